@@ -1,0 +1,1 @@
+"""The REST service: its rooms are built in a later release."""

@@ -1,0 +1,89 @@
+"""Smallest sets of nodes that cover a token's experts: what the replica choice `min-nodes` sends to.
+
+Sets of nodes are 64-bit masks. Given the home node, experts that it hosts are served there; the others ("open") need
+further nodes, as few as possible. Up to EXACT_NODES nodes all smallest covers are listed; beyond, the greedy cover is
+taken (most open experts first; of equals the node next after the home, so that no node is favoured over all homes).
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+EXACT_NODES = 8
+MAX_COVERS = 256
+
+_ONE = np.uint64(1)
+_ZERO = np.uint64(0)
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def popcount(mask: np.uint64) -> int:
+    """Set bits of a 64-bit word."""
+    x = mask - ((mask >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@nb.njit(cache=True, nogil=True)
+def smallest_covers(
+    open_M: npt.NDArray[np.uint64], num_open: int, home: int, num_nodes: int, out: npt.NDArray[np.uint64]
+) -> int:
+    """Write all smallest node sets that meet each of the first `num_open` masks to `out`; returns how many."""
+    if num_open == 0:
+        out[0] = _ZERO
+        return 1
+    shared = open_M[0]
+    union = open_M[0]
+    for i in range(1, num_open):
+        shared &= open_M[i]
+        union |= open_M[i]
+    found = 0
+    if shared != _ZERO:
+        while shared != _ZERO:
+            bit = shared & (~shared + _ONE)
+            out[found] = bit
+            found += 1
+            shared ^= bit
+        return found
+    if num_nodes > EXACT_NODES:
+        out[0] = _greedy_cover(open_M, num_open, home, num_nodes)
+        return 1
+    for size in range(2, num_nodes + 1):
+        # all subsets of `union`, in descending order of the masked counter
+        subset = union
+        while subset != _ZERO:
+            if popcount(subset) == size:
+                covers = True
+                for i in range(num_open):
+                    if open_M[i] & subset == _ZERO:
+                        covers = False
+                        break
+                if covers:
+                    out[found] = subset
+                    found += 1
+            subset = (subset - _ONE) & union
+        if found > 0:
+            return found
+    return found
+
+
+@nb.njit(cache=True, nogil=True)
+def _greedy_cover(open_M: npt.NDArray[np.uint64], num_open: int, home: int, num_nodes: int) -> np.uint64:
+    chosen = _ZERO
+    while True:
+        best, best_node = 0, 0
+        for step in range(1, num_nodes):
+            node = (home + step) % num_nodes
+            bit = _ONE << np.uint64(node)
+            gain = 0
+            for i in range(num_open):
+                if open_M[i] & chosen == _ZERO and open_M[i] & bit != _ZERO:
+                    gain += 1
+            if gain > best:
+                best, best_node = gain, node
+        if best == 0:
+            return chosen
+        chosen |= _ONE << np.uint64(best_node)

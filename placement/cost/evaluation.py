@@ -1,0 +1,212 @@
+"""Evaluate maps on traces: exact, on every kept token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.cluster import Cluster
+from placement.cost.kernels import cost_replicated, cost_single
+from placement.cost.replica_choice import replica_choice_code
+from placement.cost.step_time import step_time_us
+from placement.cost.tables import LayerTables, layer_tables
+from placement.errors import MapError, OptionError
+from placement.parallel import run_tasks
+from placement.placement_map import Placement
+from placement.traces import counting
+from placement.traces.count import fault_error
+from placement.traces.trace import Block, Trace
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What a map costs on a trace.
+
+    node_sends_L         float64 [L], copies of a token that leave for distinct remote nodes, mean over tokens and homes
+    rank_sends_L         the same for distinct ranks on remote nodes
+    remote_assignments_L assignments of a token that are served on remote nodes
+    load_LP              float64 [L, P], assignments served by each slot
+    """
+
+    num_tokens: int
+    top_k: int
+    cluster: Cluster
+    node_sends_L: npt.NDArray[np.float64]
+    rank_sends_L: npt.NDArray[np.float64]
+    remote_assignments_L: npt.NDArray[np.float64]
+    load_LP: npt.NDArray[np.float64]
+
+    def load_LG(self) -> npt.NDArray[np.float64]:
+        """Assignments served by each rank, [L, G]."""
+        return self.load_LP.reshape(len(self.load_LP), self.cluster.num_ranks, -1).sum(axis=2)
+
+    def rank_imbalance_L(self) -> npt.NDArray[np.float64]:
+        """max / mean over ranks of load divided by relative speed, [L]; 1 for a layer without load."""
+        return _imbalance(self.load_LG() / self.cluster.speed_G())
+
+    def node_imbalance_L(self) -> npt.NDArray[np.float64]:
+        """max / mean over nodes, [L]."""
+        shape = (-1, self.cluster.num_nodes, self.cluster.gpus_per_node)
+        speed_N = self.cluster.speed_G().reshape(shape[1:]).mean(axis=1)
+        return _imbalance(self.load_LG().reshape(shape).sum(axis=2) / speed_N)
+
+    def summary(self) -> Summary:
+        """The figures that every command and file shows, with the same keys everywhere; means over layers."""
+        copy_bytes = self.cluster.dispatch_bytes + self.cluster.combine_bytes
+        rank_imbalance_L = self.rank_imbalance_L()
+        sends = float(self.node_sends_L.mean())
+        return {
+            "tokens": self.num_tokens,
+            "node_sends_per_token": _round(sends),
+            "rank_sends_per_token": _round(float(self.rank_sends_L.mean())),
+            "remote_assignments_per_token": _round(float(self.remote_assignments_L.mean())),
+            "rank_imbalance": _mean_max(rank_imbalance_L),
+            "node_imbalance": _mean_max(self.node_imbalance_L()),
+            "bytes_per_token": {
+                "node": round(sends * copy_bytes, 1),
+                "rank": round(float(self.rank_sends_L.mean()) * copy_bytes, 1),
+                "assignment": round(float(self.remote_assignments_L.mean()) * copy_bytes, 1),
+            },
+            "step_time_us": round(
+                step_time_us(
+                    self.cluster, top_k=self.top_k, node_sends_L=self.node_sends_L, rank_imbalance_L=rank_imbalance_L
+                ),
+                2,
+            ),
+        }
+
+    def layers(self) -> list[Summary]:
+        """The figures of every layer."""
+        columns = {
+            "node_sends_per_token": self.node_sends_L,
+            "rank_sends_per_token": self.rank_sends_L,
+            "remote_assignments_per_token": self.remote_assignments_L,
+            "rank_imbalance": self.rank_imbalance_L(),
+            "node_imbalance": self.node_imbalance_L(),
+        }
+        return [
+            {name: _round(float(values[layer])) for name, values in columns.items()}
+            for layer in range(len(self.node_sends_L))
+        ]
+
+
+def evaluate(
+    trace: Trace,
+    placements: Sequence[Placement],
+    *,
+    cluster: Cluster | None = None,
+    replica_choice: str = "min-nodes",
+    home_Q: npt.NDArray[np.int32] | None = None,
+    executor: Executor | None = None,
+) -> list[Evaluation]:
+    """Exact cost of each placement on every kept token of `trace`, in one pass over it.
+
+    cluster: bandwidths, bytes and speeds (defaults where None; its shape must be that of the placements)
+    home_Q:  home node of every request, int32 [Q]; None, or -1 for a request, takes the mean over all nodes
+    """
+    code = replica_choice_code(replica_choice)
+    for placement in placements:
+        if not trace.model.same_routing(placement.model):
+            raise MapError(
+                f"the map is for {placement.model.num_layers} layers of {placement.model.num_experts} experts, top-"
+                f"{placement.model.top_k}; the trace has {trace.model.num_layers} of {trace.model.num_experts}, top-"
+                f"{trace.model.top_k} (layers {trace.model.layer_ids[0]} to {trace.model.layer_ids[-1]})"
+            )
+    clusters = [_cluster_of(placement, cluster) for placement in placements]
+    homes = _checked_homes(home_Q, len(trace.requests), placements)
+    num_layers = trace.model.num_layers
+    totals = [np.zeros((num_layers, 3)) for _ in placements]
+    loads = [np.zeros((num_layers, placement.num_slots)) for placement in placements]
+    singles = [placement.num_redundant == 0 for placement in placements]
+    tables = [[_tables(placement, layer) for layer in range(num_layers)] for placement in placements]
+    num_tokens = 0
+    for block in trace.blocks():
+        home_T = homes[block.request_T]
+        once_T = np.ones(len(home_T), dtype=np.int64)
+
+        def cost_one(
+            layer: int,
+            block: Block = block,
+            home_T: npt.NDArray[np.int32] = home_T,
+            once_T: npt.NDArray[np.int64] = once_T,
+        ) -> None:
+            ids_TK = block.ids_TK(layer)
+            fault, row = counting.check_ids(ids_TK, trace.model.num_experts)
+            if fault != counting.OK:
+                raise fault_error(trace.model, block, layer, ids_TK, fault, row)
+            for m, single in enumerate(singles):
+                if single:
+                    cost_single(ids_TK, once_T, home_T, tables[m][layer], totals[m][layer], loads[m][layer])
+                else:
+                    cost_replicated(ids_TK, once_T, home_T, code, tables[m][layer], totals[m][layer], loads[m][layer])
+
+        run_tasks(cost_one, range(num_layers), executor)
+        num_tokens += len(home_T)
+    scale = 1.0 / max(num_tokens, 1)
+    return [
+        Evaluation(
+            num_tokens=num_tokens,
+            top_k=trace.model.top_k,
+            cluster=clusters[m],
+            node_sends_L=totals[m][:, 0] * scale,
+            rank_sends_L=totals[m][:, 1] * scale,
+            remote_assignments_L=totals[m][:, 2] * scale,
+            load_LP=loads[m],
+        )
+        for m in range(len(placements))
+    ]
+
+
+def _tables(placement: Placement, layer: int) -> LayerTables:
+    return layer_tables(
+        placement.phy2log_LP[layer],
+        num_experts=placement.model.num_experts,
+        num_nodes=placement.num_nodes,
+        gpus_per_node=placement.gpus_per_node,
+    )
+
+
+def _cluster_of(placement: Placement, cluster: Cluster | None) -> Cluster:
+    shape = (placement.num_nodes, placement.gpus_per_node, placement.slots_per_gpu)
+    if cluster is None:
+        return Cluster(num_nodes=shape[0], gpus_per_node=shape[1], slots_per_gpu=shape[2])
+    if (cluster.num_nodes, cluster.gpus_per_node, cluster.slots_per_gpu) != shape:
+        raise MapError(
+            f"the map is for {shape[0]} nodes x {shape[1]} GPUs x {shape[2]} slots; the cluster has "
+            f"{cluster.num_nodes} x {cluster.gpus_per_node} x {cluster.slots_per_gpu}"
+        )
+    return cluster
+
+
+def _checked_homes(
+    home_Q: npt.NDArray[np.int32] | None, num_requests: int, placements: Sequence[Placement]
+) -> npt.NDArray[np.int32]:
+    if home_Q is None:
+        return np.full(num_requests, -1, dtype=np.int32)
+    homes = np.asarray(home_Q, dtype=np.int32)
+    nodes = min((placement.num_nodes for placement in placements), default=64)
+    if homes.shape != (num_requests,):
+        raise OptionError(f"home_Q has shape {list(homes.shape)}; one home for each of {num_requests} requests is needed")
+    if len(homes) and (homes.min() < -1 or homes.max() >= nodes):
+        raise OptionError(f"home_Q has nodes from {homes.min()} to {homes.max()}; -1 (random) to {nodes - 1} are allowed")
+    return homes
+
+
+def _imbalance(load: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    mean = load.mean(axis=1)
+    return np.divide(load.max(axis=1), mean, out=np.ones_like(mean), where=mean > 0)
+
+
+def _mean_max(values: npt.NDArray[np.float64]) -> dict[str, float]:
+    return {"mean": _round(float(values.mean())), "max": _round(float(values.max()))}
+
+
+def _round(value: float) -> float:
+    return round(value, 6)

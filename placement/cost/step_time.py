@@ -1,0 +1,36 @@
+"""A model of the time that the MoE layers of one step take."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.cluster import Cluster
+
+STEP_TOKENS_PER_GPU = 256
+
+
+def step_time_us(
+    cluster: Cluster,
+    *,
+    top_k: int,
+    node_sends_L: npt.NDArray[np.float64],
+    rank_imbalance_L: npt.NDArray[np.float64],
+    tokens_per_gpu: int = STEP_TOKENS_PER_GPU,
+) -> float:
+    """Microseconds of all MoE layers of a step in which every GPU brings `tokens_per_gpu` tokens.
+
+    Per layer, with B = tokens_per_gpu, s = sends per token to distinct remote nodes, K = top_k, I = rank imbalance:
+
+        network  B * s * (dispatch_bytes + combine_bytes) * 8 / inter_gbps
+        NVLink   B * K * (dispatch_bytes + combine_bytes) * 8 / intra_gbps   (fan-out within nodes, an upper estimate)
+        experts  B * K * I * expert_flops / gpu_tflops,  expert_flops = expert_bytes (2 FLOPs and 2 bytes a weight)
+
+    The three follow one another and the most loaded GPU makes all others wait. No latency, no overlap: the figure
+    compares maps; it does not predict a wall clock.
+    """
+    copy_bits = (cluster.dispatch_bytes + cluster.combine_bytes) * 8
+    network_us = tokens_per_gpu * node_sends_L * copy_bits / (cluster.inter_gbps * 1e3)
+    nvlink_us = tokens_per_gpu * top_k * copy_bits / (cluster.intra_gbps * 1e3)
+    experts_us = tokens_per_gpu * top_k * rank_imbalance_L * cluster.expert_bytes / (cluster.gpu_tflops * 1e6)
+    return float((network_us + nvlink_us + experts_us).sum())

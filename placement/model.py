@@ -1,0 +1,45 @@
+"""What we know of the model whose experts are placed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from placement.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A Mixture-of-Experts model as its router sees it.
+
+    name        free text
+    layer_ids   absolute index of each MoE layer, ascending: (3, 4, ..., 60) for DeepSeek-V3
+    num_experts E, logical experts of a layer
+    top_k       K, experts that a token visits
+    num_groups  groups of consecutive experts for group-limited routing (DeepSeek-V3: 8), else None
+    """
+
+    name: str
+    layer_ids: tuple[int, ...]
+    num_experts: int
+    top_k: int
+    num_groups: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.layer_ids:
+            raise InputError("layer_ids is empty: a model needs at least one MoE layer")
+        if min(self.layer_ids) < 0 or any(a >= b for a, b in zip(self.layer_ids, self.layer_ids[1:], strict=False)):
+            raise InputError(f"layer_ids={list(self.layer_ids)} must be non-negative and strictly ascending")
+        if not 1 <= self.num_experts <= 65536:
+            raise InputError(f"num_experts={self.num_experts} is out of range: 1 to 65536 are allowed")
+        if not 1 <= self.top_k <= self.num_experts:
+            raise InputError(f"top_k={self.top_k} is out of range: 1 to num_experts={self.num_experts} are allowed")
+        if self.num_groups is not None and (self.num_groups < 1 or self.num_experts % self.num_groups):
+            raise InputError(f"num_groups={self.num_groups} must divide num_experts={self.num_experts}")
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layer_ids)
+
+    def same_routing(self, other: Model) -> bool:
+        """True if a trace of one describes the layers and experts of the other, whatever their names."""
+        return (self.layer_ids, self.num_experts, self.top_k) == (other.layer_ids, other.num_experts, other.top_k)

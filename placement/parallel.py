@@ -1,0 +1,39 @@
+"""The seam to whatever runs tasks side by side: any `concurrent.futures.Executor`.
+
+The kernels run without the GIL, so threads are the default: one process, one compilation, nothing pickled.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TypeVar
+
+from placement.errors import OptionError
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def run_tasks(task: Callable[[A], B], items: Iterable[A], executor: Executor | None) -> list[B]:
+    """`[task(item) for item in items]`, side by side if there is an executor; results are in the order of items."""
+    if executor is None:
+        return [task(item) for item in items]
+    futures = [executor.submit(task, item) for item in items]
+    try:
+        return [future.result() for future in futures]
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def make_executor(workers: int | None) -> ThreadPoolExecutor:
+    """A pool of `workers` threads; None means one for each core that this process may use."""
+    if workers is not None and workers < 1:
+        raise OptionError(f"workers={workers} must be at least 1")
+    return ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="placement")
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,30 @@
+"""The registry: a solver is one file and one line here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
+
+from placement.errors import OptionError
+from placement.solvers.base import Solver
+
+SOLVERS = {
+    "auto": "placement.solvers.auto:Auto",
+    "anneal": "placement.solvers.anneal:Anneal",
+    "linear": "placement.solvers.linear:Linear",
+    "round-robin": "placement.solvers.round_robin:RoundRobin",
+    "eplb": "placement.solvers.eplb:Eplb",
+    "graph": "placement.solvers.graph:Graph",
+    "ilp": "placement.solvers.ilp:Ilp",
+}
+
+
+def get_solver(name: str) -> Solver:
+    """The solver of that name; its module is imported only now. Raises OptionError."""
+    if name not in SOLVERS:
+        raise OptionError(f"solver={name!r} is unknown; choose one of {', '.join(SOLVERS)}")
+    module, attribute = SOLVERS[name].split(":")
+    return cast(Solver, getattr(import_module(module), attribute)())
+
+
+__all__ = ["SOLVERS", "Solver", "get_solver"]

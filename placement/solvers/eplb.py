@@ -1,0 +1,91 @@
+"""DeepSeek's expert-parallel load balancer, as engines run it: greedy replicas, greedy packing; it sees only loads.
+
+The algorithm is that of deepseek-ai/EPLB (eplb.py), written anew in numpy. Hierarchical (groups of experts to nodes
+first) if the model routes by groups that the nodes divide, else global.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.problem import LayerProblem, LayerSolution
+from placement.solvers.moves import separate_copies
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+def eplb_map(
+    load_E: npt.NDArray[np.floating], *, num_slots: int, num_groups: int, num_nodes: int, num_ranks: int
+) -> Ints:
+    """Map of one layer, int64 [P]. It may hold an expert twice on a rank, as the original does."""
+    if num_groups % num_nodes:
+        num_groups, num_nodes = 1, 1  # the global policy
+    num_experts = len(load_E)
+    load = np.asarray(load_E, dtype=np.float64)
+    group_size = num_experts // num_groups
+    experts_per_node = num_experts // num_nodes
+    ranks_per_node = num_ranks // num_nodes
+    slots_per_rank = num_slots // num_ranks
+
+    node_G, place_G = balanced_packing(load.reshape(num_groups, group_size).sum(axis=1), num_nodes)
+    first = (node_G * (num_groups // num_nodes) + place_G) * group_size
+    log2mid = (first[:, None] + np.arange(group_size)).ravel()
+    mid2log = np.argsort(log2mid)
+
+    rows = []
+    for node in range(num_nodes):
+        own = mid2log[node * experts_per_node : (node + 1) * experts_per_node]
+        phy2own, count = replicate_experts(load[own], num_slots // num_nodes)
+        rank, place = balanced_packing((load[own] / count)[phy2own], ranks_per_node)
+        row = np.empty(num_slots // num_nodes, dtype=np.int64)
+        row[rank * slots_per_rank + place] = own[phy2own]
+        rows.append(row)
+    return np.concatenate(rows)
+
+
+def balanced_packing(weight_X: Floats, num_packs: int) -> tuple[Ints, Ints]:
+    """Heaviest first into the lightest pack with room: (pack, place in the pack) of every item; equal pack sizes."""
+    num_items = len(weight_X)
+    size = num_items // num_packs
+    if size == 1:
+        return np.arange(num_items), np.zeros(num_items, dtype=np.int64)
+    pack_X = np.zeros(num_items, dtype=np.int64)
+    place_X = np.zeros(num_items, dtype=np.int64)
+    total, held = np.zeros(num_packs), np.zeros(num_packs, dtype=np.int64)
+    for item in np.argsort(-weight_X, kind="stable"):
+        pack = int(np.argmin(np.where(held < size, total, np.inf)))
+        pack_X[item], place_X[item] = pack, held[pack]
+        total[pack] += weight_X[item]
+        held[pack] += 1
+    return pack_X, place_X
+
+
+def replicate_experts(weight_E: Floats, num_slots: int) -> tuple[Ints, Ints]:
+    """One more copy for the expert with the highest load per copy, until the slots are full: (phy2log, copies)."""
+    count = np.ones(len(weight_E), dtype=np.int64)
+    phy2log = np.arange(num_slots)
+    for slot in range(len(weight_E), num_slots):
+        hottest = int(np.argmax(weight_E / count))
+        phy2log[slot] = hottest
+        count[hottest] += 1
+    return phy2log, count
+
+
+class Eplb:
+    name = "eplb"
+
+    def unsupported(self, problem: LayerProblem) -> str | None:
+        return None
+
+    def solve_layer(self, problem: LayerProblem) -> LayerSolution:
+        cluster = problem.cluster
+        phy2log = eplb_map(
+            problem.load_E,
+            num_slots=cluster.num_slots,
+            num_groups=problem.num_groups or 1,
+            num_nodes=cluster.num_nodes,
+            num_ranks=cluster.num_ranks,
+        )
+        return LayerSolution(phy2log_P=separate_copies(phy2log, cluster, problem.load_E))

@@ -1,0 +1,20 @@
+"""Expert e on rank e mod G (vLLM `expert_placement_strategy="round_robin"`)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from placement.problem import LayerProblem, LayerSolution
+from placement.solvers.linear import linear_map
+
+
+class RoundRobin:
+    name = "round-robin"
+
+    def unsupported(self, problem: LayerProblem) -> str | None:
+        return None
+
+    def solve_layer(self, problem: LayerProblem) -> LayerSolution:
+        cluster = problem.cluster
+        dealt = linear_map(problem.num_experts, cluster.num_slots).reshape(cluster.slots_per_gpu, cluster.num_ranks)
+        return LayerSolution(phy2log_P=np.ascontiguousarray(dealt.T).ravel())

@@ -1,0 +1,173 @@
+"""The on-disk format `expert-trace/1`: `trace.json` beside `shard-00000.safetensors`, `shard-00001.safetensors`, ...
+
+A shard holds T tokens:
+    expert_ids      uint8 if E <= 256, else uint16   [L, T, K]   logical ids; layer-major: one layer is one read
+    expert_weights  float16, optional                [L, T, K]   router weights of those experts
+    request         int32                            [T]         index into the manifest's `requests`
+    position        int32                            [T]         position in the request, prompt included
+    phase           uint8                            [T]         0 prefill, 1 decode
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as safetensors_bytes
+
+from placement.errors import InputError, TraceError
+from placement.files import write_atomic
+from placement.model import Model
+
+SCHEMA = "expert-trace/1"
+SHARD_TOKENS = 16_384
+TOKEN_COLUMNS = {"request": "I32", "position": "I32", "phase": "U8"}
+
+
+class RequestEntry(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    domain: str | None = None
+    category: str | None = None
+
+
+class Manifest(BaseModel):
+    """`trace.json`; unknown keys are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    schema_: str = Field(alias="schema")
+    model: str
+    layer_ids: list[int]
+    num_experts: int
+    top_k: int
+    num_tokens: int
+    requests: list[RequestEntry]
+    num_groups: int | None = None
+
+    def routing(self) -> Model:
+        return Model(
+            name=self.model,
+            layer_ids=tuple(self.layer_ids),
+            num_experts=self.num_experts,
+            top_k=self.top_k,
+            num_groups=self.num_groups,
+        )
+
+    def extras(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+def read_manifest(folder: Path) -> Manifest:
+    path = folder / "trace.json"
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise TraceError(f"{folder} is not a trace: it has no trace.json; give a folder of format {SCHEMA}") from None
+    except OSError as error:
+        raise TraceError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"{path} is not JSON: {error}; write the trace again") from None
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA:
+        raise TraceError(f"{path} has schema {schema!r}; {SCHEMA!r} is the one that this version reads")
+    try:
+        manifest = Manifest.model_validate(document)
+        manifest.routing()
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        raise TraceError(f"{path}: {faults}") from None
+    except InputError as error:
+        raise TraceError(f"{path}: {error}") from None
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    document = manifest.model_dump(by_alias=True, exclude_none=True)
+    write_atomic(folder / "trace.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def id_dtype(num_experts: int) -> npt.DTypeLike:
+    return np.uint8 if num_experts <= 256 else np.uint16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """One shard file whose header was checked against its manifest; data are read when asked for."""
+
+    path: Path
+    num_tokens: int
+    has_weights: bool
+
+    @staticmethod
+    def open(path: Path, model: Model) -> Shard:
+        """Check names, dtypes and shapes in the header of `path`. Raises TraceError."""
+        try:
+            with safe_open(path, framework="np") as file:
+                found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                shapes = {name: list(piece.get_shape()) for name, piece in found.items()}
+                dtypes = {name: str(piece.get_dtype()) for name, piece in found.items()}
+                metadata = file.metadata() or {}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise TraceError(f"{path} is truncated or not a safetensors file ({error}); write the shard again") from None
+        if metadata.get("schema", SCHEMA) != SCHEMA:
+            raise TraceError(f"{path} has schema {metadata['schema']!r}; {SCHEMA!r} is the one that this version reads")
+        wanted = {"expert_ids": "U8" if model.num_experts <= 256 else "U16", **TOKEN_COLUMNS}
+        for name, dtype in wanted.items():
+            if name not in dtypes:
+                raise TraceError(f"{path} has no tensor {name!r}; it needs {', '.join(wanted)}")
+            if dtypes[name] != dtype:
+                raise TraceError(
+                    f"{path}: tensor {name!r} has dtype {dtypes[name]}; {dtype} is the one allowed for "
+                    f"{model.num_experts} experts; write the shard again with that type"
+                )
+        num_tokens = shapes["request"][0] if len(shapes["request"]) == 1 else -1
+        ids_shape = [model.num_layers, num_tokens, model.top_k]
+        expected = {"expert_ids": ids_shape, **{name: [num_tokens] for name in TOKEN_COLUMNS}}
+        if "expert_weights" in shapes:
+            expected["expert_weights"] = ids_shape
+        for name, shape in expected.items():
+            if shapes[name] != shape:
+                raise TraceError(
+                    f"{path}: tensor {name!r} has shape {shapes[name]}; trace.json asks for {shape} (layers, tokens, "
+                    f"top-k); mend the manifest or the shard"
+                )
+        return Shard(path=path, num_tokens=num_tokens, has_weights="expert_weights" in shapes)
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """A per-token column: `request`, `position` or `phase`, [T]."""
+        with safe_open(self.path, framework="np") as file:
+            return np.asarray(file.get_tensor(name))
+
+    def layer(self, name: str, layer: int, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Rows `start:stop` of one layer of `expert_ids` or `expert_weights`, [T, K]."""
+        with safe_open(self.path, framework="np") as file:
+            return np.asarray(file.get_slice(name)[layer, start : self.num_tokens if stop is None else stop])
+
+
+def write_shard(
+    path: Path,
+    *,
+    ids_LTK: npt.NDArray[Any],
+    request_T: npt.NDArray[Any],
+    position_T: npt.NDArray[Any],
+    phase_T: npt.NDArray[Any],
+    weights_LTK: npt.NDArray[Any] | None = None,
+) -> None:
+    """Write one shard; `ids_LTK` must already have the dtype that the format asks for."""
+    tensors = {
+        "expert_ids": np.ascontiguousarray(ids_LTK),
+        "request": np.ascontiguousarray(request_T, dtype=np.int32),
+        "position": np.ascontiguousarray(position_T, dtype=np.int32),
+        "phase": np.ascontiguousarray(phase_T, dtype=np.uint8),
+    }
+    if weights_LTK is not None:
+        tensors["expert_weights"] = np.ascontiguousarray(weights_LTK, dtype=np.float16)
+    write_atomic(path, safetensors_bytes(tensors, metadata={"schema": SCHEMA}))

@@ -1,0 +1,172 @@
+"""A trace: one or several folders of `expert-trace/1`, seen as one sequence of tokens, never loaded as a whole."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.errors import TraceError
+from placement.model import Model
+from placement.traces.format import Manifest, RequestEntry, Shard, read_manifest
+
+CHUNK_TOKENS = 131_072
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Tokens of one shard that a pass over the trace reads together.
+
+    rows_T    rows of the shard to keep, int64, ascending; None keeps rows start:stop
+    request_T index of each kept token's request in the whole trace, int32
+    """
+
+    shard: Shard
+    start: int
+    stop: int
+    rows_T: npt.NDArray[np.int64] | None
+    request_T: npt.NDArray[np.int32]
+
+    def ids_TK(self, layer: int) -> npt.NDArray[Any]:
+        """Logical expert ids of the kept tokens in one layer, uint8 or uint16."""
+        return self._layer("expert_ids", layer)
+
+    def weights_TK(self, layer: int) -> npt.NDArray[Any]:
+        """Router weights, float16; only where `shard.has_weights`."""
+        return self._layer("expert_weights", layer)
+
+    def column_T(self, name: str) -> npt.NDArray[Any]:
+        values = self.shard.column(name)[self.start : self.stop]
+        return values if self.rows_T is None else values[self.rows_T]
+
+    def _layer(self, name: str, layer: int) -> npt.NDArray[Any]:
+        values = self.shard.layer(name, layer, self.start, self.stop)
+        return values if self.rows_T is None else values[self.rows_T]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """Shards, the requests they belong to, and which of those requests are kept.
+
+    offsets     index of the first request of each shard's folder in `requests`
+    selected_Q  bool [Q]; None keeps all
+    extras      unknown keys of the (first) manifest
+    """
+
+    model: Model
+    requests: tuple[RequestEntry, ...]
+    shards: tuple[Shard, ...]
+    offsets: tuple[int, ...]
+    counts: tuple[int, ...]
+    selected_Q: npt.NDArray[np.bool_] | None = None
+    extras: dict[str, Any]
+
+    @property
+    def num_tokens_stored(self) -> int:
+        """Tokens in the shards, those of requests that are not selected included."""
+        return sum(shard.num_tokens for shard in self.shards)
+
+    def select(self, selected_Q: npt.NDArray[np.bool_]) -> Trace:
+        """The same trace with only these of its requests; nothing is copied."""
+        return replace(self, selected_Q=np.asarray(selected_Q, dtype=bool))
+
+    def blocks(self) -> Iterator[Block]:
+        """Kept tokens in order, in pieces of bounded size. Raises TraceError on a request index out of range."""
+        for shard, offset, count in zip(self.shards, self.offsets, self.counts, strict=True):
+            request = shard.column("request")
+            for start in range(0, shard.num_tokens, CHUNK_TOKENS):
+                piece = request[start : start + CHUNK_TOKENS]
+                low, high = int(piece.min()), int(piece.max())
+                if low < 0 or high >= count:
+                    bad = low if low < 0 else high
+                    raise TraceError(
+                        f"{shard.path}: request index {bad} is out of range; trace.json lists {count} requests "
+                        f"(0 to {count - 1}); mend the manifest or the shard"
+                    )
+                whole = (piece + offset).astype(np.int32, copy=False)
+                if self.selected_Q is None:
+                    yield Block(shard=shard, start=start, stop=start + len(piece), rows_T=None, request_T=whole)
+                    continue
+                rows = np.flatnonzero(self.selected_Q[whole])
+                if len(rows):
+                    yield Block(shard=shard, start=start, stop=start + len(piece), rows_T=rows, request_T=whole[rows])
+
+    def tokens_Q(self) -> npt.NDArray[np.int64]:
+        """Kept tokens of every request, int64 [Q]."""
+        total = np.zeros(len(self.requests), dtype=np.int64)
+        for block in self.blocks():
+            total += np.bincount(block.request_T, minlength=len(total))
+        return total
+
+
+def open_trace(paths: str | Path | Iterable[str | Path]) -> Trace:
+    """Open folders, globs of folders, or folders of such folders as one trace.
+
+    Headers and manifests are checked; expert ids are checked when they are first counted. Raises TraceError.
+    """
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    folders = [folder for path in given for folder in _folders(path)]
+    if not folders:
+        raise TraceError("no trace was given; give one or more folders that hold a trace.json")
+    if len(set(folders)) < len(folders):
+        twice = next(folder for folder in folders if folders.count(folder) > 1)
+        raise TraceError(f"{twice} is given twice; its tokens would count double; name it once")
+    manifests = [read_manifest(folder) for folder in folders]
+    model = manifests[0].routing()
+    requests: list[RequestEntry] = []
+    shards: list[Shard] = []
+    offsets: list[int] = []
+    counts: list[int] = []
+    for folder, manifest in zip(folders, manifests, strict=True):
+        if not model.same_routing(manifest.routing()):
+            raise TraceError(
+                f"{folder} is of another model than {folders[0]}: layers, num_experts={manifest.num_experts} and "
+                f"top_k={manifest.top_k} must equal num_experts={model.num_experts}, top_k={model.top_k} and its layers"
+            )
+        found = _shards(folder, manifest, model)
+        shards += found
+        offsets += [len(requests)] * len(found)
+        counts += [len(manifest.requests)] * len(found)
+        requests += manifest.requests
+    if not any(shard.num_tokens for shard in shards):
+        raise TraceError(f"{folders[0]} is empty: it has no tokens; record some requests first")
+    return Trace(
+        model=model,
+        requests=tuple(requests),
+        shards=tuple(shards),
+        offsets=tuple(offsets),
+        counts=tuple(counts),
+        extras=manifests[0].extras(),
+    )
+
+
+def _folders(path: str | Path) -> Sequence[Path]:
+    text = str(path)
+    matches = [Path(text)] if Path(text).exists() else sorted(Path(m) for m in glob.glob(text))  # noqa: PTH207
+    if not matches:
+        raise TraceError(f"{text} does not exist; give a folder that holds a trace.json")
+    folders: list[Path] = []
+    for match in matches:
+        if match.is_file():
+            if match.name != "trace.json":
+                raise TraceError(f"{match} is a file; give the folder that holds its trace.json")
+            match = match.parent
+        inner = [] if (match / "trace.json").exists() else sorted(p.parent for p in match.glob("*/trace.json"))
+        folders += inner or [match]
+    return [folder.resolve() for folder in folders]
+
+
+def _shards(folder: Path, manifest: Manifest, model: Model) -> list[Shard]:
+    shards = [Shard.open(path, model) for path in sorted(folder.glob("shard-*.safetensors"))]
+    total = sum(shard.num_tokens for shard in shards)
+    if total != manifest.num_tokens:
+        raise TraceError(
+            f"{folder}: trace.json says num_tokens={manifest.num_tokens} but the {len(shards)} shards hold {total}; "
+            f"a shard is missing or left over"
+        )
+    return [shard for shard in shards if shard.num_tokens]

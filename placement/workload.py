@@ -1,0 +1,83 @@
+"""The mergeable statistics of any amount of trace: `a + b` is the workload of both traces together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.errors import InputError
+from placement.model import Model
+
+SAMPLE_TOKENS = 16_384
+PROFILE_REQUESTS = 1_024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Counts are exact; the token sample and the request profiles are bounded and uniform.
+
+    Both are bottom-k sketches: every token (request) has a pseudo-random 64-bit key that depends only on the seed, the
+    request's id and the token's position, and the smallest keys are kept. Merging is therefore exactly associative and
+    commutative, and the sample of a merge is the sample of the concatenation.
+
+    num_tokens     tokens counted
+    load_LE        int64 [L, E], assignments of every expert
+    coact_LEE      int64 [L, E, E], tokens that visit both experts; symmetric, diagonal 0
+    sample_key_S   uint64 [S], ascending
+    sample_owner_S uint64 [S], key of the request of each sampled token (see `profile_key_Q`)
+    sample_ids_SLK uint8 or uint16 [S, L, K], the sampled tokens' top-k sets in all layers
+    profile_key_Q  uint64 [Q], ascending
+    profile_QLE    uint32 [Q, L, E], assignments of the sampled requests
+    """
+
+    model: Model
+    num_tokens: int
+    seed: int
+    sample_tokens: int
+    profile_requests: int
+    load_LE: npt.NDArray[np.int64]
+    coact_LEE: npt.NDArray[np.int64]
+    sample_key_S: npt.NDArray[np.uint64]
+    sample_owner_S: npt.NDArray[np.uint64]
+    sample_ids_SLK: npt.NDArray[Any]
+    profile_key_Q: npt.NDArray[np.uint64]
+    profile_QLE: npt.NDArray[np.uint32]
+
+    def __add__(self, other: Workload) -> Workload:
+        if not self.model.same_routing(other.model):
+            raise InputError(f"workloads of {self.model.name} and {other.model.name} cannot be added: other layers or experts")
+        mine = (self.seed, self.sample_tokens, self.profile_requests)
+        theirs = (other.seed, other.sample_tokens, other.profile_requests)
+        if mine != theirs:
+            raise InputError(f"workloads with seed, sample and profile sizes {mine} and {theirs} cannot be added")
+        key = np.concatenate([self.sample_key_S, other.sample_key_S])
+        order = np.argsort(key, kind="stable")[: self.sample_tokens]
+        owners, profiles = _merge_profiles(self, other)
+        return Workload(
+            model=self.model,
+            num_tokens=self.num_tokens + other.num_tokens,
+            seed=self.seed,
+            sample_tokens=self.sample_tokens,
+            profile_requests=self.profile_requests,
+            load_LE=self.load_LE + other.load_LE,
+            coact_LEE=self.coact_LEE + other.coact_LEE,
+            sample_key_S=key[order],
+            sample_owner_S=np.concatenate([self.sample_owner_S, other.sample_owner_S])[order],
+            sample_ids_SLK=np.concatenate([self.sample_ids_SLK, other.sample_ids_SLK])[order],
+            profile_key_Q=owners,
+            profile_QLE=profiles,
+        )
+
+
+def _merge_profiles(a: Workload, b: Workload) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
+    """Profiles of a request seen by both sides are summed; of all, those with the smallest keys are kept."""
+    owners = np.union1d(a.profile_key_Q, b.profile_key_Q)[: a.profile_requests]
+    profiles = np.zeros((len(owners), *a.load_LE.shape), dtype=np.uint32)
+    for side in (a, b):
+        row = np.searchsorted(owners, side.profile_key_Q)
+        kept = row < len(owners)
+        profiles[row[kept]] += side.profile_QLE[kept]
+    return owners, profiles
