@@ -150,7 +150,7 @@ class LayerProblem:
         share_P = np.divide(load_P, served_E, out=even_P, where=served_E > 0)
         load_BP = self.load_BE[:, phy2log_P] * share_P
         load_BG = load_BP.reshape(len(load_BP), self.cluster.num_ranks, -1).sum(axis=2) / self.cluster.speed_G()
-        return np.asarray(load_BG.max(axis=1) / load_BG.mean(axis=1))
+        return np.asarray(load_BG.max(axis=1) * self.cluster.num_ranks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,13 @@ class Workload:
             profile_key_Q=owners,
             profile_QLE=profiles,
         )
+
+    def digest(self) -> str:
+        """Names the content that was counted, whatever files it came from: "sha256:..."."""
+        state = hashlib.sha256()
+        for array in (self.load_LE, self.sample_key_S, self.sample_ids_SLK, self.profile_key_Q):
+            state.update(np.ascontiguousarray(array).tobytes())
+        return f"sha256:{state.hexdigest()}"
 
 
 def _merge_profiles(a: Workload, b: Workload) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:

@@ -48,14 +48,14 @@ class Evaluation:
         return self.load_LP.reshape(len(self.load_LP), self.cluster.num_ranks, -1).sum(axis=2)
 
     def rank_imbalance_L(self) -> npt.NDArray[np.float64]:
-        """max / mean over ranks of load divided by relative speed, [L]; 1 for a layer without load."""
-        return _imbalance(self.load_LG() / self.cluster.speed_G())
+        """Most loaded rank over the mean rank, [L]; a rank's load counts divided by its relative speed."""
+        return _imbalance(self.load_LG(), self.cluster.speed_G())
 
     def node_imbalance_L(self) -> npt.NDArray[np.float64]:
-        """max / mean over nodes, [L]."""
+        """Most loaded node over the mean node, [L]."""
         shape = (-1, self.cluster.num_nodes, self.cluster.gpus_per_node)
         speed_N = self.cluster.speed_G().reshape(shape[1:]).mean(axis=1)
-        return _imbalance(self.load_LG().reshape(shape).sum(axis=2) / speed_N)
+        return _imbalance(self.load_LG().reshape(shape).sum(axis=2), speed_N)
 
     def summary(self) -> Summary:
         """The figures that every command and file shows, with the same keys everywhere; means over layers."""
@@ -199,9 +199,9 @@ def _checked_homes(
     return homes
 
 
-def _imbalance(load: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _imbalance(load: npt.NDArray[np.float64], speed: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     mean = load.mean(axis=1)
-    return np.divide(load.max(axis=1), mean, out=np.ones_like(mean), where=mean > 0)
+    return np.divide((load / speed).max(axis=1), mean, out=np.ones_like(mean), where=mean > 0)
 
 
 def _mean_max(values: npt.NDArray[np.float64]) -> dict[str, float]:

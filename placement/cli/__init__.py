@@ -1,0 +1,27 @@
+"""The command line: parses, calls the library, prints. One file per command."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from placement.cli.app import app
+from placement.errors import PlacementError
+
+__all__ = ["app", "main"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `placement`. Known errors become one line on stderr and their exit code."""
+    try:
+        app(args=arguments, prog_name="placement")
+    except PlacementError as error:
+        print(f"placement: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("placement: interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # the reader of our output went away (`| head`): not an error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,38 @@
+"""The typer application and its commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import placement
+from placement.cli import evaluate, export, solve, traces
+
+app = typer.Typer(
+    name="placement",
+    help="Place the experts of Mixture-of-Experts models on nodes and GPUs so that tokens stay local.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("solve")(solve.solve_command)
+app.command("evaluate")(evaluate.evaluate_command)
+app.command("export")(export.export_command)
+app.add_typer(traces.app, name="traces")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(placement.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,7 @@
+"""`placement solve`."""
+
+from __future__ import annotations
+
+
+def solve_command() -> None:
+    """Not there yet."""

@@ -1,0 +1,22 @@
+"""Progress as events: the library reports, shells decide how to show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """`done` of `total` units of a stage: "count" (tokens), "solve" (layers) or "evaluate" (passes)."""
+
+    stage: str
+    done: int
+    total: int
+
+
+Listener = Callable[[Progress], None]
+
+
+def ignore(_: Progress) -> None:
+    """The listener of those who do not listen."""

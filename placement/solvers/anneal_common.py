@@ -1,0 +1,137 @@
+"""What both annealing kernels share: random numbers, the incidence of tokens, and rank loads under all bootstraps."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+from placement.problem import LayerProblem
+
+CAP_PRICE = 50.0
+_HALF = np.uint64(32)
+
+
+class Incidence(NamedTuple):
+    """Which sampled top-k sets hold which experts, in compressed rows.
+
+    sets_UK    int32 [U, K]; count_U int64 [U]
+    expert_ptr int64 [E+1] into expert_sets int32, the sets that hold an expert
+    pair_ptr   int64 [E*E+1] into pair_sets int32, the sets that hold both a and b, at row a*E+b with a < b
+    """
+
+    sets_UK: npt.NDArray[np.int32]
+    count_U: npt.NDArray[np.int64]
+    expert_ptr: npt.NDArray[np.int64]
+    expert_sets: npt.NDArray[np.int32]
+    pair_ptr: npt.NDArray[np.int64]
+    pair_sets: npt.NDArray[np.int32]
+
+
+class Balance(NamedTuple):
+    """How balance enters the cost of a map, and the shape of the cluster.
+
+    load_EB     float64 [E, B], load of each expert in units of the mean rank load; column 0 exact, others bootstraps
+    slowness_G  float64 [G], 1 / relative speed
+    price       cost of one unit of expected imbalance, in sends per token
+    cap         hard cap on the imbalance of column 0 (inf: none), at CAP_PRICE a unit beyond it
+    """
+
+    load_EB: npt.NDArray[np.float64]
+    slowness_G: npt.NDArray[np.float64]
+    price: float
+    cap: float
+    num_nodes: int
+    gpus_per_node: int
+    slots_per_gpu: int
+
+
+def incidence(problem: LayerProblem) -> Incidence:
+    num_experts = problem.num_experts
+    sets = np.ascontiguousarray(problem.sets_UK)
+    order = np.argsort(sets.ravel(), kind="stable")
+    pairs = np.triu_indices(sets.shape[1], 1)
+    key = (sets[:, pairs[0]].astype(np.int64) * num_experts + sets[:, pairs[1]]).ravel()
+    pair_order = np.argsort(key, kind="stable")
+    return Incidence(
+        sets_UK=sets,
+        count_U=problem.count_U,
+        expert_ptr=_ptr(sets.ravel(), num_experts),
+        expert_sets=(order // sets.shape[1]).astype(np.int32),
+        pair_ptr=_ptr(key, num_experts * num_experts),
+        pair_sets=(pair_order // max(len(pairs[0]), 1)).astype(np.int32),
+    )
+
+
+def balance(problem: LayerProblem) -> Balance:
+    cluster = problem.cluster
+    cap = problem.options.max_imbalance
+    return Balance(
+        load_EB=np.ascontiguousarray(problem.load_BE.T) * cluster.num_ranks,
+        slowness_G=1.0 / cluster.speed_G(),
+        price=float(problem.options.balance_weight),
+        cap=np.inf if cap is None else float(cap),
+        num_nodes=cluster.num_nodes,
+        gpus_per_node=cluster.gpus_per_node,
+        slots_per_gpu=cluster.slots_per_gpu,
+    )
+
+
+def _ptr(values: npt.NDArray[Any], size: int) -> npt.NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(np.bincount(values, minlength=size))]).astype(np.int64)
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def random_word(state: npt.NDArray[np.uint64]) -> np.uint64:
+    """The next 64 random bits (splitmix64)."""
+    state[0] += np.uint64(0x9E3779B97F4A7C15)
+    x = state[0]
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def random_below(state: npt.NDArray[np.uint64], limit: int) -> int:
+    return np.int64(((random_word(state) >> _HALF) * np.uint64(limit)) >> _HALF)
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def random_unit(state: npt.NDArray[np.uint64]) -> float:
+    """Uniform in (0, 1]."""
+    return (np.float64(random_word(state) >> np.uint64(11)) + 1.0) * (1.0 / 9007199254740992.0)
+
+
+@nb.njit(cache=True, nogil=True)
+def three_highest(
+    load_GB: npt.NDArray[np.float64], high_B3: npt.NDArray[np.float64], rank_B3: npt.NDArray[np.int64]
+) -> None:
+    """For each bootstrap the three most loaded ranks: a move changes two, so the highest of the others is known."""
+    num_ranks, num_boots = load_GB.shape
+    for b in range(num_boots):
+        a0, a1, a2 = -1.0, -1.0, -1.0
+        r0, r1, r2 = -1, -1, -1
+        for g in range(num_ranks):
+            x = load_GB[g, b]
+            if x > a0:
+                a2, r2 = a1, r1
+                a1, r1 = a0, r0
+                a0, r0 = x, g
+            elif x > a1:
+                a2, r2 = a1, r1
+                a1, r1 = x, g
+            elif x > a2:
+                a2, r2 = x, g
+        high_B3[b, 0], high_B3[b, 1], high_B3[b, 2] = a0, a1, a2
+        rank_B3[b, 0], rank_B3[b, 1], rank_B3[b, 2] = r0, r1, r2
+
+
+@nb.njit(cache=True, nogil=True)
+def balance_cost(high_B3: npt.NDArray[np.float64], price: float, cap: float) -> float:
+    num_boots = high_B3.shape[0]
+    total = 0.0
+    for b in range(num_boots):
+        total += high_B3[b, 0]
+    return price * total / num_boots + CAP_PRICE * max(0.0, high_B3[0, 0] - cap)
