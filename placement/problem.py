@@ -28,7 +28,7 @@ class Options:
     """
 
     solver: str = "auto"
-    balance_weight: float = 2.0
+    balance_weight: float = 1.5
     max_imbalance: float | None = None
     replica_choice: str = "min-nodes"
     seed: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,14 @@ from placement.cost.bounds import smallest_imbalance
 from placement.errors import InfeasibleError, LimitError, OptionError
 from placement.events import Listener, Progress, ignore
 from placement.parallel import make_executor, usable_cores
+from placement.placement_json import placement_document
 from placement.placement_map import Placement
 from placement.problem import LayerProblem, LayerSolution, Options, Score
 from placement.solvers import get_solver
 from placement.solvers.layer_problems import layer_problem
 from placement.traces import Trace, count
 from placement.traces.split import split_requests
+from placement.version import VERSION
 from placement.workload import Workload
 
 log = logging.getLogger("placement")
@@ -48,7 +50,8 @@ class LayerReport:
 class Solution:
     """A placement, how each layer was solved, and what it costs beside the baselines.
 
-    maps        name -> placement: the baselines and, last, the result under the solver's name
+    result_name name of the result in the next three: the solver's name
+    maps        name -> placement: the baselines and the result
     train       name -> evaluation on the requests that the solver saw
     held_out    the same on those it did not see; empty if none were held out
     """
@@ -57,6 +60,7 @@ class Solution:
     cluster: Cluster
     options: Options
     layers: tuple[LayerReport, ...]
+    result_name: str
     maps: dict[str, Placement]
     train: dict[str, Evaluation]
     held_out: dict[str, Evaluation]
@@ -103,6 +107,7 @@ def solve(
         cluster=cluster,
         options=options,
         layers=layers,
+        result_name=options.solver,
         maps=maps,
         train=measured[0],
         held_out=measured[1] if held_out is not None else {},
@@ -231,10 +236,25 @@ def _baseline(name: str, workload: Workload, cluster: Cluster, options: Options)
     )
 
 
-def solution_parts(solution: Solution) -> dict[str, Any]:
-    """The evaluations of a solution as plain data: {"train": {map: summary}, "held_out": {map: summary}}."""
-    return {
-        part: {name: evaluation.summary() for name, evaluation in answers.items()}
+def solution_document(solution: Solution) -> dict[str, Any]:
+    """The placement file of a solution: `solve -o`, `solve --json` and the service answer this."""
+    parts = {
+        part: {name: evaluation.summary() for name, evaluation in answers.items()} or None
         for part, answers in (("train", solution.train), ("held_out", solution.held_out))
-        if answers
     }
+    return placement_document(
+        solution.placement,
+        evaluation={
+            "replica_choice": solution.options.replica_choice,
+            "result": solution.result_name,
+            **parts,
+        },
+        layers=[asdict(layer) for layer in solution.layers],
+        provenance={
+            "version": VERSION,
+            "seed": solution.options.seed,
+            "options": asdict(solution.options) | {"holdout": solution.holdout},
+            "cluster": asdict(solution.cluster),
+            "input_hash": solution.input_hash,
+        },
+    )

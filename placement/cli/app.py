@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-import placement
+from placement.version import VERSION
 from placement.cli import evaluate, export, solve, traces
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ app.add_typer(traces.app, name="traces")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(placement.__version__)
+        typer.echo(VERSION)
         raise typer.Exit
 
 

@@ -2,6 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
 
-def evaluate_command() -> None:
-    """Not there yet."""
+import typer
+
+from placement.cli.shared import Json, ReplicaChoice, Traces, Workers, print_json, stdout_console
+from placement.cost import evaluate
+from placement.parallel import make_executor
+from placement.placement_json import load_placement
+from placement.report.tables import evaluation_table
+from placement.traces import open_trace
+
+
+def evaluate_command(
+    traces: Traces,
+    maps: Annotated[list[Path], typer.Option("--map", help="Placement file; give it again to compare several.")],
+    replica_choice: ReplicaChoice = "min-nodes",
+    workers: Workers = None,
+    json_output: Json = False,
+) -> None:
+    """Measure placement maps on TRACES, exactly and on every token."""
+    placements = [load_placement(path)[0] for path in maps]
+    trace = open_trace(traces)
+    with make_executor(workers) as executor:
+        answers = evaluate(trace, placements, replica_choice=replica_choice, executor=executor)
+    if json_output:
+        print_json(
+            {
+                "replica_choice": replica_choice,
+                "maps": [
+                    {"file": str(path), "summary": answer.summary(), "layers": answer.layers()}
+                    for path, answer in zip(maps, answers, strict=True)
+                ],
+            }
+        )
+        return
+    stdout_console().print(evaluation_table([str(path) for path in maps], answers))

@@ -6,20 +6,108 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cluster import Cluster
+from placement.cost.envelope import least_at
+from placement.cost.spectral_bound import Pieces, spectral_bound
+
+MARGIN = 1e-9  # what is subtracted for rounding where plain sums are taken; relative
 
 
 def smallest_imbalance(load_E: npt.NDArray[np.floating], cluster: Cluster) -> float:
     """No map has a lower rank imbalance: a rank serves at least one copy, and the hottest copy is at least this hot.
 
-    Copies are added greedily to the expert with the highest load per copy, which is optimal for the min-max.
+    Copies are added greedily to the expert with the highest load per copy, which is optimal for the min-max. Without
+    redundant experts the rest of the rank counts too: of the G*j + 1 heaviest experts some rank holds j + 1.
     """
     load = np.asarray(load_E, dtype=np.float64)
     mean = load.sum() / cluster.num_ranks
+    if not mean > 0:
+        return 1.0
     copies = np.ones(len(load))
     for _ in range(cluster.num_slots - len(load)):
         hottest = int(np.argmax(load / copies))
         if copies[hottest] >= cluster.num_ranks:
             break
         copies[hottest] += 1
-    fastest = float(cluster.speed_G().max())
-    return max(1.0, float((load / copies).max() / fastest / mean)) if mean > 0 else 1.0
+    most = float((load / copies).max())
+    if cluster.num_slots == len(load):
+        most = max(most, _crowded_rank(load, cluster))
+    return max(1.0, most * (1 - MARGIN) / float(cluster.speed_G().max()) / mean)
+
+
+def _crowded_rank(load_E: npt.NDArray[np.float64], cluster: Cluster) -> float:
+    """The least load of the rank that holds j + 1 of the G*j + 1 heaviest experts, at the best j."""
+    ranks, slots = cluster.num_ranks, cluster.slots_per_gpu
+    falling = -np.sort(-load_E)
+    return max(
+        float(falling[ranks * j - j : ranks * j + 1].sum() + falling[len(falling) - (slots - j - 1) :].sum())
+        for j in range(slots)
+    )
+
+
+def bound_steps(num_experts: int) -> int:
+    """Eigenvalue problems that a spectral bound may solve, so that it takes some 20 ms for 32 experts, 0.2 s for 256."""
+    return int(np.clip(8192 // num_experts, 16, 80))
+
+
+def sends_bound(
+    sets_UK: npt.NDArray[np.integer],
+    count_U: npt.NDArray[np.integer],
+    num_experts: int,
+    num_nodes: int,
+    slots_per_node: int,
+) -> float:
+    """No map sends fewer copies of a token to remote nodes, in the mean over these tokens and random homes.
+
+    sets_UK  [U, K], distinct ids in a row; count_U [U], tokens that have each set
+
+    With one copy per expert the bound is spectral (see `spectral_bound`); with more it is that of `_replicated_sends`,
+    which holds for every replica choice.
+    """
+    weight_U = np.asarray(count_U, dtype=np.float64) / float(np.sum(count_U))
+    if num_nodes == 1:
+        return 0.0
+    if num_nodes * slots_per_node > num_experts:
+        return _replicated_sends(sets_UK, weight_U, num_experts, slots_per_node)
+    pieces = Pieces(
+        sets_UK=sets_UK,
+        weight_U=weight_U,
+        load_BE=np.full((1, num_experts), 1.0 / num_experts),
+        price_B=np.zeros(1),
+        floor_B=np.ones(1),
+        num_nodes=num_nodes,
+        slots_per_node=slots_per_node,
+    )
+    return max(spectral_bound(pieces, bound_steps(num_experts)), 0.0)
+
+
+def _replicated_sends(
+    sets_UK: npt.NDArray[np.integer],
+    weight_U: npt.NDArray[np.float64],
+    num_experts: int,
+    slots_per_node: int,
+) -> float:
+    """A home hosts at most m experts; of a token's K it serves x, and ceil((K - x) / m) other nodes are needed at least.
+
+    The mean of x is at most that over the m most visited experts, the mean of the pairs x(x-1)/2 at most that of
+    the m experts that have the most visits together with m - 1 others each.
+    """
+    top_k = sets_UK.shape[1]
+    held = min(slots_per_node, num_experts)
+    remote = {x: -(-(top_k - x) // held) for x in range(min(top_k, held) + 1)}
+    visits_E = np.bincount(sets_UK.ravel(), weights=np.repeat(weight_U, top_k), minlength=num_experts)
+    served = float(np.sort(visits_E)[num_experts - held :].sum())
+    best = least_at(remote, served)
+    if top_k > 1:
+        first, second = np.triu_indices(top_k, 1)
+        key = (sets_UK[:, first].astype(np.int64) * num_experts + sets_UK[:, second]).ravel()
+        half = np.bincount(key, weights=np.repeat(weight_U, len(first)), minlength=num_experts**2)
+        pairs_EE = half.reshape(num_experts, num_experts)
+        pairs_EE = pairs_EE + pairs_EE.T
+        with_others = np.sort(pairs_EE, axis=1)[:, num_experts - held + 1 :].sum(axis=1)
+        together = 0.5 * float(np.sort(with_others)[num_experts - held :].sum())
+        fewest: dict[int, int] = {}
+        for x, nodes in remote.items():
+            pairs = x * (x - 1) // 2
+            fewest[pairs] = min(fewest.get(pairs, nodes), nodes)
+        best = max(best, least_at(fewest, together))
+    return max(best - MARGIN * top_k * top_k, 0.0)

@@ -1,0 +1,100 @@
+"""Options and output that several commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from placement.cluster import Cluster, cluster_from_yaml
+from placement.cost.replica_choice import REPLICA_CHOICES
+from placement.errors import OptionError
+from placement.events import Listener, Progress, ignore
+
+Traces = Annotated[
+    list[str], typer.Argument(metavar="TRACES...", help="Folders (or globs, or folders of folders) of expert-trace/1.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+Workers = Annotated[int | None, typer.Option(help="Threads; the answer does not depend on them. [default: the cores]")]
+ReplicaChoice = Annotated[
+    str, typer.Option(help=f"How a copy is chosen among replicas: {', '.join(REPLICA_CHOICES)}.")
+]
+
+LABELS = {"count": "counting tokens", "solve": "solving layers", "evaluate": "measuring maps"}
+
+
+def print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+
+
+def stdout_console() -> Console:
+    """Tables go to stdout; where it is not a terminal they are 100 columns wide and without colour."""
+    console = Console()
+    return console if console.is_terminal else Console(width=100)
+
+
+@contextmanager
+def progress_listener(quiet: bool) -> Iterator[Listener]:
+    """A bar with what is done and the time left on a terminal, plain lines elsewhere; always on stderr."""
+    console = Console(stderr=True)
+    if quiet:
+        yield ignore
+    elif not console.is_terminal:
+        yield _plain_lines
+    else:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with RichProgress(*columns, console=console, transient=True) as bar:
+            tasks: dict[str, Any] = {}
+
+            def show(event: Progress) -> None:
+                if event.stage not in tasks:
+                    tasks[event.stage] = bar.add_task(LABELS[event.stage], total=event.total)
+                bar.update(tasks[event.stage], completed=event.done, total=event.total)
+
+            yield show
+
+
+def _plain_lines(event: Progress) -> None:
+    """One line at the start, about every fifth of the way, and at the end of each stage."""
+    step = max(event.total // 5, 1)
+    if event.done in (0, event.total) or (event.stage == "solve" and event.done % step == 0):
+        print(f"{LABELS[event.stage]}: {event.done}/{event.total}", file=sys.stderr)
+
+
+def cluster_from_options(
+    num_experts: int,
+    *,
+    file: Path | None,
+    nodes: int | None,
+    gpus_per_node: int | None,
+    slots_per_gpu: int | None,
+    redundant_experts: int | None,
+) -> Cluster:
+    shape = {
+        "--nodes": nodes,
+        "--gpus-per-node": gpus_per_node,
+        "--slots-per-gpu": slots_per_gpu,
+        "--redundant-experts": redundant_experts,
+    }
+    if file is not None:
+        given = [name for name, value in shape.items() if value is not None]
+        if given:
+            raise OptionError(f"{', '.join(given)} and --cluster both describe the cluster; write it in {file}")
+        return cluster_from_yaml(file, num_experts)
+    if nodes is None:
+        raise OptionError("the number of nodes is missing; give --nodes N or --cluster cluster.yaml")
+    return Cluster.fit(
+        num_experts,
+        num_nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        slots_per_gpu=slots_per_gpu,
+        redundant_experts=redundant_experts,
+    )

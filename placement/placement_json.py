@@ -1,0 +1,188 @@
+"""The JSON form of a placement: schema `expert-placement/1`, published as placement/schemas/expert-placement-1.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from placement.errors import InputError, MapError
+from placement.files import write_atomic
+from placement.model import Model
+from placement.placement_map import Placement
+
+SCHEMA = "expert-placement/1"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ModelPart(_Part):
+    name: str = Field(description="Name of the model, free text")
+    layer_ids: list[int] = Field(description="Absolute index of each MoE layer, ascending")
+    num_experts: int = Field(description="Logical experts of a layer (E)")
+    top_k: int = Field(description="Experts that a token visits in a layer (K)")
+    num_groups: int | None = Field(default=None, description="Groups for group-limited routing, if any")
+
+
+class ClusterPart(_Part):
+    num_nodes: int = Field(description="Machines (N)")
+    gpus_per_node: int = Field(description="GPUs, that is ranks, of a machine; ranks are numbered node by node")
+    slots_per_gpu: int = Field(description="Slots of a rank in every layer")
+
+
+class LayerPart(_Part):
+    layer_id: int = Field(description="Absolute index of the layer")
+    solver: str
+    status: str = Field(description="optimal (proven), feasible, or limit (stopped by a limit)")
+    objective: float = Field(description="sends + balance_weight * expected rank imbalance, on the training requests")
+    bound: float | None = Field(description="Proven lower bound of the objective, or null")
+    gap: float | None = Field(description="(objective - bound) / objective, or null")
+
+
+class MeanMax(_Part):
+    mean: float
+    max: float
+
+
+class BytesPart(_Part):
+    node: float = Field(description="One copy a remote node (DeepEP normal, hierarchical all-to-all)")
+    rank: float = Field(description="One copy a remote rank")
+    assignment: float = Field(description="One copy a remote assignment (DeepEP low latency)")
+
+
+class SummaryPart(_Part):
+    """What a map costs on a trace; means over layers."""
+
+    tokens: int
+    node_sends_per_token: float = Field(description="Copies of a token that leave for distinct remote nodes")
+    rank_sends_per_token: float = Field(description="Copies for distinct ranks on remote nodes")
+    remote_assignments_per_token: float = Field(description="Assignments served on remote nodes")
+    rank_imbalance: MeanMax = Field(description="Most loaded rank / mean rank, mean and max over layers")
+    node_imbalance: MeanMax = Field(description="Most loaded node / mean node, mean and max over layers")
+    bytes_per_token: BytesPart = Field(description="Bytes between nodes per token and layer, dispatch and combine")
+    step_time_us: float = Field(description="Modelled time of all MoE layers of a step")
+
+
+class EvaluationPart(_Part):
+    """Summaries by map name (linear, eplb, the result) on the requests that were fitted and on those held out."""
+
+    replica_choice: str
+    result: str = Field(description="Name of the map in this file")
+    train: dict[str, SummaryPart]
+    held_out: dict[str, SummaryPart] | None
+
+
+class PlacementFile(_Part):
+    """An expert placement: which logical expert every slot of every MoE layer holds."""
+
+    schema_: Literal["expert-placement/1"] = Field(alias="schema")
+    model: ModelPart
+    cluster: ClusterPart
+    physical_to_logical: list[list[int]] = Field(
+        description="[L][P]: logical expert in slot p of layer l; slot p is on rank p // slots_per_gpu"
+    )
+    evaluation: EvaluationPart | None = None
+    layers: list[LayerPart] | None = None
+    provenance: dict[str, Any] | None = Field(default=None, description="Version, seed, options, hash of the input")
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the placement file."""
+    schema = PlacementFile.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, **schema}
+
+
+def placement_document(
+    placement: Placement,
+    *,
+    evaluation: dict[str, Any] | None = None,
+    layers: list[dict[str, Any]] | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Plain data in the order of the schema."""
+    model = placement.model
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "model": {
+            "name": model.name,
+            "layer_ids": list(model.layer_ids),
+            "num_experts": model.num_experts,
+            "top_k": model.top_k,
+        },
+        "cluster": {
+            "num_nodes": placement.num_nodes,
+            "gpus_per_node": placement.gpus_per_node,
+            "slots_per_gpu": placement.slots_per_gpu,
+        },
+        "physical_to_logical": placement.phy2log_LP.tolist(),
+    }
+    if model.num_groups is not None:
+        document["model"]["num_groups"] = model.num_groups
+    parts = {"evaluation": evaluation, "layers": layers, "provenance": provenance}
+    return document | {name: part for name, part in parts.items() if part is not None}
+
+
+def document_bytes(document: dict[str, Any]) -> bytes:
+    """One line a layer, so that files can be read and compared by people."""
+    body = dict(document)
+    body.pop("physical_to_logical")
+    rows = ",\n  ".join(json.dumps(row, separators=(",", ":")) for row in document["physical_to_logical"])
+    text = json.dumps({**body, "physical_to_logical": ["@rows@"]}, indent=1, ensure_ascii=False)
+    return text.replace('[\n  "@rows@"\n ]', f"[\n  {rows}\n ]").encode() + b"\n"
+
+
+def save_placement(path: str | Path, document: dict[str, Any]) -> None:
+    write_atomic(path, document_bytes(document))
+
+
+def load_placement(path: str | Path) -> tuple[Placement, PlacementFile]:
+    """Read and check a placement file. Raises MapError with every fault that was found."""
+    path = Path(path)
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise MapError(f"cannot read {path}: {error.strerror}; give a placement file") from None
+    except (ValueError, RecursionError) as error:
+        raise MapError(f"{path} is not JSON ({error}); give a file of schema {SCHEMA}") from None
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA:
+        raise MapError(f"{path} has schema {schema!r}; {SCHEMA!r} is the one that this version reads")
+    try:
+        file = PlacementFile.model_validate(document)
+    except ValidationError as error:
+        faults = tuple(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
+        raise MapError(f"{path} has {len(faults)} faults: {'; '.join(faults[:20])}{more}", faults) from None
+    rows = file.physical_to_logical
+    if len({len(row) for row in rows}) > 1:
+        lengths = sorted({len(row) for row in rows})
+        raise MapError(f"{path}: the layers of physical_to_logical have different lengths {lengths}; all need P slots")
+    try:
+        model = Model(
+            name=file.model.name,
+            layer_ids=tuple(file.model.layer_ids),
+            num_experts=file.model.num_experts,
+            top_k=file.model.top_k,
+            num_groups=file.model.num_groups,
+        )
+        cluster = file.cluster
+        for name, value in cluster:
+            if value < 1:
+                raise MapError(f"cluster.{name}={value} must be at least 1")
+        placement = Placement(
+            model=model,
+            num_nodes=cluster.num_nodes,
+            gpus_per_node=cluster.gpus_per_node,
+            slots_per_gpu=cluster.slots_per_gpu,
+            phy2log_LP=np.array(rows, dtype=np.int64),
+        )
+    except MapError as error:
+        raise MapError(f"{path}: {error}", error.faults) from None
+    except (InputError, OverflowError) as error:
+        raise MapError(f"{path}: {error}") from None
+    return placement, file

@@ -1,0 +1,49 @@
+"""How reports write numbers: three significant digits, thousands separators, a real minus sign."""
+
+from __future__ import annotations
+
+import math
+
+MINUS = "\N{MINUS SIGN}"
+NONE = "\N{EN DASH}"
+BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def number(value: float | None) -> str:
+    """1.6672 -> 1.67, 0.04321 -> 0.0432, 11962.13 -> 11,962; None -> a dash."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    if value == 0:
+        return "0"
+    shown = float(f"{value:.2e}")
+    decimals = max(2 - math.floor(math.log10(abs(shown))), 0)
+    text = f"{abs(value):,.{decimals}f}"
+    return f"{MINUS}{text}" if value < 0 else text
+
+
+def percent(share: float | None) -> str:
+    """0.2238 -> 22.4%; None -> a dash."""
+    return NONE if share is None else f"{number(share * 100)}%"
+
+
+def change(value: float, reference: float | None) -> str:
+    """How far `value` lies above or below `reference`, in percent; a dash where that says nothing."""
+    if not reference:
+        return NONE
+    share = value / reference - 1
+    if abs(share) < 5e-5:
+        return "0%"
+    return ("+" if share > 0 else "") + percent(share)
+
+
+def human_bytes(count: float) -> str:
+    """36440.3 -> 36.4 kB."""
+    unit = 0
+    while count >= 999.5 and unit < len(BYTE_UNITS) - 1:
+        count /= 1000
+        unit += 1
+    return f"{number(count)} {BYTE_UNITS[unit]}"
+
+
+def plural(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"

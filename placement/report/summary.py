@@ -1,0 +1,60 @@
+"""The part of a solution that reports show first, and its one-paragraph summary."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from placement.cost import Evaluation
+from placement.report.numbers import number, percent
+from placement.solve import Solution
+
+REFERENCE = "eplb"
+
+
+def shown_part(solution: Solution) -> tuple[str, dict[str, Evaluation]]:
+    """Held-out figures where there are any, else those of training; with their name in words."""
+    if solution.held_out:
+        return "held-out", solution.held_out
+    return "training", solution.train
+
+
+def parts(solution: Solution) -> list[tuple[str, dict[str, Evaluation]]]:
+    """All parts, the one to believe first."""
+    held_out = [("held-out", solution.held_out)] if solution.held_out else []
+    return [*held_out, ("training", solution.train)]
+
+
+def headline(solution: Solution) -> str:
+    """One sentence: sends and imbalance of the result beside eplb, and what is proven."""
+    return f"{_sends(solution)}; {proof(solution)}."
+
+
+def _sends(solution: Solution) -> str:
+    part, answers = shown_part(solution)
+    result, reference = answers[solution.result_name], answers[REFERENCE]
+    sends, other = float(result.node_sends_L.mean()), float(reference.node_sends_L.mean())
+    imbalance = number(float(result.rank_imbalance_L().mean()))
+    where = f"on {part} requests"
+    if solution.result_name == REFERENCE:
+        return f"{number(sends)} inter-node sends per token and layer {where}, at rank imbalance {imbalance}"
+    at = f"at rank imbalance {imbalance} ({REFERENCE} {number(float(reference.rank_imbalance_L().mean()))})"
+    if solution.cluster.num_nodes == 1:
+        return f"No inter-node sends, there is one node; {at} {where}"
+    if other == 0 or abs(sends / other - 1) < 5e-4:
+        return f"As many inter-node sends as {REFERENCE} {where} ({number(sends)} per token and layer), {at}"
+    way = "fewer" if sends < other else "more"
+    return (
+        f"{percent(abs(sends / other - 1))} {way} inter-node sends than {REFERENCE} {where} "
+        f"({number(sends)} against {number(other)} per token and layer), {at}"
+    )
+
+
+def proof(solution: Solution) -> str:
+    """What the bounds say about the training objective."""
+    gaps = [layer.gap for layer in solution.layers if layer.gap is not None]
+    if not gaps:
+        return "no bound was computed"
+    of_layers = "" if len(gaps) == len(solution.layers) else f" on the {len(gaps)} of {len(solution.layers)} layers bounded"
+    if max(gaps) == 0:
+        return f"proven optimal{of_layers} (training objective)"
+    return f"proven within {percent(float(np.mean(gaps)))} of the optimum{of_layers} (mean gap, training objective)"

@@ -1,0 +1,39 @@
+"""A proven lower bound on the objective of a layer, for every map."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from placement.cost.bounds import bound_steps, sends_bound, smallest_imbalance
+from placement.cost.spectral_bound import Pieces, spectral_bound
+from placement.problem import LayerProblem
+
+
+def objective_bound(problem: LayerProblem, steps: int | None = None) -> float:
+    """No map of the layer has a lower `LayerProblem.score(...).objective`; holds for every replica choice.
+
+    Sends and balance pull against each other, so they are bounded together where the bound is spectral (one copy per
+    expert); elsewhere the bounds of both are added. It ignores the cap on imbalance, which can only raise the optimum.
+    `steps` is the number of eigenvalue problems to solve (default: see `bound_steps`).
+    """
+    cluster = problem.cluster
+    weight = problem.options.balance_weight
+    floor_B = np.array([smallest_imbalance(load_E, cluster) for load_E in problem.load_BE])
+    apart = weight * float(floor_B.mean())
+    if cluster.num_nodes == 1:
+        return apart
+    if problem.num_redundant:
+        return apart + sends_bound(
+            problem.sets_UK, problem.count_U, problem.num_experts, cluster.num_nodes, cluster.slots_per_node
+        )
+    pieces = Pieces(
+        sets_UK=problem.sets_UK,
+        weight_U=problem.count_U / problem.count_U.sum(),
+        load_BE=problem.load_BE,
+        price_B=np.full(len(floor_B), weight / len(floor_B)),
+        floor_B=floor_B,
+        num_nodes=cluster.num_nodes,
+        slots_per_node=cluster.slots_per_node,
+        fastest_node=float(cluster.speed_G().reshape(cluster.num_nodes, -1).mean(axis=1).max()),
+    )
+    return max(spectral_bound(pieces, steps or bound_steps(problem.num_experts)), apart)
