@@ -31,7 +31,7 @@ def smallest_imbalance(load_E: npt.NDArray[np.floating], cluster: Cluster) -> fl
     most = float((load / copies).max())
     if cluster.num_slots == len(load):
         most = max(most, _crowded_rank(load, cluster))
-    return max(1.0, most * (1 - MARGIN) / float(cluster.speed_G().max()) / mean)
+    return max(1.0, float(most * (1 - MARGIN) / cluster.speed_G().max() / mean))
 
 
 def _crowded_rank(load_E: npt.NDArray[np.float64], cluster: Cluster) -> float:
@@ -45,7 +45,7 @@ def _crowded_rank(load_E: npt.NDArray[np.float64], cluster: Cluster) -> float:
 
 
 def bound_steps(num_experts: int) -> int:
-    """Eigenvalue problems that a spectral bound may solve, so that it takes some 20 ms for 32 experts, 0.2 s for 256."""
+    """Eigenvalue problems that a spectral bound may solve: some 20 ms in all for 32 experts, 0.2 s for 256."""
     return int(np.clip(8192 // num_experts, 16, 80))
 
 
@@ -86,7 +86,7 @@ def _replicated_sends(
     num_experts: int,
     slots_per_node: int,
 ) -> float:
-    """A home hosts at most m experts; of a token's K it serves x, and ceil((K - x) / m) other nodes are needed at least.
+    """A home hosts at most m experts; of a token's K it serves x, so ceil((K - x) / m) other nodes or more are needed.
 
     The mean of x is at most that over the m most visited experts, the mean of the pairs x(x-1)/2 at most that of
     the m experts that have the most visits together with m - 1 others each.
@@ -110,4 +110,4 @@ def _replicated_sends(
             pairs = x * (x - 1) // 2
             fewest[pairs] = min(fewest.get(pairs, nodes), nodes)
         best = max(best, least_at(fewest, together))
-    return max(best - MARGIN * top_k * top_k, 0.0)
+    return float(max(best - MARGIN * top_k * top_k, 0.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
@@ -24,7 +26,7 @@ def fewest_nodes(top_k: int, num_nodes: int, slots_per_node: int) -> dict[int, i
 
 
 def lower_lines(values: dict[int, int]) -> tuple[Floats, Floats]:
-    """Lines `a - b * x`, b >= 0, whose maximum is the largest convex, nowhere rising function below the points `values`."""
+    """Lines `a - b * x`, b >= 0, whose maximum is the largest convex and nowhere rising function below the points."""
     hull: list[tuple[int, int]] = []
     for x, y in sorted(values.items()):
         while len(hull) > 1 and (y - hull[-2][1]) * (hull[-1][0] - hull[-2][0]) <= (hull[-1][1] - hull[-2][1]) * (
@@ -33,7 +35,7 @@ def lower_lines(values: dict[int, int]) -> tuple[Floats, Floats]:
             hull.pop()
         hull.append((x, y))
     lines = [(float(min(values.values())), 0.0)]
-    for (x, y), (next_x, next_y) in zip(hull, hull[1:], strict=False):
+    for (x, y), (next_x, next_y) in pairwise(hull):
         slope = (y - next_y) / (next_x - x)
         if slope > 0:
             lines.append((y + slope * x, slope))

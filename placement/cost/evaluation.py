@@ -13,6 +13,7 @@ import numpy.typing as npt
 from placement.cluster import Cluster
 from placement.cost.kernels import cost_replicated, cost_single
 from placement.cost.replica_choice import replica_choice_code
+from placement.cost.sets import distinct_sets_with_homes
 from placement.cost.step_time import step_time_us
 from placement.cost.tables import LayerTables, layer_tables
 from placement.errors import MapError, OptionError
@@ -141,11 +142,14 @@ def evaluate(
             fault, row = counting.check_ids(ids_TK, trace.model.num_experts)
             if fault != counting.OK:
                 raise fault_error(trace.model, block, layer, ids_TK, fault, row)
+            sets = None if all(singles) else distinct_sets_with_homes(ids_TK, home_T, trace.model.num_experts)
             for m, single in enumerate(singles):
-                if single:
-                    cost_single(ids_TK, once_T, home_T, tables[m][layer], totals[m][layer], loads[m][layer])
+                out = (tables[m][layer], totals[m][layer], loads[m][layer])
+                if single or sets is None:
+                    cost_single(ids_TK, once_T, home_T, *out)
                 else:
-                    cost_replicated(ids_TK, once_T, home_T, code, tables[m][layer], totals[m][layer], loads[m][layer])
+                    sets_UK, home_U, count_U = sets
+                    cost_replicated(sets_UK, count_U, home_U, code, *out)
 
         run_tasks(cost_one, range(num_layers), executor)
         num_tokens += len(home_T)

@@ -84,39 +84,87 @@ def cost_replicated(
     totals: npt.NDArray[np.float64],
     load_P: npt.NDArray[np.float64],
 ) -> None:
-    """Experts may have several copies; `choice` is the replica choice."""
+    """Experts may have several copies; `choice` is the replica choice.
+
+    Experts with one copy are booked once a token; only those with several are looked at again for each home.
+    """
     top_k = ids_TK.shape[1]
     num_nodes = tables.num_nodes
-    miss_N = np.ones(num_nodes)
-    miss_G = np.ones(tables.num_ranks)
+    away = (num_nodes - 1) / num_nodes
+    several_K = np.empty(top_k, dtype=np.int64)
     open_K = np.empty(top_k, dtype=np.uint64)
     covers = np.empty(MAX_COVERS, dtype=np.uint64)
+    miss_N = np.ones(num_nodes)
+    miss_G = np.ones(tables.num_ranks)
+    seen_G = np.full(tables.num_ranks, -1, dtype=np.int64)
+    ranks_N = np.zeros(num_nodes, dtype=np.int64)
+    singles_N = np.zeros(num_nodes, dtype=np.int64)
     for t in range(ids_TK.shape[0]):
-        first, last = (0, num_nodes) if home_T[t] < 0 else (home_T[t], home_T[t] + 1)
-        for home in range(first, last):
+        forced = _ZERO
+        ranks, singles, num_several = 0, 0, 0
+        for k in range(top_k):
+            e = np.int64(ids_TK[t, k])
+            first = tables.slot_ptr_E[e]
+            if tables.slot_ptr_E[e + 1] - first > 1:
+                several_K[num_several] = e
+                num_several += 1
+                continue
+            node, rank = tables.slot_node[first], tables.slot_rank[first]
+            forced |= _ONE << np.uint64(node)
+            load_P[tables.slot_id[first]] += count_T[t]
+            singles += 1
+            singles_N[node] += 1
+            if seen_G[rank] != t:
+                seen_G[rank] = t
+                ranks += 1
+                ranks_N[node] += 1
+        random_home = home_T[t] < 0
+        if random_home:
+            totals[0] += count_T[t] * popcount(forced) * away
+            totals[1] += count_T[t] * ranks * away
+            totals[2] += count_T[t] * singles * away
+        else:
+            home_bit = _ONE << np.uint64(home_T[t])
+            totals[0] += count_T[t] * popcount(forced & ~home_bit)
+            totals[1] += count_T[t] * (ranks - ranks_N[home_T[t]])
+            totals[2] += count_T[t] * (singles - singles_N[home_T[t]])
+        for k in range(top_k):
+            node = tables.slot_node[tables.slot_ptr_E[ids_TK[t, k]]]
+            ranks_N[node] = 0
+            singles_N[node] = 0
+        if num_several == 0:
+            continue
+        if random_home and choice == UNIFORM:  # the choice does not see the home: one pass for all homes
+            for k in range(num_several):
+                e = several_K[k]
+                _serve(e, tables.host_E[e], False, -1, count_T[t], away, tables, totals, load_P, miss_N, miss_G)
+            _distinct(several_K, num_several, forced, seen_G, t, -1, count_T[t] * away, tables, totals, miss_N, miss_G)
+            continue
+        first_home, last_home = (0, num_nodes) if random_home else (home_T[t], home_T[t] + 1)
+        for home in range(first_home, last_home):
             home_bit = _ONE << np.uint64(home)
             found = 1
             if choice == MIN_NODES:
                 num_open = 0
-                for k in range(top_k):
-                    host = tables.host_E[ids_TK[t, k]]
-                    if host & home_bit == _ZERO:
+                for k in range(num_several):
+                    host = tables.host_E[several_K[k]]
+                    if host & (forced | home_bit) == _ZERO:
                         open_K[num_open] = host
                         num_open += 1
                 found = smallest_covers(open_K, num_open, home, num_nodes, covers)
-            weight = count_T[t] / (found * (last - first))
+            weight = count_T[t] / (found * (last_home - first_home))
             for c in range(found):
-                for k in range(top_k):
-                    e = ids_TK[t, k]
+                for k in range(num_several):
+                    e = several_K[k]
                     host = tables.host_E[e]
-                    if choice == UNIFORM or (choice == LOCAL_FIRST and host & home_bit == _ZERO):
-                        allowed = host
-                    elif host & home_bit != _ZERO:
+                    if choice != UNIFORM and host & home_bit != _ZERO:
                         allowed = home_bit
+                    elif choice == MIN_NODES:
+                        allowed = host & (forced | covers[c])
                     else:
-                        allowed = host & covers[c]
-                    _serve(e, allowed, choice == MIN_NODES, home, weight, tables, totals, load_P, miss_N, miss_G)
-                _distinct(ids_TK[t], home, weight, tables, totals, miss_N, miss_G)
+                        allowed = host
+                    _serve(e, allowed, choice == MIN_NODES, home, weight, 1.0, tables, totals, load_P, miss_N, miss_G)
+                _distinct(several_K, num_several, forced, seen_G, t, home, weight, tables, totals, miss_N, miss_G)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -126,6 +174,7 @@ def _serve(
     node_first: bool,
     home: int,
     weight: float,
+    away: float,
     tables: LayerTables,
     totals: npt.NDArray[np.float64],
     load_P: npt.NDArray[np.float64],
@@ -149,7 +198,7 @@ def _serve(
             share = 1.0 / num_allowed if node_first else (end - s) / usable
             miss_N[node] *= 1.0 - share
             if node != home:
-                totals[2] += weight * share
+                totals[2] += weight * away * share
             for copy in range(s, end):
                 part = share / (end - s)
                 load_P[tables.slot_id[copy]] += weight * part
@@ -159,7 +208,11 @@ def _serve(
 
 @nb.njit(cache=True, nogil=True)
 def _distinct(
-    ids_K: npt.NDArray[Any],
+    several_K: npt.NDArray[np.int64],
+    num_several: int,
+    forced: np.uint64,
+    seen_G: npt.NDArray[np.int64],
+    t: int,
     home: int,
     weight: float,
     tables: LayerTables,
@@ -167,12 +220,15 @@ def _distinct(
     miss_N: npt.NDArray[np.float64],
     miss_G: npt.NDArray[np.float64],
 ) -> None:
-    """Add the expected distinct remote nodes and ranks, and set the scratch back to 1."""
-    for k in range(ids_K.shape[0]):
-        for s in range(tables.slot_ptr_E[ids_K[k]], tables.slot_ptr_E[ids_K[k] + 1]):
+    """Add the expected distinct remote nodes and ranks beyond those of single copies; set the scratch back to 1."""
+    for k in range(num_several):
+        e = several_K[k]
+        for s in range(tables.slot_ptr_E[e], tables.slot_ptr_E[e + 1]):
             node, rank = tables.slot_node[s], tables.slot_rank[s]
             if node != home:
-                totals[0] += weight * (1.0 - miss_N[node])
-                totals[1] += weight * (1.0 - miss_G[rank])
+                if not forced >> np.uint64(node) & _ONE:
+                    totals[0] += weight * (1.0 - miss_N[node])
+                if seen_G[rank] != t:
+                    totals[1] += weight * (1.0 - miss_G[rank])
             miss_N[node] = 1.0
             miss_G[rank] = 1.0

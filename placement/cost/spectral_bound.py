@@ -7,8 +7,9 @@ sends    A token with p pairs of its experts on one node touches at least g(p) n
 balance  The most loaded rank is at least the most loaded node, which is at least sum_n w_n * load_n for any weights w_n
          >= 0 of sum 1. Weights that grow linearly with load_n make this linear in X too: sum_n load_n^2 = load' X load.
 
-Both are convex in X, so their tangents at any point are linear functions that lie below: cost >= constant - <M, X>. And X is
-m * (11'/E + Y) with Y a projection of rank N - 1 orthogonal to 1, its diagonal is 1 and its entries lie in 0..1, so
+Both are convex in X, so their tangents at any point are linear functions that lie below: cost >= constant - <M, X>.
+And X is m * (11'/E + Y) with Y a projection of rank N - 1 orthogonal to 1, its diagonal is 1 and its entries lie in
+0..1, so
 
     <M, X> <= sum(M + Z)/N + m * (sum of the N-1 largest eigenvalues of M + Z orthogonal to 1) - sum diag(Z) - sum W
 
@@ -105,7 +106,7 @@ class _Tangents:
         self.away = 1.0 - 1.0 / pieces.num_nodes
         lightest = np.sort(pieces.load_BE, axis=1)[:, : pieces.slots_per_node].sum(axis=1)
         # weights 1/N + growth * (load_n - 1/N) stay >= 0 down to the lightest node that there can be
-        self.growth_B = 1.0 / np.maximum(1.0 - pieces.num_nodes * lightest * (1 - 1e-12), 1e-6)
+        self.growth_B = 1.0 / np.maximum(1.0 - pieces.num_nodes * lightest * (1 - 1e-12), 1e-3)
 
     def at(self, same: Floats) -> tuple[float, Floats]:
         pieces, size = self.pieces, self.num_experts
@@ -120,8 +121,7 @@ class _Tangents:
         steep = (1.0 + self.growth_B * spread_B) / pieces.fastest_node > pieces.floor_B
         slope_B = np.where(steep, price_B * self.growth_B, 0.0)
         constant += float(np.where(steep, price_B - slope_B, pieces.price_B * pieces.floor_B).sum())
-        matrix -= pieces.num_nodes * (pieces.load_BE.T * slope_B) @ pieces.load_BE
-        return constant, matrix
+        return constant, np.asarray(matrix - pieces.num_nodes * (pieces.load_BE.T * slope_B) @ pieces.load_BE)
 
 
 def _orthogonal_to_ones(size: int) -> Floats:

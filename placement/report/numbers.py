@@ -1,4 +1,4 @@
-"""How reports write numbers: three significant digits, thousands separators, a real minus sign."""
+"""How reports write numbers (three significant digits, thousands separators, a real minus sign) and names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
+UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
 BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -47,3 +48,8 @@ def human_bytes(count: float) -> str:
 
 def plural(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    """Names come from files: no escape sequence or broken character of theirs may reach a terminal or page."""
+    return "".join(letter if letter.isprintable() else UNPRINTABLE for letter in text)

@@ -18,6 +18,11 @@ def shown_part(solution: Solution) -> tuple[str, dict[str, Evaluation]]:
     return "training", solution.train
 
 
+def baseline_of(solution: Solution) -> str:
+    """The map that the result is set beside: eplb, or linear where the result is eplb."""
+    return "linear" if solution.result_name == REFERENCE else REFERENCE
+
+
 def parts(solution: Solution) -> list[tuple[str, dict[str, Evaluation]]]:
     """All parts, the one to believe first."""
     held_out = [("held-out", solution.held_out)] if solution.held_out else []
@@ -54,7 +59,10 @@ def proof(solution: Solution) -> str:
     gaps = [layer.gap for layer in solution.layers if layer.gap is not None]
     if not gaps:
         return "no bound was computed"
-    of_layers = "" if len(gaps) == len(solution.layers) else f" on the {len(gaps)} of {len(solution.layers)} layers bounded"
+    of_layers = (
+        "" if len(gaps) == len(solution.layers) else f" on the {len(gaps)} of {len(solution.layers)} layers bounded"
+    )
     if max(gaps) == 0:
         return f"proven optimal{of_layers} (training objective)"
-    return f"proven within {percent(float(np.mean(gaps)))} of the optimum{of_layers} (mean gap, training objective)"
+    mean = percent(float(np.mean(gaps)))
+    return f"proven within {mean} of the optimum{of_layers} (mean gap over layers, training objective)"

@@ -9,14 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from placement.cost import Evaluation
-from placement.report.numbers import change, human_bytes, number
+from placement.report.numbers import change, human_bytes, number, plural, printable
 from placement.report.summary import REFERENCE, headline, parts
 from placement.solve import Solution
 
 __all__ = ["comparison_table", "evaluation_table", "headline"]
 
 NAME_WIDTH = 18
-UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def comparison_table(solution: Solution) -> Table:
@@ -24,20 +24,20 @@ def comparison_table(solution: Solution) -> Table:
     model, cluster = solution.placement.model, solution.cluster
     table = _table(REFERENCE)
     table.title = Text(
-        f"{printable(model.name)}: {model.num_layers} layers of {model.num_experts} experts, top-{model.top_k}, on "
-        f"{cluster.num_nodes} \N{MULTIPLICATION SIGN} {cluster.gpus_per_node} GPUs",
+        f"{printable(model.name)}: {plural(model.num_layers, 'layer')} of {plural(model.num_experts, 'expert')}, "
+        f"top-{model.top_k}, on {cluster.num_nodes} {TIMES} {plural(cluster.gpus_per_node, 'GPU')}",
         style="bold",
     )
-    table.title_justify = "left"
+    tokens = []
     for part, answers in parts(solution):
-        dim = "dim" if part == "training" and solution.held_out else ""
-        tokens = next(iter(answers.values())).num_tokens
-        table.add_row(Text(part, style=f"italic {dim}"), Text(f"{tokens:,} tokens", style=f"italic {dim}"), style=dim)
-        reference = answers[REFERENCE]
+        dim = "dim " if part == "training" and solution.held_out else ""
+        table.add_row(Text(part, style="italic"), style=dim.strip())
         for name, evaluation in answers.items():
-            bold = " bold" if name == solution.result_name else ""
-            table.add_row(_name(name, indent=1), *_cells(evaluation, reference), style=(dim + bold).strip())
+            style = f"{dim}{'bold' if name == solution.result_name else ''}".strip()
+            table.add_row(_name(name, indent=1), *_cells(evaluation, answers[REFERENCE]), style=style)
         table.add_section()
+        tokens.append(f"{part} {plural(answers[REFERENCE].num_tokens, 'token')}")
+    table.caption = _caption(", ".join(tokens))
     return table
 
 
@@ -47,31 +47,37 @@ def evaluation_table(names: Sequence[str], evaluations: Sequence[Evaluation]) ->
     table = _table(REFERENCE if REFERENCE in names else "first")
     for name, evaluation in zip(names, evaluations, strict=True):
         table.add_row(_name(name), *_cells(evaluation, evaluations[reference]))
+    if evaluations:
+        table.caption = _caption(plural(evaluations[0].num_tokens, "token"))
     return table
 
 
 def _table(reference: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    table.add_column("\nmap", no_wrap=True, overflow="ellipsis", max_width=NAME_WIDTH)
+    table.title_justify = table.caption_justify = "left"
+    table.add_column("\nmap", no_wrap=True)
     for header in (
-        "inter-node\nsends/token",
+        "sends\n/token",
         f"against\n{reference}",
-        "inter-node\nbytes/token",
+        "bytes\n/token",
         "rank imb.\nmean (max)",
-        "node imb.\nmean",
-        "step\ntime µs",
+        "node\nimb.",
+        "step\nµs",
     ):
         table.add_column(header, justify="right", no_wrap=True)
     return table
 
 
+def _caption(tokens: str) -> Text:
+    return Text(f"{tokens}; means over layers; sends and bytes are those between nodes", style="dim")
+
+
 def _cells(evaluation: Evaluation, reference: Evaluation) -> list[str]:
     summary = evaluation.summary()
-    sends = summary["node_sends_per_token"]
-    rank = summary["rank_imbalance"]
+    sends, rank = summary["node_sends_per_token"], summary["rank_imbalance"]
     return [
         number(sends),
-        NONE_SELF if evaluation is reference else change(sends, reference.summary()["node_sends_per_token"]),
+        "" if evaluation is reference else change(sends, reference.summary()["node_sends_per_token"]),
         human_bytes(summary["bytes_per_token"]["node"]),
         f"{number(rank['mean'])} ({number(rank['max'])})",
         number(summary["node_imbalance"]["mean"]),
@@ -79,13 +85,7 @@ def _cells(evaluation: Evaluation, reference: Evaluation) -> list[str]:
     ]
 
 
-NONE_SELF = ""
-
-
 def _name(name: str, indent: int = 0) -> Text:
-    return Text(" " * indent + printable(name))
-
-
-def printable(text: str) -> str:
-    """Names come from files: no escape sequence of theirs reaches the terminal."""
-    return "".join(letter if letter.isprintable() else UNPRINTABLE for letter in text)
+    """The end of a long name is what tells one file from another."""
+    shown = printable(name)
+    return Text(" " * indent + (shown if len(shown) <= NAME_WIDTH else f"…{shown[1 - NAME_WIDTH :]}"))

@@ -19,6 +19,7 @@ class Incidence(NamedTuple):
 
     sets_UK    int32 [U, K]; count_U int64 [U]
     expert_ptr int64 [E+1] into expert_sets int32, the sets that hold an expert
+    entry_UK   int32 [U, K], where each (set, member) stands in expert_sets
     pair_ptr   int64 [E*E+1] into pair_sets int32, the sets that hold both a and b, at row a*E+b with a < b
     """
 
@@ -26,6 +27,7 @@ class Incidence(NamedTuple):
     count_U: npt.NDArray[np.int64]
     expert_ptr: npt.NDArray[np.int64]
     expert_sets: npt.NDArray[np.int32]
+    entry_UK: npt.NDArray[np.int32]
     pair_ptr: npt.NDArray[np.int64]
     pair_sets: npt.NDArray[np.int32]
 
@@ -48,10 +50,12 @@ class Balance(NamedTuple):
     slots_per_gpu: int
 
 
-def incidence(problem: LayerProblem) -> Incidence:
-    num_experts = problem.num_experts
+def incidence(problem: LayerProblem, num_experts: int) -> Incidence:
+    """`num_experts` may exceed the problem's: the further ones are in no set."""
     sets = np.ascontiguousarray(problem.sets_UK)
     order = np.argsort(sets.ravel(), kind="stable")
+    entry = np.empty(order.size, dtype=np.int32)
+    entry[order] = np.arange(order.size, dtype=np.int32)
     pairs = np.triu_indices(sets.shape[1], 1)
     key = (sets[:, pairs[0]].astype(np.int64) * num_experts + sets[:, pairs[1]]).ravel()
     pair_order = np.argsort(key, kind="stable")
@@ -60,16 +64,20 @@ def incidence(problem: LayerProblem) -> Incidence:
         count_U=problem.count_U,
         expert_ptr=_ptr(sets.ravel(), num_experts),
         expert_sets=(order // sets.shape[1]).astype(np.int32),
+        entry_UK=entry.reshape(sets.shape),
         pair_ptr=_ptr(key, num_experts * num_experts),
         pair_sets=(pair_order // max(len(pairs[0]), 1)).astype(np.int32),
     )
 
 
-def balance(problem: LayerProblem) -> Balance:
+def balance(problem: LayerProblem, num_experts: int) -> Balance:
+    """`num_experts` may exceed the problem's: the further ones have no load."""
     cluster = problem.cluster
     cap = problem.options.max_imbalance
+    load_EB = np.zeros((num_experts, len(problem.load_BE)))
+    load_EB[: problem.num_experts] = problem.load_BE.T * cluster.num_ranks
     return Balance(
-        load_EB=np.ascontiguousarray(problem.load_BE.T) * cluster.num_ranks,
+        load_EB=load_EB,
         slowness_G=1.0 / cluster.speed_G(),
         price=float(problem.options.balance_weight),
         cap=np.inf if cap is None else float(cap),

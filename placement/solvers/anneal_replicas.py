@@ -62,19 +62,23 @@ def _closed_form(forced: np.uint64, a: np.uint64, b: np.uint64, num_open: int, n
 
 @nb.njit(cache=True, nogil=True)
 def _sends_slow(
-    hosts_K: npt.NDArray[np.uint64], num_hosts: int, num_nodes: int, covers: npt.NDArray[np.uint64]
+    forced: np.uint64,
+    open_M: npt.NDArray[np.uint64],
+    num_masks: int,
+    num_nodes: int,
+    left_M: npt.NDArray[np.uint64],
+    covers: npt.NDArray[np.uint64],
 ) -> int:
-    """N * sends of a set from the masks of its experts, by covering for every home."""
-    open_K = np.empty(num_hosts, dtype=np.uint64)
-    total = 0
+    """N * sends of a set from its forced nodes and its open masks, by covering for every home."""
+    total = popcount(forced) * (num_nodes - 1)
     for home in range(num_nodes):
         bit = _ONE << np.uint64(home)
-        num_open = 0
-        for k in range(num_hosts):
-            if hosts_K[k] & bit == _ZERO:
-                open_K[num_open] = hosts_K[k]
-                num_open += 1
-        smallest_covers(open_K, num_open, home, num_nodes, covers)
+        num_left = 0
+        for k in range(num_masks):
+            if open_M[k] & bit == _ZERO:
+                left_M[num_left] = open_M[k]
+                num_left += 1
+        smallest_covers(left_M, num_left, home, num_nodes, covers)
         total += popcount(covers[0])
     return total
 
@@ -111,7 +115,7 @@ def _sends_of_set(
     sets: npt.NDArray[np.int32],
     host_E: npt.NDArray[np.uint64],
     num_nodes: int,
-    hosts_K: npt.NDArray[np.uint64],
+    scratch: npt.NDArray[np.uint64],
     covers: npt.NDArray[np.uint64],
 ) -> int:
     """N * sends of set t if u and v had these masks (0: as if the expert were not in the set)."""
@@ -120,23 +124,19 @@ def _sends_of_set(
     for k in range(sets.shape[1]):
         e = sets[t, k]
         host = host_u if e == u else (host_v if e == v else host_E[e])
-        if host == _ZERO:
-            continue
-        hosts_K[num_hosts] = host
-        num_hosts += 1
         if host & (host - _ONE) == _ZERO:
             forced |= host
-    a, b, num_open = _ZERO, _ZERO, 0
+        else:
+            scratch[0, num_hosts] = host
+            num_hosts += 1
+    num_open = 0
     for k in range(num_hosts):
-        if hosts_K[k] & (hosts_K[k] - _ONE) != _ZERO and hosts_K[k] & forced == _ZERO:
-            if num_open == 0:
-                a = hosts_K[k]
-            elif num_open == 1:
-                b = hosts_K[k]
+        if scratch[0, k] & forced == _ZERO:
+            scratch[0, num_open] = scratch[0, k]
             num_open += 1
     if num_open > 2:
-        return _sends_slow(hosts_K, num_hosts, num_nodes, covers)
-    return _closed_form(forced, a, b, num_open, num_nodes)
+        return _sends_slow(forced, scratch[0], num_open, num_nodes, scratch[1], covers)
+    return _closed_form(forced, scratch[0, 0], scratch[0, 1], num_open, num_nodes)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -148,7 +148,7 @@ def _change_of(
     sends_U: npt.NDArray[np.int64],
     host_E: npt.NDArray[np.uint64],
     num_nodes: int,
-    hosts_K: npt.NDArray[np.uint64],
+    scratch: npt.NDArray[np.uint64],
     covers: npt.NDArray[np.uint64],
 ) -> int:
     """Change of N * sends over all sets if only expert u got mask `host`."""
@@ -158,7 +158,7 @@ def _change_of(
         t = inc.expert_sets[x]
         num_open = rest.num_open[x]
         if num_open == MANY:
-            after = _sends_of_set(t, u, host, -1, _ZERO, inc.sets_UK, host_E, num_nodes, hosts_K, covers)
+            after = _sends_of_set(t, u, host, -1, _ZERO, inc.sets_UK, host_E, num_nodes, scratch, covers)
         else:
             forced, a, b = rest.forced[x], rest.open_1[x], rest.open_2[x]
             if single:
@@ -178,7 +178,7 @@ def _change_of(
             elif num_open == 1:
                 after = _closed_form(forced, a, host, 2, num_nodes)
             else:
-                after = _sends_of_set(t, u, host, -1, _ZERO, inc.sets_UK, host_E, num_nodes, hosts_K, covers)
+                after = _sends_of_set(t, u, host, -1, _ZERO, inc.sets_UK, host_E, num_nodes, scratch, covers)
         total += inc.count_U[t] * (after - sends_U[t])
     return total
 
@@ -187,13 +187,12 @@ def _change_of(
 def _update_set(
     t: int,
     inc: Incidence,
-    entry_UK: npt.NDArray[np.int32],
     rest: Rest,
     sends_U: npt.NDArray[np.int64],
     saving_E: npt.NDArray[np.int64],
     host_E: npt.NDArray[np.uint64],
     num_nodes: int,
-    hosts_K: npt.NDArray[np.uint64],
+    scratch: npt.NDArray[np.uint64],
     covers: npt.NDArray[np.uint64],
     fresh: bool,
 ) -> None:
@@ -201,16 +200,16 @@ def _update_set(
     sets = inc.sets_UK
     w = inc.count_U[t]
     before = sends_U[t]
-    sends_U[t] = _sends_of_set(t, -1, _ZERO, -1, _ZERO, sets, host_E, num_nodes, hosts_K, covers)
+    sends_U[t] = _sends_of_set(t, -1, _ZERO, -1, _ZERO, sets, host_E, num_nodes, scratch, covers)
     for k in range(sets.shape[1]):
-        x = entry_UK[t, k]
+        x = inc.entry_UK[t, k]
         e = sets[t, k]
         if not fresh:
             saving_E[e] -= w * (before - rest.without[x])
         forced, a, b, num_open = _state_of_others(t, k, sets, host_E)
         rest.forced[x], rest.open_1[x], rest.open_2[x], rest.num_open[x] = forced, a, b, num_open
         if num_open == MANY:
-            rest.without[x] = _sends_of_set(t, e, _ZERO, -1, _ZERO, sets, host_E, num_nodes, hosts_K, covers)
+            rest.without[x] = _sends_of_set(t, e, _ZERO, -1, _ZERO, sets, host_E, num_nodes, scratch, covers)
         else:
             rest.without[x] = _closed_form(forced, a, b, num_open, num_nodes)
         saving_E[e] += w * (sends_U[t] - rest.without[x])
@@ -222,7 +221,7 @@ def _measure_shares(
     host_E: npt.NDArray[np.uint64],
     num_nodes: int,
     share_EN: npt.NDArray[np.float64],
-    hosts_K: npt.NDArray[np.uint64],
+    scratch: npt.NDArray[np.uint64],
     covers: npt.NDArray[np.uint64],
 ) -> None:
     """The share of each expert's assignments that each of its nodes serves, exact under `min-nodes`."""
@@ -232,9 +231,13 @@ def _measure_shares(
     share_EN[:] = 0.0
     for t in range(sets.shape[0]):
         several = False
+        forced = _ZERO
         for k in range(top_k):
             host = host_E[sets[t, k]]
-            several |= host & (host - _ONE) != _ZERO
+            if host & (host - _ONE) != _ZERO:
+                several = True
+            else:
+                forced |= host
         if not several:
             continue
         w = inc.count_U[t] / num_nodes
@@ -243,10 +246,10 @@ def _measure_shares(
             num_open = 0
             for k in range(top_k):
                 host = host_E[sets[t, k]]
-                if host & bit == _ZERO:
-                    hosts_K[num_open] = host
+                if host & (forced | bit) == _ZERO:
+                    scratch[0, num_open] = host
                     num_open += 1
-            found = smallest_covers(hosts_K, num_open, home, num_nodes, covers)
+            found = smallest_covers(scratch[0], num_open, home, num_nodes, covers)
             for k in range(top_k):
                 e = sets[t, k]
                 host = host_E[e]
@@ -256,7 +259,7 @@ def _measure_shares(
                     share_EN[e, home] += w
                     continue
                 for c in range(found):
-                    usable = host & covers[c]
+                    usable = host & (forced | covers[c])
                     part = w / (found * popcount(usable))
                     for n in range(num_nodes):
                         if usable >> np.uint64(n) & _ONE:
@@ -329,7 +332,6 @@ def _balance_cost(load_GB: npt.NDArray[np.float64], bal: Balance, peak_B: npt.ND
 def anneal_replicas(
     phy2log_P: npt.NDArray[np.int32],
     inc: Incidence,
-    entry_UK: npt.NDArray[np.int32],
     bal: Balance,
     hot: float,
     cold: float,
@@ -339,7 +341,6 @@ def anneal_replicas(
     """Anneal `phy2log_P` in place from temperature `hot` to `cold` (sends per token); returns the best cost seen.
 
     Moves: swap two slots on different ranks; or give a slot of an expert with several copies to another expert.
-    entry_UK int32 [U, K]: where each (set, member) stands in the incidence.
     """
     num_experts, num_boots = bal.load_EB.shape
     num_nodes = bal.num_nodes
@@ -352,7 +353,7 @@ def anneal_replicas(
     state = np.empty(1, dtype=np.uint64)
     state[0] = seed
     random_word(state)
-    hosts_K = np.empty(top_k, dtype=np.uint64)
+    scratch = np.zeros((2, max(top_k, 2)), dtype=np.uint64)
     covers = np.empty(MAX_COVERS, dtype=np.uint64)
 
     on_EN = np.zeros((num_experts, num_nodes), dtype=np.int64)
@@ -377,7 +378,7 @@ def anneal_replicas(
     saving_E = np.zeros(num_experts, dtype=np.int64)
     sends = 0
     for t in range(num_sets):
-        _update_set(t, inc, entry_UK, rest, sends_U, saving_E, host_E, num_nodes, hosts_K, covers, True)
+        _update_set(t, inc, rest, sends_U, saving_E, host_E, num_nodes, scratch, covers, True)
         sends += inc.count_U[t] * sends_U[t]
     share_EN = np.zeros((num_experts, num_nodes))
     new_u = np.zeros(num_nodes)
@@ -394,7 +395,7 @@ def anneal_replicas(
     temperature = hot
     for move in range(moves + 1):
         if due or move == moves:
-            _measure_shares(inc, host_E, num_nodes, share_EN, hosts_K, covers)
+            _measure_shares(inc, host_E, num_nodes, share_EN, scratch, covers)
             load_GB[:] = 0.0
             for e in range(num_experts):
                 _add_load(e, 1.0, share_EN[e], on_EN, holds_GE, bal, load_GB)
@@ -436,18 +437,18 @@ def anneal_replicas(
         slack = threshold + uneven - bal.price
         change = 0
         if moved_u:
-            change = _change_of(u, host_u, inc, rest, sends_U, host_E, num_nodes, hosts_K, covers)
+            change = _change_of(u, host_u, inc, rest, sends_U, host_E, num_nodes, scratch, covers)
             if (change - (saving_E[v] if moved_v else 0)) * per_send > slack:
                 continue
         if moved_v:
-            change += _change_of(v, host_v, inc, rest, sends_U, host_E, num_nodes, hosts_K, covers)
+            change += _change_of(v, host_v, inc, rest, sends_U, host_E, num_nodes, scratch, covers)
         if moved_u and moved_v:
             row = min(u, v) * num_experts + max(u, v)
             for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
                 t = inc.pair_sets[x]
-                both = _sends_of_set(t, u, host_u, v, host_v, sets, host_E, num_nodes, hosts_K, covers)
-                one = _sends_of_set(t, u, host_u, -1, _ZERO, sets, host_E, num_nodes, hosts_K, covers)
-                two = _sends_of_set(t, v, host_v, -1, _ZERO, sets, host_E, num_nodes, hosts_K, covers)
+                both = _sends_of_set(t, u, host_u, v, host_v, sets, host_E, num_nodes, scratch, covers)
+                one = _sends_of_set(t, u, host_u, -1, _ZERO, sets, host_E, num_nodes, scratch, covers)
+                two = _sends_of_set(t, v, host_v, -1, _ZERO, sets, host_E, num_nodes, scratch, covers)
                 change += inc.count_U[t] * (both - one - two + sends_U[t])
         if change * per_send > slack:
             continue
@@ -489,13 +490,12 @@ def anneal_replicas(
                 _update_set(
                     inc.expert_sets[x],
                     inc,
-                    entry_UK,
                     rest,
                     sends_U,
                     saving_E,
                     host_E,
                     num_nodes,
-                    hosts_K,
+                    scratch,
                     covers,
                     False,
                 )

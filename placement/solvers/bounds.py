@@ -19,7 +19,7 @@ def objective_bound(problem: LayerProblem, steps: int | None = None) -> float:
     cluster = problem.cluster
     weight = problem.options.balance_weight
     floor_B = np.array([smallest_imbalance(load_E, cluster) for load_E in problem.load_BE])
-    apart = weight * float(floor_B.mean())
+    apart = weight * float(floor_B.mean()) * (1 - 1e-12)
     if cluster.num_nodes == 1:
         return apart
     if problem.num_redundant:

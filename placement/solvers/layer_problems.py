@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from placement.cluster import Cluster
+from placement.cost.sets import distinct_sets
 from placement.problem import LayerProblem, Options
 from placement.workload import Workload
 
@@ -31,20 +30,6 @@ def layer_problem(workload: Workload, cluster: Cluster, options: Options, layer:
         coact_EE=workload.coact_LEE[layer],
         seed=int(np.random.SeedSequence([options.seed, layer]).generate_state(1, np.uint64)[0]),
     )
-
-
-def distinct_sets(ids_TK: npt.NDArray[Any], num_experts: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Distinct top-k sets (ids ascending) and how often each occurs; most tokens share theirs with others."""
-    ordered = np.sort(ids_TK, axis=1)
-    bits = max(int(num_experts - 1).bit_length(), 1)
-    if bits * ordered.shape[1] <= 64:
-        key = np.zeros(len(ordered), dtype=np.uint64)
-        for column in ordered.T:
-            key = (key << np.uint64(bits)) | column.astype(np.uint64)
-        _, first, count = np.unique(key, return_index=True, return_counts=True)
-        return ordered[first].astype(np.int32), count.astype(np.int64)
-    sets, count = np.unique(ordered, axis=0, return_counts=True)
-    return sets.astype(np.int32), count.astype(np.int64)
 
 
 def bootstrap_loads(workload: Workload, layer: int, seed: int) -> npt.NDArray[np.float64]:

@@ -36,9 +36,7 @@ class Shape:
 
 def _shape(name: str, layers: range, num_experts: int, top_k: int, groups: tuple[int, int] | None = None) -> Shape:
     num_groups, per_token = groups or (None, None)
-    model = Model(
-        name=name, layer_ids=tuple(layers), num_experts=num_experts, top_k=top_k, num_groups=num_groups
-    )
+    model = Model(name=name, layer_ids=tuple(layers), num_experts=num_experts, top_k=top_k, num_groups=num_groups)
     return Shape(model=model, groups_per_token=per_token)
 
 

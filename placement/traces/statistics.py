@@ -1,4 +1,4 @@
-"""What routing looks like, in four numbers a layer: load skew, co-activation lift, domain drift, consecutive overlap."""
+"""What routing looks like: load skew, co-activation lift, domain drift and consecutive overlap, layer by layer."""
 
 from __future__ import annotations
 

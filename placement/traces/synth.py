@@ -1,31 +1,160 @@
-"""Synthetic traces from a latent-topic model, with the statistics of real ones.
+"""Synthetic traces from a latent-topic model, with the statistics of a real one.
 
 Token t chooses in layer l the K experts with the highest
 
-    popularity_le + gain_l * W_le . context_t + V_le . token_t + Gumbel noise
+    popularity_l + gain_l * context_t . W_l + token_t . V_l + Gumbel noise
 
-context_t, the same in all layers, is the topic: the vectors of the token's domain, category and request, and a process
-that drifts slowly along the request. token_t is the token's own latent. W, V and popularity are random for each
-layer. Popularity makes load skew; the shared latents of low rank make co-activation; the domains make drift; what
-persists of the context from token to token makes the overlap of consecutive tokens. `Strengths` sets how much of each,
-and its defaults were fitted on those four statistics of a real GPT-OSS-20B trace, on nothing else.
+The context, the same in all layers, is the topic: the sum of a vector of the token's domain, of its category, of its
+request, and of a process that drifts along the request. The token's own latent is fresh for each token. W, V and the
+popularity of experts are random for each layer; the gain is small in the first layers, which see more of the token
+than of what was said before. Popularity makes load skew; low-rank latents make co-activation; domains make drift;
+what persists of the context makes consecutive tokens overlap. `Strengths` says how much of each: its defaults were
+fitted on these four statistics of a real GPT-OSS-20B trace, and on nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from placement.errors import OptionError
-from placement.model import Model
-from placement.parallel import run_tasks
-from placement.traces.format import SHARD_TOKENS, RequestEntry, id_dtype
+from placement.traces.format import SHARD_TOKENS, RequestEntry
 from placement.traces.presets import Shape
-from placement.traces.synth_kernels import GUMBEL, add_noise, choose_top, keep_best_groups
-from placement.traces.synth_requests import Plan, plan_requests
-from placement.traces.write import Piece, TraceWriter
+from placement.traces.synth_kernels import smooth
+from placement.traces.synth_requests import Requests, plan_requests
+from placement.traces.synth_router import (
+    PILOT,
+    PILOT_TOKENS,
+    PLAN,
+    REQUEST,
+    TOPICS,
+    Router,
+    Strengths,
+    generator_of,
+    normal,
+)
+from placement.traces.write import Piece
+
+
+def synthesize(
+    shape: Shape,
+    *,
+    num_tokens: int,
+    num_requests: int,
+    seed: int = 0,
+    num_domains: int = 11,
+    num_categories: int = 12,
+    weights: bool = False,
+    strengths: Strengths | None = None,
+    executor: Executor | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[tuple[RequestEntry, ...], Iterator[Piece]]:
+    """The requests and the tokens of a synthetic trace, to be given to `write_trace`; memory is that of one shard.
+
+    num_categories is per domain. weights: also give router weights, the softmax over a token's top-k logits. The seed
+    alone decides, not the executor; progress is called with the tokens of each piece. Raises OptionError.
+    """
+    if seed < 0:
+        raise OptionError(f"seed={seed} must not be negative")
+    requests = plan_requests(generator_of(seed, PLAN), num_tokens, num_requests, num_domains, num_categories)
+    strengths = strengths or Strengths()
+    topics = _Topics(requests, num_domains, num_categories, strengths, shape.model.num_experts, seed)
+    router = Router(shape, strengths, seed)
+    router.balance(topics.pilot(), strengths.scale, executor)
+    return requests.entries, _pieces(router, topics, weights, executor, progress)
+
+
+class _Topics:
+    """The latents of requests and tokens."""
+
+    def __init__(
+        self,
+        requests: Requests,
+        num_domains: int,
+        num_categories: int,
+        strengths: Strengths,
+        num_experts: int,
+        seed: int,
+    ) -> None:
+        self.requests, self.strengths, self.seed = requests, strengths, seed
+        self.rank, self.token_rank = strengths.ranks(num_experts)
+        generator = generator_of(seed, TOPICS)
+        self.domain_DR = strengths.domain * normal(generator, num_domains, self.rank)
+        self.category_CR = strengths.category * normal(generator, num_domains * num_categories, self.rank)
+
+    def topic(self, request: int) -> npt.NDArray[np.float32]:
+        """What domain and category say about a request, [R]."""
+        domain, category = self.requests.domain_Q[request], self.requests.category_Q[request]
+        return np.asarray(self.domain_DR[domain] + self.category_CR[category])
+
+    def pilot(self) -> npt.NDArray[np.float32]:
+        """Latents of unrelated tokens, each of a request of its own in the same domains, [T, R]."""
+        generator = generator_of(self.seed, PILOT)
+        own = float(np.hypot(self.strengths.request, self.strengths.process))
+        context_TR = own * normal(generator, PILOT_TOKENS, self.rank)
+        for row, request in enumerate(generator.integers(len(self.requests.entries), size=PILOT_TOKENS).tolist()):
+            context_TR[row] += self.topic(request)
+        return np.concatenate([context_TR, normal(generator, PILOT_TOKENS, self.token_rank)], axis=1)
+
+
+class _Request:
+    """One request that is being written, from token `done` on."""
+
+    def __init__(self, topics: _Topics, number: int) -> None:
+        self.number, self.done = number, 0
+        self.length = int(topics.requests.length_Q[number])
+        self.prompt = int(topics.requests.prompt_Q[number])
+        self.strengths = topics.strengths
+        self.generator = generator_of(topics.seed, REQUEST, number)
+        self.topic_R = topics.topic(number) + self.strengths.request * normal(self.generator, topics.rank)
+        self.state_R = normal(self.generator, topics.rank)
+        self.token_rank = topics.token_rank
+
+    def latents(self, size: int) -> npt.NDArray[np.float32]:
+        """Latents of the next `size` tokens, [T, R]."""
+        context_TR = normal(self.generator, size, len(self.topic_R))
+        smooth(context_TR, self.strengths.memory, self.state_R)
+        context_TR = context_TR * np.float32(self.strengths.process) + self.topic_R
+        return np.concatenate([context_TR, normal(self.generator, size, self.token_rank)], axis=1)
+
+
+def _pieces(
+    router: Router,
+    topics: _Topics,
+    weights: bool,
+    executor: Executor | None,
+    progress: Callable[[int], None] | None,
+) -> Iterator[Piece]:
+    total = int(topics.requests.length_Q.sum())
+    upcoming = iter(range(len(topics.requests.entries)))
+    request: _Request | None = None
+    for first in range(0, total, SHARD_TOKENS):
+        size = min(SHARD_TOKENS, total - first)
+        latent_TR = np.empty((size, topics.rank + topics.token_rank), dtype=np.float32)
+        request_T, position_T = np.empty(size, dtype=np.int32), np.empty(size, dtype=np.int32)
+        phase_T = np.empty(size, dtype=np.uint8)
+        filled = 0
+        while filled < size:
+            if request is None or request.done == request.length:
+                request = _Request(topics, next(upcoming))
+            tokens = min(size - filled, request.length - request.done)
+            rows = slice(filled, filled + tokens)
+            latent_TR[rows] = request.latents(tokens)
+            request_T[rows] = request.number
+            position_T[rows] = np.arange(request.done, request.done + tokens)
+            phase_T[rows] = position_T[rows] >= request.prompt
+            request.done += tokens
+            filled += tokens
+        ids_LTK, weights_LTK = router.choose(latent_TR, first, weights, executor)
+        yield Piece(
+            ids_LTK=ids_LTK,
+            weights_LTK=weights_LTK,
+            request_T=request_T,
+            position_T=position_T,
+            phase_T=phase_T,
+        )
+        if progress is not None:
+            progress(size)

@@ -1,0 +1,147 @@
+"""The figures of a solution, as SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.cost import Evaluation
+from placement.report.numbers import number
+from placement.report.png import heatmap_uri
+from placement.report.summary import shown_part
+from placement.report.svg import Chart, ticks
+from placement.solve import Solution
+
+SHAPES = {"linear": "circle", "eplb": "square"}
+SERIES = {"linear": "s0", "eplb": "s1"}
+RESULT_SHAPE, RESULT_SERIES = "diamond", "s2"
+NODE_LINES = 16
+PerLayer = Callable[[Evaluation], npt.NDArray[np.float64]]
+
+
+def series_of(name: str) -> str:
+    return SERIES.get(name, RESULT_SERIES)
+
+
+def shape_of(name: str) -> str:
+    return SHAPES.get(name, RESULT_SHAPE)
+
+
+def tradeoff(solution: Solution) -> str:
+    """Sends against rank imbalance, one mark a layer and a large one for the mean of each map."""
+    part, answers = shown_part(solution)
+    sends = {name: answer.node_sends_L for name, answer in answers.items()}
+    imbalance = {name: answer.rank_imbalance_L() for name, answer in answers.items()}
+    all_sends, all_imbalance = np.concatenate(list(sends.values())), np.concatenate(list(imbalance.values()))
+    chart = Chart(
+        x_ticks=ticks(float(all_sends.min()), float(all_sends.max()), 6),
+        y_ticks=ticks(1.0, float(all_imbalance.max())),
+        x_label="sends per token to other nodes",
+        y_label="rank imbalance (max / mean)",
+        width=720,
+        height=380,
+    )
+    layer_ids = solution.placement.model.layer_ids
+    for name in answers:
+        for layer_id, x, y in zip(layer_ids, sends[name].tolist(), imbalance[name].tolist(), strict=True):
+            tip = f"{name}, layer {layer_id}: {number(x)} sends, imbalance {number(y)}"
+            chart.mark(series_of(name), shape_of(name), x, y, tip, kind="faint")
+    means = {name: (float(sends[name].mean()), float(imbalance[name].mean())) for name in answers}
+    for name, (x, y) in means.items():
+        tip = f"{name}, mean of layers: {number(x)} sends, imbalance {number(y)}"
+        chart.mark(series_of(name), shape_of(name), x, y, tip, radius=8, kind="mean")
+    said = "; ".join(f"{name} {number(x)} sends at imbalance {number(y)}" for name, (x, y) in means.items())
+    return chart.svg(f"Scatter of sends per token against rank imbalance by layer, {part} requests. Means: {said}.")
+
+
+def per_layer(solution: Solution, values_of: PerLayer, label: str, lowest: float) -> str:
+    """One line a map over the layers; the axis starts at `lowest`."""
+    part, answers = shown_part(solution)
+    values = {name: values_of(answer) for name, answer in answers.items()}
+    layer_ids = solution.placement.model.layer_ids
+    low, high = layer_ids[0], layer_ids[-1]
+    chart = Chart(
+        x_ticks=layer_ticks(layer_ids),
+        y_ticks=ticks(lowest, max(float(row.max()) for row in values.values())),
+        x_range=(low - 0.5, high + 0.5),
+        x_label="layer",
+        y_label=label,
+    )
+    for name, row in values.items():
+        chart.line(series_of(name), layer_ids, row.tolist())
+        for layer_id, value in zip(layer_ids, row.tolist(), strict=True):
+            tip = f"{name}, layer {layer_id}: {number(value)}"
+            chart.mark(
+                series_of(name), shape_of(name), layer_id, value, tip, radius=2.5 if len(layer_ids) <= 40 else 1.5
+            )
+    said = "; ".join(
+        f"{name} from {number(float(row.min()))} to {number(float(row.max()))}" for name, row in values.items()
+    )
+    return chart.svg(f"{label} by layer, {part} requests: {said}.")
+
+
+def sends_by_layer(solution: Solution) -> str:
+    return per_layer(solution, lambda answer: answer.node_sends_L, "sends per token to other nodes", 0.0)
+
+
+def imbalance_by_layer(solution: Solution) -> str:
+    return per_layer(solution, lambda answer: answer.rank_imbalance_L(), "rank imbalance (max / mean)", 1.0)
+
+
+def load_reach(solution: Solution) -> float:
+    """Where the colour scale of all heatmaps ends: the largest deviation of a rank from the mean, at most 1."""
+    _, answers = shown_part(solution)
+    largest = max(float(np.abs(rank_load_LG(answer) - 1).max()) for answer in answers.values())
+    return min(max(float(np.ceil(largest * 10)) / 10, 0.1), 1.0)
+
+
+def rank_load_LG(answer: Evaluation) -> npt.NDArray[np.float64]:
+    """Load of each rank over the mean rank of its layer, divided by its relative speed."""
+    load_LG = answer.load_LG() / answer.cluster.speed_G()
+    return np.asarray(load_LG / np.maximum(answer.load_LG().mean(axis=1, keepdims=True), 1e-300))
+
+
+def load_heatmap(solution: Solution, name: str) -> str:
+    """Load of every rank (down) in every layer (across) under one map."""
+    part, answers = shown_part(solution)
+    cluster, layer_ids = solution.cluster, solution.placement.model.layer_ids
+    ratio_LG = rank_load_LG(answers[name])
+    num_ranks = cluster.num_ranks
+    columns = len(layer_ids)
+    shown = layer_ticks(layer_ids, 6)
+    chart = Chart(
+        x_ticks=[],
+        y_ticks=[],
+        x_label="layer",
+        y_label="rank",
+        x_range=(-0.5, columns - 0.5),
+        y_range=(num_ranks - 0.5, -0.5),
+        width=360,
+        height=300,
+    )
+    for index, layer_id in enumerate(layer_ids):
+        if layer_id in shown:
+            chart.text(chart.x(index), chart.bottom + 18, f"{layer_id}", "middle")
+    for rank in range(0, num_ranks, max(-(-num_ranks // 8), 1)):
+        chart.text(chart.left - 8, chart.y(rank) + 4, f"{rank}", "end")
+    chart.image(heatmap_uri(ratio_LG.T, load_reach(solution)))
+    if nodes_are_parted(solution):
+        for node in range(1, cluster.num_nodes):
+            chart.rule(node * cluster.gpus_per_node - 0.5)
+    return chart.svg(
+        f"Load of {num_ranks} ranks in {columns} layers under {name}, {part} requests: from "
+        f"{number(float(ratio_LG.min()))} to {number(float(ratio_LG.max()))} times the mean rank."
+    )
+
+
+def nodes_are_parted(solution: Solution) -> bool:
+    """Lines between nodes help while there is room for them."""
+    return solution.cluster.gpus_per_node > 1 and 1 < solution.cluster.num_nodes <= NODE_LINES
+
+
+def layer_ticks(layer_ids: Sequence[int], count: int = 8) -> list[int]:
+    """At most `count` of the layers, evenly spaced."""
+    step = max(-(-len(layer_ids) // count), 1)
+    return list(layer_ids[::step])

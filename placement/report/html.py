@@ -1,0 +1,132 @@
+"""One self-contained HTML page about a solution: no script, nothing fetched, the same bytes every time."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from placement.cost import Evaluation
+from placement.report import figures
+from placement.report.expert_maps import CLASS_LABELS, layer_maps
+from placement.report.numbers import change, human_bytes, number, percent, plural, printable
+from placement.report.summary import REFERENCE, baseline_of, headline, parts, proof, shown_part
+from placement.solve import Solution, solution_document
+
+TEMPLATE, STYLE = "template.html.j2", "report.css"
+
+
+def report_html(solution: Solution) -> str:
+    """The report as text; write it with `placement.files.write_atomic`."""
+    import jinja2  # loaded only when a report is made
+
+    folder = files("placement.report")
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"number": number, "percent": percent}
+    template = environment.from_string(folder.joinpath(TEMPLATE).read_text("utf-8"))
+    return template.render(style=folder.joinpath(STYLE).read_text("utf-8"), **_context(solution))
+
+
+def _context(solution: Solution) -> dict[str, Any]:
+    part, answers = shown_part(solution)
+    provenance = solution_document(solution)["provenance"]
+    return {
+        "model": solution.placement.model,
+        "model_name": printable(solution.placement.model.name),
+        "cluster": solution.cluster,
+        "solution": solution,
+        "part": part,
+        "headline": headline(solution),
+        "proof": proof(solution),
+        "tiles": _tiles(solution),
+        "comparison": [
+            (name, rows[REFERENCE].num_tokens, [_row(solution, map_name, rows) for map_name in rows])
+            for name, rows in parts(solution)
+        ],
+        "legend": [(name, figures.series_of(name), figures.shape_of(name)) for name in answers],
+        "tradeoff": figures.tradeoff(solution),
+        "sends_by_layer": figures.sends_by_layer(solution),
+        "imbalance_by_layer": figures.imbalance_by_layer(solution),
+        "heatmaps": [(name, figures.load_heatmap(solution, name)) for name in answers],
+        "reach": figures.load_reach(solution),
+        "layers": _layers(solution, answers),
+        "maps": layer_maps(solution),
+        "classes": CLASS_LABELS,
+        "provenance": _provenance(solution, provenance),
+        "reference": REFERENCE,
+        "baseline": baseline_of(solution),
+        "nodes_are_parted": figures.nodes_are_parted(solution),
+        "plural": plural,
+    }
+
+
+def _row(solution: Solution, name: str, answers: dict[str, Evaluation]) -> dict[str, Any]:
+    summary, reference = answers[name].summary(), answers[REFERENCE].summary()
+    sends, rank, node = summary["node_sends_per_token"], summary["rank_imbalance"], summary["node_imbalance"]
+    return {
+        "name": name,
+        "is_result": name == solution.result_name,
+        "cells": [
+            number(sends),
+            "" if name == REFERENCE else change(sends, reference["node_sends_per_token"]),
+            human_bytes(summary["bytes_per_token"]["node"]),
+            f"{number(rank['mean'])} ({number(rank['max'])})",
+            f"{number(node['mean'])} ({number(node['max'])})",
+            number(summary["step_time_us"]),
+        ],
+    }
+
+
+def _tiles(solution: Solution) -> list[tuple[str, str, str]]:
+    """(what, value, beside what) of the result."""
+    _, answers = shown_part(solution)
+    name = baseline_of(solution)
+    result, other = answers[solution.result_name].summary(), answers[name].summary()
+
+    def tile(what: str, value: float, reference: float, unit: str = "") -> tuple[str, str, str]:
+        return what, f"{number(value)}{unit}", f"{name} {number(reference)}{unit}, {change(value, reference)}"
+
+    return [
+        tile("Sends per token to other nodes", result["node_sends_per_token"], other["node_sends_per_token"]),
+        tile("Rank imbalance", result["rank_imbalance"]["mean"], other["rank_imbalance"]["mean"]),
+        tile("Modelled step time", result["step_time_us"], other["step_time_us"], " µs"),
+    ]
+
+
+def _layers(solution: Solution, answers: dict[str, Evaluation]) -> list[dict[str, Any]]:
+    before, after = answers[baseline_of(solution)].layers(), answers[solution.result_name].layers()
+    return [
+        {"report": report, "before": old, "after": new}
+        for report, old, new in zip(solution.layers, before, after, strict=True)
+    ]
+
+
+def _provenance(solution: Solution, provenance: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    model = solution.placement.model
+    about = [
+        ("expert-placement", str(provenance["version"])),
+        ("seed", str(provenance["seed"])),
+        ("input hash", str(provenance["input_hash"])),
+        ("model", printable(model.name)),
+        ("layers", f"{model.num_layers} ({model.layer_ids[0]} to {model.layer_ids[-1]})"),
+        ("experts, top-k", f"{model.num_experts}, {model.top_k}"),
+        ("slots, redundant", f"{solution.placement.num_slots}, {solution.placement.num_redundant}"),
+    ]
+    return [
+        ("Origin", about),
+        ("Options", [(name, _plain(value)) for name, value in provenance["options"].items() if name != "seed"]),
+        ("Cluster", [(name, _plain(value)) for name, value in provenance["cluster"].items()]),
+    ]
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(_plain, value)) or "all alike"
+    return f"{value:,}" if isinstance(value, (int, float)) else str(value)

@@ -1,0 +1,144 @@
+"""Small layer problems: random, planted, and tiny ones whose optimum brute force finds."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.cluster import Cluster
+from placement.problem import LayerProblem, Options
+from placement.solvers.layer_problems import distinct_sets
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+
+def make_problem(
+    ids_TK: npt.NDArray[np.integer],
+    cluster: Cluster,
+    *,
+    num_experts: int,
+    options: Options | None = None,
+    num_groups: int | None = None,
+    bootstraps: int = 3,
+    seed: int = 0,
+) -> LayerProblem:
+    """The problem of one layer whose tokens visit `ids_TK` (distinct ids in a row); each token counts as a request."""
+    cluster.check_fits(num_experts)
+    sets_UK, count_U = distinct_sets(ids_TK, num_experts)
+    visits_TE = np.zeros((len(ids_TK), num_experts), dtype=np.int64)
+    np.put_along_axis(visits_TE, np.asarray(ids_TK, dtype=np.int64), 1, axis=1)
+    rng = np.random.default_rng([seed, 1])
+    weight_BT = rng.multinomial(len(ids_TK), np.full(len(ids_TK), 1 / len(ids_TK)), size=bootstraps)
+    load_BE = np.concatenate([visits_TE.sum(axis=0)[None], weight_BT @ visits_TE]).astype(np.float64)
+    coact_EE = visits_TE.T @ visits_TE
+    np.fill_diagonal(coact_EE, 0)
+    return LayerProblem(
+        index=0,
+        num_experts=num_experts,
+        top_k=ids_TK.shape[1],
+        num_groups=num_groups,
+        cluster=cluster,
+        options=options or Options(),
+        sets_UK=sets_UK,
+        count_U=count_U,
+        load_BE=load_BE / load_BE.sum(axis=1, keepdims=True),
+        coact_EE=coact_EE,
+        seed=seed,
+    )
+
+
+def random_problem(
+    num_experts: int,
+    top_k: int,
+    cluster: Cluster,
+    *,
+    num_tokens: int = 200,
+    skew: float = 0.5,
+    seed: int = 0,
+    **more: Any,
+) -> LayerProblem:
+    """Tokens draw experts without structure; `skew` is the spread of the experts' log popularity."""
+    rng = np.random.default_rng([seed, 0])
+    popularity_E = rng.normal(0.0, skew, num_experts)
+    noise_TE = rng.gumbel(size=(num_tokens, num_experts))
+    ids_TK = np.argsort(-(popularity_E + noise_TE), axis=1)[:, :top_k]
+    return make_problem(ids_TK, cluster, num_experts=num_experts, seed=seed, **more)
+
+
+def planted_problem(
+    num_experts: int, top_k: int, cluster: Cluster, *, num_tokens: int = 400, stray: float = 0.1, seed: int = 0, **more: Any
+) -> tuple[LayerProblem, npt.NDArray[np.int32]]:
+    """Experts fall into one hidden group a node and tokens stay in a group, but for a share `stray` of them.
+
+    Returns the problem and the map that keeps each group on a node, int32 [P]. One copy per expert; a group has to have
+    at least `top_k` experts.
+    """
+    rng = np.random.default_rng([seed, 2])
+    hidden_NM = rng.permutation(num_experts).reshape(cluster.num_nodes, cluster.slots_per_node)
+    rows = []
+    for token in range(num_tokens):
+        pool = np.arange(num_experts) if rng.random() < stray else hidden_NM[token % cluster.num_nodes]
+        rows.append(rng.choice(pool, top_k, replace=False))
+    problem = make_problem(np.stack(rows), cluster, num_experts=num_experts, seed=seed, **more)
+    return problem, hidden_NM.ravel().astype(np.int32)
+
+
+def brute_force(problem: LayerProblem) -> tuple[float, npt.NDArray[np.int32]]:
+    """The lowest objective of any map and a map that has it; the cap on imbalance is not looked at. Tiny problems only.
+
+    Maps that differ only in the order of a rank's slots count once; nothing else is left out.
+    """
+    cluster = problem.cluster
+    best, best_row = np.inf, np.zeros(0, dtype=np.int32)
+    for row in _maps(problem.num_experts, cluster.num_ranks, cluster.slots_per_gpu):
+        objective = problem.score(row).objective
+        if objective < best:
+            best, best_row = objective, row
+    return float(best), best_row
+
+
+def _maps(num_experts: int, num_ranks: int, slots: int) -> Any:
+    ranks = list(itertools.combinations(range(num_experts), slots))
+    needed = (1 << num_experts) - 1
+    masks = [sum(1 << e for e in held) for held in ranks]
+
+    def extend(chosen: list[int], seen: int, total: int) -> Any:
+        left = num_ranks - len(chosen)
+        if (needed & ~seen).bit_count() > left * slots:
+            return
+        if left == 0:
+            yield np.array([e for index in chosen for e in ranks[index]], dtype=np.int32)
+            return
+        for index, mask in enumerate(masks):
+            if total == num_experts and seen & mask:
+                continue  # one copy per expert
+            yield from extend([*chosen, index], seen | mask, total)
+
+    return extend([], 0, num_ranks * slots)
+
+
+def tiny_problems(*, redundant: bool = False) -> SearchStrategy[LayerProblem]:
+    """Hypothesis strategy: problems that `brute_force` solves in well under a second. Needs hypothesis."""
+    from hypothesis import strategies as st
+
+    shapes = [(4, 2, 2, 1, 3), (3, 1, 3, 1, 4)] if redundant else [(4, 2, 2, 1, 2), (6, 2, 3, 1, 2), (6, 3, 2, 1, 3)]
+
+    @st.composite
+    def problem(draw: Any) -> LayerProblem:
+        num_experts, top_k, nodes, gpus, slots = draw(st.sampled_from(shapes))
+        slots = min(slots, num_experts)
+        return random_problem(
+            num_experts,
+            top_k,
+            Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots),
+            num_tokens=draw(st.integers(1, 40)),
+            skew=draw(st.sampled_from([0.0, 0.5, 2.0])),
+            seed=draw(st.integers(0, 10_000)),
+            options=Options(balance_weight=draw(st.sampled_from([0.0, 0.5, 2.0]))),
+        )
+
+    return problem()

@@ -1,0 +1,201 @@
+"""Writing traces: whole folders that appear at once, complete or not at all."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.errors import OutputError
+from placement.model import Model
+from placement.traces.format import (
+    SCHEMA,
+    SHARD_TOKENS,
+    Manifest,
+    RequestEntry,
+    id_dtype,
+    write_manifest,
+    write_shard,
+)
+from placement.traces.trace import Block, Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Tokens to write, any number: `ids_LTK` uint8 or uint16, `weights_LTK` float16 or None, three columns [T]."""
+
+    ids_LTK: npt.NDArray[Any]
+    request_T: npt.NDArray[Any]
+    position_T: npt.NDArray[Any]
+    phase_T: npt.NDArray[Any]
+    weights_LTK: npt.NDArray[Any] | None = None
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that is renamed to it when the block ends well, and removed when it does not.
+
+    Raises OutputError where `path` exists and is not an empty folder, or cannot be written.
+    """
+    path = Path(path)
+    check_folder(path)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}.part"
+    try:
+        temporary.mkdir()
+        yield temporary
+        check_folder(path)
+        temporary.rename(path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; give a new folder in an existing, writable folder"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_folder(path: str | Path) -> None:
+    """Raise OutputError if something is at `path` that a new folder would overwrite."""
+    path = Path(path)
+    try:
+        taken = path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir())))
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}; give a new folder in a writable folder") from None
+    if taken:
+        raise OutputError(
+            f"{path} exists and is not an empty folder; nothing is overwritten: remove it or name another"
+        )
+
+
+def write_trace(
+    folder: Path,
+    pieces: Iterator[Piece],
+    *,
+    model: Model,
+    requests: tuple[RequestEntry, ...],
+    extras: dict[str, Any] | None = None,
+    shard_tokens: int = SHARD_TOKENS,
+) -> int:
+    """Write `pieces` into the existing `folder` as shards of `shard_tokens` and a manifest; returns the tokens."""
+    num_tokens = shards = filled = 0
+    buffer: Piece | None = None
+    for piece in pieces:
+        if buffer is None:
+            buffer = _empty(model, shard_tokens, piece.weights_LTK is not None)
+        total = len(piece.request_T)
+        done = 0
+        while done < total:
+            size = min(total - done, shard_tokens - filled)
+            _copy(piece, buffer, done, filled, size)
+            done, filled = done + size, filled + size
+            if filled == shard_tokens:
+                _flush(folder, shards, buffer, filled)
+                shards, filled = shards + 1, 0
+        num_tokens += total
+    if filled and buffer is not None:
+        _flush(folder, shards, buffer, filled)
+    manifest = Manifest.model_validate(
+        {
+            **(extras or {}),
+            "schema": SCHEMA,
+            "model": model.name,
+            "layer_ids": list(model.layer_ids),
+            "num_experts": model.num_experts,
+            "top_k": model.top_k,
+            "num_groups": model.num_groups,
+            "num_tokens": num_tokens,
+            "requests": list(requests),
+        }
+    )
+    write_manifest(folder, manifest)
+    return num_tokens
+
+
+def merge_traces(trace: Trace, out_dir: str | Path) -> int:
+    """Write the kept tokens of `trace` (one folder or several) to a new folder `out_dir`; returns the tokens written.
+
+    Requests that are not selected are left out, the others keep their order and all their keys. Entries that are equal
+    in every key become one: an id names one request wherever it was recorded (as in `count`; prefill and decode workers
+    may record the same one). Entries with the same id that differ otherwise stay apart. Other keys of the manifest are
+    those of the first folder. Weights are kept if all shards have them. Raises OutputError and TraceError; then
+    `out_dir` is as it was before.
+    """
+    with new_folder(out_dir) as folder:
+        return write_kept(trace, folder)
+
+
+def write_split(rest: Trace, part: Trace, out_dir: str | Path) -> tuple[int, int]:
+    """Write `out_dir/train` (rest) and `out_dir/held-out` (part), see `split_requests`; returns the tokens of both.
+
+    Both appear at once. As `merge_traces` otherwise.
+    """
+    with new_folder(out_dir) as folder:
+        sizes = []
+        for name, trace in (("train", rest), ("held-out", part)):
+            (folder / name).mkdir()
+            sizes.append(write_kept(trace, folder / name))
+        return sizes[0], sizes[1]
+
+
+def write_kept(trace: Trace, folder: Path) -> int:
+    """As `merge_traces`, into an existing empty folder and not atomically."""
+    entries: dict[str, int] = {}
+    requests: list[RequestEntry] = []
+    index_Q = np.full(len(trace.requests), -1, dtype=np.int32)
+    for old, entry in enumerate(trace.requests):
+        if trace.selected_Q is not None and not trace.selected_Q[old]:
+            continue
+        index_Q[old] = entries.setdefault(entry.model_dump_json(), len(requests))
+        if index_Q[old] == len(requests):
+            requests.append(entry)
+    weights = all(shard.has_weights for shard in trace.shards)
+    pieces = (_piece(trace, block, index_Q, weights) for block in trace.blocks())
+    return write_trace(folder, pieces, model=trace.model, requests=tuple(requests), extras=trace.extras)
+
+
+def _piece(trace: Trace, block: Block, index_Q: npt.NDArray[np.int32], weights: bool) -> Piece:
+    layers = range(trace.model.num_layers)
+    return Piece(
+        ids_LTK=np.stack([block.ids_TK(layer) for layer in layers]),
+        weights_LTK=np.stack([block.weights_TK(layer) for layer in layers]) if weights else None,
+        request_T=index_Q[block.request_T],
+        position_T=block.column_T("position"),
+        phase_T=block.column_T("phase"),
+    )
+
+
+def _empty(model: Model, tokens: int, weights: bool) -> Piece:
+    shape = (model.num_layers, tokens, model.top_k)
+    return Piece(
+        ids_LTK=np.empty(shape, dtype=id_dtype(model.num_experts)),
+        weights_LTK=np.empty(shape, dtype=np.float16) if weights else None,
+        request_T=np.empty(tokens, dtype=np.int32),
+        position_T=np.empty(tokens, dtype=np.int32),
+        phase_T=np.empty(tokens, dtype=np.uint8),
+    )
+
+
+def _copy(source: Piece, target: Piece, start: int, at: int, size: int) -> None:
+    target.ids_LTK[:, at : at + size] = source.ids_LTK[:, start : start + size]
+    target.request_T[at : at + size] = source.request_T[start : start + size]
+    target.position_T[at : at + size] = source.position_T[start : start + size]
+    target.phase_T[at : at + size] = source.phase_T[start : start + size]
+    if target.weights_LTK is not None and source.weights_LTK is not None:
+        target.weights_LTK[:, at : at + size] = source.weights_LTK[:, start : start + size]
+
+
+def _flush(folder: Path, number: int, buffer: Piece, size: int) -> None:
+    write_shard(
+        folder / f"shard-{number:05d}.safetensors",
+        ids_LTK=buffer.ids_LTK[:, :size],
+        weights_LTK=None if buffer.weights_LTK is None else buffer.weights_LTK[:, :size],
+        request_T=buffer.request_T[:size],
+        position_T=buffer.position_T[:size],
+        phase_T=buffer.phase_T[:size],
+    )
