@@ -15,6 +15,8 @@ from placement.cost.replica_choice import replica_choice_code
 from placement.cost.tables import layer_tables
 from placement.errors import OptionError
 
+BALANCE_WEIGHT = 1.5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -28,7 +30,7 @@ class Options:
     """
 
     solver: str = "auto"
-    balance_weight: float = 1.5
+    balance_weight: float = BALANCE_WEIGHT
     max_imbalance: float | None = None
     replica_choice: str = "min-nodes"
     seed: int = 0

@@ -19,7 +19,7 @@ from placement.cli.shared import (
 )
 from placement.files import check_writable, write_atomic
 from placement.placement_json import save_placement
-from placement.problem import Options
+from placement.problem import BALANCE_WEIGHT, Options
 from placement.report.tables import comparison_table, headline
 from placement.solve import solution_document, solve
 from placement.solvers import SOLVERS
@@ -39,7 +39,7 @@ def solve_command(
     solver: Annotated[str, typer.Option(help=f"One of {', '.join(SOLVERS)}.")] = "auto",
     balance_weight: Annotated[
         float, typer.Option(help="Sends per token that one unit of rank imbalance (max/mean) is worth.")
-    ] = Options.balance_weight,
+    ] = BALANCE_WEIGHT,
     max_imbalance: Annotated[
         float | None, typer.Option(help="Hard cap on every layer's rank imbalance on the training requests.")
     ] = None,

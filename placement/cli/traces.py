@@ -2,6 +2,140 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
+from placement.cli.shared import Json, Traces, Workers, print_json, progress_listener, stdout_console
+from placement.cli.trace_tables import info_tables
+from placement.errors import OptionError
+from placement.events import Progress
+from placement.parallel import make_executor
+from placement.report.numbers import plural
+from placement.traces import open_trace
+from placement.traces.info import describe
+from placement.traces.presets import PRESETS, Shape, custom_shape, preset
+from placement.traces.split import split_requests
+from placement.traces.synth import write_synthetic
+from placement.traces.write import check_folder, merge_traces, write_split
+
 app = typer.Typer(help="Describe, split, merge and make traces.", no_args_is_help=True)
+
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to make; nothing is overwritten.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+@app.command("info")
+def info_command(
+    traces: Traces,
+    layers: Annotated[bool, typer.Option("--layers", help="Also show one row for each layer.")] = False,
+    workers: Workers = None,
+    json_output: Json = False,
+) -> None:
+    """Say what TRACES hold, how their routing looks, and what they lack."""
+    trace = open_trace(traces)
+    total, done = trace.num_tokens_stored, 0
+    with progress_listener(quiet=json_output) as listener, make_executor(workers) as executor:
+
+        def count_done(tokens: int) -> None:
+            nonlocal done
+            done += tokens
+            listener(Progress(stage="count", done=done, total=total))
+
+        info = describe(trace, executor, count_done)
+    if json_output:
+        print_json(info.as_dict())
+        return
+    console = stdout_console()
+    for part in info_tables(info, by_layer=layers):
+        console.print(part, highlight=False)
+
+
+@app.command("split")
+def split_command(
+    traces: Traces,
+    output: Output,
+    holdout: Annotated[float, typer.Option(help="Share of the requests that is held out.")] = 0.2,
+    seed: Seed = 0,
+    json_output: Json = False,
+) -> None:
+    """Split TRACES by request into OUTPUT/train and OUTPUT/held-out."""
+    check_folder(output)
+    train, held_out = split_requests(open_trace(traces), holdout, seed)
+    sizes = dict(zip(("train", "held-out"), write_split(train, held_out, output), strict=True))
+    if json_output:
+        print_json({name: {"folder": str(output / name), "num_tokens": size} for name, size in sizes.items()})
+        return
+    for name, size in sizes.items():
+        _say_written(output / name, size)
+
+
+@app.command("merge")
+def merge_command(traces: Traces, output: Output, json_output: Json = False) -> None:
+    """Write all tokens of TRACES to one folder with shards of even size."""
+    check_folder(output)
+    num_tokens = merge_traces(open_trace(traces), output)
+    _report(output, num_tokens, json_output)
+
+
+@app.command("synth")
+def synth_command(
+    output: Output,
+    tokens: Annotated[int, typer.Option(help="Tokens, those of prompts included.")] = 100_000,
+    requests: Annotated[int, typer.Option(help="Requests that they belong to.")] = 400,
+    preset_name: Annotated[
+        str | None, typer.Option("--preset", help=f"Shape of a known model: {', '.join(PRESETS)}.")
+    ] = None,
+    layers: Annotated[int | None, typer.Option(help="MoE layers, instead of --preset.")] = None,
+    experts: Annotated[int | None, typer.Option(help="Experts of a layer, instead of --preset.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Experts that a token visits, instead of --preset.")] = None,
+    group_limit: Annotated[
+        bool, typer.Option("--group-limit/--no-group-limit", help="Keep the group limit of a preset that has one.")
+    ] = True,
+    weights: Annotated[bool, typer.Option("--weights", help="Also write router weights.")] = False,
+    seed: Seed = 0,
+    workers: Workers = None,
+    json_output: Json = False,
+) -> None:
+    """Make a synthetic trace that resembles real ones in load, co-activation, domains and persistence."""
+    check_folder(output)
+    shape = _shape(preset_name, layers, experts, top_k)
+    with make_executor(workers) as executor:
+        num_tokens = write_synthetic(
+            output,
+            shape if group_limit else shape.without_group_limit(),
+            num_tokens=tokens,
+            num_requests=requests,
+            seed=seed,
+            weights=weights,
+            executor=executor,
+        )
+    _report(output, num_tokens, json_output)
+
+
+def _shape(name: str | None, layers: int | None, experts: int | None, top_k: int | None) -> Shape:
+    sizes = {"--layers": layers, "--experts": experts, "--top-k": top_k}
+    given = [option for option, value in sizes.items() if value is not None]
+    if name is not None and given:
+        raise OptionError(f"{', '.join(given)} and --preset both describe the model; give either")
+    if name is not None:
+        return preset(name)
+    if layers is None or experts is None or top_k is None:
+        raise OptionError(
+            f"the model's shape is missing; give --preset ({', '.join(PRESETS)}) or --layers, --experts and --top-k"
+        )
+    return custom_shape(layers, experts, top_k)
+
+
+def _report(output: Path, num_tokens: int, json_output: bool) -> None:
+    if json_output:
+        print_json({"folder": str(output), "num_tokens": num_tokens})
+    else:
+        _say_written(output, num_tokens)
+
+
+def _say_written(folder: Path, num_tokens: int) -> None:
+    stdout_console().print(
+        f"wrote {folder}: {plural(num_tokens, 'token')}", highlight=False, markup=False, soft_wrap=True
+    )

@@ -1,8 +1,8 @@
 """Simulated annealing of slot contents on the exact, deduplicated objective with balance inside it.
 
-Several starts share the proposed moves; the best map under `LayerProblem.score` wins. Without redundant experts they are
-linear, eplb, spectral and random. With them: eplb, and a locality solution (annealed with the redundant slots empty,
-then filled with copies of the hottest experts).
+Every start is quenched (annealed from a low temperature), then the best of them annealed in full; the best map seen
+under `LayerProblem.score` wins. Without redundant experts the starts are linear, eplb, spectral and random. With them:
+eplb, and a locality solution (annealed with the redundant slots empty, then filled with copies of the hottest experts).
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from placement.solvers.spectral import spectral_map
 
 Row = npt.NDArray[np.int32]
 
-MOVES_PER_SLOT = 24_000
-REPLICA_MOVES_PER_SLOT = 2_500
-HOT, COLD = 0.01, 1e-4
+MOVES, REPLICA_MOVES = 1_000_000, 80_000
+QUENCH_SHARE = 0.25
+# temperatures in units of K / E sends per token: about what one average expert's move changes
+HOT, QUENCH, COLD = 0.08, 0.02, 0.0008
 SEGMENTS = 4
 
 
@@ -35,13 +36,8 @@ class Anneal:
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
         search = _Search(problem)
-        best, best_score = None, None
-        for row in search.rows():
-            score = problem.score(row)
-            if best_score is None or score.better_than(best_score):
-                best, best_score = row, score
-        assert best is not None
-        return LayerSolution(phy2log_P=best, status="limit" if search.stopped else "feasible")
+        row = search.best_row()
+        return LayerSolution(phy2log_P=row, status="limit" if search.stopped else "feasible")
 
 
 class _Search:
@@ -52,40 +48,45 @@ class _Search:
         self.stopped = False
         self.runs = 0
 
-    def rows(self) -> list[Row]:
+    def best_row(self) -> Row:
         problem, slots = self.problem, self.problem.cluster.num_slots
-        moves = problem.options.work_limit
         # slots beyond one for each expert hold experts of their own here, in no set and without load
         inc, bal = incidence(problem, slots), balance(problem, slots)
         spectral = spectral_map(*self._padded(), problem.cluster)
         if problem.num_redundant == 0:
-            rng = np.random.default_rng(problem.seed)
-            starts = [
-                linear_map(slots, slots),
-                Eplb().solve_layer(problem).phy2log_P,
-                spectral,
-                rng.permutation(slots).astype(np.int32),
-            ]
-            each = (moves or MOVES_PER_SLOT * slots) // len(starts)
-            return [self._anneal(start, inc, bal, each, replicas=False) for start in starts]
-        total = moves or REPLICA_MOVES_PER_SLOT * slots
-        local = self._fill(self._anneal(spectral, inc, bal, total, replicas=False))
-        inc, bal = incidence(problem, problem.num_experts), balance(problem, problem.num_experts)
+            moves = problem.options.work_limit or MOVES
+            shuffled = np.random.default_rng(problem.seed).permutation(slots).astype(np.int32)
+            starts = [spectral, Eplb().solve_layer(problem).phy2log_P, linear_map(slots, slots), shuffled]
+            return self._quench_and_anneal(starts, inc, bal, moves, replicas=False)
+        moves = problem.options.work_limit or REPLICA_MOVES
+        local = self._fill(self._anneal(spectral, inc, bal, HOT, moves, replicas=False))
         starts = [Eplb().solve_layer(problem).phy2log_P, local]
-        return [self._anneal(start, inc, bal, total // len(starts), replicas=True) for start in starts]
+        inc, bal = incidence(problem, problem.num_experts), balance(problem, problem.num_experts)
+        return self._quench_and_anneal(starts, inc, bal, moves, replicas=True)
 
-    def _anneal(self, start: Row, inc: Incidence, bal: Balance, moves: int, *, replicas: bool) -> Row:
+    def _quench_and_anneal(self, starts: list[Row], inc: Incidence, bal: Balance, moves: int, *, replicas: bool) -> Row:
+        each = int(QUENCH_SHARE * moves) // len(starts)
+        quenched = [self._anneal(start, inc, bal, QUENCH, each, replicas=replicas) for start in starts]
+        best, best_score = quenched[0], self.problem.score(quenched[0])
+        for row in quenched[1:]:
+            score = self.problem.score(row)
+            if score.better_than(best_score):
+                best, best_score = row, score
+        final = self._anneal(best, inc, bal, HOT, moves - each * len(starts), replicas=replicas)
+        return final if self.problem.score(final).better_than(best_score) else best
+
+    def _anneal(self, start: Row, inc: Incidence, bal: Balance, hot: float, moves: int, *, replicas: bool) -> Row:
         row = start.copy()
-        temperatures = np.geomspace(HOT, COLD, SEGMENTS + 1)
+        scale = self.problem.top_k / self.problem.num_experts
+        temperatures = np.geomspace(hot * scale, COLD * scale, SEGMENTS + 1)
         kernel = anneal_replicas if replicas else anneal_single
-        for segment in range(SEGMENTS):
+        for begin, end in zip(temperatures, temperatures[1:], strict=False):
             self.stopped = self.stopped or self.problem.out_of_time()
             if self.stopped:
                 break
             self.runs += 1
             seed = np.uint64((self.problem.seed + 0x9E3779B97F4A7C15 * self.runs) % 2**64)
-            hot, cold = float(temperatures[segment]), float(temperatures[segment + 1])
-            kernel(row, inc, bal, hot, cold, max(moves // SEGMENTS, 1), seed)
+            kernel(row, inc, bal, float(begin), float(end), max(moves // SEGMENTS, 1), seed)
         return row
 
     def _padded(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

@@ -1,7 +1,7 @@
 """Balanced partition of the co-activation graph into nodes, as most published placements do (networkx).
 
-Recursive Kernighan-Lin bisection, then packing onto the ranks of a node by load. It sees pairs of experts, not top-k sets.
-With redundant experts the hottest get further copies first; each copy is a vertex that takes its share of the
+Recursive Kernighan-Lin bisection, then packing onto the ranks of a node by load. It sees pairs of experts, not top-k
+sets. With redundant experts the hottest get further copies first; each copy is a vertex that takes its share of the
 expert's co-activation, and copies of an expert repel each other.
 """
 
@@ -43,7 +43,9 @@ class Graph:
             weight_PP = weight_PP / max(float(weight_PP.max()), 1e-300)
             np.copyto(weight_PP, -1.0, where=expert_P[:, None] == expert_P)
             rng = np.random.default_rng(problem.seed)
-            parts = _partition(rng.permutation(cluster.num_slots), weight_PP, cluster.num_nodes, cluster.slots_per_node, rng)
+            parts = _partition(
+                rng.permutation(cluster.num_slots), weight_PP, cluster.num_nodes, cluster.slots_per_node, rng
+            )
             row = separate_copies(expert_P[_pack(parts, load_P, cluster)], cluster, problem.load_E)
             score = problem.score(row)
             if best is None or best_score is None or score.better_than(best_score):
@@ -73,9 +75,7 @@ def _partition(members: Ints, weight_PP: Floats, parts: int, size: int, rng: np.
     graph = nx.Graph()
     graph.add_nodes_from(range(len(order)))
     first, second = np.nonzero(inner_PP)
-    graph.add_weighted_edges_from(
-        zip(first.tolist(), second.tolist(), inner_PP[first, second].tolist(), strict=True)
-    )
+    graph.add_weighted_edges_from(zip(first.tolist(), second.tolist(), inner_PP[first, second].tolist(), strict=True))
     shuffled = rng.permutation(len(order)).tolist()
     start = (set(shuffled[: half * size]), set(shuffled[half * size :]))
     sides = nx.community.kernighan_lin_bisection(graph, start, max_iter=PASSES)
@@ -87,7 +87,7 @@ def _partition(members: Ints, weight_PP: Floats, parts: int, size: int, rng: np.
 
 
 def _pack(parts: list[Ints], load_P: Floats, cluster: Cluster) -> Ints:
-    """Heavy parts to fast nodes; on a node the heaviest copy first to the rank that it loads least. Copies in slot order."""
+    """Heavy parts to fast nodes; on a node the heaviest copy first, to the rank that it loads least. By slot."""
     speed_NG = cluster.speed_G().reshape(cluster.num_nodes, cluster.gpus_per_node)
     fast_first = np.argsort(-speed_NG.sum(axis=1), kind="stable")
     heavy_first = np.argsort([-load_P[part].sum() for part in parts], kind="stable")

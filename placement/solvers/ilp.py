@@ -19,7 +19,9 @@ from placement.solvers.linear import Linear
 from placement.solvers.spectral import spectral_map
 
 MAX_TERMS = 400_000
-MOVES_PER_SECOND = 1_000_000  # of `work_limit`, for one deterministic second of CP-SAT: annealing proposes about as many
+MOVES_PER_SECOND = (
+    1_000_000  # of `work_limit`, for one deterministic second of CP-SAT: annealing proposes about as many
+)
 DEFAULT_SECONDS = 30.0  # deterministic, where no work limit is set
 BOUND_STEPS = 400
 PROVEN = 1e-6  # a map this close to its bound counts as optimal
@@ -30,8 +32,8 @@ Found = tuple[npt.NDArray[np.int32], Score]
 class Ilp:
     """Never worse than linear, eplb, graph and spectral, which it starts from.
 
-    One worker and CP-SAT's deterministic time keep answers reproducible; a deadline does not. `bound` holds for every map
-    and every replica choice. Optima are exact up to PROVEN.
+    One worker and CP-SAT's deterministic time keep answers reproducible; a deadline does not. `bound` holds for every
+    map and every replica choice. Optima are exact up to PROVEN.
     """
 
     name = "ilp"
@@ -78,7 +80,8 @@ def _start(problem: LayerProblem) -> Found:
     best: Found | None = None
     for row in rows:
         best = _better(problem, row, best)
-    return best  # type: ignore[return-value]
+    assert best is not None
+    return best
 
 
 def _better(problem: LayerProblem, row: npt.NDArray[np.int32], best: Found | None) -> Found:

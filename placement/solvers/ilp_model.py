@@ -1,13 +1,13 @@
 """The integer program of one layer, in OR-tools CP-SAT.
 
-Every coefficient is rounded so that the program's value of a map is never above the true objective; a lower bound of the
-program is therefore one of the objective. Its unit, `unit` in sends per token, is about 1e-8.
+Every coefficient is rounded so that the program's value of a map is never above the true objective; a lower bound of
+the program is therefore one of the objective. Its unit, `unit` in sends per token, is about 1e-8.
 
 x[e, g]       expert e has a slot on rank g
 z[e, n]       ... on node n
 one copy      y[u, n]: a token with set u touches node n; sends = (1 - 1/N) * mean number of nodes
-more copies   r[u, h, n]: a token with set u and home h is sent to node n; s[u, h, e, n]: expert e is served there. Every
-              expert is served at home or at one such node: the fewest nodes, which no replica choice undercuts.
+more copies   r[u, h, n]: a token with set u and home h is sent to node n; s[u, h, e, n]: expert e is served there.
+              Every expert is served at home or at one such node: no replica choice sends to fewer.
 peak[b]       most loaded rank under loads b. With several copies the split of an expert's load over its ranks is free:
               no replica choice balances better, so that, too, is a lower bound; the true score judges what is found.
 """
@@ -59,12 +59,12 @@ def build(problem: LayerProblem, hint_P: npt.NDArray[np.int32]) -> Program:
             model.add_bool_or(x_EG[e])
         else:
             model.add_exactly_one(x_EG[e])
-    z_EN = [[_any_of(model, x_EG[e][n * cluster.gpus_per_node : (n + 1) * cluster.gpus_per_node]) for n in nodes] for e in experts]
+    gpus = cluster.gpus_per_node
+    z_EN = [[_any_of(model, x_EG[e][n * gpus : (n + 1) * gpus]) for n in nodes] for e in experts]
     break_symmetry(model, problem, x_EG, z_EN)
-    if problem.num_redundant:
-        sends, per_send = _sends_replicated(model, problem, z_EN)
-    else:
-        sends, per_send = _sends_single(model, problem, z_EN)
+    sends, per_send = 0, 1.0
+    if cluster.num_nodes > 1:
+        sends, per_send = (_sends_replicated if problem.num_redundant else _sends_single)(model, problem, z_EN)
     times = max(round(per_send / UNIT), 1)
     unit = per_send / times
     peaks = _peaks(model, problem, x_EG, unit)
@@ -93,9 +93,9 @@ def _sends_single(model: Any, problem: LayerProblem, z_EN: Grid) -> tuple[Any, f
         terms.append(count * sum(y_N))
     away = 1 - 1 / nodes
     touched = sum(terms)
-    if nodes > 1:
-        proven = sends_bound(problem.sets_UK, problem.count_U, problem.num_experts, nodes, cluster.slots_per_node)
-        model.add(touched >= math.ceil(proven / away * tokens - SLACK))
+    # the program's own relaxation is hopeless (x = 1/N touches one node); eigenvalues know better
+    proven = sends_bound(problem.sets_UK, problem.count_U, problem.num_experts, nodes, cluster.slots_per_node)
+    model.add(touched >= math.ceil(proven / away * tokens - SLACK))
     return touched, away / tokens
 
 
@@ -111,7 +111,7 @@ def _implied_by(model: Any, literals: list[Any]) -> Any:
 def _sends_replicated(model: Any, problem: LayerProblem, z_EN: Grid) -> tuple[Any, float]:
     """(sum over homes of count * remote nodes, what one of it is worth)."""
     nodes, tokens = problem.cluster.num_nodes, int(problem.count_U.sum())
-    terms = [0]
+    terms = []
     for ids, count in zip(problem.sets_UK.tolist(), problem.count_U.tolist(), strict=True):
         for home in range(nodes):
             others = [n for n in range(nodes) if n != home]
@@ -152,7 +152,9 @@ def _peaks(model: Any, problem: LayerProblem, x_EG: Grid, unit: float) -> list[A
     peaks = []
     for load_E, hot_EG in zip(problem.load_BE, hot_BEG, strict=True):
         floor = math.floor(smallest_imbalance(load_E, cluster) * (1 - 1e-12) * price - SLACK)
-        peak = model.new_int_var(max(floor, 0), math.ceil(price * cluster.num_ranks / float(cluster.speed_G().min())), "")
+        peak = model.new_int_var(
+            max(floor, 0), math.ceil(price * cluster.num_ranks / float(cluster.speed_G().min())), ""
+        )
         weight_EG = np.floor(hot_EG * price - SLACK).clip(0).astype(np.int64).tolist()
         for g in ranks:
             model.add(peak >= sum(weight_EG[e][g] * part_EG[e][g] for e in experts))

@@ -1,11 +1,12 @@
 """Maps that differ only in the names of nodes and ranks score the same: the program keeps one of them.
 
-Nodes whose ranks have the same speeds are alike, and so are ranks of one speed on a node. Among those alike the one with
-the lowest expert comes first. With redundant experts only the first of all is fixed: it holds expert 0.
+Nodes whose ranks have the same speeds are alike, and so are ranks of one speed on a node. Among those alike the one
+with the lowest expert comes first. With redundant experts only the first of all is fixed: it holds expert 0.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def break_symmetry(model: Any, problem: LayerProblem, x_EG: Grid, z_EN: Grid) ->
     chains = [(z_EN, group) for group in alike_nodes(cluster)]
     chains += [(x_EG, group) for node in range(cluster.num_nodes) for group in alike_ranks(cluster, node)]
     for held, group in chains:
-        for before, after in zip(group, group[1:], strict=False):
+        for before, after in pairwise(group):
             for e in ordered:  # expert e may be on `after` only if a lower one is on `before`
                 model.add_bool_or([held[e][after].Not(), *(held[lower][before] for lower in range(e))])
 

@@ -39,7 +39,9 @@ def separate_copies(
         # slot q may take the copy if its rank lacks the expert, and ours lacks q's
         allowed = (holds[rank_of, row[p]] == 0) & (holds[rank_of[p], row] == 0)
         change = np.abs(per_copy[row] - per_copy[row[p]]) + 1e-9 * (node_of != node_of[p])
-        if not allowed.any():  # free the way: any rank that lacks the expert takes it
-            allowed = holds[rank_of, row[p]] == 0
+        if not allowed.any():
+            # then every rank that lacks the expert holds only experts of ours, so one of them twice: each swap, this
+            # one too, leaves fewer doubles than before, so the loop ends
+            allowed = (holds[rank_of, row[p]] == 0) & (holds[rank_of, row] > 1)
         q = int(np.argmin(np.where(allowed, change, np.inf)))
         row[p], row[q] = row[q], row[p]

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cluster import Cluster
+from placement.cost.sets import distinct_sets
 from placement.problem import LayerProblem, Options
-from placement.solvers.layer_problems import distinct_sets
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -34,7 +34,7 @@ def make_problem(
     rng = np.random.default_rng([seed, 1])
     weight_BT = rng.multinomial(len(ids_TK), np.full(len(ids_TK), 1 / len(ids_TK)), size=bootstraps)
     load_BE = np.concatenate([visits_TE.sum(axis=0)[None], weight_BT @ visits_TE]).astype(np.float64)
-    coact_EE = visits_TE.T @ visits_TE
+    coact_EE = (visits_TE.T.astype(np.float64) @ visits_TE).astype(np.int64)  # exact, and BLAS has no integers
     np.fill_diagonal(coact_EE, 0)
     return LayerProblem(
         index=0,
@@ -70,7 +70,14 @@ def random_problem(
 
 
 def planted_problem(
-    num_experts: int, top_k: int, cluster: Cluster, *, num_tokens: int = 400, stray: float = 0.1, seed: int = 0, **more: Any
+    num_experts: int,
+    top_k: int,
+    cluster: Cluster,
+    *,
+    num_tokens: int = 400,
+    stray: float = 0.1,
+    seed: int = 0,
+    **more: Any,
 ) -> tuple[LayerProblem, npt.NDArray[np.int32]]:
     """Experts fall into one hidden group a node and tokens stay in a group, but for a share `stray` of them.
 

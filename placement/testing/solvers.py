@@ -107,7 +107,9 @@ class SolverContract:
     def test_problem_is_not_changed(self, solver: Solver) -> None:
         """Layers and solvers share arrays, so a solver may not write to the problem."""
         for name, problem in _supported(solver, contract_problems()):
-            before = {field.name: np.copy(getattr(problem, field.name)) for field in fields(problem) if _is_array(field.name)}
+            before = {
+                field.name: np.copy(getattr(problem, field.name)) for field in fields(problem) if _is_array(field.name)
+            }
             solver.solve_layer(problem)
             for field_name, values in before.items():
                 _require(np.array_equal(values, getattr(problem, field_name)), f"{name}: {field_name} was changed")

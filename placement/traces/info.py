@@ -134,9 +134,7 @@ def describe(
 
 def _pass(trace: Trace, executor: Executor | None) -> _Pass:
     num_layers = trace.model.num_layers
-    seen = _Pass(
-        tokens_Q=np.zeros(len(trace.requests), dtype=np.int64), shared_L=np.zeros(num_layers, dtype=np.int64)
-    )
+    seen = _Pass(tokens_Q=np.zeros(len(trace.requests), dtype=np.int64), shared_L=np.zeros(num_layers, dtype=np.int64))
     for block in trace.blocks():
         seen.tokens_Q += np.bincount(block.request_T, minlength=len(seen.tokens_Q))
         seen.decode += int(np.count_nonzero(block.column_T("phase")))
@@ -144,7 +142,9 @@ def _pass(trace: Trace, executor: Executor | None) -> _Pass:
         seen.skips, seen.repeats = seen.skips + skips, seen.repeats + repeats
         seen.pairs += int(np.count_nonzero(previous_T >= 0))
         tasks = ((block, layer, previous_T) for layer in range(num_layers))
-        seen.shared_L += run_tasks(lambda task: statistics.count_overlap(task[0].ids_TK(task[1]), task[2]), tasks, executor)
+        seen.shared_L += run_tasks(
+            lambda task: statistics.count_overlap(task[0].ids_TK(task[1]), task[2]), tasks, executor
+        )
     return seen
 
 
@@ -234,5 +234,7 @@ def _missing(trace: Trace, workload: Workload, seen: _Pass) -> list[str]:
     unused = int(np.count_nonzero(workload.load_LE == 0))
     if unused:
         layers = int(np.count_nonzero((workload.load_LE == 0).any(axis=1)))
-        told.append(f"no token for {unused} of {workload.load_LE.size} experts (in {layers} of {len(layer_ids)} layers)")
+        told.append(
+            f"no token for {unused} of {workload.load_LE.size} experts (in {layers} of {len(layer_ids)} layers)"
+        )
     return told

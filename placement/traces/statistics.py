@@ -30,7 +30,8 @@ def coactivation_lift(coact_LEE: npt.NDArray[np.int64], top_k: int) -> npt.NDArr
     the very same loads: x is fitted so that the rows of e sum to those of c (the diagonal is left out, because a top-k
     set names no expert twice). That is P(a,b) / (P(a) P(b)) but for the factor (K-1)/K and the loads that draws without
     replacement distort; so 1 is what independent draws give, whatever K and the loads. The weight c makes it the lift
-    of a pair of an average token, and "- 1" takes off what counting noise adds to the square of a small count.
+    of a pair of an average token, and "- 1" takes off what counting noise adds to the square of a small count. Where
+    tokens are so few that K^2 T is not well above E, the fitted loads follow the noise and lift comes out too low.
     """
     if top_k == 1:
         return None
@@ -51,7 +52,7 @@ def _fit_independent(row_E: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         x *= np.sqrt(ratio)
         if np.abs(ratio - 1).max() < 1e-9:
             break
-    return x
+    return np.asarray(x, dtype=np.float64)
 
 
 def domain_drift(

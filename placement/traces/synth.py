@@ -7,7 +7,8 @@ Token t chooses in layer l the K experts with the highest
 The context, the same in all layers, is the topic: the sum of a vector of the token's domain, of its category, of its
 request, and of a process that drifts along the request. The token's own latent is fresh for each token. W, V and the
 popularity of experts are random for each layer; the gain is small in the first layers, which see more of the token
-than of what was said before. Popularity makes load skew; low-rank latents make co-activation; domains make drift;
+than of what was said before. Popularity is set so that the experts' loads over many topics are as unequal as wanted,
+as the balancing of training does. It makes load skew; low-rank latents make co-activation; domains make drift;
 what persists of the context makes consecutive tokens overlap. `Strengths` says how much of each: its defaults were
 fitted on these four statistics of a real GPT-OSS-20B trace, and on nothing else.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +38,7 @@ from placement.traces.synth_router import (
     generator_of,
     normal,
 )
-from placement.traces.write import Piece
+from placement.traces.write import Piece, new_folder, write_trace
 
 
 def synthesize(
@@ -63,8 +65,30 @@ def synthesize(
     strengths = strengths or Strengths()
     topics = _Topics(requests, num_domains, num_categories, strengths, shape.model.num_experts, seed)
     router = Router(shape, strengths, seed)
-    router.balance(topics.pilot(), strengths.scale, executor)
+    router.balance(topics.pilot(), executor)
     return requests.entries, _pieces(router, topics, weights, executor, progress)
+
+
+def write_synthetic(
+    out_dir: str | Path,
+    shape: Shape,
+    *,
+    num_tokens: int,
+    num_requests: int,
+    seed: int = 0,
+    weights: bool = False,
+    executor: Executor | None = None,
+) -> int:
+    """Write a synthetic trace to the new folder `out_dir`; its manifest says that it is one. Returns the tokens.
+
+    Raises OptionError and OutputError; then `out_dir` is as it was before.
+    """
+    with new_folder(out_dir) as folder:
+        requests, pieces = synthesize(
+            shape, num_tokens=num_tokens, num_requests=num_requests, seed=seed, weights=weights, executor=executor
+        )
+        extras = {"source": "synthetic", "synthetic": {"seed": seed, "groups_per_token": shape.groups_per_token or 0}}
+        return write_trace(folder, pieces, model=shape.model, requests=requests, extras=extras)
 
 
 class _Topics:

@@ -60,4 +60,4 @@ def _lengths(generator: np.random.Generator, num_tokens: int, num_requests: int)
     """At least 1 each, roughly log-normal, exact sum: the ends of the requests are rounded, not the lengths."""
     share_Q = np.clip(generator.lognormal(0.0, 0.8, num_requests), 0.1, 4.0)
     ends = np.rint(np.cumsum(share_Q) / share_Q.sum() * (num_tokens - num_requests)).astype(np.int64)
-    return np.diff(ends, prepend=0) + 1
+    return np.asarray(np.diff(ends, prepend=0) + 1, dtype=np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -47,10 +48,10 @@ class Strengths:
         grown = np.sqrt(num_experts / 32)
         return max(2, round(self.context_rank * grown)), max(2, round(self.token_rank * grown))
 
-    @property
-    def scale(self) -> float:
-        parts = (self.domain, self.category, self.request, self.process, self.token, 1.0)
-        return float(np.sqrt(np.square(parts).sum()))
+    def scale(self, gain: float) -> float:
+        """Standard deviation of a logit in a layer with this gain of the context."""
+        context = gain * math.hypot(self.domain, self.category, self.request, self.process)
+        return math.hypot(context, self.token, 1.0)
 
 
 def generator_of(seed: int, *path: int) -> np.random.Generator:
@@ -76,6 +77,7 @@ class Router:
         self.bias_LE = np.zeros(sizes, dtype=np.float32)
         self.target_LE = np.empty(sizes, dtype=np.float64)
         self.weight_LRE = np.empty((sizes[0], sum(ranks), sizes[1]), dtype=np.float32)
+        self.scale_L = np.empty(sizes[0])
         self.key_L = np.empty(sizes[0], dtype=np.uint64)
         for layer in range(sizes[0]):
             generator = generator_of(seed, LAYER, layer)
@@ -84,9 +86,10 @@ class Router:
             gain = min(1.0, (layer + 1) / strengths.ramp)
             context, token = (_loadings(generator, rank, sizes[1], strengths.features) for rank in ranks)
             self.weight_LRE[layer] = np.concatenate([context * gain, token * strengths.token])
+            self.scale_L[layer] = strengths.scale(gain)
             self.key_L[layer] = generator.integers(2**64, dtype=np.uint64)
 
-    def balance(self, pilot_TR: npt.NDArray[np.float32], scale: float, executor: Executor | None) -> None:
+    def balance(self, pilot_TR: npt.NDArray[np.float32], executor: Executor | None) -> None:
         """Set the bias so that the loads of the pilot tokens come near the target: what the balancing of training does.
 
         Without it, models of many experts would have dead ones and few that take all, as no trained model has.
@@ -97,7 +100,7 @@ class Router:
                 ids_TK, _ = self._route(pilot_TR, layer, -len(pilot_TR))
                 share_E = np.bincount(ids_TK.ravel(), minlength=self.bias_LE.shape[1]) / len(pilot_TR)
                 missing_E = np.log(self.target_LE[layer] / np.maximum(share_E, self.target_LE[layer] / 20))
-                self.bias_LE[layer] += scale * (0.4 - 0.3 * step / BALANCE_STEPS) * missing_E
+                self.bias_LE[layer] += self.scale_L[layer] * (0.4 - 0.3 * step / BALANCE_STEPS) * missing_E
 
         run_tasks(balance_layer, range(len(self.bias_LE)), executor)
 

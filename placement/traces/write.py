@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from placement.errors import OutputError
+from placement.errors import OutputError, TraceError
 from placement.model import Model
 from placement.traces.format import (
     SCHEMA,
@@ -156,7 +156,10 @@ def write_kept(trace: Trace, folder: Path) -> int:
             requests.append(entry)
     weights = all(shard.has_weights for shard in trace.shards)
     pieces = (_piece(trace, block, index_Q, weights) for block in trace.blocks())
-    return write_trace(folder, pieces, model=trace.model, requests=tuple(requests), extras=trace.extras)
+    written = write_trace(folder, pieces, model=trace.model, requests=tuple(requests), extras=trace.extras)
+    if not written:
+        raise TraceError("the trace has no tokens of the selected requests; select other requests or record more")
+    return written
 
 
 def _piece(trace: Trace, block: Block, index_Q: npt.NDArray[np.int32], weights: bool) -> Piece:

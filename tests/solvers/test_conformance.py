@@ -21,5 +21,5 @@ class TestRegisteredSolvers(SolverContract):
 
 def test_unknown_solver_lists_the_known() -> None:
     """A typo is answered with the names that would have worked."""
-    with pytest.raises(OptionError, match="graphs.*choose one of.*graph"):
+    with pytest.raises(OptionError, match=r"graphs.*choose one of.*graph"):
         get_solver("graphs")

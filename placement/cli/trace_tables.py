@@ -1,0 +1,99 @@
+"""What `placement traces info` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from placement.report.numbers import NONE, number, percent, plural, printable
+from placement.traces.info import MEASURES, LayerInfo, TraceInfo
+
+SHOWN_DOMAINS = 12
+LABELS = {
+    "load_skew": "load skew (max / mean)",
+    "load_cv": "load variation (std / mean)",
+    "coactivation_lift": "co-activation lift (1 = by chance)",
+    "domain_drift": "domain drift (0 to 1)",
+    "domain_drift_chance": "  of random domains",
+    "overlap": "overlap with the previous token",
+    "overlap_chance": "  of unrelated tokens",
+}
+HEADERS = (
+    "load\nskew",
+    "load\nvariation",
+    "co-act.\nlift",
+    "domain\ndrift",
+    "drift by\nchance",
+    "overlap",
+    "overlap\nby chance",
+)
+
+
+def info_tables(info: TraceInfo, by_layer: bool) -> Iterator[Table | Text]:
+    """Title, domains, measures (a row a layer only if asked for), and what is missing."""
+    model = info.model
+    ids = model.layer_ids
+    yield Text(
+        f"{printable(model.name)}: {plural(model.num_layers, 'layer')} ({ids[0]} to {ids[-1]}) of "
+        f"{plural(model.num_experts, 'expert')}, top-{model.top_k}",
+        style="bold",
+    )
+    yield Text(
+        f"{plural(info.num_tokens, 'token')} ({info.prefill_tokens:,} prefill, {info.decode_tokens:,} decode) in "
+        f"{plural(info.num_requests, 'request')}, {'with' if info.weights else 'without'} router weights"
+    )
+    yield Text(f"{plural(len(info.domains), 'domain')}, {_categories(info)}\n")
+    if info.domains:
+        yield _domains(info)
+    yield _measures(info)
+    if by_layer:
+        yield _layers(info.layers)
+    yield Text("missing:" if info.missing else "missing: nothing")
+    for sentence in info.missing:
+        yield Text(f"  {printable(sentence)}")
+
+
+def _categories(info: TraceInfo) -> str:
+    named = sum(part.category is not None for part in info.categories)
+    return "1 category" if named == 1 else f"{named:,} categories"
+
+
+def _domains(info: TraceInfo) -> Table:
+    table = _table("domain", "requests", "tokens", "share", "categories")
+    for part in info.domains[:SHOWN_DOMAINS]:
+        inner = sum(other.domain == part.domain and other.category is not None for other in info.categories)
+        name = Text(printable(part.domain or NONE), overflow="ellipsis", no_wrap=True)
+        table.add_row(name, f"{part.requests:,}", f"{part.tokens:,}", percent(part.share), f"{inner:,}")
+    rest = info.domains[SHOWN_DOMAINS:]
+    if rest:
+        tokens = sum(part.tokens for part in rest)
+        share = percent(sum(part.share for part in rest))
+        table.add_row(f"{len(rest)} more", f"{sum(part.requests for part in rest):,}", f"{tokens:,}", share, "")
+    return table
+
+
+def _measures(info: TraceInfo) -> Table:
+    table = _table("over layers", "mean", "min", "max")
+    for measure in MEASURES:
+        values = info.values(measure)
+        shown = (info.mean(measure), min(values), max(values)) if values else (None, None, None)
+        table.add_row(LABELS[measure], *map(number, shown))
+    return table
+
+
+def _layers(layers: tuple[LayerInfo, ...]) -> Table:
+    table = _table("\nlayer", *HEADERS)
+    for layer in layers:
+        table.add_row(str(layer.layer_id), *(number(getattr(layer, measure)) for measure in MEASURES))
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table.add_column(first, no_wrap=True)
+    for header in others:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table

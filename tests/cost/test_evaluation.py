@@ -1,0 +1,396 @@
+"""The exact evaluation agrees with a brute-force evaluator, and has the symmetries that its definition implies."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from reference import Map, grouped, imbalance, layer_costs, smallest_covers
+
+from placement import Cluster, Evaluation, Model, Placement, Trace, evaluate, open_trace
+from placement.errors import MapError, OptionError, TraceError
+
+CHOICES = ("min-nodes", "local-first", "uniform")
+RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A random trace on disk's ingredients, a sound map for it, homes and a selection of requests."""
+
+    ids_LTK: np.ndarray
+    request_T: np.ndarray
+    num_requests: int
+    num_experts: int
+    num_shards: int
+    cluster: Cluster
+    phy2log_LP: np.ndarray
+    home_Q: np.ndarray | None
+    selected_Q: np.ndarray | None
+    choice: str
+
+    @property
+    def num_layers(self) -> int:
+        return self.ids_LTK.shape[0]
+
+    @property
+    def model(self) -> Model:
+        return Model(
+            name="m", layer_ids=tuple(range(self.num_layers)), num_experts=self.num_experts, top_k=self.ids_LTK.shape[2]
+        )
+
+    def placement(self, phy2log_LP: np.ndarray | None = None) -> Placement:
+        return Placement(
+            model=self.model,
+            num_nodes=self.cluster.num_nodes,
+            gpus_per_node=self.cluster.gpus_per_node,
+            slots_per_gpu=self.cluster.slots_per_gpu,
+            phy2log_LP=self.phy2log_LP if phy2log_LP is None else phy2log_LP,
+        )
+
+    def open(self, folder: str, write_trace: Callable[..., Any]) -> Trace:
+        write_trace(
+            folder,
+            ids_LTK=self.ids_LTK,
+            num_experts=self.num_experts,
+            request_T=self.request_T,
+            requests=self.num_requests,
+            num_shards=self.num_shards,
+        )
+        trace = open_trace(folder)
+        return trace if self.selected_Q is None else trace.select(self.selected_Q)
+
+
+def sound_row(rng: np.random.Generator, num_experts: int, num_ranks: int, slots: int) -> np.ndarray:
+    """A random map of one layer: every expert somewhere, none twice on a rank, copies anywhere."""
+    ranks: list[list[int]] = [[] for _ in range(num_ranks)]
+    for expert in rng.permutation(num_experts):
+        free = [rank for rank in range(num_ranks) if len(ranks[rank]) < slots]
+        ranks[rng.choice(free)].append(int(expert))
+    for held in ranks:
+        rest = np.setdiff1d(np.arange(num_experts), held)
+        held += rng.choice(rest, slots - len(held), replace=False).tolist()
+        rng.shuffle(held)
+    return np.array(ranks).ravel()
+
+
+@st.composite
+def cases(draw: st.DrawFn, *, redundant: bool | None = None, speeds: bool = False) -> Case:
+    nodes, gpus = draw(st.integers(1, 5)), draw(st.integers(1, 3))
+    ranks = nodes * gpus
+    if redundant is None:
+        redundant = draw(st.booleans())
+    if redundant:
+        slots = draw(st.integers(2, 4))
+        num_experts = draw(st.integers(slots, min(ranks * slots, 16)))
+    else:
+        slots = draw(st.integers(1, max(1, min(4, 20 // ranks))))
+        num_experts = ranks * slots
+    top_k = draw(st.integers(1, min(4, num_experts)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    num_layers, tokens, num_requests = draw(st.integers(1, 2)), draw(st.integers(1, 12)), draw(st.integers(1, 4))
+    ids = np.argsort(rng.random((num_layers, tokens, num_experts)), axis=2)[:, :, :top_k]
+    request_T = rng.integers(0, num_requests, tokens)
+    homes = draw(st.sampled_from(["random", "given", "mixed"]))
+    home_Q = None
+    if homes != "random":
+        home_Q = rng.integers(0 if homes == "given" else -1, nodes, num_requests).astype(np.int32)
+    selected_Q = None
+    if draw(st.booleans()):
+        selected_Q = rng.random(num_requests) < 0.6
+        selected_Q[request_T[0]] = True
+    return Case(
+        ids_LTK=ids,
+        request_T=request_T,
+        num_requests=num_requests,
+        num_experts=num_experts,
+        num_shards=draw(st.integers(1, min(3, tokens))),
+        cluster=Cluster(
+            num_nodes=nodes,
+            gpus_per_node=gpus,
+            slots_per_gpu=slots,
+            gpu_speeds=tuple(rng.uniform(0.5, 2.0, ranks).tolist()) if speeds else (),
+        ),
+        phy2log_LP=np.stack([sound_row(rng, num_experts, ranks, slots) for _ in range(num_layers)]),
+        home_Q=home_Q,
+        selected_Q=selected_Q,
+        choice=draw(st.sampled_from(CHOICES)),
+    )
+
+
+def measure(case: Case, write_trace: Callable[..., Any], *maps: np.ndarray, **more: Any) -> list[Evaluation]:
+    """The library's answer for the case's map, or for `maps`."""
+    with tempfile.TemporaryDirectory() as folder:
+        trace = case.open(folder, write_trace)
+        return evaluate(
+            trace,
+            [case.placement(row) for row in maps or (case.phy2log_LP,)],
+            **{"cluster": case.cluster, "replica_choice": case.choice, "home_Q": case.home_Q} | more,
+        )
+
+
+def reference(case: Case, layer: int) -> Any:
+    kept = np.ones(len(case.request_T), dtype=bool)
+    if case.selected_Q is not None:
+        kept = case.selected_Q[case.request_T]
+    home_Q = np.full(case.num_requests, -1) if case.home_Q is None else case.home_Q
+    layout = Map(
+        tuple(case.phy2log_LP[layer].tolist()),
+        case.cluster.num_nodes,
+        case.cluster.gpus_per_node,
+        case.cluster.slots_per_gpu,
+    )
+    sets = [tuple(row) for row in case.ids_LTK[layer][kept].tolist()]
+    return layer_costs(layout, sets, home_Q[case.request_T[kept]].tolist(), case.choice)
+
+
+def figures(answer: Evaluation) -> np.ndarray:
+    """All figures of an evaluation that do not depend on how ranks and nodes are numbered."""
+    return np.stack(
+        [
+            answer.node_sends_L,
+            answer.rank_sends_L,
+            answer.remote_assignments_L,
+            answer.rank_imbalance_L(),
+            answer.node_imbalance_L(),
+        ]
+    )
+
+
+@settings(RELAXED, max_examples=250)
+@given(case=cases())
+def test_equals_brute_force(case: Case, write_trace: Any) -> None:
+    """Every figure equals the enumeration of all outcomes, for all choices, homes, shards and selections."""
+    (answer,) = measure(case, write_trace)
+    for layer in range(case.num_layers):
+        wanted = reference(case, layer)
+        assert answer.node_sends_L[layer] == pytest.approx(wanted.node_sends, abs=1e-9)
+        assert answer.rank_sends_L[layer] == pytest.approx(wanted.rank_sends, abs=1e-9)
+        assert answer.remote_assignments_L[layer] == pytest.approx(wanted.remote_assignments, abs=1e-9)
+        np.testing.assert_allclose(answer.load_LP[layer], wanted.load_of_slot, atol=1e-9)
+        ranks = grouped(wanted.load_of_slot, case.cluster.slots_per_gpu)
+        nodes = grouped(wanted.load_of_slot, case.cluster.slots_per_node)
+        np.testing.assert_allclose(answer.load_LG()[layer], ranks, atol=1e-9)
+        assert answer.rank_imbalance_L()[layer] == pytest.approx(imbalance(ranks, [1.0] * len(ranks)), abs=1e-9)
+        assert answer.node_imbalance_L()[layer] == pytest.approx(imbalance(nodes, [1.0] * len(nodes)), abs=1e-9)
+
+
+@settings(RELAXED, max_examples=40)
+@given(case=cases(speeds=True))
+def test_imbalance_counts_relative_speeds(case: Case, write_trace: Any) -> None:
+    """A slow GPU's load weighs more: 1.0 means every GPU needs the same time."""
+    (answer,) = measure(case, write_trace)
+    speeds = case.cluster.gpu_speeds
+    of_nodes = [s / case.cluster.gpus_per_node for s in grouped(speeds, case.cluster.gpus_per_node)]
+    for layer in range(case.num_layers):
+        load = reference(case, layer).load_of_slot
+        ranks, nodes = grouped(load, case.cluster.slots_per_gpu), grouped(load, case.cluster.slots_per_node)
+        assert answer.rank_imbalance_L()[layer] == pytest.approx(imbalance(ranks, speeds), abs=1e-9)
+        assert answer.node_imbalance_L()[layer] == pytest.approx(imbalance(nodes, of_nodes), abs=1e-9)
+
+
+@settings(RELAXED, max_examples=60)
+@given(case=cases())
+def test_sends_are_ordered(case: Case, write_trace: Any) -> None:
+    """A node holds ranks and a rank serves assignments: node sends <= rank sends <= remote assignments <= K."""
+    (answer,) = measure(case, write_trace)
+    assert (answer.node_sends_L >= 0).all()
+    assert (answer.node_sends_L <= answer.rank_sends_L + 1e-12).all()
+    assert (answer.rank_sends_L <= answer.remote_assignments_L + 1e-12).all()
+    assert (answer.remote_assignments_L <= case.ids_LTK.shape[2] + 1e-12).all()
+    np.testing.assert_allclose(answer.load_LP.sum(axis=1), answer.num_tokens * case.ids_LTK.shape[2])
+
+
+@settings(RELAXED, max_examples=30)
+@given(case=cases(redundant=False))
+def test_one_copy_leaves_no_choice(case: Case, write_trace: Any) -> None:
+    """Without redundant experts all three replica choices give the same figures."""
+    answers = [measure(case, write_trace, replica_choice=choice)[0] for choice in CHOICES]
+    for other in answers[1:]:
+        np.testing.assert_allclose(figures(other), figures(answers[0]), atol=1e-12)
+        np.testing.assert_allclose(other.load_LP, answers[0].load_LP, atol=1e-12)
+
+
+@settings(RELAXED, max_examples=60)
+@given(case=cases(), seed=st.integers(0, 2**32))
+def test_relabelling_changes_nothing(case: Case, seed: int, write_trace: Any) -> None:
+    """Renaming slots of a rank, ranks of a node, or nodes (and the homes with them) leaves every figure unchanged."""
+    rng = np.random.default_rng(seed)
+    nodes, gpus, slots = case.cluster.num_nodes, case.cluster.gpus_per_node, case.cluster.slots_per_gpu
+    renamed = case.phy2log_LP.reshape(case.num_layers, nodes, gpus, slots).copy()
+    for layer in range(case.num_layers):
+        for node in range(nodes):
+            for gpu in range(gpus):
+                renamed[layer, node, gpu] = rng.permutation(renamed[layer, node, gpu])
+            renamed[layer, node] = renamed[layer, node, rng.permutation(gpus)]
+    order = rng.permutation(nodes)  # new node n is old node order[n]
+    renamed = renamed[:, order].reshape(case.num_layers, -1)
+    home_Q = None
+    if case.home_Q is not None:
+        home_Q = np.where(case.home_Q >= 0, np.argsort(order)[case.home_Q], -1).astype(np.int32)
+    (before,) = measure(case, write_trace)
+    (after,) = measure(case, write_trace, renamed, home_Q=home_Q)
+    np.testing.assert_allclose(figures(after), figures(before), atol=1e-9)
+
+
+@settings(RELAXED, max_examples=30)
+@given(case=cases(redundant=True))
+def test_min_nodes_is_the_least(case: Case, write_trace: Any) -> None:
+    """No other replica choice reaches fewer nodes than `min-nodes`."""
+    sends = {choice: measure(case, write_trace, replica_choice=choice)[0].node_sends_L for choice in CHOICES}
+    assert (sends["min-nodes"] <= sends["local-first"] + 1e-12).all()
+    assert (sends["min-nodes"] <= sends["uniform"] + 1e-12).all()
+
+
+@settings(RELAXED, max_examples=25)
+@given(nodes=st.integers(9, 12), gpus=st.integers(1, 2), seed=st.integers(0, 2**32), top_k=st.integers(1, 5))
+def test_beyond_eight_nodes(nodes: int, gpus: int, seed: int, top_k: int, write_trace: Any) -> None:
+    """The greedy cover of large clusters is never smaller than the smallest, nor larger where one node suffices."""
+    rng = np.random.default_rng(seed)
+    num_experts, slots, tokens = 2 * nodes * gpus, 3, 12
+    case = Case(
+        ids_LTK=np.argsort(rng.random((1, tokens, num_experts)), axis=2)[:, :, :top_k],
+        request_T=np.arange(tokens),
+        num_requests=tokens,
+        num_experts=num_experts,
+        num_shards=1,
+        cluster=Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots),
+        phy2log_LP=sound_row(rng, num_experts, nodes * gpus, slots)[None],
+        home_Q=rng.integers(0, nodes, tokens).astype(np.int32),
+        selected_Q=None,
+        choice="min-nodes",
+    )
+    layout = Map(tuple(case.phy2log_LP[0].tolist()), nodes, gpus, slots)
+    with tempfile.TemporaryDirectory() as folder:
+        trace = case.open(folder, write_trace)
+        for token in range(tokens):
+            home = int(case.home_Q[token])
+            far = [e for e in case.ids_LTK[0, token].tolist() if not layout.slots_on(e, home)]
+            least = len(smallest_covers(layout, far, home)[0])
+            (answer,) = evaluate(
+                trace.select(np.arange(tokens) == token),
+                [case.placement()],
+                replica_choice="min-nodes",
+                home_Q=case.home_Q,
+            )
+            sends = answer.node_sends_L[0]
+            assert sends >= least - 1e-12
+            assert sends <= len(far) + 1e-12
+            assert answer.remote_assignments_L[0] == pytest.approx(len(far))
+            if least <= 1:
+                assert sends == pytest.approx(least)
+
+
+@settings(RELAXED, max_examples=20)
+@given(case=cases())
+def test_several_maps_are_measured_as_one_by_one(case: Case, write_trace: Any) -> None:
+    """Comparing maps in one call changes none of their figures, whether they have redundant experts or not."""
+    other = np.sort(case.phy2log_LP.reshape(case.num_layers, -1, case.cluster.slots_per_gpu), axis=2)
+    other = other[:, ::-1].reshape(case.num_layers, -1)
+    together = measure(case, write_trace, case.phy2log_LP, other)
+    alone = measure(case, write_trace, case.phy2log_LP) + measure(case, write_trace, other)
+    for a, b in zip(together, alone, strict=True):
+        np.testing.assert_allclose(figures(a), figures(b), atol=1e-12)
+        np.testing.assert_allclose(a.load_LP, b.load_LP, atol=1e-12)
+
+
+def test_by_hand(tmp_path: Path, write_trace: Any) -> None:
+    """Figures worked out on paper: 2 nodes of 1 GPU, expert 1 on both, tokens {0,1} and {1,2}, random homes.
+
+    Expert 0 is on node 0, expert 2 on node 1. min-nodes: the token {0,1} sends nothing from node 0; from node 1, which
+    hosts expert 1, it sends to node 0 for expert 0. The token {1,2} mirrors it. Mean: 0.5 sends.
+    uniform: {0,1} from node 0 sends with chance 1/2 (expert 1 away); from node 1 always (expert 0). Mean: 0.75 sends,
+    0.5 * 0.5 + 0.5 * 1.5 = 1.0 assignments.
+    """
+    write_trace(tmp_path, ids_LTK=np.array([[[0, 1], [2, 1]]]), num_experts=3, requests=1)
+    model = Model(name="m", layer_ids=(0,), num_experts=3, top_k=2)
+    placement = Placement(
+        model=model, num_nodes=2, gpus_per_node=1, slots_per_gpu=2, phy2log_LP=np.array([[0, 1, 1, 2]])
+    )
+    trace = open_trace(tmp_path)
+    for choice, sends, remote in (("min-nodes", 0.5, 0.5), ("local-first", 0.5, 0.5), ("uniform", 0.75, 1.0)):
+        (answer,) = evaluate(trace, [placement], replica_choice=choice)
+        assert answer.summary()["node_sends_per_token"] == pytest.approx(sends), choice
+        assert answer.summary()["remote_assignments_per_token"] == pytest.approx(remote), choice
+        np.testing.assert_allclose(answer.load_LP, [[1, 1, 1, 1]])
+
+
+def test_summary_figures(tmp_path: Path, write_trace: Any) -> None:
+    """Bytes are copies times (dispatch + combine); step time follows the formula in its docstring."""
+    written = write_trace(tmp_path, num_layers=3, num_experts=8, top_k=3, tokens=50)
+    rng = np.random.default_rng(1)
+    cluster = Cluster(
+        num_nodes=2,
+        gpus_per_node=2,
+        slots_per_gpu=3,
+        inter_gbps=100.0,
+        intra_gbps=1000.0,
+        gpu_tflops=50.0,
+        expert_bytes=1_000_000,
+        dispatch_bytes=100,
+        combine_bytes=50,
+    )
+    model = Model(name="m", layer_ids=(0, 1, 2), num_experts=8, top_k=3)
+    rows = np.stack([sound_row(rng, 8, 4, 3) for _ in range(3)])
+    placement = Placement(model=model, num_nodes=2, gpus_per_node=2, slots_per_gpu=3, phy2log_LP=rows)
+    (answer,) = evaluate(open_trace(tmp_path), [placement], cluster=cluster)
+    summary, layers = answer.summary(), answer.layers()
+    assert summary["tokens"] == 50 == len(written.request_T)
+    assert summary["bytes_per_token"]["node"] == pytest.approx(answer.node_sends_L.mean() * 150, abs=0.06)
+    assert summary["bytes_per_token"]["rank"] == pytest.approx(answer.rank_sends_L.mean() * 150, abs=0.06)
+    assert summary["bytes_per_token"]["assignment"] == pytest.approx(answer.remote_assignments_L.mean() * 150, abs=0.06)
+    for name in ("rank_imbalance", "node_imbalance"):
+        values = [layer[name] for layer in layers]
+        assert summary[name] == {"mean": pytest.approx(np.mean(values), abs=1e-6), "max": max(values)}
+    wanted = 0.0
+    for layer in range(3):
+        wanted += 256 * answer.node_sends_L[layer] * 150 * 8 / 100e3
+        wanted += 256 * 3 * 150 * 8 / 1000e3
+        wanted += 256 * 3 * answer.rank_imbalance_L()[layer] * 1_000_000 / 50e6
+    assert summary["step_time_us"] == pytest.approx(wanted, abs=0.006)
+
+
+class TestRefusals:
+    """What does not fit together is refused with the reason, not measured wrongly."""
+
+    @pytest.fixture
+    def trace(self, tmp_path: Path, write_trace: Any) -> Trace:
+        write_trace(tmp_path, num_experts=4, num_layers=1, top_k=2, requests=3)
+        return open_trace(tmp_path)
+
+    def _map(self, num_experts: int = 4, layer_ids: tuple[int, ...] = (0,), top_k: int = 2) -> Placement:
+        model = Model(name="m", layer_ids=layer_ids, num_experts=num_experts, top_k=top_k)
+        rows = np.tile(np.arange(num_experts), (len(layer_ids), 1))
+        return Placement(
+            model=model, num_nodes=2, gpus_per_node=1, slots_per_gpu=num_experts // 2, phy2log_LP=rows
+        )
+
+    @pytest.mark.parametrize("change", [{"num_experts": 6}, {"layer_ids": (0, 1)}, {"layer_ids": (1,)}, {"top_k": 3}])
+    def test_map_of_another_model(self, trace: Trace, change: dict[str, Any]) -> None:
+        with pytest.raises(MapError, match="the map is for"):
+            evaluate(trace, [self._map(**change)])
+
+    def test_cluster_of_another_shape(self, trace: Trace) -> None:
+        with pytest.raises(MapError, match="the map is for 2 nodes x 1 GPUs x 2 slots"):
+            evaluate(trace, [self._map()], cluster=Cluster(num_nodes=1, gpus_per_node=2, slots_per_gpu=2))
+
+    def test_unknown_choice(self, trace: Trace) -> None:
+        with pytest.raises(OptionError, match="nearest"):
+            evaluate(trace, [self._map()], replica_choice="nearest")
+
+    @pytest.mark.parametrize("homes", [[0, 1], [0, 1, 2], [0, 1, -2]])
+    def test_homes(self, trace: Trace, homes: list[int]) -> None:
+        with pytest.raises(OptionError, match="home_Q"):
+            evaluate(trace, [self._map()], home_Q=np.array(homes))
+
+    def test_bad_ids(self, tmp_path: Path, write_trace: Any) -> None:
+        write_trace(tmp_path / "bad", ids_LTK=np.array([[[0, 1], [9, 1]]]), num_experts=4, requests=1)
+        with pytest.raises(TraceError, match=r"layer 0, token 1 .*\[9, 1\]"):
+            evaluate(open_trace(tmp_path / "bad"), [self._map()])
