@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from placement.cluster import Cluster
 from placement.cost import Evaluation, evaluate
@@ -90,7 +91,9 @@ def solve(
     train, held_out = split_requests(trace, holdout, options.seed) if holdout else (trace, None)
     with make_executor(workers) as executor:
         workload = count_workload(train, options, executor, listener)
-        placement, layers = solve_workload(workload, cluster, options, executor=executor, listener=listener)
+        placement, layers = solve_workload(
+            workload, cluster, options, executor=executor, workers=workers, listener=listener
+        )
         maps = {name: _baseline(name, workload, cluster, options) for name in BASELINES}
         maps[options.solver] = placement
         parts = [part for part in (train, held_out) if part is not None]
@@ -140,7 +143,24 @@ def solve_workload(
     """Solve every layer of a workload; layers run side by side. Raises InfeasibleError, LimitError, OptionError."""
     cluster.check_fits(workload.model.num_experts)
     num_layers = workload.model.num_layers
-    deadlines = _Deadlines(options.time_limit_s, num_layers, workers or usable_cores())
+    # layers already use all cores; BLAS threads of its own would fight them, and round differently
+    with threadpool_limits(1, user_api="blas"):
+        rows = _solve_layers(workload, cluster, options, executor, workers or usable_cores(), listener)
+    placement = Placement(
+        model=workload.model,
+        num_nodes=cluster.num_nodes,
+        gpus_per_node=cluster.gpus_per_node,
+        slots_per_gpu=cluster.slots_per_gpu,
+        phy2log_LP=np.stack([rows[layer][0].phy2log_P for layer in range(num_layers)]),
+    )
+    return placement, tuple(rows[layer][1] for layer in range(num_layers))
+
+
+def _solve_layers(
+    workload: Workload, cluster: Cluster, options: Options, executor: Executor, workers: int, listener: Listener
+) -> dict[int, tuple[LayerSolution, LayerReport]]:
+    num_layers = workload.model.num_layers
+    deadlines = _Deadlines(options.time_limit_s, num_layers, workers)
     futures = {
         executor.submit(_solve_layer, workload, cluster, options, layer, deadlines): layer for layer in range(num_layers)
     }
@@ -153,14 +173,7 @@ def solve_workload(
     finally:
         for future in futures:
             future.cancel()
-    placement = Placement(
-        model=workload.model,
-        num_nodes=cluster.num_nodes,
-        gpus_per_node=cluster.gpus_per_node,
-        slots_per_gpu=cluster.slots_per_gpu,
-        phy2log_LP=np.stack([rows[layer][0].phy2log_P for layer in range(num_layers)]),
-    )
-    return placement, tuple(rows[layer][1] for layer in range(num_layers))
+    return rows
 
 
 class _Deadlines:

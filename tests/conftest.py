@@ -76,7 +76,7 @@ def _write_trace(
     weights: bool = False,
     **manifest_keys: Any,
 ) -> WrittenTrace:
-    """Write a trace of format expert-trace/1 to `folder` with safetensors alone; the library's writer has no part in it.
+    """Write a trace of format expert-trace/1 to `folder` with safetensors alone, not the library's writer.
 
     Tokens are random unless `ids_LTK` is given; `manifest_keys` override or add keys of trace.json (None drops one).
     """

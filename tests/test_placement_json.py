@@ -25,7 +25,7 @@ PUBLISHED = Path(package.__file__).parent / "schemas" / "expert-placement-1.json
 
 def sound_placement(num_groups: int | None = None) -> Placement:
     return Placement(
-        model=Model(name="tîny \"m\"\n", layer_ids=(3, 7), num_experts=6, top_k=2, num_groups=num_groups),
+        model=Model(name='tîny "m"\n', layer_ids=(3, 7), num_experts=6, top_k=2, num_groups=num_groups),
         num_nodes=2,
         gpus_per_node=2,
         slots_per_gpu=2,
@@ -264,7 +264,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 @settings(deadline=None, max_examples=400)
 @given(data=st.data())
 def test_mutated_documents(data: st.DataObject, full_document: dict[str, Any]) -> None:
-    """A document with parts replaced, dropped or doubled is loaded or refused with MapError in one line: nothing else."""
+    """A document with parts replaced, dropped or doubled is loaded or refused with MapError in one line."""
     document = copy.deepcopy(full_document)
     for _ in range(data.draw(st.integers(1, 3))):
         place = document

@@ -17,9 +17,7 @@ MODEL = Model(name="m", layer_ids=(3, 4), num_experts=6, top_k=2)
 
 
 def make(rows: Any, *, model: Model = MODEL, nodes: int = 2, gpus: int = 2, slots: int = 2) -> Placement:
-    return Placement(
-        model=model, num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots, phy2log_LP=np.asarray(rows)
-    )
+    return Placement(model=model, num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots, phy2log_LP=np.asarray(rows))
 
 
 SOUND = [[0, 1, 2, 3, 4, 5, 0, 1], [5, 4, 3, 2, 1, 0, 5, 4]]
@@ -114,9 +112,7 @@ def test_ids_that_would_wrap_are_out_of_range() -> None:
 def test_sound_exactly_if_every_rule_holds(rows: list[list[int]]) -> None:
     """A map is accepted if and only if ids are in range, all experts are there, and no rank has one twice."""
     sound = all(
-        all(0 <= e < 6 for e in row)
-        and set(row) == set(range(6))
-        and all(row[p] != row[p + 1] for p in range(0, 8, 2))
+        all(0 <= e < 6 for e in row) and set(row) == set(range(6)) and all(row[p] != row[p + 1] for p in range(0, 8, 2))
         for row in rows
     )
     faults = map_faults(np.array(rows), num_layers=2, num_experts=6, num_ranks=4, slots_per_gpu=2)

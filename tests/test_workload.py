@@ -122,9 +122,7 @@ def test_merging_is_addition(
 
 @settings(deadline=None, max_examples=30)
 @given(shape=shapes(), cut=st.integers(0, 2**32), sample_tokens=st.sampled_from([5, 1000]))
-def test_merging_parts_of_a_request(
-    shape: dict[str, Any], cut: int, sample_tokens: int, write_trace: Any
-) -> None:
+def test_merging_parts_of_a_request(shape: dict[str, Any], cut: int, sample_tokens: int, write_trace: Any) -> None:
     """A request whose tokens are in two traces gets one profile, the sum: as if it had been counted in one go."""
     with tempfile.TemporaryDirectory() as root:
         whole = write_trace(Path(root, "whole"), **shape)

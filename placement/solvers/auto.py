@@ -1,11 +1,22 @@
-"""The default: the best that the other solvers find, never worse than what engines do without us."""
+"""The default: the best that the other solvers find, never worse than what engines do without us, with a bound.
+
+Annealing everywhere; on small layers the integer program then proves the optimum or mends it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from placement.errors import LimitError
 from placement.problem import LayerProblem, LayerSolution
 from placement.solvers.anneal import Anneal
+from placement.solvers.bounds import objective_bound
 from placement.solvers.eplb import Eplb
 from placement.solvers.linear import Linear
+
+EXACT_EXPERTS = 12
+EXACT_WORK = 2_000_000
+PROVEN = 1e-6
 
 
 class Auto:
@@ -15,11 +26,32 @@ class Auto:
         return None
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
-        best = Anneal().solve_layer(problem)
-        best_score = problem.score(best.phy2log_P)
-        for baseline in (Linear(), Eplb()):
-            other = baseline.solve_layer(problem)
-            score = problem.score(other.phy2log_P)
-            if score.better_than(best_score):
-                best, best_score = other, score
-        return best
+        best = _best(problem, [Anneal().solve_layer(problem), Linear().solve_layer(problem), Eplb().solve_layer(problem)])
+        bound = None if problem.out_of_time() else objective_bound(problem)
+        if bound is not None and problem.num_experts <= EXACT_EXPERTS and not problem.num_redundant:
+            exact = self._exact(problem, best)
+            best = _best(problem, [best, exact])
+            bound = max(bound, exact.bound or bound)
+        score = problem.score(best.phy2log_P)
+        proven = bound is not None and score.feasible and score.objective - bound <= PROVEN
+        return replace(best, status="optimal" if proven else best.status, bound=bound)
+
+    def _exact(self, problem: LayerProblem, best: LayerSolution) -> LayerSolution:
+        from placement.solvers.ilp import Ilp  # OR-tools is loaded only for small layers
+
+        work = min(problem.options.work_limit or EXACT_WORK, EXACT_WORK)
+        limited = replace(problem, options=replace(problem.options, work_limit=work))
+        try:
+            return Ilp(start=best.phy2log_P).solve_layer(limited)
+        except LimitError:
+            return best
+
+
+def _best(problem: LayerProblem, solutions: list[LayerSolution]) -> LayerSolution:
+    """The first of the best: later ones must be strictly better."""
+    best, best_score = solutions[0], problem.score(solutions[0].phy2log_P)
+    for other in solutions[1:]:
+        score = problem.score(other.phy2log_P)
+        if score.better_than(best_score):
+            best, best_score = other, score
+    return best

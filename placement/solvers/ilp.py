@@ -19,9 +19,8 @@ from placement.solvers.linear import Linear
 from placement.solvers.spectral import spectral_map
 
 MAX_TERMS = 400_000
-MOVES_PER_SECOND = (
-    1_000_000  # of `work_limit`, for one deterministic second of CP-SAT: annealing proposes about as many
-)
+# of `work_limit`, for one deterministic second of CP-SAT: annealing proposes about as many
+MOVES_PER_SECOND = 1_000_000
 DEFAULT_SECONDS = 30.0  # deterministic, where no work limit is set
 BOUND_STEPS = 400
 PROVEN = 1e-6  # a map this close to its bound counts as optimal
@@ -38,6 +37,10 @@ class Ilp:
 
     name = "ilp"
 
+    def __init__(self, start: npt.NDArray[np.int32] | None = None) -> None:
+        """`start` is one more map to start from."""
+        self.start = start
+
     def unsupported(self, problem: LayerProblem) -> str | None:
         terms = num_terms(problem)
         if terms <= MAX_TERMS:
@@ -49,7 +52,7 @@ class Ilp:
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
         """Raises InfeasibleError if the cap on imbalance is proven impossible, LimitError if no map was found in it."""
-        best = _start(problem)
+        best = _start(problem, self.start)
         bound = objective_bound(problem, None if problem.out_of_time() else BOUND_STEPS)
         finished = False
         if not problem.out_of_time() and not _proven(best[1], bound):
@@ -73,8 +76,9 @@ def _proven(score: Score, bound: float) -> bool:
     return score.feasible and score.objective - bound <= PROVEN
 
 
-def _start(problem: LayerProblem) -> Found:
-    rows = [solver.solve_layer(problem).phy2log_P for solver in (Linear(), Eplb(), Graph())]
+def _start(problem: LayerProblem, given: npt.NDArray[np.int32] | None) -> Found:
+    rows = [] if given is None else [given]
+    rows += [solver.solve_layer(problem).phy2log_P for solver in (Linear(), Eplb(), Graph())]
     if not problem.num_redundant:
         rows.append(spectral_map(problem.coact_EE, problem.load_E, problem.cluster))
     best: Found | None = None
@@ -111,7 +115,7 @@ def _search(problem: LayerProblem, program: Program, best: Found) -> tuple[Found
     return watcher.best, bound, status == cp_model.OPTIMAL
 
 
-class _Watcher(cp_model.CpSolverSolutionCallback):  # type: ignore[misc]
+class _Watcher(cp_model.CpSolverSolutionCallback):
     """Judges every solution by the true score: with redundant experts the program's own is only a lower bound."""
 
     def __init__(self, problem: LayerProblem, program: Program, best: Found) -> None:

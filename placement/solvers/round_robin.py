@@ -6,6 +6,7 @@ import numpy as np
 
 from placement.problem import LayerProblem, LayerSolution
 from placement.solvers.linear import linear_map
+from placement.solvers.moves import separate_copies
 
 
 class RoundRobin:
@@ -17,4 +18,5 @@ class RoundRobin:
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
         cluster = problem.cluster
         dealt = linear_map(problem.num_experts, cluster.num_slots).reshape(cluster.slots_per_gpu, cluster.num_ranks)
-        return LayerSolution(phy2log_P=np.ascontiguousarray(dealt.T).ravel())
+        row = np.ascontiguousarray(dealt.T).ravel()
+        return LayerSolution(phy2log_P=separate_copies(row, cluster, problem.load_E))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-Edit = Callable[[Any], None]
+Edit = Callable[[Any], object]
 
 
 def refused(result: Any, *told: str, code: int = 2) -> None:
@@ -92,7 +92,7 @@ def with_ids(row: list[int]) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def rewrite(change: Callable[[bytes], bytes]) -> Edit:
-    return lambda trace: trace.shards[1].write_bytes(change(trace.shards[1].read_bytes())) and None
+    return lambda trace: trace.shards[1].write_bytes(change(trace.shards[1].read_bytes()))
 
 
 def header_garbage(content: bytes) -> bytes:
@@ -159,7 +159,7 @@ SHARD_FAULTS: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "no phase": (drop_tensor("phase"), ("no tensor 'phase'",)),
     "another schema": (other_schema, ("expert-trace/9",)),
     "it is a folder": (
-        lambda trace: (trace.shards[1].unlink(), trace.shards[1].mkdir()) and None,
+        lambda trace: (trace.shards[1].unlink(), trace.shards[1].mkdir()),
         ("shard-00001",),
     ),
 }
@@ -207,14 +207,14 @@ def drop_key(key: str) -> Edit:
 
 
 def content(data: bytes) -> Edit:
-    return lambda trace: (trace.folder / "trace.json").write_bytes(data) and None
+    return lambda trace: (trace.folder / "trace.json").write_bytes(data)
 
 
 MANIFEST_FAULTS: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "more tokens than the shards": (set_keys(num_tokens=61), ("num_tokens=61", "60")),
     "fewer tokens than the shards": (set_keys(num_tokens=59), ("num_tokens=59", "60")),
     "a shard is missing": (lambda trace: trace.shards[1].unlink(), ("num_tokens=60", "30")),
-    "no shards": (lambda trace: [shard.unlink() for shard in trace.shards] and None, ("num_tokens=60", "0")),
+    "no shards": (lambda trace: [shard.unlink() for shard in trace.shards], ("num_tokens=60", "0")),
     "another number of layers": (set_keys(layer_ids=[0, 1, 2]), ("expert_ids", "[3, 30, 2]")),
     "another top_k": (set_keys(top_k=3), ("expert_ids", "[2, 30, 3]")),
     "fewer experts than ids": (set_keys(num_experts=4), ("out of range", "0 to 3")),
@@ -250,7 +250,7 @@ MANIFEST_FAULTS: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "groups that do not divide": (set_keys(num_groups=3), ("num_groups=3",)),
     "it is missing": (lambda trace: (trace.folder / "trace.json").unlink(), ("trace.json",)),
     "it is a folder": (
-        lambda trace: ((trace.folder / "trace.json").unlink(), (trace.folder / "trace.json").mkdir()) and None,
+        lambda trace: ((trace.folder / "trace.json").unlink(), (trace.folder / "trace.json").mkdir()),
         ("trace.json",),
     ),
 }
@@ -287,6 +287,7 @@ def test_folders_that_are_no_traces(tmp_path: Path, trace: Any, solve: Any, out:
     """Paths that do not exist, hold no trace, match nothing, or come twice."""
     refused(solve(tmp_path / "missing"), "missing", "does not exist")
     refused(solve(tmp_path / "mis*"), "does not exist")
+    refused(solve(tmp_path / ("x" * 300)), "xxx")
     refused(solve(out), "trace.json")
     refused(solve(trace.shards[0]), "is a file")
     refused(solve(trace.folder, trace.folder), "twice")
@@ -304,7 +305,11 @@ def test_traces_of_two_models(tmp_path: Path, trace: Any, write_trace: Any, solv
 
 BAD_OPTIONS: dict[str, tuple[tuple[object, ...], int, tuple[str, ...]]] = {
     "slots fewer than experts": (("--slots-per-gpu", 1), 3, ("8 experts", "--slots-per-gpu 2")),
-    "ranks that do not divide": (("--nodes", 3, "--gpus-per-node", 1), 3, ("8 experts", "3 GPUs", "--redundant-experts 1")),
+    "ranks that do not divide": (
+        ("--nodes", 3, "--gpus-per-node", 1),
+        3,
+        ("8 experts", "3 GPUs", "--redundant-experts 1"),
+    ),
     "redundant that do not divide": (("--redundant-experts", 3), 3, ("--redundant-experts 0 or 4",)),
     "more GPUs than experts": (("--nodes", 16), 3, ("32 GPUs", "--redundant-experts 24")),
     "slots beyond the experts": (("--slots-per-gpu", 9), 3, ("slots_per_gpu=9",)),
@@ -334,6 +339,7 @@ BAD_OPTIONS: dict[str, tuple[tuple[object, ...], int, tuple[str, ...]]] = {
     "time nan": (("--time-limit", "nan"), 2, ("time_limit=nan",)),
     "negative weight": (("--balance-weight", -1), 2, ("balance_weight=-1",)),
     "weight infinite": (("--balance-weight", "inf"), 2, ("balance_weight=inf",)),
+    "weight beyond arithmetic": (("--balance-weight", 1e308), 2, ("balance_weight=",)),
     "cluster twice": (("--cluster", "c.yaml"), 2, ("--cluster", "--nodes")),
 }
 
@@ -429,6 +435,25 @@ def test_output_is_told_before_the_traces_are_read(solve: Any, out: Path, tmp_pa
     refused(solve(tmp_path / "missing", "-o", out / "no" / "p.json"), "cannot write")
 
 
+def test_report_over_the_placement(trace: Any, solve: Any, out: Path) -> None:
+    """One path for the placement and the report would lose the placement: refused, not overwritten."""
+    refused(solve(trace.folder, "--report", out / "p.json"), "p.json")
+    refused(solve(trace.folder, "--report", f"{out}/../out/p.json"), "p.json")
+    assert files(out) == set()
+
+
+@pytest.mark.parametrize("cap", [1.0, 1.0001])
+def test_cap_that_no_map_meets(cap: float, tmp_path: Path, write_trace: Any, solve: Any, out: Path) -> None:
+    """Whether proven impossible (3) or not found (4): one line, no map that breaks the cap, no file."""
+    load = [6, 6, 6, 5, 5, 5, 5, 1]  # mean of 4 GPUs: 9.75, but whole loads of pairs are whole numbers
+    ids = np.repeat(np.arange(8), load).reshape(1, -1, 1)
+    folder = write_trace(tmp_path / "t", ids_LTK=ids, num_experts=8, requests=3).folder
+    result = solve(folder, "--max-imbalance", cap, "--holdout", 0)
+    assert result.code in (3, 4)
+    refused(result, f"max_imbalance={cap}", code=result.code)
+    assert files(out) == set()
+
+
 @pytest.mark.parametrize("bad", ["missing/p.json", "folder", "file/p.json"])
 def test_unwritable_export(bad: str, sound_map: Path, run_cli: Any, out: Path) -> None:
     (out / "folder").mkdir()
@@ -505,6 +530,19 @@ def test_text_of_others_cannot_break_the_line(trace: Any, solve: Any, run_cli: A
     result = run_cli("evaluate", trace.folder, "--map", tmp_path / "evil.json")
     refused(result, "evil.json")
     assert "\x1b" not in result.stderr
+
+
+@pytest.mark.parametrize("key", ["model", "note"])
+def test_text_that_is_no_text(key: str, trace: Any, solve: Any, run_cli: Any, out: Path) -> None:
+    """Half a surrogate pair, which JSON can hold and UTF-8 cannot, is refused or survives; it does not crash us."""
+    set_keys(**{key: "a\ud800z"})(trace)
+    for result in (
+        solve(trace.folder),
+        run_cli("traces", "split", trace.folder, "-o", out / "s"),
+        run_cli("traces", "merge", trace.folder, "-o", out / "m"),
+    ):
+        if result.code != 0:
+            refused(result)
 
 
 def test_in_a_process_of_its_own(trace: Any, run_process: Any, out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,7 @@ def figures(answer: Evaluation) -> np.ndarray:
     )
 
 
-@settings(RELAXED, max_examples=250)
+@settings(RELAXED, max_examples=400)
 @given(case=cases())
 def test_equals_brute_force(case: Case, write_trace: Any) -> None:
     """Every figure equals the enumeration of all outcomes, for all choices, homes, shards and selections."""
@@ -301,6 +302,23 @@ def test_several_maps_are_measured_as_one_by_one(case: Case, write_trace: Any) -
         np.testing.assert_allclose(a.load_LP, b.load_LP, atol=1e-12)
 
 
+def test_cutting_changes_nothing(tmp_path: Path, write_trace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards, blocks and threads do not show in the figures."""
+    rng = np.random.default_rng(5)
+    model = Model(name="m", layer_ids=(0, 1, 2), num_experts=8, top_k=3)
+    rows = np.stack([sound_row(rng, 8, 4, 3) for _ in range(3)])
+    placement = Placement(model=model, num_nodes=2, gpus_per_node=2, slots_per_gpu=3, phy2log_LP=rows)
+    shape = {"num_layers": 3, "num_experts": 8, "top_k": 3, "tokens": 200, "requests": 9}
+    whole = open_trace(write_trace(tmp_path / "one", **shape, num_shards=1).folder)
+    cut = open_trace(write_trace(tmp_path / "five", **shape, num_shards=5).folder)
+    (wanted,) = evaluate(whole, [placement])
+    monkeypatch.setattr("placement.traces.trace.CHUNK_TOKENS", 7)
+    with ThreadPoolExecutor(4) as executor:
+        for answer in (*evaluate(cut, [placement]), *evaluate(cut, [placement], executor=executor)):
+            np.testing.assert_allclose(figures(answer), figures(wanted), atol=1e-12)
+            np.testing.assert_allclose(answer.load_LP, wanted.load_LP, atol=1e-9)
+
+
 def test_by_hand(tmp_path: Path, write_trace: Any) -> None:
     """Figures worked out on paper: 2 nodes of 1 GPU, expert 1 on both, tokens {0,1} and {1,2}, random homes.
 
@@ -368,9 +386,7 @@ class TestRefusals:
     def _map(self, num_experts: int = 4, layer_ids: tuple[int, ...] = (0,), top_k: int = 2) -> Placement:
         model = Model(name="m", layer_ids=layer_ids, num_experts=num_experts, top_k=top_k)
         rows = np.tile(np.arange(num_experts), (len(layer_ids), 1))
-        return Placement(
-            model=model, num_nodes=2, gpus_per_node=1, slots_per_gpu=num_experts // 2, phy2log_LP=rows
-        )
+        return Placement(model=model, num_nodes=2, gpus_per_node=1, slots_per_gpu=num_experts // 2, phy2log_LP=rows)
 
     @pytest.mark.parametrize("change", [{"num_experts": 6}, {"layer_ids": (0, 1)}, {"layer_ids": (1,)}, {"top_k": 3}])
     def test_map_of_another_model(self, trace: Trace, change: dict[str, Any]) -> None:
