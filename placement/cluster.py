@@ -128,7 +128,10 @@ class Cluster:
             raise ClusterError(f"gpus_per_node={gpus_per_node} must be at least 1")
         if slots_per_gpu is None:
             if total % num_ranks:
-                low, high = total // num_ranks * num_ranks - num_experts, -(-total // num_ranks) * num_ranks - num_experts
+                low, high = (
+                    total // num_ranks * num_ranks - num_experts,
+                    -(-total // num_ranks) * num_ranks - num_experts,
+                )
                 allowed = f"{low} or {high}" if low >= 0 else f"{high}"
                 raise InfeasibleError(
                     f"{num_experts} experts + {total - num_experts} redundant = {total} slots cannot be shared evenly by "

@@ -26,7 +26,9 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror}; give a path in an existing, writable folder") from None
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}; give a path in an existing, writable folder"
+        ) from None
 
 
 def check_writable(path: str | Path) -> None:
@@ -38,7 +40,9 @@ def check_writable(path: str | Path) -> None:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; give a path in an existing, writable folder") from None
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}; give a path in an existing, writable folder"
+        ) from None
 
 
 def _umask() -> int:

@@ -162,7 +162,8 @@ def _solve_layers(
     num_layers = workload.model.num_layers
     deadlines = _Deadlines(options.time_limit_s, num_layers, workers)
     futures = {
-        executor.submit(_solve_layer, workload, cluster, options, layer, deadlines): layer for layer in range(num_layers)
+        executor.submit(_solve_layer, workload, cluster, options, layer, deadlines): layer
+        for layer in range(num_layers)
     }
     rows: dict[int, tuple[LayerSolution, LayerReport]] = {}
     try:

@@ -49,7 +49,9 @@ class Workload:
 
     def __add__(self, other: Workload) -> Workload:
         if not self.model.same_routing(other.model):
-            raise InputError(f"workloads of {self.model.name} and {other.model.name} cannot be added: other layers or experts")
+            raise InputError(
+                f"workloads of {self.model.name} and {other.model.name} cannot be added: other layers or experts"
+            )
         mine = (self.seed, self.sample_tokens, self.profile_requests)
         theirs = (other.seed, other.sample_tokens, other.profile_requests)
         if mine != theirs:

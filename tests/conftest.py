@@ -15,9 +15,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import settings
 from safetensors.numpy import save_file
 
 from placement.cli import main
+
+# pytest imports tests by their path and leaves sys.path alone; this lets test_evaluation.py import reference.py
+sys.path.append(str(Path(__file__).parent / "cost"))
+
+# machines that run tests are slow at times: an example may take as long as it needs
+settings.register_profile("patient", parent=settings(), deadline=None)
+settings.load_profile("patient")
 
 Array = npt.NDArray[Any]
 

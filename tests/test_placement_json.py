@@ -74,7 +74,7 @@ def test_full_round_trip(tmp_path: Path, full_document: dict[str, Any]) -> None:
         assert again[part] == full_document[part], part
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     name=st.text(max_size=20),
     layer_ids=st.lists(st.integers(0, 100), min_size=1, max_size=3, unique=True).map(sorted),
@@ -225,6 +225,8 @@ def test_all_faults_of_the_map(tmp_path: Path) -> None:
         {"model": {"name": "m", "layer_ids": [0, 1], "num_experts": 10**30, "top_k": 2}},
         {"model": {"name": "m", "layer_ids": [0, 1], "num_experts": 6, "top_k": 7}},
         {"unknown": 1},
+        {"two\nlines": 1},
+        {"cluster": {"num_nodes": 2, "gpus_per_node": 2, "slots_per_gpu": 2, "two\nlines": 1}},
         {"layers": 3},
         {"evaluation": {"replica_choice": "min-nodes"}},
     ],
@@ -261,7 +263,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return places
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(data=st.data())
 def test_mutated_documents(data: st.DataObject, full_document: dict[str, Any]) -> None:
     """A document with parts replaced, dropped or doubled is loaded or refused with MapError in one line."""
@@ -285,7 +287,7 @@ def test_mutated_documents(data: st.DataObject, full_document: dict[str, Any]) -
     _load_or_refuse(json.dumps(document).encode())
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_mutated_bytes(data: st.DataObject, full_document: dict[str, Any]) -> None:
     """A file with bytes cut off or changed is loaded or refused with MapError in one line."""

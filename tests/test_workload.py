@@ -67,7 +67,7 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(shape=shapes(), select=st.booleans(), seed=st.integers(0, 2**63 - 1))
 def test_counts_equal_brute_force(shape: dict[str, Any], select: bool, seed: int, write_trace: Any) -> None:
     """Load, co-activation and request profiles are exact, of the selected requests and of no others."""
@@ -97,7 +97,7 @@ def test_counts_equal_brute_force(shape: dict[str, Any], select: bool, seed: int
     assert sorted(workload.sample_ids_SLK.tolist()) == sorted(tokens)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     parts=st.lists(shapes(), min_size=3, max_size=3),
     sample_tokens=st.sampled_from([1, 7, 30, 1000]),
@@ -120,7 +120,7 @@ def test_merging_is_addition(
     assert_same(b + a, a + b)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(shape=shapes(), cut=st.integers(0, 2**32), sample_tokens=st.sampled_from([5, 1000]))
 def test_merging_parts_of_a_request(shape: dict[str, Any], cut: int, sample_tokens: int, write_trace: Any) -> None:
     """A request whose tokens are in two traces gets one profile, the sum: as if it had been counted in one go."""

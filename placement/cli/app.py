@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from placement.version import VERSION
 from placement.cli import evaluate, export, solve, traces
+from placement.version import VERSION
 
 app = typer.Typer(
     name="placement",

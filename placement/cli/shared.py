@@ -24,9 +24,7 @@ Traces = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 Workers = Annotated[int | None, typer.Option(help="Threads; the answer does not depend on them. [default: the cores]")]
-ReplicaChoice = Annotated[
-    str, typer.Option(help=f"How a copy is chosen among replicas: {', '.join(REPLICA_CHOICES)}.")
-]
+ReplicaChoice = Annotated[str, typer.Option(help=f"How a copy is chosen among replicas: {', '.join(REPLICA_CHOICES)}.")]
 
 LABELS = {"count": "counting tokens", "solve": "solving layers", "evaluate": "measuring maps"}
 

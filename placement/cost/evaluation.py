@@ -197,9 +197,13 @@ def _checked_homes(
     homes = np.asarray(home_Q, dtype=np.int32)
     nodes = min((placement.num_nodes for placement in placements), default=64)
     if homes.shape != (num_requests,):
-        raise OptionError(f"home_Q has shape {list(homes.shape)}; one home for each of {num_requests} requests is needed")
+        raise OptionError(
+            f"home_Q has shape {list(homes.shape)}; one home for each of {num_requests} requests is needed"
+        )
     if len(homes) and (homes.min() < -1 or homes.max() >= nodes):
-        raise OptionError(f"home_Q has nodes from {homes.min()} to {homes.max()}; -1 (random) to {nodes - 1} are allowed")
+        raise OptionError(
+            f"home_Q has nodes from {homes.min()} to {homes.max()}; -1 (random) to {nodes - 1} are allowed"
+        )
     return homes
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import MAX_COVERS, popcount, smallest_covers
-from placement.cost.replica_choice import LOCAL_FIRST, MIN_NODES, UNIFORM
+from placement.cost.replica_choice import MIN_NODES, UNIFORM
 from placement.cost.tables import LayerTables
 
 _ONE = np.uint64(1)

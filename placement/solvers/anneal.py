@@ -21,7 +21,7 @@ from placement.solvers.spectral import spectral_map
 
 Row = npt.NDArray[np.int32]
 
-MOVES, REPLICA_MOVES = 1_000_000, 80_000
+MOVES, REPLICA_MOVES = 800_000, 80_000
 QUENCH_SHARE = 0.25
 # temperatures in units of K / E sends per token: about what one average expert's move changes
 HOT, QUENCH, COLD = 0.08, 0.02, 0.0008

@@ -26,7 +26,9 @@ class Auto:
         return None
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
-        best = _best(problem, [Anneal().solve_layer(problem), Linear().solve_layer(problem), Eplb().solve_layer(problem)])
+        best = _best(
+            problem, [Anneal().solve_layer(problem), Linear().solve_layer(problem), Eplb().solve_layer(problem)]
+        )
         bound = None if problem.out_of_time() else objective_bound(problem)
         if bound is not None and problem.num_experts <= EXACT_EXPERTS and not problem.num_redundant:
             exact = self._exact(problem, best)

@@ -92,9 +92,7 @@ def count(
     )
 
 
-def fault_error(
-    model: Model, block: Block, layer: int, ids_TK: npt.NDArray[Any], fault: int, row: int
-) -> TraceError:
+def fault_error(model: Model, block: Block, layer: int, ids_TK: npt.NDArray[Any], fault: int, row: int) -> TraceError:
     """The error for a fault that a kernel of `counting` found in row `row` of a block."""
     told = _FAULTS[fault].format(ids=ids_TK[row].tolist(), last=model.num_experts - 1)
     where = row if block.rows_T is None else int(block.rows_T[row])

@@ -116,7 +116,9 @@ class Shard:
                 dtypes = {name: str(piece.get_dtype()) for name, piece in found.items()}
                 metadata = file.metadata() or {}
         except (SafetensorError, OSError, ValueError) as error:
-            raise TraceError(f"{path} is truncated or not a safetensors file ({error}); write the shard again") from None
+            raise TraceError(
+                f"{path} is truncated or not a safetensors file ({error}); write the shard again"
+            ) from None
         if metadata.get("schema", SCHEMA) != SCHEMA:
             raise TraceError(f"{path} has schema {metadata['schema']!r}; {SCHEMA!r} is the one that this version reads")
         wanted = {"expert_ids": "U8" if model.num_experts <= 256 else "U16", **TOKEN_COLUMNS}

@@ -326,7 +326,7 @@ BAD_OPTIONS: dict[str, tuple[tuple[object, ...], int, tuple[str, ...]]] = {
     "holdout nan": (("--holdout", "nan"), 2, ("holdout=nan",)),
     "imbalance below 1": (("--max-imbalance", 0.5), 2, ("max_imbalance=0.5", "1 or more")),
     "imbalance nan": (("--max-imbalance", "nan"), 2, ("max_imbalance=nan",)),
-    "imbalance of nobody": (("--max-imbalance", 1.0), 3, ("max_imbalance=1.0", "cannot be met")),
+    "imbalance of nobody": (("--max-imbalance", 1.0), 3, ("max_imbalance=1.0",)),
     "no workers": (("--workers", 0), 2, ("workers=0",)),
     "negative workers": (("--workers", -1), 2, ("workers=-1",)),
     "unknown solver": (("--solver", "magic"), 2, ("magic", "anneal")),

@@ -60,6 +60,22 @@ def smallest_covers(layout: Map, experts: Sequence[int], home: int) -> list[tupl
     raise AssertionError("an expert is hosted nowhere")
 
 
+def greedy_sizes(layout: Map, experts: Sequence[int], home: int) -> set[int]:
+    """Sizes of all covers that come of taking, again and again, a node that hosts most of the experts still open."""
+    if not experts:
+        return {0}
+    gain = {
+        node: sum(bool(layout.slots_on(expert, node)) for expert in experts)
+        for node in range(layout.num_nodes)
+        if node != home
+    }
+    sizes = set()
+    for node in [node for node, value in gain.items() if value == max(gain.values())]:
+        left = [expert for expert in experts if not layout.slots_on(expert, node)]
+        sizes |= {size + 1 for size in greedy_sizes(layout, left, home)}
+    return sizes
+
+
 def _even(slots: Sequence[int]) -> list[tuple[float, int]]:
     return [(1 / len(slots), slot) for slot in slots]
 

@@ -1,0 +1,127 @@
+"""Rank loads where experts may have several copies (numba), under the replica choice `min-nodes`."""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+from placement.cost.covers import popcount, smallest_covers
+from placement.solvers.anneal_common import CAP_PRICE, Balance, Incidence
+from placement.solvers.replica_sends import Rest
+
+_ONE = np.uint64(1)
+_ZERO = np.uint64(0)
+
+
+@nb.njit(cache=True, nogil=True)
+def measure_shares(
+    inc: Incidence,
+    host_E: npt.NDArray[np.uint64],
+    num_nodes: int,
+    share_EN: npt.NDArray[np.float64],
+    scratch: npt.NDArray[np.uint64],
+    covers: npt.NDArray[np.uint64],
+) -> None:
+    """The share of each expert's assignments that each of its nodes serves, exact under `min-nodes`."""
+    sets = inc.sets_UK
+    top_k = sets.shape[1]
+    num_experts = host_E.shape[0]
+    share_EN[:] = 0.0
+    for t in range(sets.shape[0]):
+        several = False
+        forced = _ZERO
+        for k in range(top_k):
+            host = host_E[sets[t, k]]
+            if host & (host - _ONE) != _ZERO:
+                several = True
+            else:
+                forced |= host
+        if not several:
+            continue
+        w = inc.count_U[t] / num_nodes
+        for home in range(num_nodes):
+            bit = _ONE << np.uint64(home)
+            num_open = 0
+            for k in range(top_k):
+                host = host_E[sets[t, k]]
+                if host & (forced | bit) == _ZERO:
+                    scratch[0, num_open] = host
+                    num_open += 1
+            found = smallest_covers(scratch[0], num_open, home, num_nodes, covers)
+            for k in range(top_k):
+                e = sets[t, k]
+                host = host_E[e]
+                if host & (host - _ONE) == _ZERO:
+                    continue
+                if host & bit != _ZERO:
+                    share_EN[e, home] += w
+                    continue
+                for c in range(found):
+                    usable = host & (forced | covers[c])
+                    part = w / (found * popcount(usable))
+                    for n in range(num_nodes):
+                        if usable >> np.uint64(n) & _ONE:
+                            share_EN[e, n] += part
+    for e in range(num_experts):
+        total = share_EN[e].sum()
+        width = popcount(host_E[e])
+        for n in range(num_nodes):
+            if host_E[e] >> np.uint64(n) & _ONE:
+                share_EN[e, n] = share_EN[e, n] / total if total > 0 and width > 1 else 1.0 / width
+            else:
+                share_EN[e, n] = 0.0
+
+
+@nb.njit(cache=True, nogil=True)
+def estimate_shares(
+    u: int, host: np.uint64, inc: Incidence, rest: Rest, num_nodes: int, share_N: npt.NDArray[np.float64]
+) -> None:
+    """The shares of u's nodes if it had mask `host`, from its sets' forced nodes alone."""
+    share_N[:] = 0.0
+    width = popcount(host)
+    if width > 1:
+        home_part = 1.0 / num_nodes
+        for x in range(inc.expert_ptr[u], inc.expert_ptr[u + 1]):
+            w = inc.count_U[inc.expert_sets[x]]
+            usable = host & rest.forced[x]
+            if usable == _ZERO:
+                usable = host
+            away = (num_nodes - width) * home_part / popcount(usable)
+            for n in range(num_nodes):
+                if host >> np.uint64(n) & _ONE:
+                    share_N[n] += w * (home_part + (away if usable >> np.uint64(n) & _ONE else 0.0))
+    total = share_N.sum()
+    for n in range(num_nodes):
+        if host >> np.uint64(n) & _ONE:
+            share_N[n] = share_N[n] / total if total > 0 else 1.0 / width
+
+
+@nb.njit(cache=True, nogil=True)
+def add_load(
+    e: int,
+    sign: float,
+    share_N: npt.NDArray[np.float64],
+    on_EN: npt.NDArray[np.int64],
+    holds_GE: npt.NDArray[np.int64],
+    bal: Balance,
+    load_GB: npt.NDArray[np.float64],
+) -> None:
+    """Add (or take away) expert e's load on the ranks that hold it."""
+    for n in range(bal.num_nodes):
+        if on_EN[e, n] == 0:
+            continue
+        for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
+            if holds_GE[g, e]:
+                part = sign * share_N[n] / on_EN[e, n] * bal.slowness_G[g]
+                for b in range(load_GB.shape[1]):
+                    load_GB[g, b] += part * bal.load_EB[e, b]
+
+
+@nb.njit(cache=True, nogil=True)
+def cost_of_loads(load_GB: npt.NDArray[np.float64], bal: Balance, peak_B: npt.NDArray[np.float64]) -> float:
+    peak_B[:] = 0.0
+    for g in range(load_GB.shape[0]):
+        for b in range(load_GB.shape[1]):
+            peak_B[b] = max(peak_B[b], load_GB[g, b])
+    return bal.price * peak_B.sum() / peak_B.shape[0] + CAP_PRICE * max(0.0, peak_B[0] - bal.cap)

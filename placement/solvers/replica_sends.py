@@ -1,0 +1,204 @@
+"""Sends of top-k sets whose experts may have several copies, kept up to date as masks change (numba).
+
+A set's sends are the mean over homes of the smallest number of further nodes that cover it. Experts on one node force
+that node into the cover; experts on several are open unless a forced node hosts them. For every (set, expert) the
+state of the other experts of the set is kept: forced nodes and up to two open masks. The cost of a set under a new
+mask of one expert is then a closed form of a few instructions, exact for up to two open masks; the rare others are
+covered by enumeration.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+from placement.cost.covers import popcount, smallest_covers
+from placement.solvers.anneal_common import Incidence
+
+MANY = 3
+_ONE = np.uint64(1)
+_ZERO = np.uint64(0)
+
+
+class Rest(NamedTuple):
+    """For entry x = (set, expert) of the incidence: the other experts of the set.
+
+    forced, open_1, open_2  node masks; num_open counts open masks, MANY means more than two
+    without  N * sends of the set without the expert, int64
+    """
+
+    forced: npt.NDArray[np.uint64]
+    open_1: npt.NDArray[np.uint64]
+    open_2: npt.NDArray[np.uint64]
+    num_open: npt.NDArray[np.int64]
+    without: npt.NDArray[np.int64]
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _closed_form(forced: np.uint64, a: np.uint64, b: np.uint64, num_open: int, num_nodes: int) -> int:
+    """N * sends, given forced nodes and up to two open masks."""
+    sends = popcount(forced) * (num_nodes - 1)
+    if num_open == 1:
+        sends += num_nodes - popcount(a)
+    elif num_open == 2:
+        shared, union = popcount(a & b), popcount(a | b)
+        sends += (union - shared) + (num_nodes - union) * (1 if shared > 0 else 2)
+    return sends
+
+
+@nb.njit(cache=True, nogil=True)
+def _sends_slow(
+    forced: np.uint64,
+    open_M: npt.NDArray[np.uint64],
+    num_masks: int,
+    num_nodes: int,
+    left_M: npt.NDArray[np.uint64],
+    covers: npt.NDArray[np.uint64],
+) -> int:
+    """N * sends of a set from its forced nodes and its open masks, by covering for every home."""
+    total = popcount(forced) * (num_nodes - 1)
+    for home in range(num_nodes):
+        bit = _ONE << np.uint64(home)
+        num_left = 0
+        for k in range(num_masks):
+            if open_M[k] & bit == _ZERO:
+                left_M[num_left] = open_M[k]
+                num_left += 1
+        smallest_covers(left_M, num_left, home, num_nodes, covers)
+        total += popcount(covers[0])
+    return total
+
+
+@nb.njit(cache=True, nogil=True)
+def _state_of_others(
+    t: int, skip: int, sets: npt.NDArray[np.int32], host_E: npt.NDArray[np.uint64]
+) -> tuple[np.uint64, np.uint64, np.uint64, int]:
+    """(forced, open_1, open_2, num_open) of set t without its member number `skip` (-1: with all)."""
+    forced = _ZERO
+    for k in range(sets.shape[1]):
+        host = host_E[sets[t, k]]
+        if k != skip and host & (host - _ONE) == _ZERO:
+            forced |= host
+    a, b, num_open = _ZERO, _ZERO, 0
+    for k in range(sets.shape[1]):
+        host = host_E[sets[t, k]]
+        if k != skip and host & (host - _ONE) != _ZERO and host & forced == _ZERO:
+            if num_open == 0:
+                a = host
+            elif num_open == 1:
+                b = host
+            num_open += 1
+    return forced, a, b, min(num_open, MANY)
+
+
+@nb.njit(cache=True, nogil=True)
+def sends_of_set(
+    t: int,
+    u: int,
+    host_u: np.uint64,
+    v: int,
+    host_v: np.uint64,
+    sets: npt.NDArray[np.int32],
+    host_E: npt.NDArray[np.uint64],
+    num_nodes: int,
+    scratch: npt.NDArray[np.uint64],
+    covers: npt.NDArray[np.uint64],
+) -> int:
+    """N * sends of set t if u and v had these masks (0: as if the expert were not in the set)."""
+    num_hosts = 0
+    forced = _ZERO
+    for k in range(sets.shape[1]):
+        e = sets[t, k]
+        host = host_u if e == u else (host_v if e == v else host_E[e])
+        if host & (host - _ONE) == _ZERO:
+            forced |= host
+        else:
+            scratch[0, num_hosts] = host
+            num_hosts += 1
+    num_open = 0
+    for k in range(num_hosts):
+        if scratch[0, k] & forced == _ZERO:
+            scratch[0, num_open] = scratch[0, k]
+            num_open += 1
+    if num_open > 2:
+        return _sends_slow(forced, scratch[0], num_open, num_nodes, scratch[1], covers)
+    return _closed_form(forced, scratch[0, 0], scratch[0, 1], num_open, num_nodes)
+
+
+@nb.njit(cache=True, nogil=True)
+def change_of(
+    u: int,
+    host: np.uint64,
+    inc: Incidence,
+    rest: Rest,
+    sends_U: npt.NDArray[np.int64],
+    host_E: npt.NDArray[np.uint64],
+    num_nodes: int,
+    scratch: npt.NDArray[np.uint64],
+    covers: npt.NDArray[np.uint64],
+) -> int:
+    """Change of N * sends over all sets if only expert u got mask `host`."""
+    single = host & (host - _ONE) == _ZERO
+    total = 0
+    for x in range(inc.expert_ptr[u], inc.expert_ptr[u + 1]):
+        t = inc.expert_sets[x]
+        num_open = rest.num_open[x]
+        if num_open == MANY:
+            after = sends_of_set(t, u, host, -1, _ZERO, inc.sets_UK, host_E, num_nodes, scratch, covers)
+        else:
+            forced, a, b = rest.forced[x], rest.open_1[x], rest.open_2[x]
+            if single:
+                forced |= host
+                if num_open == 2 and b & host != _ZERO:
+                    num_open = 1
+                    if a & host != _ZERO:
+                        num_open = 0
+                elif num_open > 0 and a & host != _ZERO:
+                    a = b
+                    num_open -= 1
+                after = _closed_form(forced, a, b, num_open, num_nodes)
+            elif host & forced != _ZERO:
+                after = _closed_form(forced, a, b, num_open, num_nodes)
+            elif num_open == 0:
+                after = _closed_form(forced, host, b, 1, num_nodes)
+            elif num_open == 1:
+                after = _closed_form(forced, a, host, 2, num_nodes)
+            else:
+                after = sends_of_set(t, u, host, -1, _ZERO, inc.sets_UK, host_E, num_nodes, scratch, covers)
+        total += inc.count_U[t] * (after - sends_U[t])
+    return total
+
+
+@nb.njit(cache=True, nogil=True)
+def update_set(
+    t: int,
+    inc: Incidence,
+    rest: Rest,
+    sends_U: npt.NDArray[np.int64],
+    saving_E: npt.NDArray[np.int64],
+    host_E: npt.NDArray[np.uint64],
+    num_nodes: int,
+    scratch: npt.NDArray[np.uint64],
+    covers: npt.NDArray[np.uint64],
+    fresh: bool,
+) -> None:
+    """Bring set t's sends, its members' rests and their savings up to date with `host_E`."""
+    sets = inc.sets_UK
+    w = inc.count_U[t]
+    before = sends_U[t]
+    sends_U[t] = sends_of_set(t, -1, _ZERO, -1, _ZERO, sets, host_E, num_nodes, scratch, covers)
+    for k in range(sets.shape[1]):
+        x = inc.entry_UK[t, k]
+        e = sets[t, k]
+        if not fresh:
+            saving_E[e] -= w * (before - rest.without[x])
+        forced, a, b, num_open = _state_of_others(t, k, sets, host_E)
+        rest.forced[x], rest.open_1[x], rest.open_2[x], rest.num_open[x] = forced, a, b, num_open
+        if num_open == MANY:
+            rest.without[x] = sends_of_set(t, e, _ZERO, -1, _ZERO, sets, host_E, num_nodes, scratch, covers)
+        else:
+            rest.without[x] = _closed_form(forced, a, b, num_open, num_nodes)
+        saving_E[e] += w * (sends_U[t] - rest.without[x])
