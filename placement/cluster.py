@@ -81,7 +81,7 @@ class Cluster:
         if not self.gpu_speeds:
             return np.ones(self.num_ranks)
         speed = np.asarray(self.gpu_speeds, dtype=np.float64)
-        return speed / speed.mean()
+        return np.asarray(speed / speed.mean())
 
     def check_fits(self, num_experts: int) -> None:
         """Raise InfeasibleError unless every expert gets a slot and no rank needs one expert twice."""
@@ -134,8 +134,8 @@ class Cluster:
                 )
                 allowed = f"{low} or {high}" if low >= 0 else f"{high}"
                 raise InfeasibleError(
-                    f"{num_experts} experts + {total - num_experts} redundant = {total} slots cannot be shared evenly by "
-                    f"{num_nodes} x {gpus_per_node} = {num_ranks} GPUs; use --redundant-experts {allowed}"
+                    f"{num_experts} experts + {total - num_experts} redundant = {total} slots cannot be shared evenly "
+                    f"by {num_nodes} x {gpus_per_node} = {num_ranks} GPUs; use --redundant-experts {allowed}"
                 )
             slots_per_gpu = total // num_ranks
         cluster = Cluster(num_nodes=num_nodes, gpus_per_node=gpus_per_node, slots_per_gpu=slots_per_gpu)

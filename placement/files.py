@@ -12,7 +12,7 @@ from placement.errors import OutputError
 def write_atomic(path: str | Path, data: bytes | str) -> None:
     """Write `data` beside `path`, fsync, rename over it. Raises OutputError; then `path` is as it was before."""
     path = Path(path)
-    payload = data.encode() if isinstance(data, str) else data
+    payload = data.encode(errors="replace") if isinstance(data, str) else data
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -21,7 +21,7 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
             file.flush()
             os.fchmod(file.fileno(), 0o666 & ~_umask())
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         if temporary is not None:

@@ -133,7 +133,7 @@ def document_bytes(document: dict[str, Any]) -> bytes:
     body.pop("physical_to_logical")
     rows = ",\n  ".join(json.dumps(row, separators=(",", ":")) for row in document["physical_to_logical"])
     text = json.dumps({**body, "physical_to_logical": ["@rows@"]}, indent=1, ensure_ascii=False)
-    return text.replace('[\n  "@rows@"\n ]', f"[\n  {rows}\n ]").encode() + b"\n"
+    return text.replace('[\n  "@rows@"\n ]', f"[\n  {rows}\n ]").encode(errors="replace") + b"\n"
 
 
 def save_placement(path: str | Path, document: dict[str, Any]) -> None:

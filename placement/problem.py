@@ -145,7 +145,7 @@ class LayerProblem:
     def imbalance_B(
         self, phy2log_P: npt.NDArray[np.integer], load_P: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.float64]:
-        """Rank imbalance under each row of `load_BE`, an expert's load shared over its slots in proportion to `load_P`."""
+        """Rank imbalance under each row of `load_BE`; an expert's load is shared over its slots as `load_P` is."""
         copies_E = np.bincount(phy2log_P, minlength=self.num_experts)
         served_E = np.bincount(phy2log_P, weights=load_P, minlength=self.num_experts)[phy2log_P]
         even_P = 1.0 / copies_E[phy2log_P]

@@ -128,7 +128,9 @@ def count_workload(trace: Trace, options: Options, executor: Executor | None, li
         done += tokens
         listener(Progress(stage="count", done=done, total=total))
 
-    return count(trace, seed=options.seed, executor=executor, progress=counted)
+    workload = count(trace, seed=options.seed, executor=executor, progress=counted)
+    listener(Progress(stage="count", done=total, total=total))
+    return workload
 
 
 def solve_workload(

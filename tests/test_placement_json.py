@@ -240,6 +240,32 @@ def test_wrong_values(change: dict[str, Any], tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("physical_to_logical", 0, 0), "0"),
+        (("physical_to_logical", 0, 1), True),
+        (("cluster", "num_nodes"), "2"),
+        (("model", "layer_ids", 1), "7"),
+        (("model", "name"), None),
+    ],
+    ids=str,
+)
+def test_kinds_are_not_guessed(place: tuple[Any, ...], value: Any, tmp_path: Path) -> None:
+    """A number in quotes or a truth value is refused, though it could be read as the number that belongs there."""
+    document = placement_document(sound_placement())
+    *parents, last = place
+    spot = document
+    for parent in parents:
+        spot = spot[parent]
+    spot[last] = value
+    (tmp_path / "p.json").write_text(json.dumps(document))
+    with pytest.raises(MapError, match=str(place[0])):
+        load_placement(tmp_path / "p.json")
+    with pytest.raises(jsonschema.ValidationError):
+        validate(document)
+
+
 ANYTHING = st.recursive(
     st.none()
     | st.booleans()

@@ -46,7 +46,7 @@ class Evaluation:
 
     def load_LG(self) -> npt.NDArray[np.float64]:
         """Assignments served by each rank, [L, G]."""
-        return self.load_LP.reshape(len(self.load_LP), self.cluster.num_ranks, -1).sum(axis=2)
+        return np.asarray(self.load_LP.reshape(len(self.load_LP), self.cluster.num_ranks, -1).sum(axis=2))
 
     def rank_imbalance_L(self) -> npt.NDArray[np.float64]:
         """Most loaded rank over the mean rank, [L]; a rank's load counts divided by its relative speed."""
@@ -209,7 +209,7 @@ def _checked_homes(
 
 def _imbalance(load: npt.NDArray[np.float64], speed: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     mean = load.mean(axis=1)
-    return np.divide((load / speed).max(axis=1), mean, out=np.ones_like(mean), where=mean > 0)
+    return np.asarray(np.divide((load / speed).max(axis=1), mean, out=np.ones_like(mean), where=mean > 0))
 
 
 def _mean_max(values: npt.NDArray[np.float64]) -> dict[str, float]:

@@ -1,9 +1,10 @@
 """Exact expected cost of one layer's map on many tokens (numba).
 
-`totals` collects, over tokens and averaged over the homes: [0] distinct remote nodes, [1] distinct ranks on remote nodes,
-[2] assignments served on remote nodes. `load_P` collects assignments per slot. Homes are node ids; -1 means unknown: the
-mean over all nodes is taken. Where a copy is chosen by chance, copies are chosen independently for each expert, and
-the expected number of distinct nodes or ranks is 1 - prod(1 - p) summed over them. `count_T` is how often each row occurs.
+`totals` collects, over tokens and averaged over the homes: [0] distinct remote nodes, [1] distinct ranks on remote
+nodes, [2] assignments served on remote nodes. `load_P` collects assignments per slot. `count_T` is how often each row
+occurs. Homes are node ids; -1 means unknown: the mean over all nodes is taken. Where a copy is chosen by chance, copies
+are chosen independently for each expert, and the expected number of distinct nodes or ranks is 1 - prod(1 - p) summed
+over them.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ eplb, and a locality solution (annealed with the redundant slots empty, then fil
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,7 +23,7 @@ from placement.solvers.spectral import spectral_map
 
 Row = npt.NDArray[np.int32]
 
-MOVES, REPLICA_MOVES = 800_000, 80_000
+MOVES, REPLICA_MOVES = 600_000, 80_000
 QUENCH_SHARE = 0.25
 # temperatures in units of K / E sends per token: about what one average expert's move changes
 HOT, QUENCH, COLD = 0.08, 0.02, 0.0008
@@ -80,7 +82,7 @@ class _Search:
         scale = self.problem.top_k / self.problem.num_experts
         temperatures = np.geomspace(hot * scale, COLD * scale, SEGMENTS + 1)
         kernel = anneal_replicas if replicas else anneal_single
-        for begin, end in zip(temperatures, temperatures[1:], strict=False):
+        for begin, end in pairwise(temperatures):
             self.stopped = self.stopped or self.problem.out_of_time()
             if self.stopped:
                 break

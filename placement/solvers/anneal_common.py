@@ -98,12 +98,12 @@ def random_word(state: npt.NDArray[np.uint64]) -> np.uint64:
     x = state[0]
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return np.uint64(x ^ (x >> np.uint64(31)))
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
 def random_below(state: npt.NDArray[np.uint64], limit: int) -> int:
-    return np.int64(((random_word(state) >> _HALF) * np.uint64(limit)) >> _HALF)
+    return np.int64(((random_word(state) >> _HALF) * np.uint64(limit)) >> _HALF)  # type: ignore[return-value]
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
@@ -114,32 +114,39 @@ def random_unit(state: npt.NDArray[np.uint64]) -> float:
 
 @nb.njit(cache=True, nogil=True)
 def three_highest(
-    load_GB: npt.NDArray[np.float64], high_B3: npt.NDArray[np.float64], rank_B3: npt.NDArray[np.int64]
+    load_GB: npt.NDArray[np.float64], b: int, high_3B: npt.NDArray[np.float64], rank_3B: npt.NDArray[np.int64]
 ) -> None:
-    """For each bootstrap the three most loaded ranks: a move changes two, so the highest of the others is known."""
-    num_ranks, num_boots = load_GB.shape
-    for b in range(num_boots):
-        a0, a1, a2 = -1.0, -1.0, -1.0
-        r0, r1, r2 = -1, -1, -1
-        for g in range(num_ranks):
-            x = load_GB[g, b]
-            if x > a0:
+    """The three most loaded ranks of bootstrap b: a swap changes two, so the highest of the others is then known."""
+    a0, a1, a2 = -1.0, -1.0, -1.0
+    r0, r1, r2 = -1, -1, -1
+    for g in range(load_GB.shape[0]):
+        x = load_GB[g, b]
+        if x > a2:
+            if x > a1:
                 a2, r2 = a1, r1
-                a1, r1 = a0, r0
-                a0, r0 = x, g
-            elif x > a1:
-                a2, r2 = a1, r1
-                a1, r1 = x, g
-            elif x > a2:
+                if x > a0:
+                    a1, r1 = a0, r0
+                    a0, r0 = x, g
+                else:
+                    a1, r1 = x, g
+            else:
                 a2, r2 = x, g
-        high_B3[b, 0], high_B3[b, 1], high_B3[b, 2] = a0, a1, a2
-        rank_B3[b, 0], rank_B3[b, 1], rank_B3[b, 2] = r0, r1, r2
+    high_3B[0, b], high_3B[1, b], high_3B[2, b] = a0, a1, a2
+    rank_3B[0, b], rank_3B[1, b], rank_3B[2, b] = r0, r1, r2
 
 
 @nb.njit(cache=True, nogil=True)
-def balance_cost(high_B3: npt.NDArray[np.float64], price: float, cap: float) -> float:
-    num_boots = high_B3.shape[0]
-    total = 0.0
-    for b in range(num_boots):
-        total += high_B3[b, 0]
-    return price * total / num_boots + CAP_PRICE * max(0.0, high_B3[0, 0] - cap)
+def balance_cost(peak_B: npt.NDArray[np.float64], price: float, cap: float) -> float:
+    """Cost of the imbalance `peak_B` under each bootstrap. Four sums side by side: one would wait for each addition."""
+    num_boots = peak_B.shape[0]
+    whole = num_boots - num_boots % 4
+    s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
+    for b in range(0, whole, 4):
+        s0 += peak_B[b]
+        s1 += peak_B[b + 1]
+        s2 += peak_B[b + 2]
+        s3 += peak_B[b + 3]
+    for b in range(whole, num_boots):
+        s0 += peak_B[b]
+    total = (s0 + s1) + (s2 + s3)
+    return float(price * total / num_boots + CAP_PRICE * max(0.0, peak_B[0] - cap))

@@ -211,7 +211,7 @@ def _shift(
     on_EN: npt.NDArray[np.int64],
     holds_GE: npt.NDArray[np.int64],
 ) -> None:
-    """Book (sign 1) or undo (sign -1) that v takes u's slot on rank r, and u takes v's on rank s unless it is replaced."""
+    """Book (sign 1) or undo (-1) that v takes u's slot on rank r, and u takes v's on rank s unless it is replaced."""
     on_EN[u, i] -= sign
     on_EN[v, i] += sign
     holds_GE[r, u] -= sign

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.solvers.anneal_common import (
-    CAP_PRICE,
     Balance,
     Incidence,
     balance_cost,
@@ -62,10 +61,12 @@ def anneal_single(
         g = p // bal.slots_per_gpu
         for b in range(num_boots):
             load_GB[g, b] += bal.load_EB[phy2log_P[p], b] * bal.slowness_G[g]
-    high_B3 = np.empty((num_boots, 3))
-    rank_B3 = np.empty((num_boots, 3), dtype=np.int64)
-    three_highest(load_GB, high_B3, rank_B3)
-    uneven = balance_cost(high_B3, bal.price, bal.cap)
+    high_3B = np.empty((3, num_boots))
+    rank_3B = np.empty((3, num_boots), dtype=np.int64)
+    peak_B = np.empty(num_boots)
+    for b in range(num_boots):
+        three_highest(load_GB, b, high_3B, rank_3B)
+    uneven = balance_cost(high_3B[0], bal.price, bal.cap)
     cost = touched * per_send + uneven
     best = cost
     best_P = phy2log_P.copy()
@@ -88,20 +89,15 @@ def anneal_single(
                 continue
         # balance after the swap, under every bootstrap
         slow_r, slow_s = bal.slowness_G[r], bal.slowness_G[s]
-        total = 0.0
-        exact = 0.0
-        for b in range(num_boots):
+        for b in range(num_boots):  # without branches, so that it is vectorised
             shift = bal.load_EB[v, b] - bal.load_EB[u, b]
+            first_moves = (rank_3B[0, b] == r) | (rank_3B[0, b] == s)
+            second_moves = (rank_3B[1, b] == r) | (rank_3B[1, b] == s)
+            others = high_3B[1, b] if first_moves else high_3B[0, b]
+            others = high_3B[2, b] if first_moves & second_moves else others
             peak = max(load_GB[r, b] + shift * slow_r, load_GB[s, b] - shift * slow_s)
-            for top in range(3):
-                g = rank_B3[b, top]
-                if g != r and g != s:
-                    peak = max(peak, high_B3[b, top])
-                    break
-            total += peak
-            if b == 0:
-                exact = peak
-        after = bal.price * total / num_boots + CAP_PRICE * max(0.0, exact - bal.cap)
+            peak_B[b] = max(peak, others)
+        after = balance_cost(peak_B, bal.price, bal.cap)
         change = after - uneven
         if gain * per_send + change > threshold:
             continue
@@ -122,14 +118,17 @@ def anneal_single(
             shift = bal.load_EB[v, b] - bal.load_EB[u, b]
             load_GB[r, b] += shift * slow_r
             load_GB[s, b] -= shift * slow_s
-        three_highest(load_GB, high_B3, rank_B3)
-        uneven = balance_cost(high_B3, bal.price, bal.cap)
+            rises = max(load_GB[r, b], load_GB[s, b]) > high_3B[2, b]
+            first, second, third = rank_3B[0, b], rank_3B[1, b], rank_3B[2, b]
+            if rises or first == r or first == s or second == r or second == s or third == r or third == s:
+                three_highest(load_GB, b, high_3B, rank_3B)
+        uneven = after
         cost = touched * per_send + uneven
         if cost < best - 1e-12:
             best = cost
             best_P[:] = phy2log_P
     phy2log_P[:] = best_P
-    return best
+    return float(best)
 
 
 @nb.njit(cache=True, nogil=True)

@@ -10,7 +10,8 @@ from placement.cost.sets import distinct_sets
 from placement.problem import LayerProblem, Options
 from placement.workload import Workload
 
-BOOTSTRAPS = 16
+MOST_BOOTSTRAPS, FEWEST_BOOTSTRAPS = 64, 16
+BOOTSTRAP_SHARE = 0.25
 
 
 def layer_problem(workload: Workload, cluster: Cluster, options: Options, layer: int) -> LayerProblem:
@@ -32,17 +33,26 @@ def layer_problem(workload: Workload, cluster: Cluster, options: Options, layer:
     )
 
 
-def bootstrap_loads(workload: Workload, layer: int, seed: int) -> npt.NDArray[np.float64]:
-    """Shares of load, float64 [1 + BOOTSTRAPS, E]: the exact one, then resamples of the requests with replacement.
+def num_bootstraps(num_experts: int) -> int:
+    """Many where layers are small; few where each costs a search more, and loads are sums of more experts anyway."""
+    return int(np.clip(6144 // num_experts, FEWEST_BOOTSTRAPS, MOST_BOOTSTRAPS))
 
-    The same requests are drawn for every layer. Balance that holds on average over them holds on requests not seen.
+
+def bootstrap_loads(workload: Workload, layer: int, seed: int) -> npt.NDArray[np.float64]:
+    """Shares of load, float64 [B, E]: the exact one, then resamples of a quarter of the requests.
+
+    The same requests are drawn for every layer, with replacement. Fewer requests than there are vary more: experts of
+    one topic on one rank then cost what they will cost on other requests. Measured on splits of a real trace (gpt-oss-
+    20b), 64 resamples of a quarter lower both held-out sends and imbalance against 16 of all.
     """
     exact = workload.load_LE[layer].astype(np.float64)
     num_requests = len(workload.profile_key_Q)
     rows = [exact]
     if num_requests > 1:
         rng = np.random.default_rng(np.random.SeedSequence([seed, 0xB007]))
-        weight_BQ = rng.multinomial(num_requests, np.full(num_requests, 1 / num_requests), size=BOOTSTRAPS)
+        drawn = max(int(BOOTSTRAP_SHARE * num_requests), 1)
+        each = np.full(num_requests, 1 / num_requests)
+        weight_BQ = rng.multinomial(drawn, each, size=num_bootstraps(len(exact)))
         rows += list(weight_BQ.astype(np.float64) @ workload.profile_QLE[:, layer].astype(np.float64))
     loads = np.stack([row if row.sum() > 0 else exact for row in rows])
-    return loads / loads.sum(axis=1, keepdims=True)
+    return np.asarray(loads / loads.sum(axis=1, keepdims=True))

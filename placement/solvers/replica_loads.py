@@ -124,4 +124,4 @@ def cost_of_loads(load_GB: npt.NDArray[np.float64], bal: Balance, peak_B: npt.ND
     for g in range(load_GB.shape[0]):
         for b in range(load_GB.shape[1]):
             peak_B[b] = max(peak_B[b], load_GB[g, b])
-    return bal.price * peak_B.sum() / peak_B.shape[0] + CAP_PRICE * max(0.0, peak_B[0] - bal.cap)
+    return float(bal.price * peak_B.sum() / peak_B.shape[0] + CAP_PRICE * max(0.0, peak_B[0] - bal.cap))

@@ -16,7 +16,7 @@ def spectral_map(
     weight = coact_EE / np.maximum(np.sqrt(np.outer(load_E, load_E)), 1e-12)
     rows = []
     for members in _bisect(np.arange(len(load_E)), weight, cluster.num_nodes, cluster.slots_per_node):
-        rank, place = balanced_packing(load_E[members], cluster.gpus_per_node)
+        rank, place = balanced_packing(np.asarray(load_E[members], dtype=np.float64), cluster.gpus_per_node)
         row = np.empty(len(members), dtype=np.int32)
         row[rank * cluster.slots_per_gpu + place] = members
         rows.append(row)

@@ -64,11 +64,10 @@ def count(
             profile_row_T: npt.NDArray[np.int32] = profile_row_T,
         ) -> None:
             ids_TK = block.ids_TK(layer)
-            fault, row = counting.count_layer(
-                ids_TK, profile_row_T, load_LE[layer], coact_LEE[layer], profile_LQE[layer]
-            )
+            fault, row = counting.count_sets(ids_TK, profile_row_T, coact_LEE[layer], profile_LQE[layer])
             if fault != counting.OK:
                 raise fault_error(model, block, layer, ids_TK, fault, row)
+            counting.count_load(ids_TK.reshape(-1), load_LE[layer])
             sample_SLK[chosen, layer] = ids_TK[rows]
 
         run_tasks(count_one, range(model.num_layers), executor)
@@ -118,10 +117,8 @@ def _choose_sample(
         owner = owner_Q[block.request_T]
         position = block.column_T("position").astype(np.uint64)
         key = _mix(owner ^ _mix(position * np.uint64(2) + block.column_T("phase").astype(np.uint64)))
-        if len(best[0]) >= size:
-            rows = np.flatnonzero(key < best[0][-1])
-        else:
-            rows = np.arange(len(key))
+        full = len(best[0]) >= size
+        rows = np.flatnonzero(key < best[0][-1]) if full else np.arange(len(key))
         parts = [best, (key[rows], np.full(len(rows), number), rows, owner[rows])]
         merged = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
         order = np.argsort(merged[0], kind="stable")[:size]

@@ -39,18 +39,17 @@ def count_load(ids_N: npt.NDArray[Any], load_E: npt.NDArray[np.int64]) -> bool:
 
 
 @nb.njit(cache=True, nogil=True)
-def count_layer(
+def count_sets(
     ids_TK: npt.NDArray[Any],
     row_T: npt.NDArray[np.int32],
-    load_E: npt.NDArray[np.int64],
     coact_EE: npt.NDArray[np.int64],
     profile_QE: npt.NDArray[np.uint32],
 ) -> tuple[int, int]:
-    """Add tokens to loads, co-activations (upper triangle) and request profiles; returns (fault, row of the fault).
+    """Add top-k sets to co-activations (upper triangle) and request profiles; returns (fault, row of the fault).
 
     row_T: row of each token's request in `profile_QE`, or -1 where no profile is kept.
     """
-    num_experts = load_E.shape[0]
+    num_experts = coact_EE.shape[0]
     top_k = ids_TK.shape[1]
     for t in range(ids_TK.shape[0]):
         row = row_T[t]
@@ -58,7 +57,6 @@ def count_layer(
             a = np.int64(ids_TK[t, k])
             if a >= num_experts:
                 return ID_OUT_OF_RANGE, t
-            load_E[a] += 1
             if row >= 0:
                 profile_QE[row, a] += np.uint32(1)
             for j in range(k):

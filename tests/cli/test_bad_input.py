@@ -435,6 +435,26 @@ def test_output_is_told_before_the_traces_are_read(solve: Any, out: Path, tmp_pa
     refused(solve(tmp_path / "missing", "-o", out / "no" / "p.json"), "cannot write")
 
 
+@pytest.mark.parametrize("solver", ["linear", "round-robin", "eplb"])
+def test_cap_that_a_solver_does_not_meet(solver: str, tmp_path: Path, write_trace: Any, solve: Any, out: Path) -> None:
+    """A cap holds for solvers that do not search, too: a map that breaks it is not written (exit code 4)."""
+    load = [9, 9, 9, 9, 8, 8, 8, 8, 1, 1, 1, 1]  # 3 slots a GPU: 18 on each is possible; loads are interleaved badly
+    ids = np.repeat([0, 1, 2, 4, 3, 5, 6, 8, 7, 9, 10, 11], load).reshape(1, -1, 1)
+    folder = write_trace(tmp_path / "t", ids_LTK=ids, num_experts=12, requests=3).folder
+    free = solve(folder, "--holdout", 0, "--solver", solver)
+    document = json.loads((out / "p.json").read_text())
+    worst = document["evaluation"]["train"][solver]["rank_imbalance"]["max"]
+    assert free.code == 0
+    (out / "p.json").unlink()
+    assert solve(folder, "--holdout", 0, "--solver", solver, "--max-imbalance", worst + 0.001).code == 0
+    (out / "p.json").unlink()
+    if worst > 1.01:
+        refused(solve(folder, "--holdout", 0, "--solver", solver, "--max-imbalance", 1.005), "1.005", code=4)
+    else:
+        assert solver != "linear"
+    assert files(out) == set()
+
+
 def test_report_over_the_placement(trace: Any, solve: Any, out: Path) -> None:
     """One path for the placement and the report would lose the placement: refused, not overwritten."""
     refused(solve(trace.folder, "--report", out / "p.json"), "p.json")

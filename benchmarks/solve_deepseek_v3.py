@@ -1,0 +1,59 @@
+"""Solve a DeepSeek-V3-shaped trace as a user would: one command, a fresh process, the numba cache warm."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from machine import describe_machine
+
+SEED = 1
+SYNTH = ["--preset", "deepseek-v3", "--no-group-limit", "--tokens", "100000", "--requests", "400", "--seed", str(SEED)]
+SOLVE = ["--nodes", "4", "--gpus-per-node", "8", "--json"]
+
+
+def placement(*arguments: str) -> tuple[str, float, int]:
+    """(stdout, wall seconds, peak resident bytes) of one `placement` command."""
+    command = [str(Path(sys.executable).parent / "placement"), *arguments]
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        output = process.stdout.read() if process.stdout else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed with code {process.returncode}")
+    return output, time.perf_counter() - start, usage.ru_maxrss * 1024
+
+
+def main() -> None:
+    print(f"# DeepSeek-V3-shaped trace, 4 nodes x 8 GPUs\n\n{describe_machine()}, seed {SEED}\n")
+    with tempfile.TemporaryDirectory() as folder:
+        trace = f"{folder}/trace"
+        placement("traces", "synth", *SYNTH, "-o", trace)
+        print(f"`placement traces synth {' '.join(SYNTH)} -o TRACE`\n")
+        print(f"`placement solve TRACE {' '.join(SOLVE)}`\n")
+        print("| run | wall s | peak MB | held-out sends: linear | eplb | auto | auto against linear | rank imbalance: "
+              "linear | eplb | auto | mean gap |\n|---|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+        for run in ("first", "second", "third"):
+            output, seconds, peak = placement("solve", trace, *SOLVE, "-o", f"{folder}/placement.json")
+            document = json.loads(output)
+            maps = document["evaluation"]["held_out"]
+            sends = {name: maps[name]["node_sends_per_token"] for name in ("linear", "eplb", "auto")}
+            uneven = {name: maps[name]["rank_imbalance"]["mean"] for name in sends}
+            gaps = [layer["gap"] for layer in document["layers"]]
+            print(
+                f"| {run} | {seconds:.1f} | {peak / 1e6:.0f} | "
+                + " | ".join(f"{value:.3f}" for value in sends.values())
+                + f" | {100 * (sends['auto'] / sends['linear'] - 1):.1f}% | "
+                + " | ".join(f"{value:.3f}" for value in uneven.values())
+                + f" | {100 * sum(gaps) / len(gaps):.1f}% |"
+            )
+
+
+if __name__ == "__main__":
+    main()
