@@ -22,9 +22,8 @@ def main() -> None:
     trace = open_trace(sys.argv[1])
     model = trace.model
     print(f"# {model.name}: {model.num_layers} layers, {model.num_experts} experts, top-{model.top_k}\n")
-    print(
-        f"{describe_machine()}; split seeds {list(SEEDS)}, {HOLDOUT:.0%} of the requests held out, {NODES} nodes x {GPUS} GPUs\n"
-    )  # noqa: E501
+    print(f"{describe_machine()}; split seeds {list(SEEDS)}, {HOLDOUT:.0%} of the requests held out, ", end="")
+    print(f"{NODES} nodes x {GPUS} GPUs\n")
     print("| redundant | sends: linear | eplb | auto | auto / eplb | rank imbalance: eplb | auto minus eplb | wall s |")
     print("|---|---|---|---|---|---|---|---|")
     for redundant in (0, 8):

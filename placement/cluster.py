@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from placement.errors import ClusterError, InfeasibleError
 
+MOST_NODES = 64  # sets of nodes are 64-bit words in the kernels
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
@@ -45,8 +47,10 @@ class Cluster:
         ):
             if value < 1:
                 raise ClusterError(f"{name}={value} must be at least 1")
-        if self.num_nodes > 64:
-            raise ClusterError(f"num_nodes={self.num_nodes} is more than the 64 nodes that one EP group may span here")
+        if self.num_nodes > MOST_NODES:
+            raise ClusterError(
+                f"num_nodes={self.num_nodes} is out of range: 1 to {MOST_NODES} nodes may form an EP group"
+            )
         for name, number in (
             ("inter_gbps", self.inter_gbps),
             ("intra_gbps", self.intra_gbps),
@@ -55,14 +59,15 @@ class Cluster:
             ("dispatch_bytes", self.dispatch_bytes),
             ("combine_bytes", self.combine_bytes),
         ):
-            if not (np.isfinite(number) and number > 0):
-                raise ClusterError(f"{name}={number} must be a positive number")
+            if not 0 < number < 1e18:
+                raise ClusterError(f"{name}={str(number)[:24]} must be a positive number below 1e18")
         if self.gpu_speeds and len(self.gpu_speeds) != self.num_ranks:
             raise ClusterError(
                 f"gpu_speeds has {len(self.gpu_speeds)} values for {self.num_ranks} ranks; give one a rank, or none"
             )
-        if any(not (np.isfinite(speed) and speed > 0) for speed in self.gpu_speeds):
-            raise ClusterError(f"gpu_speeds={list(self.gpu_speeds)} must be positive numbers")
+        for speed in self.gpu_speeds:
+            if not 0 < speed < 1e18:
+                raise ClusterError(f"gpu_speeds has {str(speed)[:24]}; positive numbers below 1e18 are allowed")
 
     @property
     def num_ranks(self) -> int:
@@ -111,8 +116,8 @@ class Cluster:
         `gpus_per_node` defaults to the largest of 8, 4, 2, 1 for which no GPU is left without an expert; the number
         of slots to E + `redundant_experts` (0), which the ranks must divide.
         """
-        if num_nodes < 1:
-            raise ClusterError(f"num_nodes={num_nodes} must be at least 1")
+        if not 1 <= num_nodes <= MOST_NODES:
+            raise ClusterError(f"num_nodes={num_nodes} is out of range: 1 to {MOST_NODES} nodes may form an EP group")
         if redundant_experts is not None and redundant_experts < 0:
             raise ClusterError(f"redundant_experts={redundant_experts} must be 0 or more")
         if slots_per_gpu is not None and redundant_experts is not None:

@@ -40,7 +40,7 @@ def read_cluster(path: Path, num_experts: int) -> Cluster:
         raise ClusterError(f"{path} is not text; write YAML with at least num_nodes") from None
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ClusterError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     try:
         file = ClusterFile.model_validate(document)

@@ -13,19 +13,34 @@ PlacementError             exit code 1
 
 from __future__ import annotations
 
+UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
+
+
+def printable(text: str) -> str:
+    """`text` without the escape sequences, line ends and broken characters that names from files may hold."""
+    return "".join(letter if letter.isprintable() else UNPRINTABLE for letter in text)
+
 
 class PlacementError(Exception):
-    """Base of all errors that this library raises on purpose; `exit_code` is what the command line returns."""
+    """Base of all errors that this library raises on purpose; `exit_code` is what the command line returns.
+
+    A message is one line: names in it may come from files, so line ends and terminal codes are made visible.
+    """
 
     exit_code = 1
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
 
 class InputError(PlacementError):
+    """Something that was given to us is wrong."""
+
     exit_code = 2
 
 
 class TraceError(InputError):
-    pass
+    """A trace, its manifest or one of its shards is wrong."""
 
 
 class MapError(InputError):
@@ -37,20 +52,24 @@ class MapError(InputError):
 
 
 class ClusterError(InputError):
-    pass
+    """The description of the cluster is wrong."""
 
 
 class OptionError(InputError):
-    pass
+    """An option of a command or call is wrong."""
 
 
 class OutputError(InputError):
-    pass
+    """A file or folder cannot be written."""
 
 
 class InfeasibleError(PlacementError):
+    """No placement can satisfy what was asked."""
+
     exit_code = 3
 
 
 class LimitError(PlacementError):
+    """No placement that satisfies what was asked was found within the limit."""
+
     exit_code = 4

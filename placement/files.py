@@ -34,9 +34,9 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
 def check_writable(path: str | Path) -> None:
     """Raise OutputError now if `path` could not be written later: asked before long work, not after it."""
     path = Path(path)
-    if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a folder; give a file name")
     try:
+        if path.is_dir():
+            raise OutputError(f"cannot write {path}: it is a folder; give a file name")
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:

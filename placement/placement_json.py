@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from placement.cluster import Cluster
 from placement.errors import InputError, MapError
 from placement.files import write_atomic
 from placement.model import Model
@@ -77,6 +78,30 @@ class EvaluationPart(_Part):
     held_out: dict[str, SummaryPart] | None
 
 
+class ClusterDetail(ClusterPart):
+    """The cluster with all that the cost model knows of it; see docs/cluster.md."""
+
+    inter_gbps: float
+    intra_gbps: float
+    gpu_tflops: float
+    gpu_speeds: list[float]
+    expert_bytes: int
+    dispatch_bytes: int
+    combine_bytes: int
+
+
+class ProvenancePart(BaseModel):
+    """Where the map comes from: the same input, options and version give the same file. Other keys are kept."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    version: str | None = None
+    seed: int | None = None
+    options: dict[str, Any] | None = None
+    cluster: ClusterDetail | None = None
+    input_hash: str | None = Field(default=None, description="Hash of what was counted of the traces")
+
+
 class PlacementFile(_Part):
     """An expert placement: which logical expert every slot of every MoE layer holds."""
 
@@ -88,7 +113,17 @@ class PlacementFile(_Part):
     )
     evaluation: EvaluationPart | None = None
     layers: list[LayerPart] | None = None
-    provenance: dict[str, Any] | None = Field(default=None, description="Version, seed, options, hash of the input")
+    provenance: ProvenancePart | None = None
+
+    def described_cluster(self) -> Cluster | None:
+        """The cluster that the map was made for, if the file describes it. Raises MapError."""
+        if self.provenance is None or self.provenance.cluster is None:
+            return None
+        detail = self.provenance.cluster.model_dump()
+        try:
+            return Cluster(**detail | {"gpu_speeds": tuple(detail["gpu_speeds"])})
+        except InputError as error:
+            raise MapError(f"provenance.cluster: {error}") from None
 
 
 def json_schema() -> dict[str, Any]:
@@ -137,6 +172,7 @@ def document_bytes(document: dict[str, Any]) -> bytes:
 
 
 def save_placement(path: str | Path, document: dict[str, Any]) -> None:
+    """Write a document of `placement_document` to `path`, whole or not at all. Raises OutputError."""
     write_atomic(path, document_bytes(document))
 
 

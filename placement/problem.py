@@ -38,8 +38,8 @@ class Options:
     time_limit_s: float | None = None
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.balance_weight) and self.balance_weight >= 0):
-            raise OptionError(f"balance_weight={self.balance_weight} must be 0 or more")
+        if not 0 <= self.balance_weight <= 1e6:
+            raise OptionError(f"balance_weight={self.balance_weight} must be from 0 to 1e6")
         if self.max_imbalance is not None and not (np.isfinite(self.max_imbalance) and self.max_imbalance >= 1):
             raise OptionError(f"max_imbalance={self.max_imbalance} must be 1 or more: it is max/mean over GPUs")
         if self.work_limit is not None and self.work_limit < 1:

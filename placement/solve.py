@@ -101,7 +101,11 @@ def solve(
         for number, part in enumerate(parts):
             listener(Progress(stage="evaluate", done=number, total=len(parts)))
             answers = evaluate(
-                part, list(maps.values()), cluster=cluster, replica_choice=options.replica_choice, executor=executor
+                part,
+                list(maps.values()),
+                cluster=cluster,
+                replica_choice=options.replica_choice,
+                executor=executor,
             )
             measured.append(dict(zip(maps, answers, strict=True)))
         listener(Progress(stage="evaluate", done=len(parts), total=len(parts)))
@@ -270,7 +274,7 @@ def solution_document(solution: Solution) -> dict[str, Any]:
             "version": VERSION,
             "seed": solution.options.seed,
             "options": asdict(solution.options) | {"holdout": solution.holdout},
-            "cluster": asdict(solution.cluster),
+            "cluster": asdict(solution.cluster) | {"gpu_speeds": list(solution.cluster.gpu_speeds)},
             "input_hash": solution.input_hash,
         },
     )

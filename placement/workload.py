@@ -21,8 +21,8 @@ class Workload:
     """Counts are exact; the token sample and the request profiles are bounded and uniform.
 
     Both are bottom-k sketches: every token (request) has a pseudo-random 64-bit key that depends only on the seed, the
-    request's id and the token's position, and the smallest keys are kept. Merging is therefore exactly associative and
-    commutative, and the sample of a merge is the sample of the concatenation.
+    request's id, the token's position and experts, and the smallest keys are kept. Merging is therefore exactly
+    associative and commutative, and the sample of a merge is the sample of the concatenation.
 
     num_tokens     tokens counted
     load_LE        int64 [L, E], assignments of every expert

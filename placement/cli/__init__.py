@@ -18,10 +18,9 @@ def main(arguments: list[str] | None = None) -> None:
     except PlacementError as error:
         print(f"placement: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("placement: interrupted; nothing was written", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        # the reader of our output went away (`| head`): not an error of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):
+            # the reader of our output went away (`| head`): not an error of ours, though typer takes it for one
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        raise

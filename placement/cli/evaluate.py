@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from placement.cli.shared import Json, ReplicaChoice, Traces, Workers, print_json, stdout_console
+from placement.cluster import cluster_from_yaml
 from placement.cost import evaluate
 from placement.parallel import make_executor
 from placement.placement_json import load_placement
@@ -18,15 +19,27 @@ from placement.traces import open_trace
 def evaluate_command(
     traces: Traces,
     maps: Annotated[list[Path], typer.Option("--map", help="Placement file; give it again to compare several.")],
+    cluster: Annotated[
+        Path | None, typer.Option(help="cluster.yaml to measure on. [default: the one in each placement file]")
+    ] = None,
     replica_choice: ReplicaChoice = "min-nodes",
     workers: Workers = None,
     json_output: Json = False,
 ) -> None:
     """Measure placement maps on TRACES, exactly and on every token."""
-    placements = [load_placement(path)[0] for path in maps]
+    loaded = [load_placement(path) for path in maps]
     trace = open_trace(traces)
     with make_executor(workers) as executor:
-        answers = evaluate(trace, placements, replica_choice=replica_choice, executor=executor)
+        answers = evaluate(
+            trace,
+            [placement for placement, _ in loaded],
+            cluster=[
+                file.described_cluster() if cluster is None else cluster_from_yaml(cluster, trace.model.num_experts)
+                for _, file in loaded
+            ],
+            replica_choice=replica_choice,
+            executor=executor,
+        )
     if json_output:
         print_json(
             {

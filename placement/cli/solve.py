@@ -17,6 +17,7 @@ from placement.cli.shared import (
     progress_listener,
     stdout_console,
 )
+from placement.errors import OptionError
 from placement.files import check_writable, write_atomic
 from placement.placement_json import save_placement
 from placement.problem import BALANCE_WEIGHT, Options
@@ -67,6 +68,8 @@ def solve_command(
     for path in (output, report):
         if path is not None:
             check_writable(path)
+    if report is not None and report.resolve() == output.resolve():
+        raise OptionError(f"--report and --output are both {output}; give each its own file")
     trace = open_trace(traces)
     shape = cluster_from_options(
         trace.model.num_experts,
@@ -89,6 +92,6 @@ def solve_command(
         return
     console = stdout_console()
     console.print(comparison_table(solution))
-    console.print(headline(solution), highlight=False)
+    console.print(headline(solution), highlight=False, markup=False)
     written = f"wrote {output}" + (f" and {report}" if report is not None else "")
-    console.print(written, highlight=False)
+    console.print(written, highlight=False, markup=False, soft_wrap=True)

@@ -8,7 +8,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from placement.report.numbers import NONE, number, percent, plural, printable
+from placement.errors import printable
+from placement.report.numbers import NONE, number, percent, plural
 from placement.traces.info import MEASURES, LayerInfo, TraceInfo
 
 SHOWN_DOMAINS = 12

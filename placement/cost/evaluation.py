@@ -19,8 +19,7 @@ from placement.cost.tables import LayerTables, layer_tables
 from placement.errors import MapError, OptionError
 from placement.parallel import run_tasks
 from placement.placement_map import Placement
-from placement.traces import counting
-from placement.traces.count import fault_error
+from placement.traces.count import checked_ids
 from placement.traces.trace import Block, Trace
 
 Summary = dict[str, Any]
@@ -102,14 +101,14 @@ def evaluate(
     trace: Trace,
     placements: Sequence[Placement],
     *,
-    cluster: Cluster | None = None,
+    cluster: Cluster | Sequence[Cluster | None] | None = None,
     replica_choice: str = "min-nodes",
     home_Q: npt.NDArray[np.int32] | None = None,
     executor: Executor | None = None,
 ) -> list[Evaluation]:
     """Exact cost of each placement on every kept token of `trace`, in one pass over it.
 
-    cluster: bandwidths, bytes and speeds (defaults where None; its shape must be that of the placements)
+    cluster: bandwidths, bytes and speeds, one for all or one for each (defaults where None; shapes must agree)
     home_Q:  home node of every request, int32 [Q]; None, or -1 for a request, takes the mean over all nodes
     """
     code = replica_choice_code(replica_choice)
@@ -120,7 +119,8 @@ def evaluate(
                 f"{placement.model.top_k}; the trace has {trace.model.num_layers} of {trace.model.num_experts}, top-"
                 f"{trace.model.top_k} (layers {trace.model.layer_ids[0]} to {trace.model.layer_ids[-1]})"
             )
-    clusters = [_cluster_of(placement, cluster) for placement in placements]
+    given = [cluster] * len(placements) if cluster is None or isinstance(cluster, Cluster) else cluster
+    clusters = [_cluster_of(placement, one) for placement, one in zip(placements, given, strict=True)]
     homes = _checked_homes(home_Q, len(trace.requests), placements)
     num_layers = trace.model.num_layers
     totals = [np.zeros((num_layers, 3)) for _ in placements]
@@ -138,10 +138,7 @@ def evaluate(
             home_T: npt.NDArray[np.int32] = home_T,
             once_T: npt.NDArray[np.int64] = once_T,
         ) -> None:
-            ids_TK = block.ids_TK(layer)
-            fault, row = counting.check_ids(ids_TK, trace.model.num_experts)
-            if fault != counting.OK:
-                raise fault_error(trace.model, block, layer, ids_TK, fault, row)
+            ids_TK = checked_ids(trace.model, block, layer)
             sets = None if all(singles) else distinct_sets_with_homes(ids_TK, home_T, trace.model.num_experts)
             for m, single in enumerate(singles):
                 out = (tables[m][layer], totals[m][layer], loads[m][layer])

@@ -6,9 +6,10 @@ from importlib.resources import files
 from typing import Any
 
 from placement.cost import Evaluation
+from placement.errors import printable
 from placement.report import figures
 from placement.report.expert_maps import CLASS_LABELS, layer_maps
-from placement.report.numbers import change, human_bytes, number, percent, plural, printable
+from placement.report.numbers import change, human_bytes, number, percent, plural
 from placement.report.summary import REFERENCE, baseline_of, headline, parts, proof, shown_part
 from placement.solve import Solution, solution_document
 

@@ -6,7 +6,6 @@ import math
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
-UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
 BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -48,8 +47,3 @@ def human_bytes(count: float) -> str:
 
 def plural(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
-
-
-def printable(text: str) -> str:
-    """Names come from files: no escape sequence or broken character of theirs may reach a terminal or page."""
-    return "".join(letter if letter.isprintable() else UNPRINTABLE for letter in text)

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from placement.cost import Evaluation
-from placement.report.numbers import change, human_bytes, number, plural, printable
+from placement.errors import printable
+from placement.report.numbers import change, human_bytes, number, plural
 from placement.report.summary import REFERENCE, headline, parts
 from placement.solve import Solution
 

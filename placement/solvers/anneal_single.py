@@ -120,7 +120,7 @@ def anneal_single(
             load_GB[s, b] -= shift * slow_s
             rises = max(load_GB[r, b], load_GB[s, b]) > high_3B[2, b]
             first, second, third = rank_3B[0, b], rank_3B[1, b], rank_3B[2, b]
-            if rises or first == r or first == s or second == r or second == s or third == r or third == s:
+            if rises or first in (r, s) or second in (r, s) or third in (r, s):
                 three_highest(load_GB, b, high_3B, rank_3B)
         uneven = after
         cost = touched * per_send + uneven

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from placement.errors import TraceError
+from placement.errors import OptionError, TraceError
 from placement.model import Model
 from placement.parallel import run_tasks
 from placement.traces import counting
@@ -37,6 +37,8 @@ def count(
     progress is called with the number of tokens of each block that was counted. Raises TraceError on expert ids that
     are out of range or repeated in a top-k set, and on a trace without tokens.
     """
+    if not -(2**63) <= seed < 2**63:
+        raise OptionError(f"seed={seed} must fit 64 bits")
     model = trace.model
     owner_Q = request_keys([request.id for request in trace.requests], seed)
     key_S, block_S, row_S, owner_S = _choose_sample(trace, owner_Q, sample_tokens)
@@ -91,6 +93,15 @@ def count(
     )
 
 
+def checked_ids(model: Model, block: Block, layer: int) -> npt.NDArray[Any]:
+    """`block.ids_TK(layer)`, or TraceError if an id is out of range or twice in a top-k set."""
+    ids_TK = block.ids_TK(layer)
+    fault, row = counting.check_ids(ids_TK, model.num_experts)
+    if fault != counting.OK:
+        raise fault_error(model, block, layer, ids_TK, fault, row)
+    return ids_TK
+
+
 def fault_error(model: Model, block: Block, layer: int, ids_TK: npt.NDArray[Any], fault: int, row: int) -> TraceError:
     """The error for a fault that a kernel of `counting` found in row `row` of a block."""
     told = _FAULTS[fault].format(ids=ids_TK[row].tolist(), last=model.num_experts - 1)
@@ -103,7 +114,8 @@ def fault_error(model: Model, block: Block, layer: int, ids_TK: npt.NDArray[Any]
 def request_keys(ids: list[str], seed: int) -> npt.NDArray[np.uint64]:
     """A uniform 64-bit key of every request, uint64 [Q]: the same wherever and in whatever order it is counted."""
     salt = seed.to_bytes(8, "little", signed=True)
-    digests = b"".join(hashlib.blake2b(name.encode(), digest_size=8, salt=salt).digest() for name in ids)
+    names = (name.encode(errors="surrogatepass") for name in ids)
+    digests = b"".join(hashlib.blake2b(name, digest_size=8, salt=salt).digest() for name in names)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
@@ -117,6 +129,10 @@ def _choose_sample(
         owner = owner_Q[block.request_T]
         position = block.column_T("position").astype(np.uint64)
         key = _mix(owner ^ _mix(position * np.uint64(2) + block.column_T("phase").astype(np.uint64)))
+        # folders that number their requests alike must not share keys: what the token visited tells them apart
+        for layer in sorted({0, trace.model.num_layers - 1}):
+            for column in block.ids_TK(layer).T:
+                key = _mix(key ^ column.astype(np.uint64))
         full = len(best[0]) >= size
         rows = np.flatnonzero(key < best[0][-1]) if full else np.arange(len(key))
         parts = [best, (key[rows], np.full(len(rows), number), rows, owner[rows])]

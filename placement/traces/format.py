@@ -90,7 +90,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    document = manifest.model_dump(by_alias=True, exclude_none=True)
+    document = manifest.model_dump(by_alias=True, exclude_unset=True)
     write_atomic(folder / "trace.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -130,7 +130,9 @@ class Shard:
                     f"{path}: tensor {name!r} has dtype {dtypes[name]}; {dtype} is the one allowed for "
                     f"{model.num_experts} experts; write the shard again with that type"
                 )
-        num_tokens = shapes["request"][0] if len(shapes["request"]) == 1 else -1
+        if len(shapes["request"]) != 1:
+            raise TraceError(f"{path}: tensor 'request' has shape {shapes['request']}; one value a token is allowed")
+        num_tokens = shapes["request"][0]
         ids_shape = [model.num_layers, num_tokens, model.top_k]
         expected = {"expert_ids": ids_shape, **{name: [num_tokens] for name in TOKEN_COLUMNS}}
         if "expert_weights" in shapes:

@@ -18,15 +18,21 @@ def split_requests(trace: Trace, share: float, seed: int) -> tuple[Trace, Trace]
 
 
 def choose_requests(trace: Trace, share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Mask of the requests that make the part, bool [Q]."""
+    """Mask of the requests that make the part, bool [Q]. Entries with the same id are one request and stay together."""
+    if not 0 <= seed < 2**63:
+        raise OptionError(f"seed={seed} must be from 0 to 2^63 - 1")
     present = np.flatnonzero(trace.tokens_Q() > 0)
-    if len(present) < 2:
+    group_of: dict[str, int] = {}
+    group_P = np.array([group_of.setdefault(trace.requests[q].id, len(group_of)) for q in present], dtype=np.int64)
+    if len(group_of) < 2:
         raise TraceError(
-            f"the trace has tokens of {len(present)} request, and a split by request needs 2 or more; use --holdout 0"
+            f"the trace has tokens of {len(group_of)} request; a split by request needs 2 or more; solve "
+            f"with --holdout 0 to fit them all"
         )
-    number = min(max(round(share * len(present)), 1), len(present) - 1)
+    number = min(max(round(share * len(group_of)), 1), len(group_of) - 1)
+    drawn = np.random.default_rng(seed).permutation(len(group_of))[:number]
     chosen = np.zeros(len(trace.requests), dtype=bool)
-    chosen[np.random.default_rng(seed).permutation(present)[:number]] = True
+    chosen[present[np.isin(group_P, drawn)]] = True
     return chosen
 
 

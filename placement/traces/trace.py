@@ -147,7 +147,11 @@ def open_trace(paths: str | Path | Iterable[str | Path]) -> Trace:
 
 def _folders(path: str | Path) -> Sequence[Path]:
     text = str(path)
-    matches = [Path(text)] if Path(text).exists() else sorted(Path(m) for m in glob.glob(text))  # noqa: PTH207
+    try:
+        exists = Path(text).exists()
+    except (OSError, ValueError) as error:
+        raise TraceError(f"{text} is no path of a folder: {error}; give a folder that holds a trace.json") from None
+    matches = [Path(text)] if exists else sorted(Path(m) for m in glob.glob(text))  # noqa: PTH207
     if not matches:
         raise TraceError(f"{text} does not exist; give a folder that holds a trace.json")
     folders: list[Path] = []

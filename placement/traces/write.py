@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from placement.errors import OutputError, TraceError
 from placement.model import Model
+from placement.traces.count import checked_ids
 from placement.traces.format import (
     SCHEMA,
     SHARD_TOKENS,
@@ -108,7 +109,7 @@ def write_trace(
             "layer_ids": list(model.layer_ids),
             "num_experts": model.num_experts,
             "top_k": model.top_k,
-            "num_groups": model.num_groups,
+            **({} if model.num_groups is None else {"num_groups": model.num_groups}),
             "num_tokens": num_tokens,
             "requests": list(requests),
         }
@@ -165,7 +166,7 @@ def write_kept(trace: Trace, folder: Path) -> int:
 def _piece(trace: Trace, block: Block, index_Q: npt.NDArray[np.int32], weights: bool) -> Piece:
     layers = range(trace.model.num_layers)
     return Piece(
-        ids_LTK=np.stack([block.ids_TK(layer) for layer in layers]),
+        ids_LTK=np.stack([checked_ids(trace.model, block, layer) for layer in layers]),
         weights_LTK=np.stack([block.weights_TK(layer) for layer in layers]) if weights else None,
         request_T=index_Q[block.request_T],
         position_T=block.column_T("position"),
