@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -159,11 +158,12 @@ class LayerProblem:
 class LayerSolution:
     """A solver's answer for one layer.
 
+    solver  the one that found the map
     status  optimal (proven), feasible, or limit (stopped by the time or work limit)
     bound   a proven lower bound on the objective of any map, or None where none was computed
     """
 
     phy2log_P: npt.NDArray[np.int32]
+    solver: str
     status: str = "feasible"
     bound: float | None = None
-    detail: dict[str, Any] = field(default_factory=dict)

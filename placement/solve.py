@@ -217,7 +217,7 @@ def _solve_layer(
     log.debug("layer %d: %s, objective %.6f", layer_id, solution.status, score.objective)
     return solution, LayerReport(
         layer_id=layer_id,
-        solver=options.solver,
+        solver=solution.solver,
         status=solution.status,
         objective=round(score.objective, 9),
         bound=None if bound is None else round(bound, 9),
@@ -236,7 +236,7 @@ def _check_cap(problem: LayerProblem, score: Score, layer_id: int) -> None:
             f"{least:.4f} or more, or add --redundant-experts"
         )
     raise LimitError(
-        f"layer {layer_id}: no map with max_imbalance={cap} was found; the best has {score.imbalance:.4f}; raise "
+        f"layer {layer_id}: no map with max_imbalance={cap} was found; the best has {score.imbalance:.6f}; raise "
         f"--max-imbalance or --work-limit, or add --redundant-experts"
     )
 

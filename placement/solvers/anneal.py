@@ -39,7 +39,7 @@ class Anneal:
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
         search = _Search(problem)
         row = search.best_row()
-        return LayerSolution(phy2log_P=row, status="limit" if search.stopped else "feasible")
+        return LayerSolution(solver=self.name, phy2log_P=row, status="limit" if search.stopped else "feasible")
 
 
 class _Search:

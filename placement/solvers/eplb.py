@@ -88,4 +88,4 @@ class Eplb:
             num_nodes=cluster.num_nodes,
             num_ranks=cluster.num_ranks,
         )
-        return LayerSolution(phy2log_P=separate_copies(phy2log, cluster, problem.load_E))
+        return LayerSolution(solver=self.name, phy2log_P=separate_copies(phy2log, cluster, problem.load_E))

@@ -51,7 +51,7 @@ class Graph:
             if best is None or best_score is None or score.better_than(best_score):
                 best, best_score = row, score
         assert best is not None
-        return LayerSolution(phy2log_P=best, status="limit" if stopped else "feasible")
+        return LayerSolution(solver=self.name, phy2log_P=best, status="limit" if stopped else "feasible")
 
 
 def capped_copies(load_E: npt.NDArray[np.floating], cluster: Cluster) -> tuple[Ints, Ints]:

@@ -69,7 +69,7 @@ class Ilp:
             status = "optimal"
         elif finished:
             status = "feasible"  # the program is solved, but with redundant experts it is only a relaxation
-        return LayerSolution(phy2log_P=best[0], status=status, bound=min(bound, best[1].objective))
+        return LayerSolution(solver=self.name, phy2log_P=best[0], status=status, bound=min(bound, best[1].objective))
 
 
 def _proven(score: Score, bound: float) -> bool:

@@ -20,4 +20,4 @@ class Linear:
         return None
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
-        return LayerSolution(phy2log_P=linear_map(problem.num_experts, problem.cluster.num_slots))
+        return LayerSolution(solver=self.name, phy2log_P=linear_map(problem.num_experts, problem.cluster.num_slots))
