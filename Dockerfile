@@ -11,7 +11,6 @@ FROM python:3.11-slim
 COPY --from=build /opt/placement /opt/placement
 # compiled code is cached outside of the package, where any user may write; keep it on a volume to compile only once
 ENV PATH=/opt/placement/bin:$PATH \
-    PYTHONDONTWRITEBYTECODE=1 \
     NUMBA_CACHE_DIR=/var/cache/placement
 RUN install --directory --mode 1777 /var/cache/placement \
     && install --directory --owner 10001 --group 10001 /data

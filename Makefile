@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/core.stamp
 	@mkdir -p demo
-	$(BIN)/placement solve examples/traces --nodes 4 --gpus-per-node 2 -o demo/placement.json --report demo/report.html
+	$(BIN)/placement solve examples/traces --nodes 4 --gpus-per-node 2 --holdout 0.3 -o demo/placement.json --report demo/report.html
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n auto --dist loadfile

@@ -175,8 +175,14 @@ def _solve_layers(
     try:
         listener(Progress(stage="solve", done=0, total=num_layers))
         for future in as_completed(futures):
+            if future.exception() is not None:
+                break
             rows[futures[future]] = future.result()
             listener(Progress(stage="solve", done=len(rows), total=num_layers))
+        if len(rows) < num_layers:  # of several failures the first layer's is told, however the threads ran
+            for future in futures:
+                if not future.cancel():
+                    future.result()
     finally:
         for future in futures:
             future.cancel()

@@ -1,4 +1,4 @@
-"""The documentation is true: its commands run, its links lead somewhere, and nothing that users can ask for is missing."""
+"""The documentation is true: its commands run, its links lead somewhere, nothing that users can ask for is missing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FORBIDDEN = ("../shared", "/work/")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A command of a document: its words, where stdout goes, the exit code it promises and the output shown below it."""
+    """A command of a document: its words, where stdout goes, the promised exit code and the output shown below it."""
 
     words: list[str]
     to_file: str | None
@@ -112,7 +112,7 @@ def make_targets() -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("path", RUN, ids=name_of)
 def test_the_commands_of_a_document_run(path: Path, sandbox: Path, run_cli: Callable[..., Any]) -> None:
-    """In order, in one folder; a promised failure also prints what the document shows."""
+    """In order, in one folder; a promised failure also prints what the document shows, `...` standing for anything."""
     for command in commands(path):
         if command.words[0] == "make":
             run_make(command, sandbox, run_cli)
@@ -122,7 +122,8 @@ def test_the_commands_of_a_document_run(path: Path, sandbox: Path, run_cli: Call
         if command.to_file is not None:
             (sandbox / command.to_file).write_text(result.stdout)
         if command.code:
-            assert " ".join(command.output.split()) in " ".join(result.stderr.split()), f"{command}: {result.stderr}"
+            shown = ".*".join(re.escape(" ".join(part.split())) for part in command.output.split("..."))
+            assert re.search(shown, " ".join(result.stderr.split())), f"{command}: {result.stderr}"
 
 
 def run_make(command: Command, sandbox: Path, run_cli: Callable[..., Any]) -> None:
@@ -152,7 +153,7 @@ def cli_commands(command: Any, words: tuple[str, ...] = ("placement",)) -> Itera
         yield from cli_commands(inner, (*words, name))
 
 
-@pytest.mark.parametrize(("command", "options"), cli_commands(typer.main.get_command(app)))
+@pytest.mark.parametrize(("command", "options"), list(cli_commands(typer.main.get_command(app))))
 def test_every_command_and_option_is_documented(command: str, options: list[str]) -> None:
     """Options of `placement traces ...` in docs/traces.md, the others in docs/solving.md."""
     page = "traces.md" if command.startswith("placement traces") else "solving.md"
@@ -196,7 +197,7 @@ def test_the_cluster_file_is_documented_with_its_defaults() -> None:
         assert row is not None, key
         default = defaults.get(key)
         if isinstance(default, int | float):
-            assert row[1].split(" (")[0] == f"{default:,.0f}".replace(",", "," if default >= 5000 else ""), key
+            assert row[1].split(" (")[0] == f"{default:,.0f}", key
     assert (REPOSITORY / "examples" / "cluster.yaml").read_text() in [content for _, _, content in blocks(text)]
 
 
@@ -230,8 +231,7 @@ def test_links_and_paths_of_a_document_exist(path: Path) -> None:
         assert file.exists(), f"{target} does not exist"
         assert not anchor or anchor in anchors(file), f"{target}: no such heading"
     for named in re.findall(rf"`((?:{'|'.join(ROOMS)})/[\w./-]*)`", text):
-        base = path.parent if path.parent != REPOSITORY / "docs" else REPOSITORY
-        assert (base / named).exists() or (REPOSITORY / named).exists(), f"{named} does not exist"
+        assert (REPOSITORY / named).exists(), f"{named} does not exist"
 
 
 def anchors(path: Path) -> set[str]:

@@ -84,7 +84,7 @@ def solve_command(
     document = solution_document(solution)
     save_placement(output, document)
     if report is not None:
-        from placement.report.html import report_html  # matplotlib is loaded only for a report
+        from placement.report.html import report_html  # jinja2 is loaded only for a report
 
         write_atomic(report, report_html(solution))
     if json_output:

@@ -22,7 +22,7 @@ MAX_TERMS = 400_000
 # of `work_limit`, for one deterministic second of CP-SAT: annealing proposes about as many
 MOVES_PER_SECOND = 1_000_000
 DEFAULT_SECONDS = 30.0  # deterministic, where no work limit is set
-BOUND_STEPS = 400
+BOUND_STEPS = 100
 PROVEN = 1e-6  # a map this close to its bound counts as optimal
 
 Found = tuple[npt.NDArray[np.int32], Score]
