@@ -72,7 +72,7 @@ def _partition(members: Ints, weight_PP: Floats, parts: int, size: int, rng: np.
     half = parts // 2
     order = np.sort(members)
     inner_PP = np.triu(weight_PP[np.ix_(order, order)], 1)
-    graph = nx.Graph()
+    graph: nx.Graph[int] = nx.Graph()
     graph.add_nodes_from(range(len(order)))
     first, second = np.nonzero(inner_PP)
     graph.add_weighted_edges_from(zip(first.tolist(), second.tolist(), inner_PP[first, second].tolist(), strict=True))
