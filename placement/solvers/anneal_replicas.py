@@ -1,8 +1,8 @@
 """Simulated annealing of slot contents where experts may have several copies (replica choice `min-nodes`).
 
 Changes of sends are exact (`replica_sends`). Which share of an expert's load each of its nodes serves is measured
-exactly every REFRESH accepted moves; between, the shares of a moved expert are estimated from its own sets. The best
-map is taken at refreshes, where its cost is exact.
+exactly at refreshes, rarer where they cost more; between, the shares of a moved expert are estimated from its own
+sets. The best map is taken at refreshes, where its cost is exact.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import numpy.typing as npt
 from placement.cost.covers import MAX_COVERS
 from placement.solvers.anneal_common import Balance, Incidence, random_below, random_unit, random_word
 from placement.solvers.replica_loads import add_load, cost_of_loads, estimate_shares, measure_shares
-from placement.solvers.replica_sends import Rest, change_of, sends_of_set, update_set
+from placement.solvers.replica_sends import MOST_OPEN, Rest, change_of, sends_of_set, update_set
 
-REFRESH = 64
+REFRESH = 64  # accepted moves between refreshes, at least
+REFRESH_WORK = 192  # pairs of sets and nodes for each move more
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
 
@@ -46,7 +47,9 @@ def anneal_replicas(
     state = np.empty(1, dtype=np.uint64)
     state[0] = seed
     random_word(state)
-    scratch = np.zeros((2, max(top_k, 2)), dtype=np.uint64)
+    subsets = 1 << min(top_k, MOST_OPEN)
+    scratch = np.zeros((2, max(subsets, top_k)), dtype=np.uint64)
+    cover_S = np.zeros(subsets, dtype=np.int64)
     covers = np.empty(MAX_COVERS, dtype=np.uint64)
 
     on_EN = np.zeros((num_experts, num_nodes), dtype=np.int64)
@@ -71,7 +74,7 @@ def anneal_replicas(
     saving_E = np.zeros(num_experts, dtype=np.int64)
     sends = 0
     for t in range(num_sets):
-        update_set(t, inc, rest, sends_U, saving_E, host_E, num_nodes, scratch, covers, True)
+        update_set(t, inc, rest, sends_U, saving_E, host_E, num_nodes, scratch, cover_S, True)
         sends += inc.count_U[t] * sends_U[t]
     share_EN = np.zeros((num_experts, num_nodes))
     new_u = np.zeros(num_nodes)
@@ -83,6 +86,7 @@ def anneal_replicas(
     best = np.inf
     best_P = phy2log_P.copy()
     accepted = 0
+    interval = max(REFRESH, num_sets * num_nodes // REFRESH_WORK)
     due = True
     cooling = (cold / hot) ** (1.0 / max(moves - 1, 1))
     temperature = hot
@@ -130,18 +134,18 @@ def anneal_replicas(
         slack = threshold + uneven - bal.price
         change = 0
         if moved_u:
-            change = change_of(u, host_u, inc, rest, sends_U, host_E, num_nodes, scratch, covers)
+            change = change_of(u, host_u, inc, rest, sends_U, host_E, num_nodes, scratch, cover_S)
             if (change - (saving_E[v] if moved_v else 0)) * per_send > slack:
                 continue
         if moved_v:
-            change += change_of(v, host_v, inc, rest, sends_U, host_E, num_nodes, scratch, covers)
+            change += change_of(v, host_v, inc, rest, sends_U, host_E, num_nodes, scratch, cover_S)
         if moved_u and moved_v:
             row = min(u, v) * num_experts + max(u, v)
             for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
                 t = inc.pair_sets[x]
-                both = sends_of_set(t, u, host_u, v, host_v, sets, host_E, num_nodes, scratch, covers)
-                one = sends_of_set(t, u, host_u, -1, _ZERO, sets, host_E, num_nodes, scratch, covers)
-                two = sends_of_set(t, v, host_v, -1, _ZERO, sets, host_E, num_nodes, scratch, covers)
+                both = sends_of_set(t, u, host_u, v, host_v, sets, host_E, num_nodes, scratch, cover_S)
+                one = sends_of_set(t, u, host_u, -1, _ZERO, sets, host_E, num_nodes, scratch, cover_S)
+                two = sends_of_set(t, v, host_v, -1, _ZERO, sets, host_E, num_nodes, scratch, cover_S)
                 change += inc.count_U[t] * (both - one - two + sends_U[t])
         if change * per_send > slack:
             continue
@@ -189,11 +193,11 @@ def anneal_replicas(
                     host_E,
                     num_nodes,
                     scratch,
-                    covers,
+                    cover_S,
                     False,
                 )
         accepted += 1
-        due = accepted % REFRESH == 0
+        due = accepted % interval == 0
     phy2log_P[:] = best_P
     return best
 

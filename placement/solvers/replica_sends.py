@@ -3,8 +3,8 @@
 A set's sends are the mean over homes of the smallest number of further nodes that cover it. Experts on one node force
 that node into the cover; experts on several are open unless a forced node hosts them. For every (set, expert) the
 state of the other experts of the set is kept: forced nodes and up to two open masks. The cost of a set under a new
-mask of one expert is then a closed form of a few instructions, exact for up to two open masks; the rare others are
-covered by enumeration.
+mask of one expert is then a closed form of a few instructions; the rarer sets with more open masks are covered by
+dynamic programming. Covers are the smallest for any number of nodes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import popcount, smallest_covers
+from placement.cost.covers import popcount
 from placement.solvers.anneal_common import Incidence
 
 MANY = 3
+MOST_OPEN = 12  # open masks of a set beyond these are left out of a search's estimate: their subsets are too many
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
 
@@ -50,26 +51,50 @@ def _closed_form(forced: np.uint64, a: np.uint64, b: np.uint64, num_open: int, n
 
 
 @nb.njit(cache=True, nogil=True)
-def _sends_slow(
+def _sends_of_many(
     forced: np.uint64,
     open_M: npt.NDArray[np.uint64],
     num_masks: int,
     num_nodes: int,
-    left_M: npt.NDArray[np.uint64],
-    covers: npt.NDArray[np.uint64],
+    shared_S: npt.NDArray[np.uint64],
+    cover_S: npt.NDArray[np.int64],
 ) -> int:
-    """N * sends of a set from its forced nodes and its open masks, by covering for every home."""
-    total = popcount(forced) * (num_nodes - 1)
-    for home in range(num_nodes):
-        bit = _ONE << np.uint64(home)
-        num_left = 0
+    """N * sends of a set from its forced nodes and any number of open masks.
+
+    The fewest nodes that meet every mask of a subset S, for all subsets: those that the node of S's lowest mask meets,
+    and the fewest for the others. A home is left with the subset of masks that it does not meet itself.
+    """
+    full = (1 << num_masks) - 1
+    shared_S[0] = ~_ZERO
+    cover_S[0] = 0
+    union = _ZERO
+    for k in range(num_masks):
+        union |= open_M[k]
+    for subset in range(1, full + 1):
+        lowest, k = subset & -subset, 0
+        while lowest >> k != 1:
+            k += 1
+        shared_S[subset] = shared_S[subset ^ lowest] & open_M[k]
+        others = subset ^ lowest
+        fewest = num_masks
+        met = others
+        while True:
+            if shared_S[met | lowest] != _ZERO:
+                fewest = min(fewest, 1 + cover_S[others ^ met])
+            if met == 0:
+                break
+            met = (met - 1) & others
+        cover_S[subset] = fewest
+    total = popcount(forced) * (num_nodes - 1) + (num_nodes - popcount(union)) * cover_S[full]
+    while union != _ZERO:
+        home = union & (~union + _ONE)
+        union ^= home
+        left = 0
         for k in range(num_masks):
-            if open_M[k] & bit == _ZERO:
-                left_M[num_left] = open_M[k]
-                num_left += 1
-        smallest_covers(left_M, num_left, home, num_nodes, covers)
-        total += popcount(covers[0])
-    return total
+            if open_M[k] & home == _ZERO:
+                left |= 1 << k
+        total += cover_S[left]
+    return int(total)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -105,7 +130,7 @@ def sends_of_set(
     host_E: npt.NDArray[np.uint64],
     num_nodes: int,
     scratch: npt.NDArray[np.uint64],
-    covers: npt.NDArray[np.uint64],
+    cover_S: npt.NDArray[np.int64],
 ) -> int:
     """N * sends of set t if u and v had these masks (0: as if the expert were not in the set)."""
     num_hosts = 0
@@ -124,7 +149,7 @@ def sends_of_set(
             scratch[0, num_open] = scratch[0, k]
             num_open += 1
     if num_open > 2:
-        return _sends_slow(forced, scratch[0], num_open, num_nodes, scratch[1], covers)
+        return _sends_of_many(forced, scratch[0], min(num_open, MOST_OPEN), num_nodes, scratch[1], cover_S)
     return _closed_form(forced, scratch[0, 0], scratch[0, 1], num_open, num_nodes)
 
 
@@ -138,7 +163,7 @@ def change_of(
     host_E: npt.NDArray[np.uint64],
     num_nodes: int,
     scratch: npt.NDArray[np.uint64],
-    covers: npt.NDArray[np.uint64],
+    cover_S: npt.NDArray[np.int64],
 ) -> int:
     """Change of N * sends over all sets if only expert u got mask `host`."""
     single = host & (host - _ONE) == _ZERO
@@ -147,7 +172,7 @@ def change_of(
         t = inc.expert_sets[x]
         num_open = rest.num_open[x]
         if num_open == MANY:
-            after = sends_of_set(t, u, host, -1, _ZERO, inc.sets_UK, host_E, num_nodes, scratch, covers)
+            after = sends_of_set(t, u, host, -1, _ZERO, inc.sets_UK, host_E, num_nodes, scratch, cover_S)
         else:
             forced, a, b = rest.forced[x], rest.open_1[x], rest.open_2[x]
             if single:
@@ -167,7 +192,7 @@ def change_of(
             elif num_open == 1:
                 after = _closed_form(forced, a, host, 2, num_nodes)
             else:
-                after = sends_of_set(t, u, host, -1, _ZERO, inc.sets_UK, host_E, num_nodes, scratch, covers)
+                after = sends_of_set(t, u, host, -1, _ZERO, inc.sets_UK, host_E, num_nodes, scratch, cover_S)
         total += inc.count_U[t] * (after - sends_U[t])
     return total
 
@@ -182,14 +207,14 @@ def update_set(
     host_E: npt.NDArray[np.uint64],
     num_nodes: int,
     scratch: npt.NDArray[np.uint64],
-    covers: npt.NDArray[np.uint64],
+    cover_S: npt.NDArray[np.int64],
     fresh: bool,
 ) -> None:
     """Bring set t's sends, its members' rests and their savings up to date with `host_E`."""
     sets = inc.sets_UK
     w = inc.count_U[t]
     before = sends_U[t]
-    sends_U[t] = sends_of_set(t, -1, _ZERO, -1, _ZERO, sets, host_E, num_nodes, scratch, covers)
+    sends_U[t] = sends_of_set(t, -1, _ZERO, -1, _ZERO, sets, host_E, num_nodes, scratch, cover_S)
     for k in range(sets.shape[1]):
         x = inc.entry_UK[t, k]
         e = sets[t, k]
@@ -198,7 +223,7 @@ def update_set(
         forced, a, b, num_open = _state_of_others(t, k, sets, host_E)
         rest.forced[x], rest.open_1[x], rest.open_2[x], rest.num_open[x] = forced, a, b, num_open
         if num_open == MANY:
-            rest.without[x] = sends_of_set(t, e, _ZERO, -1, _ZERO, sets, host_E, num_nodes, scratch, covers)
+            rest.without[x] = sends_of_set(t, e, _ZERO, -1, _ZERO, sets, host_E, num_nodes, scratch, cover_S)
         else:
             rest.without[x] = _closed_form(forced, a, b, num_open, num_nodes)
         saving_E[e] += w * (sends_U[t] - rest.without[x])

@@ -1,0 +1,111 @@
+"""The annealing kernels keep exact books: what they say a map costs is what it costs."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from placement.cluster import Cluster
+from placement.problem import LayerProblem, Options
+from placement.solvers.anneal_common import balance, incidence
+from placement.solvers.anneal_replicas import anneal_replicas
+from placement.solvers.anneal_single import anneal_single
+from placement.solvers.eplb import Eplb
+from placement.solvers.replica_sends import sends_of_set
+from placement.testing.problems import random_problem
+
+
+def any_problem(seed: int, nodes: int, gpus: int, slots: int, experts: int, top_k: int, speeds: bool) -> LayerProblem:
+    rng = np.random.default_rng(seed)
+    relative = tuple(rng.uniform(0.5, 2.0, nodes * gpus).tolist()) if speeds else ()
+    cluster = Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots, gpu_speeds=relative)
+    return random_problem(experts, top_k, cluster, num_tokens=120, seed=seed)
+
+
+def is_sound(row: npt.NDArray[np.int32], problem: LayerProblem) -> bool:
+    by_rank = row.reshape(problem.cluster.num_ranks, -1)
+    return set(row.tolist()) == set(range(problem.num_experts)) and all(len(set(r)) == len(r) for r in by_rank.tolist())
+
+
+@pytest.mark.parametrize("hot", [0.5, 0.01])
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 10_000),
+    shape=st.sampled_from([(2, 1, 4, 2), (2, 2, 3, 3), (4, 2, 2, 4), (3, 1, 3, 2), (9, 1, 2, 3), (1, 4, 2, 2)]),
+    speeds=st.booleans(),
+)
+def test_single_copies(hot: float, seed: int, shape: tuple[int, int, int, int], speeds: bool) -> None:
+    """The best cost that the kernel tells is the objective of the map that it leaves, and no worse than the start's."""
+    nodes, gpus, slots, top_k = shape
+    experts = nodes * gpus * slots
+    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds)
+    row = np.random.default_rng(seed).permutation(experts).astype(np.int32)
+    before = problem.score(row).objective
+    inc, bal = incidence(problem, experts), balance(problem, experts)
+    cost = anneal_single(row, inc, bal, hot, hot / 50, 400, np.uint64(seed))
+    assert is_sound(row, problem)
+    assert cost == pytest.approx(problem.score(row).objective, abs=1e-9)
+    assert cost <= before + 1e-9
+
+
+@pytest.mark.parametrize("hot", [0.5, 0.01])
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 10_000),
+    shape=st.sampled_from(
+        [(2, 1, 5, 7, 2), (2, 2, 3, 8, 3), (4, 2, 3, 16, 4), (3, 1, 4, 8, 2), (8, 1, 2, 11, 3), (1, 4, 2, 5, 2)]
+    ),
+    speeds=st.booleans(),
+)
+def test_several_copies(hot: float, seed: int, shape: tuple[int, int, int, int, int], speeds: bool) -> None:
+    """The same with redundant experts: covers and shares of load are those of the exact evaluation."""
+    nodes, gpus, slots, experts, top_k = shape
+    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds)
+    row = Eplb().solve_layer(problem).phy2log_P.copy()
+    before = problem.score(row).objective
+    inc, bal = incidence(problem, experts), balance(problem, experts)
+    cost = anneal_replicas(row, inc, bal, hot, hot / 50, 400, np.uint64(seed))
+    assert is_sound(row, problem)
+    assert cost == pytest.approx(problem.score(row).objective, abs=1e-9)
+    assert cost <= before + 1e-9
+
+
+@given(
+    num_nodes=st.integers(1, 12),
+    masks=st.lists(st.sets(st.integers(0, 11), min_size=1, max_size=4), min_size=1, max_size=6),
+)
+def test_sends_of_a_set(num_nodes: int, masks: list[set[int]]) -> None:
+    """N * sends of a set is the sum over homes of the smallest covers, by trying all sets of nodes."""
+    hosts = [{node % num_nodes for node in mask} for mask in masks]
+    want = 0
+    for home in range(num_nodes):
+        left = [mask for mask in hosts if home not in mask]
+        sizes = (
+            n for n in range(num_nodes + 1) for c in combinations(range(num_nodes), n) if all(m & set(c) for m in left)
+        )
+        want += next(sizes)
+    words = np.array([sum(1 << node for node in mask) for mask in hosts], dtype=np.uint64)
+    sets = np.arange(len(hosts), dtype=np.int32)[None]
+    scratch, cover = np.zeros((2, 64), dtype=np.uint64), np.zeros(64, dtype=np.int64)
+    zero = np.uint64(0)
+    assert sends_of_set(0, -1, zero, -1, zero, sets, words, num_nodes, scratch, cover) == want
+
+
+def test_cap_is_kept() -> None:
+    """Under a hard cap the search leaves a map within it, where the best map without the cap is beyond."""
+    scores = {}
+    for cap in (None, 1.1):
+        cluster = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=4)
+        options = Options(balance_weight=0, max_imbalance=cap)
+        problem = random_problem(16, 4, cluster, seed=3, options=options)
+        row = np.arange(16, dtype=np.int32)
+        anneal_single(row, incidence(problem, 16), balance(problem, 16), 0.1, 1e-3, 20_000, np.uint64(0))
+        scores[cap] = problem.score(row)
+    assert scores[None].imbalance > 1.1
+    assert scores[1.1].feasible and scores[1.1].imbalance <= 1.1
+    assert scores[1.1].sends >= scores[None].sends
