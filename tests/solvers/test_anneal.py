@@ -99,13 +99,13 @@ def test_sends_of_a_set(num_nodes: int, masks: list[set[int]]) -> None:
 def test_cap_is_kept() -> None:
     """Under a hard cap the search leaves a map within it, where the best map without the cap is beyond."""
     scores = {}
-    for cap in (None, 1.1):
+    for cap in (None, 1.2):
         cluster = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=4)
         options = Options(balance_weight=0, max_imbalance=cap)
         problem = random_problem(16, 4, cluster, seed=3, options=options)
         row = np.arange(16, dtype=np.int32)
         anneal_single(row, incidence(problem, 16), balance(problem, 16), 0.1, 1e-3, 20_000, np.uint64(0))
         scores[cap] = problem.score(row)
-    assert scores[None].imbalance > 1.1
-    assert scores[1.1].feasible and scores[1.1].imbalance <= 1.1
-    assert scores[1.1].sends >= scores[None].sends
+    assert scores[None].imbalance > 1.3
+    assert scores[1.2].feasible and scores[1.2].imbalance <= 1.2
+    assert scores[1.2].sends >= scores[None].sends
