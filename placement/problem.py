@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from placement.cluster import Cluster
 from placement.cost.kernels import cost_replicated, cost_single
-from placement.cost.replica_choice import replica_choice_code
+from placement.cost.replica_choice import MIN_NODES, MIN_NODES_BALANCED, replica_choice_code
 from placement.cost.tables import layer_tables
 from placement.errors import OptionError
 
@@ -128,6 +128,8 @@ class LayerProblem:
             cost_single(self.sets_UK, self.count_U, random_home, tables, totals, load_P)
         else:
             code = replica_choice_code(self.options.replica_choice)
+            if code == MIN_NODES_BALANCED:  # its sends are those of min-nodes; its loads need the order of the tokens
+                code = MIN_NODES
             cost_replicated(self.sets_UK, self.count_U, random_home, code, tables, totals, load_P)
         sends = float(totals[0]) / float(self.count_U.sum())
         imbalance_B = self.imbalance_B(phy2log_P, load_P)

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cluster import Cluster
+from placement.cost.balanced import RunningLoad, cost_balanced
 from placement.cost.kernels import cost_replicated, cost_single
-from placement.cost.replica_choice import replica_choice_code
+from placement.cost.replica_choice import MIN_NODES_BALANCED, replica_choice_code
 from placement.cost.sets import distinct_sets_with_homes
 from placement.cost.step_time import step_time_us
 from placement.cost.tables import LayerTables, layer_tables
@@ -127,6 +128,10 @@ def evaluate(
     loads = [np.zeros((num_layers, placement.num_slots)) for placement in placements]
     singles = [placement.num_redundant == 0 for placement in placements]
     tables = [[_tables(placement, layer) for layer in range(num_layers)] for placement in placements]
+    running = [
+        [RunningLoad.start(placement.num_ranks, one.speed_G()) for _ in range(num_layers)]
+        for placement, one in zip(placements, clusters, strict=True)
+    ]
     num_tokens = 0
     for block in trace.blocks():
         home_T = homes[block.request_T]
@@ -139,11 +144,15 @@ def evaluate(
             once_T: npt.NDArray[np.int64] = once_T,
         ) -> None:
             ids_TK = checked_ids(trace.model, block, layer)
-            sets = None if all(singles) else distinct_sets_with_homes(ids_TK, home_T, trace.model.num_experts)
+            in_order = code == MIN_NODES_BALANCED
+            merge = not (in_order or all(singles))
+            sets = distinct_sets_with_homes(ids_TK, home_T, trace.model.num_experts) if merge else None
             for m, single in enumerate(singles):
                 out = (tables[m][layer], totals[m][layer], loads[m][layer])
-                if single or sets is None:
+                if single:
                     cost_single(ids_TK, once_T, home_T, *out)
+                elif sets is None:
+                    cost_balanced(ids_TK, home_T, *out, running[m][layer])
                 else:
                     sets_UK, home_U, count_U = sets
                     cost_replicated(sets_UK, count_U, home_U, code, *out)

@@ -1,0 +1,125 @@
+"""The replica choice `min-nodes-balanced`: as few nodes as `min-nodes`, chosen among equals by running load (numba).
+
+Prices are each rank's load so far, decayed; they change every WINDOW tokens, in the order of the trace, so that a
+runtime can follow the same rule with counters that it exchanges now and then. For a token and a home, of all smallest
+covers the one whose copies are cheapest in sum is taken; an expert is served by its cheapest copy on any node that the
+token visits anyway, the home included. Sends to nodes are those of `min-nodes`; only the loads differ.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+from placement.cost.covers import MAX_COVERS, popcount, smallest_covers
+from placement.cost.tables import LayerTables
+
+WINDOW = 256
+DECAY = 0.9
+_ONE = np.uint64(1)
+_ZERO = np.uint64(0)
+
+
+class RunningLoad(NamedTuple):
+    """What the rule remembers of the tokens so far, for one layer; the kernel writes to it.
+
+    price_G    float64 [G], decayed load of each rank up to the last window
+    window_G   float64 [G], load since then
+    seen_1     int64 [1], tokens so far
+    slowness_G float64 [G], 1 / relative speed: a slow rank's load counts for more
+    """
+
+    price_G: npt.NDArray[np.float64]
+    window_G: npt.NDArray[np.float64]
+    seen_1: npt.NDArray[np.int64]
+    slowness_G: npt.NDArray[np.float64]
+
+    @staticmethod
+    def start(num_ranks: int, speed_G: npt.NDArray[np.float64]) -> RunningLoad:
+        return RunningLoad(np.zeros(num_ranks), np.zeros(num_ranks), np.zeros(1, dtype=np.int64), 1.0 / speed_G)
+
+
+@nb.njit(cache=True, nogil=True)
+def cost_balanced(
+    ids_TK: npt.NDArray[Any],
+    home_T: npt.NDArray[np.int32],
+    tables: LayerTables,
+    totals: npt.NDArray[np.float64],
+    load_P: npt.NDArray[np.float64],
+    running: RunningLoad,
+) -> None:
+    """Add the cost of tokens in order, as `cost_replicated`; `running` goes on from call to call."""
+    price_G, window_G, slowness_G = running.price_G, running.window_G, running.slowness_G
+    top_k = ids_TK.shape[1]
+    num_nodes = tables.num_nodes
+    open_K = np.empty(top_k, dtype=np.uint64)
+    covers = np.empty(MAX_COVERS, dtype=np.uint64)
+    best_K = np.empty(top_k, dtype=np.int64)
+    trial_K = np.empty(top_k, dtype=np.int64)
+    stamp_G = np.full(tables.num_ranks, -1, dtype=np.int64)
+    mark = 0
+    for t in range(ids_TK.shape[0]):
+        forced = _ZERO
+        for k in range(top_k):
+            host = tables.host_E[ids_TK[t, k]]
+            if host & (host - _ONE) == _ZERO:
+                forced |= host
+        first, last = (0, num_nodes) if home_T[t] < 0 else (home_T[t], home_T[t] + 1)
+        weight = 1.0 / (last - first)
+        for home in range(first, last):
+            base = forced | (_ONE << np.uint64(home))
+            num_open = 0
+            for k in range(top_k):
+                host = tables.host_E[ids_TK[t, k]]
+                if host & base == _ZERO:
+                    open_K[num_open] = host
+                    num_open += 1
+            found = smallest_covers(open_K, num_open, home, num_nodes, covers)
+            best = np.inf
+            for c in range(found):
+                price = _cheapest_copies(ids_TK[t], base | covers[c], tables, price_G, trial_K)
+                if price < best:
+                    best = price
+                    best_K[:] = trial_K
+            mark += 1
+            nodes = _ZERO
+            for k in range(top_k):
+                s = best_K[k]
+                node, rank = tables.slot_node[s], tables.slot_rank[s]
+                load_P[tables.slot_id[s]] += weight
+                window_G[rank] += weight * slowness_G[rank]
+                if node != home:
+                    nodes |= _ONE << np.uint64(node)
+                    totals[2] += weight
+                    if stamp_G[rank] != mark:
+                        stamp_G[rank] = mark
+                        totals[1] += weight
+            totals[0] += weight * popcount(nodes)
+        running.seen_1[0] += 1
+        if running.seen_1[0] % WINDOW == 0:
+            for g in range(tables.num_ranks):
+                price_G[g] = DECAY * price_G[g] + window_G[g]
+                window_G[g] = 0.0
+
+
+@nb.njit(cache=True, nogil=True)
+def _cheapest_copies(
+    ids_K: npt.NDArray[Any],
+    allowed: np.uint64,
+    tables: LayerTables,
+    price_G: npt.NDArray[np.float64],
+    copy_K: npt.NDArray[np.int64],
+) -> float:
+    """Write the cheapest copy of each expert on allowed nodes to `copy_K`; returns the sum of their prices."""
+    total = 0.0
+    for k in range(ids_K.shape[0]):
+        best = np.inf
+        for s in range(tables.slot_ptr_E[ids_K[k]], tables.slot_ptr_E[ids_K[k] + 1]):
+            if allowed >> np.uint64(tables.slot_node[s]) & _ONE and price_G[tables.slot_rank[s]] < best:
+                best = price_G[tables.slot_rank[s]]
+                copy_K[k] = s
+        total += best
+    return total
