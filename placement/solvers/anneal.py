@@ -23,7 +23,7 @@ from placement.solvers.spectral import spectral_map
 
 Row = npt.NDArray[np.int32]
 
-MOVES, REPLICA_MOVES = 600_000, 80_000
+MOVES, REPLICA_MOVES = 600_000, 150_000
 QUENCH_SHARE = 0.25
 # temperatures in units of K / E sends per token: about what one average expert's move changes
 HOT, QUENCH, COLD = 0.08, 0.02, 0.0008
@@ -60,7 +60,8 @@ class _Search:
             shuffled = np.random.default_rng(problem.seed).permutation(slots).astype(np.int32)
             starts = [spectral, Eplb().solve_layer(problem).phy2log_P, linear_map(slots, slots), shuffled]
             return self._quench_and_anneal(starts, inc, bal, moves, replicas=False)
-        moves = problem.options.work_limit or REPLICA_MOVES
+        # the more copies there are, the dearer a move is
+        moves = problem.options.work_limit or int(REPLICA_MOVES * (problem.num_experts / slots) ** 3)
         local = self._fill(self._anneal(spectral, inc, bal, HOT, moves, replicas=False))
         starts = [Eplb().solve_layer(problem).phy2log_P, local]
         inc, bal = incidence(problem, problem.num_experts), balance(problem, problem.num_experts)

@@ -48,7 +48,7 @@ def anneal_replicas(
     state[0] = seed
     random_word(state)
     subsets = 1 << min(top_k, MOST_OPEN)
-    scratch = np.zeros((2, max(subsets, top_k)), dtype=np.uint64)
+    scratch = np.zeros((2, max(subsets, top_k, 3)), dtype=np.uint64)
     cover_S = np.zeros(subsets, dtype=np.int64)
     covers = np.empty(MAX_COVERS, dtype=np.uint64)
 

@@ -19,7 +19,7 @@ from placement.cost.covers import popcount
 from placement.solvers.anneal_common import Incidence
 
 MANY = 3
-MOST_OPEN = 12  # open masks of a set beyond these are left out of a search's estimate: their subsets are too many
+MOST_OPEN = 5  # open masks of a set beyond these are left out of a search's estimate: their subsets are too many
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
 
@@ -48,6 +48,21 @@ def _closed_form(forced: np.uint64, a: np.uint64, b: np.uint64, num_open: int, n
         shared, union = popcount(a & b), popcount(a | b)
         sends += (union - shared) + (num_nodes - union) * (1 if shared > 0 else 2)
     return sends
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _covers_of_three(a: np.uint64, b: np.uint64, c: np.uint64, num_nodes: int) -> int:
+    """Sum over homes of the fewest nodes that meet those of three masks that the home does not."""
+    ab, ac, bc = a & b, a & c, b & c
+    union = a | b | c
+    all_three = ab & c
+    two_or_more = ab | ac | bc
+    for_all = 1 if all_three != _ZERO else (2 if two_or_more != _ZERO else 3)
+    total = (num_nodes - popcount(union)) * for_all + popcount(two_or_more & ~all_three)
+    total += popcount(a & ~two_or_more) * (1 if bc != _ZERO else 2)
+    total += popcount(b & ~two_or_more) * (1 if ac != _ZERO else 2)
+    total += popcount(c & ~two_or_more) * (1 if ab != _ZERO else 2)
+    return total
 
 
 @nb.njit(cache=True, nogil=True)
@@ -148,7 +163,11 @@ def sends_of_set(
         if scratch[0, k] & forced == _ZERO:
             scratch[0, num_open] = scratch[0, k]
             num_open += 1
-    if num_open > 2:
+    if num_open == 3:
+        return popcount(forced) * (num_nodes - 1) + _covers_of_three(
+            scratch[0, 0], scratch[0, 1], scratch[0, 2], num_nodes
+        )
+    if num_open > 3:
         return _sends_of_many(forced, scratch[0], min(num_open, MOST_OPEN), num_nodes, scratch[1], cover_S)
     return _closed_form(forced, scratch[0, 0], scratch[0, 1], num_open, num_nodes)
 

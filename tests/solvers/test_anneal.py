@@ -77,7 +77,7 @@ def test_several_copies(hot: float, seed: int, shape: tuple[int, int, int, int, 
 
 @given(
     num_nodes=st.integers(1, 12),
-    masks=st.lists(st.sets(st.integers(0, 11), min_size=1, max_size=4), min_size=1, max_size=6),
+    masks=st.lists(st.sets(st.integers(0, 11), min_size=1, max_size=4), min_size=1, max_size=5),
 )
 def test_sends_of_a_set(num_nodes: int, masks: list[set[int]]) -> None:
     """N * sends of a set is the sum over homes of the smallest covers, by trying all sets of nodes."""
