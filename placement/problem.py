@@ -15,6 +15,7 @@ from placement.cost.tables import layer_tables
 from placement.errors import OptionError
 
 BALANCE_WEIGHT = 1.5
+BOUNDS = ("quick", "tight", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class Options:
     solver         a registered name; `auto` is never worse than linear or eplb on the training objective
     balance_weight price of imbalance: what one unit of expected rank imbalance (max/mean) costs in sends per token
     max_imbalance  hard cap on the rank imbalance of the training loads in every layer; None: only the price counts
+    bound          quick (eigenvalues), tight (Lagrangian decomposition: seconds a layer) or none
     work_limit     moves that a search proposes per layer; None: by the size of the layer
     time_limit_s   wall seconds for the whole solve; layers share it evenly
     """
@@ -32,6 +34,7 @@ class Options:
     balance_weight: float = BALANCE_WEIGHT
     max_imbalance: float | None = None
     replica_choice: str = "min-nodes"
+    bound: str = "quick"
     seed: int = 0
     work_limit: int | None = None
     time_limit_s: float | None = None
@@ -47,6 +50,8 @@ class Options:
             raise OptionError(f"time_limit={self.time_limit_s} must be more than 0 seconds")
         if not 0 <= self.seed < 2**63:
             raise OptionError(f"seed={self.seed} must be from 0 to 2^63 - 1")
+        if self.bound not in BOUNDS:
+            raise OptionError(f"bound={self.bound!r} is unknown; choose one of {', '.join(BOUNDS)}")
         replica_choice_code(self.replica_choice)
 
 

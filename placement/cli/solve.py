@@ -20,7 +20,7 @@ from placement.cli.shared import (
 from placement.errors import OptionError
 from placement.files import check_writable, write_atomic
 from placement.placement_json import save_placement
-from placement.problem import BALANCE_WEIGHT, Options
+from placement.problem import BALANCE_WEIGHT, BOUNDS, Options
 from placement.report.tables import comparison_table, headline
 from placement.solve import solution_document, solve
 from placement.solvers import SOLVERS
@@ -45,6 +45,9 @@ def solve_command(
         float | None, typer.Option(help="Hard cap on every layer's rank imbalance on the training requests.")
     ] = None,
     replica_choice: ReplicaChoice = "min-nodes",
+    bound: Annotated[
+        str, typer.Option(help=f"Proof of how good the answer is: {', '.join(BOUNDS)}; tight takes seconds a layer.")
+    ] = "quick",
     holdout: Annotated[float, typer.Option(help="Share of the requests to measure on, not to fit; 0 fits all.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     time_limit: Annotated[
@@ -61,6 +64,7 @@ def solve_command(
         balance_weight=balance_weight,
         max_imbalance=max_imbalance,
         replica_choice=replica_choice,
+        bound=bound,
         seed=seed,
         time_limit_s=time_limit,
         work_limit=work_limit,

@@ -29,7 +29,8 @@ class Auto:
         best = _best(
             problem, [Anneal().solve_layer(problem), Linear().solve_layer(problem), Eplb().solve_layer(problem)]
         )
-        bound = None if problem.out_of_time() else objective_bound(problem)
+        unbounded = problem.options.bound == "none" or problem.out_of_time()
+        bound = None if unbounded else objective_bound(problem)
         if bound is not None and problem.num_experts <= EXACT_EXPERTS and not problem.num_redundant:
             exact = self._exact(problem, best)
             best = _best(problem, [best, exact])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from placement.cost.bounds import bound_steps, sends_bound, smallest_imbalance
+from placement.cost.lagrangian_bound import lagrangian_bound
 from placement.cost.spectral_bound import Pieces, spectral_bound
 from placement.problem import LayerProblem
 
@@ -14,7 +15,8 @@ def objective_bound(problem: LayerProblem, steps: int | None = None) -> float:
 
     Sends and balance pull against each other, so they are bounded together where the bound is spectral (one copy per
     expert); elsewhere the bounds of both are added. It ignores the cap on imbalance, which can only raise the optimum.
-    `steps` is the number of eigenvalue problems to solve (default: see `bound_steps`).
+    Tight if `problem.options.bound` says so, else quick: then `steps` is the number of eigenvalue problems to solve
+    (default: see `bound_steps`).
     """
     cluster = problem.cluster
     weight = problem.options.balance_weight
@@ -36,4 +38,6 @@ def objective_bound(problem: LayerProblem, steps: int | None = None) -> float:
         slots_per_node=cluster.slots_per_node,
         fastest_node=float(cluster.speed_G().reshape(cluster.num_nodes, -1).mean(axis=1).max()),
     )
+    if problem.options.bound == "tight":
+        return max(lagrangian_bound(pieces, deadline=problem.deadline)[0], apart)
     return max(spectral_bound(pieces, steps or bound_steps(problem.num_experts)), apart)

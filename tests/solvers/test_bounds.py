@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from placement.cluster import Cluster
 from placement.cost.bounds import sends_bound, smallest_imbalance
 from placement.cost.envelope import fewest_nodes, least_at, lower_lines
-from placement.problem import LayerProblem, Options
+from placement.problem import BOUNDS, LayerProblem, Options
+from placement.solvers import get_solver
 from placement.solvers.bounds import objective_bound
 from placement.testing.problems import brute_force, make_problem, planted_problem, random_problem, tiny_problems
 
@@ -139,3 +140,19 @@ def test_smallest_imbalance_counts_the_company_of_the_hottest() -> None:
     """Two slots a rank and three hot experts on two ranks: two of them share a rank."""
     cluster = Cluster(num_nodes=1, gpus_per_node=2, slots_per_gpu=2)
     assert smallest_imbalance(np.array([1.0, 1.0, 1.0, 0.0]) / 3, cluster) == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize("price", [0.0, 1.5])
+def test_bound_option(price: float) -> None:
+    """`tight` is never below `quick`, neither is above the answer, and `none` computes nothing."""
+    cluster = Cluster(num_nodes=4, gpus_per_node=1, slots_per_gpu=4)
+    answers = {}
+    for bound in BOUNDS:
+        options = Options(balance_weight=price, bound=bound, work_limit=20_000)
+        problem = random_problem(16, 4, cluster, seed=1, options=options)
+        solution = get_solver("auto").solve_layer(problem)
+        answers[bound] = solution.bound
+        if solution.bound is not None:
+            assert solution.bound <= problem.score(solution.phy2log_P).objective + 1e-9
+    assert answers["none"] is None
+    assert answers["quick"] < answers["tight"]

@@ -1,0 +1,249 @@
+"""A tight lower bound on what any placement with one copy per expert costs, by Lagrangian decomposition.
+
+Every top-k set gets pairs of its own, which say which of its experts share a node, and the map has its same-node matrix
+X. Both have to agree: a multiplier prices each pair of each set. Apart, both sides are solved: a set takes the best of
+its partitions over nodes (`set_partitions`), X is bounded by eigenvalues (`shared_matrix`), and
+
+    cost >= sum over sets of the least (blocks + theta . pairs) + the least (balance - <theta, X>)
+
+for any multipliers. The imbalance is that of the most loaded node, which is at least any weighted mean of the loads of
+the experts' nodes, which is linear in X: a row of weights per row of loads is one more set of multipliers.
+
+Adam climbs a smoothed version (softmax over partitions, eigenvectors chosen softly) whose smoothing and steps shrink;
+every iterate is judged unsmoothed, the best is kept, and a bound of the rounding errors is subtracted.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.cost.bounds import bound_steps
+from placement.cost.envelope import fewest_nodes
+from placement.cost.set_partitions import Adam, SetSide, adam_bias, add_rewards, ascend_sets, even_sets, set_partitions
+from placement.cost.shared_matrix import SharedMatrix
+from placement.cost.spectral_bound import ERROR_FACTOR, Pieces, spectral_bound
+
+Floats = npt.NDArray[np.float64]
+
+ITERATIONS = 800
+MOST_CELLS = 4_000_000  # sets * partitions looked at in one iteration; the lightest sets beyond get one multiplier
+MOST_TOP_K = 8  # 4140 partitions; 9 have 21,147
+FIRST_THETA = 0.45
+# first and last value, falling geometrically
+STRIDE = (0.1, 0.002)  # of multipliers of pairs, which are near 0.45
+SOFT_PARTITIONS = (0.2, 0.002)  # in blocks
+SOFT_EIGENVALUES = (0.1, 0.001)  # of their spread
+PRICE_STRIDE, FLOOR_STRIDE, NODE_STRIDE = 2.0, 0.5, 0.03  # of STRIDE; the first in units of X's mean reward for a pair
+WARM_PROGRESS = 0.3  # where in the schedule a start from multipliers begins
+
+
+class Multipliers(NamedTuple):
+    """Any values give a valid bound (prices of inequalities have to be >= 0, and are made so).
+
+    pair_UC     float64 [H, K(K-1)/2], of the pairs of the H heaviest sets, by falling weight; 1 is the price of a node
+    even_U      float64 [U - H], of all pairs of each lighter set
+    floor_B     float64 [B], weight of the floor in an imbalance, in 0..1; the rest is that of the nodes
+    node_BE     float64 [B, E], weight of each expert's node there; rows sum to 1
+    price_EE    float64 [E, E], of the diagonal and the range of X
+    triangle_T  float64 [T], of the triangle inequalities of X
+    """
+
+    pair_UC: Floats
+    even_U: Floats
+    floor_B: Floats
+    node_BE: Floats
+    price_EE: Floats
+    triangle_T: Floats
+
+
+class _Adams(NamedTuple):
+    """One for each of `Multipliers`."""
+
+    pair_UC: Adam
+    even_U: Adam
+    floor_B: Adam
+    node_BE: Adam
+    price_EE: Adam
+    triangle_T: Adam
+
+
+def lagrangian_bound(
+    pieces: Pieces,
+    *,
+    iterations: int = ITERATIONS,
+    deadline: float | None = None,
+    start: Multipliers | None = None,
+) -> tuple[float, Multipliers]:
+    """Lower bound on sends + sum_B price * imbalance over all maps with one copy per expert, and its multipliers.
+
+    Homes are random, as in `spectral_bound`, below which it never is. Raises ValueError if slots are not as many as
+    experts. Deterministic without a deadline.
+
+    iterations  steps, of some 2 ms for 3000 sets of 4 of 32 experts
+    deadline    `time.monotonic()` at which to stop; the schedule is hurried to end there
+    start       multipliers of a similar layer: arrays of another shape than here are not used; if all are, the bound is
+                never below what they give here
+    """
+    num_nodes = pieces.num_nodes
+    num_experts = pieces.load_BE.shape[1]
+    if num_nodes * pieces.slots_per_node != num_experts:
+        raise ValueError(f"{num_nodes} nodes of {pieces.slots_per_node} slots do not hold one copy of {num_experts}")
+    best = spectral_bound(pieces, bound_steps(num_experts))
+    dual = _Dual(pieces, start)
+    kept = dual.multipliers
+    if num_nodes == 1:
+        return best, kept
+    most = -np.inf
+    began = time.monotonic()
+    for step in range(iterations):
+        progress = step / iterations
+        if deadline is not None:
+            now = time.monotonic()
+            if now >= deadline:
+                break
+            progress = max(progress, (now - began) / (deadline - began))
+        if start is not None:
+            progress = WARM_PROGRESS + (1 - WARM_PROGRESS) * progress
+        now_at = dual.multipliers
+        value = dual.judge_and_ascend(step, progress)
+        if value > most:
+            most, kept = value, now_at
+    return max(best, most), kept
+
+
+class _Dual:
+    """Where the climb is, and its steps."""
+
+    def __init__(self, pieces: Pieces, start: Multipliers | None) -> None:
+        self.pieces = pieces
+        self.num_experts = pieces.load_BE.shape[1]
+        self.shared = SharedMatrix(pieces.num_nodes, pieces.slots_per_node)
+        self.heavy, self.light = _sides(pieces)
+        top_k = pieces.sets_UK.shape[1]
+        self.blocks_of = fewest_nodes(top_k, pieces.num_nodes, pieces.slots_per_node)
+        own = Multipliers(
+            pair_UC=np.full(self.heavy.pair_UC.shape, FIRST_THETA),
+            even_U=np.full(len(self.light.pair_UC), FIRST_THETA),
+            floor_B=np.full(len(pieces.load_BE), 0.5),
+            node_BE=_first_nodes(pieces),
+            price_EE=np.zeros((self.num_experts, self.num_experts)),
+            triangle_T=np.zeros(self.shared.near_DT.shape[1]),
+        )
+        if start is not None:
+            own = Multipliers(
+                *(new.copy() if new.shape == old.shape else old for old, new in zip(own, start, strict=True))
+            )
+        self.multipliers = _valid(own, pieces.slots_per_node)
+        self.adam = _Adams(*(Adam.like(variable) for variable in own))
+        pairs = float(pieces.weight_U.sum()) * (1 - 1 / pieces.num_nodes) * self.heavy.pair_UC.shape[1]
+        self.unit = FIRST_THETA * pairs / max(self.num_experts * (self.num_experts - 1), 1)  # mean reward in X
+
+    def judge_and_ascend(self, step: int, progress: float) -> float:
+        """The certified bound at the multipliers; then they move on (new arrays: old ones may be kept)."""
+        pieces, at, shared = self.pieces, self.multipliers, self.shared
+        stride, soft_partitions, soft_eigenvalues = (
+            first * (last / first) ** progress for first, last in (STRIDE, SOFT_PARTITIONS, SOFT_EIGENVALUES)
+        )
+        stride *= adam_bias(step)
+        reward_V = np.zeros(self.num_experts**2)
+        add_rewards(self.heavy, at.pair_UC, reward_V)
+        even_UC = np.broadcast_to(at.even_U[:, None], self.light.pair_UC.shape)
+        add_rewards(self.light, np.ascontiguousarray(even_UC), reward_V)
+        upper_EE = reward_V.reshape(self.num_experts, self.num_experts) - self._imbalance_EE(at)
+        earned = shared.earn(0.5 * (upper_EE + upper_EE.T), at.price_EE, at.triangle_T, soft_eigenvalues)
+        same_EE = earned.same_EE
+        same_V = same_EE.ravel()
+
+        pair_UC = np.empty_like(at.pair_UC)
+        heavy, heavy_size = ascend_sets(
+            self.heavy, at.pair_UC, pair_UC, self.adam.pair_UC, same_V, soft_partitions, stride
+        )
+        light, light_size, even_gradient_U = even_sets(self.light, self.blocks_of, at.even_U, same_V, soft_partitions)
+        priced_B = pieces.price_B * pieces.floor_B
+        value = heavy + light + float(priced_B @ at.floor_B) - earned.most
+        size = heavy_size + light_size + self.num_experts * float(priced_B @ (1 + np.abs(at.node_BE).sum(axis=1)))
+        terms = pieces.sets_UK.shape[0] * (1 + self.heavy.pair_UC.shape[1]) + pieces.load_BE.size
+        error = ERROR_FACTOR * np.finfo(np.float64).eps * (terms * size + self.num_experts**2 * earned.norm)
+
+        floor_B, node_BE = at.floor_B, at.node_BE
+        if pieces.price_B.any():
+            load_BE = pieces.load_BE @ same_EE * (pieces.num_nodes / pieces.fastest_node)  # of each expert's node
+            gain_B = pieces.floor_B - (load_BE * node_BE).sum(axis=1)
+            load_BE -= load_BE.mean(axis=1, keepdims=True)
+            floor_B = self.adam.floor_B.ascend(floor_B, gain_B, stride * FLOOR_STRIDE)
+            node_BE = self.adam.node_BE.ascend(node_BE, load_BE, stride * NODE_STRIDE)
+        price_stride = stride * self.unit * PRICE_STRIDE
+        price_EE = self.adam.price_EE.ascend(at.price_EE, _price_gradient(at.price_EE, same_EE), price_stride)
+        crossed = price_EE * at.price_EE < 0
+        np.fill_diagonal(crossed, False)
+        price_EE[crossed] = 0.0
+        moved = Multipliers(
+            pair_UC=pair_UC,
+            even_U=self.adam.even_U.ascend(at.even_U, even_gradient_U, stride),
+            floor_B=floor_B,
+            node_BE=node_BE,
+            price_EE=price_EE,
+            triangle_T=self.adam.triangle_T.ascend(at.triangle_T, shared.transitive(same_EE), price_stride),
+        )
+        self.multipliers = _valid(moved, pieces.slots_per_node)
+        return value - float(error)
+
+    def _imbalance_EE(self, at: Multipliers) -> Floats:
+        """What X pays for imbalance: <this, X> is the weighted mean of the loads of the experts' nodes, priced."""
+        pieces = self.pieces
+        price_B = pieces.price_B * (1 - at.floor_B) * (pieces.num_nodes / pieces.fastest_node)
+        return np.asarray((at.node_BE * price_B[:, None]).T @ pieces.load_BE)
+
+
+def _sides(pieces: Pieces) -> tuple[SetSide, SetSide]:
+    """The heaviest sets, as many as there is time for, and the others."""
+    num_experts, top_k = pieces.load_BE.shape[1], pieces.sets_UK.shape[1]
+    exact = top_k <= MOST_TOP_K
+    parts_PJ = set_partitions(top_k if exact else 0, pieces.num_nodes, pieces.slots_per_node)
+    order_U = np.argsort(-pieces.weight_U, kind="stable")
+    first, second = np.triu_indices(top_k, 1)
+    sets_UK = np.sort(pieces.sets_UK[order_U].astype(np.int64), axis=1)
+    pair_UC = sets_UK[:, first] * num_experts + sets_UK[:, second]
+    weight_U = pieces.weight_U[order_U] * (1 - 1 / pieces.num_nodes)
+    cut = MOST_CELLS // len(parts_PJ) if exact else 0
+    return (
+        SetSide(pair_UC[:cut], weight_U[:cut], parts_PJ, top_k),
+        SetSide(pair_UC[cut:], weight_U[cut:], parts_PJ, top_k),
+    )
+
+
+def _first_nodes(pieces: Pieces) -> Floats:
+    """Weights that grow with an expert's load, as steeply as is allowed: the tangent of `spectral_bound`."""
+    lightest_B = np.sort(pieces.load_BE, axis=1)[:, : pieces.slots_per_node].sum(axis=1)
+    growth_B1 = 1.0 / np.maximum(1.0 - pieces.num_nodes * lightest_B, 1e-3)[:, None]
+    return np.asarray(growth_B1 * pieces.load_BE + (1 - growth_B1) / pieces.load_BE.shape[1])
+
+
+def _price_gradient(price_EE: Floats, same_EE: Floats) -> Floats:
+    """Uphill: what X breaks gets dearer, what it keeps strictly gets cheaper."""
+    gradient_EE = np.where(price_EE > 0, -same_EE, np.where(price_EE < 0, 1 - same_EE, 0.0))
+    free = price_EE == 0
+    gradient_EE += free * (np.maximum(-same_EE, 0.0) - np.maximum(same_EE - 1, 0.0))
+    np.fill_diagonal(gradient_EE, 1 - np.diag(same_EE))
+    return np.asarray(gradient_EE)
+
+
+def _valid(at: Multipliers, slots: int) -> Multipliers:
+    """The multipliers with prices symmetric and >= 0, and weights of nodes >= 0 whatever the map.
+
+    An expert's weight may be negative: a node's is the sum of its experts', so the least `slots` of them count.
+    """
+    even = 1.0 / at.node_BE.shape[1]
+    node_BE = at.node_BE + (even - at.node_BE.mean(axis=1, keepdims=True))
+    short_B1 = np.maximum(-np.partition(node_BE, slots - 1, axis=1)[:, :slots].sum(axis=1, keepdims=True), 0.0)
+    node_BE += short_B1 / (short_B1 + slots * even) * (even - node_BE)
+    return at._replace(
+        floor_B=np.clip(at.floor_B, 0.0, 1.0),
+        node_BE=node_BE,
+        price_EE=0.5 * (at.price_EE + at.price_EE.T),
+        triangle_T=np.maximum(at.triangle_T, 0.0),
+    )

@@ -1,0 +1,114 @@
+"""The part of the Lagrangian bound that sees the shared same-node matrix: the most that it can earn, by eigenvalues.
+
+X[a, b] = 1 if experts a and b share a node. Its rows sum to m, its diagonal is 1 and its eigenvalues lie in 0..m, so
+X = m * (11'/E + Y) with Y between 0 and 1, of trace N - 1 and orthogonal to 1. What else is true of it is priced:
+entries are in 0..1, and sharing a node is transitive: x_uv + x_vw - x_uw <= 1.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import eigh
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+MOST_EXPERTS_WITH_TRIANGLES = 64  # E^3 / 2 prices: 14,880 for 32 experts, 124,992 for 64
+BISECTIONS = 50
+
+
+class Earned(NamedTuple):
+    """What the best X earns.
+
+    most     no X earns more, but for rounding
+    same_EE  float64 [E, E], a relaxed X that earns about as much: the smoothed gradient
+    norm     magnitude of all that was added up, for the rounding error
+    """
+
+    most: float
+    same_EE: Floats
+    norm: float
+
+
+class SharedMatrix:
+    """Same-node matrices of E experts on N nodes of m slots."""
+
+    def __init__(self, num_nodes: int, slots_per_node: int) -> None:
+        self.num_nodes, self.slots = num_nodes, slots_per_node
+        self.size = num_nodes * slots_per_node
+        mirror = np.full(self.size, 1.0 / np.sqrt(self.size))  # Householder: an orthonormal basis of sums of 0
+        mirror[0] += 1.0
+        mirror /= np.linalg.norm(mirror)
+        self.basis = (np.eye(self.size) - 2.0 * np.outer(mirror, mirror))[:, 1:]
+        self.near_DT = self._triangles()
+
+    def _triangles(self) -> Ints:
+        """Positions u * E + v, u < v, of the two pairs that are added and the one that is taken off, int64 [3, T]."""
+        if self.size > MOST_EXPERTS_WITH_TRIANGLES or self.size < 3:
+            return np.zeros((3, 0), dtype=np.int64)
+        u, v, w = np.array(
+            [(a, b, c) for a in range(self.size) for b in range(a + 1, self.size) for c in range(b + 1, self.size)]
+        ).T
+        uv, vw, uw = u * self.size + v, v * self.size + w, u * self.size + w
+        return np.stack([np.concatenate([uv, vw, uw]), np.concatenate([vw, uw, uv]), np.concatenate([uw, uv, vw])])
+
+    def random(self) -> Floats:
+        """X of a random map, in the mean."""
+        same_EE = np.full((self.size, self.size), (self.slots - 1) / max(self.size - 1, 1))
+        np.fill_diagonal(same_EE, 1.0)
+        return same_EE
+
+    def transitive(self, same_EE: Floats) -> Floats:
+        """By how much each triangle inequality is broken, float64 [T]."""
+        flat = same_EE.ravel()
+        first, second, taken = self.near_DT
+        return np.asarray(flat[first] + flat[second] - flat[taken] - 1.0)
+
+    def earn(self, reward_EE: Floats, price_EE: Floats, triangle_T: Floats, smoothing: float) -> Earned:
+        """The most of <reward, X>, when `price_EE` and `triangle_T` price what X has to obey.
+
+        price_EE   float64 [E, E], symmetric: off the diagonal positive prices x >= 0 and negative x <= 1; the diagonal
+                   prices that of X, of any sign
+        triangle_T float64 [T], >= 0
+        smoothing  width of the step between eigenvectors that X has and has not, of the spread of eigenvalues
+        """
+        whole = reward_EE + price_EE
+        if len(triangle_T):
+            first, second, taken = self.near_DT
+            cells = self.size * self.size
+            half = (
+                np.bincount(first, triangle_T, cells)
+                + np.bincount(second, triangle_T, cells)
+                - np.bincount(taken, triangle_T, cells)
+            ).reshape(self.size, self.size)
+            whole -= 0.5 * (half + half.T)
+        values, vectors = eigh(self.basis.T @ whole @ self.basis, check_finite=False, driver="evd")
+        below = np.minimum(price_EE, 0.0)
+        np.fill_diagonal(below, 0.0)
+        count = self.num_nodes - 1
+        top = float(values[len(values) - count :].sum())
+        most = whole.sum() / self.num_nodes + self.slots * top - np.trace(price_EE) - below.sum() + triangle_T.sum()
+        spread = float(values[-1] - values[0]) if len(values) else 0.0
+        chosen = _smooth_choice(values, count, max(smoothing * spread, 1e-12))
+        spanned = (self.basis @ vectors) * np.sqrt(chosen)
+        same_EE = self.slots * (spanned @ spanned.T + 1.0 / self.size)
+        norm = float(np.linalg.norm(whole) + np.linalg.norm(price_EE) + np.abs(triangle_T).sum())
+        return Earned(float(most), same_EE, norm)
+
+
+def _smooth_choice(values: Floats, count: int, width: float) -> Floats:
+    """Weights in 0..1 of sum `count`, near 1 for the largest values (a Fermi function of that width)."""
+    if count >= len(values):
+        return np.ones_like(values)
+    low, high = float(values[0]) - 40 * width, float(values[-1]) + 40 * width
+    for _ in range(BISECTIONS):
+        middle = 0.5 * (low + high)
+        weights = 1.0 / (1.0 + np.exp(np.clip((middle - values) / width, -500, 500)))
+        if weights.sum() > count:
+            low = middle
+        else:
+            high = middle
+    return np.asarray(weights)
