@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from placement.mixing import GOLDEN
 from placement.problem import LayerProblem, LayerSolution
 from placement.solvers.anneal_common import Balance, Incidence, balance, incidence
 from placement.solvers.anneal_replicas import anneal_replicas
@@ -88,7 +89,7 @@ class _Search:
             if self.stopped:
                 break
             self.runs += 1
-            seed = np.uint64((self.problem.seed + 0x9E3779B97F4A7C15 * self.runs) % 2**64)
+            seed = np.uint64((self.problem.seed + int(GOLDEN) * self.runs) % 2**64)
             kernel(row, inc, bal, float(begin), float(end), max(moves // SEGMENTS, 1), seed)
         return row
 

@@ -8,6 +8,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from placement.mixing import GOLDEN, mix_word
 from placement.problem import LayerProblem
 
 CAP_PRICE = 50.0
@@ -94,11 +95,8 @@ def _ptr(values: npt.NDArray[Any], size: int) -> npt.NDArray[np.int64]:
 @nb.njit(cache=True, nogil=True, inline="always")
 def random_word(state: npt.NDArray[np.uint64]) -> np.uint64:
     """The next 64 random bits (splitmix64)."""
-    state[0] += np.uint64(0x9E3779B97F4A7C15)
-    x = state[0]
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.uint64(x ^ (x >> np.uint64(31)))
+    state[0] += GOLDEN
+    return mix_word(state[0])
 
 
 @nb.njit(cache=True, nogil=True, inline="always")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import OptionError, TraceError
+from placement.mixing import GOLDEN, mix
 from placement.model import Model
 from placement.parallel import run_tasks
 from placement.traces import counting
@@ -128,11 +129,11 @@ def _choose_sample(
     for number, block in enumerate(trace.blocks()):
         owner = owner_Q[block.request_T]
         position = block.column_T("position").astype(np.uint64)
-        key = _mix(owner ^ _mix(position * np.uint64(2) + block.column_T("phase").astype(np.uint64)))
+        key = _key(owner ^ _key(position * np.uint64(2) + block.column_T("phase").astype(np.uint64)))
         # folders that number their requests alike must not share keys: what the token visited tells them apart
         for layer in sorted({0, trace.model.num_layers - 1}):
             for column in block.ids_TK(layer).T:
-                key = _mix(key ^ column.astype(np.uint64))
+                key = _key(key ^ column.astype(np.uint64))
         full = len(best[0]) >= size
         rows = np.flatnonzero(key < best[0][-1]) if full else np.arange(len(key))
         parts = [best, (key[rows], np.full(len(rows), number), rows, owner[rows])]
@@ -148,9 +149,6 @@ def _present(trace: Trace) -> npt.NDArray[np.bool_]:
     return trace.tokens_Q() > 0
 
 
-def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele et al., 2014): a bijection that looks random."""
-    x = (x + np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+def _key(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """A step of splitmix64: the golden offset keeps 0 from standing still."""
+    return mix(x + GOLDEN)

@@ -12,7 +12,7 @@ from placement.traces.trace import Trace
 def split_requests(trace: Trace, share: float, seed: int) -> tuple[Trace, Trace]:
     """(rest, part): `part` has about `share` of the requests that have tokens, at least one; seeded."""
     if not 0 < share < 1:
-        raise OptionError(f"share={share} must be between 0 and 1, both excluded")
+        raise OptionError(f"holdout={share} must be between 0 and 1, both excluded")
     chosen = choose_requests(trace, share, seed)
     return trace.select(_kept(trace) & ~chosen), trace.select(chosen)
 

@@ -11,6 +11,8 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from placement.mixing import GOLDEN, mix_word
+
 # quantiles of the Gumbel distribution: the table fits the first-level cache and one 64-bit hash gives five 12-bit
 # indexes; the rest of a logit is continuous, so that 4,096 levels of noise do not show
 GUMBEL = (-np.log(-np.log((np.arange(4096) + 0.5) / 4096))).astype(np.float32)
@@ -37,7 +39,6 @@ def route(
     num_experts = popularity_E.shape[0]
     logits_E = np.empty(num_experts, dtype=np.float32)
     score_G = np.empty(num_groups, dtype=np.float32)
-    golden = np.uint64(0x9E3779B97F4A7C15)
     # where affinities sigmoid(logit - offset) are neither all 0 nor all 1
     offset = np.float32(np.log(num_experts / ids_TK.shape[1]))
     for t in range(latent_TR.shape[0]):
@@ -46,10 +47,10 @@ def route(
             u = latent_TR[t, r]
             for e in range(num_experts):
                 logits_E[e] += u * weight_RE[r, e]
-        state = _mix(key + np.uint64(first_token + t) * golden)
+        state = mix_word(key + np.uint64(first_token + t) * GOLDEN)
         for e in range(0, num_experts, 5):
-            state += golden
-            bits = _mix(state)
+            state += GOLDEN
+            bits = mix_word(state)
             for i in range(e, min(e + 5, num_experts)):
                 logits_E[i] += table[bits & np.uint64(4095)]
                 bits >>= np.uint64(12)
@@ -66,14 +67,6 @@ def smooth(noise_TR: npt.NDArray[np.float32], memory: float, state_R: npt.NDArra
         for r in range(noise_TR.shape[1]):
             state_R[r] = np.float32(memory) * state_R[r] + fresh * noise_TR[t, r]
             noise_TR[t, r] = state_R[r]
-
-
-@nb.njit(cache=True, nogil=True)
-def _mix(x: np.uint64) -> np.uint64:
-    """The finaliser of splitmix64."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 @nb.njit(cache=True, nogil=True)

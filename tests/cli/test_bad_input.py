@@ -411,7 +411,7 @@ def test_bad_seeds_of_the_traces_commands(command: str, skewed: Any, run_cli: An
 
 @pytest.mark.parametrize("share", [0, 1, 1.5, -1, "nan"])
 def test_bad_split(share: object, skewed: Any, run_cli: Any, out: Path) -> None:
-    refused(run_cli("traces", "split", skewed.folder, "-o", out / "new", "--holdout", share), "share=")
+    refused(run_cli("traces", "split", skewed.folder, "-o", out / "new", "--holdout", share), "holdout=")
     assert files(out) == set()
 
 

@@ -63,7 +63,7 @@ def test_split_writes_train_and_held_out_and_merge_puts_them_together(
     ("arguments", "told"),
     [
         (("info", "{}/missing"), "does not exist"),
-        (("split", "{}/t", "--holdout", "1.5", "-o", "{}/s"), "share=1.5 must be between 0 and 1"),
+        (("split", "{}/t", "--holdout", "1.5", "-o", "{}/s"), "holdout=1.5 must be between 0 and 1"),
         (("merge", "{}/t", "-o", "{}/t"), "nothing is overwritten"),
         (("merge", "{}/t", "-o", "{}/no/m"), "cannot write"),
         (("synth", "-o", "{}/s"), "the model's shape is missing"),
