@@ -8,6 +8,7 @@ eplb, and a locality solution (annealed with the redundant slots empty, then fil
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +25,24 @@ from placement.solvers.spectral import spectral_map
 
 Row = npt.NDArray[np.int32]
 
-MOVES, REPLICA_MOVES = 600_000, 150_000
-QUENCH_SHARE = 0.25
-# temperatures in units of K / E sends per token: about what one average expert's move changes
-HOT, QUENCH, COLD = 0.08, 0.02, 0.0008
-SEGMENTS = 4
+MOVES, REPLICA_MOVES = 500_000, 150_000
+
+
+class _Schedule(NamedTuple):
+    """Share of the moves that the quenches take, and temperatures.
+
+    Those are in units of K / E sends per token: about what one average expert's move changes.
+    """
+
+    quench_share: float
+    hot: float
+    quench: float
+    cold: float
+
+
+SINGLE = _Schedule(quench_share=0.1, hot=0.06, quench=0.02, cold=0.003)
+REPLICAS = _Schedule(quench_share=0.25, hot=0.08, quench=0.02, cold=0.0008)
+SEGMENTS = 4  # where a deadline may cut a run short
 
 
 class Anneal:
@@ -69,26 +83,29 @@ class _Search:
             return self._quench_and_anneal(starts, inc, bal, moves, replicas=False)
         # the more copies there are, the dearer a move is
         moves = problem.options.work_limit or int(REPLICA_MOVES * (problem.num_experts / slots) ** 3)
-        local = self._fill(self._anneal(spectral, inc, bal, HOT, moves, replicas=False))
+        local = self._fill(self._anneal(spectral, inc, bal, SINGLE.hot, moves, replicas=False))
         starts = [Eplb().solve_layer(problem).phy2log_P, local, *problem.starts]
         inc, bal = incidence(problem, problem.num_experts), balance(problem, problem.num_experts)
         return self._quench_and_anneal(starts, inc, bal, moves, replicas=True)
 
     def _quench_and_anneal(self, starts: list[Row], inc: Incidence, bal: Balance, moves: int, *, replicas: bool) -> Row:
-        each = int(QUENCH_SHARE * moves) // len(starts)
-        quenched = [self._anneal(start, inc, bal, QUENCH, each, replicas=replicas) for start in starts]
+        schedule = REPLICAS if replicas else SINGLE
+        each = int(schedule.quench_share * moves) // len(starts)
+        quenched = [self._anneal(start, inc, bal, schedule.quench, each, replicas=replicas) for start in starts]
         best, best_score = quenched[0], self.problem.score(quenched[0])
         for row in quenched[1:]:
             score = self.problem.score(row)
             if score.better_than(best_score):
                 best, best_score = row, score
-        final = self._anneal(best, inc, bal, HOT, moves - each * len(starts), replicas=replicas)
+        final = self._anneal(best, inc, bal, schedule.hot, moves - each * len(starts), replicas=replicas)
         return final if self.problem.score(final).better_than(best_score) else best
 
     def _anneal(self, start: Row, inc: Incidence, bal: Balance, hot: float, moves: int, *, replicas: bool) -> Row:
         row = start.copy()
+        cold = (REPLICAS if replicas else SINGLE).cold
         scale = self.problem.top_k / self.problem.num_experts
-        temperatures = np.geomspace(hot * scale, COLD * scale, SEGMENTS + 1)
+        segments = SEGMENTS if self.problem.deadline is not None else 1
+        temperatures = np.geomspace(hot * scale, cold * scale, segments + 1)
         kernel = anneal_replicas if replicas else anneal_single
         for begin, end in pairwise(temperatures):
             self.stopped = self.stopped or self.problem.out_of_time()
@@ -96,7 +113,7 @@ class _Search:
                 break
             self.runs += 1
             seed = np.uint64((self.problem.seed + int(GOLDEN) * self.runs) % 2**64)
-            kernel(row, inc, bal, float(begin), float(end), max(moves // SEGMENTS, 1), seed)
+            kernel(row, inc, bal, float(begin), float(end), max(moves // segments, 1), seed)
         return row
 
     def _padded(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

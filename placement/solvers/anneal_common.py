@@ -65,20 +65,19 @@ def incidence(problem: LayerProblem, num_experts: int) -> Incidence:
         # every assignment is sent on its own: sets of one expert
         count_U = np.bincount(sets.ravel(), np.repeat(count_U, sets.shape[1]), num_experts).astype(np.int64)
         sets = np.arange(num_experts, dtype=np.int32)[:, None]
-    order = np.argsort(sets.ravel(), kind="stable")
-    entry = np.empty(order.size, dtype=np.int32)
-    entry[order] = np.arange(order.size, dtype=np.int32)
-    pairs = np.triu_indices(sets.shape[1], 1)
-    key = (sets[:, pairs[0]].astype(np.int64) * num_experts + sets[:, pairs[1]]).ravel()
-    pair_order = np.argsort(key, kind="stable")
+    top_k = sets.shape[1]
+    pairs = np.triu_indices(top_k, 1)
+    key = sets[:, pairs[0]].astype(np.int64) * num_experts + sets[:, pairs[1]]
+    expert_ptr, order, entry = _grouped(sets.ravel(), num_experts)
+    pair_ptr, pair_order, _ = _grouped(key.ravel(), num_experts * num_experts)
     return Incidence(
         sets_UK=sets,
         count_U=count_U,
-        expert_ptr=_ptr(sets.ravel(), num_experts),
-        expert_sets=(order // sets.shape[1]).astype(np.int32),
+        expert_ptr=expert_ptr,
+        expert_sets=order // np.int32(top_k),
         entry_UK=entry.reshape(sets.shape),
-        pair_ptr=_ptr(key, num_experts * num_experts),
-        pair_sets=(pair_order // max(len(pairs[0]), 1)).astype(np.int32),
+        pair_ptr=pair_ptr,
+        pair_sets=pair_order // np.int32(max(len(pairs[0]), 1)),
     )
 
 
@@ -104,8 +103,25 @@ def balance(problem: LayerProblem, num_experts: int) -> Balance:
     )
 
 
-def _ptr(values: npt.NDArray[Any], size: int) -> npt.NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(np.bincount(values, minlength=size))]).astype(np.int64)
+@nb.njit(cache=True, nogil=True)
+def _grouped(
+    value_X: npt.NDArray[Any], size: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Counting sort: (first place of each value, positions by rising value, place of each position among them)."""
+    ptr = np.zeros(size + 1, dtype=np.int64)
+    for value in value_X:
+        ptr[value + 1] += 1
+    for value in range(size):
+        ptr[value + 1] += ptr[value]
+    free = ptr[:-1].copy()
+    order = np.empty(value_X.shape[0], dtype=np.int32)
+    place = np.empty(value_X.shape[0], dtype=np.int32)
+    for x in range(value_X.shape[0]):
+        y = free[value_X[x]]
+        free[value_X[x]] += 1
+        order[y] = x
+        place[x] = y
+    return ptr, order, place
 
 
 @nb.njit(cache=True, nogil=True, inline="always")

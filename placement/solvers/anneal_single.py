@@ -25,6 +25,8 @@ from placement.solvers.anneal_common import (
     three_highest,
 )
 
+CANDIDATES = 4
+
 
 @nb.njit(cache=True, nogil=True)
 def anneal_single(
@@ -58,6 +60,7 @@ def anneal_single(
     touch_UX = np.zeros((sets.shape[0], num_units), dtype=np.uint8)
     enter_EX = np.zeros((num_experts, num_units), dtype=np.int64)
     leave_E = np.zeros(num_experts, dtype=np.int64)
+    shared_U = np.zeros(sets.shape[0], dtype=np.bool_)
     sends = _fill(sets, count, fare_X, unit_E, touch_UX, enter_EX, leave_E)
     load_GB = np.zeros((num_ranks, num_boots))
     load_N = np.zeros(bal.num_nodes)
@@ -71,18 +74,31 @@ def anneal_single(
     peak_B = np.empty(num_boots)
     for b in range(num_boots):
         three_highest(load_GB, b, high_3B, rank_3B)
+    relief_G = np.empty(num_ranks)
+    measure_relief(high_3B, rank_3B, bal, relief_G)
     node_capped = bal.node_cap < np.inf
     uneven = balance_cost(high_3B[0], bal.price, bal.cap)
-    if node_capped:
-        uneven += node_penalty(load_N, bal)
+    penalty = node_penalty(load_N, bal) if node_capped else 0.0
+    uneven += penalty
     cost = sends + uneven
     best = cost
     best_P = phy2log_P.copy()
     cooling = (cold / hot) ** (1.0 / max(moves - 1, 1))
     temperature = hot
-    for _ in range(moves):
+    for move in range(moves):
         p = random_below(state, num_slots)
-        q = random_below(state, num_slots)
+        if move % 2:
+            q = random_below(state, num_slots)
+        else:  # half of the proposals take an expert to its sets, for one that is drawn to where it was
+            i = unit_E[phy2log_P[p]]
+            j = _nearest_unit(phy2log_P[p], i, fare_X, enter_EX)
+            q, least = p, np.inf
+            for _ in range(CANDIDATES):
+                other = j * slots_per_unit + random_below(state, slots_per_unit)
+                v = phy2log_P[other]
+                gain = fare_X[i] * enter_EX[v, i] - fare_X[j] * leave_E[v]
+                if gain < least:
+                    q, least = other, gain
         threshold = -temperature * np.log(random_unit(state))
         temperature *= cooling
         r, s = p // bal.slots_per_gpu, q // bal.slots_per_gpu
@@ -93,7 +109,7 @@ def anneal_single(
         gain = 0.0
         if i != j:
             gain = fare_X[j] * (enter_EX[u, j] - leave_E[v]) + fare_X[i] * (enter_EX[v, i] - leave_E[u])
-            if gain - uneven + bal.price > threshold:  # even perfect balance would not do
+            if gain - relief_G[r] - relief_G[s] - penalty > threshold:  # no balance that the swap may bring would do
                 continue
         # balance after the swap, under every bootstrap
         slow_r, slow_s = bal.slowness_G[r], bal.slowness_G[s]
@@ -124,8 +140,12 @@ def anneal_single(
                 gain += count[t] * (fare_X[i] * (touch_UX[t, i] == 1) + fare_X[j] * (touch_UX[t, j] == 1))
             if gain + change > threshold:
                 continue
-            _move(u, v, i, j, inc, unit_E, touch_UX, enter_EX, leave_E)
-            _move(v, u, j, i, inc, unit_E, touch_UX, enter_EX, leave_E)
+            for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
+                shared_U[inc.pair_sets[x]] = True
+            _move(u, i, j, inc, shared_U, unit_E, touch_UX, enter_EX, leave_E)
+            _move(v, j, i, inc, shared_U, unit_E, touch_UX, enter_EX, leave_E)
+            for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
+                shared_U[inc.pair_sets[x]] = False
             _exchange_shared(u, v, i, j, inc, row, touch_UX, leave_E)
             unit_E[u], unit_E[v] = j, i
             sends += gain
@@ -140,6 +160,8 @@ def anneal_single(
             first, second, third = rank_3B[0, b], rank_3B[1, b], rank_3B[2, b]
             if rises or first in (r, s) or second in (r, s) or third in (r, s):
                 three_highest(load_GB, b, high_3B, rank_3B)
+        measure_relief(high_3B, rank_3B, bal, relief_G)
+        penalty = node_penalty(load_N, bal) if node_capped else 0.0
         uneven = after
         cost = sends + uneven
         if cost < best - 1e-12:
@@ -147,6 +169,32 @@ def anneal_single(
             best_P[:] = phy2log_P
     phy2log_P[:] = best_P
     return float(best)
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _nearest_unit(u: int, own: int, fare_X: npt.NDArray[np.float64], enter_EX: npt.NDArray[np.int64]) -> int:
+    """The other unit where fewest of u's sets would touch a unit more; its own if there is no other."""
+    nearest, least = own, np.inf
+    for x in range(fare_X.shape[0]):
+        cost = fare_X[x] * enter_EX[u, x]
+        if x != own and cost < least:
+            nearest, least = x, cost
+    return nearest
+
+
+@nb.njit(cache=True, nogil=True)
+def measure_relief(
+    high_3B: npt.NDArray[np.float64],
+    rank_3B: npt.NDArray[np.int64],
+    bal: Balance,
+    relief_G: npt.NDArray[np.float64],
+) -> None:
+    """What a swap of this rank and another can save at most: no peak falls below the third highest load."""
+    relief_G[:] = 0.0
+    num_boots = high_3B.shape[1]
+    for b in range(num_boots):
+        relief_G[rank_3B[0, b]] += bal.price / num_boots * (high_3B[0, b] - max(high_3B[2, b], 0.0))
+    relief_G[rank_3B[0, 0]] += CAP_PRICE * max(0.0, high_3B[0, 0] - bal.cap)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -191,25 +239,21 @@ def _fill(
 @nb.njit(cache=True, nogil=True)
 def _move(
     u: int,
-    other: int,
     i: int,
     j: int,
     inc: Incidence,
+    shared_U: npt.NDArray[np.bool_],
     unit_E: npt.NDArray[np.int64],
     touch_UX: npt.NDArray[np.uint8],
     enter_EX: npt.NDArray[np.int64],
     leave_E: npt.NDArray[np.int64],
 ) -> None:
-    """Expert u goes from unit i to j in all its sets that do not hold `other`."""
+    """Expert u goes from unit i to j in all its sets but the shared ones."""
     sets = inc.sets_UK
     top_k = sets.shape[1]
     for x in range(inc.expert_ptr[u], inc.expert_ptr[u + 1]):
         t = inc.expert_sets[x]
-        both = False
-        for k in range(top_k):
-            if sets[t, k] == other:
-                both = True
-        if both:
+        if shared_U[t]:
             continue
         w = inc.count_U[t]
         left, entered = touch_UX[t, i], touch_UX[t, j]
