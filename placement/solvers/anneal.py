@@ -1,12 +1,13 @@
 """Simulated annealing of slot contents on the exact, deduplicated objective with balance inside it.
 
-Every start is quenched (annealed from a low temperature), then the best of them annealed in full; the best map seen
-under `LayerProblem.score` wins. Without redundant experts the starts are linear, eplb, spectral and random. With them:
-eplb, and a locality solution (annealed with the redundant slots empty, then filled with copies of the hottest experts).
+Every start is annealed with a part of the moves, then the best of them with the rest; the best map seen under
+`LayerProblem.score` wins. Without redundant experts the starts are linear, eplb, spectral and random. With them: eplb,
+and a locality solution (annealed with the redundant slots empty, then filled with copies of the hottest experts).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -24,11 +25,25 @@ from placement.solvers.spectral import spectral_map
 
 Row = npt.NDArray[np.int32]
 
-MOVES, REPLICA_MOVES = 600_000, 150_000
-QUENCH_SHARE = 0.25
-# temperatures in units of K / E sends per token: about what one average expert's move changes
-HOT, QUENCH, COLD = 0.08, 0.02, 0.0008
-SEGMENTS = 4
+MOVES = 600_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How a run cools, in as many segments as there are prices; each goes on from the best map of the one before.
+
+    hot, cold  first and last temperature, in units of K / E sends per token: what one average expert's move changes
+    prices     of imbalance, in parts of the problem's: a high price makes the landscape rugged
+    """
+
+    hot: float
+    cold: float
+    prices: tuple[float, ...] = (1, 1, 1, 1)
+
+
+SINGLE = Schedule(hot=0.08, cold=0.0008)
+QUENCH = Schedule(hot=0.02, cold=0.0008)
+COPIES = Schedule(hot=0.04, cold=0.004, prices=(0.5, 0.7, 1, 1))
 
 
 class Anneal:
@@ -59,38 +74,55 @@ class _Search:
         if problem.num_redundant == 0:
             moves = problem.options.work_limit or MOVES
             shuffled = np.random.default_rng(problem.seed).permutation(slots).astype(np.int32)
-            starts = [spectral, Eplb().solve_layer(problem).phy2log_P, linear_map(slots, slots), shuffled]
-            return self._quench_and_anneal(starts, inc, bal, moves, replicas=False)
+            starts = [
+                spectral,
+                Eplb().solve_layer(problem).phy2log_P,
+                linear_map(slots, slots),
+                shuffled,
+                *problem.starts,
+            ]
+            return self._quench_and_anneal(starts, inc, bal, moves // 4, QUENCH, 3 * moves // 4, SINGLE)
         # the more copies there are, the dearer a move is
-        moves = problem.options.work_limit or int(REPLICA_MOVES * (problem.num_experts / slots) ** 3)
-        local = self._fill(self._anneal(spectral, inc, bal, HOT, moves, replicas=False))
-        starts = [Eplb().solve_layer(problem).phy2log_P, local]
+        moves = problem.options.work_limit or int(MOVES * (problem.num_experts / slots) ** 3)
+        local = self._fill(self._anneal(spectral, inc, bal, moves // 4, SINGLE))
+        starts = [Eplb().solve_layer(problem).phy2log_P, local, *problem.starts]
         inc, bal = incidence(problem, problem.num_experts), balance(problem, problem.num_experts)
-        return self._quench_and_anneal(starts, inc, bal, moves, replicas=True)
+        return self._quench_and_anneal(starts, inc, bal, moves // 2, COPIES, moves // 2, COPIES)
 
-    def _quench_and_anneal(self, starts: list[Row], inc: Incidence, bal: Balance, moves: int, *, replicas: bool) -> Row:
-        each = int(QUENCH_SHARE * moves) // len(starts)
-        quenched = [self._anneal(start, inc, bal, QUENCH, each, replicas=replicas) for start in starts]
+    def _quench_and_anneal(
+        self,
+        starts: list[Row],
+        inc: Incidence,
+        bal: Balance,
+        quench_moves: int,
+        quench: Schedule,
+        moves: int,
+        schedule: Schedule,
+    ) -> Row:
+        each = quench_moves // len(starts)
+        quenched = [self._anneal(start, inc, bal, each, quench) for start in starts]
         best, best_score = quenched[0], self.problem.score(quenched[0])
         for row in quenched[1:]:
             score = self.problem.score(row)
             if score.better_than(best_score):
                 best, best_score = row, score
-        final = self._anneal(best, inc, bal, HOT, moves - each * len(starts), replicas=replicas)
+        final = self._anneal(best, inc, bal, moves, schedule)
         return final if self.problem.score(final).better_than(best_score) else best
 
-    def _anneal(self, start: Row, inc: Incidence, bal: Balance, hot: float, moves: int, *, replicas: bool) -> Row:
+    def _anneal(self, start: Row, inc: Incidence, bal: Balance, moves: int, schedule: Schedule) -> Row:
         row = start.copy()
         scale = self.problem.top_k / self.problem.num_experts
-        temperatures = np.geomspace(hot * scale, COLD * scale, SEGMENTS + 1)
-        kernel = anneal_replicas if replicas else anneal_single
-        for begin, end in pairwise(temperatures):
+        segments = len(schedule.prices)
+        temperatures = np.geomspace(schedule.hot * scale, schedule.cold * scale, segments + 1)
+        kernel = anneal_single if bal.load_EB.shape[0] == len(row) else anneal_replicas
+        for (begin, end), price in zip(pairwise(temperatures), schedule.prices, strict=True):
             self.stopped = self.stopped or self.problem.out_of_time()
             if self.stopped:
                 break
             self.runs += 1
             seed = np.uint64((self.problem.seed + int(GOLDEN) * self.runs) % 2**64)
-            kernel(row, inc, bal, float(begin), float(end), max(moves // SEGMENTS, 1), seed)
+            priced = bal._replace(price=bal.price * price)
+            kernel(row, inc, priced, float(begin), float(end), max(moves // segments, 1), seed)
         return row
 
     def _padded(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import popcount, smallest_covers
-from placement.solvers.anneal_common import Balance, Incidence, balance_cost
+from placement.solvers.anneal_common import CAP_PRICE, Balance, Incidence, balance_cost
 from placement.solvers.replica_sends import Rest
 
 _ONE = np.uint64(1)
@@ -129,13 +129,21 @@ def cost_after(
         for b in range(load_GB.shape[1]):
             x = load_GB[g, b] + x_u * load_u_B[b] + x_v * load_v_B[b]
             peak_B[b] = x if x > peak_B[b] else peak_B[b]
-    return balance_cost(peak_B, bal.price, bal.cap)
+    over = 0.0
+    if bal.node_cap < np.inf:
+        most = 0.0
+        for n in range(bal.num_nodes):
+            load = 0.0
+            for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
+                x = load_GB[g, 0] + more_u_G[g] * load_u_B[0] + more_v_G[g] * load_v_B[0]
+                load += x / bal.slowness_G[g]
+            most = max(most, load * bal.slowness_N[n])
+        over = CAP_PRICE * max(0.0, most - bal.node_cap)
+    return balance_cost(peak_B, bal.price, bal.cap) + over
 
 
 @nb.njit(cache=True, nogil=True)
-def add_load(
-    load_GB: npt.NDArray[np.float64], e: int, more_G: npt.NDArray[np.float64], bal: Balance
-) -> None:
+def add_load(load_GB: npt.NDArray[np.float64], e: int, more_G: npt.NDArray[np.float64], bal: Balance) -> None:
     for g in range(load_GB.shape[0]):
         if more_G[g] != 0.0:
             for b in range(load_GB.shape[1]):
