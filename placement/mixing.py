@@ -23,3 +23,8 @@ def mix(x: Words) -> Words:
 
 # numba's types do not see through the TypeVar
 mix_word: Callable[[np.uint64], np.uint64] = nb.njit(cache=True, nogil=True, inline="always")(mix)  # type: ignore[assignment]
+
+
+def mixed_order(size: int) -> npt.NDArray[np.int64]:
+    """A permutation of so many things that looks random; always the same one."""
+    return np.argsort(mix(np.arange(size, dtype=np.uint64)), kind="stable")

@@ -9,13 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cluster import Cluster
+from placement.cost.balanced import RunningLoad, cost_balanced
 from placement.cost.kernels import cost_replicated, cost_single
-from placement.cost.replica_choice import MIN_NODES, MIN_NODES_BALANCED, replica_choice_code
+from placement.cost.replica_choice import MIN_NODES_BALANCED, replica_choice_code
 from placement.cost.step_time import balance_in_sends
-from placement.cost.tables import layer_tables
+from placement.cost.tables import LayerTables, layer_tables
 from placement.cost.traffic import Traffic
 from placement.cost.transport import check_transport, wire_cost
 from placement.errors import OptionError
+from placement.mixing import mixed_order
 
 OBJECTIVES = ("locality", "balance", "time")
 BALANCE_WEIGHT = 1.5
@@ -172,9 +174,10 @@ class LayerProblem:
             cost_single(self.sets_UK, self.count_U, random_home, tables, traffic, load_P)
         else:
             code = replica_choice_code(self.options.replica_choice)
-            if code == MIN_NODES_BALANCED:  # its sends are those of min-nodes; its loads need the order of the tokens
-                code = MIN_NODES
-            cost_replicated(self.sets_UK, self.count_U, random_home, code, tables, traffic, load_P)
+            if code == MIN_NODES_BALANCED:
+                self._cost_balanced(tables, traffic, load_P)
+            else:
+                cost_replicated(self.sets_UK, self.count_U, random_home, code, tables, traffic, load_P)
         sends = wire_cost(traffic, self.cluster, self.options.transport, int(self.count_U.sum()))
         load_BG = self.load_BG(phy2log_P, load_P)
         imbalance_B = load_BG.max(axis=1) * self.cluster.num_ranks
@@ -186,6 +189,14 @@ class LayerProblem:
             expected_imbalance=expected,
             feasible=self._within_caps(load_BG[0]),
         )
+
+    def _cost_balanced(self, tables: LayerTables, traffic: Traffic, load_P: npt.NDArray[np.float64]) -> None:
+        """The rule of `min-nodes-balanced` on the sampled tokens, in an order that depends on the sample alone."""
+        tokens = np.repeat(np.arange(len(self.count_U)), self.count_U)
+        ids_TK = self.sets_UK[tokens[mixed_order(len(tokens))]]
+        random_home = np.full(len(ids_TK), -1, dtype=np.int32)
+        running = RunningLoad.start(self.cluster.num_ranks, self.cluster.speed_G())
+        cost_balanced(ids_TK, random_home, tables, traffic, load_P, running)
 
     def _within_caps(self, load_G: npt.NDArray[np.float64]) -> bool:
         """`load_G`: shares of the training load divided by relative speed."""

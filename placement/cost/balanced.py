@@ -1,9 +1,15 @@
 """The replica choice `min-nodes-balanced`: as few nodes as `min-nodes`, chosen among equals by running load (numba).
 
-Prices are each rank's load so far, decayed; they change every WINDOW tokens, in the order of the trace, so that a
-runtime can follow the same rule with counters that it exchanges now and then. For a token and a home, of all smallest
-covers the one whose copies are cheapest in sum is taken; an expert is served by its cheapest copy on any node that the
-token visits anyway, the home included. Sends to nodes are those of `min-nodes`; only the loads differ.
+Prices are each rank's load so far, decayed; they change every WINDOW tokens, so that a runtime can follow the same rule
+with counters that it exchanges now and then. Tokens come as in a server's batches, requests mixed
+(`placement.traces.gathered`). For a token and a home, of all smallest covers the one whose copies are cheapest in sum
+is taken; an expert is served by its cheapest copy on any node that the token visits anyway, the home included. Sends to
+nodes are those of `min-nodes`; only the loads differ.
+
+On a split of a real trace (gpt-oss-20b, R=8, 4 nodes x 2 GPUs) the imbalance comes within 0.004 of the least that any
+choice among smallest covers has, by linear programming with all tokens known. Prices that grow exponentially with the
+load, or change with every token, gain 0.003 at most. In the order of the trace, one data set after another, half of the
+gain is lost: what was balanced for one data set is not mended by the next.
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from placement.cost.tables import LayerTables
 from placement.cost.traffic import Traffic
 
 WINDOW = 256
-DECAY = 0.9
+DECAY = 0.99
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
 

@@ -22,8 +22,8 @@ from placement.cost.transport import check_transport, wire_cost
 from placement.errors import MapError, OptionError
 from placement.parallel import run_tasks
 from placement.placement_map import Placement
-from placement.traces.count import checked_ids
-from placement.traces.trace import Block, Trace
+from placement.traces.gathered import Gathered, gather
+from placement.traces.trace import Trace
 
 Summary = dict[str, Any]
 
@@ -150,18 +150,18 @@ def evaluate(
         for placement, one in zip(placements, clusters, strict=True)
     ]
     num_tokens = 0
-    for block in trace.blocks():
-        home_T = homes[block.request_T]
+    in_order = code == MIN_NODES_BALANCED and not all(singles)
+    for tokens in gather(trace, mixed=in_order):
+        home_T = homes[tokens.request_T]
         once_T = np.ones(len(home_T), dtype=np.int64)
 
         def cost_one(
             layer: int,
-            block: Block = block,
+            tokens: Gathered = tokens,
             home_T: npt.NDArray[np.int32] = home_T,
             once_T: npt.NDArray[np.int64] = once_T,
         ) -> None:
-            ids_TK = checked_ids(trace.model, block, layer)
-            in_order = code == MIN_NODES_BALANCED
+            ids_TK = tokens.ids_TK(layer)
             merge = not (in_order or all(singles))
             sets = distinct_sets_with_homes(ids_TK, home_T, trace.model.num_experts) if merge else None
             for m, single in enumerate(singles):

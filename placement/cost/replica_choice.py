@@ -2,7 +2,7 @@
 
 min-nodes    the home node first, then the fewest further nodes that cover the token's set; all smallest covers weigh
              the same, and so do the chosen nodes that host an expert, and its copies on a node (our runtime)
-min-nodes-balanced  as many nodes as `min-nodes`; equal covers and copies are chosen by running load, in token order
+min-nodes-balanced  as many nodes as `min-nodes`; equal covers and copies are chosen by running load, requests mixed
 local-first  a copy on the home node if there is one, else any copy with equal chance (SGLang `static`)
 uniform      any copy with equal chance, wherever it is (vLLM's hash of the token row)
 """

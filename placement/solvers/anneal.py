@@ -1,48 +1,59 @@
 """Simulated annealing of slot contents on the exact, deduplicated objective with balance inside it.
 
-Every start is quenched (annealed from a low temperature), then the best of them annealed in full; the best map seen
-under `LayerProblem.score` wins. Without redundant experts the starts are linear, eplb, spectral and random. With them:
-eplb, and a locality solution (annealed with the redundant slots empty, then filled with copies of the hottest experts).
+Every start is annealed with a part of the moves, then the best of them with the rest; the best map seen under
+`LayerProblem.score` wins. Without redundant experts the starts are linear, eplb, spectral and random. With them: eplb,
+and a locality solution (annealed with the redundant slots empty, then filled with copies of the hottest experts).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from placement.cluster import MOST_NODES
 from placement.mixing import GOLDEN
 from placement.problem import LayerProblem, LayerSolution
-from placement.solvers.anneal_common import Balance, Incidence, balance, incidence
+from placement.solvers.anneal_chance import anneal_chance
+from placement.solvers.anneal_common import Balance, Incidence, balance, fare_per_copy_HX, incidence
 from placement.solvers.anneal_replicas import anneal_replicas
 from placement.solvers.anneal_single import anneal_single
 from placement.solvers.eplb import Eplb
 from placement.solvers.linear import linear_map
 from placement.solvers.moves import separate_copies
 from placement.solvers.spectral import spectral_map
+from placement.topology import EVEN
 
 Row = npt.NDArray[np.int32]
+Run = Callable[[Row, float, float, float, int, np.uint64], None]  # row (in place), price, hot, cold, moves, seed
 
-MOVES, REPLICA_MOVES = 500_000, 150_000
+BY_CHANCE = ("local-first", "uniform")
+
+MOVES, REPLICA_MOVES = 500_000, 600_000
+CHANCE_WORK = 400_000_000  # factors of a product that a search may multiply where copies are chosen by chance
+SEGMENTS = 4  # between which a deadline is looked at
 
 
-class _Schedule(NamedTuple):
-    """Share of the moves that the quenches take, and temperatures.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How a run cools, in as many segments as there are prices; each goes on from the best map of the one before.
 
-    Those are in units of K / E sends per token: about what one average expert's move changes.
+    hot, cold  first and last temperature, in units of K / E sends per token: what one average expert's move changes
+    prices     of imbalance, in parts of the problem's: a high price makes the landscape rugged
     """
 
-    quench_share: float
     hot: float
-    quench: float
     cold: float
+    prices: tuple[float, ...] = (1,)
 
 
-SINGLE = _Schedule(quench_share=0.1, hot=0.06, quench=0.02, cold=0.003)
-REPLICAS = _Schedule(quench_share=0.25, hot=0.08, quench=0.02, cold=0.0008)
-SEGMENTS = 4  # where a deadline may cut a run short
+SINGLE = Schedule(hot=0.06, cold=0.003)
+QUENCH = Schedule(hot=0.02, cold=0.003)
+COPIES = Schedule(hot=0.04, cold=0.004, prices=(0.5, 0.7, 1, 1))
 
 
 class Anneal:
@@ -66,67 +77,125 @@ class _Search:
         self.runs = 0
 
     def best_row(self) -> Row:
+        if self.problem.num_redundant == 0:
+            return self._single()
+        row = self._replicas(self.problem)
+        options, cluster = self.problem.options, self.problem.cluster
+        if options.transport == "rank" and cluster.gpus_per_node > 1 and cluster.num_ranks <= MOST_NODES:
+            # every rank a node of its own: few ranks instead of few nodes
+            flat = replace(cluster, num_nodes=cluster.num_ranks, gpus_per_node=1, topology=EVEN)
+            flat_problem = replace(self.problem, cluster=flat, options=replace(options, transport="node"))
+            row = self._better(row, self._replicas(flat_problem))
+        if options.replica_choice in BY_CHANCE:
+            row = self._better(row, self._by_chance(row))
+        return row
+
+    def _single(self) -> Row:
         problem, slots = self.problem, self.problem.cluster.num_slots
-        # slots beyond one for each expert hold experts of their own here, in no set and without load
-        inc, bal = incidence(problem, slots), balance(problem, slots)
-        spectral = spectral_map(*self._padded(), problem.cluster)
-        if problem.num_redundant == 0:
-            moves = problem.options.work_limit or MOVES
-            shuffled = np.random.default_rng(problem.seed).permutation(slots).astype(np.int32)
-            starts = [
-                spectral,
-                Eplb().solve_layer(problem).phy2log_P,
-                linear_map(slots, slots),
-                shuffled,
-                *problem.starts,
-            ]
-            return self._quench_and_anneal(starts, inc, bal, moves, replicas=False)
+        moves = problem.options.work_limit or MOVES
+        shuffled = np.random.default_rng(problem.seed).permutation(slots).astype(np.int32)
+        starts = [
+            spectral_map(problem.coact_EE, problem.load_E, problem.cluster),
+            Eplb().solve_layer(problem).phy2log_P,
+            linear_map(slots, slots),
+            shuffled,
+            *problem.starts,
+        ]
+        alone = problem.options.transport == "assignment"
+        run = partial(_run_single, incidence(problem, slots, alone=alone), balance(problem, slots))
+        return self._quench_and_anneal(run, starts, moves // 10, QUENCH, moves - moves // 10, SINGLE)
+
+    def _replicas(self, problem: LayerProblem) -> Row:
+        """Few sends where copies are chosen for it (`min-nodes`)."""
+        experts, slots = problem.num_experts, problem.cluster.num_slots
         # the more copies there are, the dearer a move is
-        moves = problem.options.work_limit or int(REPLICA_MOVES * (problem.num_experts / slots) ** 3)
-        local = self._fill(self._anneal(spectral, inc, bal, SINGLE.hot, moves, replicas=False))
+        moves = problem.options.work_limit or int(REPLICA_MOVES * (experts / slots) ** 3)
+        # slots beyond one for each expert hold experts of their own at first, in no set and without load
+        extra = slots - experts
+        spectral = spectral_map(
+            np.pad(problem.coact_EE, (0, extra)), np.pad(problem.load_E, (0, extra)), problem.cluster
+        )
+        run = partial(_run_single, incidence(problem, slots), balance(problem, slots))
+        local = _fill(problem, self._anneal(run, spectral, moves // 4, SINGLE))
         starts = [Eplb().solve_layer(problem).phy2log_P, local, *problem.starts]
-        inc, bal = incidence(problem, problem.num_experts), balance(problem, problem.num_experts)
-        return self._quench_and_anneal(starts, inc, bal, moves, replicas=True)
+        run = partial(_run_replicas, incidence(problem, experts), balance(problem, experts))
+        return self._quench_and_anneal(run, starts, moves // 2, COPIES, moves // 2, COPIES)
 
-    def _quench_and_anneal(self, starts: list[Row], inc: Incidence, bal: Balance, moves: int, *, replicas: bool) -> Row:
-        schedule = REPLICAS if replicas else SINGLE
-        each = int(schedule.quench_share * moves) // len(starts)
-        quenched = [self._anneal(start, inc, bal, schedule.quench, each, replicas=replicas) for start in starts]
-        best, best_score = quenched[0], self.problem.score(quenched[0])
-        for row in quenched[1:]:
-            score = self.problem.score(row)
-            if score.better_than(best_score):
-                best, best_score = row, score
-        final = self._anneal(best, inc, bal, schedule.hot, moves - each * len(starts), replicas=replicas)
-        return final if self.problem.score(final).better_than(best_score) else best
+    def _by_chance(self, start: Row) -> Row:
+        """From a map that is good if copies are chosen well to one that is good if they are chosen by chance."""
+        problem, options = self.problem, self.problem.options
+        inc = incidence(problem, problem.num_experts, alone=options.transport == "assignment")
+        fare_HX = fare_per_copy_HX(problem)
+        local_first = options.replica_choice == "local-first"
+        if not local_first:  # the choice does not see the home
+            fare_HX = fare_HX.sum(axis=0, keepdims=True)
+        per_move = 2 * inc.sets_UK.size // problem.num_experts * inc.sets_UK.shape[1] * fare_HX.size
+        moves = max(CHANCE_WORK // max(per_move, 1), 1)
+        run = partial(_run_by_chance, inc, balance(problem, problem.num_experts), fare_HX, local_first)
+        return self._anneal(run, start, min(moves, options.work_limit or moves), QUENCH)
 
-    def _anneal(self, start: Row, inc: Incidence, bal: Balance, hot: float, moves: int, *, replicas: bool) -> Row:
+    def _quench_and_anneal(
+        self, run: Run, starts: list[Row], quench_moves: int, quench: Schedule, moves: int, schedule: Schedule
+    ) -> Row:
+        each = quench_moves // len(starts)
+        best = reduce(self._better, [self._anneal(run, start, each, quench) for start in starts])
+        return self._better(best, self._anneal(run, best, moves, schedule))
+
+    def _better(self, one: Row, other: Row) -> Row:
+        return other if self.problem.score(other).better_than(self.problem.score(one)) else one
+
+    def _anneal(self, run: Run, start: Row, moves: int, schedule: Schedule) -> Row:
         row = start.copy()
-        cold = (REPLICAS if replicas else SINGLE).cold
         scale = self.problem.top_k / self.problem.num_experts
-        segments = SEGMENTS if self.problem.deadline is not None else 1
-        temperatures = np.geomspace(hot * scale, cold * scale, segments + 1)
-        kernel = anneal_replicas if replicas else anneal_single
-        for begin, end in pairwise(temperatures):
+        prices = schedule.prices
+        if self.problem.deadline is not None:
+            prices = tuple(np.repeat(prices, -(-SEGMENTS // len(prices))).tolist())
+        temperatures = np.geomspace(schedule.hot * scale, schedule.cold * scale, len(prices) + 1)
+        for (begin, end), price in zip(pairwise(temperatures), prices, strict=True):
             self.stopped = self.stopped or self.problem.out_of_time()
             if self.stopped:
                 break
             self.runs += 1
             seed = np.uint64((self.problem.seed + int(GOLDEN) * self.runs) % 2**64)
-            kernel(row, inc, bal, float(begin), float(end), max(moves // segments, 1), seed)
+            run(row, price, float(begin), float(end), max(moves // len(prices), 1), seed)
         return row
 
-    def _padded(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        extra = self.problem.num_redundant
-        return np.pad(self.problem.coact_EE, (0, extra)), np.pad(self.problem.load_E, (0, extra))
 
-    def _fill(self, row: Row) -> Row:
-        """Replace the empty slots by copies of the experts with the highest load per copy."""
-        num_experts, load_E = self.problem.num_experts, self.problem.load_E
-        filled = row.copy()
-        copies = np.ones(num_experts)
-        for p in np.flatnonzero(row >= num_experts):
-            hottest = int(np.argmax(np.where(copies < self.problem.cluster.num_ranks, load_E / copies, -1.0)))
-            filled[p] = hottest
-            copies[hottest] += 1
-        return separate_copies(filled, self.problem.cluster, load_E)
+def _run_single(
+    inc: Incidence, bal: Balance, row: Row, price: float, hot: float, cold: float, moves: int, seed: np.uint64
+) -> None:
+    anneal_single(row, inc, bal._replace(price=bal.price * price), hot, cold, moves, seed)
+
+
+def _run_replicas(
+    inc: Incidence, bal: Balance, row: Row, price: float, hot: float, cold: float, moves: int, seed: np.uint64
+) -> None:
+    anneal_replicas(row, inc, bal._replace(price=bal.price * price), hot, cold, moves, seed)
+
+
+def _run_by_chance(
+    inc: Incidence,
+    bal: Balance,
+    fare_HX: npt.NDArray[np.float64],
+    local_first: bool,
+    row: Row,
+    price: float,
+    hot: float,
+    cold: float,
+    moves: int,
+    seed: np.uint64,
+) -> None:
+    priced = bal._replace(price=bal.price * price)
+    anneal_chance(row, inc, priced, fare_HX, local_first, hot, cold, moves, seed)
+
+
+def _fill(problem: LayerProblem, row: Row) -> Row:
+    """Replace the empty slots by copies of the experts with the highest load per copy."""
+    num_experts, load_E = problem.num_experts, problem.load_E
+    filled = row.copy()
+    copies = np.ones(num_experts)
+    for p in np.flatnonzero(row >= num_experts):
+        hottest = int(np.argmax(np.where(copies < problem.cluster.num_ranks, load_E / copies, -1.0)))
+        filled[p] = hottest
+        copies[hottest] += 1
+    return separate_copies(filled, problem.cluster, load_E)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.solvers.anneal_common import Balance, Incidence, random_below, random_unit, random_word
-from placement.solvers.replica_loads import cost_of_loads
+from placement.solvers.replica_loads import add_load, cost_after
 
 Floats = npt.NDArray[np.float64]
 _ONE = np.uint64(1)
@@ -58,9 +58,10 @@ def anneal_chance(
         _chances(e, holds_GE, local_first, bal, miss_EHX[e], share_EG[e])
     load_GB = np.zeros((num_ranks, num_boots))
     for e in range(num_experts):
-        _add_load(e, 1.0, share_EG[e], bal, load_GB)
+        add_load(load_GB, e, share_EG[e], bal)
     peak_B = np.zeros(num_boots)
-    uneven = cost_of_loads(load_GB, bal, peak_B)
+    more_G = np.zeros((2, num_ranks))
+    uneven = cost_after(load_GB, 0, more_G[0], 0, more_G[1], bal, peak_B)
     num_sets = inc.sets_UK.shape[0]
     cost_U, fresh_U = np.zeros(num_sets), np.zeros(num_sets)
     mark_U = np.full(num_sets, -1, dtype=np.int64)
@@ -72,7 +73,6 @@ def anneal_chance(
     best_P = phy2log_P.copy()
     old_miss = np.empty((2, num_homes, num_units))
     old_share = np.empty((2, num_ranks))
-    trial_GB = np.empty_like(load_GB)
     cooling = (cold / hot) ** (1.0 / max(moves - 1, 1))
     temperature = hot
     for move in range(moves):
@@ -90,15 +90,13 @@ def anneal_chance(
         for side in range(2):
             old_miss[side], old_share[side] = miss_EHX[pair[side]], share_EG[pair[side]]
         _book(u, v, r, s, replace, 1, holds_GE, copies_E)
-        trial_GB[:] = load_GB
         for side in range(2):
             e = pair[side]
             _chances(e, holds_GE, local_first, bal, miss_EHX[e], share_EG[e])
-            _add_load(e, -1.0, old_share[side], bal, trial_GB)
-            _add_load(e, 1.0, share_EG[e], bal, trial_GB)
-        after = cost_of_loads(trial_GB, bal, peak_B)
+            more_G[side] = share_EG[e] - old_share[side]
+        after = cost_after(load_GB, u, more_G[0], v, more_G[1], bal, peak_B)
         change = after - uneven
-        accept = change <= threshold + sends
+        accept = change <= threshold + sends  # no sends at all would do
         if accept:
             for side in range(2):
                 e = pair[side]
@@ -122,7 +120,8 @@ def anneal_chance(
         phy2log_P[p] = v
         if not replace:
             phy2log_P[q] = u
-        load_GB[:] = trial_GB
+        add_load(load_GB, u, more_G[0], bal)
+        add_load(load_GB, v, more_G[1], bal)
         uneven = after
         if sends + uneven < best - 1e-12:
             best = sends + uneven
@@ -140,7 +139,7 @@ def _chances(
     miss_HX: Floats,
     share_G: Floats,
 ) -> None:
-    """Write 1 - p[e, x] for every home, and the share of e's load that each rank serves."""
+    """Write 1 - p[e, x] for every home, and what each rank serves of e's load, divided by the rank's speed."""
     num_homes, num_units = miss_HX.shape
     num_ranks = holds_GE.shape[0]
     ranks_per_unit = num_ranks // num_units
@@ -159,7 +158,7 @@ def _chances(
                 first, last, copies = h * bal.gpus_per_node, (h + 1) * bal.gpus_per_node, near
         for g in range(first, last):
             if holds_GE[g, e]:
-                share_G[g] += 1.0 / (copies * num_homes)
+                share_G[g] += bal.slowness_G[g] / (copies * num_homes)
                 miss_HX[h, g // ranks_per_unit] -= 1.0 / copies
     for h in range(num_homes):
         for x in range(num_units):
@@ -177,15 +176,6 @@ def _cost_of_set(ids_K: npt.NDArray[np.int32], miss_EHX: Floats, fare_HX: Floats
                     miss *= miss_EHX[ids_K[k], h, x]
                 total += fare_HX[h, x] * (1.0 - miss)
     return total
-
-
-@nb.njit(cache=True, nogil=True)
-def _add_load(e: int, sign: float, share_G: Floats, bal: Balance, load_GB: Floats) -> None:
-    for g in range(share_G.shape[0]):
-        if share_G[g] > 0.0:
-            part = sign * share_G[g] * bal.slowness_G[g]
-            for b in range(load_GB.shape[1]):
-                load_GB[g, b] += part * bal.load_EB[e, b]
 
 
 @nb.njit(cache=True, nogil=True)

@@ -58,11 +58,10 @@ class Balance(NamedTuple):
     slots_per_gpu: int
 
 
-def incidence(problem: LayerProblem, num_experts: int) -> Incidence:
-    """`num_experts` may exceed the problem's: the further ones are in no set."""
+def incidence(problem: LayerProblem, num_experts: int, *, alone: bool = False) -> Incidence:
+    """`num_experts` may exceed the problem's: the further ones are in no set. `alone`: sets of one expert each."""
     sets, count_U = np.ascontiguousarray(problem.sets_UK), problem.count_U
-    if problem.options.transport == "assignment" and problem.num_redundant == 0:
-        # every assignment is sent on its own: sets of one expert
+    if alone:  # every assignment is sent on its own
         count_U = np.bincount(sets.ravel(), np.repeat(count_U, sets.shape[1]), num_experts).astype(np.int64)
         sets = np.arange(num_experts, dtype=np.int32)[:, None]
     top_k = sets.shape[1]
@@ -81,12 +80,17 @@ def incidence(problem: LayerProblem, num_experts: int) -> Incidence:
     )
 
 
+def fare_per_copy_HX(problem: LayerProblem) -> npt.NDArray[np.float64]:
+    """What one copy of one token of the sample costs if its home is h, times the chance that it is: [N, X]."""
+    fares = fare_HX(problem.cluster, problem.options.transport)
+    return fares * (problem.send_price / (len(fares) * max(int(problem.count_U.sum()), 1)))
+
+
 def balance(problem: LayerProblem, num_experts: int) -> Balance:
     """`num_experts` may exceed the problem's: the further ones have no load."""
     cluster = problem.cluster
     cap, node_cap = problem.options.max_imbalance, problem.options.max_node_imbalance
     speed_N = cluster.speed_G().reshape(cluster.num_nodes, -1).mean(axis=1)
-    fare_X = fare_HX(cluster, problem.options.transport).mean(axis=0)
     load_EB = np.zeros((num_experts, len(problem.load_BE)))
     load_EB[: problem.num_experts] = problem.load_BE.T * cluster.num_ranks
     return Balance(
@@ -96,7 +100,7 @@ def balance(problem: LayerProblem, num_experts: int) -> Balance:
         price=problem.balance_price,
         cap=np.inf if cap is None else float(cap),
         node_cap=np.inf if node_cap is None else float(node_cap),
-        fare_X=np.ascontiguousarray(fare_X * (problem.send_price / max(int(problem.count_U.sum()), 1))),
+        fare_X=fare_per_copy_HX(problem).sum(axis=0),
         num_nodes=cluster.num_nodes,
         gpus_per_node=cluster.gpus_per_node,
         slots_per_gpu=cluster.slots_per_gpu,

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from placement.cost.covers import MAX_COVERS
 from placement.solvers.anneal_common import Balance, Incidence, random_below, random_unit, random_word
-from placement.solvers.replica_loads import add_load, cost_of_loads, estimate_shares, measure_shares
-from placement.solvers.replica_sends import MOST_OPEN, Rest, change_of, sends_of_set, update_set
+from placement.solvers.replica_answers import no_answers, place_of_answer
+from placement.solvers.replica_loads import add_load, cost_after, measure_shares, spread
+from placement.solvers.replica_sends import MOST_OPEN, Rest, sends_of_set, update_set
 
 REFRESH = 64  # accepted moves between refreshes, at least
 REFRESH_WORK = 192  # pairs of sets and nodes for each move more
@@ -41,8 +42,7 @@ def anneal_replicas(
     num_slots = phy2log_P.shape[0]
     slots_per_node = bal.slots_per_gpu * bal.gpus_per_node
     num_ranks = num_nodes * bal.gpus_per_node
-    sets = inc.sets_UK
-    num_sets, top_k = sets.shape
+    num_sets, top_k = inc.sets_UK.shape
     per_send = bal.fare_X.mean() / max(num_nodes - 1, 1)
     state = np.empty(1, dtype=np.uint64)
     state[0] = seed
@@ -53,13 +53,13 @@ def anneal_replicas(
     covers = np.empty(MAX_COVERS, dtype=np.uint64)
 
     on_EN = np.zeros((num_experts, num_nodes), dtype=np.int64)
-    holds_GE = np.zeros((num_ranks, num_experts), dtype=np.int64)
+    holds_EG = np.zeros((num_experts, num_ranks), dtype=np.int64)
     copies_E = np.zeros(num_experts, dtype=np.int64)
     host_E = np.zeros(num_experts, dtype=np.uint64)
     for p in range(num_slots):
         e = phy2log_P[p]
         on_EN[e, p // slots_per_node] += 1
-        holds_GE[p // bal.slots_per_gpu, e] += 1
+        holds_EG[e, p // bal.slots_per_gpu] += 1
         copies_E[e] += 1
         host_E[e] |= _ONE << np.uint64(p // slots_per_node)
     size = inc.expert_sets.shape[0]
@@ -68,19 +68,17 @@ def anneal_replicas(
         np.empty(size, dtype=np.uint64),
         np.empty(size, dtype=np.uint64),
         np.empty(size, dtype=np.int64),
-        np.empty(size, dtype=np.int64),
     )
     sends_U = np.zeros(num_sets, dtype=np.int64)
-    saving_E = np.zeros(num_experts, dtype=np.int64)
     sends = 0
     for t in range(num_sets):
-        update_set(t, inc, rest, sends_U, saving_E, host_E, num_nodes, scratch, cover_S, True)
+        update_set(t, inc, rest, sends_U, host_E, num_nodes, scratch, cover_S)
         sends += inc.count_U[t] * sends_U[t]
+    answers = no_answers(num_experts, num_nodes)
     share_EN = np.zeros((num_experts, num_nodes))
-    new_u = np.zeros(num_nodes)
-    new_v = np.zeros(num_nodes)
+    part_EG = np.zeros((num_experts, num_ranks))
+    more_u_G, more_v_G = np.zeros(num_ranks), np.zeros(num_ranks)
     load_GB = np.zeros((num_ranks, num_boots))
-    trial_GB = np.zeros((num_ranks, num_boots))
     peak_B = np.zeros(num_boots)
     uneven = 0.0
     best = np.inf
@@ -95,8 +93,10 @@ def anneal_replicas(
             measure_shares(inc, host_E, num_nodes, share_EN, scratch, covers)
             load_GB[:] = 0.0
             for e in range(num_experts):
-                add_load(e, 1.0, share_EN[e], on_EN, holds_GE, bal, load_GB)
-            uneven = cost_of_loads(load_GB, bal, peak_B)
+                spread(share_EN[e], on_EN[e], holds_EG[e], bal, part_EG[e])
+                add_load(load_GB, e, part_EG[e], bal)
+            more_u_G[:] = 0.0
+            uneven = cost_after(load_GB, 0, more_u_G, 0, more_u_G, bal, peak_B)
             if sends * per_send + uneven < best - 1e-12:
                 best = sends * per_send + uneven
                 best_P[:] = phy2log_P
@@ -110,63 +110,39 @@ def anneal_replicas(
         u, v = int(phy2log_P[p]), int(phy2log_P[q])
         r, s = p // bal.slots_per_gpu, q // bal.slots_per_gpu
         replace = random_word(state) & _ONE == _ZERO
-        if u == v or holds_GE[r, v]:
+        if u == v or holds_EG[v, r]:
             continue
         i, j = r // bal.gpus_per_node, s // bal.gpus_per_node
         if replace:
             if copies_E[u] == 1:
                 continue
-            j = i
-        elif r == s or holds_GE[s, u]:
+        elif r == s or holds_EG[u, s]:
             continue
-        # masks after the move: u leaves slot p (for q), v enters slot p (from q)
-        host_u, host_v = host_E[u], host_E[v] | (_ONE << np.uint64(i))
-        if replace:
-            if on_EN[u, i] == 1:
-                host_u ^= _ONE << np.uint64(i)
-        elif i != j:
-            if on_EN[u, i] == 1:
-                host_u ^= _ONE << np.uint64(i)
-            host_u |= _ONE << np.uint64(j)
-            if on_EN[v, j] == 1:
-                host_v ^= _ONE << np.uint64(j)
+        # after the move u has left slot p (for q), v has come to slot p (from q)
+        _shift(u, v, i, j, r, s, replace, 1, on_EN, holds_EG)
+        host_u, host_v = _mask(on_EN[u]), _mask(on_EN[v])
         moved_u, moved_v = host_u != host_E[u], host_v != host_E[v]
-        slack = threshold + uneven - bal.price
+        share_u_N, share_v_N = share_EN[u], share_EN[v]
         change = 0
         if moved_u:
-            change = change_of(u, host_u, inc, rest, sends_U, host_E, num_nodes, scratch, cover_S)
-            if (change - (saving_E[v] if moved_v else 0)) * per_send > slack:
-                continue
+            a = place_of_answer(u, host_u, answers, inc, rest, sends_U, host_E, num_nodes, scratch, cover_S)
+            change += answers.change_EA[u, a]
+            share_u_N = answers.share_EAN[u, a]
         if moved_v:
-            change += change_of(v, host_v, inc, rest, sends_U, host_E, num_nodes, scratch, cover_S)
-        if moved_u and moved_v:
-            row = min(u, v) * num_experts + max(u, v)
-            for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
-                t = inc.pair_sets[x]
-                both = sends_of_set(t, u, host_u, v, host_v, sets, host_E, num_nodes, scratch, cover_S)
-                one = sends_of_set(t, u, host_u, -1, _ZERO, sets, host_E, num_nodes, scratch, cover_S)
-                two = sends_of_set(t, v, host_v, -1, _ZERO, sets, host_E, num_nodes, scratch, cover_S)
-                change += inc.count_U[t] * (both - one - two + sends_U[t])
-        if change * per_send > slack:
-            continue
-        # loads after the move
-        if moved_u:
-            estimate_shares(u, host_u, inc, rest, num_nodes, new_u)
-        else:
-            new_u[:] = share_EN[u]
-        if moved_v:
-            estimate_shares(v, host_v, inc, rest, num_nodes, new_v)
-        else:
-            new_v[:] = share_EN[v]
-        trial_GB[:] = load_GB
-        add_load(u, -1.0, share_EN[u], on_EN, holds_GE, bal, trial_GB)
-        add_load(v, -1.0, share_EN[v], on_EN, holds_GE, bal, trial_GB)
-        _shift(u, v, i, j, r, s, replace, 1, on_EN, holds_GE)
-        add_load(u, 1.0, new_u, on_EN, holds_GE, bal, trial_GB)
-        add_load(v, 1.0, new_v, on_EN, holds_GE, bal, trial_GB)
-        after = cost_of_loads(trial_GB, bal, peak_B)
-        if change * per_send + after - uneven > threshold:
-            _shift(u, v, i, j, r, s, replace, -1, on_EN, holds_GE)
+            a = place_of_answer(v, host_v, answers, inc, rest, sends_U, host_E, num_nodes, scratch, cover_S)
+            change += answers.change_EA[v, a]
+            share_v_N = answers.share_EAN[v, a]
+        spread(share_u_N, on_EN[u], holds_EG[u], bal, more_u_G)
+        spread(share_v_N, on_EN[v], holds_EG[v], bal, more_v_G)
+        more_u_G -= part_EG[u]
+        more_v_G -= part_EG[v]
+        after = cost_after(load_GB, u, more_u_G, v, more_v_G, bal, peak_B)
+        excess = threshold + uneven - after
+        # sets that hold both were counted as if only one moved; that seldom overstates the change, so it comes last
+        if change * per_send <= excess and moved_u and moved_v:
+            change += _change_of_both(u, host_u, v, host_v, inc, sends_U, host_E, num_nodes, scratch, cover_S)
+        if change * per_send > excess:
+            _shift(u, v, i, j, r, s, replace, -1, on_EN, holds_EG)
             continue
         phy2log_P[p] = v
         if replace:
@@ -175,8 +151,11 @@ def anneal_replicas(
         else:
             phy2log_P[q] = u
         host_E[u], host_E[v] = host_u, host_v
-        share_EN[u], share_EN[v] = new_u, new_v
-        load_GB[:] = trial_GB
+        share_EN[u], share_EN[v] = share_u_N, share_v_N
+        add_load(load_GB, u, more_u_G, bal)
+        add_load(load_GB, v, more_v_G, bal)
+        part_EG[u] += more_u_G
+        part_EG[v] += more_v_G
         uneven = after
         sends += change
         for step in range(2):
@@ -184,22 +163,49 @@ def anneal_replicas(
             if not (moved_u if step == 0 else moved_v):
                 continue
             for x in range(inc.expert_ptr[e], inc.expert_ptr[e + 1]):
-                update_set(
-                    inc.expert_sets[x],
-                    inc,
-                    rest,
-                    sends_U,
-                    saving_E,
-                    host_E,
-                    num_nodes,
-                    scratch,
-                    cover_S,
-                    False,
-                )
+                t = inc.expert_sets[x]
+                update_set(t, inc, rest, sends_U, host_E, num_nodes, scratch, cover_S)
+                for k in range(top_k):
+                    answers.version_E[inc.sets_UK[t, k]] += 1
         accepted += 1
         due = accepted % interval == 0
     phy2log_P[:] = best_P
     return best
+
+
+@nb.njit(cache=True, nogil=True)
+def _change_of_both(
+    u: int,
+    host_u: np.uint64,
+    v: int,
+    host_v: np.uint64,
+    inc: Incidence,
+    sends_U: npt.NDArray[np.int64],
+    host_E: npt.NDArray[np.uint64],
+    num_nodes: int,
+    scratch: npt.NDArray[np.uint64],
+    cover_S: npt.NDArray[np.int64],
+) -> int:
+    """What is to be added to the changes of u alone and of v alone for the sets that hold both."""
+    sets = inc.sets_UK
+    row = min(u, v) * host_E.shape[0] + max(u, v)
+    total = 0
+    for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
+        t = inc.pair_sets[x]
+        both = sends_of_set(t, u, host_u, v, host_v, sets, host_E, num_nodes, scratch, cover_S)
+        one = sends_of_set(t, u, host_u, -1, _ZERO, sets, host_E, num_nodes, scratch, cover_S)
+        two = sends_of_set(t, v, host_v, -1, _ZERO, sets, host_E, num_nodes, scratch, cover_S)
+        total += inc.count_U[t] * (both - one - two + sends_U[t])
+    return total
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _mask(on_N: npt.NDArray[np.int64]) -> np.uint64:
+    host = _ZERO
+    for n in range(on_N.shape[0]):
+        if on_N[n] > 0:
+            host |= _ONE << np.uint64(n)
+    return host
 
 
 @nb.njit(cache=True, nogil=True)
@@ -213,15 +219,15 @@ def _shift(
     replace: bool,
     sign: int,
     on_EN: npt.NDArray[np.int64],
-    holds_GE: npt.NDArray[np.int64],
+    holds_EG: npt.NDArray[np.int64],
 ) -> None:
     """Book (sign 1) or undo (-1) that v takes u's slot on rank r, and u takes v's on rank s unless it is replaced."""
     on_EN[u, i] -= sign
     on_EN[v, i] += sign
-    holds_GE[r, u] -= sign
-    holds_GE[r, v] += sign
+    holds_EG[u, r] -= sign
+    holds_EG[v, r] += sign
     if not replace:
         on_EN[u, j] += sign
         on_EN[v, j] -= sign
-        holds_GE[s, u] += sign
-        holds_GE[s, v] -= sign
+        holds_EG[u, s] += sign
+        holds_EG[v, s] -= sign

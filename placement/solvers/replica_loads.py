@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import popcount, smallest_covers
-from placement.solvers.anneal_common import CAP_PRICE, Balance, Incidence
+from placement.solvers.anneal_common import CAP_PRICE, Balance, Incidence, balance_cost
 from placement.solvers.replica_sends import Rest
 
 _ONE = np.uint64(1)
@@ -98,39 +98,53 @@ def estimate_shares(
 
 
 @nb.njit(cache=True, nogil=True)
-def add_load(
-    e: int,
-    sign: float,
+def spread(
     share_N: npt.NDArray[np.float64],
-    on_EN: npt.NDArray[np.int64],
-    holds_GE: npt.NDArray[np.int64],
+    on_N: npt.NDArray[np.int64],
+    holds_G: npt.NDArray[np.int64],
     bal: Balance,
-    load_GB: npt.NDArray[np.float64],
+    part_G: npt.NDArray[np.float64],
 ) -> None:
-    """Add (or take away) expert e's load on the ranks that hold it."""
+    """What an expert adds to each rank per unit of its load: a node's share evenly over its copies there."""
     for n in range(bal.num_nodes):
-        if on_EN[e, n] == 0:
-            continue
         for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
-            if holds_GE[g, e]:
-                part = sign * share_N[n] / on_EN[e, n] * bal.slowness_G[g]
-                for b in range(load_GB.shape[1]):
-                    load_GB[g, b] += part * bal.load_EB[e, b]
+            part_G[g] = share_N[n] / on_N[n] * bal.slowness_G[g] if holds_G[g] else 0.0
 
 
 @nb.njit(cache=True, nogil=True)
-def cost_of_loads(load_GB: npt.NDArray[np.float64], bal: Balance, peak_B: npt.NDArray[np.float64]) -> float:
+def cost_after(
+    load_GB: npt.NDArray[np.float64],
+    u: int,
+    more_u_G: npt.NDArray[np.float64],
+    v: int,
+    more_v_G: npt.NDArray[np.float64],
+    bal: Balance,
+    peak_B: npt.NDArray[np.float64],
+) -> float:
+    """Cost of the loads if u and v added this much more to the ranks than they do."""
+    load_u_B, load_v_B = bal.load_EB[u], bal.load_EB[v]
     peak_B[:] = 0.0
     for g in range(load_GB.shape[0]):
+        x_u, x_v = more_u_G[g], more_v_G[g]
         for b in range(load_GB.shape[1]):
-            peak_B[b] = max(peak_B[b], load_GB[g, b])
-    over = max(0.0, peak_B[0] - bal.cap)
+            x = load_GB[g, b] + x_u * load_u_B[b] + x_v * load_v_B[b]
+            peak_B[b] = x if x > peak_B[b] else peak_B[b]
+    over = 0.0
     if bal.node_cap < np.inf:
         most = 0.0
         for n in range(bal.num_nodes):
             load = 0.0
             for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
-                load += load_GB[g, 0] / bal.slowness_G[g]
+                x = load_GB[g, 0] + more_u_G[g] * load_u_B[0] + more_v_G[g] * load_v_B[0]
+                load += x / bal.slowness_G[g]
             most = max(most, load * bal.slowness_N[n])
-        over += max(0.0, most - bal.node_cap)
-    return float(bal.price * peak_B.sum() / peak_B.shape[0] + CAP_PRICE * over)
+        over = CAP_PRICE * max(0.0, most - bal.node_cap)
+    return balance_cost(peak_B, bal.price, bal.cap) + over
+
+
+@nb.njit(cache=True, nogil=True)
+def add_load(load_GB: npt.NDArray[np.float64], e: int, more_G: npt.NDArray[np.float64], bal: Balance) -> None:
+    for g in range(load_GB.shape[0]):
+        if more_G[g] != 0.0:
+            for b in range(load_GB.shape[1]):
+                load_GB[g, b] += more_G[g] * bal.load_EB[e, b]

@@ -28,14 +28,12 @@ class Rest(NamedTuple):
     """For entry x = (set, expert) of the incidence: the other experts of the set.
 
     forced, open_1, open_2  node masks; num_open counts open masks, MANY means more than two
-    without  N * sends of the set without the expert, int64
     """
 
     forced: npt.NDArray[np.uint64]
     open_1: npt.NDArray[np.uint64]
     open_2: npt.NDArray[np.uint64]
     num_open: npt.NDArray[np.int64]
-    without: npt.NDArray[np.int64]
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
@@ -222,27 +220,15 @@ def update_set(
     inc: Incidence,
     rest: Rest,
     sends_U: npt.NDArray[np.int64],
-    saving_E: npt.NDArray[np.int64],
     host_E: npt.NDArray[np.uint64],
     num_nodes: int,
     scratch: npt.NDArray[np.uint64],
     cover_S: npt.NDArray[np.int64],
-    fresh: bool,
 ) -> None:
-    """Bring set t's sends, its members' rests and their savings up to date with `host_E`."""
+    """Bring set t's sends and its members' rests up to date with `host_E`."""
     sets = inc.sets_UK
-    w = inc.count_U[t]
-    before = sends_U[t]
     sends_U[t] = sends_of_set(t, -1, _ZERO, -1, _ZERO, sets, host_E, num_nodes, scratch, cover_S)
     for k in range(sets.shape[1]):
         x = inc.entry_UK[t, k]
-        e = sets[t, k]
-        if not fresh:
-            saving_E[e] -= w * (before - rest.without[x])
         forced, a, b, num_open = _state_of_others(t, k, sets, host_E)
         rest.forced[x], rest.open_1[x], rest.open_2[x], rest.num_open[x] = forced, a, b, num_open
-        if num_open == MANY:
-            rest.without[x] = sends_of_set(t, e, _ZERO, -1, _ZERO, sets, host_E, num_nodes, scratch, cover_S)
-        else:
-            rest.without[x] = _closed_form(forced, a, b, num_open, num_nodes)
-        saving_E[e] += w * (sends_U[t] - rest.without[x])

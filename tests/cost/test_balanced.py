@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from placement import Cluster, Model, Placement, evaluate, open_trace
+from placement import Cluster, Model, Options, Placement, evaluate, open_trace
 from placement.cost.balanced import DECAY, WINDOW
+from placement.mixing import mixed_order
+from placement.solvers.layer_problems import layer_problem
+from placement.traces import count
 
 NODES, GPUS, SLOTS, EXPERTS, TOP_K, LAYERS = 3, 2, 3, 12, 3, 2
 
@@ -71,7 +75,7 @@ def _covers(hosts: list[set[int]], home: int, cover: tuple[int, ...]) -> bool:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("given_homes", [False, True])
 def test_loads_are_those_of_the_rule(seed: int, given_homes: bool, tmp_path: Path, write_trace: Any) -> None:
-    """Over several shards and windows, with random and given homes and unequal speeds; ties may fall either way."""
+    """Over several shards and windows, in mixed order, random and given homes, unequal speeds; ties fall either way."""
     written = write_trace(
         tmp_path / "t", num_layers=LAYERS, num_experts=EXPERTS, top_k=TOP_K, tokens=700, requests=5, seed=seed
     )
@@ -80,7 +84,8 @@ def test_loads_are_those_of_the_rule(seed: int, given_homes: bool, tmp_path: Pat
     request_T = np.concatenate([block.request_T for block in trace.blocks()])
     rng = np.random.default_rng(seed)
     home_Q = rng.integers(-1, NODES, len(trace.requests)).astype(np.int32) if given_homes else None
-    home_T = [-1] * len(request_T) if home_Q is None else home_Q[request_T].tolist()
+    order = mixed_order(len(request_T))
+    home_T = [-1] * len(request_T) if home_Q is None else home_Q[request_T[order]].tolist()
     speeds = tuple(rng.uniform(0.5, 2, NODES * GPUS).tolist())
     cluster = Cluster(num_nodes=NODES, gpus_per_node=GPUS, slots_per_gpu=SLOTS, gpu_speeds=speeds)
     chosen = placement(seed)
@@ -90,7 +95,7 @@ def test_loads_are_those_of_the_rule(seed: int, given_homes: bool, tmp_path: Pat
     )
     assert balanced.node_sends_L == pytest.approx(even.node_sends_L)
     for layer in range(LAYERS):
-        want = by_the_rule(ids_LTK[layer], chosen.phy2log_LP[layer], home_T, cluster.speed_G())
+        want = by_the_rule(ids_LTK[layer][order], chosen.phy2log_LP[layer], home_T, cluster.speed_G())
         assert balanced.load_LP[layer].sum() == pytest.approx(700 * TOP_K)
         assert balanced.load_LP[layer] == pytest.approx(want, abs=1e-9)
 
@@ -106,3 +111,25 @@ def test_balance_is_better_where_there_is_a_choice(tmp_path: Path, write_trace: 
         for choice in ("min-nodes-balanced", "min-nodes")
     )
     assert balanced < even - 0.02
+
+
+def test_score_is_the_rule_on_the_sample(tmp_path: Path, write_trace: Any) -> None:
+    """A solver judges by the loads that an evaluation finds, whatever the order of the tokens that were sampled."""
+    written = write_trace(
+        tmp_path / "t", num_layers=LAYERS, num_experts=EXPERTS, top_k=TOP_K, tokens=6000, requests=5, seed=1
+    )
+    trace = open_trace(written.folder)
+    cluster = Cluster(num_nodes=NODES, gpus_per_node=GPUS, slots_per_gpu=SLOTS)
+    scores = []
+    for choice in ("min-nodes", "min-nodes-balanced"):
+        workload = count(trace)
+        problem = layer_problem(workload, cluster, Options(replica_choice=choice), 0)
+        scores += [(problem.score(placement(seed).phy2log_LP[0]), placement(seed)) for seed in range(6)]
+    for (even, chosen), (balanced, _) in zip(scores[:6], scores[6:], strict=True):
+        measured = evaluate(trace, [chosen], replica_choice="min-nodes-balanced")[0]
+        assert balanced.sends == pytest.approx(even.sends)
+        assert balanced.imbalance == pytest.approx(measured.rank_imbalance_L()[0], abs=0.01)
+    assert np.mean([b.imbalance for b, _ in scores[6:]]) < np.mean([e.imbalance for e, _ in scores[:6]]) - 0.02
+    reversed_order = replace(workload, sample_ids_SLK=workload.sample_ids_SLK[::-1].copy())
+    again = layer_problem(reversed_order, cluster, Options(replica_choice="min-nodes-balanced"), 0)
+    assert again.score(placement(0).phy2log_LP[0]) == scores[6][0]
