@@ -26,6 +26,7 @@ from placement.solvers.spectral import spectral_map
 Row = npt.NDArray[np.int32]
 
 MOVES = 600_000
+UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +83,18 @@ class _Search:
                 *problem.starts,
             ]
             return self._quench_and_anneal(starts, inc, bal, moves // 4, QUENCH, 3 * moves // 4, SINGLE)
-        # the more copies there are, the dearer a move is
-        moves = problem.options.work_limit or int(MOVES * (problem.num_experts / slots) ** 3)
+        moves = problem.options.work_limit or self._moves_of_copies()
         local = self._fill(self._anneal(spectral, inc, bal, moves // 4, SINGLE))
         starts = [Eplb().solve_layer(problem).phy2log_P, local, *problem.starts]
         inc, bal = incidence(problem, problem.num_experts), balance(problem, problem.num_experts)
         return self._quench_and_anneal(starts, inc, bal, moves // 2, COPIES, moves // 2, COPIES)
+
+    def _moves_of_copies(self) -> int:
+        """Fewer where a move is dearer: the more copies there are, and the more sets an accepted one changes."""
+        problem = self.problem
+        update = len(problem.sets_UK) * problem.top_k**2 / problem.num_experts * max(1.0, problem.cluster.num_nodes / 8)
+        few_copies = (problem.num_experts / problem.cluster.num_slots) ** 3
+        return max(int(MOVES * few_copies * min(1.0, UPDATE_WORK / max(update, 1.0))), 1)
 
     def _quench_and_anneal(
         self,
