@@ -34,6 +34,7 @@ Run = Callable[[Row, float, float, float, int, np.uint64], None]  # row (in plac
 BY_CHANCE = ("local-first", "uniform")
 
 MOVES, REPLICA_MOVES = 500_000, 600_000
+UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
 CHANCE_WORK = 400_000_000  # factors of a product that a search may multiply where copies are chosen by chance
 SEGMENTS = 4  # between which a deadline is looked at
 
@@ -108,8 +109,7 @@ class _Search:
     def _replicas(self, problem: LayerProblem) -> Row:
         """Few sends where copies are chosen for it (`min-nodes`)."""
         experts, slots = problem.num_experts, problem.cluster.num_slots
-        # the more copies there are, the dearer a move is
-        moves = problem.options.work_limit or int(REPLICA_MOVES * (experts / slots) ** 3)
+        moves = problem.options.work_limit or _moves_of_copies(problem)
         # slots beyond one for each expert hold experts of their own at first, in no set and without load
         extra = slots - experts
         spectral = spectral_map(
@@ -159,6 +159,13 @@ class _Search:
             seed = np.uint64((self.problem.seed + int(GOLDEN) * self.runs) % 2**64)
             run(row, price, float(begin), float(end), max(moves // len(prices), 1), seed)
         return row
+
+
+def _moves_of_copies(problem: LayerProblem) -> int:
+    """Fewer where a move is dearer: the more copies there are, and the more sets an accepted one changes."""
+    update = len(problem.sets_UK) * problem.top_k**2 / problem.num_experts * max(1.0, problem.cluster.num_nodes / 8)
+    few_copies = (problem.num_experts / problem.cluster.num_slots) ** 3
+    return max(int(REPLICA_MOVES * few_copies * min(1.0, UPDATE_WORK / max(update, 1.0))), 1)
 
 
 def _run_single(
