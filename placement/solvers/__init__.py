@@ -14,6 +14,7 @@ SOLVERS = {
     "linear": "placement.solvers.linear:Linear",
     "round-robin": "placement.solvers.round_robin:RoundRobin",
     "eplb": "placement.solvers.eplb:Eplb",
+    "balance": "placement.solvers.balance:Balance",
     "graph": "placement.solvers.graph:Graph",
     "ilp": "placement.solvers.ilp:Ilp",
 }

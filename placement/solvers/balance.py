@@ -1,0 +1,173 @@
+"""The lowest rank imbalance alone: every copy serves an even share of its expert's load, sends do not count.
+
+`balance_maps` does all layers of a model from counts alone, in milliseconds; solver `balance` is the same for a layer.
+Starts are EPLB's maps and heaviest-first packings of several ways to share out the slots; then swaps refine them. So
+no layer is less balanced than EPLB's.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+from placement.cluster import Cluster
+from placement.errors import OptionError
+from placement.parallel import run_tasks
+from placement.problem import LayerProblem, LayerSolution
+from placement.solvers.balance_kernels import balanced_row, highest
+from placement.solvers.eplb import eplb_row
+from placement.solvers.moves import separate
+
+# swaps and recounts that `balance_maps` looks at in a layer: a third of a millisecond where there are 288 slots
+LEAST_WORK, WORK_PER_SLOT = 50_000, 200
+SOLVER_WORK = 1_000_000
+
+Floats = npt.NDArray[np.float64]
+Row = npt.NDArray[np.int32]
+
+
+def balance_maps(
+    load_LE: npt.NDArray[np.number],
+    cluster: Cluster,
+    *,
+    num_groups: int | None = None,
+    keep_groups: bool = False,
+    executor: Executor | None = None,
+    work: int | None = None,
+) -> npt.NDArray[np.int32]:
+    """Maps of all layers, int32 [L, P], from the load of every expert, [L, E], of any unit.
+
+    num_groups   routing groups of the model (experts of a group are contiguous); a further start is then EPLB's
+                 hierarchical map, if the nodes divide the groups
+    keep_groups  every group's experts stay on one node, so that group-limited routing reaches few nodes
+    executor     layers side by side; the answer does not depend on it
+    work         swaps that the search looks at per layer, at most; None: 200 a slot, at least 50,000
+
+    Raises InfeasibleError if the experts do not fit, OptionError on loads that are negative or not finite, or groups
+    that cannot be kept.
+    """
+    load = np.ascontiguousarray(load_LE, dtype=np.float64)
+    if load.ndim != 2 or not (np.isfinite(load).all() and (load >= 0).all()):
+        raise OptionError(f"load_LE of shape {load.shape} must be [layers, experts] of finite numbers, 0 or more")
+    num_experts = load.shape[1]
+    cluster.check_fits(num_experts)
+    if num_groups is not None and (num_groups < 1 or num_experts % num_groups):
+        raise OptionError(f"num_groups={num_groups} must divide the {num_experts} experts of a layer")
+    if keep_groups:
+        _check_groups(num_experts, cluster, num_groups)
+    phy2log_LP = np.empty((len(load), cluster.num_slots), dtype=np.int32)
+    slowness_G, groups = 1.0 / cluster.speed_G(), num_groups or 1
+    limit = max(WORK_PER_SLOT * cluster.num_slots, LEAST_WORK) if work is None else work
+    parts = np.array_split(np.arange(len(load)), min(len(load), 16) or 1)
+
+    def task(part: npt.NDArray[np.int64]) -> None:
+        lows = slice(part[0], part[-1] + 1) if len(part) else slice(0, 0)
+        _balance_layers(
+            load[lows],
+            phy2log_LP[lows],
+            slowness_G,
+            cluster.num_nodes,
+            cluster.slots_per_gpu,
+            groups,
+            keep_groups,
+            limit,
+        )
+
+    run_tasks(task, parts, executor)
+    return phy2log_LP
+
+
+def _check_groups(num_experts: int, cluster: Cluster, num_groups: int | None) -> None:
+    if num_groups is None or num_groups % cluster.num_nodes:
+        raise OptionError(
+            f"num_groups={num_groups} cannot be kept on {cluster.num_nodes} nodes; a multiple of the nodes is needed"
+        )
+    each = num_experts // cluster.num_nodes
+    if cluster.slots_per_gpu > each:
+        raise OptionError(
+            f"groups cannot be kept: {each} experts a node are fewer than slots_per_gpu={cluster.slots_per_gpu}, so a "
+            "GPU would hold one twice"
+        )
+
+
+@nb.njit(cache=True, nogil=True)
+def _balance_layers(
+    load_LE: Floats,
+    phy2log_LP: Row,
+    slowness_G: Floats,
+    num_nodes: int,
+    slots: int,
+    num_groups: int,
+    keep_groups: bool,
+    work: int,
+) -> None:
+    for layer in range(len(load_LE)):
+        if keep_groups:
+            phy2log_LP[layer] = _grouped_row(load_LE[layer], slowness_G, num_nodes, slots, num_groups, work)
+        else:
+            starts_XP = _eplb_starts(load_LE[layer], len(slowness_G), num_nodes, slots, num_groups)
+            phy2log_LP[layer] = balanced_row(load_LE[layer], slowness_G, slots, starts_XP, work)
+
+
+@nb.njit(cache=True, nogil=True)
+def _eplb_starts(load_E: Floats, num_ranks: int, num_nodes: int, slots: int, num_groups: int) -> Row:
+    """EPLB's maps, mended where a rank holds an expert twice: the global one, and the hierarchical one."""
+    hierarchical = num_groups > 1 and num_groups % num_nodes == 0
+    starts_XP = np.empty((2 if hierarchical else 1, num_ranks * slots), dtype=np.int32)
+    starts_XP[0] = eplb_row(load_E, num_ranks * slots, 1, 1, num_ranks)
+    if hierarchical:
+        starts_XP[1] = eplb_row(load_E, num_ranks * slots, num_groups, num_nodes, num_ranks)
+    for start in starts_XP:
+        separate(start, num_ranks, num_ranks // num_nodes, load_E)
+    return starts_XP
+
+
+@nb.njit(cache=True, nogil=True)
+def _grouped_row(load_E: Floats, slowness_G: Floats, num_nodes: int, slots: int, num_groups: int, work: int) -> Row:
+    """Groups to nodes as experts to ranks, then every node by itself; with EPLB's groups on the nodes, too."""
+    num_ranks = len(slowness_G)
+    gpus, size, each = num_ranks // num_nodes, len(load_E) // num_groups, num_groups // num_nodes
+    slowness_N = np.empty(num_nodes)
+    for n in range(num_nodes):
+        slowness_N[n] = gpus / (1 / slowness_G[n * gpus : (n + 1) * gpus]).sum()
+    group_load = load_E.reshape(num_groups, size).sum(axis=1)
+    eplb = eplb_row(load_E, num_ranks * slots, num_groups, num_nodes, num_ranks)
+    ours = balanced_row(group_load, slowness_N, each, np.empty((0, num_groups), dtype=np.int32), work)
+    theirs = np.empty(num_groups, dtype=np.int32)
+    held = np.zeros(num_nodes, dtype=np.int64)
+    for group in range(num_groups):
+        n = np.flatnonzero(eplb // size == group)[0] // (gpus * slots)
+        theirs[n * each + held[n]] = group
+        held[n] += 1
+    best, least = np.empty(num_ranks * slots, dtype=np.int32), np.inf
+    for groups in (ours, theirs):
+        row = np.empty(num_ranks * slots, dtype=np.int32)
+        for n in range(num_nodes):
+            own = np.empty(each * size, dtype=np.int64)
+            for i in range(each):
+                own[i * size : (i + 1) * size] = groups[n * each + i] * size + np.arange(size)
+            part = eplb_row(load_E[own], gpus * slots, 1, 1, gpus)
+            starts_XP = np.empty((1, gpus * slots), dtype=np.int32)
+            starts_XP[0] = part
+            separate(starts_XP[0], gpus, gpus, load_E[own])
+            local = balanced_row(load_E[own], slowness_G[n * gpus : (n + 1) * gpus].copy(), slots, starts_XP, work)
+            row[n * gpus * slots : (n + 1) * gpus * slots] = own[local]
+        peak = highest(row, load_E, slowness_G)
+        if peak < least:
+            best, least = row, peak
+    return best
+
+
+class Balance:
+    name = "balance"
+
+    def unsupported(self, problem: LayerProblem) -> str | None:
+        return None
+
+    def solve_layer(self, problem: LayerProblem) -> LayerSolution:
+        work = problem.options.work_limit or SOLVER_WORK
+        row = balance_maps(problem.load_E[None], problem.cluster, num_groups=problem.num_groups, work=work)[0]
+        return LayerSolution(solver=self.name, phy2log_P=row)
