@@ -18,7 +18,7 @@ from placement.errors import OptionError
 from placement.parallel import run_tasks
 from placement.problem import LayerProblem, LayerSolution
 from placement.solvers.balance_kernels import balanced_row, highest
-from placement.solvers.eplb import eplb_row
+from placement.solvers.eplb import balanced_packing, eplb_row
 from placement.solvers.moves import separate
 
 # swaps and recounts that `balance_maps` looks at in a layer: a third of a millisecond where there are 288 slots
@@ -109,7 +109,7 @@ def _balance_layers(
             phy2log_LP[layer] = _grouped_row(load_LE[layer], slowness_G, num_nodes, slots, num_groups, work)
         else:
             starts_XP = _eplb_starts(load_LE[layer], len(slowness_G), num_nodes, slots, num_groups)
-            phy2log_LP[layer] = balanced_row(load_LE[layer], slowness_G, slots, starts_XP, work)
+            phy2log_LP[layer] = balanced_row(load_LE[layer], slowness_G, slots, starts_XP, 0.0, work)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -128,37 +128,49 @@ def _eplb_starts(load_E: Floats, num_ranks: int, num_nodes: int, slots: int, num
 @nb.njit(cache=True, nogil=True)
 def _grouped_row(load_E: Floats, slowness_G: Floats, num_nodes: int, slots: int, num_groups: int, work: int) -> Row:
     """Groups to nodes as experts to ranks, then every node by itself; with EPLB's groups on the nodes, too."""
-    num_ranks = len(slowness_G)
-    gpus, size, each = num_ranks // num_nodes, len(load_E) // num_groups, num_groups // num_nodes
-    slowness_N = np.empty(num_nodes)
-    for n in range(num_nodes):
-        slowness_N[n] = gpus / (1 / slowness_G[n * gpus : (n + 1) * gpus]).sum()
+    size, each, slots_per_node = (
+        len(load_E) // num_groups,
+        num_groups // num_nodes,
+        len(slowness_G) // num_nodes * slots,
+    )
+    slowness_N = num_nodes / (1 / slowness_G).reshape(num_nodes, -1).sum(axis=1)
     group_load = load_E.reshape(num_groups, size).sum(axis=1)
-    eplb = eplb_row(load_E, num_ranks * slots, num_groups, num_nodes, num_ranks)
-    ours = balanced_row(group_load, slowness_N, each, np.empty((0, num_groups), dtype=np.int32), work)
-    theirs = np.empty(num_groups, dtype=np.int32)
-    held = np.zeros(num_nodes, dtype=np.int64)
+    node_G, place_G = balanced_packing(group_load, num_nodes)
+    theirs = np.empty((1, num_groups), dtype=np.int32)
     for group in range(num_groups):
-        n = np.flatnonzero(eplb // size == group)[0] // (gpus * slots)
-        theirs[n * each + held[n]] = group
-        held[n] += 1
-    best, least = np.empty(num_ranks * slots, dtype=np.int32), np.inf
-    for groups in (ours, theirs):
-        row = np.empty(num_ranks * slots, dtype=np.int32)
-        for n in range(num_nodes):
-            own = np.empty(each * size, dtype=np.int64)
-            for i in range(each):
-                own[i * size : (i + 1) * size] = groups[n * each + i] * size + np.arange(size)
-            part = eplb_row(load_E[own], gpus * slots, 1, 1, gpus)
-            starts_XP = np.empty((1, gpus * slots), dtype=np.int32)
-            starts_XP[0] = part
-            separate(starts_XP[0], gpus, gpus, load_E[own])
-            local = balanced_row(load_E[own], slowness_G[n * gpus : (n + 1) * gpus].copy(), slots, starts_XP, work)
-            row[n * gpus * slots : (n + 1) * gpus * slots] = own[local]
+        theirs[0, node_G[group] * each + place_G[group]] = group
+    ours = balanced_row(group_load, slowness_N, each, theirs, 0.0, work)
+    best, least = np.empty(num_nodes * slots_per_node, dtype=np.int32), np.inf
+    for groups in (ours, theirs[0]):
+        row = np.empty(num_nodes * slots_per_node, dtype=np.int32)
+        _pack_nodes(row, load_E, slowness_G, slots, groups, num_nodes, work)
         peak = highest(row, load_E, slowness_G)
         if peak < least:
             best, least = row, peak
+        if np.array_equal(ours, theirs[0]):
+            break
     return best
+
+
+@nb.njit(cache=True, nogil=True)
+def _pack_nodes(
+    row: Row, load_E: Floats, slowness_G: Floats, slots: int, groups: Row, num_nodes: int, work: int
+) -> None:
+    """Fill `row` with every node's map of its `groups`; the hardest node first, others need not be more even."""
+    gpus, size, each = len(slowness_G) // num_nodes, len(load_E) // len(groups), len(groups) // num_nodes
+    own_NE = np.empty((num_nodes, each * size), dtype=np.int64)
+    mean_N = np.empty(num_nodes)
+    for n in range(num_nodes):
+        for i in range(each):
+            own_NE[n, i * size : (i + 1) * size] = groups[n * each + i] * size + np.arange(size)
+        mean_N[n] = load_E[own_NE[n]].sum() / (1 / slowness_G[n * gpus : (n + 1) * gpus]).sum()
+    peak = 0.0
+    for n in np.argsort(-mean_N, kind="mergesort"):
+        load_own, slowness_own = load_E[own_NE[n]], slowness_G[n * gpus : (n + 1) * gpus].copy()
+        starts_XP = _eplb_starts(load_own, gpus, 1, slots, 1)
+        local = balanced_row(load_own, slowness_own, slots, starts_XP, peak, work // num_nodes)
+        row[n * gpus * slots : (n + 1) * gpus * slots] = own_NE[n][local]
+        peak = max(peak, highest(local, load_own, slowness_own))
 
 
 class Balance:

@@ -196,27 +196,34 @@ def _best_recount(
 
 
 @nb.njit(cache=True, nogil=True)
-def balanced_row(load_E: Floats, slowness_G: Floats, slots: int, starts_XP: npt.NDArray[np.int32], work: int) -> Row:
-    """Valid map of a layer, never less balanced than any of the `starts_XP`, which must be valid."""
-    num_ranks = len(slowness_G)
-    # the least that any map can have: all ranks alike, and every rank its hottest copy at least
-    copies_E = share_slots(load_E, num_ranks * slots, num_ranks, 0.0)
-    target = max(load_E.sum() / (1 / slowness_G).sum(), (load_E / copies_E).max() * slowness_G.min())
-    target *= 1 + 1e-9
-    shares = len(BIASES) if num_ranks * slots > len(load_E) else 1
-    rows_XP = np.empty((shares + len(starts_XP), num_ranks * slots), dtype=np.int32)
-    for x in range(shares):
-        copies_E = share_slots(load_E, num_ranks * slots, num_ranks, BIASES[x])
-        rows_XP[x] = pack(load_E, copies_E, slowness_G, slots)
-    rows_XP[shares:] = starts_XP
-    peak_X = np.array([highest(start, load_E, slowness_G) for start in rows_XP])
+def balanced_row(
+    load_E: Floats, slowness_G: Floats, slots: int, starts_XP: npt.NDArray[np.int32], enough: float, work: int
+) -> Row:
+    """Valid map of a layer, never less balanced than any of the `starts_XP`, which must be valid.
+
+    Load times slowness below `enough` is not improved on; 0: as even as can be.
+    """
+    num_ranks, num_slots = len(slowness_G), len(slowness_G) * slots
+    copies_E = share_slots(load_E, num_slots, num_ranks, BIASES[0])
+    # the least that any map can have: all ranks alike, and some rank its hottest copy at least
+    least_E = load_E / copies_E
+    target = max(load_E.sum() / (1 / slowness_G).sum(), least_E.max() * slowness_G.min(), enough) * (1 + 1e-9)
+    shares = len(BIASES) if num_slots > len(load_E) else 1
+    rows_XP = np.empty((shares + len(starts_XP), num_slots), dtype=np.int32)
+    peak_X = np.empty(len(rows_XP))
+    for x in range(len(rows_XP)):
+        if x < shares:
+            rows_XP[x] = pack(load_E, share_slots(load_E, num_slots, num_ranks, BIASES[x]), slowness_G, slots)
+        else:
+            rows_XP[x] = starts_XP[x - shares]
+        peak_X[x] = highest(rows_XP[x], load_E, slowness_G)
     best, least = 0, np.inf
     for x in np.argsort(peak_X, kind="mergesort"):  # the best start may use up the work
+        if least <= target:
+            break
         work = refine(rows_XP[x], load_E, slowness_G, target, work)
         peak = highest(rows_XP[x], load_E, slowness_G)
         if peak < least:
             best, least = x, peak
-        if least <= target:
-            break
     row: Row = rows_XP[best]
     return row
