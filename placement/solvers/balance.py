@@ -21,8 +21,8 @@ from placement.solvers.balance_kernels import balanced_row, highest
 from placement.solvers.eplb import balanced_packing, eplb_row
 from placement.solvers.moves import separate
 
-# swaps and recounts that `balance_maps` looks at in a layer: a third of a millisecond where there are 288 slots
-LEAST_WORK, WORK_PER_SLOT = 50_000, 200
+# swaps and recounts that `balance_maps` looks at in a layer: some 0.1 ms where there are 288 slots
+LEAST_WORK, WORK_PER_SLOT = 30_000, 100
 SOLVER_WORK = 1_000_000
 
 Floats = npt.NDArray[np.float64]
@@ -44,7 +44,7 @@ def balance_maps(
                  hierarchical map, if the nodes divide the groups
     keep_groups  every group's experts stay on one node, so that group-limited routing reaches few nodes
     executor     layers side by side; the answer does not depend on it
-    work         swaps that the search looks at per layer, at most; None: 200 a slot, at least 50,000
+    work         swaps that the search looks at per layer, at most; None: 100 a slot, at least 30,000
 
     Raises InfeasibleError if the experts do not fit, OptionError on loads that are negative or not finite, or groups
     that cannot be kept.

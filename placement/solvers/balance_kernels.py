@@ -39,30 +39,30 @@ def pack(load_E: Floats, copies_E: Ints, slowness_G: Floats, slots: int) -> Row:
     row_GS = np.empty((num_ranks, slots), dtype=np.int32)
     held_G = np.zeros(num_ranks, dtype=np.int64)
     load_G = np.zeros(num_ranks)
-    holds_GE = np.zeros((num_ranks, len(load_E)), dtype=np.bool_)
+    holds_EG = np.zeros((len(load_E), num_ranks), dtype=np.bool_)
     each_E = load_E / copies_E
     for e in np.argsort(-each_E, kind="mergesort"):
         for _ in range(copies_E[e]):
             best, least = -1, np.inf
             for g in range(num_ranks):
-                if held_G[g] < slots and not holds_GE[g, e]:
+                if held_G[g] < slots and not holds_EG[e, g]:
                     peak = (load_G[g] + each_E[e]) * slowness_G[g]
                     if peak < least:
                         best, least = g, peak
             expert = e
             if best < 0:  # all ranks with room hold the expert: a full one takes it for one that the other lacks
                 best = int(np.argmin(held_G))
-                full = np.argmin(holds_GE[:, e])
+                full = np.argmin(holds_EG[e])
                 s = 0
-                while holds_GE[best, row_GS[full, s]]:
+                while holds_EG[row_GS[full, s], best]:
                     s += 1
                 expert = row_GS[full, s]
                 row_GS[full, s] = e
-                holds_GE[full, expert], holds_GE[full, e] = False, True
+                holds_EG[expert, full], holds_EG[e, full] = False, True
                 load_G[full] += each_E[e] - each_E[expert]
             row_GS[best, held_G[best]] = expert
             held_G[best] += 1
-            holds_GE[best, expert] = True
+            holds_EG[expert, best] = True
             load_G[best] += each_E[expert]
     return row_GS.ravel()
 
@@ -91,10 +91,10 @@ def refine(row: Row, load_E: Floats, slowness_G: Floats, target: float, work: in
     slots = len(row) // num_ranks
     copies_E = np.bincount(row, minlength=num_experts)
     each_E = load_E / np.maximum(copies_E, 1)
-    holds_GE = np.zeros((num_ranks, num_experts), dtype=np.bool_)
-    load_G = np.zeros(num_ranks)
+    holds_EG = np.zeros((num_experts, num_ranks), dtype=np.bool_)
+    load_G, each_P = np.zeros(num_ranks), each_E[row]
     for p in range(len(row)):
-        holds_GE[p // slots, row[p]] = True
+        holds_EG[row[p], p // slots] = True
         load_G[p // slots] += each_E[row[p]]
     while work > 0:
         g = int(np.argmax(load_G * slowness_G))
@@ -102,35 +102,34 @@ def refine(row: Row, load_E: Floats, slowness_G: Floats, target: float, work: in
         if peak <= target:
             break
         enough = peak * (1 - LEAST_GAIN)
-        p, q, looked = _best_swap(row, g, load_G, slowness_G, each_E, holds_GE, enough)
+        p, q, looked = _best_swap(row, g, load_G, slowness_G, each_P, holds_EG, enough)
         work -= num_ranks + looked
         if p >= 0:
             h, a, b = q // slots, row[p], row[q]
             row[p], row[q] = b, a
-            holds_GE[g, a], holds_GE[g, b], holds_GE[h, a], holds_GE[h, b] = False, True, True, False
+            each_P[p], each_P[q] = each_P[q], each_P[p]
+            holds_EG[a, g], holds_EG[b, g], holds_EG[a, h], holds_EG[b, h] = False, True, True, False
             load_G[g] += each_E[b] - each_E[a]
             load_G[h] += each_E[a] - each_E[b]
             continue
-        q, a = _best_recount(row, g, load_E, load_G, slowness_G, each_E, copies_E, holds_GE, enough)
+        q, a = _best_recount(row, g, load_E, load_G, slowness_G, each_E, copies_E, holds_EG, enough)
         work -= slots * (len(row) + num_experts)
         if q < 0:
             break
         h, b = q // slots, row[q]
         row[q] = a
-        holds_GE[h, a], holds_GE[h, b] = True, False
+        holds_EG[a, h], holds_EG[b, h] = True, False
         copies_E[a] += 1
         copies_E[b] -= 1
         each_E[a], each_E[b] = load_E[a] / copies_E[a], load_E[b] / copies_E[b]
-        for rank in range(num_ranks):  # afresh, so that rounding does not add up
-            load_G[rank] = 0.0
-            for s in range(rank * slots, (rank + 1) * slots):
-                load_G[rank] += each_E[row[s]]
+        each_P = each_E[row]
+        load_G = each_P.reshape(num_ranks, slots).sum(axis=1)  # afresh, so that rounding does not add up
     return work
 
 
 @nb.njit(cache=True, nogil=True)
 def _best_swap(
-    row: Row, g: int, load_G: Floats, slowness_G: Floats, each_E: Floats, holds_GE: npt.NDArray[np.bool_], enough: float
+    row: Row, g: int, load_G: Floats, slowness_G: Floats, each_P: Floats, holds_EG: npt.NDArray[np.bool_], enough: float
 ) -> tuple[int, int, int]:
     """Slots of rank g and of another whose swap makes the higher of both lowest (-1: none below); swaps looked at."""
     slots = len(row) // len(load_G)
@@ -142,18 +141,17 @@ def _best_swap(
         if h == g or (load_G[g] + load_G[h]) / (1 / slowness_G[g] + 1 / slowness_G[h]) >= least:
             continue
         looked += slots * slots
+        # what must go from g to h for both to end below `least`
+        low, high = load_G[g] - least / slowness_G[g], least / slowness_G[h] - load_G[h]
         for p in range(g * slots, (g + 1) * slots):
-            a = row[p]
-            if holds_GE[h, a]:
-                continue
+            mine = each_P[p]
             for q in range(h * slots, (h + 1) * slots):
-                b = row[q]
-                more = each_E[a] - each_E[b]
-                if more <= 0 or holds_GE[g, b]:
-                    continue
-                peak = max((load_G[g] - more) * slowness_G[g], (load_G[h] + more) * slowness_G[h])
-                if peak < least:
-                    best_p, best_q, least = p, q, peak
+                more = mine - each_P[q]
+                if low < more < high and not holds_EG[row[p], h] and not holds_EG[row[q], g]:
+                    peak = max((load_G[g] - more) * slowness_G[g], (load_G[h] + more) * slowness_G[h])
+                    if peak < least:
+                        best_p, best_q, least = p, q, peak
+                        low, high = load_G[g] - least / slowness_G[g], least / slowness_G[h] - load_G[h]
     return best_p, best_q, looked
 
 
@@ -166,7 +164,7 @@ def _best_recount(
     slowness_G: Floats,
     each_E: Floats,
     copies_E: Ints,
-    holds_GE: npt.NDArray[np.bool_],
+    holds_EG: npt.NDArray[np.bool_],
     enough: float,
 ) -> tuple[int, int]:
     """Slot and its new expert: g gets a lighter one, or one of g's gets a copy elsewhere. (-1, -1): nothing helps."""
@@ -179,7 +177,7 @@ def _best_recount(
         fewer = load_E[b] / (copies_E[b] - 1) - each_E[b]
         for i in range(len(load_E) if h == g else slots):
             a = i if h == g else row[g * slots + i]
-            if holds_GE[h, a]:
+            if holds_EG[a, h]:
                 continue
             each = load_E[a] / (copies_E[a] + 1)
             peak = (load_G[h] - each_E[b] + each) * slowness_G[h]
@@ -187,8 +185,8 @@ def _best_recount(
                 if peak >= least:
                     break
                 if rank != h:
-                    load = load_G[rank] + (fewer if holds_GE[rank, b] else 0.0)
-                    load += each - each_E[a] if holds_GE[rank, a] else 0.0
+                    load = load_G[rank] + (fewer if holds_EG[b, rank] else 0.0)
+                    load += each - each_E[a] if holds_EG[a, rank] else 0.0
                     peak = max(peak, load * slowness_G[rank])
             if peak < least:
                 best_q, best_a, least = q, a, peak

@@ -76,10 +76,12 @@ def replicate_experts(weight_E: Floats, num_slots: int) -> tuple[Ints, Ints]:
     """One more copy for the expert with the highest load per copy, until the slots are full: (phy2log, copies)."""
     count = np.ones(len(weight_E), dtype=np.int64)
     phy2log = np.arange(num_slots)
+    each_E = weight_E / count
     for slot in range(len(weight_E), num_slots):
-        hottest = np.argmax(weight_E / count)
+        hottest = np.argmax(each_E)
         phy2log[slot] = hottest
         count[hottest] += 1
+        each_E[hottest] = weight_E[hottest] / count[hottest]
     return phy2log, count
 
 
