@@ -108,21 +108,27 @@ def _balance_layers(
         if keep_groups:
             phy2log_LP[layer] = _grouped_row(load_LE[layer], slowness_G, num_nodes, slots, num_groups, work)
         else:
-            starts_XP = _eplb_starts(load_LE[layer], len(slowness_G), num_nodes, slots, num_groups)
-            phy2log_LP[layer] = balanced_row(load_LE[layer], slowness_G, slots, starts_XP, 0.0, work)
+            starts_XP, beat = _eplb_starts(load_LE[layer], slowness_G, num_nodes, slots, num_groups)
+            phy2log_LP[layer] = balanced_row(load_LE[layer], slowness_G, slots, starts_XP, 0.0, beat, work)
 
 
 @nb.njit(cache=True, nogil=True)
-def _eplb_starts(load_E: Floats, num_ranks: int, num_nodes: int, slots: int, num_groups: int) -> Row:
-    """EPLB's maps, mended where a rank holds an expert twice: the global one, and the hierarchical one."""
+def _eplb_starts(load_E: Floats, slowness_G: Floats, num_nodes: int, slots: int, num_groups: int) -> tuple[Row, float]:
+    """EPLB's maps, the global and the hierarchical one, mended where a rank holds an expert twice.
+
+    And the `highest` of the better one as it was: with an expert twice on a rank it may be below that of valid maps.
+    """
+    num_ranks = len(slowness_G)
     hierarchical = num_groups > 1 and num_groups % num_nodes == 0
     starts_XP = np.empty((2 if hierarchical else 1, num_ranks * slots), dtype=np.int32)
     starts_XP[0] = eplb_row(load_E, num_ranks * slots, 1, 1, num_ranks)
     if hierarchical:
         starts_XP[1] = eplb_row(load_E, num_ranks * slots, num_groups, num_nodes, num_ranks)
+    raw = np.inf
     for start in starts_XP:
+        raw = min(raw, highest(start, load_E, slowness_G))
         separate(start, num_ranks, num_ranks // num_nodes, load_E)
-    return starts_XP
+    return starts_XP, raw
 
 
 @nb.njit(cache=True, nogil=True)
@@ -139,11 +145,16 @@ def _grouped_row(load_E: Floats, slowness_G: Floats, num_nodes: int, slots: int,
     theirs = np.empty((1, num_groups), dtype=np.int32)
     for group in range(num_groups):
         theirs[0, node_G[group] * each + place_G[group]] = group
-    ours = balanced_row(group_load, slowness_N, each, theirs, 0.0, work)
+    ours = balanced_row(group_load, slowness_N, each, theirs, 0.0, np.inf, work)
+    beat = highest(
+        eplb_row(load_E, num_nodes * slots_per_node, num_groups, num_nodes, len(slowness_G)).astype(np.int32),
+        load_E,
+        slowness_G,
+    )
     best, least = np.empty(num_nodes * slots_per_node, dtype=np.int32), np.inf
     for groups in (ours, theirs[0]):
         row = np.empty(num_nodes * slots_per_node, dtype=np.int32)
-        _pack_nodes(row, load_E, slowness_G, slots, groups, num_nodes, work)
+        _pack_nodes(row, load_E, slowness_G, slots, groups, num_nodes, beat, work)
         peak = highest(row, load_E, slowness_G)
         if peak < least:
             best, least = row, peak
@@ -154,7 +165,7 @@ def _grouped_row(load_E: Floats, slowness_G: Floats, num_nodes: int, slots: int,
 
 @nb.njit(cache=True, nogil=True)
 def _pack_nodes(
-    row: Row, load_E: Floats, slowness_G: Floats, slots: int, groups: Row, num_nodes: int, work: int
+    row: Row, load_E: Floats, slowness_G: Floats, slots: int, groups: Row, num_nodes: int, beat: float, work: int
 ) -> None:
     """Fill `row` with every node's map of its `groups`; the hardest node first, others need not be more even."""
     gpus, size, each = len(slowness_G) // num_nodes, len(load_E) // len(groups), len(groups) // num_nodes
@@ -167,8 +178,8 @@ def _pack_nodes(
     peak = 0.0
     for n in np.argsort(-mean_N, kind="mergesort"):
         load_own, slowness_own = load_E[own_NE[n]], slowness_G[n * gpus : (n + 1) * gpus].copy()
-        starts_XP = _eplb_starts(load_own, gpus, 1, slots, 1)
-        local = balanced_row(load_own, slowness_own, slots, starts_XP, peak, work // num_nodes)
+        starts_XP, _ = _eplb_starts(load_own, slowness_own, 1, slots, 1)
+        local = balanced_row(load_own, slowness_own, slots, starts_XP, peak, beat, work // num_nodes)
         row[n * gpus * slots : (n + 1) * gpus * slots] = own_NE[n][local]
         peak = max(peak, highest(local, load_own, slowness_own))
 

@@ -15,20 +15,34 @@ Ints = npt.NDArray[np.int64]
 Row = npt.NDArray[np.int32]
 
 LEAST_GAIN = 1e-12  # relative: below it a change of the peak is rounding
-BIASES = (0.0, 0.5, 1.0)  # of `share_slots`: the greedy min-max of EPLB, Webster's and Jefferson's rule
+CLOSE = 1e-3  # a layer this far above what any map can have is worth further counts of copies
+BIASES = (0.5, 1.0)  # of those: Webster's and Jefferson's rule of apportionment
+SPARES = 8  # and the greedy rule for some eighths of the redundant slots, the others for the coldest experts
 
 
 @nb.njit(cache=True, nogil=True)
-def share_slots(load_E: Floats, num_slots: int, most: int, bias: float) -> Ints:
-    """Copies of every expert, 1 to `most`: slot by slot to the expert with the highest load / (copies + bias)."""
+def share_slots(load_E: Floats, num_slots: int, most: int, bias: float, spare: int) -> Ints:
+    """Copies of every expert, 1 to `most`: slot by slot to the expert with the highest load / (copies + bias).
+
+    With bias 0 the hottest copy is as cool as can be. The last `spare` slots go to the coldest experts instead: few hot
+    copies, one a rank, may pack better than many.
+    """
     copies_E = np.ones(len(load_E), dtype=np.int64)
+    redundant = num_slots - len(load_E)
+    if redundant == 0:
+        return copies_E
     ratio_E = load_E / (1 + bias)
     if most == 1:
         ratio_E[:] = -1.0
-    for _ in range(num_slots - len(load_E)):
+    for _ in range(redundant - spare):
         e = np.argmax(ratio_E)
         copies_E[e] += 1
         ratio_E[e] = load_E[e] / (copies_E[e] + bias) if copies_E[e] < most else -1.0
+    if spare:
+        for e in np.argsort(load_E, kind="mergesort"):
+            more = min(spare, most - copies_E[e])
+            copies_E[e] += more
+            spare -= more
     return copies_E
 
 
@@ -195,33 +209,58 @@ def _best_recount(
 
 @nb.njit(cache=True, nogil=True)
 def balanced_row(
-    load_E: Floats, slowness_G: Floats, slots: int, starts_XP: npt.NDArray[np.int32], enough: float, work: int
+    load_E: Floats,
+    slowness_G: Floats,
+    slots: int,
+    starts_XP: npt.NDArray[np.int32],
+    enough: float,
+    beat: float,
+    work: int,
 ) -> Row:
     """Valid map of a layer, never less balanced than any of the `starts_XP`, which must be valid.
 
-    Load times slowness below `enough` is not improved on; 0: as even as can be.
+    Load times slowness below `enough` is not improved on (0: as even as can be); `work` is looked at once more where it
+    is above `beat`.
     """
     num_ranks, num_slots = len(slowness_G), len(slowness_G) * slots
-    copies_E = share_slots(load_E, num_slots, num_ranks, BIASES[0])
+    copies_E = share_slots(load_E, num_slots, num_ranks, 0.0, 0)
     # the least that any map can have: all ranks alike, and some rank its hottest copy at least
     least_E = load_E / copies_E
-    target = max(load_E.sum() / (1 / slowness_G).sum(), least_E.max() * slowness_G.min(), enough) * (1 + 1e-9)
-    shares = len(BIASES) if num_slots > len(load_E) else 1
-    rows_XP = np.empty((shares + len(starts_XP), num_slots), dtype=np.int32)
+    target = max(load_E.sum() / (1 / slowness_G).sum(), least_E.max() * slowness_G.min(), enough) * (1 + LEAST_GAIN)
+    rows_XP = np.empty((1 + len(starts_XP), num_slots), dtype=np.int32)
+    rows_XP[0] = pack(load_E, copies_E, slowness_G, slots)
+    rows_XP[1:] = starts_XP
+    best, least = refine_all(rows_XP, load_E, slowness_G, target, work)
+    redundant = num_slots - len(load_E)
+    if redundant and least > target * (1 + CLOSE):
+        rows_XP = np.empty((len(BIASES) + SPARES, num_slots), dtype=np.int32)
+        for x in range(len(rows_XP)):
+            bias = BIASES[x] if x < len(BIASES) else 0.0
+            spare = 0 if x < len(BIASES) else redundant * (x - len(BIASES) + 1) // SPARES
+            rows_XP[x] = pack(load_E, share_slots(load_E, num_slots, num_ranks, bias, spare), slowness_G, slots)
+        other, peak = refine_all(rows_XP, load_E, slowness_G, target, work)
+        if peak < least:
+            best, least = other, peak
+    if least > beat:
+        refine(best, load_E, slowness_G, target, 20 * work)
+    return best
+
+
+@nb.njit(cache=True, nogil=True)
+def refine_all(
+    rows_XP: npt.NDArray[np.int32], load_E: Floats, slowness_G: Floats, target: float, work: int
+) -> tuple[Row, float]:
+    """The most balanced of the maps and its `highest`: the best is refined first, until `work` is used up."""
     peak_X = np.empty(len(rows_XP))
     for x in range(len(rows_XP)):
-        if x < shares:
-            rows_XP[x] = pack(load_E, share_slots(load_E, num_slots, num_ranks, BIASES[x]), slowness_G, slots)
-        else:
-            rows_XP[x] = starts_XP[x - shares]
         peak_X[x] = highest(rows_XP[x], load_E, slowness_G)
     best, least = 0, np.inf
-    for x in np.argsort(peak_X, kind="mergesort"):  # the best start may use up the work
+    for x in np.argsort(peak_X, kind="mergesort"):
         if least <= target:
             break
         work = refine(rows_XP[x], load_E, slowness_G, target, work)
         peak = highest(rows_XP[x], load_E, slowness_G)
         if peak < least:
             best, least = x, peak
-    row: Row = rows_XP[best]
-    return row
+    row: Row = rows_XP[best].copy()
+    return row, least
