@@ -24,6 +24,7 @@ from placement.solvers.moves import separate
 # swaps and recounts that `balance_maps` looks at in a layer: some 0.1 ms where there are 288 slots
 LEAST_WORK, WORK_PER_SLOT = 30_000, 100
 SOLVER_WORK = 1_000_000
+EXACT_EXPERTS, EXACT_NODES = 16, 2_000_000  # up to so many experts the solver looks for the optimum itself
 
 Floats = npt.NDArray[np.float64]
 Row = npt.NDArray[np.int32]
@@ -57,7 +58,7 @@ def balance_maps(
     if num_groups is not None and (num_groups < 1 or num_experts % num_groups):
         raise OptionError(f"num_groups={num_groups} must divide the {num_experts} experts of a layer")
     if keep_groups:
-        _check_groups(num_experts, cluster, num_groups)
+        check_groups(num_experts, cluster, num_groups)
     phy2log_LP = np.empty((len(load), cluster.num_slots), dtype=np.int32)
     slowness_G, groups = 1.0 / cluster.speed_G(), num_groups or 1
     limit = max(WORK_PER_SLOT * cluster.num_slots, LEAST_WORK) if work is None else work
@@ -80,7 +81,8 @@ def balance_maps(
     return phy2log_LP
 
 
-def _check_groups(num_experts: int, cluster: Cluster, num_groups: int | None) -> None:
+def check_groups(num_experts: int, cluster: Cluster, num_groups: int | None) -> None:
+    """Raise OptionError unless every group of experts can be kept on one node."""
     if num_groups is None or num_groups % cluster.num_nodes:
         raise OptionError(
             f"num_groups={num_groups} cannot be kept on {cluster.num_nodes} nodes; a multiple of the nodes is needed"
@@ -193,4 +195,8 @@ class Balance:
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
         work = problem.options.work_limit or SOLVER_WORK
         row = balance_maps(problem.load_E[None], problem.cluster, num_groups=problem.num_groups, work=work)[0]
+        if problem.num_experts <= EXACT_EXPERTS:
+            from placement.solvers.balance_exact import exact_row  # it builds on this module
+
+            row = exact_row(problem.load_E, problem.cluster, row, min(work, EXACT_NODES))
         return LayerSolution(solver=self.name, phy2log_P=row)
