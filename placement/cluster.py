@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import ClusterError, InfeasibleError
+from placement.topology import EVEN, Topology
 
 MOST_NODES = 64  # sets of nodes are 64-bit words in the kernels
 
@@ -23,6 +24,7 @@ class Cluster:
     intra_gbps     bandwidth of one GPU to the others of its node, Gbit/s
     gpu_tflops     dense throughput that an expert's matrix products reach on a GPU of speed 1, TFLOP/s
     gpu_speeds     relative speed of every rank, in rank order; empty means all alike
+    topology       how the links between nodes differ: racks, unequal nodes, or any matrix of costs
     expert_bytes   weights of one expert (default: DeepSeek-V3 in bf16)
     dispatch_bytes one copy of a token on its way to its experts (default: DeepEP fp8 with scales, hidden size 7168)
     combine_bytes  one copy of a token on its way back (default: DeepEP bf16, hidden size 7168)
@@ -35,6 +37,7 @@ class Cluster:
     intra_gbps: float = 3600.0
     gpu_tflops: float = 400.0
     gpu_speeds: tuple[float, ...] = ()
+    topology: Topology = EVEN
     expert_bytes: int = 88_080_384
     dispatch_bytes: int = 7472
     combine_bytes: int = 14384
@@ -68,6 +71,7 @@ class Cluster:
         for speed in self.gpu_speeds:
             if not 0 < speed < 1e18:
                 raise ClusterError(f"gpu_speeds has {str(speed)[:24]}; positive numbers below 1e18 are allowed")
+        self.topology.check(self.num_nodes, self.gpus_per_node)
 
     @property
     def num_ranks(self) -> int:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from placement.cluster import Cluster
 from placement.errors import ClusterError
+from placement.topology_json import TopologyPart
 
 
 class ClusterFile(BaseModel):
@@ -25,6 +26,7 @@ class ClusterFile(BaseModel):
     intra_gbps: float | None = None
     gpu_tflops: float | None = None
     gpu_speeds: tuple[float, ...] | list[float] | None = None
+    topology: TopologyPart | None = None
     expert_bytes: int | None = None
     dispatch_bytes: int | None = None
     combine_bytes: int | None = None
@@ -58,4 +60,6 @@ def read_cluster(path: Path, num_experts: int) -> Cluster:
     rest = {key: value for key, value in file.model_dump(exclude_none=True).items() if key not in shape}
     if "gpu_speeds" in rest:
         rest["gpu_speeds"] = tuple(rest["gpu_speeds"])
+    if file.topology is not None:
+        rest["topology"] = file.topology.topology()
     return replace(fitted, **rest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from placement.errors import InputError, MapError
 from placement.files import write_atomic
 from placement.model import Model
 from placement.placement_map import Placement
+from placement.topology_json import TopologyPart
 
 SCHEMA = "expert-placement/1"
 
@@ -40,7 +42,7 @@ class LayerPart(_Part):
     layer_id: int = Field(description="Absolute index of the layer")
     solver: str
     status: str = Field(description="optimal (proven), feasible, or limit (stopped by a limit)")
-    objective: float = Field(description="sends + balance_weight * expected rank imbalance, on the training requests")
+    objective: float = Field(description="Price of sends and of expected rank imbalance, on the training requests")
     bound: float | None = Field(description="Proven lower bound of the objective, or null")
     gap: float | None = Field(description="(objective - bound) / objective, or null")
 
@@ -60,6 +62,9 @@ class SummaryPart(_Part):
     """What a map costs on a trace; means over layers."""
 
     tokens: int
+    sends_per_token: float | None = Field(
+        default=None, description="What the transport sends, each copy weighed by the cost of its link"
+    )
     node_sends_per_token: float = Field(description="Copies of a token that leave for distinct remote nodes")
     rank_sends_per_token: float = Field(description="Copies for distinct ranks on remote nodes")
     remote_assignments_per_token: float = Field(description="Assignments served on remote nodes")
@@ -73,6 +78,7 @@ class EvaluationPart(_Part):
     """Summaries by map name (linear, eplb, the result) on the requests that were fitted and on those held out."""
 
     replica_choice: str
+    transport: str = Field(default="node", description="What the engine sends: node, rank, assignment or allgather")
     result: str = Field(description="Name of the map in this file")
     train: dict[str, SummaryPart]
     held_out: dict[str, SummaryPart] | None
@@ -85,6 +91,7 @@ class ClusterDetail(ClusterPart):
     intra_gbps: float
     gpu_tflops: float
     gpu_speeds: list[float]
+    topology: TopologyPart | None = Field(default=None, description="How links between nodes differ; null: they do not")
     expert_bytes: int
     dispatch_bytes: int
     combine_bytes: int
@@ -119,11 +126,20 @@ class PlacementFile(_Part):
         """The cluster that the map was made for, if the file describes it. Raises MapError."""
         if self.provenance is None or self.provenance.cluster is None:
             return None
-        detail = self.provenance.cluster.model_dump()
+        detail = self.provenance.cluster.model_dump(exclude={"topology"})
+        detail["gpu_speeds"] = tuple(detail["gpu_speeds"])
+        if self.provenance.cluster.topology is not None:
+            detail["topology"] = self.provenance.cluster.topology.topology()
         try:
-            return Cluster(**detail | {"gpu_speeds": tuple(detail["gpu_speeds"])})
+            return Cluster(**detail)
         except InputError as error:
             raise MapError(f"provenance.cluster: {error}") from None
+
+
+def cluster_document(cluster: Cluster) -> dict[str, Any]:
+    """Plain data of `ClusterDetail`."""
+    own = {"gpu_speeds": list(cluster.gpu_speeds), "topology": TopologyPart.of(cluster.topology).model_dump()}
+    return asdict(cluster) | own
 
 
 def json_schema() -> dict[str, Any]:

@@ -11,9 +11,13 @@ import numpy.typing as npt
 from placement.cluster import Cluster
 from placement.cost.kernels import cost_replicated, cost_single
 from placement.cost.replica_choice import MIN_NODES, MIN_NODES_BALANCED, replica_choice_code
+from placement.cost.step_time import balance_in_sends
 from placement.cost.tables import layer_tables
+from placement.cost.traffic import Traffic
+from placement.cost.transport import check_transport, wire_cost
 from placement.errors import OptionError
 
+OBJECTIVES = ("locality", "balance", "time")
 BALANCE_WEIGHT = 1.5
 BOUNDS = ("quick", "tight", "none")
 
@@ -23,16 +27,23 @@ class Options:
     """How to solve. `work_limit` keeps answers reproducible; `time_limit_s` does not.
 
     solver         a registered name; `auto` is never worse than linear or eplb on the training objective
+    objective      locality: sends + balance_weight * imbalance; balance: the imbalance of the training loads alone;
+                   time: the modelled step time, that is locality with the price that the cluster's speeds give
+    transport      what the engine sends, see `placement.cost.transport`
     balance_weight price of imbalance: what one unit of expected rank imbalance (max/mean) costs in sends per token
     max_imbalance  hard cap on the rank imbalance of the training loads in every layer; None: only the price counts
+    max_node_imbalance  the same for nodes
     bound          quick (eigenvalues), tight (Lagrangian decomposition: seconds a layer) or none
     work_limit     moves that a search proposes per layer; None: by the size of the layer
     time_limit_s   wall seconds for the whole solve; layers share it evenly
     """
 
     solver: str = "auto"
+    objective: str = "locality"
+    transport: str = "node"
     balance_weight: float = BALANCE_WEIGHT
     max_imbalance: float | None = None
+    max_node_imbalance: float | None = None
     replica_choice: str = "min-nodes"
     bound: str = "quick"
     seed: int = 0
@@ -42,8 +53,12 @@ class Options:
     def __post_init__(self) -> None:
         if not 0 <= self.balance_weight <= 1e6:
             raise OptionError(f"balance_weight={self.balance_weight} must be from 0 to 1e6")
-        if self.max_imbalance is not None and not (np.isfinite(self.max_imbalance) and self.max_imbalance >= 1):
-            raise OptionError(f"max_imbalance={self.max_imbalance} must be 1 or more: it is max/mean over GPUs")
+        for name, cap, over in (
+            ("max_imbalance", self.max_imbalance, "GPUs"),
+            ("max_node_imbalance", self.max_node_imbalance, "nodes"),
+        ):
+            if cap is not None and not (np.isfinite(cap) and cap >= 1):
+                raise OptionError(f"{name}={cap} must be 1 or more: it is max/mean over {over}")
         if self.work_limit is not None and self.work_limit < 1:
             raise OptionError(f"work_limit={self.work_limit} must be at least 1 move")
         if self.time_limit_s is not None and not self.time_limit_s > 0:
@@ -52,18 +67,26 @@ class Options:
             raise OptionError(f"seed={self.seed} must be from 0 to 2^63 - 1")
         if self.bound not in BOUNDS:
             raise OptionError(f"bound={self.bound!r} is unknown; choose one of {', '.join(BOUNDS)}")
+        if self.objective not in OBJECTIVES:
+            raise OptionError(f"objective={self.objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
+        check_transport(self.transport)
         replica_choice_code(self.replica_choice)
+
+    @property
+    def sends_count(self) -> bool:
+        """False where balance is all that a placement is judged by."""
+        return self.objective != "balance" and self.transport != "allgather"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """A map of one layer on the training data.
 
-    objective      sends + balance_weight * expected_imbalance
-    sends          copies of a token that leave for distinct remote nodes, mean over tokens and homes
+    objective      send_price * sends + balance_price * expected_imbalance, the prices those of the problem
+    sends          what the transport sends per token, each copy weighed by its link; mean over tokens and homes
     imbalance      max / mean over ranks of the training loads
     expected_imbalance  the mean of that over the training loads and bootstraps of the requests
-    feasible       imbalance is within the cap
+    feasible       imbalance is within the caps
     """
 
     objective: float
@@ -92,6 +115,7 @@ class LayerProblem:
     coact_EE    int64 [E, E], tokens that visit both experts; diagonal 0
     seed        of this layer's own random stream
     deadline    `time.monotonic()` at which to stop, or None
+    starts      maps to start from beside a solver's own, int32 [P] each: no answer of `auto` is worse than one of them
     """
 
     index: int
@@ -106,6 +130,21 @@ class LayerProblem:
     coact_EE: npt.NDArray[np.int64]
     seed: int
     deadline: float | None = None
+    starts: tuple[npt.NDArray[np.int32], ...] = ()
+
+    @property
+    def send_price(self) -> float:
+        """What one send per token costs; 0 if balance is all that counts."""
+        return 1.0 if self.options.sends_count else 0.0
+
+    @property
+    def balance_price(self) -> float:
+        """What one unit of expected imbalance costs."""
+        if not self.options.sends_count:
+            return 1.0
+        if self.options.objective == "time":
+            return balance_in_sends(self.cluster, self.top_k)
+        return float(self.options.balance_weight)
 
     @property
     def num_redundant(self) -> int:
@@ -126,39 +165,52 @@ class LayerProblem:
             num_nodes=self.cluster.num_nodes,
             gpus_per_node=self.cluster.gpus_per_node,
         )
-        totals = np.zeros(3)
+        traffic = Traffic.start(self.cluster.num_nodes, self.cluster.num_ranks)
         load_P = np.zeros(self.cluster.num_slots)
         random_home = np.full(len(self.sets_UK), -1, dtype=np.int32)
         if self.num_redundant == 0:
-            cost_single(self.sets_UK, self.count_U, random_home, tables, totals, load_P)
+            cost_single(self.sets_UK, self.count_U, random_home, tables, traffic, load_P)
         else:
             code = replica_choice_code(self.options.replica_choice)
             if code == MIN_NODES_BALANCED:  # its sends are those of min-nodes; its loads need the order of the tokens
                 code = MIN_NODES
-            cost_replicated(self.sets_UK, self.count_U, random_home, code, tables, totals, load_P)
-        sends = float(totals[0]) / float(self.count_U.sum())
-        imbalance_B = self.imbalance_B(phy2log_P, load_P)
-        cap = self.options.max_imbalance
+            cost_replicated(self.sets_UK, self.count_U, random_home, code, tables, traffic, load_P)
+        sends = wire_cost(traffic, self.cluster, self.options.transport, int(self.count_U.sum()))
+        load_BG = self.load_BG(phy2log_P, load_P)
+        imbalance_B = load_BG.max(axis=1) * self.cluster.num_ranks
         expected = float(imbalance_B.mean())
         return Score(
-            objective=sends + self.options.balance_weight * expected,
+            objective=self.send_price * sends + self.balance_price * expected,
             sends=sends,
             imbalance=float(imbalance_B[0]),
             expected_imbalance=expected,
-            feasible=cap is None or float(imbalance_B[0]) <= cap + 1e-9,
+            feasible=self._within_caps(load_BG[0]),
         )
 
-    def imbalance_B(
-        self, phy2log_P: npt.NDArray[np.integer], load_P: npt.NDArray[np.float64]
-    ) -> npt.NDArray[np.float64]:
-        """Rank imbalance under each row of `load_BE`; an expert's load is shared over its slots as `load_P` is."""
+    def _within_caps(self, load_G: npt.NDArray[np.float64]) -> bool:
+        """`load_G`: shares of the training load divided by relative speed."""
+        cluster, options = self.cluster, self.options
+        if options.max_imbalance is not None and load_G.max() * cluster.num_ranks > options.max_imbalance + 1e-9:
+            return False
+        if options.max_node_imbalance is None:
+            return True
+        shape = (cluster.num_nodes, cluster.gpus_per_node)
+        speed = cluster.speed_G().reshape(shape)
+        load_N = (load_G.reshape(shape) * speed).sum(axis=1) / speed.mean(axis=1)
+        return bool(load_N.max() * cluster.num_nodes <= options.max_node_imbalance + 1e-9)
+
+    def load_BG(self, phy2log_P: npt.NDArray[np.integer], load_P: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Shares of load of each rank divided by its relative speed, under each row of `load_BE`, float64 [B, G].
+
+        An expert's load is shared over its slots as `load_P` is.
+        """
         copies_E = np.bincount(phy2log_P, minlength=self.num_experts)
         served_E = np.bincount(phy2log_P, weights=load_P, minlength=self.num_experts)[phy2log_P]
         even_P = 1.0 / copies_E[phy2log_P]
         share_P = np.divide(load_P, served_E, out=even_P, where=served_E > 0)
         load_BP = self.load_BE[:, phy2log_P] * share_P
-        load_BG = load_BP.reshape(len(load_BP), self.cluster.num_ranks, -1).sum(axis=2) / self.cluster.speed_G()
-        return np.asarray(load_BG.max(axis=1) * self.cluster.num_ranks)
+        by_rank_BG = load_BP.reshape(len(load_BP), self.cluster.num_ranks, -1).sum(axis=2)
+        return np.asarray(by_rank_BG / self.cluster.speed_G())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from placement.cost import Evaluation, evaluate
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
 from placement.parallel import make_executor
-from placement.placement_json import placement_document
+from placement.placement_json import cluster_document, placement_document
 from placement.placement_map import Placement
 from placement.problem import Options
 from placement.solvers import get_solver
@@ -86,6 +86,7 @@ def solve(
                 list(maps.values()),
                 cluster=cluster,
                 replica_choice=options.replica_choice,
+                transport=options.transport,
                 executor=executor,
             )
             measured.append(dict(zip(maps, answers, strict=True)))
@@ -128,6 +129,7 @@ def solution_document(solution: Solution) -> dict[str, Any]:
         solution.placement,
         evaluation={
             "replica_choice": solution.options.replica_choice,
+            "transport": solution.options.transport,
             "result": solution.result_name,
             **parts,
         },
@@ -136,7 +138,7 @@ def solution_document(solution: Solution) -> dict[str, Any]:
             "version": VERSION,
             "seed": solution.options.seed,
             "options": asdict(solution.options) | {"holdout": solution.holdout},
-            "cluster": asdict(solution.cluster) | {"gpu_speeds": list(solution.cluster.gpu_speeds)},
+            "cluster": cluster_document(solution.cluster),
             "input_hash": solution.input_hash,
         },
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from placement.cli.shared import Json, ReplicaChoice, Traces, Workers, print_json, stdout_console
+from placement.cli.shared import Json, ReplicaChoice, Traces, Transport, Workers, print_json, stdout_console
 from placement.cluster import cluster_from_yaml
 from placement.cost import evaluate
 from placement.parallel import make_executor
@@ -23,6 +23,7 @@ def evaluate_command(
         Path | None, typer.Option(help="cluster.yaml to measure on. [default: the one in each placement file]")
     ] = None,
     replica_choice: ReplicaChoice = "min-nodes",
+    transport: Transport = "node",
     workers: Workers = None,
     json_output: Json = False,
 ) -> None:
@@ -38,12 +39,14 @@ def evaluate_command(
                 for _, file in loaded
             ],
             replica_choice=replica_choice,
+            transport=transport,
             executor=executor,
         )
     if json_output:
         print_json(
             {
                 "replica_choice": replica_choice,
+                "transport": transport,
                 "maps": [
                     {"file": str(path), "summary": answer.summary(), "layers": answer.layers()}
                     for path, answer in zip(maps, answers, strict=True)

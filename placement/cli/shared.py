@@ -16,6 +16,7 @@ from rich.progress import Progress as RichProgress
 
 from placement.cluster import Cluster, cluster_from_yaml
 from placement.cost.replica_choice import REPLICA_CHOICES
+from placement.cost.transport import TRANSPORTS
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
 
@@ -25,6 +26,10 @@ Traces = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 Workers = Annotated[int | None, typer.Option(help="Threads; the answer does not depend on them. [default: the cores]")]
 ReplicaChoice = Annotated[str, typer.Option(help=f"How a copy is chosen among replicas: {', '.join(REPLICA_CHOICES)}.")]
+Transport = Annotated[
+    str,
+    typer.Option(help=f"What the engine sends, one copy for each: {', '.join(TRANSPORTS)} (every token everywhere)."),
+]
 
 LABELS = {"count": "counting tokens", "solve": "solving layers", "evaluate": "measuring maps"}
 

@@ -11,6 +11,7 @@ from placement.cli.shared import (
     Json,
     ReplicaChoice,
     Traces,
+    Transport,
     Workers,
     cluster_from_options,
     print_json,
@@ -20,7 +21,7 @@ from placement.cli.shared import (
 from placement.errors import OptionError
 from placement.files import check_writable, write_atomic
 from placement.placement_json import save_placement
-from placement.problem import BALANCE_WEIGHT, BOUNDS, Options
+from placement.problem import BALANCE_WEIGHT, BOUNDS, OBJECTIVES, Options
 from placement.report.tables import comparison_table, headline
 from placement.solve import solution_document, solve
 from placement.solvers import SOLVERS
@@ -44,6 +45,9 @@ def solve_command(
     max_imbalance: Annotated[
         float | None, typer.Option(help="Hard cap on every layer's rank imbalance on the training requests.")
     ] = None,
+    max_node_imbalance: Annotated[float | None, typer.Option(help="The same for nodes.")] = None,
+    objective: Annotated[str, typer.Option(help=f"What is best: {', '.join(OBJECTIVES)}.")] = "locality",
+    transport: Transport = "node",
     replica_choice: ReplicaChoice = "min-nodes",
     bound: Annotated[
         str, typer.Option(help=f"Proof of how good the answer is: {', '.join(BOUNDS)}; tight takes seconds a layer.")
@@ -61,8 +65,11 @@ def solve_command(
     """Find a placement for the experts in TRACES and measure it beside linear and eplb."""
     options = Options(
         solver=solver,
+        objective=objective,
+        transport=transport,
         balance_weight=balance_weight,
         max_imbalance=max_imbalance,
+        max_node_imbalance=max_node_imbalance,
         replica_choice=replica_choice,
         bound=bound,
         seed=seed,

@@ -14,8 +14,9 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import MAX_COVERS, popcount, smallest_covers
+from placement.cost.covers import MAX_COVERS, smallest_covers
 from placement.cost.tables import LayerTables
+from placement.cost.traffic import Traffic
 
 WINDOW = 256
 DECAY = 0.9
@@ -47,7 +48,7 @@ def cost_balanced(
     ids_TK: npt.NDArray[Any],
     home_T: npt.NDArray[np.int32],
     tables: LayerTables,
-    totals: npt.NDArray[np.float64],
+    traffic: Traffic,
     load_P: npt.NDArray[np.float64],
     running: RunningLoad,
 ) -> None:
@@ -91,13 +92,13 @@ def cost_balanced(
                 node, rank = tables.slot_node[s], tables.slot_rank[s]
                 load_P[tables.slot_id[s]] += weight
                 window_G[rank] += weight * slowness_G[rank]
-                if node != home:
+                traffic.assignment_HG[home, rank] += weight
+                if stamp_G[rank] != mark:
+                    stamp_G[rank] = mark
+                    traffic.rank_HG[home, rank] += weight
+                if nodes >> np.uint64(node) & _ONE == _ZERO:
                     nodes |= _ONE << np.uint64(node)
-                    totals[2] += weight
-                    if stamp_G[rank] != mark:
-                        stamp_G[rank] = mark
-                        totals[1] += weight
-            totals[0] += weight * popcount(nodes)
+                    traffic.node_HN[home, node] += weight
         running.seen_1[0] += 1
         if running.seen_1[0] % WINDOW == 0:
             for g in range(tables.num_ranks):

@@ -17,6 +17,8 @@ from placement.cost.replica_choice import MIN_NODES_BALANCED, replica_choice_cod
 from placement.cost.sets import distinct_sets_with_homes
 from placement.cost.step_time import step_time_us
 from placement.cost.tables import LayerTables, layer_tables
+from placement.cost.traffic import Traffic
+from placement.cost.transport import check_transport, wire_cost
 from placement.errors import MapError, OptionError
 from placement.parallel import run_tasks
 from placement.placement_map import Placement
@@ -33,6 +35,8 @@ class Evaluation:
     node_sends_L         float64 [L], copies of a token that leave for distinct remote nodes, mean over tokens and homes
     rank_sends_L         the same for distinct ranks on remote nodes
     remote_assignments_L assignments of a token that are served on remote nodes
+    transport            what the engine sends (see `placement.cost.transport`)
+    sends_L              what it sends per token, each copy weighed by the cost of its link
     load_LP              float64 [L, P], assignments served by each slot
     """
 
@@ -42,6 +46,8 @@ class Evaluation:
     node_sends_L: npt.NDArray[np.float64]
     rank_sends_L: npt.NDArray[np.float64]
     remote_assignments_L: npt.NDArray[np.float64]
+    transport: str
+    sends_L: npt.NDArray[np.float64]
     load_LP: npt.NDArray[np.float64]
 
     def load_LG(self) -> npt.NDArray[np.float64]:
@@ -58,27 +64,35 @@ class Evaluation:
         speed_N = self.cluster.speed_G().reshape(shape[1:]).mean(axis=1)
         return _imbalance(self.load_LG().reshape(shape).sum(axis=2), speed_N)
 
+    def bytes_per_token(self) -> float:
+        """Bytes that the transport moves between nodes per token and layer, dispatch and combine."""
+        copies_L = {
+            "node": self.node_sends_L,
+            "rank": self.rank_sends_L,
+            "assignment": self.remote_assignments_L,
+            "allgather": np.array([self.cluster.num_nodes - 1.0]),
+        }[self.transport]
+        return float(copies_L.mean()) * (self.cluster.dispatch_bytes + self.cluster.combine_bytes)
+
     def summary(self) -> Summary:
         """The figures that every command and file shows, with the same keys everywhere; means over layers."""
         copy_bytes = self.cluster.dispatch_bytes + self.cluster.combine_bytes
         rank_imbalance_L = self.rank_imbalance_L()
-        sends = float(self.node_sends_L.mean())
         return {
             "tokens": self.num_tokens,
-            "node_sends_per_token": _round(sends),
+            "sends_per_token": _round(float(self.sends_L.mean())),
+            "node_sends_per_token": _round(float(self.node_sends_L.mean())),
             "rank_sends_per_token": _round(float(self.rank_sends_L.mean())),
             "remote_assignments_per_token": _round(float(self.remote_assignments_L.mean())),
             "rank_imbalance": _mean_max(rank_imbalance_L),
             "node_imbalance": _mean_max(self.node_imbalance_L()),
             "bytes_per_token": {
-                "node": round(sends * copy_bytes, 1),
+                "node": round(float(self.node_sends_L.mean()) * copy_bytes, 1),
                 "rank": round(float(self.rank_sends_L.mean()) * copy_bytes, 1),
                 "assignment": round(float(self.remote_assignments_L.mean()) * copy_bytes, 1),
             },
             "step_time_us": round(
-                step_time_us(
-                    self.cluster, top_k=self.top_k, node_sends_L=self.node_sends_L, rank_imbalance_L=rank_imbalance_L
-                ),
+                step_time_us(self.cluster, top_k=self.top_k, sends_L=self.sends_L, rank_imbalance_L=rank_imbalance_L),
                 2,
             ),
         }
@@ -86,6 +100,7 @@ class Evaluation:
     def layers(self) -> list[Summary]:
         """The figures of every layer."""
         columns = {
+            "sends_per_token": self.sends_L,
             "node_sends_per_token": self.node_sends_L,
             "rank_sends_per_token": self.rank_sends_L,
             "remote_assignments_per_token": self.remote_assignments_L,
@@ -104,15 +119,17 @@ def evaluate(
     *,
     cluster: Cluster | Sequence[Cluster | None] | None = None,
     replica_choice: str = "min-nodes",
+    transport: str = "node",
     home_Q: npt.NDArray[np.int32] | None = None,
     executor: Executor | None = None,
 ) -> list[Evaluation]:
     """Exact cost of each placement on every kept token of `trace`, in one pass over it.
 
-    cluster: bandwidths, bytes and speeds, one for all or one for each (defaults where None; shapes must agree)
+    cluster: links, bytes and speeds, one for all or one for each (defaults where None; shapes must agree)
     home_Q:  home node of every request, int32 [Q]; None, or -1 for a request, takes the mean over all nodes
     """
     code = replica_choice_code(replica_choice)
+    check_transport(transport)
     for placement in placements:
         if not trace.model.same_routing(placement.model):
             raise MapError(
@@ -124,7 +141,7 @@ def evaluate(
     clusters = [_cluster_of(placement, one) for placement, one in zip(placements, given, strict=True)]
     homes = _checked_homes(home_Q, len(trace.requests), placements)
     num_layers = trace.model.num_layers
-    totals = [np.zeros((num_layers, 3)) for _ in placements]
+    traffic = [[Traffic.start(one.num_nodes, one.num_ranks) for _ in range(num_layers)] for one in placements]
     loads = [np.zeros((num_layers, placement.num_slots)) for placement in placements]
     singles = [placement.num_redundant == 0 for placement in placements]
     tables = [[_tables(placement, layer) for layer in range(num_layers)] for placement in placements]
@@ -148,7 +165,7 @@ def evaluate(
             merge = not (in_order or all(singles))
             sets = distinct_sets_with_homes(ids_TK, home_T, trace.model.num_experts) if merge else None
             for m, single in enumerate(singles):
-                out = (tables[m][layer], totals[m][layer], loads[m][layer])
+                out = (tables[m][layer], traffic[m][layer], loads[m][layer])
                 if single:
                     cost_single(ids_TK, once_T, home_T, *out)
                 elif sets is None:
@@ -159,19 +176,34 @@ def evaluate(
 
         run_tasks(cost_one, range(num_layers), executor)
         num_tokens += len(home_T)
-    scale = 1.0 / max(num_tokens, 1)
     return [
-        Evaluation(
-            num_tokens=num_tokens,
-            top_k=trace.model.top_k,
-            cluster=clusters[m],
-            node_sends_L=totals[m][:, 0] * scale,
-            rank_sends_L=totals[m][:, 1] * scale,
-            remote_assignments_L=totals[m][:, 2] * scale,
-            load_LP=loads[m],
-        )
-        for m in range(len(placements))
+        _evaluation(num_tokens, trace.model.top_k, one, transport, layers, load_LP)
+        for one, layers, load_LP in zip(clusters, traffic, loads, strict=True)
     ]
+
+
+def _evaluation(
+    num_tokens: int,
+    top_k: int,
+    cluster: Cluster,
+    transport: str,
+    traffic: list[Traffic],
+    load_LP: npt.NDArray[np.float64],
+) -> Evaluation:
+    remote_NN = 1.0 - np.eye(cluster.num_nodes)
+    remote_NG = np.repeat(remote_NN, cluster.gpus_per_node, axis=1)
+    scale = 1.0 / max(num_tokens, 1)
+    return Evaluation(
+        num_tokens=num_tokens,
+        top_k=top_k,
+        cluster=cluster,
+        node_sends_L=np.array([(one.node_HN * remote_NN).sum() for one in traffic]) * scale,
+        rank_sends_L=np.array([(one.rank_HG * remote_NG).sum() for one in traffic]) * scale,
+        remote_assignments_L=np.array([(one.assignment_HG * remote_NG).sum() for one in traffic]) * scale,
+        transport=transport,
+        sends_L=np.array([wire_cost(one, cluster, transport, num_tokens) for one in traffic]),
+        load_LP=load_LP,
+    )
 
 
 def _tables(placement: Placement, layer: int) -> LayerTables:

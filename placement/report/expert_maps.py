@@ -39,7 +39,7 @@ def layer_maps(solution: Solution) -> list[LayerMap]:
     load_LP = answer.load_LP / np.maximum(answer.load_LP.mean(axis=1, keepdims=True), 1e-300)
     class_LP = np.searchsorted(EDGES, load_LP, side="right")
     copies_LE = placement.copies_LE()
-    sends_L, imbalance_L = answer.node_sends_L, answer.rank_imbalance_L()
+    sends_L, imbalance_L = answer.sends_L, answer.rank_imbalance_L()
     shape = (placement.num_nodes, placement.gpus_per_node, placement.slots_per_gpu)
     maps = []
     for layer, layer_id in enumerate(placement.model.layer_ids):

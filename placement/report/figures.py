@@ -32,7 +32,7 @@ def shape_of(name: str) -> str:
 def tradeoff(solution: Solution) -> str:
     """Sends against rank imbalance, one mark a layer and a large one for the mean of each map."""
     part, answers = shown_part(solution)
-    sends = {name: answer.node_sends_L for name, answer in answers.items()}
+    sends = {name: answer.sends_L for name, answer in answers.items()}
     imbalance = {name: answer.rank_imbalance_L() for name, answer in answers.items()}
     all_sends, all_imbalance = np.concatenate(list(sends.values())), np.concatenate(list(imbalance.values()))
     chart = Chart(
@@ -83,7 +83,7 @@ def per_layer(solution: Solution, values_of: PerLayer, label: str, lowest: float
 
 
 def sends_by_layer(solution: Solution) -> str:
-    return per_layer(solution, lambda answer: answer.node_sends_L, "sends per token to other nodes", 0.0)
+    return per_layer(solution, lambda answer: answer.sends_L, "sends per token to other nodes", 0.0)
 
 
 def imbalance_by_layer(solution: Solution) -> str:

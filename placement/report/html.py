@@ -68,14 +68,14 @@ def _context(solution: Solution) -> dict[str, Any]:
 
 def _row(solution: Solution, name: str, answers: dict[str, Evaluation]) -> dict[str, Any]:
     summary, reference = answers[name].summary(), answers[REFERENCE].summary()
-    sends, rank, node = summary["node_sends_per_token"], summary["rank_imbalance"], summary["node_imbalance"]
+    sends, rank, node = summary["sends_per_token"], summary["rank_imbalance"], summary["node_imbalance"]
     return {
         "name": name,
         "is_result": name == solution.result_name,
         "cells": [
             number(sends),
-            "" if name == REFERENCE else change(sends, reference["node_sends_per_token"]),
-            human_bytes(summary["bytes_per_token"]["node"]),
+            "" if name == REFERENCE else change(sends, reference["sends_per_token"]),
+            human_bytes(answers[name].bytes_per_token()),
             f"{number(rank['mean'])} ({number(rank['max'])})",
             f"{number(node['mean'])} ({number(node['max'])})",
             number(summary["step_time_us"]),
@@ -93,7 +93,7 @@ def _tiles(solution: Solution) -> list[tuple[str, str, str]]:
         return what, f"{number(value)}{unit}", f"{name} {number(reference)}{unit}, {change(value, reference)}"
 
     return [
-        tile("Sends per token to other nodes", result["node_sends_per_token"], other["node_sends_per_token"]),
+        tile("Sends per token to other nodes", result["sends_per_token"], other["sends_per_token"]),
         tile("Rank imbalance", result["rank_imbalance"]["mean"], other["rank_imbalance"]["mean"]),
         tile("Modelled step time", result["step_time_us"], other["step_time_us"], " µs"),
     ]

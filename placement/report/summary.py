@@ -37,7 +37,7 @@ def headline(solution: Solution) -> str:
 def _sends(solution: Solution) -> str:
     part, answers = shown_part(solution)
     result, reference = answers[solution.result_name], answers[REFERENCE]
-    sends, other = float(result.node_sends_L.mean()), float(reference.node_sends_L.mean())
+    sends, other = float(result.sends_L.mean()), float(reference.sends_L.mean())
     imbalance = number(float(result.rank_imbalance_L().mean()))
     where = f"on {part} requests"
     if solution.result_name == REFERENCE:

@@ -75,11 +75,11 @@ def _caption(tokens: str) -> Text:
 
 def _cells(evaluation: Evaluation, reference: Evaluation) -> list[str]:
     summary = evaluation.summary()
-    sends, rank = summary["node_sends_per_token"], summary["rank_imbalance"]
+    sends, rank = summary["sends_per_token"], summary["rank_imbalance"]
     return [
         number(sends),
-        "" if evaluation is reference else change(sends, reference.summary()["node_sends_per_token"]),
-        human_bytes(summary["bytes_per_token"]["node"]),
+        "" if evaluation is reference else change(sends, reference.summary()["sends_per_token"]),
+        human_bytes(evaluation.bytes_per_token()),
         f"{number(rank['mean'])} ({number(rank['max'])})",
         number(summary["node_imbalance"]["mean"]),
         number(summary["step_time_us"]),

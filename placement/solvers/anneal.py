@@ -59,12 +59,18 @@ class _Search:
         if problem.num_redundant == 0:
             moves = problem.options.work_limit or MOVES
             shuffled = np.random.default_rng(problem.seed).permutation(slots).astype(np.int32)
-            starts = [spectral, Eplb().solve_layer(problem).phy2log_P, linear_map(slots, slots), shuffled]
+            starts = [
+                spectral,
+                Eplb().solve_layer(problem).phy2log_P,
+                linear_map(slots, slots),
+                shuffled,
+                *problem.starts,
+            ]
             return self._quench_and_anneal(starts, inc, bal, moves, replicas=False)
         # the more copies there are, the dearer a move is
         moves = problem.options.work_limit or int(REPLICA_MOVES * (problem.num_experts / slots) ** 3)
         local = self._fill(self._anneal(spectral, inc, bal, HOT, moves, replicas=False))
-        starts = [Eplb().solve_layer(problem).phy2log_P, local]
+        starts = [Eplb().solve_layer(problem).phy2log_P, local, *problem.starts]
         inc, bal = incidence(problem, problem.num_experts), balance(problem, problem.num_experts)
         return self._quench_and_anneal(starts, inc, bal, moves, replicas=True)
 

@@ -8,6 +8,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from placement.cost.transport import fare_HX
 from placement.mixing import GOLDEN, mix_word
 from placement.problem import LayerProblem
 
@@ -38,14 +39,20 @@ class Balance(NamedTuple):
 
     load_EB     float64 [E, B], load of each expert in units of the mean rank load; column 0 exact, others bootstraps
     slowness_G  float64 [G], 1 / relative speed
+    slowness_N  float64 [N], what makes column 0 of a node's load its imbalance
     price       cost of one unit of expected imbalance, in sends per token
     cap         hard cap on the imbalance of column 0 (inf: none), at CAP_PRICE a unit beyond it
+    node_cap    the same for nodes
+    fare_X      float64 [X], cost of touching a unit, a node or a rank, once in the sample (mean over homes)
     """
 
     load_EB: npt.NDArray[np.float64]
     slowness_G: npt.NDArray[np.float64]
+    slowness_N: npt.NDArray[np.float64]
     price: float
     cap: float
+    node_cap: float
+    fare_X: npt.NDArray[np.float64]
     num_nodes: int
     gpus_per_node: int
     slots_per_gpu: int
@@ -53,7 +60,11 @@ class Balance(NamedTuple):
 
 def incidence(problem: LayerProblem, num_experts: int) -> Incidence:
     """`num_experts` may exceed the problem's: the further ones are in no set."""
-    sets = np.ascontiguousarray(problem.sets_UK)
+    sets, count_U = np.ascontiguousarray(problem.sets_UK), problem.count_U
+    if problem.options.transport == "assignment" and problem.num_redundant == 0:
+        # every assignment is sent on its own: sets of one expert
+        count_U = np.bincount(sets.ravel(), np.repeat(count_U, sets.shape[1]), num_experts).astype(np.int64)
+        sets = np.arange(num_experts, dtype=np.int32)[:, None]
     order = np.argsort(sets.ravel(), kind="stable")
     entry = np.empty(order.size, dtype=np.int32)
     entry[order] = np.arange(order.size, dtype=np.int32)
@@ -62,7 +73,7 @@ def incidence(problem: LayerProblem, num_experts: int) -> Incidence:
     pair_order = np.argsort(key, kind="stable")
     return Incidence(
         sets_UK=sets,
-        count_U=problem.count_U,
+        count_U=count_U,
         expert_ptr=_ptr(sets.ravel(), num_experts),
         expert_sets=(order // sets.shape[1]).astype(np.int32),
         entry_UK=entry.reshape(sets.shape),
@@ -74,14 +85,19 @@ def incidence(problem: LayerProblem, num_experts: int) -> Incidence:
 def balance(problem: LayerProblem, num_experts: int) -> Balance:
     """`num_experts` may exceed the problem's: the further ones have no load."""
     cluster = problem.cluster
-    cap = problem.options.max_imbalance
+    cap, node_cap = problem.options.max_imbalance, problem.options.max_node_imbalance
+    speed_N = cluster.speed_G().reshape(cluster.num_nodes, -1).mean(axis=1)
+    fare_X = fare_HX(cluster, problem.options.transport).mean(axis=0)
     load_EB = np.zeros((num_experts, len(problem.load_BE)))
     load_EB[: problem.num_experts] = problem.load_BE.T * cluster.num_ranks
     return Balance(
         load_EB=load_EB,
         slowness_G=1.0 / cluster.speed_G(),
-        price=float(problem.options.balance_weight),
+        slowness_N=1.0 / (speed_N * cluster.gpus_per_node),
+        price=problem.balance_price,
         cap=np.inf if cap is None else float(cap),
+        node_cap=np.inf if node_cap is None else float(node_cap),
+        fare_X=np.ascontiguousarray(fare_X * (problem.send_price / max(int(problem.count_U.sum()), 1))),
         num_nodes=cluster.num_nodes,
         gpus_per_node=cluster.gpus_per_node,
         slots_per_gpu=cluster.slots_per_gpu,

@@ -43,7 +43,7 @@ def anneal_replicas(
     num_ranks = num_nodes * bal.gpus_per_node
     sets = inc.sets_UK
     num_sets, top_k = sets.shape
-    per_send = 1.0 / (num_nodes * inc.count_U.sum())
+    per_send = bal.fare_X.mean() / max(num_nodes - 1, 1)
     state = np.empty(1, dtype=np.uint64)
     state[0] = seed
     random_word(state)

@@ -1,9 +1,10 @@
 """Simulated annealing of slot contents where every expert has one copy.
 
-Sends are connectivity - 1 over random homes: (1 - 1/N) * mean number of nodes that a top-k set touches. Two tables make
-almost every move a few additions (Fiduccia-Mattheyses gains, exact for hyperedges):
-    enter_EN[e, n]  sets of e that do not touch node n yet: they would if e moved there
-    leave_E[e]      sets of e that touch e's node only because of e
+A token costs the fare of every distinct unit (node or rank, by the transport) that its top-k set touches: where homes
+are random, that is the mean over homes. Two tables make almost every move a few additions (Fiduccia-Mattheyses gains,
+exact for hyperedges):
+    enter_EX[e, x]  sets of e that do not touch unit x yet: they would if e moved there
+    leave_E[e]      sets of e that touch e's unit only because of e
 For a swap the sum of both experts' gains is a lower bound; it is exact after adding the sets that hold both.
 """
 
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.solvers.anneal_common import (
+    CAP_PRICE,
     Balance,
     Incidence,
     balance_cost,
@@ -43,22 +45,25 @@ def anneal_single(
     num_slots = phy2log_P.shape[0]
     slots_per_node = bal.slots_per_gpu * bal.gpus_per_node
     num_ranks = bal.num_nodes * bal.gpus_per_node
-    sets, count = inc.sets_UK, inc.count_U
-    per_send = (1.0 - 1.0 / bal.num_nodes) / count.sum()
+    sets, count, fare_X = inc.sets_UK, inc.count_U, bal.fare_X
+    num_units = fare_X.shape[0]
+    slots_per_unit = num_slots // num_units
     state = np.empty(1, dtype=np.uint64)
     state[0] = seed
     random_word(state)
 
-    node_E = np.empty(num_experts, dtype=np.int64)
+    unit_E = np.empty(num_experts, dtype=np.int64)
     for p in range(num_slots):
-        node_E[phy2log_P[p]] = p // slots_per_node
-    touch_UN = np.zeros((sets.shape[0], bal.num_nodes), dtype=np.uint8)
-    enter_EN = np.zeros((num_experts, bal.num_nodes), dtype=np.int64)
+        unit_E[phy2log_P[p]] = p // slots_per_unit
+    touch_UX = np.zeros((sets.shape[0], num_units), dtype=np.uint8)
+    enter_EX = np.zeros((num_experts, num_units), dtype=np.int64)
     leave_E = np.zeros(num_experts, dtype=np.int64)
-    touched = _fill(sets, count, node_E, touch_UN, enter_EN, leave_E)
+    sends = _fill(sets, count, fare_X, unit_E, touch_UX, enter_EX, leave_E)
     load_GB = np.zeros((num_ranks, num_boots))
+    load_N = np.zeros(bal.num_nodes)
     for p in range(num_slots):
         g = p // bal.slots_per_gpu
+        load_N[p // slots_per_node] += bal.load_EB[phy2log_P[p], 0]
         for b in range(num_boots):
             load_GB[g, b] += bal.load_EB[phy2log_P[p], b] * bal.slowness_G[g]
     high_3B = np.empty((3, num_boots))
@@ -66,8 +71,11 @@ def anneal_single(
     peak_B = np.empty(num_boots)
     for b in range(num_boots):
         three_highest(load_GB, b, high_3B, rank_3B)
+    node_capped = bal.node_cap < np.inf
     uneven = balance_cost(high_3B[0], bal.price, bal.cap)
-    cost = touched * per_send + uneven
+    if node_capped:
+        uneven += node_penalty(load_N, bal)
+    cost = sends + uneven
     best = cost
     best_P = phy2log_P.copy()
     cooling = (cold / hot) ** (1.0 / max(moves - 1, 1))
@@ -81,11 +89,11 @@ def anneal_single(
         if r == s:
             continue
         u, v = phy2log_P[p], phy2log_P[q]
-        i, j = node_E[u], node_E[v]
-        gain = 0
+        i, j = unit_E[u], unit_E[v]
+        gain = 0.0
         if i != j:
-            gain = enter_EN[u, j] - leave_E[u] + enter_EN[v, i] - leave_E[v]
-            if gain * per_send - uneven + bal.price > threshold:  # even perfect balance would not do
+            gain = fare_X[j] * (enter_EX[u, j] - leave_E[v]) + fare_X[i] * (enter_EX[v, i] - leave_E[u])
+            if gain - uneven + bal.price > threshold:  # even perfect balance would not do
                 continue
         # balance after the swap, under every bootstrap
         slow_r, slow_s = bal.slowness_G[r], bal.slowness_G[s]
@@ -98,22 +106,32 @@ def anneal_single(
             peak = max(load_GB[r, b] + shift * slow_r, load_GB[s, b] - shift * slow_s)
             peak_B[b] = max(peak, others)
         after = balance_cost(peak_B, bal.price, bal.cap)
+        n, m = p // slots_per_node, q // slots_per_node
+        shift = bal.load_EB[v, 0] - bal.load_EB[u, 0]
+        if node_capped:
+            load_N[n] += shift
+            load_N[m] -= shift
+            after += node_penalty(load_N, bal)
+            load_N[n] -= shift
+            load_N[m] += shift
         change = after - uneven
-        if gain * per_send + change > threshold:
+        if gain + change > threshold:
             continue
         if i != j:
             row = min(u, v) * num_experts + max(u, v)
             for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
                 t = inc.pair_sets[x]
-                gain += count[t] * (np.int64(touch_UN[t, i] == 1) + np.int64(touch_UN[t, j] == 1))
-            if gain * per_send + change > threshold:
+                gain += count[t] * (fare_X[i] * (touch_UX[t, i] == 1) + fare_X[j] * (touch_UX[t, j] == 1))
+            if gain + change > threshold:
                 continue
-            _move(u, v, i, j, inc, node_E, touch_UN, enter_EN, leave_E)
-            _move(v, u, j, i, inc, node_E, touch_UN, enter_EN, leave_E)
-            _exchange_shared(u, v, i, j, inc, row, touch_UN, leave_E)
-            node_E[u], node_E[v] = j, i
-            touched += gain
+            _move(u, v, i, j, inc, unit_E, touch_UX, enter_EX, leave_E)
+            _move(v, u, j, i, inc, unit_E, touch_UX, enter_EX, leave_E)
+            _exchange_shared(u, v, i, j, inc, row, touch_UX, leave_E)
+            unit_E[u], unit_E[v] = j, i
+            sends += gain
         phy2log_P[p], phy2log_P[q] = v, u
+        load_N[n] += shift
+        load_N[m] -= shift
         for b in range(num_boots):
             shift = bal.load_EB[v, b] - bal.load_EB[u, b]
             load_GB[r, b] += shift * slow_r
@@ -123,7 +141,7 @@ def anneal_single(
             if rises or first in (r, s) or second in (r, s) or third in (r, s):
                 three_highest(load_GB, b, high_3B, rank_3B)
         uneven = after
-        cost = touched * per_send + uneven
+        cost = sends + uneven
         if cost < best - 1e-12:
             best = cost
             best_P[:] = phy2log_P
@@ -132,29 +150,42 @@ def anneal_single(
 
 
 @nb.njit(cache=True, nogil=True)
+def node_penalty(load_N: npt.NDArray[np.float64], bal: Balance) -> float:
+    """What the most loaded node costs beyond the cap on nodes."""
+    peak = 0.0
+    for n in range(load_N.shape[0]):
+        peak = max(peak, load_N[n] * bal.slowness_N[n])
+    return CAP_PRICE * max(0.0, peak - bal.node_cap)
+
+
+@nb.njit(cache=True, nogil=True)
 def _fill(
     sets: npt.NDArray[np.int32],
     count: npt.NDArray[np.int64],
-    node_E: npt.NDArray[np.int64],
-    touch_UN: npt.NDArray[np.uint8],
-    enter_EN: npt.NDArray[np.int64],
+    fare_X: npt.NDArray[np.float64],
+    unit_E: npt.NDArray[np.int64],
+    touch_UX: npt.NDArray[np.uint8],
+    enter_EX: npt.NDArray[np.int64],
     leave_E: npt.NDArray[np.int64],
-) -> int:
-    """Build the tables; returns the number of (token, node) incidences."""
-    touched = 0
+) -> float:
+    """Build the tables; returns the sum of all fares."""
+    touched_X = np.zeros(fare_X.shape[0], dtype=np.int64)
     for t in range(sets.shape[0]):
         for k in range(sets.shape[1]):
-            touch_UN[t, node_E[sets[t, k]]] += np.uint8(1)
-        for n in range(touch_UN.shape[1]):
-            if touch_UN[t, n] > 0:
-                touched += count[t]
+            touch_UX[t, unit_E[sets[t, k]]] += np.uint8(1)
+        for x in range(touch_UX.shape[1]):
+            if touch_UX[t, x] > 0:
+                touched_X[x] += count[t]
             else:
                 for k in range(sets.shape[1]):
-                    enter_EN[sets[t, k], n] += count[t]
+                    enter_EX[sets[t, k], x] += count[t]
         for k in range(sets.shape[1]):
-            if touch_UN[t, node_E[sets[t, k]]] == 1:
+            if touch_UX[t, unit_E[sets[t, k]]] == 1:
                 leave_E[sets[t, k]] += count[t]
-    return touched
+    total = 0.0
+    for x in range(fare_X.shape[0]):
+        total += fare_X[x] * touched_X[x]
+    return total
 
 
 @nb.njit(cache=True, nogil=True)
@@ -164,12 +195,12 @@ def _move(
     i: int,
     j: int,
     inc: Incidence,
-    node_E: npt.NDArray[np.int64],
-    touch_UN: npt.NDArray[np.uint8],
-    enter_EN: npt.NDArray[np.int64],
+    unit_E: npt.NDArray[np.int64],
+    touch_UX: npt.NDArray[np.uint8],
+    enter_EX: npt.NDArray[np.int64],
     leave_E: npt.NDArray[np.int64],
 ) -> None:
-    """Expert u goes from node i to j in all its sets that do not hold `other`."""
+    """Expert u goes from unit i to j in all its sets that do not hold `other`."""
     sets = inc.sets_UK
     top_k = sets.shape[1]
     for x in range(inc.expert_ptr[u], inc.expert_ptr[u + 1]):
@@ -181,26 +212,26 @@ def _move(
         if both:
             continue
         w = inc.count_U[t]
-        left, entered = touch_UN[t, i], touch_UN[t, j]
-        touch_UN[t, i] = left - np.uint8(1)
-        touch_UN[t, j] = entered + np.uint8(1)
+        left, entered = touch_UX[t, i], touch_UX[t, j]
+        touch_UX[t, i] = left - np.uint8(1)
+        touch_UX[t, j] = entered + np.uint8(1)
         if left == 1:
             leave_E[u] -= w
             for k in range(top_k):
-                enter_EN[sets[t, k], i] += w
+                enter_EX[sets[t, k], i] += w
         elif left == 2:
             for k in range(top_k):
                 e = sets[t, k]
-                if e != u and node_E[e] == i:
+                if e != u and unit_E[e] == i:
                     leave_E[e] += w
         if entered == 0:
             leave_E[u] += w
             for k in range(top_k):
-                enter_EN[sets[t, k], j] -= w
+                enter_EX[sets[t, k], j] -= w
         elif entered == 1:
             for k in range(top_k):
                 e = sets[t, k]
-                if e != u and node_E[e] == j:
+                if e != u and unit_E[e] == j:
                     leave_E[e] -= w
 
 
@@ -212,13 +243,13 @@ def _exchange_shared(
     j: int,
     inc: Incidence,
     row: int,
-    touch_UN: npt.NDArray[np.uint8],
+    touch_UX: npt.NDArray[np.uint8],
     leave_E: npt.NDArray[np.int64],
 ) -> None:
-    """Sets that hold both experts touch the same nodes after the swap, but the two trade places in them."""
+    """Sets that hold both experts touch the same units after the swap, but the two trade places in them."""
     for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
         t = inc.pair_sets[x]
         w = inc.count_U[t]
-        alone_i, alone_j = w * np.int64(touch_UN[t, i] == 1), w * np.int64(touch_UN[t, j] == 1)
+        alone_i, alone_j = w * np.int64(touch_UX[t, i] == 1), w * np.int64(touch_UX[t, j] == 1)
         leave_E[u] += alone_j - alone_i
         leave_E[v] += alone_i - alone_j

@@ -26,9 +26,9 @@ class Auto:
         return None
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
-        best = _best(
-            problem, [Anneal().solve_layer(problem), Linear().solve_layer(problem), Eplb().solve_layer(problem)]
-        )
+        found = [solver.solve_layer(problem) for solver in (Anneal(), Linear(), Eplb())]
+        given = [LayerSolution(solver="given", phy2log_P=row) for row in problem.starts]
+        best = _best(problem, found + given)
         unbounded = problem.options.bound == "none" or problem.out_of_time()
         bound = None if unbounded else objective_bound(problem)
         if bound is not None and problem.num_experts <= EXACT_EXPERTS and not problem.num_redundant:
@@ -44,8 +44,11 @@ class Auto:
 
         work = min(problem.options.work_limit or EXACT_WORK, EXACT_WORK)
         limited = replace(problem, options=replace(problem.options, work_limit=work))
+        exact = Ilp(start=best.phy2log_P)
+        if exact.unsupported(limited) is not None:
+            return best
         try:
-            return Ilp(start=best.phy2log_P).solve_layer(limited)
+            return exact.solve_layer(limited)
         except LimitError:
             return best
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from ortools.sat.python import cp_model
 
+from placement.cost.transport import is_plain
 from placement.errors import InfeasibleError, LimitError
 from placement.problem import LayerProblem, LayerSolution, Score
 from placement.solvers.bounds import objective_bound
@@ -42,6 +43,8 @@ class Ilp:
         self.start = start
 
     def unsupported(self, problem: LayerProblem) -> str | None:
+        if problem.send_price and not is_plain(problem.cluster, problem.options.transport):
+            return "its integer program knows one copy a remote node, over links that are all alike"
         terms = num_terms(problem)
         if terms <= MAX_TERMS:
             return None

@@ -63,7 +63,7 @@ def build(problem: LayerProblem, hint_P: npt.NDArray[np.int32]) -> Program:
     z_EN = [[_any_of(model, x_EG[e][n * gpus : (n + 1) * gpus]) for n in nodes] for e in experts]
     break_symmetry(model, problem, x_EG, z_EN)
     sends, per_send = 0, 1.0
-    if cluster.num_nodes > 1:
+    if cluster.num_nodes > 1 and problem.send_price:
         sends, per_send = (_sends_replicated if problem.num_redundant else _sends_single)(model, problem, z_EN)
     times = max(round(per_send / UNIT), 1)
     unit = per_send / times
@@ -132,21 +132,29 @@ def _sends_replicated(model: Any, problem: LayerProblem, z_EN: Grid) -> tuple[An
 
 
 def _peaks(model: Any, problem: LayerProblem, x_EG: Grid, unit: float) -> list[Any]:
-    """One variable per row of loads: the most loaded rank times its price, in units. The cap is on row 0."""
+    """One variable per row of loads: the most loaded rank times its price, in units. The caps are on row 0."""
     cluster = problem.cluster
     experts, ranks = range(problem.num_experts), range(cluster.num_ranks)
     parts, part_EG = 1, x_EG
     if problem.num_redundant:
         parts, part_EG = SHARES, _split(model, problem, x_EG)
     hot_BEG = problem.load_BE[:, :, None] * cluster.num_ranks / cluster.speed_G() / parts
-    cap = problem.options.max_imbalance
-    if cap is not None:
-        weight_EG = np.floor(hot_BEG[0] / CAP_UNIT - SLACK).clip(0).astype(np.int64).tolist()
-        for g in ranks:
+    gpus = cluster.gpus_per_node
+    speed_G = cluster.speed_G()
+    speed_N = speed_G.reshape(-1, gpus).mean(axis=1)
+    node_EG = hot_BEG[0] * speed_G / np.repeat(speed_N * gpus, gpus)
+    blocks = [[g] for g in ranks], [list(range(n * gpus, (n + 1) * gpus)) for n in range(cluster.num_nodes)]
+    caps = (problem.options.max_imbalance, problem.options.max_node_imbalance)
+    for cap, hot_EG, members in zip(caps, (hot_BEG[0], node_EG), blocks, strict=True):
+        if cap is None:
+            continue
+        weight_EG = np.floor(hot_EG / CAP_UNIT - SLACK).clip(0).astype(np.int64).tolist()
+        for block in members:
             model.add(
-                sum(weight_EG[e][g] * part_EG[e][g] for e in experts) <= math.ceil((cap + 1e-9) / CAP_UNIT + SLACK)
+                sum(weight_EG[e][g] * part_EG[e][g] for e in experts for g in block)
+                <= math.ceil((cap + 1e-9) / CAP_UNIT + SLACK)
             )
-    price = problem.options.balance_weight / len(problem.load_BE) / unit
+    price = problem.balance_price / len(problem.load_BE) / unit
     if price == 0:
         return []
     peaks = []

@@ -124,4 +124,13 @@ def cost_of_loads(load_GB: npt.NDArray[np.float64], bal: Balance, peak_B: npt.ND
     for g in range(load_GB.shape[0]):
         for b in range(load_GB.shape[1]):
             peak_B[b] = max(peak_B[b], load_GB[g, b])
-    return float(bal.price * peak_B.sum() / peak_B.shape[0] + CAP_PRICE * max(0.0, peak_B[0] - bal.cap))
+    over = max(0.0, peak_B[0] - bal.cap)
+    if bal.node_cap < np.inf:
+        most = 0.0
+        for n in range(bal.num_nodes):
+            load = 0.0
+            for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
+                load += load_GB[g, 0] / bal.slowness_G[g]
+            most = max(most, load * bal.slowness_N[n])
+        over += max(0.0, most - bal.node_cap)
+    return float(bal.price * peak_B.sum() / peak_B.shape[0] + CAP_PRICE * over)

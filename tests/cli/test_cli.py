@@ -15,6 +15,7 @@ from placement.traces.split import split_requests
 
 SUMMARY_KEYS = {
     "tokens",
+    "sends_per_token",
     "node_sends_per_token",
     "rank_sends_per_token",
     "remote_assignments_per_token",

@@ -1,0 +1,53 @@
+"""What an engine's all-to-all puts on the network, and what it costs: the objective of a placement.
+
+node        one copy a remote node, fanned out inside it (DeepEP normal and hybrid, hierarchical all-to-all)
+rank        one copy a remote rank (deduplicated flat all-to-all)
+assignment  one copy a remote assignment (DeepEP low latency): with one copy an expert, the same for every map
+allgather   every token to every rank (vLLM's default): a placement changes nothing but balance
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.cluster import Cluster
+from placement.cost.traffic import Traffic
+from placement.errors import OptionError
+
+TRANSPORTS = ("node", "rank", "assignment", "allgather")
+
+
+def check_transport(name: str) -> None:
+    if name not in TRANSPORTS:
+        raise OptionError(f"transport={name!r} is unknown; choose one of {', '.join(TRANSPORTS)}")
+
+
+@lru_cache(maxsize=64)
+def fare_HX(cluster: Cluster, transport: str) -> npt.NDArray[np.float64]:
+    """Cost of a copy from home node h to node (`node`, `allgather`) or rank x, float64 [N, N] or [N, G].
+
+    1 is a copy between two nodes at `inter_gbps`.
+    """
+    check_transport(transport)
+    shape = (cluster.num_nodes, cluster.gpus_per_node, cluster.inter_gbps)
+    topology = cluster.topology
+    fares = topology.node_cost_NN(*shape) if transport in ("node", "allgather") else topology.rank_cost_NG(*shape)
+    fares.setflags(write=False)  # shared by all who ask
+    return fares
+
+
+def wire_cost(traffic: Traffic, cluster: Cluster, transport: str, num_tokens: float) -> float:
+    """Sends of the transport per token, each weighed by its fare; plain counts where all links are alike."""
+    fares = fare_HX(cluster, transport)
+    if transport == "allgather":
+        return float(fares.sum() / cluster.num_nodes)
+    copies = {"node": traffic.node_HN, "rank": traffic.rank_HG, "assignment": traffic.assignment_HG}[transport]
+    return float((copies * fares).sum() / max(num_tokens, 1))
+
+
+def is_plain(cluster: Cluster, transport: str) -> bool:
+    """True if every copy for a remote node costs 1 and nothing else costs anything."""
+    return transport == "node" and bool((fare_HX(cluster, transport) == 1.0 - np.eye(cluster.num_nodes)).all())
