@@ -193,10 +193,21 @@ class Balance:
         return None
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
+        """Says `optimal` only where the objective is what this minimizes, and the search came to its end."""
+        cluster, load_E = problem.cluster, problem.load_E
         work = problem.options.work_limit or SOLVER_WORK
-        row = balance_maps(problem.load_E[None], problem.cluster, num_groups=problem.num_groups, work=work)[0]
-        if problem.num_experts <= EXACT_EXPERTS:
-            from placement.solvers.balance_exact import exact_row  # it builds on this module
+        row, proven = balance_maps(load_E[None], cluster, num_groups=problem.num_groups, work=work)[0], False
+        if problem.num_experts <= EXACT_EXPERTS and not problem.out_of_time():
+            from placement.solvers.balance_exact import exact_balance  # it builds on this module
 
-            row = exact_row(problem.load_E, problem.cluster, row, min(work, EXACT_NODES))
-        return LayerSolution(solver=self.name, phy2log_P=row)
+            found = exact_balance(load_E, cluster, nodes=min(work, EXACT_NODES))
+            proven = found.proven
+            slowness_G = 1 / cluster.speed_G()
+            if highest(found.phy2log_P, load_E, slowness_G) < highest(row, load_E, slowness_G):
+                row = found.phy2log_P
+        same = problem.send_price == 0 and len(problem.load_BE) == 1 and not problem.num_redundant
+        if not (same and proven):
+            return LayerSolution(solver=self.name, phy2log_P=row)
+        return LayerSolution(
+            solver=self.name, phy2log_P=row, status="optimal", bound=problem.score(row).objective * (1 - 1e-9)
+        )

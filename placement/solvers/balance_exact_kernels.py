@@ -27,7 +27,6 @@ class Tree(NamedTuple):
     chosen_EG  whether a rank holds the expert
     twin_EG    the last rank before this that was like it when the expert's turn came, or -1
     best_P     the best map
-    left       one number: nodes that may still be opened
     """
 
     weight_EC: Ints
@@ -40,7 +39,6 @@ class Tree(NamedTuple):
     chosen_EG: npt.NDArray[np.bool_]
     twin_EG: Ints
     best_P: Row
-    left: Ints
 
 
 @nb.njit(cache=True, nogil=True)
@@ -58,15 +56,55 @@ def search(weight_EC: Ints, speed_G: Floats, slots: int, start_P: Row, slack: fl
         np.zeros((num_experts, num_ranks), dtype=np.bool_),
         np.full((num_experts, num_ranks), -1, dtype=np.int64),
         start_P.copy(),
-        np.array([nodes]),
     )
     copies_E = np.bincount(start_P, minlength=num_experts)
     load_G = np.zeros(num_ranks, dtype=np.int64)
     for p in range(len(start_P)):
         load_G[p // slots] += weight_EC[start_P[p], copies_E[start_P[p]] - 1]
     _lower_caps(tree, load_G, slack)
-    _descend(tree, -1, 0, 0, 0, slack)
-    return tree.best_P, tree.left[0]
+    # no recursion: numba cannot load a recursive function from its cache
+    high_E, begin_E = np.zeros(num_experts, dtype=np.int64), np.zeros(num_experts, dtype=np.int64)
+    rank_P = np.zeros(num_ranks * slots, dtype=np.int64)
+    e, placed, first = -1, 0, -1
+    while nodes >= 0:
+        nodes -= 1
+        if e < 0 or (first >= 0 and placed == begin_E[e] + tree.copies_E[e]):  # all copies of e are placed
+            if e == num_experts - 1:
+                tree.best_P[:] = tree.held_GS.ravel()
+                _lower_caps(tree, tree.load_G, slack)
+                first = -1
+                continue
+            e += 1
+            low, high_E[e] = _copies(tree, e)
+            tree.copies_E[e], begin_E[e], first = low - 1, placed, -1
+        if first < 0:  # take back the last copy, or try another number of copies
+            if placed > begin_E[e]:
+                placed -= 1
+                g = rank_P[placed]
+                tree.chosen_EG[e, g] = False
+                tree.held_G[g] -= 1
+                tree.load_G[g] -= weight_EC[e, tree.copies_E[e] - 1]
+                first = g + 1
+            elif tree.copies_E[e] < high_E[e]:
+                tree.copies_E[e] += 1
+                first = 0
+            elif e == 0:
+                break
+            else:
+                e -= 1
+                continue
+        g = _next_rank(tree, e, first, tree.copies_E[e] - (placed - begin_E[e]))
+        if g < 0:
+            first = -1
+            continue
+        tree.held_GS[g, tree.held_G[g]] = e
+        tree.chosen_EG[e, g] = True
+        tree.held_G[g] += 1
+        tree.load_G[g] += weight_EC[e, tree.copies_E[e] - 1]
+        rank_P[placed] = g
+        placed += 1
+        first = g + 1
+    return tree.best_P, nodes
 
 
 @nb.njit(cache=True, nogil=True)
@@ -77,38 +115,17 @@ def _lower_caps(tree: Tree, load_G: Ints, slack: float) -> None:
 
 
 @nb.njit(cache=True, nogil=True)
-def _descend(tree: Tree, e: int, copies: int, missing: int, first: int, slack: float) -> None:
-    """Place the `missing` ones of an expert's `copies` on ranks from `first` on, then all experts after it."""
-    tree.left[0] -= 1
-    if tree.left[0] < 0:
-        return
+def _next_rank(tree: Tree, e: int, first: int, missing: int) -> int:
+    """The first rank from `first` on that may take one of the `missing` copies of expert e, or -1."""
     num_ranks, slots = tree.held_GS.shape
-    if missing == 0:
-        e += 1
-        if e == len(tree.weight_EC):
-            tree.best_P[:] = tree.held_GS.ravel()
-            _lower_caps(tree, tree.load_G, slack)
-            return
-        low, high = _copies(tree, e)
-        for more in range(low, high + 1):
-            _descend(tree, e, more, more, 0, slack)
-        return
-    weight = tree.weight_EC[e, copies - 1]
+    weight = tree.weight_EC[e, tree.copies_E[e] - 1]
     for g in range(first, num_ranks - missing + 1):
         twin = tree.twin_EG[e, g]
         if tree.held_G[g] == slots or (twin >= 0 and not tree.chosen_EG[e, twin]):
             continue
-        if tree.load_G[g] + weight > tree.cap_G[g]:
-            continue
-        tree.held_GS[g, tree.held_G[g]] = e
-        tree.held_G[g] += 1
-        tree.load_G[g] += weight
-        tree.chosen_EG[e, g] = True
-        tree.copies_E[e] = copies
-        _descend(tree, e, copies, missing - 1, g + 1, slack)
-        tree.chosen_EG[e, g] = False
-        tree.load_G[g] -= weight
-        tree.held_G[g] -= 1
+        if tree.load_G[g] + weight <= tree.cap_G[g]:
+            return g
+    return -1
 
 
 @nb.njit(cache=True, nogil=True)

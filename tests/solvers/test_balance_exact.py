@@ -14,9 +14,10 @@ from placement.cluster import Cluster
 from placement.cost.bounds import smallest_imbalance
 from placement.errors import OptionError
 from placement.placement_map import map_faults
+from placement.problem import Options
 from placement.solvers.balance import Balance
 from placement.solvers.balance_exact import exact_balance
-from placement.testing.problems import random_problem
+from placement.testing.problems import brute_force, random_problem
 
 FLASHLB = [600, 560, 120, 120, 20, 10, 10, 10]
 README = [
@@ -58,7 +59,9 @@ def least_imbalance(load_E: np.ndarray, cluster: Cluster, num_groups: int | None
         if not copies_E.all():
             continue
         if num_groups is not None:
-            nodes = [{e // size for rank in ranks[n :: cluster.num_nodes] for e in rank} for n in range(cluster.num_nodes)]
+            nodes = [
+                {e // size for rank in ranks[n :: cluster.num_nodes] for e in rank} for n in range(cluster.num_nodes)
+            ]
             if any(a & b for a, b in itertools.combinations(nodes, 2)):
                 continue
         load_G = [sum(load_E[e] / copies_E[e] for e in rank) for rank in ranks]
@@ -66,9 +69,14 @@ def least_imbalance(load_E: np.ndarray, cluster: Cluster, num_groups: int | None
     return best / (float(load_E.sum()) / cluster.num_ranks)
 
 
+SHAPES = [(4, 2, 2), (3, 3, 2), (4, 3, 2), (5, 3, 2), (5, 2, 4), (4, 4, 2)]  # experts, ranks, slots
+
+
 @st.composite
 def tiny_layers(draw: st.DrawFn) -> tuple[np.ndarray, Cluster]:  # type: ignore[type-arg]
-    num_experts, ranks, slots = draw(st.sampled_from([(4, 2, 2), (3, 3, 2), (4, 3, 2), (5, 3, 2), (5, 2, 4), (4, 4, 2)]))
+    num_experts, ranks, slots = draw(
+        st.sampled_from([(4, 2, 2), (3, 3, 2), (4, 3, 2), (5, 3, 2), (5, 2, 4), (4, 4, 2)])
+    )
     whole = st.integers(0, 12).map(float)
     loads = draw(st.lists(whole | st.floats(0.01, 20.0), min_size=num_experts, max_size=num_experts))
     loads[0] = max(loads[0], 1.0)
@@ -132,3 +140,15 @@ def test_groups_that_nodes_do_not_divide_are_refused() -> None:
     """As by `balance_maps`."""
     with pytest.raises(OptionError, match="cannot be kept on 2 nodes"):
         exact_balance(np.ones(6), Cluster(num_nodes=2, gpus_per_node=1, slots_per_gpu=3), num_groups=3)
+
+
+def test_optimal_is_said_of_balance_alone() -> None:
+    """Where the objective has sends in it, or bootstraps, the most balanced map need not be the best one."""
+    cluster = Cluster(num_nodes=1, gpus_per_node=2, slots_per_gpu=3)
+    alone = random_problem(6, 2, cluster, bootstraps=0, options=Options(objective="balance"))
+    solution = Balance().solve_layer(alone)
+    assert solution.status == "optimal"
+    assert solution.bound == pytest.approx(brute_force(alone)[0])
+    for more in ({"bootstraps": 3}, {"options": Options()}):
+        problem = random_problem(6, 2, cluster, **{"bootstraps": 0, "options": Options(objective="balance"), **more})
+        assert Balance().solve_layer(problem).status == "feasible"
