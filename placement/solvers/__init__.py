@@ -16,6 +16,7 @@ SOLVERS = {
     "eplb": "placement.solvers.eplb:Eplb",
     "balance": "placement.solvers.balance:Balance",
     "graph": "placement.solvers.graph:Graph",
+    "exhaustive": "placement.solvers.exhaustive:Exhaustive",
     "ilp": "placement.solvers.ilp:Ilp",
 }
 
