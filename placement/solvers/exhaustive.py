@@ -64,8 +64,8 @@ class Exhaustive:
                 caps += f" with max_node_imbalance={problem.options.max_node_imbalance}"
             if finished:
                 raise InfeasibleError(
-                    f"{caps} is proven impossible for layer {problem.index}: no map of one copy an expert meets it; raise "
-                    "it or add --redundant-experts"
+                    f"{caps} is proven impossible for layer {problem.index}: no map of one copy an expert meets it; "
+                    "raise it or add --redundant-experts"
                 )
             raise LimitError(
                 f"no map with {caps} was found; the best has {score.imbalance:.4f}; raise it or --work-limit"
