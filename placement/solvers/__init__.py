@@ -17,6 +17,7 @@ SOLVERS = {
     "balance": "placement.solvers.balance:Balance",
     "graph": "placement.solvers.graph:Graph",
     "exhaustive": "placement.solvers.exhaustive:Exhaustive",
+    "matching": "placement.solvers.matching:Matching",
     "ilp": "placement.solvers.ilp:Ilp",
 }
 

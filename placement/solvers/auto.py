@@ -16,6 +16,7 @@ from placement.solvers.bounds import objective_bound
 from placement.solvers.eplb import Eplb
 from placement.solvers.exhaustive import Exhaustive
 from placement.solvers.linear import Linear
+from placement.solvers.matching import Matching
 
 EXACT_EXPERTS = 12
 EXACT_WORK = 2_000_000
@@ -46,6 +47,8 @@ class Auto:
         work = min(problem.options.work_limit or EXACT_WORK, EXACT_WORK)
         limited = replace(problem, options=replace(problem.options, work_limit=work))
         exact: Solver = Exhaustive(start=best.phy2log_P)
+        if Matching().unsupported(limited) is None and exact.unsupported(limited) is not None:
+            exact = Matching()
         if exact.unsupported(limited) is not None:
             if problem.num_experts > EXACT_EXPERTS:
                 return best
