@@ -31,8 +31,8 @@ from placement.traces.trace import open_trace
 WHEEL, FILE = "sglang==0.5.23", "sglang/srt/eplb/eplb_algorithms/deepseek.py"
 LAYERS, EXPERTS, GROUPS = 58, 256, 8
 CLUSTER = Cluster(num_nodes=4, gpus_per_node=8, slots_per_gpu=9)
-SEEDS = (0, 1)
-TOKENS, SYNTH_TOKENS, REPEATS = 100_000, 20_000, 15
+SEEDS = (0, 1, 2)
+TOKENS, SYNTH_TOKENS, REPEATS = 100_000, 20_000, 7
 
 EXPLANATION = """\
 EPLB runs with one torch thread and with all; the quicker counts. `groups`: groups kept on nodes (EPLB: hierarchical).

@@ -2,9 +2,9 @@
 
 A token touches as many nodes as its set has experts, less one for every pair of them that shares a node. So the sends
 of a map are those of separate experts less the weight of its pairs, where a pair weighs the tokens that visit both:
-what `networkx` finds with Edmonds' blossom algorithm, in whole numbers. On nodes of two GPUs that are all alike the balance
-is that of single experts, the same for every map, and the matching is the optimum of the whole objective. Where both
-experts share a GPU balance pulls the other way; then pairs above a limit on their load are left out, for several
+what `networkx` finds with Edmonds' blossom algorithm, in whole numbers. On nodes of two GPUs that are all alike the
+balance is that of single experts, the same for every map, and the matching is the optimum of the whole objective. Where
+both experts share a GPU balance pulls the other way; then pairs above a limit on their load are left out, for several
 limits, and the best map of all is kept. The bound adds up the fewest sends and the least imbalance.
 """
 
@@ -20,7 +20,7 @@ from placement.errors import LimitError
 from placement.problem import LayerProblem, LayerSolution, Score
 from placement.solvers.balance import Balance
 
-LIMITS = 12  # on the load of a pair
+LIMITS = 6  # on the load of a pair
 PROVEN = 1e-6
 
 
