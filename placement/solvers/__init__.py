@@ -14,7 +14,10 @@ SOLVERS = {
     "linear": "placement.solvers.linear:Linear",
     "round-robin": "placement.solvers.round_robin:RoundRobin",
     "eplb": "placement.solvers.eplb:Eplb",
+    "balance": "placement.solvers.balance:Balance",
     "graph": "placement.solvers.graph:Graph",
+    "exhaustive": "placement.solvers.exhaustive:Exhaustive",
+    "matching": "placement.solvers.matching:Matching",
     "ilp": "placement.solvers.ilp:Ilp",
 }
 

@@ -1,6 +1,7 @@
 """The default: the best that the other solvers find, never worse than what engines do without us, with a bound.
 
-Annealing everywhere; on small layers the integer program then proves the optimum or mends it.
+Annealing everywhere; on small layers the optimum is then proven or mended: by going through all maps where that is
+possible, else by the integer program.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from dataclasses import replace
 from placement.errors import LimitError
 from placement.problem import LayerProblem, LayerSolution
 from placement.solvers.anneal import Anneal
+from placement.solvers.base import Solver
 from placement.solvers.bounds import objective_bound
 from placement.solvers.eplb import Eplb
+from placement.solvers.exhaustive import Exhaustive
 from placement.solvers.linear import Linear
+from placement.solvers.matching import Matching
 
 EXACT_EXPERTS = 12
 EXACT_WORK = 2_000_000
@@ -31,7 +35,7 @@ class Auto:
         best = _best(problem, found + given)
         unbounded = problem.options.bound == "none" or problem.out_of_time()
         bound = None if unbounded else objective_bound(problem)
-        if bound is not None and problem.num_experts <= EXACT_EXPERTS and not problem.num_redundant:
+        if bound is not None and not problem.num_redundant:
             exact = self._exact(problem, best)
             best = _best(problem, [best, exact])
             bound = max(bound, exact.bound or bound)
@@ -40,13 +44,19 @@ class Auto:
         return replace(best, status="optimal" if proven else best.status, bound=bound)
 
     def _exact(self, problem: LayerProblem, best: LayerSolution) -> LayerSolution:
-        from placement.solvers.ilp import Ilp  # OR-tools is loaded only for small layers
-
         work = min(problem.options.work_limit or EXACT_WORK, EXACT_WORK)
         limited = replace(problem, options=replace(problem.options, work_limit=work))
-        exact = Ilp(start=best.phy2log_P)
+        exact: Solver = Exhaustive(start=best.phy2log_P)
+        if Matching().unsupported(limited) is None and exact.unsupported(limited) is not None:
+            exact = Matching()
         if exact.unsupported(limited) is not None:
-            return best
+            if problem.num_experts > EXACT_EXPERTS:
+                return best
+            from placement.solvers.ilp import Ilp  # OR-tools is loaded only for small layers
+
+            exact = Ilp(start=best.phy2log_P)
+            if exact.unsupported(limited) is not None:
+                return best
         try:
             return exact.solve_layer(limited)
         except LimitError:

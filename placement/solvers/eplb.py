@@ -1,11 +1,12 @@
 """DeepSeek's expert-parallel load balancer, as engines run it: greedy replicas, greedy packing; it sees only loads.
 
-The algorithm is that of deepseek-ai/EPLB (eplb.py), written anew in numpy. Hierarchical (groups of experts to nodes
+The algorithm is that of deepseek-ai/EPLB (eplb.py), written anew. Hierarchical (groups of experts to nodes
 first) if the model routes by groups that the nodes divide, else global.
 """
 
 from __future__ import annotations
 
+import numba as nb
 import numpy as np
 import numpy.typing as npt
 
@@ -20,56 +21,67 @@ def eplb_map(
     load_E: npt.NDArray[np.floating], *, num_slots: int, num_groups: int, num_nodes: int, num_ranks: int
 ) -> Ints:
     """Map of one layer, int64 [P]. It may hold an expert twice on a rank, as the original does."""
+    load = np.ascontiguousarray(load_E, dtype=np.float64)
+    return np.asarray(eplb_row(load, num_slots, num_groups, num_nodes, num_ranks))
+
+
+@nb.njit(cache=True, nogil=True)
+def eplb_row(load_E: Floats, num_slots: int, num_groups: int, num_nodes: int, num_ranks: int) -> Ints:
+    """`eplb_map` for compiled code."""
     if num_groups % num_nodes:
         num_groups, num_nodes = 1, 1  # the global policy
-    num_experts = len(load_E)
-    load = np.asarray(load_E, dtype=np.float64)
-    group_size = num_experts // num_groups
-    experts_per_node = num_experts // num_nodes
-    ranks_per_node = num_ranks // num_nodes
+    group_size = len(load_E) // num_groups
+    experts_per_node = len(load_E) // num_nodes
+    slots_per_node = num_slots // num_nodes
     slots_per_rank = num_slots // num_ranks
 
-    node_G, place_G = balanced_packing(load.reshape(num_groups, group_size).sum(axis=1), num_nodes)
-    first = (node_G * (num_groups // num_nodes) + place_G) * group_size
-    log2mid = (first[:, None] + np.arange(group_size)).ravel()
-    mid2log = np.argsort(log2mid)
+    node_G, place_G = balanced_packing(load_E.reshape(num_groups, group_size).sum(axis=1), num_nodes)
+    mid2log = np.empty(len(load_E), dtype=np.int64)
+    for group in range(num_groups):
+        first = (node_G[group] * (num_groups // num_nodes) + place_G[group]) * group_size
+        mid2log[first : first + group_size] = np.arange(group * group_size, (group + 1) * group_size)
 
-    rows = []
+    row = np.empty(num_slots, dtype=np.int64)
     for node in range(num_nodes):
         own = mid2log[node * experts_per_node : (node + 1) * experts_per_node]
-        phy2own, count = replicate_experts(load[own], num_slots // num_nodes)
-        rank, place = balanced_packing((load[own] / count)[phy2own], ranks_per_node)
-        row = np.empty(num_slots // num_nodes, dtype=np.int64)
-        row[rank * slots_per_rank + place] = own[phy2own]
-        rows.append(row)
-    return np.concatenate(rows)
+        phy2own, count = replicate_experts(load_E[own], slots_per_node)
+        rank, place = balanced_packing((load_E[own] / count)[phy2own], num_ranks // num_nodes)
+        row[node * slots_per_node + rank * slots_per_rank + place] = own[phy2own]
+    return row
 
 
+@nb.njit(cache=True, nogil=True)
 def balanced_packing(weight_X: Floats, num_packs: int) -> tuple[Ints, Ints]:
     """Heaviest first into the lightest pack with room: (pack, place in the pack) of every item; equal pack sizes."""
     num_items = len(weight_X)
     size = num_items // num_packs
-    if size == 1:
-        return np.arange(num_items), np.zeros(num_items, dtype=np.int64)
-    pack_X = np.zeros(num_items, dtype=np.int64)
+    pack_X = np.arange(num_items)
     place_X = np.zeros(num_items, dtype=np.int64)
+    if size == 1:
+        return pack_X, place_X
     total, held = np.zeros(num_packs), np.zeros(num_packs, dtype=np.int64)
-    for item in np.argsort(-weight_X, kind="stable"):
-        pack = int(np.argmin(np.where(held < size, total, np.inf)))
+    for item in np.argsort(-weight_X, kind="mergesort"):  # stable
+        pack = -1
+        for other in range(num_packs):
+            if held[other] < size and (pack < 0 or total[other] < total[pack]):
+                pack = other
         pack_X[item], place_X[item] = pack, held[pack]
         total[pack] += weight_X[item]
         held[pack] += 1
     return pack_X, place_X
 
 
+@nb.njit(cache=True, nogil=True)
 def replicate_experts(weight_E: Floats, num_slots: int) -> tuple[Ints, Ints]:
     """One more copy for the expert with the highest load per copy, until the slots are full: (phy2log, copies)."""
     count = np.ones(len(weight_E), dtype=np.int64)
     phy2log = np.arange(num_slots)
+    each_E = weight_E / count
     for slot in range(len(weight_E), num_slots):
-        hottest = int(np.argmax(weight_E / count))
+        hottest = np.argmax(each_E)
         phy2log[slot] = hottest
         count[hottest] += 1
+        each_E[hottest] = weight_E[hottest] / count[hottest]
     return phy2log, count
 
 

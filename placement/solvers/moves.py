@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba as nb
 import numpy as np
 import numpy.typing as npt
 
@@ -17,31 +18,52 @@ def separate_copies(
     one a rank, which cannot be separated, give way to the expert with the highest load per copy.
     """
     row = np.array(phy2log_P, dtype=np.int32)
-    num_experts, slots = len(load_E), cluster.slots_per_gpu
+    separate(row, cluster.num_ranks, cluster.gpus_per_node, np.ascontiguousarray(load_E, dtype=np.float64))
+    return row
+
+
+@nb.njit(cache=True, nogil=True)
+def separate(row: npt.NDArray[np.int32], num_ranks: int, gpus_per_node: int, load_E: npt.NDArray[np.float64]) -> None:
+    """`separate_copies` in place, for compiled code."""
+    num_slots, num_experts = len(row), len(load_E)
+    slots = num_slots // num_ranks
     copies = np.bincount(row, minlength=num_experts)
-    for e in np.flatnonzero(copies > cluster.num_ranks):
-        for p in np.flatnonzero(row == e)[cluster.num_ranks :]:
-            per_copy = np.where(copies < cluster.num_ranks, load_E / np.maximum(copies, 1), -1.0)
-            hottest = int(np.argmax(per_copy))
-            row[p] = hottest
-            copies[e] -= 1
-            copies[hottest] += 1
-    per_copy = np.asarray(load_E, dtype=np.float64) / np.maximum(copies, 1)
-    rank_of = np.arange(len(row)) // slots
-    node_of = rank_of // cluster.gpus_per_node
+    for e in range(num_experts):
+        if copies[e] > num_ranks:
+            for p in np.flatnonzero(row == e)[num_ranks:]:
+                hottest = np.argmax(np.where(copies < num_ranks, load_E / np.maximum(copies, 1), -1.0))
+                row[p] = hottest
+                copies[e] -= 1
+                copies[hottest] += 1
+    per_copy = load_E / np.maximum(copies, 1)
+    holds = np.zeros((num_ranks, num_experts), dtype=np.int32)
+    for p in range(num_slots):
+        holds[p // slots, row[p]] += 1
     while True:
-        holds = np.zeros((cluster.num_ranks, num_experts), dtype=np.int64)
-        np.add.at(holds, (rank_of, row), 1)
-        twice = np.flatnonzero(holds[rank_of, row] > 1)
-        if not len(twice):
-            return row
-        p = int(twice[-1])
-        # slot q may take the copy if its rank lacks the expert, and ours lacks q's
-        allowed = (holds[rank_of, row[p]] == 0) & (holds[rank_of[p], row] == 0)
-        change = np.abs(per_copy[row] - per_copy[row[p]]) + 1e-9 * (node_of != node_of[p])
-        if not allowed.any():
-            # then every rank that lacks the expert holds only experts of ours, so one of them twice: each swap, this
-            # one too, leaves fewer doubles than before, so the loop ends
-            allowed = (holds[rank_of, row[p]] == 0) & (holds[rank_of, row] > 1)
-        q = int(np.argmin(np.where(allowed, change, np.inf)))
+        p = num_slots - 1
+        while p >= 0 and holds[p // slots, row[p]] == 1:
+            p -= 1
+        if p < 0:
+            return
+        mine, q = p // slots, -1
+        for forced in (False, True):
+            least = np.inf
+            for other in range(num_slots):
+                rank = other // slots
+                # it may take the copy if its rank lacks the expert, and ours lacks its own
+                if holds[rank, row[p]] or (holds[rank, row[other]] == 1 if forced else holds[mine, row[other]] > 0):
+                    continue
+                apart = 1e-9 if rank // gpus_per_node != mine // gpus_per_node else 0.0
+                change = abs(per_copy[row[other]] - per_copy[row[p]]) + apart
+                if change < least:
+                    least, q = change, other
+            if q >= 0:
+                break
+            # then every rank that lacks the expert holds only experts of ours, so one of them twice: each swap, the
+            # forced one too, leaves fewer doubles than before, so the loop ends
+        theirs = q // slots
+        holds[mine, row[p]] -= 1
+        holds[theirs, row[q]] -= 1
         row[p], row[q] = row[q], row[p]
+        holds[mine, row[p]] += 1
+        holds[theirs, row[q]] += 1
