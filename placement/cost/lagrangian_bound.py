@@ -7,7 +7,8 @@ its partitions over nodes (`set_partitions`), X is bounded by eigenvalues (`shar
     cost >= sum over sets of the least (blocks + theta . pairs) + the least (balance - <theta, X>)
 
 for any multipliers. The imbalance is that of the most loaded node, which is at least any weighted mean of the loads of
-the experts' nodes, which is linear in X: a row of weights per row of loads is one more set of multipliers.
+the experts' nodes, which is linear in X: a row of weights per row of loads is one more set of multipliers. A cap on the
+load of a node is linear in X too: for every expert the load of its node is in a range, and multipliers price both ends.
 
 Adam climbs a smoothed version (softmax over partitions, eigenvectors chosen softly) whose smoothing and steps shrink;
 every iterate is judged unsmoothed, the best is kept, and a bound of the rounding errors is subtracted.
@@ -21,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.bounds import bound_steps
+from placement.cost.bounds import MARGIN, bound_steps
 from placement.cost.envelope import fewest_nodes
 from placement.cost.set_partitions import Adam, SetSide, adam_bias, add_rewards, ascend_sets, even_sets, set_partitions
 from placement.cost.shared_matrix import SharedMatrix
@@ -38,6 +39,7 @@ STRIDE = (0.1, 0.002)  # of multipliers of pairs, which are near 0.45
 SOFT_PARTITIONS = (0.2, 0.002)  # in blocks
 SOFT_EIGENVALUES = (0.1, 0.001)  # of their spread
 PRICE_STRIDE, FLOOR_STRIDE, NODE_STRIDE = 2.0, 0.5, 0.03  # of STRIDE; the first in units of X's mean reward for a pair
+RANGE_STRIDE = 0.3  # of the same unit times experts
 WARM_PROGRESS = 0.3  # where in the schedule a start from multipliers begins
 
 
@@ -50,6 +52,8 @@ class Multipliers(NamedTuple):
     node_BE     float64 [B, E], weight of each expert's node there; rows sum to 1
     price_EE    float64 [E, E], of the diagonal and the range of X
     triangle_T  float64 [T], of the triangle inequalities of X
+    range_E     float64 [E], of the range of the load of each expert's node: positive of its upper end, negative of its lower
+    square_1    float64 [1], of the sum of the squares of the nodes' loads
     """
 
     pair_UC: Floats
@@ -58,6 +62,8 @@ class Multipliers(NamedTuple):
     node_BE: Floats
     price_EE: Floats
     triangle_T: Floats
+    range_E: Floats
+    square_1: Floats
 
 
 class _Adams(NamedTuple):
@@ -69,6 +75,8 @@ class _Adams(NamedTuple):
     node_BE: Adam
     price_EE: Adam
     triangle_T: Adam
+    range_E: Adam
+    square_1: Adam
 
 
 def lagrangian_bound(
@@ -132,7 +140,10 @@ class _Dual:
             node_BE=_first_nodes(pieces),
             price_EE=np.zeros((self.num_experts, self.num_experts)),
             triangle_T=np.zeros(self.shared.near_DT.shape[1]),
+            range_E=np.zeros(self.num_experts),
+            square_1=np.zeros(1),
         )
+        self.range = node_range(pieces)
         if start is not None:
             own = Multipliers(
                 *(new.copy() if new.shape == old.shape else old for old, new in zip(own, start, strict=True))
@@ -153,7 +164,9 @@ class _Dual:
         add_rewards(self.heavy, at.pair_UC, reward_V)
         even_UC = np.broadcast_to(at.even_U[:, None], self.light.pair_UC.shape)
         add_rewards(self.light, np.ascontiguousarray(even_UC), reward_V)
+        load_E, capped = pieces.load_BE[0], self.range
         upper_EE = reward_V.reshape(self.num_experts, self.num_experts) - self._imbalance_EE(at)
+        upper_EE -= np.outer(at.range_E + at.square_1 * load_E, load_E)
         earned = shared.earn(0.5 * (upper_EE + upper_EE.T), at.price_EE, at.triangle_T, soft_eigenvalues)
         same_EE = earned.same_EE
         same_V = same_EE.ravel()
@@ -164,8 +177,11 @@ class _Dual:
         )
         light, light_size, even_gradient_U = even_sets(self.light, self.blocks_of, at.even_U, same_V, soft_partitions)
         priced_B = pieces.price_B * pieces.floor_B
-        value = heavy + light + float(priced_B @ at.floor_B) - earned.most
+        above_E, below_E = np.maximum(at.range_E, 0.0), np.maximum(-at.range_E, 0.0)
+        kept = capped.least * float(below_E.sum()) - capped.most * float(above_E.sum()) - capped.square * at.square_1[0]
+        value = heavy + light + float(priced_B @ at.floor_B) + float(kept) - earned.most
         size = heavy_size + light_size + self.num_experts * float(priced_B @ (1 + np.abs(at.node_BE).sum(axis=1)))
+        size += float(np.abs(at.range_E).sum() + at.square_1[0])
         terms = pieces.sets_UK.shape[0] * (1 + self.heavy.pair_UC.shape[1]) + pieces.load_BE.size
         error = ERROR_FACTOR * np.finfo(np.float64).eps * (terms * size + self.num_experts**2 * earned.norm)
 
@@ -181,6 +197,16 @@ class _Dual:
         crossed = price_EE * at.price_EE < 0
         np.fill_diagonal(crossed, False)
         price_EE[crossed] = 0.0
+        range_E, square_1 = at.range_E, at.square_1
+        if capped.most < 1:
+            node_E = same_EE @ load_E
+            slope_E = np.where(range_E > 0, node_E - capped.most, np.where(range_E < 0, node_E - capped.least, 0.0))
+            slope_E += (range_E == 0) * (np.maximum(node_E - capped.most, 0) - np.maximum(capped.least - node_E, 0))
+            range_stride = price_stride * self.num_experts * RANGE_STRIDE
+            range_E = self.adam.range_E.ascend(range_E, slope_E, range_stride)
+            range_E[range_E * at.range_E < 0] = 0.0
+            over_1 = np.array([float(load_E @ node_E) - capped.square])
+            square_1 = self.adam.square_1.ascend(square_1, over_1, range_stride * self.num_experts)
         moved = Multipliers(
             pair_UC=pair_UC,
             even_U=self.adam.even_U.ascend(at.even_U, even_gradient_U, stride),
@@ -188,6 +214,8 @@ class _Dual:
             node_BE=node_BE,
             price_EE=price_EE,
             triangle_T=self.adam.triangle_T.ascend(at.triangle_T, shared.transitive(same_EE), price_stride),
+            range_E=range_E,
+            square_1=square_1,
         )
         self.multipliers = _valid(moved, pieces.slots_per_node)
         return value - float(error)
@@ -197,6 +225,28 @@ class _Dual:
         pieces = self.pieces
         price_B = pieces.price_B * (1 - at.floor_B) * (pieces.num_nodes / pieces.fastest_node)
         return np.asarray((at.node_BE * price_B[:, None]).T @ pieces.load_BE)
+
+
+class NodeRange(NamedTuple):
+    """What a cap on every node's share of the load implies: its range, and the most of the sum of squares of shares."""
+
+    least: float
+    most: float
+    square: float
+
+
+def node_range(pieces: Pieces) -> NodeRange:
+    """The others of a node hold at most the cap each, so it holds the rest; squares are largest at the ends of the range."""
+    nodes, most = pieces.num_nodes, pieces.most_node
+    if most >= 1:
+        return NodeRange(0.0, 1.0, 1.0)
+    least = max(1 - (nodes - 1) * most, 0.0)
+    left, square = 1.0, 0.0
+    for after in range(nodes - 1, -1, -1):
+        share = min(most, left - after * least)
+        square += share * share
+        left -= share
+    return NodeRange(least * (1 - MARGIN), most * (1 + MARGIN), square * (1 + 4 * MARGIN))
 
 
 def _sides(pieces: Pieces) -> tuple[SetSide, SetSide]:
@@ -246,4 +296,5 @@ def _valid(at: Multipliers, slots: int) -> Multipliers:
         node_BE=node_BE,
         price_EE=0.5 * (at.price_EE + at.price_EE.T),
         triangle_T=np.maximum(at.triangle_T, 0.0),
+        square_1=np.maximum(at.square_1, 0.0),
     )
