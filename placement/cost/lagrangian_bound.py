@@ -22,17 +22,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from placement.cost.adam import Adam, adam_bias
 from placement.cost.bounds import MARGIN, bound_steps
-from placement.cost.envelope import fewest_nodes
-from placement.cost.set_partitions import Adam, SetSide, adam_bias, add_rewards, ascend_sets, even_sets, set_partitions
+from placement.cost.set_side import add_even_rewards, add_rewards, ascend_sets, even_sets, set_sides
 from placement.cost.shared_matrix import SharedMatrix
 from placement.cost.spectral_bound import ERROR_FACTOR, Pieces, spectral_bound
 
 Floats = npt.NDArray[np.float64]
 
 ITERATIONS = 800
-MOST_CELLS = 4_000_000  # sets * partitions looked at in one iteration; the lightest sets beyond get one multiplier
-MOST_TOP_K = 8  # 4140 partitions; 9 have 21,147
 FIRST_THETA = 0.45
 # first and last value, falling geometrically
 STRIDE = (0.1, 0.002)  # of multipliers of pairs, which are near 0.45
@@ -47,7 +45,7 @@ class Multipliers(NamedTuple):
     """Any values give a valid bound (prices of inequalities have to be >= 0, and are made so).
 
     pair_UC     float64 [H, K(K-1)/2], of the pairs of the H heaviest sets, by falling weight; 1 is the price of a node
-    even_U      float64 [U - H], of all pairs of each lighter set
+    even_UD     float64 [U - H, 1], of all pairs of each lighter set
     floor_B     float64 [B], weight of the floor in an imbalance, in 0..1; the rest is that of the nodes
     node_BE     float64 [B, E], weight of each expert's node there; rows sum to 1
     price_EE    float64 [E, E], of the diagonal and the range of X
@@ -57,7 +55,7 @@ class Multipliers(NamedTuple):
     """
 
     pair_UC: Floats
-    even_U: Floats
+    even_UD: Floats
     floor_B: Floats
     node_BE: Floats
     price_EE: Floats
@@ -70,7 +68,7 @@ class _Adams(NamedTuple):
     """One for each of `Multipliers`."""
 
     pair_UC: Adam
-    even_U: Adam
+    even_UD: Adam
     floor_B: Adam
     node_BE: Adam
     price_EE: Adam
@@ -130,12 +128,13 @@ class _Dual:
         self.pieces = pieces
         self.num_experts = pieces.load_BE.shape[1]
         self.shared = SharedMatrix(pieces.num_nodes, pieces.slots_per_node)
-        self.heavy, self.light = _sides(pieces)
-        top_k = pieces.sets_UK.shape[1]
-        self.blocks_of = fewest_nodes(top_k, pieces.num_nodes, pieces.slots_per_node)
+        weight_U = pieces.weight_U * (1 - 1 / pieces.num_nodes)
+        self.heavy, self.light = set_sides(
+            pieces.sets_UK, weight_U, self.num_experts, pieces.num_nodes, pieces.slots_per_node
+        )
         own = Multipliers(
-            pair_UC=np.full(self.heavy.pair_UC.shape, FIRST_THETA),
-            even_U=np.full(len(self.light.pair_UC), FIRST_THETA),
+            pair_UC=np.full(self.heavy.cell_UF.shape, FIRST_THETA),
+            even_UD=np.full((len(self.light.cell_UF), 1), FIRST_THETA),
             floor_B=np.full(len(pieces.load_BE), 0.5),
             node_BE=_first_nodes(pieces),
             price_EE=np.zeros((self.num_experts, self.num_experts)),
@@ -150,7 +149,7 @@ class _Dual:
             )
         self.multipliers = _valid(own, pieces.slots_per_node)
         self.adam = _Adams(*(Adam.like(variable) for variable in own))
-        pairs = float(pieces.weight_U.sum()) * (1 - 1 / pieces.num_nodes) * self.heavy.pair_UC.shape[1]
+        pairs = float(pieces.weight_U.sum()) * (1 - 1 / pieces.num_nodes) * self.heavy.cell_UF.shape[1]
         self.unit = FIRST_THETA * pairs / max(self.num_experts * (self.num_experts - 1), 1)  # mean reward in X
 
     def judge_and_ascend(self, step: int, progress: float) -> float:
@@ -162,8 +161,7 @@ class _Dual:
         stride *= adam_bias(step)
         reward_V = np.zeros(self.num_experts**2)
         add_rewards(self.heavy, at.pair_UC, reward_V)
-        even_UC = np.broadcast_to(at.even_U[:, None], self.light.pair_UC.shape)
-        add_rewards(self.light, np.ascontiguousarray(even_UC), reward_V)
+        add_even_rewards(self.light, at.even_UD, reward_V)
         load_E, capped = pieces.load_BE[0], self.range
         upper_EE = reward_V.reshape(self.num_experts, self.num_experts) - self._imbalance_EE(at)
         upper_EE -= np.outer(at.range_E + at.square_1 * load_E, load_E)
@@ -175,14 +173,14 @@ class _Dual:
         heavy, heavy_size = ascend_sets(
             self.heavy, at.pair_UC, pair_UC, self.adam.pair_UC, same_V, soft_partitions, stride
         )
-        light, light_size, even_gradient_U = even_sets(self.light, self.blocks_of, at.even_U, same_V, soft_partitions)
+        light, light_size, even_slope_UD = even_sets(self.light, at.even_UD, same_V, soft_partitions)
         priced_B = pieces.price_B * pieces.floor_B
         above_E, below_E = np.maximum(at.range_E, 0.0), np.maximum(-at.range_E, 0.0)
         kept = capped.least * float(below_E.sum()) - capped.most * float(above_E.sum()) - capped.square * at.square_1[0]
         value = heavy + light + float(priced_B @ at.floor_B) + float(kept) - earned.most
         size = heavy_size + light_size + self.num_experts * float(priced_B @ (1 + np.abs(at.node_BE).sum(axis=1)))
         size += float(np.abs(at.range_E).sum() + at.square_1[0])
-        terms = pieces.sets_UK.shape[0] * (1 + self.heavy.pair_UC.shape[1]) + pieces.load_BE.size
+        terms = pieces.sets_UK.shape[0] * (1 + self.heavy.cell_UF.shape[1]) + pieces.load_BE.size
         error = ERROR_FACTOR * np.finfo(np.float64).eps * (terms * size + self.num_experts**2 * earned.norm)
 
         floor_B, node_BE = at.floor_B, at.node_BE
@@ -209,7 +207,7 @@ class _Dual:
             square_1 = self.adam.square_1.ascend(square_1, over_1, range_stride * self.num_experts)
         moved = Multipliers(
             pair_UC=pair_UC,
-            even_U=self.adam.even_U.ascend(at.even_U, even_gradient_U, stride),
+            even_UD=self.adam.even_UD.ascend(at.even_UD, even_slope_UD, stride),
             floor_B=floor_B,
             node_BE=node_BE,
             price_EE=price_EE,
@@ -247,23 +245,6 @@ def node_range(pieces: Pieces) -> NodeRange:
         square += share * share
         left -= share
     return NodeRange(least * (1 - MARGIN), most * (1 + MARGIN), square * (1 + 4 * MARGIN))
-
-
-def _sides(pieces: Pieces) -> tuple[SetSide, SetSide]:
-    """The heaviest sets, as many as there is time for, and the others."""
-    num_experts, top_k = pieces.load_BE.shape[1], pieces.sets_UK.shape[1]
-    exact = top_k <= MOST_TOP_K
-    parts_PJ = set_partitions(top_k if exact else 0, pieces.num_nodes, pieces.slots_per_node)
-    order_U = np.argsort(-pieces.weight_U, kind="stable")
-    first, second = np.triu_indices(top_k, 1)
-    sets_UK = np.sort(pieces.sets_UK[order_U].astype(np.int64), axis=1)
-    pair_UC = sets_UK[:, first] * num_experts + sets_UK[:, second]
-    weight_U = pieces.weight_U[order_U] * (1 - 1 / pieces.num_nodes)
-    cut = MOST_CELLS // len(parts_PJ) if exact else 0
-    return (
-        SetSide(pair_UC[:cut], weight_U[:cut], parts_PJ, top_k),
-        SetSide(pair_UC[cut:], weight_U[cut:], parts_PJ, top_k),
-    )
 
 
 def _first_nodes(pieces: Pieces) -> Floats:

@@ -99,7 +99,7 @@ def test_sets_with_one_multiplier_give_a_bound(monkeypatch: pytest.MonkeyPatch) 
     """Where there are too many sets times partitions the lightest are bounded by their number of pairs alone."""
     whole = [lagrangian_bound(pieces_of(tiny(seed, 0.5)), iterations=80)[0] for seed in range(20)]
     for budget in (0, 40):
-        monkeypatch.setattr("placement.cost.lagrangian_bound.MOST_CELLS", budget)
+        monkeypatch.setattr("placement.cost.set_side.MOST_CELLS", budget)
         for seed in range(20):
             problem = tiny(seed, 0.5)
             found, _ = lagrangian_bound(pieces_of(problem), iterations=80)
