@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from placement.cluster import Cluster
 from placement.cost.envelope import least_at
+from placement.cost.replica_bound import ITERATIONS, replica_bound
 from placement.cost.spectral_bound import Pieces, spectral_bound
 
 MARGIN = 1e-9  # what is subtracted for rounding where plain sums are taken; relative
@@ -55,19 +56,28 @@ def sends_bound(
     num_experts: int,
     num_nodes: int,
     slots_per_node: int,
+    *,
+    tight: bool = False,
+    deadline: float | None = None,
 ) -> float:
     """No map sends fewer copies of a token to remote nodes, in the mean over these tokens and random homes.
 
     sets_UK  [U, K], distinct ids in a row; count_U [U], tokens that have each set
 
-    With one copy per expert the bound is spectral (see `spectral_bound`); with more it is that of `_replicated_sends`,
-    which holds for every replica choice.
+    With one copy per expert the bound is spectral (see `spectral_bound`); with more it is the higher of those of
+    `_replicated_sends` and `replica_bound`, which hold for every replica choice; `tight` gives the latter more time.
     """
     weight_U = np.asarray(count_U, dtype=np.float64) / float(np.sum(count_U))
     if num_nodes == 1:
         return 0.0
     if num_nodes * slots_per_node > num_experts:
-        return _replicated_sends(sets_UK, weight_U, num_experts, slots_per_node)
+        iterations = ITERATIONS if tight else bound_steps(num_experts)
+        return max(
+            _replicated_sends(sets_UK, weight_U, num_experts, slots_per_node),
+            replica_bound(
+                sets_UK, weight_U, num_experts, num_nodes, slots_per_node, iterations=iterations, deadline=deadline
+            ),
+        )
     pieces = Pieces(
         sets_UK=sets_UK,
         weight_U=weight_U,

@@ -29,7 +29,13 @@ def objective_bound(problem: LayerProblem, steps: int | None = None) -> float:
         return apart
     if problem.num_redundant:
         return apart + sends_bound(
-            problem.sets_UK, problem.count_U, problem.num_experts, cluster.num_nodes, cluster.slots_per_node
+            problem.sets_UK,
+            problem.count_U,
+            problem.num_experts,
+            cluster.num_nodes,
+            cluster.slots_per_node,
+            tight=problem.options.bound == "tight",
+            deadline=problem.deadline,
         )
     fastest = float(cluster.speed_G().reshape(cluster.num_nodes, -1).mean(axis=1).max())
     pieces = Pieces(
