@@ -76,7 +76,7 @@ def sends_bound(
             _replicated_sends(sets_UK, weight_U, num_experts, slots_per_node),
             replica_bound(
                 sets_UK, weight_U, num_experts, num_nodes, slots_per_node, iterations=iterations, deadline=deadline
-            ),
+            )[0],
         )
     pieces = Pieces(
         sets_UK=sets_UK,

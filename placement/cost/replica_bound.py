@@ -9,6 +9,7 @@ its multipliers are >= 0.
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,18 @@ SOFT_EIGENVALUES = (0.1, 0.001)  # of their spread
 PRICE_STRIDE, CORNER_STRIDE = 6.0, 0.1  # of STRIDE, in units of H's mean reward for a pair; the second of E times that
 
 
+class HostMultipliers(NamedTuple):
+    """Any values >= 0 give a valid bound; see `HostPrices` for the prices.
+
+    theta_UF  float64 [H, K(K-1)/2 + K], of the pairs and the experts of the H heaviest sets, by falling weight
+    even_UD   float64 [U - H, 2], of all pairs and all experts of each lighter set
+    """
+
+    theta_UF: Floats
+    even_UD: Floats
+    prices: HostPrices
+
+
 def replica_bound(
     sets_UK: npt.NDArray[np.integer],
     weight_U: Floats,
@@ -38,10 +51,10 @@ def replica_bound(
     *,
     iterations: int = ITERATIONS,
     deadline: float | None = None,
-) -> float:
+) -> tuple[float, HostMultipliers]:
     """No map sends fewer copies of a token to remote nodes, in the mean over sets (weights sum to 1) and random homes.
 
-    Holds for every replica choice and any number of copies. Deterministic without a deadline, which hurries the schedule.
+    Also returns the multipliers that prove it. Holds for every replica choice and any number of copies. Deterministic without a deadline, which hurries the schedule.
     """
     slots = min(slots_per_node, num_experts)
     heavy, light = set_sides(sets_UK, weight_U, num_experts, num_nodes, slots, hosts=True)
@@ -50,11 +63,11 @@ def replica_bound(
     theta_UF = np.tile(first_F, (len(heavy.cell_UF), 1))
     even_UD = np.tile([FIRST_PAIR, FIRST_HOST], (len(light.cell_UF), 1))
     prices = HostPrices.none(num_experts)
-    theta_adam, even_adam, price_adams = Adam.like(theta_UF), Adam.like(even_UD), [Adam.like(x) for x in prices]
+    theta_adam, even_adam, price_adams = Adam.like(theta_UF), Adam.like(even_UD), [Adam.like(price) for price in prices]
     unit = FIRST_PAIR * light.size_D[0] / max(num_experts * (num_experts - 1), 1)
     factors = (num_experts * CORNER_STRIDE, 1.0, 1.0, 1.0, 1.0)
     cells = num_experts**2
-    best, began = 0.0, time.monotonic()
+    best, kept, began = 0.0, HostMultipliers(theta_UF, even_UD, prices), time.monotonic()
     for step in range(iterations):
         progress = step / iterations
         if deadline is not None:
@@ -78,7 +91,9 @@ def replica_bound(
         terms = sets_UK.shape[0] * (1 + len(first_F))
         size = terms * (heavy_size + light_size) + (num_experts + 1) ** 2 * norm
         error = ERROR_FACTOR * float(np.finfo(np.float64).eps) * size
-        best = max(best, heavy_value + light_value - earned - error)
+        value = heavy_value + light_value - earned - error
+        if value > best:
+            best, kept = value, HostMultipliers(theta_UF, even_UD, prices)
         theta_UF = next_UF
         even_UD = np.maximum(even_adam.ascend(even_UD, slope_UD, stride), 0.0)
         moved = (
@@ -86,4 +101,4 @@ def replica_bound(
             for adam, price, slope, factor in zip(price_adams, prices, shared.slopes(hosts), factors, strict=True)
         )
         prices = HostPrices(*moved).valid()
-    return float(best)
+    return best, kept
