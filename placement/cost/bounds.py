@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from placement.cluster import Cluster
 from placement.cost.envelope import least_at
-from placement.cost.replica_bound import ITERATIONS, replica_bound
+from placement.cost.replica_bound import replica_bound
 from placement.cost.spectral_bound import Pieces, spectral_bound
 
 MARGIN = 1e-9  # what is subtracted for rounding where plain sums are taken; relative
@@ -71,7 +71,7 @@ def sends_bound(
     if num_nodes == 1:
         return 0.0
     if num_nodes * slots_per_node > num_experts:
-        iterations = ITERATIONS if tight else bound_steps(num_experts)
+        iterations = None if tight else bound_steps(num_experts)
         return max(
             _replicated_sends(sets_UK, weight_U, num_experts, slots_per_node),
             replica_bound(

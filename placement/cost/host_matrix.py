@@ -4,9 +4,9 @@ Node n hosts the experts z_n, 0 or 1 each, exactly m of them: one more never sen
 
     H = sum over nodes of (1, z_n)(1, z_n)'
 
-counts: H_0u the nodes that host u, H_uv those that host both u and v. It is positive semidefinite, of trace N(1 + m), and
-orthogonal to (-m, 1, .., 1). So for any M of that size, <M, H> is at most N(1 + m) times the largest eigenvalue of M on
-the complement of that vector. What else is true of H is priced into M:
+counts: H_0u the nodes that host u, H_uv those that host both u and v. It is positive semidefinite, of trace N(1 + m),
+and orthogonal to (-m, 1, .., 1). So for any M of that size, <M, H> is at most N(1 + m) times the largest eigenvalue of
+M on the complement of that vector. What else is true of H is priced into M:
 
     H_00 = N,  H_uu = H_0u,  H_0u >= 1 (every expert is somewhere),  0 <= H_uv <= H_uu
 """
@@ -63,7 +63,9 @@ class HostMatrix:
         mirror /= np.linalg.norm(mirror)
         self.basis = (np.eye(num_experts + 1) - 2.0 * np.outer(mirror, mirror))[:, 1:]
 
-    def earn(self, pair_EE: Floats, host_E: Floats, prices: HostPrices, smoothing: float) -> tuple[float, Floats, float]:
+    def earn(
+        self, pair_EE: Floats, host_E: Floats, prices: HostPrices, smoothing: float
+    ) -> tuple[float, Floats, float]:
         """The most of sum_{u<v} pair_uv H_uv + sum_u host_u H_0u.
 
         pair_EE    float64 [E, E], symmetric, 0 on the diagonal

@@ -24,13 +24,13 @@ import numpy.typing as npt
 
 from placement.cost.adam import Adam, adam_bias
 from placement.cost.bounds import MARGIN, bound_steps
-from placement.cost.set_side import add_even_rewards, add_rewards, ascend_sets, even_sets, set_sides
+from placement.cost.set_side import SetClimb
 from placement.cost.shared_matrix import SharedMatrix
 from placement.cost.spectral_bound import ERROR_FACTOR, Pieces, spectral_bound
 
 Floats = npt.NDArray[np.float64]
 
-ITERATIONS = 800
+ITERATIONS, FEW_ITERATIONS = 800, 200  # the latter where sets take turns: 50 ms each for 16,000 sets of 8 of 256
 FIRST_THETA = 0.45
 # first and last value, falling geometrically
 STRIDE = (0.1, 0.002)  # of multipliers of pairs, which are near 0.45
@@ -44,18 +44,16 @@ WARM_PROGRESS = 0.3  # where in the schedule a start from multipliers begins
 class Multipliers(NamedTuple):
     """Any values give a valid bound (prices of inequalities have to be >= 0, and are made so).
 
-    pair_UC     float64 [H, K(K-1)/2], of the pairs of the H heaviest sets, by falling weight; 1 is the price of a node
-    even_UD     float64 [U - H, 1], of all pairs of each lighter set
+    pair_UC     float64 [U, K(K-1)/2], of the pairs of each set, by falling weight; 1 is the price of a node
     floor_B     float64 [B], weight of the floor in an imbalance, in 0..1; the rest is that of the nodes
     node_BE     float64 [B, E], weight of each expert's node there; rows sum to 1
     price_EE    float64 [E, E], of the diagonal and the range of X
     triangle_T  float64 [T], of the triangle inequalities of X
-    range_E     float64 [E], of the range of the load of each expert's node: positive of its upper end, negative of its lower
+    range_E     float64 [E], of the range of the load of each expert's node: > 0 of its upper end, < 0 of its lower
     square_1    float64 [1], of the sum of the squares of the nodes' loads
     """
 
     pair_UC: Floats
-    even_UD: Floats
     floor_B: Floats
     node_BE: Floats
     price_EE: Floats
@@ -65,10 +63,8 @@ class Multipliers(NamedTuple):
 
 
 class _Adams(NamedTuple):
-    """One for each of `Multipliers`."""
+    """One for each of `Multipliers` but the first, which are those of the sets."""
 
-    pair_UC: Adam
-    even_UD: Adam
     floor_B: Adam
     node_BE: Adam
     price_EE: Adam
@@ -80,7 +76,7 @@ class _Adams(NamedTuple):
 def lagrangian_bound(
     pieces: Pieces,
     *,
-    iterations: int = ITERATIONS,
+    iterations: int | None = None,
     deadline: float | None = None,
     start: Multipliers | None = None,
 ) -> tuple[float, Multipliers]:
@@ -89,7 +85,7 @@ def lagrangian_bound(
     Homes are random, as in `spectral_bound`, below which it never is. Raises ValueError if slots are not as many as
     experts. Deterministic without a deadline.
 
-    iterations  steps, of some 2 ms for 3000 sets of 4 of 32 experts
+    iterations  steps, of some 2 ms for 3000 sets of 4 of 32 experts; default: ITERATIONS, or fewer where they are dear
     deadline    `time.monotonic()` at which to stop; the schedule is hurried to end there
     start       multipliers of a similar layer: arrays of another shape than here are not used; if all are, the bound is
                 never below what they give here
@@ -105,6 +101,8 @@ def lagrangian_bound(
         return best, kept
     most = -np.inf
     began = time.monotonic()
+    if iterations is None:
+        iterations = ITERATIONS if dual.sets.turns == 1 else FEW_ITERATIONS
     for step in range(iterations):
         progress = step / iterations
         if deadline is not None:
@@ -115,7 +113,7 @@ def lagrangian_bound(
         if start is not None:
             progress = WARM_PROGRESS + (1 - WARM_PROGRESS) * progress
         now_at = dual.multipliers
-        value = dual.judge_and_ascend(step, progress)
+        value = dual.judge_and_ascend(step, progress, last=step == iterations - 1)
         if value > most:
             most, kept = value, now_at
     return max(best, most), kept
@@ -129,12 +127,9 @@ class _Dual:
         self.num_experts = pieces.load_BE.shape[1]
         self.shared = SharedMatrix(pieces.num_nodes, pieces.slots_per_node)
         weight_U = pieces.weight_U * (1 - 1 / pieces.num_nodes)
-        self.heavy, self.light = set_sides(
-            pieces.sets_UK, weight_U, self.num_experts, pieces.num_nodes, pieces.slots_per_node
-        )
+        self.sets = SetClimb(pieces.sets_UK, weight_U, self.num_experts, pieces.num_nodes, pieces.slots_per_node)
         own = Multipliers(
-            pair_UC=np.full(self.heavy.cell_UF.shape, FIRST_THETA),
-            even_UD=np.full((len(self.light.cell_UF), 1), FIRST_THETA),
+            pair_UC=self.sets.first([FIRST_THETA]),
             floor_B=np.full(len(pieces.load_BE), 0.5),
             node_BE=_first_nodes(pieces),
             price_EE=np.zeros((self.num_experts, self.num_experts)),
@@ -148,20 +143,20 @@ class _Dual:
                 *(new.copy() if new.shape == old.shape else old for old, new in zip(own, start, strict=True))
             )
         self.multipliers = _valid(own, pieces.slots_per_node)
-        self.adam = _Adams(*(Adam.like(variable) for variable in own))
-        pairs = float(pieces.weight_U.sum()) * (1 - 1 / pieces.num_nodes) * self.heavy.cell_UF.shape[1]
+        self.adam = _Adams(*(Adam.like(variable) for variable in own[1:]))
+        pairs = float(pieces.weight_U.sum()) * (1 - 1 / pieces.num_nodes) * own.pair_UC.shape[1]
         self.unit = FIRST_THETA * pairs / max(self.num_experts * (self.num_experts - 1), 1)  # mean reward in X
 
-    def judge_and_ascend(self, step: int, progress: float) -> float:
-        """The certified bound at the multipliers; then they move on (new arrays: old ones may be kept)."""
+    def judge_and_ascend(self, step: int, progress: float, *, last: bool) -> float:
+        """The certified bound at the multipliers; then they move on (new arrays: old ones may be kept).
+
+        Where sets take turns, all of them are looked at only now and then: else it is -inf.
+        """
         pieces, at, shared = self.pieces, self.multipliers, self.shared
         stride, soft_partitions, soft_eigenvalues = (
             first * (last / first) ** progress for first, last in (STRIDE, SOFT_PARTITIONS, SOFT_EIGENVALUES)
         )
-        stride *= adam_bias(step)
-        reward_V = np.zeros(self.num_experts**2)
-        add_rewards(self.heavy, at.pair_UC, reward_V)
-        add_even_rewards(self.light, at.even_UD, reward_V)
+        reward_V = self.sets.rewards(at.pair_UC)
         load_E, capped = pieces.load_BE[0], self.range
         upper_EE = reward_V.reshape(self.num_experts, self.num_experts) - self._imbalance_EE(at)
         upper_EE -= np.outer(at.range_E + at.square_1 * load_E, load_E)
@@ -169,18 +164,17 @@ class _Dual:
         same_EE = earned.same_EE
         same_V = same_EE.ravel()
 
-        pair_UC = np.empty_like(at.pair_UC)
-        heavy, heavy_size = ascend_sets(
-            self.heavy, at.pair_UC, pair_UC, self.adam.pair_UC, same_V, soft_partitions, stride
+        sets, sets_size, pair_UC = self.sets.judge_and_ascend(
+            step, progress, last, at.pair_UC, same_V, soft_partitions, stride
         )
-        light, light_size, even_slope_UD = even_sets(self.light, at.even_UD, same_V, soft_partitions)
+        stride *= adam_bias(step)
         priced_B = pieces.price_B * pieces.floor_B
         above_E, below_E = np.maximum(at.range_E, 0.0), np.maximum(-at.range_E, 0.0)
         kept = capped.least * float(below_E.sum()) - capped.most * float(above_E.sum()) - capped.square * at.square_1[0]
-        value = heavy + light + float(priced_B @ at.floor_B) + float(kept) - earned.most
-        size = heavy_size + light_size + self.num_experts * float(priced_B @ (1 + np.abs(at.node_BE).sum(axis=1)))
+        value = sets + float(priced_B @ at.floor_B) + float(kept) - earned.most
+        size = sets_size + self.num_experts * float(priced_B @ (1 + np.abs(at.node_BE).sum(axis=1)))
         size += float(np.abs(at.range_E).sum() + at.square_1[0])
-        terms = pieces.sets_UK.shape[0] * (1 + self.heavy.cell_UF.shape[1]) + pieces.load_BE.size
+        terms = pieces.sets_UK.shape[0] * (1 + at.pair_UC.shape[1]) + pieces.load_BE.size
         error = ERROR_FACTOR * np.finfo(np.float64).eps * (terms * size + self.num_experts**2 * earned.norm)
 
         floor_B, node_BE = at.floor_B, at.node_BE
@@ -207,7 +201,6 @@ class _Dual:
             square_1 = self.adam.square_1.ascend(square_1, over_1, range_stride * self.num_experts)
         moved = Multipliers(
             pair_UC=pair_UC,
-            even_UD=self.adam.even_UD.ascend(at.even_UD, even_slope_UD, stride),
             floor_B=floor_B,
             node_BE=node_BE,
             price_EE=price_EE,
@@ -234,7 +227,7 @@ class NodeRange(NamedTuple):
 
 
 def node_range(pieces: Pieces) -> NodeRange:
-    """The others of a node hold at most the cap each, so it holds the rest; squares are largest at the ends of the range."""
+    """The other nodes hold the cap each at most, and a node the rest; squares are largest at the ends of the range."""
     nodes, most = pieces.num_nodes, pieces.most_node
     if most >= 1:
         return NodeRange(0.0, 1.0, 1.0)

@@ -1,7 +1,8 @@
 """All ways to split a top-k set over nodes, as tables that the kernels of `set_side` read.
 
-A map splits a set into blocks, each served by a node. What a split has (pairs of experts on one node, hosts of an expert)
-are its features; like the features, what it costs is known from its blocks, which are subsets: bit masks of elements.
+A map splits a set into blocks, each served by a node. What a split has (pairs of experts on one node, hosts of an
+expert) are its features; like the features, what it costs is known from its blocks, which are subsets: bit masks of
+elements.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def set_partitions(top_k: int, most_blocks: int, largest: int) -> Masks:
 
 
 def node_splits(top_k: int, num_nodes: int, slots_per_node: int) -> Splits:
-    """One copy of each expert: partitions. They cost their blocks; features are pairs, ordered as `numpy.triu_indices`."""
+    """One copy of each expert: partitions. They cost their blocks; features are pairs, as in `numpy.triu_indices`."""
     parts_PJ = set_partitions(top_k, num_nodes, slots_per_node)
     pairs = _pairs(top_k)
     features = [[f for f, pair in enumerate(pairs) if s & pair == pair] for s in range(1 << top_k)]
@@ -65,12 +66,13 @@ def node_splits(top_k: int, num_nodes: int, slots_per_node: int) -> Splits:
 def host_splits(top_k: int, num_nodes: int, slots_per_node: int) -> Splits:
     """Several copies of experts: what nodes host of a set, where a further pair or host is never an advantage.
 
-    With random homes a set costs L - H / N: L is the fewest nodes that cover it, and H counts the nodes that are in such
-    a cover; a home among them saves a node. Features are pairs of experts on one node, then hosts of an expert; their
-    multipliers are >= 0, so a subset of what a node hosts never costs more. Hence few splits have to be looked at: let f
-    be the price of a node's features less 1 / N, and A the cheapest of the H nodes. A is in a cover of L nodes. Cut that
-    to a partition, and let the other H - L nodes host what is left of A: nothing gets dearer. Then either none of them or
-    all N - L is best. So these are all: every partition, alone or with N - L more copies of one of its blocks.
+    With random homes a set costs L - H / N: L is the fewest nodes that cover it, and H counts the nodes that are in
+    such a cover; a home among them saves a node. Features are pairs of experts on one node, then hosts of an expert;
+    their multipliers are >= 0, so a subset of what a node hosts never costs more. Hence few splits have to be looked
+    at: let f be the price of a node's features less 1 / N, and A the cheapest of the H nodes. A is in a cover of L
+    nodes. Cut that to a partition, and let the other H - L nodes host what is left of A: nothing gets dearer. Then
+    either none of them or all N - L is best. So these are all: every partition, alone or with N - L more copies of one
+    of its blocks.
     """
     subsets = 1 << top_k
     rows, cost = [], []
@@ -126,9 +128,7 @@ def _pairs(top_k: int) -> list[int]:
     return [1 << i | 1 << j for i, j in zip(*(axis.tolist() for axis in np.triu_indices(top_k, 1)), strict=True)]
 
 
-def _splits(
-    parts_PJ: Masks, cost_P: Floats, features: list[list[int]], least_F: Floats, copies: int
-) -> Splits:
+def _splits(parts_PJ: Masks, cost_P: Floats, features: list[list[int]], least_F: Floats, copies: int) -> Splits:
     ptr_S = np.cumsum([0] + [len(row) for row in features]).astype(np.int64)
     feature_D = np.array([f for row in features for f in row], dtype=np.int64)
     return Splits(parts_PJ, cost_P, ptr_S, feature_D, least_F, copies)

@@ -1,4 +1,5 @@
-"""The dual values of both Lagrangian bounds once more, slowly: fractions, all splits by brute force, Jacobi's eigenvalues.
+"""The dual values of both Lagrangian bounds once more, slowly: fractions, all splits by brute force, Jacobi's
+eigenvalues.
 
 Nothing is shared with `placement.cost` but the multipliers, so that an error there shows.
 """
@@ -133,7 +134,12 @@ def eigenvalues_beside(matrix: list[list[Fraction]], vector: list[Fraction]) -> 
     a = np.array(
         [
             [
-                long(matrix[i][j] - along[i] * vector[j] - vector[i] * along[j] + (both - sunk / norm) * vector[i] * vector[j])
+                long(
+                    matrix[i][j]
+                    - along[i] * vector[j]
+                    - vector[i] * along[j]
+                    + (both - sunk / norm) * vector[i] * vector[j]
+                )
                 for j in range(size)
             ]
             for i in range(size)
