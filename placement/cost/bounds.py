@@ -10,6 +10,7 @@ from placement.cost.envelope import least_at
 from placement.cost.replica_bound import replica_bound
 from placement.cost.spectral_bound import Pieces, spectral_bound
 
+QUICK_EXPERTS = 64  # of more the multipliers of redundant experts get nowhere in a fraction of a second
 MARGIN = 1e-9  # what is subtracted for rounding where plain sums are taken; relative
 
 
@@ -71,13 +72,13 @@ def sends_bound(
     if num_nodes == 1:
         return 0.0
     if num_nodes * slots_per_node > num_experts:
-        iterations = None if tight else bound_steps(num_experts)
-        return max(
-            _replicated_sends(sets_UK, weight_U, num_experts, slots_per_node),
-            replica_bound(
-                sets_UK, weight_U, num_experts, num_nodes, slots_per_node, iterations=iterations, deadline=deadline
-            )[0],
-        )
+        best = _replicated_sends(sets_UK, weight_U, num_experts, slots_per_node)
+        if tight or num_experts <= QUICK_EXPERTS:
+            iterations = None if tight else bound_steps(num_experts)
+            shape = (num_experts, num_nodes, slots_per_node)
+            found, _ = replica_bound(sets_UK, weight_U, *shape, iterations=iterations, deadline=deadline)
+            best = max(best, found)
+        return best
     pieces = Pieces(
         sets_UK=sets_UK,
         weight_U=weight_U,
