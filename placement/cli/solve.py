@@ -52,6 +52,7 @@ def solve_command(
     bound: Annotated[
         str, typer.Option(help=f"Proof of how good the answer is: {', '.join(BOUNDS)}; tight takes seconds a layer.")
     ] = "quick",
+    no_bound: Annotated[bool, typer.Option("--no-bound", help="The same as --bound none.")] = False,
     holdout: Annotated[float, typer.Option(help="Share of the requests to measure on, not to fit; 0 fits all.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     time_limit: Annotated[
@@ -71,7 +72,7 @@ def solve_command(
         max_imbalance=max_imbalance,
         max_node_imbalance=max_node_imbalance,
         replica_choice=replica_choice,
-        bound=bound,
+        bound="none" if no_bound else bound,
         seed=seed,
         time_limit_s=time_limit,
         work_limit=work_limit,

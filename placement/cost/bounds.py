@@ -7,8 +7,10 @@ import numpy.typing as npt
 
 from placement.cluster import Cluster
 from placement.cost.envelope import least_at
+from placement.cost.replica_bound import replica_bound
 from placement.cost.spectral_bound import Pieces, spectral_bound
 
+QUICK_EXPERTS = 64  # of more the multipliers of redundant experts get nowhere in a fraction of a second
 MARGIN = 1e-9  # what is subtracted for rounding where plain sums are taken; relative
 
 
@@ -55,19 +57,28 @@ def sends_bound(
     num_experts: int,
     num_nodes: int,
     slots_per_node: int,
+    *,
+    tight: bool = False,
+    deadline: float | None = None,
 ) -> float:
     """No map sends fewer copies of a token to remote nodes, in the mean over these tokens and random homes.
 
     sets_UK  [U, K], distinct ids in a row; count_U [U], tokens that have each set
 
-    With one copy per expert the bound is spectral (see `spectral_bound`); with more it is that of `_replicated_sends`,
-    which holds for every replica choice.
+    With one copy per expert the bound is spectral (see `spectral_bound`); with more it is the higher of those of
+    `_replicated_sends` and `replica_bound`, which hold for every replica choice; `tight` gives the latter more time.
     """
     weight_U = np.asarray(count_U, dtype=np.float64) / float(np.sum(count_U))
     if num_nodes == 1:
         return 0.0
     if num_nodes * slots_per_node > num_experts:
-        return _replicated_sends(sets_UK, weight_U, num_experts, slots_per_node)
+        best = _replicated_sends(sets_UK, weight_U, num_experts, slots_per_node)
+        if tight or num_experts <= QUICK_EXPERTS:
+            iterations = None if tight else bound_steps(num_experts)
+            shape = (num_experts, num_nodes, slots_per_node)
+            found, _ = replica_bound(sets_UK, weight_U, *shape, iterations=iterations, deadline=deadline)
+            best = max(best, found)
+        return best
     pieces = Pieces(
         sets_UK=sets_UK,
         weight_U=weight_U,

@@ -7,7 +7,8 @@ its partitions over nodes (`set_partitions`), X is bounded by eigenvalues (`shar
     cost >= sum over sets of the least (blocks + theta . pairs) + the least (balance - <theta, X>)
 
 for any multipliers. The imbalance is that of the most loaded node, which is at least any weighted mean of the loads of
-the experts' nodes, which is linear in X: a row of weights per row of loads is one more set of multipliers.
+the experts' nodes, which is linear in X: a row of weights per row of loads is one more set of multipliers. A cap on the
+load of a node is linear in X too: for every expert the load of its node is in a range, and multipliers price both ends.
 
 Adam climbs a smoothed version (softmax over partitions, eigenvectors chosen softly) whose smoothing and steps shrink;
 every iterate is judged unsmoothed, the best is kept, and a bound of the rounding errors is subtracted.
@@ -21,60 +22,61 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.bounds import bound_steps
-from placement.cost.envelope import fewest_nodes
-from placement.cost.set_partitions import Adam, SetSide, adam_bias, add_rewards, ascend_sets, even_sets, set_partitions
+from placement.cost.adam import Adam, adam_bias
+from placement.cost.bounds import MARGIN, bound_steps
+from placement.cost.set_side import SetClimb
 from placement.cost.shared_matrix import SharedMatrix
 from placement.cost.spectral_bound import ERROR_FACTOR, Pieces, spectral_bound
 
 Floats = npt.NDArray[np.float64]
 
-ITERATIONS = 800
-MOST_CELLS = 4_000_000  # sets * partitions looked at in one iteration; the lightest sets beyond get one multiplier
-MOST_TOP_K = 8  # 4140 partitions; 9 have 21,147
+ITERATIONS, FEW_ITERATIONS = 800, 200  # the latter where sets take turns: 50 ms each for 16,000 sets of 8 of 256
 FIRST_THETA = 0.45
 # first and last value, falling geometrically
 STRIDE = (0.1, 0.002)  # of multipliers of pairs, which are near 0.45
 SOFT_PARTITIONS = (0.2, 0.002)  # in blocks
 SOFT_EIGENVALUES = (0.1, 0.001)  # of their spread
 PRICE_STRIDE, FLOOR_STRIDE, NODE_STRIDE = 2.0, 0.5, 0.03  # of STRIDE; the first in units of X's mean reward for a pair
+RANGE_STRIDE = 0.3  # of the same unit times experts
 WARM_PROGRESS = 0.3  # where in the schedule a start from multipliers begins
 
 
 class Multipliers(NamedTuple):
     """Any values give a valid bound (prices of inequalities have to be >= 0, and are made so).
 
-    pair_UC     float64 [H, K(K-1)/2], of the pairs of the H heaviest sets, by falling weight; 1 is the price of a node
-    even_U      float64 [U - H], of all pairs of each lighter set
+    pair_UC     float64 [U, K(K-1)/2], of the pairs of each set, by falling weight; 1 is the price of a node
     floor_B     float64 [B], weight of the floor in an imbalance, in 0..1; the rest is that of the nodes
     node_BE     float64 [B, E], weight of each expert's node there; rows sum to 1
     price_EE    float64 [E, E], of the diagonal and the range of X
     triangle_T  float64 [T], of the triangle inequalities of X
+    range_E     float64 [E], of the range of the load of each expert's node: > 0 of its upper end, < 0 of its lower
+    square_1    float64 [1], of the sum of the squares of the nodes' loads
     """
 
     pair_UC: Floats
-    even_U: Floats
     floor_B: Floats
     node_BE: Floats
     price_EE: Floats
     triangle_T: Floats
+    range_E: Floats
+    square_1: Floats
 
 
 class _Adams(NamedTuple):
-    """One for each of `Multipliers`."""
+    """One for each of `Multipliers` but the first, which are those of the sets."""
 
-    pair_UC: Adam
-    even_U: Adam
     floor_B: Adam
     node_BE: Adam
     price_EE: Adam
     triangle_T: Adam
+    range_E: Adam
+    square_1: Adam
 
 
 def lagrangian_bound(
     pieces: Pieces,
     *,
-    iterations: int = ITERATIONS,
+    iterations: int | None = None,
     deadline: float | None = None,
     start: Multipliers | None = None,
 ) -> tuple[float, Multipliers]:
@@ -83,7 +85,7 @@ def lagrangian_bound(
     Homes are random, as in `spectral_bound`, below which it never is. Raises ValueError if slots are not as many as
     experts. Deterministic without a deadline.
 
-    iterations  steps, of some 2 ms for 3000 sets of 4 of 32 experts
+    iterations  steps, of some 2 ms for 3000 sets of 4 of 32 experts; default: ITERATIONS, or fewer where they are dear
     deadline    `time.monotonic()` at which to stop; the schedule is hurried to end there
     start       multipliers of a similar layer: arrays of another shape than here are not used; if all are, the bound is
                 never below what they give here
@@ -99,6 +101,8 @@ def lagrangian_bound(
         return best, kept
     most = -np.inf
     began = time.monotonic()
+    if iterations is None:
+        iterations = ITERATIONS if dual.sets.turns == 1 else FEW_ITERATIONS
     for step in range(iterations):
         progress = step / iterations
         if deadline is not None:
@@ -109,7 +113,7 @@ def lagrangian_bound(
         if start is not None:
             progress = WARM_PROGRESS + (1 - WARM_PROGRESS) * progress
         now_at = dual.multipliers
-        value = dual.judge_and_ascend(step, progress)
+        value = dual.judge_and_ascend(step, progress, last=step == iterations - 1)
         if value > most:
             most, kept = value, now_at
     return max(best, most), kept
@@ -122,51 +126,55 @@ class _Dual:
         self.pieces = pieces
         self.num_experts = pieces.load_BE.shape[1]
         self.shared = SharedMatrix(pieces.num_nodes, pieces.slots_per_node)
-        self.heavy, self.light = _sides(pieces)
-        top_k = pieces.sets_UK.shape[1]
-        self.blocks_of = fewest_nodes(top_k, pieces.num_nodes, pieces.slots_per_node)
+        weight_U = pieces.weight_U * (1 - 1 / pieces.num_nodes)
+        self.sets = SetClimb(pieces.sets_UK, weight_U, self.num_experts, pieces.num_nodes, pieces.slots_per_node)
         own = Multipliers(
-            pair_UC=np.full(self.heavy.pair_UC.shape, FIRST_THETA),
-            even_U=np.full(len(self.light.pair_UC), FIRST_THETA),
+            pair_UC=self.sets.first([FIRST_THETA]),
             floor_B=np.full(len(pieces.load_BE), 0.5),
             node_BE=_first_nodes(pieces),
             price_EE=np.zeros((self.num_experts, self.num_experts)),
             triangle_T=np.zeros(self.shared.near_DT.shape[1]),
+            range_E=np.zeros(self.num_experts),
+            square_1=np.zeros(1),
         )
+        self.range = node_range(pieces)
         if start is not None:
             own = Multipliers(
                 *(new.copy() if new.shape == old.shape else old for old, new in zip(own, start, strict=True))
             )
         self.multipliers = _valid(own, pieces.slots_per_node)
-        self.adam = _Adams(*(Adam.like(variable) for variable in own))
-        pairs = float(pieces.weight_U.sum()) * (1 - 1 / pieces.num_nodes) * self.heavy.pair_UC.shape[1]
+        self.adam = _Adams(*(Adam.like(variable) for variable in own[1:]))
+        pairs = float(pieces.weight_U.sum()) * (1 - 1 / pieces.num_nodes) * own.pair_UC.shape[1]
         self.unit = FIRST_THETA * pairs / max(self.num_experts * (self.num_experts - 1), 1)  # mean reward in X
 
-    def judge_and_ascend(self, step: int, progress: float) -> float:
-        """The certified bound at the multipliers; then they move on (new arrays: old ones may be kept)."""
+    def judge_and_ascend(self, step: int, progress: float, *, last: bool) -> float:
+        """The certified bound at the multipliers; then they move on (new arrays: old ones may be kept).
+
+        Where sets take turns, all of them are looked at only now and then: else it is -inf.
+        """
         pieces, at, shared = self.pieces, self.multipliers, self.shared
         stride, soft_partitions, soft_eigenvalues = (
             first * (last / first) ** progress for first, last in (STRIDE, SOFT_PARTITIONS, SOFT_EIGENVALUES)
         )
-        stride *= adam_bias(step)
-        reward_V = np.zeros(self.num_experts**2)
-        add_rewards(self.heavy, at.pair_UC, reward_V)
-        even_UC = np.broadcast_to(at.even_U[:, None], self.light.pair_UC.shape)
-        add_rewards(self.light, np.ascontiguousarray(even_UC), reward_V)
+        reward_V = self.sets.rewards(at.pair_UC)
+        load_E, capped = pieces.load_BE[0], self.range
         upper_EE = reward_V.reshape(self.num_experts, self.num_experts) - self._imbalance_EE(at)
+        upper_EE -= np.outer(at.range_E + at.square_1 * load_E, load_E)
         earned = shared.earn(0.5 * (upper_EE + upper_EE.T), at.price_EE, at.triangle_T, soft_eigenvalues)
         same_EE = earned.same_EE
         same_V = same_EE.ravel()
 
-        pair_UC = np.empty_like(at.pair_UC)
-        heavy, heavy_size = ascend_sets(
-            self.heavy, at.pair_UC, pair_UC, self.adam.pair_UC, same_V, soft_partitions, stride
+        sets, sets_size, pair_UC = self.sets.judge_and_ascend(
+            step, progress, last, at.pair_UC, same_V, soft_partitions, stride
         )
-        light, light_size, even_gradient_U = even_sets(self.light, self.blocks_of, at.even_U, same_V, soft_partitions)
+        stride *= adam_bias(step)
         priced_B = pieces.price_B * pieces.floor_B
-        value = heavy + light + float(priced_B @ at.floor_B) - earned.most
-        size = heavy_size + light_size + self.num_experts * float(priced_B @ (1 + np.abs(at.node_BE).sum(axis=1)))
-        terms = pieces.sets_UK.shape[0] * (1 + self.heavy.pair_UC.shape[1]) + pieces.load_BE.size
+        above_E, below_E = np.maximum(at.range_E, 0.0), np.maximum(-at.range_E, 0.0)
+        kept = capped.least * float(below_E.sum()) - capped.most * float(above_E.sum()) - capped.square * at.square_1[0]
+        value = sets + float(priced_B @ at.floor_B) + float(kept) - earned.most
+        size = sets_size + self.num_experts * float(priced_B @ (1 + np.abs(at.node_BE).sum(axis=1)))
+        size += float(np.abs(at.range_E).sum() + at.square_1[0])
+        terms = pieces.sets_UK.shape[0] * (1 + at.pair_UC.shape[1]) + pieces.load_BE.size
         error = ERROR_FACTOR * np.finfo(np.float64).eps * (terms * size + self.num_experts**2 * earned.norm)
 
         floor_B, node_BE = at.floor_B, at.node_BE
@@ -181,13 +189,24 @@ class _Dual:
         crossed = price_EE * at.price_EE < 0
         np.fill_diagonal(crossed, False)
         price_EE[crossed] = 0.0
+        range_E, square_1 = at.range_E, at.square_1
+        if capped.most < 1:
+            node_E = same_EE @ load_E
+            slope_E = np.where(range_E > 0, node_E - capped.most, np.where(range_E < 0, node_E - capped.least, 0.0))
+            slope_E += (range_E == 0) * (np.maximum(node_E - capped.most, 0) - np.maximum(capped.least - node_E, 0))
+            range_stride = price_stride * self.num_experts * RANGE_STRIDE
+            range_E = self.adam.range_E.ascend(range_E, slope_E, range_stride)
+            range_E[range_E * at.range_E < 0] = 0.0
+            over_1 = np.array([float(load_E @ node_E) - capped.square])
+            square_1 = self.adam.square_1.ascend(square_1, over_1, range_stride * self.num_experts)
         moved = Multipliers(
             pair_UC=pair_UC,
-            even_U=self.adam.even_U.ascend(at.even_U, even_gradient_U, stride),
             floor_B=floor_B,
             node_BE=node_BE,
             price_EE=price_EE,
             triangle_T=self.adam.triangle_T.ascend(at.triangle_T, shared.transitive(same_EE), price_stride),
+            range_E=range_E,
+            square_1=square_1,
         )
         self.multipliers = _valid(moved, pieces.slots_per_node)
         return value - float(error)
@@ -199,21 +218,26 @@ class _Dual:
         return np.asarray((at.node_BE * price_B[:, None]).T @ pieces.load_BE)
 
 
-def _sides(pieces: Pieces) -> tuple[SetSide, SetSide]:
-    """The heaviest sets, as many as there is time for, and the others."""
-    num_experts, top_k = pieces.load_BE.shape[1], pieces.sets_UK.shape[1]
-    exact = top_k <= MOST_TOP_K
-    parts_PJ = set_partitions(top_k if exact else 0, pieces.num_nodes, pieces.slots_per_node)
-    order_U = np.argsort(-pieces.weight_U, kind="stable")
-    first, second = np.triu_indices(top_k, 1)
-    sets_UK = np.sort(pieces.sets_UK[order_U].astype(np.int64), axis=1)
-    pair_UC = sets_UK[:, first] * num_experts + sets_UK[:, second]
-    weight_U = pieces.weight_U[order_U] * (1 - 1 / pieces.num_nodes)
-    cut = MOST_CELLS // len(parts_PJ) if exact else 0
-    return (
-        SetSide(pair_UC[:cut], weight_U[:cut], parts_PJ, top_k),
-        SetSide(pair_UC[cut:], weight_U[cut:], parts_PJ, top_k),
-    )
+class NodeRange(NamedTuple):
+    """What a cap on every node's share of the load implies: its range, and the most of the sum of squares of shares."""
+
+    least: float
+    most: float
+    square: float
+
+
+def node_range(pieces: Pieces) -> NodeRange:
+    """The other nodes hold the cap each at most, and a node the rest; squares are largest at the ends of the range."""
+    nodes, most = pieces.num_nodes, pieces.most_node
+    if most >= 1:
+        return NodeRange(0.0, 1.0, 1.0)
+    least = max(1 - (nodes - 1) * most, 0.0)
+    left, square = 1.0, 0.0
+    for after in range(nodes - 1, -1, -1):
+        share = min(most, left - after * least)
+        square += share * share
+        left -= share
+    return NodeRange(least * (1 - MARGIN), most * (1 + MARGIN), square * (1 + 4 * MARGIN))
 
 
 def _first_nodes(pieces: Pieces) -> Floats:
@@ -246,4 +270,5 @@ def _valid(at: Multipliers, slots: int) -> Multipliers:
         node_BE=node_BE,
         price_EE=0.5 * (at.price_EE + at.price_EE.T),
         triangle_T=np.maximum(at.triangle_T, 0.0),
+        square_1=np.maximum(at.square_1, 0.0),
     )

@@ -42,6 +42,7 @@ class Pieces(NamedTuple):
     price_B    float64 [B], price of one unit of imbalance under each row of loads (sums to the balance weight)
     floor_B    float64 [B], an imbalance that no map is below
     fastest_node  speed of the fastest node, relative to the mean
+    most_node     share of the first row of loads that no node may exceed: what caps imply (here it is not used)
     """
 
     sets_UK: npt.NDArray[np.integer]
@@ -52,6 +53,7 @@ class Pieces(NamedTuple):
     num_nodes: int
     slots_per_node: int
     fastest_node: float = 1.0
+    most_node: float = 1.0
 
 
 def spectral_bound(pieces: Pieces, steps: int) -> float:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
 import pytest
+from exact_duals import one_copy_dual
 
 from placement.cluster import Cluster
 from placement.cost.bounds import bound_steps, smallest_imbalance
-from placement.cost.lagrangian_bound import Multipliers, lagrangian_bound
+from placement.cost.lagrangian_bound import Multipliers, lagrangian_bound, node_range
 from placement.cost.set_partitions import set_partitions
 from placement.cost.spectral_bound import Pieces, spectral_bound
 from placement.problem import LayerProblem, Options
 from placement.solvers.anneal import Anneal
+from placement.solvers.bounds import objective_bound
 from placement.testing.problems import brute_force, planted_problem, random_problem
 
 EPS = 1e-12  # rounding of the score itself
@@ -82,6 +85,51 @@ def test_bound_is_below_the_optimum_and_not_below_the_quick_bound(price: float) 
         assert np.mean(gaps) < 0.02
 
 
+def test_bound_is_that_of_its_multipliers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Computed once more in fractions and long double: what rounding may have added is taken off, and little more."""
+    monkeypatch.setattr("placement.cost.shared_matrix.MOST_EXPERTS_WITH_TRIANGLES", 0)  # not in the other computation
+    climbed = 0
+    for seed in range(2 * len(SHAPES)):
+        pieces = pieces_of(tiny(seed, [0.0, 1.5][seed % 2]))
+        if pieces.load_BE.shape[1] > 8:
+            continue
+        found, at = lagrangian_bound(pieces, iterations=80)
+        true = one_copy_dual(pieces, at)
+        if found > spectral_bound(pieces, bound_steps(pieces.load_BE.shape[1])):
+            climbed += 1
+            assert found <= true
+            assert found == pytest.approx(float(true), abs=1e-7)
+    assert climbed >= 5
+
+
+@pytest.mark.parametrize("cap", [1.0, 1.05, 1.3])
+def test_bound_under_a_cap_is_below_every_map_within_it(cap: float) -> None:
+    """One GPU a node, so the cap on ranks is one on nodes: against the best of all maps that keep it, if any does."""
+    higher = 0
+    for seed in range(12):
+        cluster = Cluster(num_nodes=2, gpus_per_node=1, slots_per_gpu=3)
+        options = Options(balance_weight=0.0, max_imbalance=cap, bound="tight")
+        problem = random_problem(6, 3, cluster, num_tokens=[2, 20, 60][seed % 3], seed=seed, options=options)
+        within = [
+            problem.score(np.array([*half, *(set(range(6)) - set(half))], dtype=np.int32))
+            for half in itertools.combinations(range(6), 3)
+        ]
+        optimum = min((score.sends for score in within if score.feasible), default=np.inf)
+        free = lagrangian_bound(pieces_of(problem), iterations=60)[0]
+        capped = lagrangian_bound(pieces_of(problem)._replace(most_node=(cap + 2e-9) / 2), iterations=60)[0]
+        assert capped <= optimum + EPS, seed
+        higher += capped > free + 0.01
+    assert objective_bound(problem) <= optimum + EPS
+    assert higher >= (1 if cap > 1.2 else 3)
+
+
+def test_range_of_a_node() -> None:
+    """Four nodes of at most 0.3: three at the cap leave 0.1 for the last, and squares are largest there."""
+    capped = node_range(small()._replace(most_node=0.3))
+    assert capped == pytest.approx((0.1, 0.3, 0.28), abs=1e-7)
+    assert node_range(small()) == (0.0, 1.0, 1.0)
+
+
 def test_any_multipliers_give_a_bound() -> None:
     """Nothing rests on the climb: nonsense is a bound too, if a bad one, also right after it is made valid."""
     rng = np.random.default_rng(0)
@@ -96,11 +144,11 @@ def test_any_multipliers_give_a_bound() -> None:
 
 
 def test_sets_with_one_multiplier_give_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there are too many sets times partitions the lightest are bounded by their number of pairs alone."""
-    whole = [lagrangian_bound(pieces_of(tiny(seed, 0.5)), iterations=80)[0] for seed in range(20)]
-    for budget in (0, 40):
-        monkeypatch.setattr("placement.cost.lagrangian_bound.MOST_CELLS", budget)
-        for seed in range(20):
+    """Where there are too many sets times partitions the sets take turns; with large K only their pairs are counted."""
+    whole = [lagrangian_bound(pieces_of(tiny(seed, 0.5)), iterations=80)[0] for seed in range(14)]
+    for name, value in (("MOST_CELLS", 40), ("MOST_TOP_K", 0)):
+        monkeypatch.setattr(f"placement.cost.set_side.{name}", value)
+        for seed in range(14):
             problem = tiny(seed, 0.5)
             found, _ = lagrangian_bound(pieces_of(problem), iterations=80)
             assert found <= brute_force(problem)[0] + EPS

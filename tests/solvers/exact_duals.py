@@ -1,0 +1,162 @@
+"""The dual values of both Lagrangian bounds once more, slowly: fractions, all splits by brute force, Jacobi's
+eigenvalues.
+
+Nothing is shared with `placement.cost` but the multipliers, so that an error there shows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from placement.cost.lagrangian_bound import Multipliers
+from placement.cost.replica_bound import HostMultipliers
+from placement.cost.spectral_bound import Pieces
+
+Long = np.longdouble
+
+
+def one_copy_dual(pieces: Pieces, at: Multipliers) -> Fraction:
+    """What `lagrangian_bound` proves by these multipliers, without an allowance for rounding; no caps, no triangles."""
+    nodes, slots, experts = pieces.num_nodes, pieces.slots_per_node, pieces.load_BE.shape[1]
+    away = Fraction(float(1 - 1 / nodes))
+    reward = [[Fraction(0)] * experts for _ in range(experts)]
+    value = Fraction(0)
+    for theta, u in zip(at.pair_UC.tolist(), np.argsort(-pieces.weight_U, kind="stable"), strict=True):
+        members = sorted(pieces.sets_UK[u].tolist())
+        weight = Fraction(float(pieces.weight_U[u])) * away
+        price = dict(zip(itertools.combinations(members, 2), map(Fraction, theta), strict=True))
+        value += weight * min(
+            len(blocks) + sum(price[pair] for block in blocks for pair in itertools.combinations(block, 2))
+            for blocks in partitions(members)
+            if len(blocks) <= nodes and max(map(len, blocks)) <= slots
+        )
+        for (u1, u2), theta_pair in price.items():
+            reward[u1][u2] += weight * theta_pair / 2
+            reward[u2][u1] += weight * theta_pair / 2
+    for b, row in enumerate(pieces.load_BE.tolist()):
+        paid = Fraction(float(pieces.price_B[b]))
+        share = 1 - Fraction(float(at.floor_B[b]))
+        value += paid * Fraction(float(pieces.floor_B[b])) * (1 - share)
+        for u1, u2 in itertools.product(range(experts), repeat=2):
+            pay = paid * share * nodes / Fraction(pieces.fastest_node)
+            reward[u1][u2] -= pay * Fraction(float(at.node_BE[b, u1])) * Fraction(row[u2]) / 2
+            reward[u2][u1] -= pay * Fraction(float(at.node_BE[b, u1])) * Fraction(row[u2]) / 2
+    earned = Fraction(0)
+    for u1, u2 in itertools.product(range(experts), repeat=2):
+        price = Fraction(float(at.price_EE[u1, u2]))
+        reward[u1][u2] += price
+        earned -= price if u1 == u2 else min(price, Fraction(0))
+    ones = [Fraction(1)] * experts
+    earned += sum(map(sum, reward)) / nodes + slots * sum(eigenvalues_beside(reward, ones)[: nodes - 1], Fraction(0))
+    return value - earned
+
+
+def many_copies_dual(
+    sets_UK: Any, weight_U: Any, experts: int, nodes: int, slots: int, at: HostMultipliers
+) -> Fraction:
+    """What `replica_bound` proves by these multipliers: every set looks at whatever each node could host of it."""
+    size = experts + 1
+    matrix = [[Fraction(0)] * size for _ in range(size)]
+
+    def add(u: int, v: int, amount: Fraction) -> None:
+        matrix[u][v] += amount / 2
+        matrix[v][u] += amount / 2
+
+    value = Fraction(0)
+    for theta, u in zip(at.theta_UF.tolist(), np.argsort(-weight_U, kind="stable"), strict=True):
+        members = sorted(sets_UK[u].tolist())
+        weight = Fraction(float(weight_U[u]))
+        pairs = list(itertools.combinations(members, 2))
+        price = dict(zip([*pairs, *((e,) for e in members)], map(Fraction, theta), strict=True))
+        hosted = [part for r in range(min(len(members), slots) + 1) for part in itertools.combinations(members, r)]
+        price_of = {part: sum(price[key] for r in (1, 2) for key in itertools.combinations(part, r)) for part in hosted}
+        value += weight * min(
+            mean_sends(members, parts) + sum(price_of[part] for part in parts)
+            for parts in itertools.combinations_with_replacement(hosted, nodes)
+            if set().union(*parts) == set(members)
+        )
+        for key, amount in price.items():
+            add(1 + key[0] if len(key) == 2 else 0, 1 + key[-1], weight * amount)
+    prices = at.prices
+    matrix[0][0] += Fraction(float(prices.corner_1[0]))
+    value += nodes * Fraction(float(prices.corner_1[0]))
+    for u in range(experts):
+        equal, some = Fraction(float(prices.equal_E[u])), Fraction(float(prices.some_E[u]))
+        add(0, u + 1, some - equal)
+        matrix[u + 1][u + 1] += equal
+        value += some
+        for v in range(experts):
+            if u != v:
+                add(u + 1, v + 1, Fraction(float(prices.above_EE[u, v])) / 2)
+                below = Fraction(float(prices.below_EE[u, v]))
+                add(u + 1, v + 1, -below)
+                matrix[u + 1][u + 1] += below
+    beside = [Fraction(-slots), *([Fraction(1)] * experts)]
+    return value - nodes * (1 + slots) * eigenvalues_beside(matrix, beside)[0]
+
+
+def mean_sends(members: list[int], parts: tuple[tuple[int, ...], ...]) -> Fraction:
+    """Over homes, the fewest other nodes that host what the home does not."""
+    total = 0
+    for home in range(len(parts)):
+        others = [set(part) for n, part in enumerate(parts) if n != home]
+        needed = set(members) - set(parts[home])
+        total += next(
+            r
+            for r in range(len(parts))
+            if any(needed <= set().union(*chosen) for chosen in itertools.combinations(others, r))
+        )
+    return Fraction(total, len(parts))
+
+
+def partitions(members: list[int]) -> Any:
+    if not members:
+        yield []
+        return
+    first, rest = members[0], members[1:]
+    for r in range(len(rest) + 1):
+        for company in itertools.combinations(rest, r):
+            for blocks in partitions([e for e in rest if e not in company]):
+                yield [[first, *company], *blocks]
+
+
+def eigenvalues_beside(matrix: list[list[Fraction]], vector: list[Fraction]) -> list[Fraction]:
+    """Eigenvalues on the complement of a vector, falling: Jacobi's rotations in long double."""
+    size = len(vector)
+    norm = sum(x * x for x in vector)
+    along = [sum(matrix[i][j] * vector[j] for j in range(size)) / norm for i in range(size)]
+    both = sum(vector[i] * along[i] for i in range(size)) / norm
+    sunk = 4 * sum(abs(x) for row in matrix for x in row) + 1  # where the vector's own eigenvalue goes
+    a = np.array(
+        [
+            [
+                long(
+                    matrix[i][j]
+                    - along[i] * vector[j]
+                    - vector[i] * along[j]
+                    + (both - sunk / norm) * vector[i] * vector[j]
+                )
+                for j in range(size)
+            ]
+            for i in range(size)
+        ]
+    )
+    for _ in range(30):
+        for p, q in itertools.combinations(range(size), 2):
+            if a[p, q] != 0:
+                tau = (a[q, q] - a[p, p]) / (2 * a[p, q])
+                t = (Long(1) if tau >= 0 else Long(-1)) / (abs(tau) + np.sqrt(1 + tau * tau))
+                c = 1 / np.sqrt(1 + t * t)
+                rotation = np.array([[c, t * c], [-t * c, c]])
+                a[:, [p, q]] = a[:, [p, q]] @ rotation
+                a[[p, q]] = rotation.T @ a[[p, q]]
+    return [Fraction(*x.as_integer_ratio()) for x in np.sort(np.diag(a))[::-1]][: size - 1]
+
+
+def long(x: Fraction) -> Any:
+    high = Long(float(x))
+    return high + Long(float(x - Fraction(float(x))))
