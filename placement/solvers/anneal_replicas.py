@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import MAX_COVERS
-from placement.solvers.anneal_common import Balance, Incidence, random_below, random_unit, random_word
+from placement.solvers.anneal_common import Balance, Incidence, cost_of_moves, random_below, random_unit, random_word
 from placement.solvers.replica_loads import add_load, cost_of_loads, estimate_shares, measure_shares
 from placement.solvers.replica_sends import MOST_OPEN, Rest, change_of, sends_of_set, update_set
 
@@ -83,6 +83,7 @@ def anneal_replicas(
     trial_GB = np.zeros((num_ranks, num_boots))
     peak_B = np.zeros(num_boots)
     uneven = 0.0
+    moved = cost_of_moves(phy2log_P, bal)
     best = np.inf
     best_P = phy2log_P.copy()
     accepted = 0
@@ -97,8 +98,8 @@ def anneal_replicas(
             for e in range(num_experts):
                 add_load(e, 1.0, share_EN[e], on_EN, holds_GE, bal, load_GB)
             uneven = cost_of_loads(load_GB, bal, peak_B)
-            if sends * per_send + uneven < best - 1e-12:
-                best = sends * per_send + uneven
+            if sends * per_send + moved + uneven < best - 1e-12:
+                best = sends * per_send + moved + uneven
                 best_P[:] = phy2log_P
             due = False
         if move == moves:
@@ -131,6 +132,10 @@ def anneal_replicas(
             if on_EN[v, j] == 1:
                 host_v ^= _ONE << np.uint64(j)
         moved_u, moved_v = host_u != host_E[u], host_v != host_E[v]
+        leave = bal.stay_GE[r, u] - bal.stay_GE[r, v]
+        if not replace:
+            leave += bal.stay_GE[s, v] - bal.stay_GE[s, u]
+        threshold -= leave
         slack = threshold + uneven - bal.price
         change = 0
         if moved_u:
@@ -179,6 +184,7 @@ def anneal_replicas(
         load_GB[:] = trial_GB
         uneven = after
         sends += change
+        moved += leave
         for step in range(2):
             e = u if step == 0 else v
             if not (moved_u if step == 0 else moved_v):

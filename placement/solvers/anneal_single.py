@@ -19,6 +19,7 @@ from placement.solvers.anneal_common import (
     Balance,
     Incidence,
     balance_cost,
+    cost_of_moves,
     random_below,
     random_unit,
     random_word,
@@ -38,7 +39,8 @@ def anneal_single(
 ) -> float:
     """Anneal `phy2log_P` in place from temperature `hot` to `cold` (sends per token); returns the best cost seen.
 
-    The best map is what `phy2log_P` holds at the end. Cost = sends + price * expected imbalance + cap penalty.
+    The best map is what `phy2log_P` holds at the end. Cost = sends + price * expected imbalance + cap penalty + what
+    leaves `stay_GE`.
     """
     num_experts = bal.load_EB.shape[0]
     num_boots = bal.load_EB.shape[1]
@@ -58,7 +60,7 @@ def anneal_single(
     touch_UX = np.zeros((sets.shape[0], num_units), dtype=np.uint8)
     enter_EX = np.zeros((num_experts, num_units), dtype=np.int64)
     leave_E = np.zeros(num_experts, dtype=np.int64)
-    sends = _fill(sets, count, fare_X, unit_E, touch_UX, enter_EX, leave_E)
+    wire = _fill(sets, count, fare_X, unit_E, touch_UX, enter_EX, leave_E) + cost_of_moves(phy2log_P, bal)
     load_GB = np.zeros((num_ranks, num_boots))
     load_N = np.zeros(bal.num_nodes)
     for p in range(num_slots):
@@ -75,7 +77,7 @@ def anneal_single(
     uneven = balance_cost(high_3B[0], bal.price, bal.cap)
     if node_capped:
         uneven += node_penalty(load_N, bal)
-    cost = sends + uneven
+    cost = wire + uneven
     best = cost
     best_P = phy2log_P.copy()
     cooling = (cold / hot) ** (1.0 / max(moves - 1, 1))
@@ -90,9 +92,9 @@ def anneal_single(
             continue
         u, v = phy2log_P[p], phy2log_P[q]
         i, j = unit_E[u], unit_E[v]
-        gain = 0.0
+        gain = bal.stay_GE[r, u] + bal.stay_GE[s, v] - bal.stay_GE[r, v] - bal.stay_GE[s, u]
         if i != j:
-            gain = fare_X[j] * (enter_EX[u, j] - leave_E[v]) + fare_X[i] * (enter_EX[v, i] - leave_E[u])
+            gain += fare_X[j] * (enter_EX[u, j] - leave_E[v]) + fare_X[i] * (enter_EX[v, i] - leave_E[u])
             if gain - uneven + bal.price > threshold:  # even perfect balance would not do
                 continue
         # balance after the swap, under every bootstrap
@@ -128,7 +130,7 @@ def anneal_single(
             _move(v, u, j, i, inc, unit_E, touch_UX, enter_EX, leave_E)
             _exchange_shared(u, v, i, j, inc, row, touch_UX, leave_E)
             unit_E[u], unit_E[v] = j, i
-            sends += gain
+        wire += gain
         phy2log_P[p], phy2log_P[q] = v, u
         load_N[n] += shift
         load_N[m] -= shift
@@ -141,7 +143,7 @@ def anneal_single(
             if rises or first in (r, s) or second in (r, s) or third in (r, s):
                 three_highest(load_GB, b, high_3B, rank_3B)
         uneven = after
-        cost = sends + uneven
+        cost = wire + uneven
         if cost < best - 1e-12:
             best = cost
             best_P[:] = phy2log_P
