@@ -14,7 +14,7 @@ from placement.cluster import Cluster
 from placement.errors import MapError
 from placement.model import Model
 from placement.placement_map import Placement
-from placement.relabel import holds_GE, moved_P
+from placement.relabel import holds_GE
 
 SCHEMA = "expert-migration/1"
 COLUMNS = ("layer_id", "slot", "expert", "from_rank", "to_rank")
@@ -27,7 +27,8 @@ class MigrationPlan:
     """The copies that turn one map into another; all sources are read before their slots are overwritten.
 
     layer_M, slot_M, expert_M  position of the layer, slot that is filled, expert that it then holds, int64 [M]
-    source_M, target_M         rank whose weights are read and rank of the slot
+    source_M, target_M         rank whose weights are read and rank of the slot; the same where a rank only reorders its
+                               slots, which counts as no move and no bytes
     from_map, to_map           `map_digest` of both maps
     """
 
@@ -43,13 +44,18 @@ class MigrationPlan:
 
     @property
     def num_moves(self) -> int:
-        return len(self.slot_M)
+        return int(self.moves_M.sum())
+
+    @property
+    def moves_M(self) -> npt.NDArray[np.bool_]:
+        """Copies that come from another rank, bool [M]."""
+        return np.asarray(self.source_M != self.target_M)
 
     @cached_property
     def bytes_GG(self) -> Ints:
         """Bytes from rank (row) to rank, int64 [G, G]."""
         copies_GG = np.zeros((self.cluster.num_ranks, self.cluster.num_ranks), dtype=np.int64)
-        np.add.at(copies_GG, (self.source_M, self.target_M), 1)
+        np.add.at(copies_GG, (self.source_M[self.moves_M], self.target_M[self.moves_M]), 1)
         return copies_GG * self.cluster.expert_bytes
 
     @cached_property
@@ -90,7 +96,8 @@ class MigrationPlan:
             "from_map": self.from_map,
             "to_map": self.to_map,
             "moves": self.num_moves,
-            "moves_by_layer": np.bincount(self.layer_M, minlength=len(self.layer_ids)).tolist(),
+            "moves_by_layer": np.bincount(self.layer_M[self.moves_M], minlength=len(self.layer_ids)).tolist(),
+            "reordered": len(self.slot_M) - self.num_moves,
             "bytes_within_nodes": self.bytes_within_nodes,
             "bytes_between_nodes": self.bytes_between_nodes,
             "most_bytes_from_rank": int(self.bytes_GG.sum(axis=1).max()),
@@ -115,18 +122,19 @@ class MigrationPlan:
 def migration_plan(current: Placement, new: Placement, cluster: Cluster) -> MigrationPlan:
     """The copies from `current` to `new`, both of the cluster's shape; bytes are the weights of one expert each.
 
-    An expert comes over the cheapest link: from a GPU of the same node if one holds it, else from the nearest node; of
-    several such GPUs from the one that has sent least so far. Raises MapError if the maps do not fit each other.
+    An expert comes over the cheapest link: from another slot of its GPU, else from the same node, else from the nearest
+    node; of several such GPUs from the one that has sent least so far. Raises MapError if the maps do not fit.
     """
     for placement in (current, new):
         check_fits(placement, new.model, cluster)
     node_G = np.arange(cluster.num_ranks) // cluster.gpus_per_node
-    # NVLink costs something too, but less than any link between nodes
-    cost_GG = (_cost_NN(cluster) + 1.0)[node_G[:, None], node_G] * (node_G[:, None] != node_G)
+    # links within nodes cost less than any between them, and those within a rank nothing
+    cost_GG = np.where(node_G[:, None] == node_G, 1.0, 2.0 + _cost_NN(cluster)[node_G[:, None], node_G])
+    np.fill_diagonal(cost_GG, 0.0)
     copies = []  # (number of sources, layer, slot): those without a choice are settled first
     for layer, (old_P, new_P) in enumerate(zip(current.phy2log_LP, new.phy2log_LP, strict=True)):
         held_GE = holds_GE(old_P, cluster, current.model.num_experts)
-        for slot in np.flatnonzero(moved_P(old_P, new_P, cluster)).tolist():
+        for slot in np.flatnonzero(old_P != new_P).tolist():
             holders = np.flatnonzero(held_GE[:, new_P[slot]])
             cost = cost_GG[holders, slot // cluster.slots_per_gpu]
             copies.append((layer, slot, holders[cost == cost.min()]))
@@ -134,7 +142,7 @@ def migration_plan(current: Placement, new: Placement, cluster: Cluster) -> Migr
     source = {}
     for layer, slot, holders in sorted(copies, key=lambda copy: len(copy[2])):
         source[layer, slot] = int(holders[np.argmin(sent_G[holders])])
-        sent_G[source[layer, slot]] += 1
+        sent_G[source[layer, slot]] += source[layer, slot] != slot // cluster.slots_per_gpu
     layer_M = np.array([layer for layer, _, _ in copies], dtype=np.int64)
     slot_M = np.array([slot for _, slot, _ in copies], dtype=np.int64)
     return MigrationPlan(

@@ -104,6 +104,7 @@ class MigrationPart(_Part):
     to_map: str = Field(description="The same of the map in this file")
     moves: int = Field(description="Slots whose weights have to be copied from another rank")
     moves_by_layer: list[int] = Field(description="The same in each layer")
+    reordered: int = Field(description="Further slots whose expert comes from another slot of the same rank")
     bytes_within_nodes: int = Field(description="Weights that are copied between ranks of a node")
     bytes_between_nodes: int = Field(description="Weights that are copied between nodes")
     most_bytes_from_rank: int = Field(description="What the rank that sends most has to send")

@@ -33,10 +33,10 @@ def migration_table(plan: MigrationPlan) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     node_M = [rank // plan.cluster.gpus_per_node for rank in (plan.source_M, plan.target_M)]
     size = plan.cluster.expert_bytes
-    changed, moves = np.unique(plan.layer_M, return_counts=True)
+    changed, moves = np.unique(plan.layer_M[plan.moves_M], return_counts=True)
     for layer, count in zip(changed[:MOST_ROWS].tolist(), moves.tolist(), strict=False):
         copies_NN = np.zeros_like(plan.bytes_NN)
-        mine = plan.layer_M == layer
+        mine = plan.moves_M & (plan.layer_M == layer)
         np.add.at(copies_NN, (node_M[0][mine], node_M[1][mine]), 1)
         within = int(np.trace(copies_NN))
         cells = (human_bytes((count - within) * size), human_bytes(within * size), _busiest(copies_NN * size))

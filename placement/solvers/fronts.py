@@ -70,7 +70,8 @@ def layer_front(problem: LayerProblem, current_P: Row, best: Point) -> list[Poin
     limits = (problem.options.max_moves, problem.options.max_moves_per_layer)
     most = min((limit for limit in limits if limit is not None), default=problem.cluster.num_slots)
     search = _Search(problem, current_P)
-    points = front([point_of(problem, current_P, current_P, CURRENT), best, *search.priced(best)])
+    start = point_of(problem, current_P, current_P, CURRENT)
+    points = front([start, best, *search.priced(best), *search.single_steps()])
     return [point for point in search.walked(points, most) if point.moves <= most]
 
 
@@ -112,14 +113,19 @@ class _Search:
         cost = kernel(row, self.inc, bal, QUENCH * scale, COLD * scale, moves, seed)
         return row, cost
 
+    def single_steps(self) -> list[Point]:
+        """All maps one step from the current one, where there are few: annealing may miss what tiny budgets need."""
+        slots, redundant = self.problem.cluster.num_slots, self.problem.num_redundant
+        if slots * (slots / 2 + (self.problem.num_experts if redundant else 0)) > MOST_SCORES:
+            return []
+        return self._points(_steps(self.problem, self.current_P))
+
     def walked(self, points: list[Point], most_moves: int) -> list[Point]:
         """The front with the maps on the way from each point to the next, by the best of the steps that lead there."""
         scores, found = 0, list(points)
-        for start, goal in pairwise(points):
-            at = start
+        for at, goal in pairwise(points):
             while at.moves < min(goal.moves, most_moves) and scores < MOST_SCORES and not self.problem.out_of_time():
-                rows = _steps(at.phy2log_P, goal.phy2log_P, self.problem)
-                steps = [point_of(self.problem, self.current_P, row, ANNEAL) for row in rows]
+                steps = self._points(_steps(self.problem, at.phy2log_P, goal.phy2log_P))
                 if not steps:
                     break
                 scores += len(steps)
@@ -129,22 +135,27 @@ class _Search:
                 found.append(at)
         return front(found)
 
+    def _points(self, rows: Iterable[Row]) -> list[Point]:
+        return [point_of(self.problem, self.current_P, row, ANNEAL) for row in rows]
 
-def _steps(row: Row, goal_P: Row, problem: LayerProblem) -> Iterator[Row]:
-    """Maps one swap or one replaced copy away from `row`, after which a rank has one more expert of the goal."""
+
+def _steps(problem: LayerProblem, row: Row, goal_P: Row | None = None) -> Iterator[Row]:
+    """Maps one swap or one replaced copy away from `row`; with a goal those that give a rank one more of its experts."""
     cluster = problem.cluster
     rank_P = np.arange(cluster.num_slots) // cluster.slots_per_gpu
-    have_GE, want_GE = (holds_GE(one, cluster, problem.num_experts) for one in (row, goal_P))
+    have_GE = holds_GE(row, cluster, problem.num_experts)
+    want_GE = np.ones_like(have_GE) if goal_P is None else holds_GE(goal_P, cluster, problem.num_experts)
+    may_go_P = np.ones_like(rank_P, dtype=bool) if goal_P is None else ~want_GE[rank_P, row]
     copies_E = np.bincount(row)
-    for p in np.flatnonzero(~want_GE[rank_P, row]):
+    for p in np.flatnonzero(may_go_P):
         old = row[p]
-        for new in np.flatnonzero(want_GE[rank_P[p]] & ~have_GE[rank_P[p]]):
+        for new in np.flatnonzero((want_GE & ~have_GE)[rank_P[p]]):
             if copies_E[old] > 1:
                 replaced = row.copy()
                 replaced[p] = new
                 yield replaced
-            for q in np.flatnonzero(row == new):
-                if not want_GE[rank_P[q], new] and not have_GE[rank_P[q], old]:
+            for q in np.flatnonzero((row == new) & may_go_P):
+                if not have_GE[rank_P[q], old] and (goal_P is not None or p < q):
                     swapped = row.copy()
                     swapped[p], swapped[q] = new, old
                     yield swapped
