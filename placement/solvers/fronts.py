@@ -140,7 +140,7 @@ class _Search:
 
 
 def _steps(problem: LayerProblem, row: Row, goal_P: Row | None = None) -> Iterator[Row]:
-    """Maps one swap or one replaced copy away from `row`; with a goal those that give a rank one more of its experts."""
+    """Maps one swap or one replaced copy away from `row`; with a goal, those that give a rank one more expert of it."""
     cluster = problem.cluster
     rank_P = np.arange(cluster.num_slots) // cluster.slots_per_gpu
     have_GE = holds_GE(row, cluster, problem.num_experts)
