@@ -97,6 +97,21 @@ class ClusterDetail(ClusterPart):
     combine_bytes: int
 
 
+class MigrationPart(_Part):
+    """How far the map is from the one that it replaces; the copies themselves are in a file of expert-migration/1."""
+
+    from_map: str = Field(description="SHA-256 of the map that is replaced: its slots as little-endian int32, [L][P]")
+    to_map: str = Field(description="The same of the map in this file")
+    moves: int = Field(description="Slots whose weights have to be copied from another rank")
+    moves_by_layer: list[int] = Field(description="The same in each layer")
+    reordered: int = Field(description="Further slots whose expert comes from another slot of the same rank")
+    bytes_within_nodes: int = Field(description="Weights that are copied between ranks of a node")
+    bytes_between_nodes: int = Field(description="Weights that are copied between nodes")
+    most_bytes_from_rank: int = Field(description="What the rank that sends most has to send")
+    most_bytes_to_rank: int = Field(description="What the rank that receives most has to receive")
+    time_ms: float = Field(description="At the cluster's bandwidths, for the busiest rank")
+
+
 class ProvenancePart(BaseModel):
     """Where the map comes from: the same input, options and version give the same file. Other keys are kept."""
 
@@ -120,6 +135,7 @@ class PlacementFile(_Part):
     )
     evaluation: EvaluationPart | None = None
     layers: list[LayerPart] | None = None
+    migration: MigrationPart | None = None
     provenance: ProvenancePart | None = None
 
     def described_cluster(self) -> Cluster | None:
@@ -153,6 +169,7 @@ def placement_document(
     *,
     evaluation: dict[str, Any] | None = None,
     layers: list[dict[str, Any]] | None = None,
+    migration: dict[str, Any] | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Plain data in the order of the schema."""
@@ -174,16 +191,15 @@ def placement_document(
     }
     if model.num_groups is not None:
         document["model"]["num_groups"] = model.num_groups
-    parts = {"evaluation": evaluation, "layers": layers, "provenance": provenance}
+    parts = {"evaluation": evaluation, "layers": layers, "migration": migration, "provenance": provenance}
     return document | {name: part for name, part in parts.items() if part is not None}
 
 
-def document_bytes(document: dict[str, Any]) -> bytes:
-    """One line a layer, so that files can be read and compared by people."""
+def document_bytes(document: dict[str, Any], rows_of: str = "physical_to_logical") -> bytes:
+    """One line for each row of `rows_of`, which comes last, so that files can be read and compared by people."""
     body = dict(document)
-    body.pop("physical_to_logical")
-    rows = ",\n  ".join(json.dumps(row, separators=(",", ":")) for row in document["physical_to_logical"])
-    text = json.dumps({**body, "physical_to_logical": ["@rows@"]}, indent=1, ensure_ascii=False)
+    rows = ",\n  ".join(json.dumps(row, separators=(",", ":")) for row in body.pop(rows_of))
+    text = json.dumps({**body, rows_of: ["@rows@"]}, indent=1, ensure_ascii=False)
     return text.replace('[\n  "@rows@"\n ]', f"[\n  {rows}\n ]").encode(errors="replace") + b"\n"
 
 

@@ -38,6 +38,8 @@ class Options:
     bound          quick (eigenvalues), tight (Lagrangian decomposition: seconds a layer) or none
     work_limit     moves that a search proposes per layer; None: by the size of the layer
     time_limit_s   wall seconds for the whole solve; layers share it evenly
+    max_moves      slots whose expert may change from the current map's, all layers together; None: any number
+    max_moves_per_layer  the same for each layer
     """
 
     solver: str = "auto"
@@ -51,6 +53,8 @@ class Options:
     seed: int = 0
     work_limit: int | None = None
     time_limit_s: float | None = None
+    max_moves: int | None = None
+    max_moves_per_layer: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.balance_weight <= 1e6:
@@ -65,6 +69,9 @@ class Options:
             raise OptionError(f"work_limit={self.work_limit} must be at least 1 move")
         if self.time_limit_s is not None and not self.time_limit_s > 0:
             raise OptionError(f"time_limit={self.time_limit_s} must be more than 0 seconds")
+        for name, most in (("max_moves", self.max_moves), ("max_moves_per_layer", self.max_moves_per_layer)):
+            if most is not None and most < 0:
+                raise OptionError(f"{name}={most} must be 0 or more slots")
         if not 0 <= self.seed < 2**63:
             raise OptionError(f"seed={self.seed} must be from 0 to 2^63 - 1")
         if self.bound not in BOUNDS:
@@ -73,6 +80,11 @@ class Options:
             raise OptionError(f"objective={self.objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
         check_transport(self.transport)
         replica_choice_code(self.replica_choice)
+
+    @property
+    def moves_limited(self) -> bool:
+        """True if the answer has to stay near the current map."""
+        return self.max_moves is not None or self.max_moves_per_layer is not None
 
     @property
     def sends_count(self) -> bool:

@@ -10,18 +10,21 @@ from placement.cluster import Cluster
 from placement.cost import Evaluation, evaluate
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
+from placement.migration import MigrationPlan, check_fits, migration_plan
 from placement.parallel import make_executor
 from placement.placement_json import cluster_document, placement_document
 from placement.placement_map import Placement
 from placement.problem import Options
 from placement.solvers import get_solver
-from placement.solvers.run import LayerReport, solve_workload
+from placement.solvers.answers import FROM_CURRENT, LayerReport
+from placement.solvers.run import solve_workload
 from placement.traces import Trace, count
 from placement.traces.split import split_requests
 from placement.version import VERSION
 from placement.workload import Workload
 
 BASELINES = ("linear", "eplb")
+CURRENT = "current"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,7 @@ class Solution:
     maps        name -> placement: the baselines and the result
     train       name -> evaluation on the requests that the solver saw
     held_out    the same on those it did not see; empty if none were held out
+    current     the map that was in use, if one was given; then it is among the maps, by that name
     """
 
     placement: Placement
@@ -44,6 +48,13 @@ class Solution:
     held_out: dict[str, Evaluation]
     holdout: float
     input_hash: str
+    current: Placement | None = None
+
+    def migration(self) -> MigrationPlan | None:
+        """What has to be copied to get from the current map to the result."""
+        if self.current is None:
+            return None
+        return migration_plan(self.current, self.placement, self.cluster)
 
 
 def solve(
@@ -51,20 +62,25 @@ def solve(
     cluster: Cluster,
     options: Options | None = None,
     *,
+    current: Placement | None = None,
     holdout: float = 0.2,
     workers: int | None = None,
     listener: Listener = ignore,
 ) -> Solution:
     """Hold out a share of the requests, fit on the rest, measure linear, eplb and the result on both.
 
-    The placement returned is the one that was measured. Deterministic in (trace, cluster, options, holdout) unless a
-    time limit is set, whatever the number of workers. Raises TraceError, InfeasibleError, LimitError.
+    The placement returned is the one that was measured. With a `current` map it is a change of that one: nodes and GPUs
+    that are alike are named so that few slots move, `options.max_moves` limits them, and `auto` and `anneal` are never
+    worse than the current map on the training objective. Deterministic in (trace, cluster, options, holdout) unless a
+    time limit is set, whatever the number of workers. Raises TraceError, InfeasibleError, LimitError, and MapError if
+    the current map is for another model or cluster.
     """
     options = options or Options()
     if not 0 <= holdout < 1:
         raise OptionError(f"holdout={holdout} must be at least 0 and less than 1")
     cluster.check_fits(trace.model.num_experts)
     get_solver(options.solver)
+    _check_current(current, trace, cluster, options)
     train, held_out = split_requests(trace, holdout, options.seed) if holdout else (trace, None)
     with make_executor(workers) as executor:
         workload = _count(train, options, executor, listener)
@@ -73,10 +89,13 @@ def solve(
             cluster,
             options,
             baselines=BASELINES,
+            current=current,
             executor=executor,
             workers=workers,
             listener=listener,
         )
+        if current is not None:
+            maps = {CURRENT: current} | maps
         parts = [part for part in (train, held_out) if part is not None]
         measured: list[dict[str, Evaluation]] = []
         for number, part in enumerate(parts):
@@ -102,7 +121,17 @@ def solve(
         held_out=measured[1] if held_out is not None else {},
         holdout=holdout,
         input_hash=workload.digest(),
+        current=current,
     )
+
+
+def _check_current(current: Placement | None, trace: Trace, cluster: Cluster, options: Options) -> None:
+    if current is not None:
+        check_fits(current, trace.model, cluster)
+    elif options.moves_limited:
+        raise OptionError("max_moves says how far the answer may be from a current map; give one with --from FILE")
+    if options.moves_limited and options.solver not in FROM_CURRENT:
+        raise OptionError(f"solver={options.solver!r} knows no max_moves; use --solver {' or '.join(FROM_CURRENT)}")
 
 
 def _count(trace: Trace, options: Options, executor: Executor, listener: Listener) -> Workload:
@@ -125,8 +154,10 @@ def solution_document(solution: Solution) -> dict[str, Any]:
         part: {name: evaluation.summary() for name, evaluation in answers.items()} or None
         for part, answers in (("train", solution.train), ("held_out", solution.held_out))
     }
+    plan = solution.migration()
     return placement_document(
         solution.placement,
+        migration=None if plan is None else plan.summary(),
         evaluation={
             "replica_choice": solution.options.replica_choice,
             "transport": solution.options.transport,

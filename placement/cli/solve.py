@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
@@ -20,8 +21,9 @@ from placement.cli.shared import (
 )
 from placement.errors import OptionError
 from placement.files import check_writable, write_atomic
-from placement.placement_json import save_placement
+from placement.placement_json import document_bytes, load_placement, save_placement
 from placement.problem import BALANCE_WEIGHT, BOUNDS, OBJECTIVES, Options
+from placement.report.migration import migration_line
 from placement.report.tables import comparison_table, headline
 from placement.solve import solution_document, solve
 from placement.solvers import SOLVERS
@@ -59,6 +61,16 @@ def solve_command(
         float | None, typer.Option(help="Seconds for solving; the answer then depends on the machine.")
     ] = None,
     work_limit: Annotated[int | None, typer.Option(help="Moves that a search proposes per layer.")] = None,
+    current: Annotated[
+        Path | None, typer.Option("--from", help="Placement file in use now: the answer is a change of that map.")
+    ] = None,
+    max_moves: Annotated[
+        int | None, typer.Option(help="Slots whose weights may move, all layers together; needs --from.")
+    ] = None,
+    max_moves_per_layer: Annotated[int | None, typer.Option(help="The same for each layer.")] = None,
+    migration_out: Annotated[
+        Path | None, typer.Option(help="File for the copies to make: slot, expert, from and to rank; needs --from.")
+    ] = None,
     workers: Workers = None,
     report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
     json_output: Json = False,
@@ -76,12 +88,13 @@ def solve_command(
         seed=seed,
         time_limit_s=time_limit,
         work_limit=work_limit,
+        max_moves=max_moves,
+        max_moves_per_layer=max_moves_per_layer,
     )
-    for path in (output, report):
-        if path is not None:
-            check_writable(path)
-    if report is not None and report.resolve() == output.resolve():
-        raise OptionError(f"--report and --output are both {output}; give each its own file")
+    _check_outputs({"--output": output, "--report": report, "--migration-out": migration_out})
+    if migration_out is not None and current is None:
+        raise OptionError("--migration-out says how to get from a map to the answer; give that map with --from FILE")
+    in_use = None if current is None else load_placement(current)[0]
     trace = open_trace(traces)
     shape = cluster_from_options(
         trace.model.num_experts,
@@ -92,9 +105,12 @@ def solve_command(
         redundant_experts=redundant_experts,
     )
     with progress_listener(quiet=json_output) as listener:
-        solution = solve(trace, shape, options, holdout=holdout, workers=workers, listener=listener)
+        solution = solve(trace, shape, options, current=in_use, holdout=holdout, workers=workers, listener=listener)
     document = solution_document(solution)
     save_placement(output, document)
+    plan = solution.migration()
+    if plan is not None and migration_out is not None:
+        write_atomic(migration_out, document_bytes(plan.document(), "copies"))
     if report is not None:
         from placement.report.html import report_html  # jinja2 is loaded only for a report
 
@@ -105,5 +121,17 @@ def solve_command(
     console = stdout_console()
     console.print(comparison_table(solution))
     console.print(headline(solution), highlight=False, markup=False)
-    written = f"wrote {output}" + (f" and {report}" if report is not None else "")
-    console.print(written, highlight=False, markup=False, soft_wrap=True)
+    if plan is not None:
+        console.print(migration_line(plan), highlight=False, markup=False)
+    written = " and ".join(str(path) for path in (output, migration_out, report) if path is not None)
+    console.print(f"wrote {written}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _check_outputs(outputs: dict[str, Path | None]) -> None:
+    """Raise now if a file could not be written later, or if two options name the same one."""
+    given = {option: path for option, path in outputs.items() if path is not None}
+    for (one, path), (other, same) in combinations(given.items(), 2):
+        if path.resolve() == same.resolve():
+            raise OptionError(f"{other} and {one} are both {path}; give each its own file")
+    for path in given.values():
+        check_writable(path)

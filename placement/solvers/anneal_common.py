@@ -44,6 +44,7 @@ class Balance(NamedTuple):
     cap         hard cap on the imbalance of column 0 (inf: none), at CAP_PRICE a unit beyond it
     node_cap    the same for nodes
     fare_X      float64 [X], cost of touching a unit, a node or a rank, once in the sample (mean over homes)
+    stay_GE     float64 [G, E], what it costs if rank g does not hold expert e: the price of a move where g holds e now
     """
 
     load_EB: npt.NDArray[np.float64]
@@ -53,6 +54,7 @@ class Balance(NamedTuple):
     cap: float
     node_cap: float
     fare_X: npt.NDArray[np.float64]
+    stay_GE: npt.NDArray[np.float64]
     num_nodes: int
     gpus_per_node: int
     slots_per_gpu: int
@@ -101,6 +103,7 @@ def balance(problem: LayerProblem, num_experts: int) -> Balance:
         cap=np.inf if cap is None else float(cap),
         node_cap=np.inf if node_cap is None else float(node_cap),
         fare_X=fare_per_copy_HX(problem).sum(axis=0),
+        stay_GE=np.zeros((cluster.num_ranks, num_experts)),
         num_nodes=cluster.num_nodes,
         gpus_per_node=cluster.gpus_per_node,
         slots_per_gpu=cluster.slots_per_gpu,
@@ -184,3 +187,12 @@ def balance_cost(peak_B: npt.NDArray[np.float64], price: float, cap: float) -> f
         s0 += peak_B[b]
     total = (s0 + s1) + (s2 + s3)
     return float(price * total / num_boots + CAP_PRICE * max(0.0, peak_B[0] - cap))
+
+
+@nb.njit(cache=True, nogil=True)
+def cost_of_moves(phy2log_P: npt.NDArray[np.int32], bal: Balance) -> float:
+    """What it costs that ranks do not hold what they hold now."""
+    cost = bal.stay_GE.sum()
+    for p in range(phy2log_P.shape[0]):
+        cost -= bal.stay_GE[p // bal.slots_per_gpu, phy2log_P[p]]
+    return float(cost)

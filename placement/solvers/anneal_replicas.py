@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import MAX_COVERS
-from placement.solvers.anneal_common import Balance, Incidence, random_below, random_unit, random_word
+from placement.solvers.anneal_common import Balance, Incidence, cost_of_moves, random_below, random_unit, random_word
 from placement.solvers.replica_answers import no_answers, place_of_answer
 from placement.solvers.replica_loads import add_load, cost_after, measure_shares, spread
 from placement.solvers.replica_sends import MOST_OPEN, Rest, sends_of_set, update_set
@@ -81,6 +81,7 @@ def anneal_replicas(
     load_GB = np.zeros((num_ranks, num_boots))
     peak_B = np.zeros(num_boots)
     uneven = 0.0
+    moved = cost_of_moves(phy2log_P, bal)
     best = np.inf
     best_P = phy2log_P.copy()
     accepted = 0
@@ -97,8 +98,8 @@ def anneal_replicas(
                 add_load(load_GB, e, part_EG[e], bal)
             more_u_G[:] = 0.0
             uneven = cost_after(load_GB, 0, more_u_G, 0, more_u_G, bal, peak_B)
-            if sends * per_send + uneven < best - 1e-12:
-                best = sends * per_send + uneven
+            if sends * per_send + moved + uneven < best - 1e-12:
+                best = sends * per_send + moved + uneven
                 best_P[:] = phy2log_P
             due = False
         if move == moves:
@@ -123,6 +124,9 @@ def anneal_replicas(
         host_u, host_v = _mask(on_EN[u]), _mask(on_EN[v])
         moved_u, moved_v = host_u != host_E[u], host_v != host_E[v]
         share_u_N, share_v_N = share_EN[u], share_EN[v]
+        leave = bal.stay_GE[r, u] - bal.stay_GE[r, v]
+        if not replace:
+            leave += bal.stay_GE[s, v] - bal.stay_GE[s, u]
         change = 0
         if moved_u:
             a = place_of_answer(u, host_u, answers, inc, rest, sends_U, host_E, num_nodes, scratch, cover_S)
@@ -137,7 +141,7 @@ def anneal_replicas(
         more_u_G -= part_EG[u]
         more_v_G -= part_EG[v]
         after = cost_after(load_GB, u, more_u_G, v, more_v_G, bal, peak_B)
-        excess = threshold + uneven - after
+        excess = threshold + uneven - after - leave
         # sets that hold both were counted as if only one moved; that seldom overstates the change, so it comes last
         if change * per_send <= excess and moved_u and moved_v:
             change += _change_of_both(u, host_u, v, host_v, inc, sends_U, host_E, num_nodes, scratch, cover_S)
@@ -158,6 +162,7 @@ def anneal_replicas(
         part_EG[v] += more_v_G
         uneven = after
         sends += change
+        moved += leave
         for step in range(2):
             e = u if step == 0 else v
             if not (moved_u if step == 0 else moved_v):

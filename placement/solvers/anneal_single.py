@@ -19,6 +19,7 @@ from placement.solvers.anneal_common import (
     Balance,
     Incidence,
     balance_cost,
+    cost_of_moves,
     random_below,
     random_unit,
     random_word,
@@ -40,7 +41,8 @@ def anneal_single(
 ) -> float:
     """Anneal `phy2log_P` in place from temperature `hot` to `cold` (sends per token); returns the best cost seen.
 
-    The best map is what `phy2log_P` holds at the end. Cost = sends + price * expected imbalance + cap penalty.
+    The best map is what `phy2log_P` holds at the end. Cost = sends + price * expected imbalance + cap penalty + what
+    leaves `stay_GE`.
     """
     num_experts = bal.load_EB.shape[0]
     num_boots = bal.load_EB.shape[1]
@@ -61,7 +63,7 @@ def anneal_single(
     enter_EX = np.zeros((num_experts, num_units), dtype=np.int64)
     leave_E = np.zeros(num_experts, dtype=np.int64)
     shared_U = np.zeros(sets.shape[0], dtype=np.bool_)
-    sends = _fill(sets, count, fare_X, unit_E, touch_UX, enter_EX, leave_E)
+    wire = _fill(sets, count, fare_X, unit_E, touch_UX, enter_EX, leave_E) + cost_of_moves(phy2log_P, bal)
     load_GB = np.zeros((num_ranks, num_boots))
     load_N = np.zeros(bal.num_nodes)
     for p in range(num_slots):
@@ -80,7 +82,7 @@ def anneal_single(
     uneven = balance_cost(high_3B[0], bal.price, bal.cap)
     penalty = node_penalty(load_N, bal) if node_capped else 0.0
     uneven += penalty
-    cost = sends + uneven
+    cost = wire + uneven
     best = cost
     best_P = phy2log_P.copy()
     cooling = (cold / hot) ** (1.0 / max(moves - 1, 1))
@@ -106,9 +108,9 @@ def anneal_single(
             continue
         u, v = phy2log_P[p], phy2log_P[q]
         i, j = unit_E[u], unit_E[v]
-        gain = 0.0
+        gain = bal.stay_GE[r, u] + bal.stay_GE[s, v] - bal.stay_GE[r, v] - bal.stay_GE[s, u]
         if i != j:
-            gain = fare_X[j] * (enter_EX[u, j] - leave_E[v]) + fare_X[i] * (enter_EX[v, i] - leave_E[u])
+            gain += fare_X[j] * (enter_EX[u, j] - leave_E[v]) + fare_X[i] * (enter_EX[v, i] - leave_E[u])
             if gain - relief_G[r] - relief_G[s] - penalty > threshold:  # no balance that the swap may bring would do
                 continue
         # balance after the swap, under every bootstrap
@@ -148,7 +150,7 @@ def anneal_single(
                 shared_U[inc.pair_sets[x]] = False
             _exchange_shared(u, v, i, j, inc, row, touch_UX, leave_E)
             unit_E[u], unit_E[v] = j, i
-            sends += gain
+        wire += gain
         phy2log_P[p], phy2log_P[q] = v, u
         load_N[n] += shift
         load_N[m] -= shift
@@ -163,7 +165,7 @@ def anneal_single(
         measure_relief(high_3B, rank_3B, bal, relief_G)
         penalty = node_penalty(load_N, bal) if node_capped else 0.0
         uneven = after
-        cost = sends + uneven
+        cost = wire + uneven
         if cost < best - 1e-12:
             best = cost
             best_P[:] = phy2log_P

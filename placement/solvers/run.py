@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from placement.cluster import Cluster
-from placement.cost.bounds import smallest_imbalance
-from placement.errors import InfeasibleError, LimitError, OptionError
 from placement.events import Listener, Progress, ignore
 from placement.parallel import usable_cores
 from placement.placement_map import Placement
-from placement.problem import LayerProblem, Options, Score
+from placement.problem import Options
 from placement.solvers import get_solver
+from placement.solvers.answers import Answer, LayerReport, solve_layer
+from placement.solvers.budget import spend
+from placement.solvers.fronts import Row
 from placement.solvers.layer_problems import layer_problem
 from placement.workload import Workload
-
-log = logging.getLogger("placement")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerReport:
-    """How one layer was solved; `bound` and `gap` are None where no bound was computed.
-
-    gap = (objective - bound) / objective
-    """
-
-    layer_id: int
-    solver: str
-    status: str
-    objective: float
-    bound: float | None
-    gap: float | None
 
 
 def solve_workload(
@@ -47,24 +29,27 @@ def solve_workload(
     options: Options,
     *,
     baselines: Sequence[str] = (),
+    current: Placement | None = None,
     executor: Executor,
     workers: int | None = None,
     listener: Listener = ignore,
 ) -> tuple[dict[str, Placement], tuple[LayerReport, ...]]:
     """Maps by solver name (the baselines', then that of `options.solver`), and how its layers were solved.
 
+    current: the map that is in use. The searches start from it too, and the answer is relabelled so that few slots move
+    away from it, at most those that the options allow.
+
     Raises InfeasibleError, LimitError, OptionError; of several failures the first layer's, however the threads ran.
     """
     model = workload.model
     cluster.check_fits(model.num_experts)
     deadlines = _Deadlines(options.time_limit_s, model.num_layers, workers or usable_cores())
-    names = [*baselines, options.solver]
+    current_LP: Sequence[Row | None] = [None] * model.num_layers if current is None else list(current.phy2log_LP)
 
-    def task(layer: int) -> tuple[dict[str, npt.NDArray[np.int32]], LayerReport]:
+    def task(layer: int) -> tuple[dict[str, Row], Answer]:
         problem = replace(layer_problem(workload, cluster, options, layer), deadline=deadlines.next())
         rows = {name: get_solver(name).solve_layer(problem).phy2log_P for name in baselines}
-        rows[options.solver], report = _solve_layer(problem, model.layer_ids[layer])
-        return rows, report
+        return rows, solve_layer(problem, model.layer_ids[layer], current_LP[layer])
 
     # layers already use all cores; BLAS threads of its own would fight them, and round differently
     with threadpool_limits(1, user_api="blas"):
@@ -80,17 +65,21 @@ def solve_workload(
         finally:
             for future in futures:
                 future.cancel()
+    chosen = spend([answer.points for _, answer in answers], options.max_moves)
+    rows_of = {name: [rows[name] for rows, _ in answers] for name in baselines}
+    rows_of[options.solver] = [point.phy2log_P for point in chosen]
     maps = {
         name: Placement(
             model=model,
             num_nodes=cluster.num_nodes,
             gpus_per_node=cluster.gpus_per_node,
             slots_per_gpu=cluster.slots_per_gpu,
-            phy2log_LP=np.stack([rows[name] for rows, _ in answers]),
+            phy2log_LP=np.stack(rows),
         )
-        for name in names
+        for name, rows in rows_of.items()
     }
-    return maps, tuple(report for _, report in answers)
+    reports = [answer.report(point) for (_, answer), point in zip(answers, chosen, strict=True)]
+    return maps, tuple(reports)
 
 
 class _Deadlines:
@@ -108,43 +97,3 @@ class _Deadlines:
         waves = max(-(-self.left // self.workers), 1)
         self.left -= 1
         return now + max(self.end - now, 0.0) / waves
-
-
-def _solve_layer(problem: LayerProblem, layer_id: int) -> tuple[npt.NDArray[np.int32], LayerReport]:
-    options = problem.options
-    solver = get_solver(options.solver)
-    reason = solver.unsupported(problem)
-    if reason is not None:
-        raise OptionError(f"solver={options.solver!r} cannot take layer {layer_id}: {reason}; use --solver auto")
-    solution = solver.solve_layer(problem)
-    score = problem.score(solution.phy2log_P)
-    _check_cap(problem, score, layer_id)
-    bound, gap = solution.bound, None
-    if bound is not None:
-        gap = round(max(score.objective - bound, 0.0) / score.objective, 6) if score.objective else 0.0
-        bound = round(bound, 9)
-    log.debug("layer %d: %s, objective %.6f", layer_id, solution.status, score.objective)
-    return solution.phy2log_P, LayerReport(
-        layer_id=layer_id,
-        solver=solution.solver,
-        status=solution.status,
-        objective=round(score.objective, 9),
-        bound=bound,
-        gap=gap,
-    )
-
-
-def _check_cap(problem: LayerProblem, score: Score, layer_id: int) -> None:
-    if score.feasible:
-        return
-    cap = problem.options.max_imbalance
-    least = smallest_imbalance(problem.load_E, problem.cluster)
-    if cap is not None and least > cap:
-        raise InfeasibleError(
-            f"layer {layer_id}: max_imbalance={cap} cannot be met: its hottest experts alone make {least:.4f}; allow "
-            f"{least:.4f} or more, or add --redundant-experts"
-        )
-    raise LimitError(
-        f"layer {layer_id}: no map with max_imbalance={cap} was found; the best has {score.imbalance:.6f}; raise "
-        f"--max-imbalance or --work-limit, or add --redundant-experts"
-    )

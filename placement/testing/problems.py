@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,19 +102,20 @@ def brute_force(problem: LayerProblem) -> tuple[float, npt.NDArray[np.int32]]:
     """
     cluster = problem.cluster
     best, best_row = np.inf, np.zeros(0, dtype=np.int32)
-    for row in _maps(problem.num_experts, cluster.num_ranks, cluster.slots_per_gpu):
+    for row in all_maps(problem.num_experts, cluster.num_ranks, cluster.slots_per_gpu):
         objective = problem.score(row).objective
         if objective < best:
             best, best_row = objective, row
     return float(best), best_row
 
 
-def _maps(num_experts: int, num_ranks: int, slots: int) -> Any:
+def all_maps(num_experts: int, num_ranks: int, slots: int) -> Iterator[npt.NDArray[np.int32]]:
+    """Every sound map of one layer, int32 [P]; those that differ only in the order of a rank's slots come once."""
     ranks = list(itertools.combinations(range(num_experts), slots))
     needed = (1 << num_experts) - 1
     masks = [sum(1 << e for e in held) for held in ranks]
 
-    def extend(chosen: list[int], seen: int, total: int) -> Any:
+    def extend(chosen: list[int], seen: int, total: int) -> Iterator[npt.NDArray[np.int32]]:
         left = num_ranks - len(chosen)
         if (needed & ~seen).bit_count() > left * slots:
             return

@@ -340,6 +340,10 @@ BAD_OPTIONS: dict[str, tuple[tuple[object, ...], int, tuple[str, ...]]] = {
     "negative weight": (("--balance-weight", -1), 2, ("balance_weight=-1",)),
     "weight infinite": (("--balance-weight", "inf"), 2, ("balance_weight=inf",)),
     "weight beyond arithmetic": (("--balance-weight", 1e308), 2, ("balance_weight=",)),
+    "negative moves": (("--max-moves", -1), 2, ("max_moves=-1",)),
+    "negative moves of a layer": (("--max-moves-per-layer", -1), 2, ("max_moves_per_layer=-1",)),
+    "moves from nothing": (("--max-moves", 4), 2, ("max_moves", "--from")),
+    "plan from nothing": (("--migration-out", "m.json"), 2, ("--migration-out", "--from")),
     "cluster twice": (("--cluster", "c.yaml"), 2, ("--cluster", "--nodes")),
 }
 
@@ -518,6 +522,69 @@ def test_map_for_another_model(
     folder = write_trace(tmp_path / "other", **shape).folder
     refused(run_cli("evaluate", folder, "--map", sound_map), "the map is for")
     refused(run_cli("evaluate", folder, "--map", sound_map, "--json"), "the map is for")
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "told"),
+    [
+        ({"num_experts": 16}, ("--slots-per-gpu", 4), "8 experts"),
+        ({"num_layers": 3}, (), "2 layers"),
+        ({"top_k": 3}, (), "top-2"),
+        ({"layer_ids": [1, 2]}, (), "0 to 1"),
+        ({}, ("--slots-per-gpu", 3), "2 slots a GPU"),
+        ({}, ("--gpus-per-node", 4), "2 nodes x 2 GPUs"),
+        ({}, ("--nodes", 4), "2 nodes x 2 GPUs"),
+    ],
+    ids=str,
+)
+def test_current_map_that_does_not_fit(
+    shape: dict[str, Any],
+    options: tuple[object, ...],
+    told: str,
+    sound_map: Path,
+    write_trace: Any,
+    solve: Any,
+    out: Path,
+) -> None:
+    """A change starts from a map of the same model and cluster; what differs is told before the work."""
+    folder = write_trace(out.parent / "other", **shape).folder
+    refused(solve(folder, *options, "--from", sound_map), "the current map is for", told, "needed")
+    assert files(out) == set()
+
+
+def test_bad_current_maps(sound_map: Path, trace: Any, solve: Any, run_cli: Any, tmp_path: Path, out: Path) -> None:
+    """Files that are missing or no placement, a solver that knows no budget, plans with nowhere to go."""
+    (tmp_path / "cut.json").write_bytes(sound_map.read_bytes()[:-40])
+    for name, told in (("none.json", "No such file"), ("cut.json", "JSON")):
+        refused(solve(trace.folder, "--from", tmp_path / name), name, told)
+        refused(run_cli("diff", sound_map, tmp_path / name), name, told)
+        refused(run_cli("diff", tmp_path / name, sound_map), name, told)
+    refused(solve(trace.folder, "--from", sound_map, "--max-moves", 2, "--solver", "eplb"), "eplb", "auto")
+    refused(solve(trace.folder, "--from", sound_map, "--migration-out", out / "p.json"), "--migration-out", "--output")
+    refused(solve(trace.folder, "--from", sound_map, "--migration-out", out / "no" / "m.json"), "cannot write")
+    refused(run_cli("diff", sound_map, sound_map, "-o", out / "no" / "m.json"), "cannot write")
+    assert files(out) == set()
+
+
+def test_maps_of_two_clusters_have_no_diff(sound_map: Path, trace: Any, run_cli: Any, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    made = run_cli("solve", trace.folder, "-o", other, "--nodes", 4, "--gpus-per-node", 1, "--solver", "linear")
+    assert made.code == 0, made.stderr
+    refused(run_cli("diff", sound_map, other), "2 nodes x 2 GPUs", "4 nodes x 1 GPUs")
+
+
+def test_cap_out_of_reach_of_the_moves(tmp_path: Path, write_trace: Any, solve: Any, out: Path) -> None:
+    """Where the current map breaks a cap and too few slots may move to mend it: exit code 4, and no file."""
+    folders = []
+    for name, load in (("old", [5, 5, 5, 5, 5, 5, 5, 5]), ("new", [20, 20, 1, 1, 1, 1, 1, 1])):
+        ids = np.repeat(np.arange(8), load).reshape(1, -1, 1)
+        folders.append(write_trace(tmp_path / name, ids_LTK=ids, num_experts=8, requests=3).folder)
+    current = tmp_path / "current.json"
+    assert solve(folders[0], "--holdout", 0, "--solver", "linear", "-o", current).code == 0
+    change = ("--holdout", 0, "--from", current, "--max-imbalance", 1.9)
+    refused(solve(folders[1], *change, "--max-moves", 0), "max_imbalance=1.9", "--max-moves", code=4)
+    assert files(out) == set()
+    assert solve(folders[1], *change, "--max-moves", 2).code == 0
 
 
 def test_bad_maps(sound_map: Path, trace: Any, run_cli: Any, tmp_path: Path, out: Path) -> None:
