@@ -14,6 +14,7 @@ from placement.cluster import Cluster
 from placement.cost import Evaluation, evaluate
 from placement.errors import InfeasibleError, InputError, LimitError, PlacementError
 from placement.exporters import get_exporter
+from placement.migration import MigrationPlan, migration_plan
 from placement.model import Model
 from placement.placement_json import load_placement, save_placement
 from placement.placement_map import Placement
@@ -31,6 +32,7 @@ __all__ = [
     "InfeasibleError",
     "InputError",
     "LimitError",
+    "MigrationPlan",
     "Model",
     "Options",
     "Placement",
@@ -43,6 +45,7 @@ __all__ = [
     "evaluate",
     "get_exporter",
     "load_placement",
+    "migration_plan",
     "open_trace",
     "save_placement",
     "solution_document",
