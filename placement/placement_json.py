@@ -84,6 +84,31 @@ class EvaluationPart(_Part):
     held_out: dict[str, SummaryPart] | None
 
 
+class WorstMean(_Part):
+    worst: float
+    mean: float
+
+
+class TrafficPart(_Part):
+    """One part of the traffic; all maps by name."""
+
+    name: str
+    objective: dict[str, float] = Field(description="Training objective on this part, mean over layers")
+    train: dict[str, SummaryPart]
+    held_out: dict[str, SummaryPart] | None = Field(description="null where no request of the part was held out")
+
+
+class RobustPart(_Part):
+    """Of `solve --robust`: every map on every part of the traffic, whose worst the map `robust` minimizes."""
+
+    by: str = Field(description="domain, category, traces or windows:N")
+    objective: dict[str, WorstMean] = Field(
+        description="By map: the training objective of the worst part, and the mean"
+    )
+    parts: list[TrafficPart]
+    left_out: list[str] = Field(description="Parts with too few tokens or requests")
+
+
 class ClusterDetail(ClusterPart):
     """The cluster with all that the cost model knows of it; see docs/cluster.md."""
 
@@ -119,6 +144,7 @@ class PlacementFile(_Part):
         description="[L][P]: logical expert in slot p of layer l; slot p is on rank p // slots_per_gpu"
     )
     evaluation: EvaluationPart | None = None
+    robust: RobustPart | None = None
     layers: list[LayerPart] | None = None
     provenance: ProvenancePart | None = None
 
@@ -152,6 +178,7 @@ def placement_document(
     placement: Placement,
     *,
     evaluation: dict[str, Any] | None = None,
+    robust: dict[str, Any] | None = None,
     layers: list[dict[str, Any]] | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -174,7 +201,7 @@ def placement_document(
     }
     if model.num_groups is not None:
         document["model"]["num_groups"] = model.num_groups
-    parts = {"evaluation": evaluation, "layers": layers, "provenance": provenance}
+    parts = {"evaluation": evaluation, "robust": robust, "layers": layers, "provenance": provenance}
     return document | {name: part for name, part in parts.items() if part is not None}
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from placement.cluster import Cluster
 from placement.cost import Evaluation, evaluate
+from placement.cost.by_part import Answers, PartFigures, evaluate_parts
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
 from placement.parallel import make_executor
@@ -15,13 +19,17 @@ from placement.placement_json import cluster_document, placement_document
 from placement.placement_map import Placement
 from placement.problem import Options
 from placement.solvers import get_solver
+from placement.solvers.robust import solve_robust
 from placement.solvers.run import LayerReport, solve_workload
 from placement.traces import Trace, count
-from placement.traces.split import split_requests
+from placement.traces.parts import Parts, parts_of
+from placement.traces.split import split_by_part, split_requests
 from placement.version import VERSION
 from placement.workload import Workload
 
 BASELINES = ("linear", "eplb")
+ROBUST = "robust"
+MOST_DOMAINS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +40,8 @@ class Solution:
     maps        name -> placement: the baselines and the result
     train       name -> evaluation on the requests that the solver saw
     held_out    the same on those it did not see; empty if none were held out
+    parts       the maps on each part of the traffic: those of a robust solve, else the domains; None: there are none
+    robust      what `solve` was told of it
     """
 
     placement: Placement
@@ -44,6 +54,8 @@ class Solution:
     held_out: dict[str, Evaluation]
     holdout: float
     input_hash: str
+    parts: PartFigures | None = None
+    robust: str | None = None
 
 
 def solve(
@@ -52,11 +64,14 @@ def solve(
     options: Options | None = None,
     *,
     holdout: float = 0.2,
+    robust: str | None = None,
     workers: int | None = None,
     listener: Listener = ignore,
 ) -> Solution:
     """Hold out a share of the requests, fit on the rest, measure linear, eplb and the result on both.
 
+    robust: how the traffic is parted (`placement.traces.parts`); the result, named `robust`, is then the map whose
+    worst part costs least, beside the plain one of the solver.
     The placement returned is the one that was measured. Deterministic in (trace, cluster, options, holdout) unless a
     time limit is set, whatever the number of workers. Raises TraceError, InfeasibleError, LimitError.
     """
@@ -65,44 +80,113 @@ def solve(
         raise OptionError(f"holdout={holdout} must be at least 0 and less than 1")
     cluster.check_fits(trace.model.num_experts)
     get_solver(options.solver)
-    train, held_out = split_requests(trace, holdout, options.seed) if holdout else (trace, None)
+    parts = parts_of(trace, robust) if robust is not None else _domains(trace)
+    train, held_out = _split(trace, holdout, options.seed, parts if robust is not None else None)
+    result_name = options.solver
+    objective_W: dict[str, npt.NDArray[np.float64]] = {}
     with make_executor(workers) as executor:
         workload = _count(train, options, executor, listener)
         maps, layers = solve_workload(
             workload,
             cluster,
-            options,
+            options if robust is None else _half_of_the_time(options),
             baselines=BASELINES,
             executor=executor,
             workers=workers,
             listener=listener,
         )
-        parts = [part for part in (train, held_out) if part is not None]
-        measured: list[dict[str, Evaluation]] = []
-        for number, part in enumerate(parts):
-            listener(Progress(stage="evaluate", done=number, total=len(parts)))
+        if robust is not None and parts is not None:
+            result_name = ROBUST
+            answer = solve_robust(
+                workload,
+                [
+                    count(parts.of(train, part), seed=options.seed, executor=executor)
+                    for part in range(len(parts.names))
+                ],
+                cluster,
+                _half_of_the_time(options),
+                plain=maps,
+                reports=layers,
+                name=result_name,
+                executor=executor,
+                workers=workers,
+                listener=listener,
+            )
+            maps, layers, objective_W = maps | {result_name: answer.placement}, answer.layers, answer.cost_W
+
+        def measure(side: Trace) -> dict[str, Evaluation]:
             answers = evaluate(
-                part,
+                side,
                 list(maps.values()),
                 cluster=cluster,
                 replica_choice=options.replica_choice,
                 transport=options.transport,
                 executor=executor,
             )
-            measured.append(dict(zip(maps, answers, strict=True)))
-        listener(Progress(stage="evaluate", done=len(parts), total=len(parts)))
+            return dict(zip(maps, answers, strict=True))
+
+        sides = [side for side in (train, held_out) if side is not None]
+        measured: list[dict[str, Evaluation]] = []
+        by_part: list[Answers] = []
+        for number, side in enumerate(sides):
+            listener(Progress(stage="evaluate", done=number, total=len(sides)))
+            measured.append(measure(side))
+            by_part.append(evaluate_parts(side, parts, measure) if parts is not None else ())
+        listener(Progress(stage="evaluate", done=len(sides), total=len(sides)))
     return Solution(
-        placement=maps[options.solver],
+        placement=maps[result_name],
         cluster=cluster,
         options=options,
         layers=layers,
-        result_name=options.solver,
+        result_name=result_name,
         maps=maps,
         train=measured[0],
         held_out=measured[1] if held_out is not None else {},
         holdout=holdout,
         input_hash=workload.digest(),
+        parts=None if parts is None else _figures(parts, by_part, cluster, options, trace.model.top_k, objective_W),
+        robust=robust,
     )
+
+
+def _figures(
+    parts: Parts,
+    by_part: list[Answers],
+    cluster: Cluster,
+    options: Options,
+    top_k: int,
+    objective_W: dict[str, npt.NDArray[np.float64]],
+) -> PartFigures:
+    send_price, balance_price = options.prices(cluster, top_k)
+    return PartFigures(
+        by=parts.by,
+        names=parts.names,
+        left_out=parts.left_out,
+        train=by_part[0],
+        held_out=by_part[1] if len(by_part) > 1 else (),
+        send_price=send_price,
+        balance_price=balance_price,
+        objective_W=objective_W,
+    )
+
+
+def _domains(trace: Trace) -> Parts | None:
+    """Parts to show though none were asked for."""
+    try:
+        parts = parts_of(trace, "domain")
+    except OptionError:
+        return None
+    return parts if len(parts.names) <= MOST_DOMAINS else None
+
+
+def _split(trace: Trace, holdout: float, seed: int, parts: Parts | None) -> tuple[Trace, Trace | None]:
+    if not holdout:
+        return trace, None
+    return split_requests(trace, holdout, seed) if parts is None else split_by_part(trace, parts, holdout, seed)
+
+
+def _half_of_the_time(options: Options) -> Options:
+    return options if options.time_limit_s is None else replace(options, time_limit_s=options.time_limit_s / 2)
 
 
 def _count(trace: Trace, options: Options, executor: Executor, listener: Listener) -> Workload:
@@ -133,12 +217,38 @@ def solution_document(solution: Solution) -> dict[str, Any]:
             "result": solution.result_name,
             **parts,
         },
+        robust=_robust_document(solution),
         layers=[asdict(layer) for layer in solution.layers],
         provenance={
             "version": VERSION,
             "seed": solution.options.seed,
-            "options": asdict(solution.options) | {"holdout": solution.holdout},
+            "options": asdict(solution.options) | {"holdout": solution.holdout, "robust": solution.robust},
             "cluster": cluster_document(solution.cluster),
             "input_hash": solution.input_hash,
         },
     )
+
+
+def _robust_document(solution: Solution) -> dict[str, Any] | None:
+    figures = solution.parts
+    if solution.robust is None or figures is None:
+        return None
+    return {
+        "by": figures.by,
+        "objective": {
+            name: {"worst": round(float(cost_W.max()), 9), "mean": round(float(cost_W.mean()), 9)}
+            for name, cost_W in figures.objective_W.items()
+        },
+        "parts": [
+            {
+                "name": name,
+                "objective": {m: round(float(cost_W[w]), 9) for m, cost_W in figures.objective_W.items()},
+                "train": {m: answer.summary() for m, answer in figures.train[w].items()},
+                "held_out": {m: answer.summary() for m, answer in figures.held_out[w].items()} or None
+                if figures.held_out
+                else None,
+            }
+            for w, name in enumerate(figures.names)
+        ],
+        "left_out": list(figures.left_out),
+    }

@@ -31,7 +31,7 @@ Transport = Annotated[
     typer.Option(help=f"What the engine sends, one copy for each: {', '.join(TRANSPORTS)} (every token everywhere)."),
 ]
 
-LABELS = {"count": "counting tokens", "solve": "solving layers", "evaluate": "measuring maps"}
+LABELS = {"count": "counting tokens", "solve": "solving layers", "robust": "worst part", "evaluate": "measuring maps"}
 
 
 def print_json(document: Any) -> None:

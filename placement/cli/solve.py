@@ -26,6 +26,7 @@ from placement.report.tables import comparison_table, headline
 from placement.solve import solution_document, solve
 from placement.solvers import SOLVERS
 from placement.traces import open_trace
+from placement.traces.parts import PARTINGS
 
 
 def solve_command(
@@ -53,6 +54,10 @@ def solve_command(
         str, typer.Option(help=f"Proof of how good the answer is: {', '.join(BOUNDS)}; tight takes seconds a layer.")
     ] = "quick",
     holdout: Annotated[float, typer.Option(help="Share of the requests to measure on, not to fit; 0 fits all.")] = 0.2,
+    robust: Annotated[
+        str | None,
+        typer.Option(help=f"Minimize the worst part of the traffic, parted by {', '.join(PARTINGS)}."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     time_limit: Annotated[
         float | None, typer.Option(help="Seconds for solving; the answer then depends on the machine.")
@@ -91,7 +96,7 @@ def solve_command(
         redundant_experts=redundant_experts,
     )
     with progress_listener(quiet=json_output) as listener:
-        solution = solve(trace, shape, options, holdout=holdout, workers=workers, listener=listener)
+        solution = solve(trace, shape, options, holdout=holdout, robust=robust, workers=workers, listener=listener)
     document = solution_document(solution)
     save_placement(output, document)
     if report is not None:

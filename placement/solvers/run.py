@@ -57,7 +57,7 @@ def solve_workload(
     """
     model = workload.model
     cluster.check_fits(model.num_experts)
-    deadlines = _Deadlines(options.time_limit_s, model.num_layers, workers or usable_cores())
+    deadlines = Deadlines(options.time_limit_s, model.num_layers, workers or usable_cores())
     names = [*baselines, options.solver]
 
     def task(layer: int) -> tuple[dict[str, npt.NDArray[np.int32]], LayerReport]:
@@ -93,7 +93,7 @@ def solve_workload(
     return maps, tuple(report for _, report in answers)
 
 
-class _Deadlines:
+class Deadlines:
     """Shares what is left of the time limit evenly among the layers that have not begun."""
 
     def __init__(self, limit_s: float | None, num_layers: int, workers: int) -> None:
@@ -119,15 +119,22 @@ def _solve_layer(problem: LayerProblem, layer_id: int) -> tuple[npt.NDArray[np.i
     solution = solver.solve_layer(problem)
     score = problem.score(solution.phy2log_P)
     _check_cap(problem, score, layer_id)
-    bound, gap = solution.bound, None
+    log.debug("layer %d: %s, objective %.6f", layer_id, solution.status, score.objective)
+    return solution.phy2log_P, layer_report(
+        layer_id, score, solver=solution.solver, status=solution.status, bound=solution.bound
+    )
+
+
+def layer_report(layer_id: int, score: Score, *, solver: str, status: str, bound: float | None) -> LayerReport:
+    """The report on a map with that score."""
+    gap = None
     if bound is not None:
         gap = round(max(score.objective - bound, 0.0) / score.objective, 6) if score.objective else 0.0
         bound = round(bound, 9)
-    log.debug("layer %d: %s, objective %.6f", layer_id, solution.status, score.objective)
-    return solution.phy2log_P, LayerReport(
+    return LayerReport(
         layer_id=layer_id,
-        solver=solution.solver,
-        status=solution.status,
+        solver=solver,
+        status=status,
         objective=round(score.objective, 9),
         bound=bound,
         gap=gap,
