@@ -53,25 +53,25 @@ class MeanMax(_Part):
 
 
 class BytesPart(_Part):
-    node: float = Field(description="One copy a remote node (DeepEP normal, hierarchical all-to-all)")
-    rank: float = Field(description="One copy a remote rank")
-    assignment: float = Field(description="One copy a remote assignment (DeepEP low latency)")
+    node: float | None = Field(description="One copy a remote node (DeepEP normal, hierarchical all-to-all)")
+    rank: float | None = Field(description="One copy a remote rank")
+    assignment: float | None = Field(description="One copy a remote assignment (DeepEP low latency)")
 
 
 class SummaryPart(_Part):
-    """What a map costs on a trace; means over layers."""
+    """What a map costs on a trace; means over layers. Of counts alone, sends, bytes and time are null: unknown."""
 
     tokens: int
     sends_per_token: float | None = Field(
         default=None, description="What the transport sends, each copy weighed by the cost of its link"
     )
-    node_sends_per_token: float = Field(description="Copies of a token that leave for distinct remote nodes")
-    rank_sends_per_token: float = Field(description="Copies for distinct ranks on remote nodes")
-    remote_assignments_per_token: float = Field(description="Assignments served on remote nodes")
+    node_sends_per_token: float | None = Field(description="Copies of a token that leave for distinct remote nodes")
+    rank_sends_per_token: float | None = Field(description="Copies for distinct ranks on remote nodes")
+    remote_assignments_per_token: float | None = Field(description="Assignments served on remote nodes")
     rank_imbalance: MeanMax = Field(description="Most loaded rank / mean rank, mean and max over layers")
     node_imbalance: MeanMax = Field(description="Most loaded node / mean node, mean and max over layers")
     bytes_per_token: BytesPart = Field(description="Bytes between nodes per token and layer, dispatch and combine")
-    step_time_us: float = Field(description="Modelled time of all MoE layers of a step")
+    step_time_us: float | None = Field(description="Modelled time of all MoE layers of a step")
 
 
 class EvaluationPart(_Part):

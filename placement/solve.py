@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cluster import Cluster
-from placement.cost import Evaluation, evaluate
+from placement.cost import Evaluation, evaluate, evaluate_counts
 from placement.cost.by_part import Answers, PartFigures, evaluate_parts
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
@@ -22,6 +22,7 @@ from placement.solvers import get_solver
 from placement.solvers.robust import solve_robust
 from placement.solvers.run import LayerReport, solve_workload
 from placement.traces import Trace, count
+from placement.traces.counts_file import Counts
 from placement.traces.parts import Parts, parts_of
 from placement.traces.split import split_by_part, split_requests
 from placement.version import VERSION
@@ -59,7 +60,7 @@ class Solution:
 
 
 def solve(
-    trace: Trace,
+    trace: Trace | Counts,
     cluster: Cluster,
     options: Options | None = None,
     *,
@@ -72,6 +73,8 @@ def solve(
 
     robust: how the traffic is parted (`placement.traces.parts`); the result, named `robust`, is then the map whose
     worst part costs least, beside the plain one of the solver.
+    Of counts alone only the balance is known: the objective must be balance, sends are NaN, and where the counts are
+    not by request none are held out.
     The placement returned is the one that was measured. Deterministic in (trace, cluster, options, holdout) unless a
     time limit is set, whatever the number of workers. Raises TraceError, InfeasibleError, LimitError.
     """
@@ -80,12 +83,14 @@ def solve(
         raise OptionError(f"holdout={holdout} must be at least 0 and less than 1")
     cluster.check_fits(trace.model.num_experts)
     get_solver(options.solver)
-    parts = parts_of(trace, robust) if robust is not None else _domains(trace)
+    parts = _parts(trace, robust, options)
     train, held_out = _split(trace, holdout, options.seed, parts if robust is not None else None)
     result_name = options.solver
     objective_W: dict[str, npt.NDArray[np.float64]] = {}
     with make_executor(workers) as executor:
-        workload = _count(train, options, executor, listener)
+        workload = (
+            train.workload(options.seed) if isinstance(train, Counts) else _count(train, options, executor, listener)
+        )
         maps, layers = solve_workload(
             workload,
             cluster,
@@ -95,7 +100,7 @@ def solve(
             workers=workers,
             listener=listener,
         )
-        if robust is not None and parts is not None:
+        if robust is not None and parts is not None and isinstance(train, Trace):
             result_name = ROBUST
             answer = solve_robust(
                 workload,
@@ -114,7 +119,10 @@ def solve(
             )
             maps, layers, objective_W = maps | {result_name: answer.placement}, answer.layers, answer.cost_W
 
-        def measure(side: Trace) -> dict[str, Evaluation]:
+        def measure(side: Trace | Counts) -> dict[str, Evaluation]:
+            if isinstance(side, Counts):
+                known = evaluate_counts(side, list(maps.values()), cluster=cluster, transport=options.transport)
+                return dict(zip(maps, known, strict=True))
             answers = evaluate(
                 side,
                 list(maps.values()),
@@ -131,7 +139,7 @@ def solve(
         for number, side in enumerate(sides):
             listener(Progress(stage="evaluate", done=number, total=len(sides)))
             measured.append(measure(side))
-            by_part.append(evaluate_parts(side, parts, measure) if parts is not None else ())
+            by_part.append(evaluate_parts(side, parts, measure) if parts and isinstance(side, Trace) else ())
         listener(Progress(stage="evaluate", done=len(sides), total=len(sides)))
     return Solution(
         placement=maps[result_name],
@@ -142,7 +150,7 @@ def solve(
         maps=maps,
         train=measured[0],
         held_out=measured[1] if held_out is not None else {},
-        holdout=holdout,
+        holdout=holdout if held_out is not None else 0.0,
         input_hash=workload.digest(),
         parts=None if parts is None else _figures(parts, by_part, cluster, options, trace.model.top_k, objective_W),
         robust=robust,
@@ -170,8 +178,19 @@ def _figures(
     )
 
 
-def _domains(trace: Trace) -> Parts | None:
-    """Parts to show though none were asked for."""
+def _parts(trace: Trace | Counts, robust: str | None, options: Options) -> Parts | None:
+    """Parts of a robust solve; else the domains, to show them though none were asked for."""
+    if isinstance(trace, Counts):
+        if options.sends_count:
+            raise OptionError(
+                f"objective={options.objective!r} needs the experts that each token visits; counts do not say them and "
+                f"sends are unknown; use --objective balance, or record a trace"
+            )
+        if robust is not None:
+            raise OptionError(f"robust={robust!r} needs a trace: counts do not say which requests belong together")
+        return None
+    if robust is not None:
+        return parts_of(trace, robust)
     try:
         parts = parts_of(trace, "domain")
     except OptionError:
@@ -179,9 +198,13 @@ def _domains(trace: Trace) -> Parts | None:
     return parts if len(parts.names) <= MOST_DOMAINS else None
 
 
-def _split(trace: Trace, holdout: float, seed: int, parts: Parts | None) -> tuple[Trace, Trace | None]:
+def _split(
+    trace: Trace | Counts, holdout: float, seed: int, parts: Parts | None
+) -> tuple[Trace | Counts, Trace | Counts | None]:
     if not holdout:
         return trace, None
+    if isinstance(trace, Counts):
+        return trace.split(holdout, seed)
     return split_requests(trace, holdout, seed) if parts is None else split_by_part(trace, parts, holdout, seed)
 
 

@@ -14,6 +14,7 @@ from placement.cli.shared import (
     Transport,
     Workers,
     cluster_from_options,
+    open_input,
     print_json,
     progress_listener,
     stdout_console,
@@ -25,7 +26,6 @@ from placement.problem import BALANCE_WEIGHT, BOUNDS, OBJECTIVES, Options
 from placement.report.tables import comparison_table, headline
 from placement.solve import solution_document, solve
 from placement.solvers import SOLVERS
-from placement.traces import open_trace
 from placement.traces.parts import PARTINGS
 
 
@@ -48,6 +48,9 @@ def solve_command(
     ] = None,
     max_node_imbalance: Annotated[float | None, typer.Option(help="The same for nodes.")] = None,
     objective: Annotated[str, typer.Option(help=f"What is best: {', '.join(OBJECTIVES)}.")] = "locality",
+    top_k: Annotated[
+        int | None, typer.Option(help="Experts that a token visits, where TRACES is a file of counts without it.")
+    ] = None,
     transport: Transport = "node",
     replica_choice: ReplicaChoice = "min-nodes",
     bound: Annotated[
@@ -67,7 +70,7 @@ def solve_command(
     report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
     json_output: Json = False,
 ) -> None:
-    """Find a placement for the experts in TRACES and measure it beside linear and eplb."""
+    """Find a placement for the experts in TRACES (or a file of counts) and measure it beside linear and eplb."""
     options = Options(
         solver=solver,
         objective=objective,
@@ -86,7 +89,7 @@ def solve_command(
             check_writable(path)
     if report is not None and report.resolve() == output.resolve():
         raise OptionError(f"--report and --output are both {output}; give each its own file")
-    trace = open_trace(traces)
+    trace = open_input(traces, top_k)
     shape = cluster_from_options(
         trace.model.num_experts,
         file=cluster,

@@ -51,7 +51,7 @@ class Mixtures:
 
     def _load_BE(self, weight_W: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         if not self.whole.options.sends_count:  # balance alone looks at one row
-            return np.einsum("w,wbe->be", weight_W, np.stack([part.load_BE[:1] for part in self.parts]))
+            return np.asarray(weight_W @ np.stack([part.load_E for part in self.parts]))[None]
         rows_W = _in_proportion(weight_W, len(self.whole.load_BE))
         rows = [part.load_BE[np.arange(n) % len(part.load_BE)] for n, part in zip(rows_W, self.parts, strict=True)]
         return np.concatenate([self.whole.load_BE[:1], *rows])

@@ -167,11 +167,17 @@ def _relaxed(cost_LCW: Sequence[Floats]) -> tuple[Floats, list[Floats]]:
     """The linear program's weights of parts (its dual values), and how much of each map it takes in every layer."""
     cost, matrix, equal, num_maps = _program(cost_LCW)
     result = linprog(
-        cost, A_ub=matrix, b_ub=np.zeros(matrix.shape[0]), A_eq=equal, b_eq=np.ones(len(cost_LCW)), method="highs-ds"
+        cost,
+        A_ub=matrix,
+        b_ub=np.zeros(matrix.shape[0]),
+        A_eq=equal,
+        b_eq=np.ones(len(cost_LCW)),
+        bounds=[(None, None), *[(0, 1)] * (len(cost) - 1)],
+        method="highs-ds",
     )
     weight_W = np.maximum(-result.ineqlin.marginals, 0.0)
     weight_W = weight_W / weight_W.sum()
-    return weight_W, np.split(result.x[1:], np.cumsum(num_maps)[:-1])
+    return weight_W, np.split(np.asarray(result.x)[1:], np.cumsum(num_maps)[:-1])
 
 
 def _choose(cost_LCW: Sequence[Floats]) -> list[int]:
