@@ -23,6 +23,7 @@ from placement.errors import OptionError
 from placement.files import check_writable, write_atomic
 from placement.placement_json import save_placement
 from placement.problem import BALANCE_WEIGHT, BOUNDS, OBJECTIVES, Options
+from placement.report.part_tables import terminal_part_table
 from placement.report.tables import comparison_table, headline
 from placement.solve import solution_document, solve
 from placement.solvers import SOLVERS
@@ -111,6 +112,9 @@ def solve_command(
         return
     console = stdout_console()
     console.print(comparison_table(solution))
+    by_part = terminal_part_table(solution)
+    if by_part is not None:
+        console.print(by_part)
     console.print(headline(solution), highlight=False, markup=False)
     written = f"wrote {output}" + (f" and {report}" if report is not None else "")
     console.print(written, highlight=False, markup=False, soft_wrap=True)

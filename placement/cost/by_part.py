@@ -35,6 +35,11 @@ class PartFigures:
     balance_price: float
     objective_W: Mapping[str, npt.NDArray[np.float64]]
 
+    @property
+    def noun(self) -> str:
+        """What a part is called."""
+        return {"domain": "domain", "category": "category", "traces": "trace"}.get(self.by, "window")
+
     def shown(self) -> tuple[str, Answers]:
         """Held-out figures where every part has some, else those of training; with their name in words."""
         if self.held_out and all(self.held_out):

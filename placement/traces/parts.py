@@ -86,7 +86,7 @@ def _all_parts(trace: Trace, by: str, tokens_Q: npt.NDArray[np.int64]) -> tuple[
         if all(value is None for value, tokens in zip(values, tokens_Q, strict=True) if tokens):
             raise OptionError(f"robust={by!r}: no request of the trace has a {by}; try --robust windows:4")
         labels = [UNNAMED.format(key=by) if value is None else value for value in values]
-        names = sorted(set(labels), key=lambda name: (name == OTHER, name))
+        names = sorted(set(labels), key=_by_name)
         return tuple(names), np.array([names.index(label) for label in labels], dtype=np.int64)
     if by == "traces":
         folder_Q = np.zeros(len(trace.requests), dtype=np.int64)
@@ -103,6 +103,12 @@ def _all_parts(trace: Trace, by: str, tokens_Q: npt.NDArray[np.int64]) -> tuple[
     middle_Q = np.cumsum(tokens_Q) - tokens_Q / 2
     window_Q = np.minimum(middle_Q * number // max(tokens_Q.sum(), 1), number - 1).astype(np.int64)
     return tuple(f"window {w + 1}" for w in range(number)), window_Q
+
+
+def _by_name(name: str) -> tuple[bool, list[str | int]]:
+    """Numbers in names by their value, `other` last."""
+    pieces = re.split(r"([0-9]{1,9})", name)
+    return name == OTHER, [int(piece) if number % 2 else piece for number, piece in enumerate(pieces)]
 
 
 def _too_small(trace: Trace, tokens_Q: npt.NDArray[np.int64], mine_Q: npt.NDArray[np.bool_]) -> bool:
