@@ -26,11 +26,12 @@ from placement.traces.counts_file import Counts
 from placement.traces.parts import Parts, parts_of
 from placement.traces.split import split_by_part, split_requests
 from placement.version import VERSION
-from placement.workload import Workload
+from placement.workload import SAMPLE_TOKENS, Workload
 
 BASELINES = ("linear", "eplb")
 ROBUST = "robust"
 MOST_DOMAINS = 32
+PARTS_TOKENS, FEWEST_PART_TOKENS = 2 * SAMPLE_TOKENS, 1_024  # of the samples of all parts together, and of one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +103,11 @@ def solve(
         )
         if robust is not None and parts is not None and isinstance(train, Trace):
             result_name = ROBUST
+            part_tokens = max(PARTS_TOKENS // len(parts.names), FEWEST_PART_TOKENS)
             answer = solve_robust(
                 workload,
                 [
-                    count(parts.of(train, part), seed=options.seed, executor=executor)
+                    count(parts.of(train, part), seed=options.seed, sample_tokens=part_tokens, executor=executor)
                     for part in range(len(parts.names))
                 ],
                 cluster,

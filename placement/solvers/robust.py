@@ -11,6 +11,7 @@ requests no part is ever worse off than the worst part of the plain solution.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -27,10 +28,9 @@ from placement.parallel import run_tasks, usable_cores
 from placement.placement_map import Placement
 from placement.problem import LayerProblem, Options
 from placement.solvers import get_solver
-from placement.solvers.anneal import MOVES, REPLICA_MOVES
 from placement.solvers.layer_problems import layer_problem
 from placement.solvers.mixtures import Mixtures
-from placement.solvers.run import Deadlines, LayerReport, layer_report
+from placement.solvers.run import Deadlines, LayerReport
 from placement.workload import Workload
 
 log = logging.getLogger("placement")
@@ -39,7 +39,7 @@ Row = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
 ROUNDS = 10
-WORK_SHARE = 0.1  # of a plain solve, in each round
+ROUND_MOVES, WORK_SHARE = 60_000, 0.1  # moves a layer and round; their share of the work limit
 SMOOTHING = 0.7  # weights jump from one part to another; the mean with those before converges faster
 MIP_NODES, MIP_GAP = 2_000, 1e-5
 
@@ -76,91 +76,101 @@ def solve_robust(
     name   of the robust map in the answer
     """
     num_layers = whole.model.num_layers
-    deadlines = Deadlines(options.time_limit_s, num_layers * ROUNDS, workers or usable_cores())
-    layers = [_Layer(whole, parts, cluster, options, layer) for layer in range(num_layers)]
+    end = None if options.time_limit_s is None else time.monotonic() + options.time_limit_s
+    names = [options.solver, *(other for other in plain if other != options.solver)]
     with threadpool_limits(1, user_api="blas"):
-        names = [options.solver, *(other for other in plain if other != options.solver)]
-        cost_MWL = np.array([[layer.costs(plain[m].phy2log_LP[i]) for i, layer in enumerate(layers)] for m in names])
-        for first, other in enumerate(names):
-            for layer in layers:
-                layer.add(plain[other].phy2log_LP[layer.index], required=first == 0)
+        layers = run_tasks(partial(_Layer, whole, parts, cluster, options), range(num_layers), executor)
+        for other in names:
+            run_tasks(partial(_add_from, plain[other]), layers, executor)
+        cost_W = {
+            other: np.mean([layer.costs(plain[other].phy2log_LP[layer.index]) for layer in layers], axis=0)
+            for other in names
+        }
         weight_W = np.full(len(parts), 1 / len(parts))
         for number in range(ROUNDS):
             listener(Progress(stage="robust", done=number, total=ROUNDS))
-            dual_W, fractions = _relaxed([layer.cost_CW() for layer in layers])
+            left_s = None if end is None else max(end - time.monotonic(), 0.0) / (ROUNDS - number)
+            deadlines = Deadlines(left_s, num_layers, workers or usable_cores())
+            dual_W, share_LC = _relaxed([layer.cost_CW() for layer in layers])
             weight_W = SMOOTHING * weight_W + (1 - SMOOTHING) * dual_W
-            used = [int(np.argmax(x)) for x in fractions]
-            found = run_tasks(partial(_solve, layers, weight_W, used, number, deadlines), range(num_layers), executor)
-            for layer, row in zip(layers, found, strict=True):
-                layer.add(row)
+            starts = [int(np.argmax(share_C)) for share_C in share_LC]
+            run_tasks(partial(_improve, weight_W, starts, number, deadlines), layers, executor)
         listener(Progress(stage="robust", done=ROUNDS, total=ROUNDS))
         chosen = _choose([layer.cost_CW() for layer in layers])
-    placement = replace(
-        plain[options.solver], phy2log_LP=np.stack([layer.rows[c] for layer, c in zip(layers, chosen, strict=True)])
-    )
-    cost_W = {other: cost_MWL[m].mean(axis=0) for m, other in enumerate(names)}
     cost_W[name] = np.mean([layer.cost[c] for layer, c in zip(layers, chosen, strict=True)], axis=0)
-    log.info("robust: worst part %.6f, plain %.6f", cost_W[name].max(), cost_W[options.solver].max())
-    told = tuple(layer.report(c, report) for layer, c, report in zip(layers, chosen, reports, strict=True))
-    return RobustAnswer(placement=placement, layers=told, cost_W=cost_W)
-
-
-def _solve(
-    layers: Sequence[_Layer], weight_W: Floats, used: Sequence[int], number: int, deadlines: Deadlines, i: int
-) -> Row:
-    return layers[i].solve(weight_W, used[i], number, deadlines.next())
+    log.info("worst part: %.6f, of %s %.6f", cost_W[name].max(), options.solver, cost_W[options.solver].max())
+    rows = [layer.rows[c] for layer, c in zip(layers, chosen, strict=True)]
+    return RobustAnswer(
+        placement=replace(plain[options.solver], phy2log_LP=np.stack(rows)),
+        layers=tuple(layer.report(c, report) for layer, c, report in zip(layers, chosen, reports, strict=True)),
+        cost_W=cost_W,
+    )
 
 
 class _Layer:
-    """The maps of one layer that were found so far, and what each costs on every part."""
+    """The maps of one layer that were found so far, the plain one first, and what each costs on every part."""
 
     def __init__(
         self, whole: Workload, parts: Sequence[Workload], cluster: Cluster, options: Options, layer: int
     ) -> None:
         self.index = layer
-        problems = [layer_problem(part, cluster, options, layer) for part in parts]
-        self.mixtures = Mixtures(layer_problem(whole, cluster, options, layer), problems)
+        self.mixtures = Mixtures(
+            layer_problem(whole, cluster, options, layer),
+            [layer_problem(part, cluster, options, layer) for part in parts],
+        )
         self.rows: list[Row] = []
         self.cost: list[Floats] = []
 
     def costs(self, row: Row) -> Floats:
+        """The layer's objective on every part, [W]."""
         return np.array([part.score(row).objective for part in self.mixtures.parts])
 
     def cost_CW(self) -> Floats:
         return np.stack(self.cost)
 
-    def add(self, row: Row, *, required: bool = False) -> None:
-        """Keep a map unless it is known or breaks a cap on the imbalance of the training loads."""
+    def add(self, row: Row) -> None:
+        """Keep a map unless it is known or breaks a cap on the imbalance of the training loads (the first keeps it)."""
         known = any(np.array_equal(row, other) for other in self.rows)
-        if not known and (required or self.mixtures.whole.score(row).feasible):
+        if not known and (not self.rows or self.mixtures.whole.score(row).feasible):
             self.rows.append(row)
             self.cost.append(self.costs(row))
 
     def report(self, chosen: int, plain: LayerReport) -> LayerReport:
-        """The plain map is the first; its bound is one on the objective of all maps."""
+        """How the chosen map does on all training requests; the plain map's bound holds for every map."""
         if chosen == 0:
             return plain
-        score = self.mixtures.whole.score(self.rows[chosen])
+        objective = round(self.mixtures.whole.score(self.rows[chosen]).objective, 9)
+        gap = None
+        if plain.bound is not None:
+            gap = round(max(objective - plain.bound, 0.0) / objective, 6) if objective else 0.0
         status = "limit" if plain.status == "limit" else "feasible"
-        return layer_report(plain.layer_id, score, solver="robust", status=status, bound=plain.bound)
+        return replace(plain, solver="robust", status=status, objective=objective, gap=gap)
 
-    def solve(self, weight_W: Floats, start: int, number: int, deadline: float | None) -> Row:
-        """A map for the mixture, from the one that the linear program uses most."""
-        whole = self.mixtures.whole
-        options = replace(whole.options, bound="none", work_limit=_work(whole))
-        seed = int(np.random.SeedSequence([options.seed, self.index, number]).generate_state(1, np.uint64)[0])
-        mixture = self.mixtures.problem(weight_W, seed)
-        mixture = replace(mixture, options=options, starts=(self.rows[start],), deadline=deadline)
-        return get_solver(options.solver).solve_layer(mixture).phy2log_P
+
+def _add_from(placement: Placement, layer: _Layer) -> None:
+    layer.add(placement.phy2log_LP[layer.index])
+
+
+def _improve(weight_W: Floats, starts: Sequence[int], number: int, deadlines: Deadlines, layer: _Layer) -> None:
+    """Add a map for the mixture of parts, searched from the one that the linear program takes most of."""
+    options = layer.mixtures.whole.options
+    seed = int(np.random.SeedSequence([options.seed, layer.index, number]).generate_state(1, np.uint64)[0])
+    mixture = replace(
+        layer.mixtures.problem(weight_W, seed),
+        starts=(layer.rows[starts[layer.index]],),
+        deadline=deadlines.next(),
+    )
+    options = replace(options, bound="none", work_limit=_work(mixture))
+    if options.replica_choice == "min-nodes-balanced":  # goes through tokens one by one; the mixture's are weighted
+        options = replace(options, replica_choice="min-nodes")
+    layer.add(get_solver(options.solver).solve_layer(replace(mixture, options=options)).phy2log_P)
 
 
 def _work(problem: LayerProblem) -> int:
-    moves = problem.options.work_limit
-    if moves is None:
-        moves = MOVES
-        if problem.num_redundant:
-            moves = int(REPLICA_MOVES * (problem.num_experts / problem.cluster.num_slots) ** 3)
-    return max(int(WORK_SHARE * moves), 1)
+    """Moves of one round; the more copies there are, the dearer a move is."""
+    if problem.options.work_limit is not None:
+        return max(int(WORK_SHARE * problem.options.work_limit), 1)
+    return int(ROUND_MOVES * (problem.num_experts / problem.cluster.num_slots) ** 3)
 
 
 def _relaxed(cost_LCW: Sequence[Floats]) -> tuple[Floats, list[Floats]]:

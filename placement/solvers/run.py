@@ -119,22 +119,15 @@ def _solve_layer(problem: LayerProblem, layer_id: int) -> tuple[npt.NDArray[np.i
     solution = solver.solve_layer(problem)
     score = problem.score(solution.phy2log_P)
     _check_cap(problem, score, layer_id)
-    log.debug("layer %d: %s, objective %.6f", layer_id, solution.status, score.objective)
-    return solution.phy2log_P, layer_report(
-        layer_id, score, solver=solution.solver, status=solution.status, bound=solution.bound
-    )
-
-
-def layer_report(layer_id: int, score: Score, *, solver: str, status: str, bound: float | None) -> LayerReport:
-    """The report on a map with that score."""
-    gap = None
+    bound, gap = solution.bound, None
     if bound is not None:
         gap = round(max(score.objective - bound, 0.0) / score.objective, 6) if score.objective else 0.0
         bound = round(bound, 9)
-    return LayerReport(
+    log.debug("layer %d: %s, objective %.6f", layer_id, solution.status, score.objective)
+    return solution.phy2log_P, LayerReport(
         layer_id=layer_id,
-        solver=solver,
-        status=status,
+        solver=solution.solver,
+        status=solution.status,
         objective=round(score.objective, 9),
         bound=bound,
         gap=gap,
