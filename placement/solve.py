@@ -31,7 +31,7 @@ from placement.workload import SAMPLE_TOKENS, Workload
 BASELINES = ("linear", "eplb")
 ROBUST = "robust"
 MOST_DOMAINS = 32
-PARTS_TOKENS, FEWEST_PART_TOKENS = 2 * SAMPLE_TOKENS, 1_024  # of the samples of all parts together, and of one
+PARTS_TOKENS, FEWEST_PART_TOKENS = SAMPLE_TOKENS, 1_024  # of the samples of all parts together, and of one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,8 +38,8 @@ log = logging.getLogger("placement")
 Row = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
-ROUNDS = 10
-ROUND_MOVES, WORK_SHARE = 60_000, 0.1  # moves a layer and round; their share of the work limit
+ROUNDS = 8
+ROUND_MOVES, WORK_SHARE = 40_000, 0.1  # moves a layer and round; their share of the work limit
 SMOOTHING = 0.7  # weights jump from one part to another; the mean with those before converges faster
 MIP_NODES, MIP_GAP = 2_000, 1e-5
 

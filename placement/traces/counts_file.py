@@ -123,10 +123,10 @@ def read_counts(path: str | Path, top_k: int | None = None) -> Counts:
 
 def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"counts": loaded}
-        with loaded:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"counts": loaded}
             wanted = (*KEYS, "layer_ids", "top_k", "model")
             return {name: loaded[name] if name in wanted else np.empty(0) for name in loaded.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
