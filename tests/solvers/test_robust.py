@@ -24,7 +24,7 @@ QUICK = Options(work_limit=2_000)
 
 
 def opposed(write_trace: Any, folder: Path, *, share: float = 0.85) -> Trace:
-    """Two domains that want other experts together: pairs (0 1)(2 3).. and (0 2)(1 3).., the first far more frequent."""
+    """Two domains that want other experts together: (0 1), (2 3), ... and (0 4), (1 5); the first is far more frequent."""
     rng = np.random.default_rng(3)
     tokens, requests = 4_000, 40
     rare_Q = np.arange(requests) >= share * requests
@@ -71,7 +71,7 @@ def test_the_worst_part_gets_better(trace: Trace, slots_per_gpu: int, objective:
 
 
 def test_plain_map_and_robust_map_are_both_measured(trace: Trace) -> None:
-    """Per part, on requests of that part alone; the file says it and is valid; the plain map is that of a plain solve."""
+    """Per part, on requests of that part alone; the file says it and is valid."""
     solution = solve(trace, CLUSTER, QUICK, robust="domain", workers=1)
     assert list(solution.maps) == ["linear", "eplb", "auto", "robust"]
     figures = solution.parts
@@ -99,7 +99,9 @@ def test_the_same_bytes_with_any_number_of_workers(trace: Trace) -> None:
 
 def test_caps_hold_for_the_robust_map(trace: Trace) -> None:
     """On all training requests, as without --robust."""
-    solution = solve(trace, CLUSTER, Options(work_limit=2_000, max_imbalance=1.1), holdout=0, robust="domain", workers=1)
+    solution = solve(
+        trace, CLUSTER, Options(work_limit=2_000, max_imbalance=1.1), holdout=0, robust="domain", workers=1
+    )
     assert solution.train["robust"].rank_imbalance_L().max() <= 1.1 + 1e-9
 
 
