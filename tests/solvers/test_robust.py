@@ -24,7 +24,7 @@ QUICK = Options(work_limit=2_000)
 
 
 def opposed(write_trace: Any, folder: Path, *, share: float = 0.85) -> Trace:
-    """Two domains that want other experts together: (0 1), (2 3), ... and (0 4), (1 5); the first is far more frequent."""
+    """Two domains that want other experts together: (0 1), (2 3), ... and (0 4), (1 5); the first far more frequent."""
     rng = np.random.default_rng(3)
     tokens, requests = 4_000, 40
     rare_Q = np.arange(requests) >= share * requests
