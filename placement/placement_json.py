@@ -53,25 +53,25 @@ class MeanMax(_Part):
 
 
 class BytesPart(_Part):
-    node: float = Field(description="One copy a remote node (DeepEP normal, hierarchical all-to-all)")
-    rank: float = Field(description="One copy a remote rank")
-    assignment: float = Field(description="One copy a remote assignment (DeepEP low latency)")
+    node: float | None = Field(description="One copy a remote node (DeepEP normal, hierarchical all-to-all)")
+    rank: float | None = Field(description="One copy a remote rank")
+    assignment: float | None = Field(description="One copy a remote assignment (DeepEP low latency)")
 
 
 class SummaryPart(_Part):
-    """What a map costs on a trace; means over layers."""
+    """What a map costs on a trace; means over layers. Of counts alone, sends, bytes and time are null: unknown."""
 
     tokens: int
     sends_per_token: float | None = Field(
         default=None, description="What the transport sends, each copy weighed by the cost of its link"
     )
-    node_sends_per_token: float = Field(description="Copies of a token that leave for distinct remote nodes")
-    rank_sends_per_token: float = Field(description="Copies for distinct ranks on remote nodes")
-    remote_assignments_per_token: float = Field(description="Assignments served on remote nodes")
+    node_sends_per_token: float | None = Field(description="Copies of a token that leave for distinct remote nodes")
+    rank_sends_per_token: float | None = Field(description="Copies for distinct ranks on remote nodes")
+    remote_assignments_per_token: float | None = Field(description="Assignments served on remote nodes")
     rank_imbalance: MeanMax = Field(description="Most loaded rank / mean rank, mean and max over layers")
     node_imbalance: MeanMax = Field(description="Most loaded node / mean node, mean and max over layers")
     bytes_per_token: BytesPart = Field(description="Bytes between nodes per token and layer, dispatch and combine")
-    step_time_us: float = Field(description="Modelled time of all MoE layers of a step")
+    step_time_us: float | None = Field(description="Modelled time of all MoE layers of a step")
 
 
 class EvaluationPart(_Part):
@@ -82,6 +82,31 @@ class EvaluationPart(_Part):
     result: str = Field(description="Name of the map in this file")
     train: dict[str, SummaryPart]
     held_out: dict[str, SummaryPart] | None
+
+
+class WorstMean(_Part):
+    worst: float
+    mean: float
+
+
+class TrafficPart(_Part):
+    """One part of the traffic; all maps by name."""
+
+    name: str
+    objective: dict[str, float] = Field(description="Training objective on this part, mean over layers")
+    train: dict[str, SummaryPart]
+    held_out: dict[str, SummaryPart] | None = Field(description="null where no request of the part was held out")
+
+
+class RobustPart(_Part):
+    """Of `solve --robust`: every map on every part of the traffic, whose worst the map `robust` minimizes."""
+
+    by: str = Field(description="domain, category, traces or windows:N")
+    objective: dict[str, WorstMean] = Field(
+        description="By map: the training objective of the worst part, and the mean"
+    )
+    parts: list[TrafficPart]
+    left_out: list[str] = Field(description="Parts with too few tokens or requests")
 
 
 class ClusterDetail(ClusterPart):
@@ -134,6 +159,7 @@ class PlacementFile(_Part):
         description="[L][P]: logical expert in slot p of layer l; slot p is on rank p // slots_per_gpu"
     )
     evaluation: EvaluationPart | None = None
+    robust: RobustPart | None = None
     layers: list[LayerPart] | None = None
     migration: MigrationPart | None = None
     provenance: ProvenancePart | None = None
@@ -168,6 +194,7 @@ def placement_document(
     placement: Placement,
     *,
     evaluation: dict[str, Any] | None = None,
+    robust: dict[str, Any] | None = None,
     layers: list[dict[str, Any]] | None = None,
     migration: dict[str, Any] | None = None,
     provenance: dict[str, Any] | None = None,
@@ -191,7 +218,13 @@ def placement_document(
     }
     if model.num_groups is not None:
         document["model"]["num_groups"] = model.num_groups
-    parts = {"evaluation": evaluation, "layers": layers, "migration": migration, "provenance": provenance}
+    parts = {
+        "evaluation": evaluation,
+        "robust": robust,
+        "layers": layers,
+        "migration": migration,
+        "provenance": provenance,
+    }
     return document | {name: part for name, part in parts.items() if part is not None}
 
 

@@ -91,6 +91,12 @@ class Options:
         """False where balance is all that a placement is judged by."""
         return self.objective != "balance" and self.transport != "allgather"
 
+    def prices(self, cluster: Cluster, top_k: int) -> tuple[float, float]:
+        """What one send per token costs, 0 if balance is all that counts, and what one unit of imbalance does."""
+        if not self.sends_count:
+            return 0.0, 1.0
+        return 1.0, balance_in_sends(cluster, top_k) if self.objective == "time" else float(self.balance_weight)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
@@ -149,16 +155,12 @@ class LayerProblem:
     @property
     def send_price(self) -> float:
         """What one send per token costs; 0 if balance is all that counts."""
-        return 1.0 if self.options.sends_count else 0.0
+        return self.options.prices(self.cluster, self.top_k)[0]
 
     @property
     def balance_price(self) -> float:
         """What one unit of expected imbalance costs."""
-        if not self.options.sends_count:
-            return 1.0
-        if self.options.objective == "time":
-            return balance_in_sends(self.cluster, self.top_k)
-        return float(self.options.balance_weight)
+        return self.options.prices(self.cluster, self.top_k)[1]
 
     @property
     def num_redundant(self) -> int:

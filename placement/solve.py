@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from placement.cluster import Cluster
-from placement.cost import Evaluation, evaluate
+from placement.cost import Evaluation, evaluate, evaluate_counts
+from placement.cost.by_part import Answers, PartFigures, evaluate_parts
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
 from placement.migration import MigrationPlan, check_fits, migration_plan
@@ -17,14 +21,20 @@ from placement.placement_map import Placement
 from placement.problem import Options
 from placement.solvers import get_solver
 from placement.solvers.answers import FROM_CURRENT, LayerReport
+from placement.solvers.robust import solve_robust
 from placement.solvers.run import solve_workload
 from placement.traces import Trace, count
-from placement.traces.split import split_requests
+from placement.traces.counts_file import Counts
+from placement.traces.parts import Parts, parts_of
+from placement.traces.split import split_by_part, split_requests
 from placement.version import VERSION
-from placement.workload import Workload
+from placement.workload import SAMPLE_TOKENS, Workload
 
 BASELINES = ("linear", "eplb")
 CURRENT = "current"
+ROBUST = "robust"
+MOST_DOMAINS = 32
+PARTS_TOKENS, FEWEST_PART_TOKENS = SAMPLE_TOKENS, 1_024  # of the samples of all parts together, and of one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +46,8 @@ class Solution:
     train       name -> evaluation on the requests that the solver saw
     held_out    the same on those it did not see; empty if none were held out
     current     the map that was in use, if one was given; then it is among the maps, by that name
+    parts       the maps on each part of the traffic: those of a robust solve, else the domains; None: there are none
+    robust      what `solve` was told of it
     """
 
     placement: Placement
@@ -49,6 +61,8 @@ class Solution:
     holdout: float
     input_hash: str
     current: Placement | None = None
+    parts: PartFigures | None = None
+    robust: str | None = None
 
     def migration(self) -> MigrationPlan | None:
         """What has to be copied to get from the current map to the result."""
@@ -58,20 +72,26 @@ class Solution:
 
 
 def solve(
-    trace: Trace,
+    trace: Trace | Counts,
     cluster: Cluster,
     options: Options | None = None,
     *,
     current: Placement | None = None,
     holdout: float = 0.2,
+    robust: str | None = None,
     workers: int | None = None,
     listener: Listener = ignore,
 ) -> Solution:
     """Hold out a share of the requests, fit on the rest, measure linear, eplb and the result on both.
 
-    The placement returned is the one that was measured. With a `current` map it is a change of that one: nodes and GPUs
-    that are alike are named so that few slots move, `options.max_moves` limits them, and `auto` and `anneal` are never
-    worse than the current map on the training objective. Deterministic in (trace, cluster, options, holdout) unless a
+    With a `current` map the answer is a change of that one: nodes and GPUs that are alike are named so that few slots
+    move, `options.max_moves` limits them, and `auto` and `anneal` are never worse than the current map on the training
+    objective.
+    robust: how the traffic is parted (`placement.traces.parts`); the result, named `robust`, is then the map whose
+    worst part costs least, beside the plain one of the solver.
+    Of counts alone only the balance is known: the objective must be balance, sends are NaN, and where the counts are
+    not by request none are held out.
+    The placement returned is the one that was measured. Deterministic in (trace, cluster, options, holdout) unless a
     time limit is set, whatever the number of workers. Raises TraceError, InfeasibleError, LimitError, and MapError if
     the current map is for another model or cluster.
     """
@@ -81,13 +101,20 @@ def solve(
     cluster.check_fits(trace.model.num_experts)
     get_solver(options.solver)
     _check_current(current, trace, cluster, options)
-    train, held_out = split_requests(trace, holdout, options.seed) if holdout else (trace, None)
+    if current is not None and robust is not None:
+        raise OptionError("robust looks for a new map and knows no current one; leave --from or --robust out")
+    parts = _parts(trace, robust, options)
+    train, held_out = _split(trace, holdout, options.seed, parts if robust is not None else None)
+    result_name = options.solver
+    objective_W: dict[str, npt.NDArray[np.float64]] = {}
     with make_executor(workers) as executor:
-        workload = _count(train, options, executor, listener)
+        workload = (
+            train.workload(options.seed) if isinstance(train, Counts) else _count(train, options, executor, listener)
+        )
         maps, layers = solve_workload(
             workload,
             cluster,
-            options,
+            options if robust is None else _half_of_the_time(options),
             baselines=BASELINES,
             current=current,
             executor=executor,
@@ -96,42 +123,127 @@ def solve(
         )
         if current is not None:
             maps = {CURRENT: current} | maps
-        parts = [part for part in (train, held_out) if part is not None]
-        measured: list[dict[str, Evaluation]] = []
-        for number, part in enumerate(parts):
-            listener(Progress(stage="evaluate", done=number, total=len(parts)))
+        if robust is not None and parts is not None and isinstance(train, Trace):
+            result_name = ROBUST
+            part_tokens = max(PARTS_TOKENS // len(parts.names), FEWEST_PART_TOKENS)
+            answer = solve_robust(
+                workload,
+                [
+                    count(parts.of(train, part), seed=options.seed, sample_tokens=part_tokens, executor=executor)
+                    for part in range(len(parts.names))
+                ],
+                cluster,
+                _half_of_the_time(options),
+                plain=maps,
+                reports=layers,
+                name=result_name,
+                executor=executor,
+                workers=workers,
+                listener=listener,
+            )
+            maps, layers, objective_W = maps | {result_name: answer.placement}, answer.layers, answer.cost_W
+
+        def measure(side: Trace | Counts) -> dict[str, Evaluation]:
+            if isinstance(side, Counts):
+                known = evaluate_counts(side, list(maps.values()), cluster=cluster, transport=options.transport)
+                return dict(zip(maps, known, strict=True))
             answers = evaluate(
-                part,
+                side,
                 list(maps.values()),
                 cluster=cluster,
                 replica_choice=options.replica_choice,
                 transport=options.transport,
                 executor=executor,
             )
-            measured.append(dict(zip(maps, answers, strict=True)))
-        listener(Progress(stage="evaluate", done=len(parts), total=len(parts)))
+            return dict(zip(maps, answers, strict=True))
+
+        sides = [side for side in (train, held_out) if side is not None]
+        measured: list[dict[str, Evaluation]] = []
+        by_part: list[Answers] = []
+        for number, side in enumerate(sides):
+            listener(Progress(stage="evaluate", done=number, total=len(sides)))
+            measured.append(measure(side))
+            by_part.append(evaluate_parts(side, parts, measure) if parts and isinstance(side, Trace) else ())
+        listener(Progress(stage="evaluate", done=len(sides), total=len(sides)))
     return Solution(
-        placement=maps[options.solver],
+        placement=maps[result_name],
         cluster=cluster,
         options=options,
         layers=layers,
-        result_name=options.solver,
+        result_name=result_name,
         maps=maps,
         train=measured[0],
         held_out=measured[1] if held_out is not None else {},
-        holdout=holdout,
+        holdout=holdout if held_out is not None else 0.0,
         input_hash=workload.digest(),
         current=current,
+        parts=None if parts is None else _figures(parts, by_part, cluster, options, trace.model.top_k, objective_W),
+        robust=robust,
     )
 
 
-def _check_current(current: Placement | None, trace: Trace, cluster: Cluster, options: Options) -> None:
+def _check_current(current: Placement | None, trace: Trace | Counts, cluster: Cluster, options: Options) -> None:
     if current is not None:
         check_fits(current, trace.model, cluster)
     elif options.moves_limited:
         raise OptionError("max_moves says how far the answer may be from a current map; give one with --from FILE")
     if options.moves_limited and options.solver not in FROM_CURRENT:
         raise OptionError(f"solver={options.solver!r} knows no max_moves; use --solver {' or '.join(FROM_CURRENT)}")
+
+
+def _figures(
+    parts: Parts,
+    by_part: list[Answers],
+    cluster: Cluster,
+    options: Options,
+    top_k: int,
+    objective_W: dict[str, npt.NDArray[np.float64]],
+) -> PartFigures:
+    send_price, balance_price = options.prices(cluster, top_k)
+    return PartFigures(
+        by=parts.by,
+        names=parts.names,
+        left_out=parts.left_out,
+        train=by_part[0],
+        held_out=by_part[1] if len(by_part) > 1 else (),
+        send_price=send_price,
+        balance_price=balance_price,
+        objective_W=objective_W,
+    )
+
+
+def _parts(trace: Trace | Counts, robust: str | None, options: Options) -> Parts | None:
+    """Parts of a robust solve; else the domains, to show them though none were asked for."""
+    if isinstance(trace, Counts):
+        if options.sends_count:
+            raise OptionError(
+                f"objective={options.objective!r} needs the experts that each token visits; counts do not say them and "
+                f"sends are unknown; use --objective balance, or record a trace"
+            )
+        if robust is not None:
+            raise OptionError(f"robust={robust!r} needs a trace: counts do not say which requests belong together")
+        return None
+    if robust is not None:
+        return parts_of(trace, robust)
+    try:
+        parts = parts_of(trace, "domain")
+    except OptionError:
+        return None
+    return parts if len(parts.names) <= MOST_DOMAINS else None
+
+
+def _split(
+    trace: Trace | Counts, holdout: float, seed: int, parts: Parts | None
+) -> tuple[Trace | Counts, Trace | Counts | None]:
+    if not holdout:
+        return trace, None
+    if isinstance(trace, Counts):
+        return trace.split(holdout, seed)
+    return split_requests(trace, holdout, seed) if parts is None else split_by_part(trace, parts, holdout, seed)
+
+
+def _half_of_the_time(options: Options) -> Options:
+    return options if options.time_limit_s is None else replace(options, time_limit_s=options.time_limit_s / 2)
 
 
 def _count(trace: Trace, options: Options, executor: Executor, listener: Listener) -> Workload:
@@ -164,12 +276,38 @@ def solution_document(solution: Solution) -> dict[str, Any]:
             "result": solution.result_name,
             **parts,
         },
+        robust=_robust_document(solution),
         layers=[asdict(layer) for layer in solution.layers],
         provenance={
             "version": VERSION,
             "seed": solution.options.seed,
-            "options": asdict(solution.options) | {"holdout": solution.holdout},
+            "options": asdict(solution.options) | {"holdout": solution.holdout, "robust": solution.robust},
             "cluster": cluster_document(solution.cluster),
             "input_hash": solution.input_hash,
         },
     )
+
+
+def _robust_document(solution: Solution) -> dict[str, Any] | None:
+    figures = solution.parts
+    if solution.robust is None or figures is None:
+        return None
+    return {
+        "by": figures.by,
+        "objective": {
+            name: {"worst": round(float(cost_W.max()), 9), "mean": round(float(cost_W.mean()), 9)}
+            for name, cost_W in figures.objective_W.items()
+        },
+        "parts": [
+            {
+                "name": name,
+                "objective": {m: round(float(cost_W[w]), 9) for m, cost_W in figures.objective_W.items()},
+                "train": {m: answer.summary() for m, answer in figures.train[w].items()},
+                "held_out": {m: answer.summary() for m, answer in figures.held_out[w].items()} or None
+                if figures.held_out
+                else None,
+            }
+            for w, name in enumerate(figures.names)
+        ],
+        "left_out": list(figures.left_out),
+    }

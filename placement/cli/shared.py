@@ -19,6 +19,8 @@ from placement.cost.replica_choice import REPLICA_CHOICES
 from placement.cost.transport import TRANSPORTS
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
+from placement.traces import Trace, open_trace
+from placement.traces.counts_file import Counts, is_counts_file, read_counts
 
 Traces = Annotated[
     list[str], typer.Argument(metavar="TRACES...", help="Folders (or globs, or folders of folders) of expert-trace/1.")
@@ -31,7 +33,7 @@ Transport = Annotated[
     typer.Option(help=f"What the engine sends, one copy for each: {', '.join(TRANSPORTS)} (every token everywhere)."),
 ]
 
-LABELS = {"count": "counting tokens", "solve": "solving layers", "evaluate": "measuring maps"}
+LABELS = {"count": "counting tokens", "solve": "solving layers", "robust": "worst part", "evaluate": "measuring maps"}
 
 
 def print_json(document: Any) -> None:
@@ -70,6 +72,18 @@ def _plain_lines(event: Progress) -> None:
     step = max(event.total // 5, 1)
     if event.done in (0, event.total) or (event.stage == "solve" and event.done % step == 0):
         print(f"{LABELS[event.stage]}: {event.done}/{event.total}", file=sys.stderr)
+
+
+def open_input(paths: list[str], top_k: int | None) -> Trace | Counts:
+    """Traces, or one file of counts."""
+    files = [path for path in paths if is_counts_file(path)]
+    if not files:
+        if top_k is not None:
+            raise OptionError(f"--top-k {top_k} is for files of counts; a trace says it; leave it out")
+        return open_trace(paths)
+    if len(paths) > 1:
+        raise OptionError(f"{files[0]} is a file of counts; it must be given alone; add several up first")
+    return read_counts(files[0], top_k)
 
 
 def cluster_from_options(

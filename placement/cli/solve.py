@@ -15,6 +15,7 @@ from placement.cli.shared import (
     Transport,
     Workers,
     cluster_from_options,
+    open_input,
     print_json,
     progress_listener,
     stdout_console,
@@ -24,10 +25,11 @@ from placement.files import check_writable, write_atomic
 from placement.placement_json import document_bytes, load_placement, save_placement
 from placement.problem import BALANCE_WEIGHT, BOUNDS, OBJECTIVES, Options
 from placement.report.migration import migration_line
+from placement.report.part_tables import terminal_part_table
 from placement.report.tables import comparison_table, headline
 from placement.solve import solution_document, solve
 from placement.solvers import SOLVERS
-from placement.traces import open_trace
+from placement.traces.parts import PARTINGS
 
 
 def solve_command(
@@ -49,6 +51,9 @@ def solve_command(
     ] = None,
     max_node_imbalance: Annotated[float | None, typer.Option(help="The same for nodes.")] = None,
     objective: Annotated[str, typer.Option(help=f"What is best: {', '.join(OBJECTIVES)}.")] = "locality",
+    top_k: Annotated[
+        int | None, typer.Option(help="Experts that a token visits, where TRACES is a file of counts without it.")
+    ] = None,
     transport: Transport = "node",
     replica_choice: ReplicaChoice = "min-nodes",
     bound: Annotated[
@@ -56,6 +61,10 @@ def solve_command(
     ] = "quick",
     no_bound: Annotated[bool, typer.Option("--no-bound", help="The same as --bound none.")] = False,
     holdout: Annotated[float, typer.Option(help="Share of the requests to measure on, not to fit; 0 fits all.")] = 0.2,
+    robust: Annotated[
+        str | None,
+        typer.Option(help=f"Minimize the worst part of the traffic, parted by {', '.join(PARTINGS)}."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     time_limit: Annotated[
         float | None, typer.Option(help="Seconds for solving; the answer then depends on the machine.")
@@ -75,7 +84,7 @@ def solve_command(
     report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
     json_output: Json = False,
 ) -> None:
-    """Find a placement for the experts in TRACES and measure it beside linear and eplb."""
+    """Find a placement for the experts in TRACES (or a file of counts) and measure it beside linear and eplb."""
     options = Options(
         solver=solver,
         objective=objective,
@@ -95,7 +104,7 @@ def solve_command(
     if migration_out is not None and current is None:
         raise OptionError("--migration-out says how to get from a map to the answer; give that map with --from FILE")
     in_use = None if current is None else load_placement(current)[0]
-    trace = open_trace(traces)
+    trace = open_input(traces, top_k)
     shape = cluster_from_options(
         trace.model.num_experts,
         file=cluster,
@@ -105,7 +114,16 @@ def solve_command(
         redundant_experts=redundant_experts,
     )
     with progress_listener(quiet=json_output) as listener:
-        solution = solve(trace, shape, options, current=in_use, holdout=holdout, workers=workers, listener=listener)
+        solution = solve(
+            trace,
+            shape,
+            options,
+            current=in_use,
+            holdout=holdout,
+            robust=robust,
+            workers=workers,
+            listener=listener,
+        )
     document = solution_document(solution)
     save_placement(output, document)
     plan = solution.migration()
@@ -120,6 +138,9 @@ def solve_command(
         return
     console = stdout_console()
     console.print(comparison_table(solution))
+    by_part = terminal_part_table(solution)
+    if by_part is not None:
+        console.print(by_part)
     console.print(headline(solution), highlight=False, markup=False)
     if plan is not None:
         console.print(migration_line(plan), highlight=False, markup=False)

@@ -22,6 +22,7 @@ from placement.cost.transport import check_transport, wire_cost
 from placement.errors import MapError, OptionError
 from placement.parallel import run_tasks
 from placement.placement_map import Placement
+from placement.traces.counts_file import Counts
 from placement.traces.gathered import Gathered, gather
 from placement.traces.trace import Trace
 
@@ -38,6 +39,8 @@ class Evaluation:
     transport            what the engine sends (see `placement.cost.transport`)
     sends_L              what it sends per token, each copy weighed by the cost of its link
     load_LP              float64 [L, P], assignments served by each slot
+
+    Where only counts are known (`evaluate_counts`), sends are NaN here and None in `summary` and `layers`.
     """
 
     num_tokens: int
@@ -87,11 +90,11 @@ class Evaluation:
             "rank_imbalance": _mean_max(rank_imbalance_L),
             "node_imbalance": _mean_max(self.node_imbalance_L()),
             "bytes_per_token": {
-                "node": round(float(self.node_sends_L.mean()) * copy_bytes, 1),
-                "rank": round(float(self.rank_sends_L.mean()) * copy_bytes, 1),
-                "assignment": round(float(self.remote_assignments_L.mean()) * copy_bytes, 1),
+                "node": _round(float(self.node_sends_L.mean()) * copy_bytes, 1),
+                "rank": _round(float(self.rank_sends_L.mean()) * copy_bytes, 1),
+                "assignment": _round(float(self.remote_assignments_L.mean()) * copy_bytes, 1),
             },
-            "step_time_us": round(
+            "step_time_us": _round(
                 step_time_us(self.cluster, top_k=self.top_k, sends_L=self.sends_L, rank_imbalance_L=rank_imbalance_L),
                 2,
             ),
@@ -182,6 +185,42 @@ def evaluate(
     ]
 
 
+def evaluate_counts(
+    counts: Counts, placements: Sequence[Placement], *, cluster: Cluster, transport: str = "node"
+) -> list[Evaluation]:
+    """What counts tell of each placement: its balance, an expert's load shared evenly over its slots, but no sends.
+
+    (Those of `allgather` are the same for every placement, and known.)
+    """
+    check_transport(transport)
+    load_LE = counts.load_LE() * counts.unit
+    unknown_L = np.full(counts.model.num_layers, np.nan)
+    nowhere = Traffic.start(cluster.num_nodes, cluster.num_ranks)
+    sends_L = (
+        unknown_L if transport != "allgather" else np.full_like(unknown_L, wire_cost(nowhere, cluster, transport, 1))
+    )
+    return [
+        Evaluation(
+            num_tokens=counts.num_tokens,
+            top_k=counts.model.top_k,
+            cluster=_cluster_of(placement, cluster),
+            node_sends_L=unknown_L,
+            rank_sends_L=unknown_L,
+            remote_assignments_L=unknown_L,
+            transport=transport,
+            sends_L=sends_L,
+            load_LP=np.stack(
+                [_even_load(load_E, row) for load_E, row in zip(load_LE, placement.phy2log_LP, strict=True)]
+            ),
+        )
+        for placement in placements
+    ]
+
+
+def _even_load(load_E: npt.NDArray[np.float64], phy2log_P: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+    return np.asarray((load_E / np.bincount(phy2log_P, minlength=len(load_E)))[phy2log_P])
+
+
 def _evaluation(
     num_tokens: int,
     top_k: int,
@@ -250,9 +289,9 @@ def _imbalance(load: npt.NDArray[np.float64], speed: npt.NDArray[np.float64]) ->
     return np.asarray(np.divide((load / speed).max(axis=1), mean, out=np.ones_like(mean), where=mean > 0))
 
 
-def _mean_max(values: npt.NDArray[np.float64]) -> dict[str, float]:
+def _mean_max(values: npt.NDArray[np.float64]) -> dict[str, float | None]:
     return {"mean": _round(float(values.mean())), "max": _round(float(values.max()))}
 
 
-def _round(value: float) -> float:
-    return round(value, 6)
+def _round(value: float, digits: int = 6) -> float | None:
+    return round(value, digits) if np.isfinite(value) else None

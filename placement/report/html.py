@@ -10,7 +10,8 @@ from placement.errors import printable
 from placement.report import figures
 from placement.report.expert_maps import CLASS_LABELS, layer_maps
 from placement.report.numbers import change, human_bytes, number, percent, plural
-from placement.report.summary import REFERENCE, baseline_of, headline, parts, proof, shown_part
+from placement.report.part_tables import part_table
+from placement.report.summary import REFERENCE, baseline_of, headline, objective, parts, proof, sends_known, shown_part
 from placement.solve import Solution, solution_document
 
 TEMPLATE, STYLE = "template.html.j2", "report.css"
@@ -50,8 +51,11 @@ def _context(solution: Solution) -> dict[str, Any]:
             for name, rows in parts(solution)
         ],
         "legend": [(name, figures.series_of(name), figures.shape_of(name)) for name in answers],
-        "tradeoff": figures.tradeoff(solution),
-        "sends_by_layer": figures.sends_by_layer(solution),
+        "sends_known": sends_known(solution),
+        "tradeoff": figures.tradeoff(solution) if sends_known(solution) else None,
+        "sends_by_layer": figures.sends_by_layer(solution) if sends_known(solution) else None,
+        "by_part": part_table(solution),
+        "objective": objective(solution),
         "imbalance_by_layer": figures.imbalance_by_layer(solution),
         "heatmaps": [(name, figures.load_heatmap(solution, name)) for name in answers],
         "reach": figures.load_reach(solution),
@@ -89,7 +93,9 @@ def _tiles(solution: Solution) -> list[tuple[str, str, str]]:
     name = baseline_of(solution)
     result, other = answers[solution.result_name].summary(), answers[name].summary()
 
-    def tile(what: str, value: float, reference: float, unit: str = "") -> tuple[str, str, str]:
+    def tile(what: str, value: float | None, reference: float | None, unit: str = "") -> tuple[str, str, str]:
+        if value is None:
+            return what, "unknown", "the input holds counts only"
         return what, f"{number(value)}{unit}", f"{name} {number(reference)}{unit}, {change(value, reference)}"
 
     return [

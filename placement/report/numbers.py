@@ -26,9 +26,9 @@ def percent(share: float | None) -> str:
     return NONE if share is None else f"{number(share * 100)}%"
 
 
-def change(value: float, reference: float | None) -> str:
+def change(value: float | None, reference: float | None) -> str:
     """How far `value` lies above or below `reference`, in percent; a dash where that says nothing."""
-    if not reference:
+    if not reference or value is None:
         return NONE
     share = value / reference - 1
     if abs(share) < 5e-5:
@@ -37,7 +37,9 @@ def change(value: float, reference: float | None) -> str:
 
 
 def human_bytes(count: float) -> str:
-    """36440.3 -> 36.4 kB."""
+    """36440.3 -> 36.4 kB; not a number -> a dash."""
+    if not math.isfinite(count):
+        return NONE
     unit = 0
     while count >= 999.5 and unit < len(BYTE_UNITS) - 1:
         count /= 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from placement.cost import Evaluation
-from placement.report.numbers import number, percent
+from placement.report.numbers import change, number, percent
 from placement.solve import Solution
 
 REFERENCE = "eplb"
@@ -29,9 +29,38 @@ def parts(solution: Solution) -> list[tuple[str, dict[str, Evaluation]]]:
     return [*held_out, ("training", solution.train)]
 
 
+def sends_known(solution: Solution) -> bool:
+    """False where the input holds counts only."""
+    return bool(np.isfinite(solution.train[REFERENCE].sends_L).all())
+
+
+def objective(solution: Solution) -> str:
+    """What the solver minimized, in words."""
+    if not solution.options.sends_count:
+        return "Rank imbalance of the training loads; sends do not count."
+    _, price = solution.options.prices(solution.cluster, solution.placement.model.top_k)
+    return (
+        f"sends + {number(price)} × expected rank imbalance, the expectation taken over resampled requests, on the "
+        f"training requests."
+    )
+
+
 def headline(solution: Solution) -> str:
-    """One sentence: sends and imbalance of the result beside eplb, and what is proven."""
-    return f"{_sends(solution)}; {proof(solution)}."
+    """Sends and imbalance of the result beside eplb, what is proven, and the worst part of a robust solve."""
+    return f"{_sends(solution)}; {proof(solution)}.{_worst_part(solution)}"
+
+
+def _worst_part(solution: Solution) -> str:
+    figures = solution.parts
+    if solution.robust is None or figures is None:
+        return ""
+    part, answers = figures.shown()
+    names = (solution.result_name, solution.options.solver)
+    worst, other = (max(figures.cost(answer[name]) for answer in answers) for name in names)
+    return (
+        f" The worst {figures.noun} costs {number(worst)} on {part} requests, with plain {names[1]} {number(other)} "
+        f"({change(worst, other)})."
+    )
 
 
 def _sends(solution: Solution) -> str:
@@ -40,6 +69,9 @@ def _sends(solution: Solution) -> str:
     sends, other = float(result.sends_L.mean()), float(reference.sends_L.mean())
     imbalance = number(float(result.rank_imbalance_L().mean()))
     where = f"on {part} requests"
+    if not sends_known(solution):
+        beside = number(float(reference.rank_imbalance_L().mean()))
+        return f"Rank imbalance {imbalance} {where} ({REFERENCE} {beside}); sends are unknown: there are counts only"
     if solution.result_name == REFERENCE:
         return f"{number(sends)} inter-node sends per token and layer {where}, at rank imbalance {imbalance}"
     at = f"at rank imbalance {imbalance} ({REFERENCE} {number(float(reference.rank_imbalance_L().mean()))})"

@@ -13,6 +13,7 @@ from html import escape
 MARKS = {
     "circle": "a{r} {r} 0 1 0 {d} 0a{r} {r} 0 1 0 -{d} 0z",
     "square": "v-{r}h{d}v{d}h-{d}z",
+    "triangle": "m0 {r}h{d}l-{r} -{d}z",
     "diamond": "l{r} -{r}l{r} {r}l-{r} {r}z",
 }
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from placement.cost import Evaluation
 from placement.errors import printable
 from placement.report.numbers import change, human_bytes, number, plural
-from placement.report.summary import REFERENCE, headline, parts
+from placement.report.summary import REFERENCE, headline, parts, sends_known
 from placement.solve import Solution
 
 __all__ = ["comparison_table", "evaluation_table", "headline"]
@@ -38,7 +38,7 @@ def comparison_table(solution: Solution) -> Table:
             table.add_row(_name(name, indent=1), *_cells(evaluation, answers[REFERENCE]), style=style)
         table.add_section()
         tokens.append(f"{part} {plural(answers[REFERENCE].num_tokens, 'token')}")
-    table.caption = _caption(", ".join(tokens))
+    table.caption = _caption(", ".join(tokens), sends_known(solution))
     return table
 
 
@@ -69,8 +69,9 @@ def _table(reference: str) -> Table:
     return table
 
 
-def _caption(tokens: str) -> Text:
-    return Text(f"{tokens}; means over layers; sends and bytes are those between nodes", style="dim")
+def _caption(tokens: str, known: bool = True) -> Text:
+    sends = "sends and bytes are those between nodes" if known else "sends are unknown: the input holds counts only"
+    return Text(f"{tokens}; means over layers; {sends}", style="dim")
 
 
 def _cells(evaluation: Evaluation, reference: Evaluation) -> list[str]:

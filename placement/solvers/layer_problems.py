@@ -27,10 +27,18 @@ def layer_problem(workload: Workload, cluster: Cluster, options: Options, layer:
         options=options,
         sets_UK=sets_UK,
         count_U=count_U,
-        load_BE=bootstrap_loads(workload, layer, options.seed),
+        load_BE=bootstrap_loads(workload, layer, options.seed) if options.sends_count else exact_load(workload, layer),
         coact_EE=workload.coact_LEE[layer],
         seed=int(np.random.SeedSequence([options.seed, layer]).generate_state(1, np.uint64)[0]),
     )
+
+
+def exact_load(workload: Workload, layer: int) -> npt.NDArray[np.float64]:
+    """Shares of load, float64 [1, E]: all that balance alone is judged by."""
+    load_E = workload.load_LE[layer].astype(np.float64)
+    if not load_E.any():  # of counts a few requests may be drawn, which need not visit every layer
+        load_E = np.ones(len(load_E))
+    return np.asarray(load_E / load_E.sum())[None]
 
 
 def num_bootstraps(num_experts: int) -> int:

@@ -43,7 +43,7 @@ def solve_workload(
     """
     model = workload.model
     cluster.check_fits(model.num_experts)
-    deadlines = _Deadlines(options.time_limit_s, model.num_layers, workers or usable_cores())
+    deadlines = Deadlines(options.time_limit_s, model.num_layers, workers or usable_cores())
     current_LP: Sequence[Row | None] = [None] * model.num_layers if current is None else list(current.phy2log_LP)
 
     def task(layer: int) -> tuple[dict[str, Row], Answer]:
@@ -82,7 +82,7 @@ def solve_workload(
     return maps, tuple(reports)
 
 
-class _Deadlines:
+class Deadlines:
     """Shares what is left of the time limit evenly among the layers that have not begun."""
 
     def __init__(self, limit_s: float | None, num_layers: int, workers: int) -> None:

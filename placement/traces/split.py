@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import OptionError, TraceError
+from placement.traces.parts import Parts
 from placement.traces.trace import Trace
 
 
@@ -15,6 +16,28 @@ def split_requests(trace: Trace, share: float, seed: int) -> tuple[Trace, Trace]
         raise OptionError(f"holdout={share} must be between 0 and 1, both excluded")
     chosen = choose_requests(trace, share, seed)
     return trace.select(_kept(trace) & ~chosen), trace.select(chosen)
+
+
+def split_by_part(trace: Trace, parts: Parts, share: float, seed: int) -> tuple[Trace, Trace]:
+    """The same with about that share of every part; of requests that are in none, all are kept.
+
+    Entries with the same id stay together, on the side where the first of the parts that has them puts them.
+    """
+    if not 0 < share < 1:
+        raise OptionError(f"holdout={share} must be between 0 and 1, both excluded")
+    id_of = [request.id for request in trace.requests]
+    kept: set[str] = set()
+    drawn: set[str] = set()
+    tokens_Q = trace.tokens_Q()
+    for part in range(len(parts.names)):
+        mine = dict.fromkeys(id_of[q] for q in np.flatnonzero((parts.part_Q == part) & (tokens_Q > 0)))
+        free = [name for name in mine if name not in kept and name not in drawn]
+        number = min(max(round(share * len(mine)), 1) - sum(name in drawn for name in mine), len(free) - 1)
+        order = np.random.default_rng([seed, part]).permutation(len(free))[: max(number, 0)]
+        drawn.update(free[q] for q in order.tolist())
+        kept.update(name for name in free if name not in drawn)
+    chosen = np.array([name in drawn for name in id_of], dtype=bool)
+    return trace.select(_kept(trace) & ~chosen), trace.select(_kept(trace) & chosen)
 
 
 def choose_requests(trace: Trace, share: float, seed: int) -> npt.NDArray[np.bool_]:

@@ -1,0 +1,59 @@
+"""What maps cost on each part of a trace: what happens when traffic shifts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.cost.evaluation import Evaluation
+from placement.traces.parts import Parts
+from placement.traces.trace import Trace
+
+Answers = tuple[dict[str, Evaluation], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartFigures:
+    """Every map on every part.
+
+    by, names, left_out  the parting, see `placement.traces.parts.Parts`
+    train      for each part, map name -> evaluation on the requests that the solver saw
+    held_out   the same on those it did not see; a part without such requests has {}; () if none were held out
+    send_price, balance_price  of the objective
+    objective_W  name -> float64 [W], what a robust solve minimized the worst of; {} of others
+    """
+
+    by: str
+    names: tuple[str, ...]
+    left_out: tuple[str, ...]
+    train: Answers
+    held_out: Answers
+    send_price: float
+    balance_price: float
+    objective_W: Mapping[str, npt.NDArray[np.float64]]
+
+    @property
+    def noun(self) -> str:
+        """What a part is called."""
+        return {"domain": "domain", "category": "category", "traces": "trace"}.get(self.by, "window")
+
+    def shown(self) -> tuple[str, Answers]:
+        """Held-out figures where every part has some, else those of training; with their name in words."""
+        if self.held_out and all(self.held_out):
+            return "held-out", self.held_out
+        return "training", self.train
+
+    def cost(self, evaluation: Evaluation) -> float:
+        """Sends and measured imbalance at the prices of the objective, mean over layers."""
+        imbalance = float(evaluation.rank_imbalance_L().mean())
+        sends = self.send_price * float(evaluation.sends_L.mean()) if self.send_price else 0.0
+        return sends + self.balance_price * imbalance
+
+
+def evaluate_parts(trace: Trace, parts: Parts, measure: Callable[[Trace], dict[str, Evaluation]]) -> Answers:
+    """`measure` of the requests of `trace` in each part; {} for a part without tokens."""
+    present = set(parts.part_Q[trace.tokens_Q() > 0].tolist())
+    return tuple(measure(parts.of(trace, part)) if part in present else {} for part in range(len(parts.names)))
