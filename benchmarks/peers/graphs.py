@@ -71,17 +71,18 @@ def kernighan_lin(vertices: Vertices) -> Ints:
 
 
 def louvain(vertices: Vertices) -> Ints:
-    """Communities of networkx, the largest first to the node with the most room; what overflows is repaired."""
-    communities = nx.community.louvain_communities(_graph(vertices), weight="weight", seed=vertices.seed)
+    """Communities of networkx, at least one a node; the largest first to the node with the most room."""
+    graph = _graph(vertices)
+    for resolution in (1.0, 1.05, 1.1, 1.2, 1.5):
+        found = nx.community.louvain_communities(graph, weight="weight", resolution=resolution, seed=vertices.seed)
+        if len(found) >= len(vertices.room_N):
+            break
     room_N = vertices.room_N.copy()
     node_V = np.zeros(len(vertices.load_V), dtype=np.int64)
-    for community in sorted((sorted(one) for one in communities), key=lambda one: (-len(one), one)):
-        members = community
-        while members:  # a community larger than the room is cut
-            node = int(np.argmax(room_N))
-            taken, members = members[: max(room_N[node], 1)], members[max(room_N[node], 1) :]
-            node_V[taken] = node
-            room_N[node] -= len(taken)
+    for community in sorted((sorted(one) for one in found), key=lambda one: (-len(one), one)):
+        node = int(np.argmax(room_N))
+        node_V[community] = node
+        room_N[node] -= len(community)
     return node_V
 
 

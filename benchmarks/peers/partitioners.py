@@ -6,7 +6,8 @@ by count they are exact; by load the sizes are repaired and loads evened by swap
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 from base import LOAD_SLACK, Ints, Peer, Vertices, by_nodes
@@ -58,7 +59,7 @@ def mt_kahypar(vertices: Vertices, preset: str) -> Ints:
     """Connectivity (km1) of the top-k sets: the sends themselves, without copies."""
     import mtkahypar
 
-    machine = mtkahypar.initialize(1)
+    machine = _machine()
     mtkahypar.set_seed(vertices.seed % 10_000)
     context = machine.context_from_preset(getattr(mtkahypar.PresetType, preset))
     slack = LOAD_SLACK if vertices.by_load else 0.0
@@ -73,6 +74,14 @@ def mt_kahypar(vertices: Vertices, preset: str) -> Ints:
         vertices.count_U.tolist(),
     )
     return np.array(hypergraph.partition(context).get_partition())
+
+
+@cache
+def _machine() -> Any:
+    """It may be initialised once a process; with one thread."""
+    import mtkahypar
+
+    return mtkahypar.initialize(1)
 
 
 def _csr(vertices: Vertices) -> tuple[list[int], list[int], list[int]]:

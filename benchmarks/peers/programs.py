@@ -17,7 +17,7 @@ from placement.problem import LayerProblem
 from placement.solvers.graph import capped_copies
 from placement.solvers.moves import separate_copies
 
-LIMIT_S = 1.5
+LIMIT_S = 0.2
 PAIRS_PER_COPY = 6  # only the heaviest pairs get variables: all of them are too many
 UNIT = 100_000  # a layer's load in integers
 
@@ -35,7 +35,9 @@ def moetuner(problem: LayerProblem, affinity: bool) -> Ints:
     np.copyto(weight_PP, 0.0, where=expert_P[:, None] == expert_P)
     weight_PP = weight_PP / weight_PP.sum()
     load = np.rint(UNIT * load_P / load_P.sum()).astype(np.int64)
-    model, x_PG, same = _clusters(weight_PP if affinity else 0 * weight_PP, np.full(cluster.num_ranks, cluster.slots_per_gpu))
+    model, x_PG, same = _clusters(
+        weight_PP if affinity else 0 * weight_PP, np.full(cluster.num_ranks, cluster.slots_per_gpu)
+    )
     for expert, rank in product(np.flatnonzero(copies_E > 1).tolist(), range(cluster.num_ranks)):
         model.add_at_most_one(x_PG[p][rank] for p in np.flatnonzero(expert_P == expert).tolist())
     off_G = [model.new_int_var(0, UNIT, "") for _ in range(cluster.num_ranks)]
@@ -45,9 +47,7 @@ def moetuner(problem: LayerProblem, affinity: bool) -> Ints:
         model.add(off >= total - mean)
         model.add(off >= mean - total)
     model.minimize(sum(off_G) - same)
-    start = np.empty(len(load), dtype=np.int64)
-    start[np.argsort(-load, kind="stable")] = _snake(len(load), cluster.num_ranks)
-    rank_P = _solved(model, x_PG, start)
+    rank_P = _solved(model, x_PG, _snake(load, cluster.num_ranks))
 
     tie_GG = np.eye(cluster.num_ranks)[rank_P].T @ weight_PP @ np.eye(cluster.num_ranks)[rank_P]
     np.fill_diagonal(tie_GG, 0.0)
@@ -69,9 +69,7 @@ def pairs_on_nodes(vertices: Vertices) -> Ints:
     over = model.new_int_var(0, UNIT, "")
     model.add(over >= most - round((1 + LOAD_SLACK) * load.sum() / nodes))
     model.maximize(same - 100 * over)
-    start = np.empty(len(load), dtype=np.int64)
-    start[np.argsort(-load, kind="stable")] = _snake(len(load), nodes)
-    return _solved(model, x_VN, start)
+    return _solved(model, x_VN, _snake(load, nodes))
 
 
 def hops(problem: LayerProblem, load_aware: bool) -> Ints:
@@ -96,7 +94,7 @@ def hops(problem: LayerProblem, load_aware: bool) -> Ints:
         far = np.rint(10 * hops_G / hops_G.mean()).astype(np.int64)
         cost = sum(int(load[p] * far[g]) * x_PG[p][g] for p, g in product(range(len(load)), range(cluster.num_ranks)))
         model.minimize(cost + 10 * cluster.num_ranks * most)
-        rank_P = _solved(model, x_PG, rank_P)
+        rank_P = _solved(model, x_PG, _snake(load, cluster.num_ranks))
     row = expert_P[np.argsort(rank_P, kind="stable")]
     return separate_copies(row, cluster, problem.load_E)
 
@@ -120,10 +118,12 @@ def _clusters(weight_XX: Floats, room_C: Ints) -> tuple[cp_model.CpModel, list, 
     return model, x, cp_model.LinearExpr.sum(terms) if terms else 0
 
 
-def _snake(items: int, clusters: int) -> Ints:
-    """0 1 2 2 1 0 0 1 ...: the heaviest first, dealt to and fro."""
-    turn, place = np.divmod(np.arange(items), clusters)
-    return np.where(turn % 2, clusters - 1 - place, place)
+def _snake(load_X: Ints, clusters: int) -> Ints:
+    """Cluster of every item: the heaviest first, dealt to and fro (0 1 2 2 1 0 0 1 ...)."""
+    turn, place = np.divmod(np.arange(len(load_X)), clusters)
+    cluster_X = np.empty(len(load_X), dtype=np.int64)
+    cluster_X[np.argsort(-load_X, kind="stable")] = np.where(turn % 2, clusters - 1 - place, place)
+    return cluster_X
 
 
 def _solved(model: cp_model.CpModel, x: list, start: Ints) -> Ints:
@@ -134,7 +134,7 @@ def _solved(model: cp_model.CpModel, x: list, start: Ints) -> Ints:
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.max_deterministic_time = LIMIT_S
-    solver.parameters.max_time_in_seconds = 4 * LIMIT_S
+    solver.parameters.max_time_in_seconds = 3.0  # where that is slow
     if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return start
     return np.array([next(c for c, literal in enumerate(row) if solver.boolean_value(literal)) for row in x])

@@ -18,14 +18,11 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-import balancers
-import graphs
 import numpy as np
-import partitioners
-import programs
 from apart import Place, answers
-from base import Peer
-from table import Measured, Row, report
+from families import PEERS
+from plot import draw_all
+from table import Measured, Row, load, report
 
 from placement import Cluster, Options, Placement, Trace, count, evaluate, open_trace
 from placement.parallel import make_executor
@@ -36,10 +33,9 @@ from placement.traces.presets import Shape, preset
 from placement.traces.split import split_requests
 from placement.traces.synth import write_synthetic
 
-PEERS: list[Peer] = balancers.PEERS + graphs.PEERS + partitioners.PEERS + programs.PEERS
-WEIGHTS = (0.0, 0.25, 0.5, 1.5, 4.0, 10.0)
+WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.5, 4.0, 10.0)
 HOLDOUT = 0.3
-LIMIT_S = 600.0
+LIMIT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +56,9 @@ def ours(problem: LayerProblem, weight: float) -> np.ndarray:
 
 def methods_of(redundant: int) -> tuple[list[tuple[str, Place]], list[str]]:
     """Ours and the peers that can run, and why others cannot."""
-    methods: list[tuple[str, Place]] = [(f"ours, weight {weight:g}", partial(ours, weight=weight)) for weight in WEIGHTS]
+    methods: list[tuple[str, Place]] = [
+        (f"ours, weight {weight:g}", partial(ours, weight=weight)) for weight in WEIGHTS
+    ]
     skipped = []
     for peer in PEERS:
         if peer.package is not None and importlib.util.find_spec(peer.package) is None:
@@ -106,6 +104,7 @@ def measure(case: Case, seeds: list[int], jobs: int) -> tuple[list[Row], list[st
         for (name, answer), evaluation in zip(good, evaluations, strict=True):
             measured[name].append(
                 Measured(
+                    seed=seed,
                     sends=float(evaluation.node_sends_L.mean()),
                     imbalance=float(evaluation.rank_imbalance_L().mean()),
                     worst=float(evaluation.rank_imbalance_L().max()),
@@ -127,7 +126,9 @@ def synthetic(folder: str) -> Iterator[tuple[str, Trace, int, int, int]]:
         ("deepseek-v3 without groups", preset("deepseek-v3").without_group_limit(), 8, 32),
     ]
     for title, shape, gpus, redundant in shapes:
-        few = replace(shape, model=replace(shape.model, layer_ids=shape.model.layer_ids[:: len(shape.model.layer_ids) // 2][:2]))
+        few = replace(
+            shape, model=replace(shape.model, layer_ids=shape.model.layer_ids[:: len(shape.model.layer_ids) // 2][:2])
+        )
         path = Path(folder) / title.replace(" ", "-")
         write_synthetic(path, few, num_tokens=40_000, num_requests=300, seed=1)
         for spare in (0, redundant):
@@ -160,19 +161,22 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="methods side by side; more disturb the times")
     parser.add_argument("-o", "--out", type=Path, default=Path(__file__).parents[1] / "results")
     given = parser.parse_args()
-    rows: list[Row] = []
-    skipped: list[str] = []
+    stem = given.out / f"{datetime.datetime.now(tz=datetime.UTC).date()}-peers"
     with tempfile.TemporaryDirectory() as folder:
         for case in cases(given, folder):
-            if given.only not in case.title:
-                continue
-            more, why = measure(case, given.seeds, given.jobs)
-            rows += more
-            skipped += why
-    today = datetime.datetime.now(tz=datetime.UTC).date()
-    stem = given.out / f"{today}-peers"
-    stem.with_suffix(".json").write_text(json.dumps({"skipped": skipped, "rows": [asdict(row) for row in rows]}, indent=1))
-    stem.with_suffix(".md").write_text(report(rows, sorted(set(skipped)), given.seeds))
+            if given.only in case.title:
+                rows, skipped = keep(stem.with_suffix(".json"), case.title, *measure(case, given.seeds, given.jobs))
+                stem.with_suffix(".md").write_text(report(rows, skipped))
+                draw_all(rows, stem)
+
+
+def keep(path: Path, case: str, rows: list[Row], skipped: list[str]) -> tuple[list[Row], list[str]]:
+    """Put a case into the file of today's figures, in place of its earlier ones; all rows and reasons of the file."""
+    kept = load(path) if path.exists() else ([], [])
+    rows = [row for row in kept[0] if row.case != case] + rows
+    skipped = sorted({*(why for why in kept[1] if not why.startswith(case)), *(f"{case}: {why}" for why in skipped)})
+    path.write_text(json.dumps({"skipped": skipped, "rows": [asdict(row) for row in rows]}, indent=0) + "\n")
+    return rows, skipped
 
 
 if __name__ == "__main__":

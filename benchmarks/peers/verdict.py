@@ -19,8 +19,8 @@ def better_on_both(peer: Point, ours: Point) -> bool:
 
 
 def distance(peer: Point, front: Sequence[Point]) -> float:
-    """0 if a point of the front is at least as good on both; else what the nearest lacks, relative, on its worse one."""
-    return min(
-        max(ours.sends / peer.sends - 1, ours.imbalance / peer.imbalance - 1, 0.0)
-        for ours in front
-    )
+    """0 if a point of the front is at least as good on both figures.
+
+    Else what the nearest point lacks, relative, on the worse of its two figures.
+    """
+    return min(max(ours.sends / peer.sends - 1, ours.imbalance / peer.imbalance - 1, 0.0) for ours in front)
