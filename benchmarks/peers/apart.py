@@ -23,8 +23,10 @@ Place = Callable[[LayerProblem], npt.NDArray[np.integer]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """Maps of all layers, wall seconds a layer, and how far the peak resident memory rose above that at the start
-    (the import of the method's package included); or why there is none."""
+    """Maps of all layers, CPU seconds a layer, peak resident memory above that at the start; or why there is none.
+
+    The machine may do other work, hence CPU seconds. The memory includes the import of the method's package.
+    """
 
     phy2log_LP: npt.NDArray[np.integer] | None = None
     seconds: float = 0.0
@@ -66,9 +68,9 @@ def _child(method: Place, problems: Sequence[LayerProblem], pipe: Connection) ->
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     try:
         with threadpool_limits(1):
-            start = time.perf_counter()
+            start = time.process_time()
             rows = np.stack([method(problem) for problem in problems])
-            seconds = (time.perf_counter() - start) / len(problems)
+            seconds = (time.process_time() - start) / len(problems)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         answer = Answer(phy2log_LP=rows, seconds=seconds, peak_bytes=max(peak - resident, 0))
     except Exception as error:  # a peer's failure is a row of the table, not the end of the run

@@ -9,6 +9,7 @@ import argparse
 import datetime
 import importlib.util
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ from placement.traces.synth import write_synthetic
 
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.5, 4.0, 10.0)
 HOLDOUT = 0.3
-LIMIT_S = 120.0
+LIMIT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ def ours(problem: LayerProblem, weight: float) -> np.ndarray:
     return get_solver("auto").solve_layer(replace(problem, options=options)).phy2log_P
 
 
-def methods_of(redundant: int) -> tuple[list[tuple[str, Place]], list[str]]:
+def methods_of(redundant: int, wanted: str) -> tuple[list[tuple[str, Place]], list[str]]:
     """Ours and the peers that can run, and why others cannot."""
     methods: list[tuple[str, Place]] = [
         (f"ours, weight {weight:g}", partial(ours, weight=weight)) for weight in WEIGHTS
@@ -65,55 +66,52 @@ def methods_of(redundant: int) -> tuple[list[tuple[str, Place]], list[str]]:
             skipped.append(f"{peer.name}: package {peer.package} is not installed (pip install --group peers)")
         elif redundant or not peer.needs_redundant:
             methods.append((peer.name, peer.place))
-    return methods, skipped
+    return [method for method in methods if re.search(wanted, method[0])], skipped
 
 
-def measure(case: Case, seeds: list[int], jobs: int) -> tuple[list[Row], list[str]]:
+def measure(case: Case, seed: int, jobs: int, wanted: str) -> tuple[list[Row], list[str]]:
+    """All methods on one split, held out; and what was not run and why."""
     model = case.trace.model
     cluster = Cluster.fit(
         model.num_experts, num_nodes=case.nodes, gpus_per_node=case.gpus, redundant_experts=case.redundant
     )
-    methods, skipped = methods_of(case.redundant)
-    measured: dict[str, list[Measured]] = {name: [] for name, _ in methods}
-    for seed in seeds:
-        train, held_out = split_requests(case.trace, HOLDOUT, seed)
-        workload = count(train, seed=seed)
-        options = Options(seed=seed, bound="none")
-        problems = [layer_problem(workload, cluster, options, layer) for layer in range(model.num_layers)]
-        if seed == seeds[0]:
-            methods[0][1](problems[0])  # compiles
-        found = answers([place for _, place in methods], problems, jobs, LIMIT_S)
-        good = [(name, answer) for (name, _), answer in zip(methods, found, strict=True) if answer.fault is None]
-        skipped += [
-            f"{name}, split {seed}: {answer.fault}"
-            for (name, _), answer in zip(methods, found, strict=True)
-            if answer.fault is not None
-        ]
-        placements = [
-            Placement(
-                model=model,
-                num_nodes=cluster.num_nodes,
-                gpus_per_node=cluster.gpus_per_node,
-                slots_per_gpu=cluster.slots_per_gpu,
-                phy2log_LP=answer.phy2log_LP,
-            )
-            for _, answer in good
-        ]
-        with make_executor(jobs) as executor:
-            evaluations = evaluate(held_out, placements, cluster=cluster, executor=executor)
-        for (name, answer), evaluation in zip(good, evaluations, strict=True):
-            measured[name].append(
-                Measured(
-                    seed=seed,
-                    sends=float(evaluation.node_sends_L.mean()),
-                    imbalance=float(evaluation.rank_imbalance_L().mean()),
-                    worst=float(evaluation.rank_imbalance_L().max()),
-                    seconds=answer.seconds,
-                    peak_bytes=answer.peak_bytes,
-                )
-            )
-        print(f"{case.title}: split {seed} done", file=sys.stderr)
-    rows = [Row(case=case.title, name=name, splits=tuple(splits)) for name, splits in measured.items() if splits]
+    methods, skipped = methods_of(case.redundant, wanted)
+    train, held_out = split_requests(case.trace, HOLDOUT, seed)
+    workload = count(train, seed=seed)
+    options = Options(seed=seed, bound="none")
+    problems = [layer_problem(workload, cluster, options, layer) for layer in range(model.num_layers)]
+    ours(problems[0], 0.0)  # compiles
+    found = answers([place for _, place in methods], problems, jobs, LIMIT_S)
+    done = {name: answer for (name, _), answer in zip(methods, found, strict=True) if answer.phy2log_LP is not None}
+    skipped += [
+        f"{case.title}, split {seed}, {name}: {answer.fault}"
+        for (name, _), answer in zip(methods, found, strict=True)
+        if answer.fault is not None
+    ]
+    placements = [
+        Placement(
+            model=model,
+            num_nodes=cluster.num_nodes,
+            gpus_per_node=cluster.gpus_per_node,
+            slots_per_gpu=cluster.slots_per_gpu,
+            phy2log_LP=answer.phy2log_LP,
+        )
+        for answer in done.values()
+    ]
+    with make_executor(jobs) as executor:
+        evaluations = evaluate(held_out, placements, cluster=cluster, executor=executor)
+    rows = []
+    for (name, answer), evaluation in zip(done.items(), evaluations, strict=True):
+        one = Measured(
+            seed=seed,
+            sends=float(evaluation.node_sends_L.mean()),
+            imbalance=float(evaluation.rank_imbalance_L().mean()),
+            worst=float(evaluation.rank_imbalance_L().max()),
+            seconds=answer.seconds,
+            peak_bytes=answer.peak_bytes,
+        )
+        rows.append(Row(case=case.title, name=name, splits=(one,)))
+    print(f"{case.title}: split {seed} done", file=sys.stderr)
     return rows, skipped
 
 
@@ -158,6 +156,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(100, 105)), help="of the splits")
     parser.add_argument("--no-synthetic", action="store_true")
     parser.add_argument("--only", default="", help="only cases whose title contains this")
+    parser.add_argument("--methods", default="", help="only methods whose name has this pattern")
     parser.add_argument("--jobs", type=int, default=1, help="methods side by side; more disturb the times")
     parser.add_argument("-o", "--out", type=Path, default=Path(__file__).parents[1] / "results")
     given = parser.parse_args()
@@ -165,16 +164,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for case in cases(given, folder):
             if given.only in case.title:
-                rows, skipped = keep(stem.with_suffix(".json"), case.title, *measure(case, given.seeds, given.jobs))
-                stem.with_suffix(".md").write_text(report(rows, skipped))
-                draw_all(rows, stem)
+                for seed in given.seeds:
+                    rows, skipped = keep(stem.with_suffix(".json"), *measure(case, seed, given.jobs, given.methods))
+                    stem.with_suffix(".md").write_text(report(rows, skipped))
+                    draw_all(rows, stem)
 
 
-def keep(path: Path, case: str, rows: list[Row], skipped: list[str]) -> tuple[list[Row], list[str]]:
-    """Put a case into the file of today's figures, in place of its earlier ones; all rows and reasons of the file."""
-    kept = load(path) if path.exists() else ([], [])
-    rows = [row for row in kept[0] if row.case != case] + rows
-    skipped = sorted({*(why for why in kept[1] if not why.startswith(case)), *(f"{case}: {why}" for why in skipped)})
+def keep(path: Path, rows: list[Row], skipped: list[str]) -> tuple[list[Row], list[str]]:
+    """Add a split's figures to those of the file, in place of its earlier ones: all rows and reasons of the file."""
+    kept, kept_skipped = load(path) if path.exists() else ([], [])
+    merged = {(row.case, row.name): {one.seed: one for one in row.splits} for row in kept}
+    for row in rows:
+        merged.setdefault((row.case, row.name), {}).update({one.seed: one for one in row.splits})
+    rows = [
+        Row(case=case, name=name, splits=tuple(splits[seed] for seed in sorted(splits)))
+        for (case, name), splits in merged.items()
+    ]
+    skipped = list(dict.fromkeys([*kept_skipped, *skipped]))
     path.write_text(json.dumps({"skipped": skipped, "rows": [asdict(row) for row in rows]}, indent=0) + "\n")
     return rows, skipped
 
