@@ -79,6 +79,7 @@ def solve(
     current: Placement | None = None,
     holdout: float = 0.2,
     robust: str | None = None,
+    by_domain: bool = False,
     workers: int | None = None,
     listener: Listener = ignore,
 ) -> Solution:
@@ -89,6 +90,7 @@ def solve(
     objective.
     robust: how the traffic is parted (`placement.traces.parts`); the result, named `robust`, is then the map whose
     worst part costs least, beside the plain one of the solver.
+    by_domain: also measure the maps on every domain of the requests, where there are 2 to 32.
     Of counts alone only the balance is known: the objective must be balance, sends are NaN, and where the counts are
     not by request none are held out.
     The placement returned is the one that was measured. Deterministic in (trace, cluster, options, holdout) unless a
@@ -103,7 +105,7 @@ def solve(
     _check_current(current, trace, cluster, options)
     if current is not None and robust is not None:
         raise OptionError("robust looks for a new map and knows no current one; leave --from or --robust out")
-    parts = _parts(trace, robust, options)
+    parts = _parts(trace, robust, by_domain, options)
     train, held_out = _split(trace, holdout, options.seed, parts if robust is not None else None)
     result_name = options.solver
     objective_W: dict[str, npt.NDArray[np.float64]] = {}
@@ -212,8 +214,8 @@ def _figures(
     )
 
 
-def _parts(trace: Trace | Counts, robust: str | None, options: Options) -> Parts | None:
-    """Parts of a robust solve; else the domains, to show them though none were asked for."""
+def _parts(trace: Trace | Counts, robust: str | None, by_domain: bool, options: Options) -> Parts | None:
+    """Parts of a robust solve; else the domains, if they are wanted and there are some."""
     if isinstance(trace, Counts):
         if options.sends_count:
             raise OptionError(
@@ -225,6 +227,8 @@ def _parts(trace: Trace | Counts, robust: str | None, options: Options) -> Parts
         return None
     if robust is not None:
         return parts_of(trace, robust)
+    if not by_domain:
+        return None
     try:
         parts = parts_of(trace, "domain")
     except OptionError:

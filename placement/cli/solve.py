@@ -121,6 +121,7 @@ def solve_command(
             current=in_use,
             holdout=holdout,
             robust=robust,
+            by_domain=report is not None,
             workers=workers,
             listener=listener,
         )

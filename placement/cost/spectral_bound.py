@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numba as nb
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh
@@ -64,7 +65,7 @@ def spectral_bound(pieces: Pieces, steps: int) -> float:
     if num_nodes == 1:
         constant, matrix = tangents.at(np.ones((num_experts, num_experts)))
         return constant - float(matrix.sum()) - _error(matrix, size)
-    basis = _orthogonal_to_ones(num_experts)
+    mirror = _mirror_of_ones(num_experts)
     same = np.full((num_experts, num_experts), (size - 1) / max(num_experts - 1, 1))  # X of a random map, on average
     np.fill_diagonal(same, 1.0)
     constant, matrix = tangents.at(same)
@@ -79,14 +80,18 @@ def spectral_bound(pieces: Pieces, steps: int) -> float:
             matrix = matrix + share * (new_matrix - matrix)
         whole = matrix + price
         values, vectors = eigh(
-            basis.T @ whole @ basis, subset_by_index=[num_experts - num_nodes, num_experts - 2], check_finite=False
+            _without_ones(whole, mirror),
+            subset_by_index=[num_experts - num_nodes, num_experts - 2],
+            check_finite=False,
+            overwrite_a=True,
         )
         diagonal = np.diag(price).copy()
         below = np.minimum(price, 0.0)
         np.fill_diagonal(below, 0.0)
         most = whole.sum() / num_nodes + size * values.sum() - diagonal.sum() - below.sum()
         best = max(best, constant - float(most) - _error(whole, size * num_nodes) - _error(price, num_experts))
-        spanned = basis @ vectors
+        vectors = np.vstack([np.zeros(num_nodes - 1), vectors])
+        spanned = vectors - 2.0 * np.outer(mirror, mirror @ vectors)
         found = size * (spanned @ spanned.T + 1.0 / num_experts)
         same = same + (found - same) * (3.0 / (step + 3))
         stride = first / (1.0 + STEP_DECAY * step / steps)
@@ -112,11 +117,11 @@ class _Tangents:
 
     def at(self, same: Floats) -> tuple[float, Floats]:
         pieces, size = self.pieces, self.num_experts
-        pairs_U = same.ravel()[self.pair_UC].sum(axis=1)
-        line_U = np.argmax(self.line_a - np.outer(pairs_U, self.line_b), axis=1)
-        constant = self.away * float(pieces.weight_U @ self.line_a[line_U])
-        value_U = np.repeat(pieces.weight_U * self.line_b[line_U], self.pair_UC.shape[1])
-        half = np.bincount(self.pair_UC.ravel(), weights=value_U, minlength=size * size).reshape(size, size)
+        half_V = np.zeros(size * size)
+        constant = self.away * _add_lines(
+            self.pair_UC, pieces.weight_U, self.line_a, self.line_b, np.ascontiguousarray(same).ravel(), half_V
+        )
+        half = half_V.reshape(size, size)
         matrix = 0.5 * self.away * (half + half.T)
         spread_B = pieces.num_nodes * ((pieces.load_BE @ same) * pieces.load_BE).sum(axis=1) - 1.0
         price_B = pieces.price_B / pieces.fastest_node
@@ -126,12 +131,46 @@ class _Tangents:
         return constant, np.asarray(matrix - pieces.num_nodes * (pieces.load_BE.T * slope_B) @ pieces.load_BE)
 
 
-def _orthogonal_to_ones(size: int) -> Floats:
-    """Orthonormal basis, float64 [size, size - 1], of the vectors whose sum is 0 (a Householder reflection)."""
+@nb.njit(cache=True, nogil=True)
+def _add_lines(
+    pair_UC: npt.NDArray[np.int64],
+    weight_U: Floats,
+    line_a: Floats,
+    line_b: Floats,
+    same_V: Floats,
+    half_V: Floats,
+) -> float:
+    """Take for every set the line a - b * pairs that is highest at `same_V`; add its slopes to the set's pairs.
+
+    Returns the sum of weight * a.
+    """
+    constant = 0.0
+    for u in range(pair_UC.shape[0]):
+        pairs = 0.0
+        for v in pair_UC[u]:
+            pairs += same_V[v]
+        highest = 0
+        for line in range(1, line_a.shape[0]):
+            if line_a[line] - line_b[line] * pairs > line_a[highest] - line_b[highest] * pairs:
+                highest = line
+        constant += weight_U[u] * line_a[highest]
+        for v in pair_UC[u]:
+            half_V[v] += weight_U[u] * line_b[highest]
+    return constant
+
+
+def _mirror_of_ones(size: int) -> Floats:
+    """The vector m whose Householder reflection I - 2mm' maps the ones to the first axis, float64 [size]."""
     mirror = np.full(size, 1.0 / np.sqrt(size))
     mirror[0] += 1.0
-    mirror /= np.linalg.norm(mirror)
-    return (np.eye(size) - 2.0 * np.outer(mirror, mirror))[:, 1:]
+    return np.asarray(mirror / np.linalg.norm(mirror))
+
+
+def _without_ones(matrix: Floats, mirror: Floats) -> Floats:
+    """The symmetric matrix on the vectors whose sum is 0, in the basis of the reflection, [size - 1, size - 1]."""
+    image = matrix @ mirror
+    shift = np.outer(mirror, image)
+    return np.asarray((matrix - 2.0 * (shift + shift.T) + 4.0 * (mirror @ image) * np.outer(mirror, mirror))[1:, 1:])
 
 
 def _error(matrix: Floats, scale: int) -> float:

@@ -31,7 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, write_trace: Any) -> Path:
 
 def solved(folder: Path, **more: Any) -> Solution:
     cluster = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2)
-    return solve(open_trace(folder), cluster, Options(work_limit=300, bound="none"), workers=1, **more)
+    options = Options(work_limit=300, bound="none")
+    return solve(open_trace(folder), cluster, options, workers=1, **{"by_domain": True} | more)
 
 
 def text_of(solution: Solution) -> str:
