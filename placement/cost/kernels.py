@@ -163,11 +163,9 @@ def cost_replicated(
         for k in range(num_several):
             hosts |= tables.host_E[several_K[k]]
         strangers = num_nodes - popcount(hosts)
-        if (
-            strangers > 0
-        ):  # homes that host none of them all choose alike: booked for all, and taken off the hosts again
+        if strangers > 0:  # homes that host none of them choose alike: booked for all, and taken off the hosts again
             work = (alike_N, alike_G, alike_assigned_G, load_P)
-            share = strangers / num_nodes
+            share, away = strangers / num_nodes, 1.0 / num_nodes
             _choose(
                 several_K[:num_several], forced, -1, choice, pivot, share, count_T[t], seen_G, t, tables, work, scratch
             )
@@ -175,28 +173,28 @@ def cost_replicated(
                 e = several_K[k]
                 for s in range(tables.slot_ptr_E[e], tables.slot_ptr_E[e + 1]):
                     node, rank = tables.slot_node[s], tables.slot_rank[s]
+                    by_node, by_rank, assigned = alike_N[node], alike_G[rank], alike_assigned_G[rank]
+                    if assigned == 0.0:
+                        continue
+                    anywhere_N[node] += by_node
+                    anywhere_G[rank] += by_rank
+                    assigned_G[rank] += assigned
                     left = hosts
-                    home = 0
                     while left != _ZERO:
-                        if left & _ONE:
-                            traffic.node_HN[home, node] -= alike_N[node] / num_nodes
-                            traffic.rank_HG[home, rank] -= alike_G[rank] / num_nodes
-                            traffic.assignment_HG[home, rank] -= alike_assigned_G[rank] / num_nodes
-                        left >>= _ONE
-                        home += 1
-                    anywhere_N[node] += alike_N[node]
-                    anywhere_G[rank] += alike_G[rank]
-                    assigned_G[rank] += alike_assigned_G[rank]
+                        home = popcount((left & (~left + _ONE)) - _ONE)
+                        left &= left - _ONE
+                        traffic.node_HN[home, node] -= by_node * away
+                        traffic.rank_HG[home, rank] -= by_rank * away
+                        traffic.assignment_HG[home, rank] -= assigned * away
                     alike_N[node] = 0.0
                     alike_G[rank] = 0.0
                     alike_assigned_G[rank] = 0.0
-        for home in range(num_nodes):
-            if hosts >> np.uint64(home) & _ONE:
-                work = (traffic.node_HN[home], traffic.rank_HG[home], traffic.assignment_HG[home], load_P)
-                weight = count_T[t] / num_nodes
-                _choose(
-                    several_K[:num_several], forced, home, choice, pivot, 1.0, weight, seen_G, t, tables, work, scratch
-                )
+        while hosts != _ZERO:
+            home = popcount((hosts & (~hosts + _ONE)) - _ONE)
+            hosts &= hosts - _ONE
+            work = (traffic.node_HN[home], traffic.rank_HG[home], traffic.assignment_HG[home], load_P)
+            weight = count_T[t] / num_nodes
+            _choose(several_K[:num_several], forced, home, choice, pivot, 1.0, weight, seen_G, t, tables, work, scratch)
     for h in range(num_nodes):
         traffic.node_HN[h] += anywhere_N / num_nodes
         traffic.rank_HG[h] += anywhere_G / num_nodes
@@ -247,7 +245,7 @@ def _choose(
         _distinct(several_M, forced, seen_G, t, part, tables, row_N, row_G, scratch)
 
 
-@nb.njit(cache=True, nogil=True)
+@nb.njit(cache=True, nogil=True, inline="always")
 def _serve(
     e: int,
     allowed: np.uint64,
@@ -283,7 +281,7 @@ def _serve(
         s = end
 
 
-@nb.njit(cache=True, nogil=True)
+@nb.njit(cache=True, nogil=True, inline="always")
 def _distinct(
     several_M: npt.NDArray[np.int64],
     forced: np.uint64,
