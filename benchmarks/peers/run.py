@@ -34,7 +34,7 @@ from placement.traces.presets import Shape, preset
 from placement.traces.split import split_requests
 from placement.traces.synth import write_synthetic
 
-WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.5, 4.0, 10.0)
+WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 4.0, 10.0)
 HOLDOUT = 0.3
 LIMIT_S = 600.0
 

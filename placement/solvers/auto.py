@@ -11,6 +11,7 @@ from dataclasses import replace
 from placement.errors import LimitError
 from placement.problem import LayerProblem, LayerSolution
 from placement.solvers.anneal import Anneal
+from placement.solvers.balance import Balance
 from placement.solvers.base import Solver
 from placement.solvers.bounds import objective_bound
 from placement.solvers.eplb import Eplb
@@ -30,7 +31,7 @@ class Auto:
         return None
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
-        found = [solver.solve_layer(problem) for solver in (Anneal(), Linear(), Eplb())]
+        found = [solver.solve_layer(problem) for solver in _solvers(problem)]
         given = [LayerSolution(solver="given", phy2log_P=row) for row in problem.starts]
         best = _best(problem, found + given)
         unbounded = problem.options.bound == "none" or problem.out_of_time()
@@ -40,6 +41,8 @@ class Auto:
             best = _best(problem, [best, exact])
             bound = max(bound, exact.bound or bound)
         score = problem.score(best.phy2log_P)
+        if bound is not None and best.status == "optimal":
+            bound = max(bound, score.objective)
         proven = bound is not None and score.feasible and score.objective - bound <= PROVEN
         return replace(best, status="optimal" if proven else best.status, bound=bound)
 
@@ -61,6 +64,16 @@ class Auto:
             return exact.solve_layer(limited)
         except LimitError:
             return best
+
+
+def _solvers(problem: LayerProblem) -> list[Solver]:
+    """Where balance alone counts, its own solver is quicker and better; with copies sends still decide who serves."""
+    baselines: list[Solver] = [Linear(), Eplb()]
+    options = problem.options
+    if problem.send_price == 0:
+        searched = len(problem.sets_UK) > 0 and (problem.num_redundant > 0 or options.max_node_imbalance is not None)
+        return [Balance(), *([Anneal()] if searched else []), *baselines]
+    return [Anneal(), *([Balance()] if options.max_imbalance is not None else []), *baselines]
 
 
 def _best(problem: LayerProblem, solutions: list[LayerSolution]) -> LayerSolution:
