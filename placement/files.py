@@ -45,6 +45,19 @@ def check_writable(path: str | Path) -> None:
         ) from None
 
 
+def check_folder(path: str | Path) -> None:
+    """Make the folder if it is absent. Raises OutputError if that fails, or if no file could be written to it later."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except FileExistsError:
+        raise OutputError(f"cannot write to {path}: it is a file; give a folder") from None
+    except OSError as error:
+        raise OutputError(f"cannot write to {path}: {error.strerror}; give a writable folder") from None
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
