@@ -14,7 +14,7 @@ from placement.cost import Evaluation, evaluate
 from placement.cost.by_part import Answers, evaluate_parts
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
-from placement.files import write_atomic
+from placement.files import make_folder, write_atomic
 from placement.parallel import make_executor, usable_cores
 from placement.placement_json import document_bytes, save_placement
 from placement.placement_map import Placement
@@ -252,7 +252,11 @@ def _figures(solution: Solution, name: str) -> dict[str, Any]:
 
 
 def save_front(folder: Path, front: Front) -> None:
-    """Write the placement file of every point, then `front.json`, each whole or not at all. Raises OutputError."""
+    """Write the placement file of every point, then `front.json`, each whole or not at all; make the folder if absent.
+
+    Raises OutputError.
+    """
+    make_folder(folder)
     for point in front.points:
         save_placement(folder / point.file, solution_document(point.solution))
     write_atomic(folder / FRONT_FILE, document_bytes(front_document(front), "points"))

@@ -106,9 +106,10 @@ def solve_command(
         max_moves=max_moves,
         max_moves_per_layer=max_moves_per_layer,
     )
+    outputs = {"--output": output, "--report": report, "--migration-out": migration_out}
     if pareto is not None:
-        _check_pareto(pareto, {"--robust": robust, "--from": current})
-    _check_outputs({"--output": output, "--report": report, "--migration-out": migration_out})
+        _check_pareto(pareto, {"--robust": robust, "--from": current}, outputs)
+    _check_outputs(outputs)
     if migration_out is not None and current is None:
         raise OptionError("--migration-out says how to get from a map to the answer; give that map with --from FILE")
     in_use = None if current is None else load_placement(current)[0]
@@ -185,7 +186,7 @@ def _check_outputs(outputs: dict[str, Path | None]) -> None:
         check_writable(path)
 
 
-def _check_pareto(folder: Path, others: dict[str, object]) -> None:
+def _check_pareto(folder: Path, others: dict[str, object], outputs: dict[str, Path | None]) -> None:
     """Raise now if the front cannot be looked for, or not be written later."""
     given = [name for name, value in others.items() if value is not None]
     if given:
@@ -193,3 +194,8 @@ def _check_pareto(folder: Path, others: dict[str, object]) -> None:
             f"--pareto {folder} looks for new maps at many weights and knows no {' or '.join(given)}; leave one out"
         )
     check_folder(folder)
+    for option, path in outputs.items():
+        if path is not None and (
+            path.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(path.resolve())
+        ):
+            raise OptionError(f"{option} {path} and --pareto {folder} overlap; give the front a folder of its own")

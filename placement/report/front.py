@@ -72,11 +72,10 @@ def front_png(front: Front) -> bytes:
 
 def _draw(axes: Axes, front: Front) -> None:
     sides = [side for side, _ in parts(front.solution)]
-    for number, side in enumerate(sides):
-        shown = number == 0
-        ink, alpha = (INK, 1.0) if shown else (FAINT, 0.35)
+    for order, side in enumerate(sides):
+        ink, alpha = (INK, 1.0) if side == sides[0] else (FAINT, 0.35)
         line = [_mark(point, side) for point in front.points if point.weight is not None]
-        axes.plot(*zip(*line, strict=True), "-o", color=ink, markersize=5, label=f"front, {side}", zorder=3 - number)
+        axes.plot(*zip(*line, strict=True), "-o", color=ink, markersize=5, label=f"front, {side}", zorder=3 - order)
         for name, (shape, color) in BASELINE_MARKS.items():
             x, y = _mark(front.chosen, side, name)
             axes.plot(x, y, shape, color=color, alpha=alpha, linestyle="none", label=f"{name}, {side}")
