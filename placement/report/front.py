@@ -101,16 +101,19 @@ def _label(axes: Axes, front: Front, side: str) -> None:
         if any(abs(at[0] - other[0]) < NEAR and abs(at[1] - other[1]) < NEAR for other in labelled):
             continue
         labelled.append(at)
-        chosen = point is front.chosen
-        axes.annotate(
-            f"{_name(point)}, chosen" if chosen else _name(point),
-            (x, y),
-            (7, 6),
-            textcoords="offset points",
-            fontsize=10 if chosen else 8,
-            fontweight="bold" if chosen else "normal",
-            color=CHOSEN if chosen else INK,
-        )
+        if point is front.chosen:  # away from its neighbours: above and right of a front there is room
+            axes.annotate(
+                f"{_name(point)}, chosen",
+                (x, y),
+                (32, 36),
+                textcoords="offset points",
+                fontsize=10,
+                fontweight="bold",
+                color=CHOSEN,
+                arrowprops={"arrowstyle": "-", "color": CHOSEN, "linewidth": 0.8},
+            )
+        else:
+            axes.annotate(_name(point), (x, y), (6, 5), textcoords="offset points", fontsize=8, color=INK)
 
 
 def _mark(point: FrontPoint, side: str, name: str | None = None) -> tuple[float, float]:

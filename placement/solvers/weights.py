@@ -18,7 +18,7 @@ from placement.solvers import get_solver
 from placement.solvers.answers import Answer, LayerReport
 from placement.solvers.fronts import Point, Row, point_of
 
-WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 1.5, 3.0, 6.0, 12.0)
+WEIGHTS = (0.0, 0.1, 0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 3.0, 6.0, 12.0)
 DIGITS = 12  # sends of equivalent maps may differ beyond these
 
 
