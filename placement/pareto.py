@@ -143,10 +143,14 @@ def solve_front(
     points = []
     for number, (weight, column) in enumerate(picks.items(), start=len(BASELINES)):
         chosen = weight == own
+        if weight is None or chosen:
+            asked = options
+        else:
+            asked = replace(options, balance_weight=weight, max_imbalance=None, bound="none")
         solution = Solution(
             placement=placements[number],
             cluster=cluster,
-            options=options if chosen else _options_of(weight, options),
+            options=asked,
             layers=tuple(pick.report for pick in column),
             result_name=options.solver,
             maps=_named(placements, number, options),
@@ -182,11 +186,6 @@ def _check_options(options: Options) -> None:
         )
     if options.moves_limited:
         raise OptionError("the front looks for new maps and knows no current one; leave out max_moves or --pareto")
-
-
-def _options_of(weight: float | None, options: Options) -> Options:
-    own = options.balance_weight if weight is None else weight
-    return replace(options, balance_weight=own, max_imbalance=None, bound="none")
 
 
 def _distinct(

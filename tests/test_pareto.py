@@ -130,6 +130,12 @@ def test_the_plot_does_not_depend_on_settings(front: Front) -> None:
     assert b"tEXt" not in plain
 
 
+def test_only_a_plot_loads_matplotlib(run_python: Any) -> None:
+    """The command line and the tables do without."""
+    result = run_python("import sys, placement.cli, placement.report.front; print('matplotlib' in sys.modules)")
+    assert result.stdout == "False\n", result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
