@@ -45,6 +45,27 @@ def check_writable(path: str | Path) -> None:
         ) from None
 
 
+def check_folder(path: str | Path) -> None:
+    """Raise OutputError now if `make_folder` would fail later, or no file could be written to the folder."""
+    path = Path(path)
+    there = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), path)
+    try:
+        if not there.is_dir():
+            raise OutputError(f"cannot write to {path}: {there} is a file; give a folder")
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write to {path}: {error.strerror}; give a writable folder") from None
+
+
+def make_folder(path: str | Path) -> None:
+    """Make the folder and those above it where they are absent. Raises OutputError."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path}: {error.strerror}; give a writable folder") from None
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -105,13 +105,15 @@ def solve(
     _check_current(current, trace, cluster, options)
     if current is not None and robust is not None:
         raise OptionError("robust looks for a new map and knows no current one; leave --from or --robust out")
-    parts = _parts(trace, robust, by_domain, options)
+    parts = parts_to_measure(trace, robust, by_domain, options)
     train, held_out = _split(trace, holdout, options.seed, parts if robust is not None else None)
     result_name = options.solver
     objective_W: dict[str, npt.NDArray[np.float64]] = {}
     with make_executor(workers) as executor:
         workload = (
-            train.workload(options.seed) if isinstance(train, Counts) else _count(train, options, executor, listener)
+            train.workload(options.seed)
+            if isinstance(train, Counts)
+            else count_training(train, options, executor, listener)
         )
         maps, layers = solve_workload(
             workload,
@@ -179,7 +181,7 @@ def solve(
         holdout=holdout if held_out is not None else 0.0,
         input_hash=workload.digest(),
         current=current,
-        parts=None if parts is None else _figures(parts, by_part, cluster, options, trace.model.top_k, objective_W),
+        parts=None if parts is None else part_figures(parts, by_part, cluster, options, trace.model.top_k, objective_W),
         robust=robust,
     )
 
@@ -193,7 +195,7 @@ def _check_current(current: Placement | None, trace: Trace | Counts, cluster: Cl
         raise OptionError(f"solver={options.solver!r} knows no max_moves; use --solver {' or '.join(FROM_CURRENT)}")
 
 
-def _figures(
+def part_figures(
     parts: Parts,
     by_part: list[Answers],
     cluster: Cluster,
@@ -214,7 +216,7 @@ def _figures(
     )
 
 
-def _parts(trace: Trace | Counts, robust: str | None, by_domain: bool, options: Options) -> Parts | None:
+def parts_to_measure(trace: Trace | Counts, robust: str | None, by_domain: bool, options: Options) -> Parts | None:
     """Parts of a robust solve; else the domains, if they are wanted and there are some."""
     if isinstance(trace, Counts):
         if options.sends_count:
@@ -250,7 +252,7 @@ def _half_of_the_time(options: Options) -> Options:
     return options if options.time_limit_s is None else replace(options, time_limit_s=options.time_limit_s / 2)
 
 
-def _count(trace: Trace, options: Options, executor: Executor, listener: Listener) -> Workload:
+def count_training(trace: Trace, options: Options, executor: Executor, listener: Listener) -> Workload:
     total = trace.num_tokens_stored
     done = 0
 

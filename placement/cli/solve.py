@@ -21,9 +21,11 @@ from placement.cli.shared import (
     stdout_console,
 )
 from placement.errors import OptionError
-from placement.files import check_writable, write_atomic
+from placement.files import check_folder, check_writable, write_atomic
+from placement.pareto import PLOT_FILE, save_front, solve_front
 from placement.placement_json import document_bytes, load_placement, save_placement
 from placement.problem import BALANCE_WEIGHT, BOUNDS, OBJECTIVES, Options
+from placement.report.front import front_png, front_table
 from placement.report.migration import migration_line
 from placement.report.part_tables import terminal_part_table
 from placement.report.tables import comparison_table, headline
@@ -80,6 +82,10 @@ def solve_command(
     migration_out: Annotated[
         Path | None, typer.Option(help="File for the copies to make: slot, expert, from and to rank; needs --from.")
     ] = None,
+    pareto: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the whole front of sends against imbalance: maps, front.json and a plot."),
+    ] = None,
     workers: Workers = None,
     report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
     json_output: Json = False,
@@ -100,7 +106,10 @@ def solve_command(
         max_moves=max_moves,
         max_moves_per_layer=max_moves_per_layer,
     )
-    _check_outputs({"--output": output, "--report": report, "--migration-out": migration_out})
+    outputs = {"--output": output, "--report": report, "--migration-out": migration_out}
+    if pareto is not None:
+        _check_pareto(pareto, {"--robust": robust, "--from": current}, outputs)
+    _check_outputs(outputs)
     if migration_out is not None and current is None:
         raise OptionError("--migration-out says how to get from a map to the answer; give that map with --from FILE")
     in_use = None if current is None else load_placement(current)[0]
@@ -114,18 +123,34 @@ def solve_command(
         redundant_experts=redundant_experts,
     )
     with progress_listener(quiet=json_output) as listener:
-        solution = solve(
-            trace,
-            shape,
-            options,
-            current=in_use,
-            holdout=holdout,
-            robust=robust,
-            by_domain=report is not None,
-            workers=workers,
-            listener=listener,
-        )
+        if pareto is not None:
+            front = solve_front(
+                trace,
+                shape,
+                options,
+                holdout=holdout,
+                by_domain=report is not None,
+                workers=workers,
+                listener=listener,
+            )
+            solution = front.solution
+        else:
+            front = None
+            solution = solve(
+                trace,
+                shape,
+                options,
+                current=in_use,
+                holdout=holdout,
+                robust=robust,
+                by_domain=report is not None,
+                workers=workers,
+                listener=listener,
+            )
     document = solution_document(solution)
+    if pareto is not None and front is not None:
+        save_front(pareto, front)
+        write_atomic(pareto / PLOT_FILE, front_png(front))
     save_placement(output, document)
     plan = solution.migration()
     if plan is not None and migration_out is not None:
@@ -139,13 +164,15 @@ def solve_command(
         return
     console = stdout_console()
     console.print(comparison_table(solution))
+    if front is not None:
+        console.print(front_table(front))
     by_part = terminal_part_table(solution)
     if by_part is not None:
         console.print(by_part)
     console.print(headline(solution), highlight=False, markup=False)
     if plan is not None:
         console.print(migration_line(plan), highlight=False, markup=False)
-    written = " and ".join(str(path) for path in (output, migration_out, report) if path is not None)
+    written = " and ".join(str(path) for path in (output, migration_out, report, pareto) if path is not None)
     console.print(f"wrote {written}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -157,3 +184,18 @@ def _check_outputs(outputs: dict[str, Path | None]) -> None:
             raise OptionError(f"{other} and {one} are both {path}; give each its own file")
     for path in given.values():
         check_writable(path)
+
+
+def _check_pareto(folder: Path, others: dict[str, object], outputs: dict[str, Path | None]) -> None:
+    """Raise now if the front cannot be looked for, or not be written later."""
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise OptionError(
+            f"--pareto {folder} looks for new maps at many weights and knows no {' or '.join(given)}; leave one out"
+        )
+    check_folder(folder)
+    for option, path in outputs.items():
+        if path is not None and (
+            path.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(path.resolve())
+        ):
+            raise OptionError(f"{option} {path} and --pareto {folder} overlap; give the front a folder of its own")

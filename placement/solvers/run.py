@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from placement.cluster import Cluster
 from placement.events import Listener, Progress, ignore
+from placement.model import Model
 from placement.parallel import usable_cores
 from placement.placement_map import Placement
 from placement.problem import Options
@@ -21,6 +23,8 @@ from placement.solvers.budget import spend
 from placement.solvers.fronts import Row
 from placement.solvers.layer_problems import layer_problem
 from placement.workload import Workload
+
+T = TypeVar("T")
 
 
 def solve_workload(
@@ -51,35 +55,42 @@ def solve_workload(
         rows = {name: get_solver(name).solve_layer(problem).phy2log_P for name in baselines}
         return rows, solve_layer(problem, model.layer_ids[layer], current_LP[layer])
 
-    # layers already use all cores; BLAS threads of its own would fight them, and round differently
-    with threadpool_limits(1, user_api="blas"):
-        futures = [executor.submit(task, layer) for layer in range(model.num_layers)]
-        try:
-            listener(Progress(stage="solve", done=0, total=model.num_layers))
-            for done, future in enumerate(as_completed(futures), start=1):
-                if future.exception() is not None:
-                    break
-                listener(Progress(stage="solve", done=done, total=model.num_layers))
-            # after a failure only the layers that were begun are waited for: all before the first that failed
-            answers = [future.result() for future in futures if future.done() or not future.cancel()]
-        finally:
-            for future in futures:
-                future.cancel()
+    answers = side_by_side(task, model.num_layers, executor, listener)
     chosen = spend([answer.points for _, answer in answers], options.max_moves)
     rows_of = {name: [rows[name] for rows, _ in answers] for name in baselines}
     rows_of[options.solver] = [point.phy2log_P for point in chosen]
-    maps = {
-        name: Placement(
-            model=model,
-            num_nodes=cluster.num_nodes,
-            gpus_per_node=cluster.gpus_per_node,
-            slots_per_gpu=cluster.slots_per_gpu,
-            phy2log_LP=np.stack(rows),
-        )
-        for name, rows in rows_of.items()
-    }
+    maps = {name: placement_of(model, cluster, rows) for name, rows in rows_of.items()}
     reports = [answer.report(point) for (_, answer), point in zip(answers, chosen, strict=True)]
     return maps, tuple(reports)
+
+
+def side_by_side(task: Callable[[int], T], num_layers: int, executor: Executor, listener: Listener) -> list[T]:
+    """What `task` answers for every layer; of several failures the first layer's is raised."""
+    # layers already use all cores; BLAS threads of its own would fight them, and round differently
+    with threadpool_limits(1, user_api="blas"):
+        futures = [executor.submit(task, layer) for layer in range(num_layers)]
+        try:
+            listener(Progress(stage="solve", done=0, total=num_layers))
+            for done, future in enumerate(as_completed(futures), start=1):
+                if future.exception() is not None:
+                    break
+                listener(Progress(stage="solve", done=done, total=num_layers))
+            # after a failure only the layers that were begun are waited for: all before the first that failed
+            return [future.result() for future in futures if future.done() or not future.cancel()]
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def placement_of(model: Model, cluster: Cluster, rows: Sequence[Row]) -> Placement:
+    """The rows of all layers as one map."""
+    return Placement(
+        model=model,
+        num_nodes=cluster.num_nodes,
+        gpus_per_node=cluster.gpus_per_node,
+        slots_per_gpu=cluster.slots_per_gpu,
+        phy2log_LP=np.stack(rows),
+    )
 
 
 class Deadlines:

@@ -1,0 +1,261 @@
+"""The whole front of sends against rank imbalance: one placement for every price of imbalance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from placement.cluster import Cluster
+from placement.cost import Evaluation, evaluate
+from placement.cost.by_part import Answers, evaluate_parts
+from placement.errors import OptionError
+from placement.events import Listener, Progress, ignore
+from placement.files import make_folder, write_atomic
+from placement.parallel import make_executor, usable_cores
+from placement.placement_json import document_bytes, save_placement
+from placement.placement_map import Placement
+from placement.problem import Options
+from placement.solve import BASELINES, Solution, count_training, part_figures, parts_to_measure, solution_document
+from placement.solvers import get_solver
+from placement.solvers.answers import FROM_CURRENT
+from placement.solvers.fronts import Row
+from placement.solvers.layer_problems import layer_problem
+from placement.solvers.run import Deadlines, placement_of, side_by_side
+from placement.solvers.weights import LayerWeights, Pick, solve_weights, weights_with
+from placement.traces import Trace
+from placement.traces.counts_file import Counts
+from placement.traces.split import split_requests
+
+T = TypeVar("T")
+
+SCHEMA = "expert-front/1"
+FRONT_FILE, PLOT_FILE, CAPPED_FILE = "front.json", "front.png", "capped.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontPoint:
+    """One placement of the front.
+
+    weight    the price of imbalance that gave it; None: it was picked layer by layer to keep `max_imbalance`
+    solution  as if it had been solved for alone; bounds has only the chosen one
+    sends, expected_imbalance  what was traded: on the training requests, means over layers
+    """
+
+    weight: float | None
+    solution: Solution
+    sends: float
+    expected_imbalance: float
+
+    @property
+    def file(self) -> str:
+        """Name of its placement file."""
+        return CAPPED_FILE if self.weight is None else f"weight-{self.weight!r}.json".replace(".0.json", ".json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Front:
+    """Placements by ascending weight, none of which dominates another; one picked to keep a cap comes last."""
+
+    points: tuple[FrontPoint, ...]
+    chosen: FrontPoint
+
+    @property
+    def solution(self) -> Solution:
+        """The chosen one."""
+        return self.chosen.solution
+
+
+def solve_front(
+    trace: Trace | Counts,
+    cluster: Cluster,
+    options: Options | None = None,
+    *,
+    holdout: float = 0.2,
+    by_domain: bool = False,
+    workers: int | None = None,
+    listener: Listener = ignore,
+) -> Front:
+    """Solve for each of `placement.solvers.weights.WEIGHTS` and the options' weight; measure all on the same requests.
+
+    Chosen is the map of `options.balance_weight`; with `options.max_imbalance`, which binds no other, the map that has
+    in each layer the fewest sends of those found whose training imbalance is within. Of weights that give the same map
+    one is kept: the chosen, else the lowest.
+    holdout, by_domain, workers, listener: as of `placement.solve`, and deterministic like it; `options.work_limit` is
+    for one layer and weight. Raises as `solve` does, and OptionError where sends are not traded at a weight.
+    """
+    options = options or Options()
+    if not 0 <= holdout < 1:
+        raise OptionError(f"holdout={holdout} must be at least 0 and less than 1")
+    cluster.check_fits(trace.model.num_experts)
+    _check_options(options)
+    if isinstance(trace, Counts):
+        raise OptionError(
+            "the front needs a trace: of counts alone sends are unknown; record one, or leave out --pareto"
+        )
+    parts = parts_to_measure(trace, None, by_domain, options)
+    train, held_out = split_requests(trace, holdout, options.seed) if holdout else (trace, None)
+    sides = [train] if held_out is None else [train, held_out]
+    weights = weights_with(options.balance_weight)
+    model = trace.model
+    with make_executor(workers) as executor:
+        workload = count_training(train, options, executor, listener)
+        deadlines = Deadlines(options.time_limit_s, model.num_layers, workers or usable_cores())
+
+        def task(layer: int) -> tuple[list[Row], LayerWeights]:
+            problem = replace(layer_problem(workload, cluster, options, layer), deadline=deadlines.next())
+            rows = [get_solver(name).solve_layer(problem).phy2log_P for name in BASELINES]
+            return rows, solve_weights(problem, model.layer_ids[layer], weights)
+
+        answers = side_by_side(task, model.num_layers, executor, listener)
+        picks = _distinct(weights, [layer for _, layer in answers], options)
+        columns = [*zip(*(rows for rows, _ in answers), strict=True)]
+        columns += [tuple(pick.point.phy2log_P for pick in column) for column in picks.values()]
+        placements = [placement_of(model, cluster, rows) for rows in columns]
+
+        def measured(side: Trace, maps: Sequence[Placement]) -> list[Evaluation]:
+            return evaluate(
+                side,
+                maps,
+                cluster=cluster,
+                replica_choice=options.replica_choice,
+                transport=options.transport,
+                executor=executor,
+            )
+
+        own = None if options.max_imbalance is not None else float(options.balance_weight)
+        chosen_maps = _named(placements, len(BASELINES) + list(picks).index(own), options)
+
+        def measure_chosen(side: Trace) -> dict[str, Evaluation]:
+            return dict(zip(chosen_maps, measured(side, list(chosen_maps.values())), strict=True))
+
+        figures: list[list[Evaluation]] = []
+        by_part: list[Answers] = []
+        for number, side in enumerate(sides):
+            listener(Progress(stage="evaluate", done=number, total=len(sides)))
+            figures.append(measured(side, placements))
+            if parts is not None:
+                by_part.append(evaluate_parts(side, parts, measure_chosen))
+        listener(Progress(stage="evaluate", done=len(sides), total=len(sides)))
+    points = []
+    for number, (weight, column) in enumerate(picks.items(), start=len(BASELINES)):
+        chosen = weight == own
+        if weight is None or chosen:
+            asked = options
+        else:
+            asked = replace(options, balance_weight=weight, max_imbalance=None, bound="none")
+        solution = Solution(
+            placement=placements[number],
+            cluster=cluster,
+            options=asked,
+            layers=tuple(pick.report for pick in column),
+            result_name=options.solver,
+            maps=_named(placements, number, options),
+            train=_named(figures[0], number, options),
+            held_out=_named(figures[1], number, options) if held_out is not None else {},
+            holdout=holdout,
+            input_hash=workload.digest(),
+            parts=part_figures(parts, by_part, cluster, options, model.top_k, {}) if parts and chosen else None,
+        )
+        scores = [pick.point.score for pick in column]
+        points.append(
+            FrontPoint(
+                weight=weight,
+                solution=solution,
+                sends=float(np.mean([score.sends for score in scores])),
+                expected_imbalance=float(np.mean([score.expected_imbalance for score in scores])),
+            )
+        )
+    return Front(points=tuple(points), chosen=next(point for point in points if point.weight == own))
+
+
+def _check_options(options: Options) -> None:
+    if options.objective != "locality" or not options.sends_count:
+        raise OptionError(
+            f"the front trades sends against imbalance at many weights, but objective={options.objective!r} with "
+            f"transport={options.transport!r} knows no weight; use --objective locality and another transport than "
+            f"allgather, or leave out --pareto"
+        )
+    if options.solver not in FROM_CURRENT:
+        raise OptionError(
+            f"solver={options.solver!r} cannot start from the map of another weight; use --solver "
+            f"{' or '.join(FROM_CURRENT)}, or leave out --pareto"
+        )
+    if options.moves_limited:
+        raise OptionError("the front looks for new maps and knows no current one; leave out max_moves or --pareto")
+
+
+def _distinct(
+    weights: Sequence[float], layers: Sequence[LayerWeights], options: Options
+) -> dict[float | None, list[Pick]]:
+    """The picks of all layers by weight, then by None those that keep the cap; of equal neighbours one."""
+    kept: dict[float | None, list[Pick]] = {}
+    last: float | None = None
+    for number, weight in enumerate(weights):
+        column = [layer.picks[number] for layer in layers]
+        if kept and all(a.point.phy2log_P is b.point.phy2log_P for a, b in zip(kept[last], column, strict=True)):
+            if weight != options.balance_weight:
+                continue
+            del kept[last]
+        kept[weight], last = column, weight
+    if options.max_imbalance is not None:
+        kept[None] = [layer.chosen for layer in layers]
+    return kept
+
+
+def _named(answers: Sequence[T], number: int, options: Options) -> dict[str, T]:
+    """The baselines' and that of one point, by the names of a solution."""
+    return dict(zip((*BASELINES, options.solver), (*answers[: len(BASELINES)], answers[number]), strict=True))
+
+
+def front_document(front: Front) -> dict[str, Any]:
+    """What `front.json` holds: the baselines and every point, on the requests fitted and on those held out."""
+    solution = front.solution
+    return {
+        "schema": SCHEMA,
+        "balance_weight": solution.options.balance_weight,
+        "max_imbalance": solution.options.max_imbalance,
+        "replica_choice": solution.options.replica_choice,
+        "transport": solution.options.transport,
+        "input_hash": solution.input_hash,
+        "chosen": front.chosen.file,
+        "baselines": [{"name": name} | _figures(solution, name) for name in BASELINES],
+        "points": [
+            {
+                "weight": point.weight,
+                "file": point.file,
+                "objective": {
+                    "sends": round(point.sends, 9),
+                    "expected_imbalance": round(point.expected_imbalance, 9),
+                },
+            }
+            | _figures(point.solution, point.solution.result_name)
+            for point in front.points
+        ],
+    }
+
+
+def _figures(solution: Solution, name: str) -> dict[str, Any]:
+    sides = {"train": solution.train, "held_out": solution.held_out}
+    return {
+        side: {
+            key: value for key, value in answers[name].summary().items() if key in ("sends_per_token", "rank_imbalance")
+        }
+        if answers
+        else None
+        for side, answers in sides.items()
+    }
+
+
+def save_front(folder: Path, front: Front) -> None:
+    """Write the placement file of every point, then `front.json`, each whole or not at all; make the folder if absent.
+
+    Raises OutputError.
+    """
+    make_folder(folder)
+    for point in front.points:
+        save_placement(folder / point.file, solution_document(point.solution))
+    write_atomic(folder / FRONT_FILE, document_bytes(front_document(front), "points"))
