@@ -1,7 +1,7 @@
 """The default: the best that the other solvers find, never worse than what engines do without us, with a bound.
 
-Annealing everywhere; on small layers the optimum is then proven or mended: by going through all maps where that is
-possible, else by the integer program.
+Annealing everywhere, and `balance` where nothing else counts; on small layers the optimum is then proven or mended: by
+going through all maps where that is possible, else by the integer program.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import replace
 from placement.errors import LimitError
 from placement.problem import LayerProblem, LayerSolution
 from placement.solvers.anneal import Anneal
+from placement.solvers.balance import Balance
 from placement.solvers.base import Solver
 from placement.solvers.bounds import objective_bound
 from placement.solvers.eplb import Eplb
@@ -30,7 +31,10 @@ class Auto:
         return None
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
-        found = [solver.solve_layer(problem) for solver in (Anneal(), Linear(), Eplb())]
+        solvers: list[Solver] = [Anneal(), Linear(), Eplb()]
+        if problem.send_price == 0:
+            solvers.append(Balance())
+        found = [solver.solve_layer(problem) for solver in solvers]
         given = [LayerSolution(solver="given", phy2log_P=row) for row in problem.starts]
         best = _best(problem, found + given)
         unbounded = problem.options.bound == "none" or problem.out_of_time()
