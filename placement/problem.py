@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -160,6 +160,7 @@ class LayerProblem:
     seed: int
     deadline: float | None = None
     starts: tuple[npt.NDArray[np.int32], ...] = ()
+    _scores: dict[bytes, Score] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @property
     def send_price(self) -> float:
@@ -183,7 +184,13 @@ class LayerProblem:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
     def score(self, phy2log_P: npt.NDArray[np.integer]) -> Score:
-        """Judge a map on the training data, exactly, under the replica choice of the options."""
+        """Judge a map on the training data, exactly, under the replica choice of the options; each map once."""
+        key = np.asarray(phy2log_P, dtype=np.int32).tobytes()
+        if key not in self._scores:
+            self._scores[key] = self._judge(phy2log_P)
+        return self._scores[key]
+
+    def _judge(self, phy2log_P: npt.NDArray[np.integer]) -> Score:
         tables = layer_tables(
             np.asarray(phy2log_P),
             num_experts=self.num_experts,

@@ -20,7 +20,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import MAX_COVERS, smallest_covers
+from placement.cost.covers import MAX_COVERS, pivot_of, smallest_covers
 from placement.cost.tables import LayerTables
 from placement.cost.traffic import Traffic
 
@@ -76,6 +76,7 @@ def cost_balanced(
                 forced |= host
         first, last = (0, num_nodes) if home_T[t] < 0 else (home_T[t], home_T[t] + 1)
         weight = 1.0 / (last - first)
+        pivot = pivot_of(ids_TK[t], num_nodes)
         for home in range(first, last):
             base = forced | (_ONE << np.uint64(home))
             num_open = 0
@@ -84,7 +85,7 @@ def cost_balanced(
                 if host & base == _ZERO:
                     open_K[num_open] = host
                     num_open += 1
-            found = smallest_covers(open_K, num_open, home, num_nodes, covers)
+            found = smallest_covers(open_K, num_open, pivot, num_nodes, covers)
             best = np.inf
             for c in range(found):
                 price = _cheapest_copies(ids_TK[t], base | covers[c], tables, price_G, trial_K)

@@ -2,10 +2,13 @@
 
 Sets of nodes are 64-bit masks. Given the home node, experts that it hosts are served there; the others ("open") need
 further nodes, as few as possible. Up to EXACT_NODES nodes all smallest covers are listed; beyond, the greedy cover is
-taken (most open experts first; of equals the node next after the home, so that no node is favoured over all homes).
+taken (most open experts first; of equals the node next after the token's pivot, so that no node is favoured over all
+tokens). What homes that host none of the experts send is therefore the same for all of them.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numba as nb
 import numpy as np
@@ -29,7 +32,7 @@ def popcount(mask: np.uint64) -> int:
 
 @nb.njit(cache=True, nogil=True)
 def smallest_covers(
-    open_M: npt.NDArray[np.uint64], num_open: int, home: int, num_nodes: int, out: npt.NDArray[np.uint64]
+    open_M: npt.NDArray[np.uint64], num_open: int, pivot: int, num_nodes: int, out: npt.NDArray[np.uint64]
 ) -> int:
     """Write all smallest node sets that meet each of the first `num_open` masks to `out`; returns how many."""
     if num_open == 0:
@@ -49,7 +52,7 @@ def smallest_covers(
             shared ^= bit
         return found
     if num_nodes > EXACT_NODES:
-        out[0] = _greedy_cover(open_M, num_open, home, num_nodes)
+        out[0] = _greedy_cover(open_M, num_open, pivot, num_nodes)
         return 1
     for size in range(2, num_nodes + 1):
         # all subsets of `union`, in descending order of the masked counter
@@ -71,19 +74,34 @@ def smallest_covers(
 
 
 @nb.njit(cache=True, nogil=True)
-def _greedy_cover(open_M: npt.NDArray[np.uint64], num_open: int, home: int, num_nodes: int) -> np.uint64:
+def pivot_of(ids_K: npt.NDArray[Any], num_nodes: int) -> int:
+    """The node from which a token's ties are counted: the sum of its expert ids, modulo the nodes."""
+    total = 0
+    for e in ids_K:
+        total += int(e)
+    return total % num_nodes
+
+
+@nb.njit(cache=True, nogil=True)
+def _greedy_cover(open_M: npt.NDArray[np.uint64], num_open: int, pivot: int, num_nodes: int) -> np.uint64:
     chosen = _ZERO
     while True:
-        best, best_node = 0, 0
-        for step in range(1, num_nodes):
-            node = (home + step) % num_nodes
-            bit = _ONE << np.uint64(node)
+        union = _ZERO
+        for i in range(num_open):
+            if open_M[i] & chosen == _ZERO:
+                union |= open_M[i]
+        if union == _ZERO:
+            return chosen
+        best, best_bit, nearest = 0, _ZERO, num_nodes
+        while union != _ZERO:
+            bit = union & (~union + _ONE)
+            union ^= bit
             gain = 0
             for i in range(num_open):
                 if open_M[i] & chosen == _ZERO and open_M[i] & bit != _ZERO:
                     gain += 1
-            if gain > best:
-                best, best_node = gain, node
-        if best == 0:
-            return chosen
-        chosen |= _ONE << np.uint64(best_node)
+            if gain >= best:
+                steps = (popcount(bit - _ONE) - pivot - 1 + num_nodes) % num_nodes
+                if gain > best or steps < nearest:
+                    best, best_bit, nearest = gain, bit, steps
+        chosen |= best_bit

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cluster import MOST_NODES
+from placement.cost.covers import EXACT_NODES
 from placement.mixing import GOLDEN
 from placement.problem import LayerProblem, LayerSolution
 from placement.solvers.anneal_chance import anneal_chance
@@ -35,6 +36,7 @@ BY_CHANCE = ("local-first", "uniform")
 
 MOVES, REPLICA_MOVES = 500_000, 600_000
 UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
+SETS_OF_MANY_NODES, MOVES_ON_MANY_NODES = 2048, 20_000
 CHANCE_WORK = 400_000_000  # factors of a product that a search may multiply where copies are chosen by chance
 SEGMENTS = 4  # between which a deadline is looked at
 
@@ -64,7 +66,7 @@ class Anneal:
         return None
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
-        search = _Search(problem)
+        search = _Search(_thinned(problem))
         row = search.best_row()
         return LayerSolution(solver=self.name, phy2log_P=row, status="limit" if search.stopped else "feasible")
 
@@ -161,11 +163,24 @@ class _Search:
         return row
 
 
+def _thinned(problem: LayerProblem) -> LayerProblem:
+    """Fewer sets, evenly from all of them, where copies on many nodes make each set dear.
+
+    A layer of DeepSeek-V3's shape on 40 nodes takes a tenth of the time and costs 2% more.
+    """
+    few = problem.cluster.num_nodes <= EXACT_NODES or len(problem.sets_UK) <= SETS_OF_MANY_NODES
+    if few or problem.num_redundant == 0:
+        return problem
+    pick = np.arange(SETS_OF_MANY_NODES) * len(problem.sets_UK) // SETS_OF_MANY_NODES
+    return replace(problem, sets_UK=problem.sets_UK[pick], count_U=problem.count_U[pick])
+
+
 def _moves_of_copies(problem: LayerProblem) -> int:
     """Fewer where a move is dearer: the more copies there are, and the more sets an accepted one changes."""
     update = len(problem.sets_UK) * problem.top_k**2 / problem.num_experts * max(1.0, problem.cluster.num_nodes / 8)
     few_copies = (problem.num_experts / problem.cluster.num_slots) ** 3
-    return max(int(REPLICA_MOVES * few_copies * min(1.0, UPDATE_WORK / max(update, 1.0))), 1)
+    moves = max(int(REPLICA_MOVES * few_copies * min(1.0, UPDATE_WORK / max(update, 1.0))), 1)
+    return moves if problem.cluster.num_nodes <= EXACT_NODES else min(moves, MOVES_ON_MANY_NODES)
 
 
 def _run_single(

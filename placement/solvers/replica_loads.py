@@ -6,7 +6,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import popcount, smallest_covers
+from placement.cost.covers import pivot_of, popcount, smallest_covers
 from placement.solvers.anneal_common import CAP_PRICE, Balance, Incidence, balance_cost
 from placement.solvers.replica_sends import Rest
 
@@ -39,16 +39,25 @@ def measure_shares(
                 forced |= host
         if not several:
             continue
-        w = inc.count_U[t] / num_nodes
-        for home in range(num_nodes):
-            bit = _ONE << np.uint64(home)
+        hosts = _ZERO
+        for k in range(top_k):
+            host = host_E[sets[t, k]]
+            if host & (host - _ONE) != _ZERO:
+                hosts |= host
+        pivot = pivot_of(sets[t], num_nodes)
+        for home in range(-1, num_nodes):  # -1: all homes that host none of them, which choose alike
+            bit = _ZERO if home < 0 else hosts & (_ONE << np.uint64(home))
+            times = num_nodes - popcount(hosts) if home < 0 else popcount(bit)
+            if times == 0:
+                continue
+            w = inc.count_U[t] * times / num_nodes
             num_open = 0
             for k in range(top_k):
                 host = host_E[sets[t, k]]
                 if host & (forced | bit) == _ZERO:
                     scratch[0, num_open] = host
                     num_open += 1
-            found = smallest_covers(scratch[0], num_open, home, num_nodes, covers)
+            found = smallest_covers(scratch[0], num_open, pivot, num_nodes, covers)
             for k in range(top_k):
                 e = sets[t, k]
                 host = host_E[e]
@@ -60,9 +69,9 @@ def measure_shares(
                 for c in range(found):
                     usable = host & (forced | covers[c])
                     part = w / (found * popcount(usable))
-                    for n in range(num_nodes):
-                        if usable >> np.uint64(n) & _ONE:
-                            share_EN[e, n] += part
+                    while usable != _ZERO:
+                        share_EN[e, popcount((usable & (~usable + _ONE)) - _ONE)] += part
+                        usable &= usable - _ONE
     for e in range(num_experts):
         total = share_EN[e].sum()
         width = popcount(host_E[e])
