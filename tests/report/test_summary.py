@@ -55,6 +55,22 @@ def test_headline_says_that_nothing_but_balance_changes(
     assert (max(sends) - min(sends) < 1e-9) == fixed
 
 
+@pytest.mark.parametrize(
+    ("topology", "words"),
+    [
+        (Topology(), "all alike"),
+        (RACKS, "levels name rack; nodes 2; gbps 100.0"),
+        (UNEVEN, "node_gbps 400.0, 400.0, 400.0, 100.0"),
+        (Topology(rank_cost=((0.0, 1.0, 2.0, 3.0),) * 4), "rank_cost 4 × 4 numbers"),
+    ],
+    ids=["even", "racks", "uneven", "matrix"],
+)
+def test_page_says_how_links_differ(solved: Any, topology: Topology, words: str) -> None:
+    """In words, without the brackets of a program, and no matrix of thousands of numbers."""
+    page = report_html(solved(2, topology, solver="linear"))
+    assert f"<dt>topology</dt><dd>{words}</dd>" in page
+
+
 def test_headline_of_eplb_itself(solved: Any) -> None:
     """The result is not set beside itself."""
     line = headline(solved(2, Topology(), transport="allgather", solver="eplb"))
