@@ -441,6 +441,17 @@ def test_cap_on_nodes_that_is_not_met(solver: str, redundant: int, skewed: Any, 
     assert files(out) == set()
 
 
+def test_what_a_broken_cap_on_nodes_offers_works(skewed: Any, solve: Any) -> None:
+    """The message tells the nodes' imbalance, so that this value, as the option that it names, lets the layer pass."""
+    least = 1.0
+    for layer in (0, 1):
+        result = solve(skewed.folder, "--holdout", 0, "--solver", "linear", "--max-node-imbalance", least)
+        refused(result, f"layer {layer}:", "raise --max-node-imbalance", code=4)
+        least = max(least, float(result.stderr.split("the best has ")[1].split(" over nodes")[0]) + 1e-6)
+    assert solve(skewed.folder, "--holdout", 0, "--solver", "linear", "--max-node-imbalance", least).code == 0
+    assert least < 2  # it is not the imbalance over GPUs, one of which serves half of all
+
+
 def test_cap_on_nodes_is_kept(trace: Any, solve: Any, out: Path) -> None:
     """Where the cheapest map breaks the cap on nodes, a dearer one within it is written."""
     worst = {}
