@@ -174,5 +174,5 @@ def test_cap_is_kept(name: str) -> None:
         scores[cap] = problem.score(row)
     of = {"max_imbalance": "imbalance", "max_node_imbalance": "node_imbalance"}[name]
     assert getattr(scores[None], of) > 1.3
-    assert scores[1.2].feasible and getattr(scores[1.2], of) <= 1.2
+    assert scores[1.2].feasible and getattr(scores[1.2], of) <= 1.2 + 1e-9
     assert scores[1.2].sends >= scores[None].sends
