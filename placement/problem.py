@@ -22,6 +22,7 @@ from placement.mixing import mixed_order
 OBJECTIVES = ("locality", "balance", "time")
 BALANCE_WEIGHT = 1.5
 BOUNDS = ("quick", "tight", "none")
+CAP_ROUNDING = 1e-9  # a map may exceed a cap by this much
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,12 @@ class Options:
         replica_choice_code(self.replica_choice)
 
     @property
+    def caps(self) -> str:
+        """The caps that are set, in words for messages."""
+        caps = {"max_imbalance": self.max_imbalance, "max_node_imbalance": self.max_node_imbalance}
+        return " and ".join(f"{name}={cap}" for name, cap in caps.items() if cap is not None)
+
+    @property
     def moves_limited(self) -> bool:
         """True if the answer has to stay near the current map."""
         return self.max_moves is not None or self.max_moves_per_layer is not None
@@ -105,6 +112,7 @@ class Score:
     objective      send_price * sends + balance_price * expected_imbalance, the prices those of the problem
     sends          what the transport sends per token, each copy weighed by its link; mean over tokens and homes
     imbalance      max / mean over ranks of the training loads
+    node_imbalance the same over nodes
     expected_imbalance  the mean of that over the training loads and bootstraps of the requests
     feasible       imbalance is within the caps
     """
@@ -112,6 +120,7 @@ class Score:
     objective: float
     sends: float
     imbalance: float
+    node_imbalance: float
     expected_imbalance: float
     feasible: bool
 
@@ -203,12 +212,15 @@ class LayerProblem:
         load_BG = self.load_BG(phy2log_P, load_P)
         imbalance_B = load_BG.max(axis=1) * self.cluster.num_ranks
         expected = float(imbalance_B.mean())
+        imbalance, node_imbalance = float(imbalance_B[0]), self._node_imbalance(load_BG[0])
+        caps = ((imbalance, self.options.max_imbalance), (node_imbalance, self.options.max_node_imbalance))
         return Score(
             objective=self.send_price * sends + self.balance_price * expected,
             sends=sends,
-            imbalance=float(imbalance_B[0]),
+            imbalance=imbalance,
+            node_imbalance=node_imbalance,
             expected_imbalance=expected,
-            feasible=self._within_caps(load_BG[0]),
+            feasible=all(cap is None or value <= cap + CAP_ROUNDING for value, cap in caps),
         )
 
     def _cost_balanced(self, tables: LayerTables, traffic: Traffic, load_P: npt.NDArray[np.float64]) -> None:
@@ -219,17 +231,12 @@ class LayerProblem:
         running = RunningLoad.start(self.cluster.num_ranks, self.cluster.speed_G())
         cost_balanced(ids_TK, random_home, tables, traffic, load_P, running)
 
-    def _within_caps(self, load_G: npt.NDArray[np.float64]) -> bool:
+    def _node_imbalance(self, load_G: npt.NDArray[np.float64]) -> float:
         """`load_G`: shares of the training load divided by relative speed."""
-        cluster, options = self.cluster, self.options
-        if options.max_imbalance is not None and load_G.max() * cluster.num_ranks > options.max_imbalance + 1e-9:
-            return False
-        if options.max_node_imbalance is None:
-            return True
-        shape = (cluster.num_nodes, cluster.gpus_per_node)
-        speed = cluster.speed_G().reshape(shape)
+        shape = (self.cluster.num_nodes, self.cluster.gpus_per_node)
+        speed = self.cluster.speed_G().reshape(shape)
         load_N = (load_G.reshape(shape) * speed).sum(axis=1) / speed.mean(axis=1)
-        return bool(load_N.max() * cluster.num_nodes <= options.max_node_imbalance + 1e-9)
+        return float(load_N.max() * self.cluster.num_nodes)
 
     def load_BG(self, phy2log_P: npt.NDArray[np.integer], load_P: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Shares of load of each rank divided by its relative speed, under each row of `load_BE`, float64 [B, G].

@@ -43,9 +43,20 @@ def wire_cost(traffic: Traffic, cluster: Cluster, transport: str, num_tokens: fl
     """Sends of the transport per token, each weighed by its fare; plain counts where all links are alike."""
     fares = fare_HX(cluster, transport)
     if transport == "allgather":
-        return float(fares.sum() / cluster.num_nodes)
+        tokens_H = traffic.assignment_HG.sum(axis=1)  # in proportion to the tokens of each home
+        share_H = tokens_H / tokens_H.sum() if tokens_H.any() else np.full(cluster.num_nodes, 1 / cluster.num_nodes)
+        return float(share_H @ fares.sum(axis=1))
     copies = {"node": traffic.node_HN, "rank": traffic.rank_HG, "assignment": traffic.assignment_HG}[transport]
     return float((copies * fares).sum() / max(num_tokens, 1))
+
+
+def sends_are_fixed(cluster: Cluster, transport: str, num_experts: int) -> bool:
+    """True if every map sends the same where homes are random, so that a placement changes nothing but balance."""
+    if transport == "allgather":
+        return True
+    fare_X = fare_HX(cluster, transport).mean(axis=0)
+    one_each = transport == "assignment" or len(fare_X) == num_experts  # no two assignments share a copy of a token
+    return cluster.num_slots == num_experts and one_each and bool(np.ptp(fare_X) <= 1e-12 * fare_X.max())
 
 
 def is_plain(cluster: Cluster, transport: str) -> bool:

@@ -134,6 +134,10 @@ def _provenance(solution: Solution, provenance: dict[str, Any]) -> list[tuple[st
 def _plain(value: Any) -> str:
     if value is None:
         return "none"
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {_plain(one)}" for name, one in value.items() if one != []) or "all alike"
+    if isinstance(value, (tuple, list)) and value and isinstance(value[0], list):
+        return f"{len(value)} × {len(value[0])} numbers"
     if isinstance(value, (tuple, list)):
         return ", ".join(map(_plain, value)) or "all alike"
     return f"{value:,}" if isinstance(value, (int, float)) else str(value)

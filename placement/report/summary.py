@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from placement.cost import Evaluation
+from placement.cost.transport import sends_are_fixed
 from placement.report.numbers import change, number, percent
 from placement.solve import Solution
 
@@ -72,6 +73,14 @@ def _sends(solution: Solution) -> str:
     if not sends_known(solution):
         beside = number(float(reference.rank_imbalance_L().mean()))
         return f"Rank imbalance {imbalance} {where} ({REFERENCE} {beside}); sends are unknown: there are counts only"
+    if solution.cluster.num_nodes > 1 and sends_are_fixed(
+        solution.cluster, solution.options.transport, solution.placement.model.num_experts
+    ):
+        beside = "" if result is reference else f" ({REFERENCE} {number(float(reference.rank_imbalance_L().mean()))})"
+        return (
+            f"Every placement sends the same here (transport {solution.options.transport}) and changes nothing but "
+            f"balance. Rank imbalance {imbalance}{beside} {where}"
+        )
     if solution.result_name == REFERENCE:
         return f"{number(sends)} inter-node sends per token and layer {where}, at rank imbalance {imbalance}"
     at = f"at rank imbalance {imbalance} ({REFERENCE} {number(float(reference.rank_imbalance_L().mean()))})"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from placement.cost.bounds import smallest_imbalance
 from placement.errors import InfeasibleError, LimitError, OptionError
-from placement.problem import LayerProblem, Score
+from placement.problem import CAP_ROUNDING, LayerProblem, Score
 from placement.solvers import get_solver
 from placement.solvers.fronts import CURRENT, Point, Row, front, layer_front, point_of
 
@@ -96,15 +96,18 @@ def solve_layer(problem: LayerProblem, layer_id: int, current_P: Row | None) -> 
 def _check_cap(problem: LayerProblem, score: Score, layer_id: int) -> None:
     if score.feasible:
         return
-    cap = problem.options.max_imbalance
-    near = " near the current map" if problem.options.moves_limited else ""
+    options, cap = problem.options, problem.options.max_imbalance
+    near = " near the current map" if options.moves_limited else ""
     least = smallest_imbalance(problem.load_E, problem.cluster)
     if cap is not None and least > cap:
         raise InfeasibleError(
             f"layer {layer_id}: max_imbalance={cap} cannot be met: its hottest experts alone make {least:.4f}; allow "
             f"{least:.4f} or more, or add --redundant-experts"
         )
+    broken, raised = f"{score.imbalance:.6f}", "--max-imbalance"
+    if cap is None or score.imbalance <= cap + CAP_ROUNDING:
+        broken, raised = f"{score.node_imbalance:.6f} over nodes", "--max-node-imbalance"
     raise LimitError(
-        f"layer {layer_id}: no map with max_imbalance={cap} was found{near}; the best has {score.imbalance:.6f}; raise "
-        f"--max-imbalance or {'--max-moves' if near else '--work-limit'}, or add --redundant-experts"
+        f"layer {layer_id}: no map with {options.caps} was found{near}; the best has {broken}; raise {raised} or "
+        f"{'--max-moves' if near else '--work-limit'}, or add --redundant-experts"
     )

@@ -1,7 +1,7 @@
 """The default: the best that the other solvers find, never worse than what engines do without us, with a bound.
 
-Annealing everywhere; on small layers the optimum is then proven or mended: by going through all maps where that is
-possible, else by the integer program.
+Annealing everywhere, and `balance` where nothing else counts; on small layers the optimum is then proven or mended: by
+going through all maps where that is possible, else by the integer program.
 """
 
 from __future__ import annotations

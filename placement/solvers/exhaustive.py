@@ -59,16 +59,15 @@ class Exhaustive:
         if len(row) and problem.score(row).better_than(score):
             start, score = row, problem.score(row)
         if not score.feasible:
-            caps = f"max_imbalance={problem.options.max_imbalance}"
-            if problem.options.max_node_imbalance is not None:
-                caps += f" with max_node_imbalance={problem.options.max_node_imbalance}"
+            caps = problem.options.caps
             if finished:
                 raise InfeasibleError(
                     f"{caps} is proven impossible for layer {problem.index}: no map of one copy an expert meets it; "
                     "raise it or add --redundant-experts"
                 )
             raise LimitError(
-                f"no map with {caps} was found; the best has {score.imbalance:.4f}; raise it or --work-limit"
+                f"no map with {caps} was found; the best has {score.imbalance:.4f} over GPUs and "
+                f"{score.node_imbalance:.4f} over nodes; raise it or --work-limit"
             )
         if not finished:
             return LayerSolution(solver=self.name, phy2log_P=start, status="limit")

@@ -64,8 +64,8 @@ class Ilp:
             bound = max(bound, better_bound)
         if not best[1].feasible:
             raise LimitError(
-                f"no map with max_imbalance={problem.options.max_imbalance} was found; the best has "
-                f"{best[1].imbalance:.4f}; raise --max-imbalance, --work-limit or --time-limit"
+                f"no map with {problem.options.caps} was found; the best has {best[1].imbalance:.4f} over GPUs and "
+                f"{best[1].node_imbalance:.4f} over nodes; raise it, --work-limit or --time-limit"
             )
         status = "limit"
         if _proven(best[1], bound) or (finished and not problem.num_redundant):
@@ -109,8 +109,8 @@ def _search(problem: LayerProblem, program: Program, best: Found) -> tuple[Found
     status = solver.solve(program.model, watcher)
     if status == cp_model.INFEASIBLE:
         raise InfeasibleError(
-            f"max_imbalance={problem.options.max_imbalance} is proven impossible for layer {problem.index}: no map on "
-            f"{problem.cluster.num_ranks} GPUs meets it; raise --max-imbalance or add --redundant-experts"
+            f"{problem.options.caps} is proven impossible for layer {problem.index}: no map on "
+            f"{problem.cluster.num_ranks} GPUs meets it; raise it or add --redundant-experts"
         )
     if status == cp_model.MODEL_INVALID:
         raise RuntimeError(f"CP-SAT refuses the program: {program.model.validate()}")

@@ -51,8 +51,8 @@ class Matching:
                 best, score = row, problem.score(row)
         if not score.feasible:
             raise LimitError(
-                f"no map with max_imbalance={problem.options.max_imbalance} was found; the best has "
-                f"{score.imbalance:.4f}; raise --max-imbalance"
+                f"no map with {problem.options.caps} was found; the best has {score.imbalance:.4f} over GPUs and "
+                f"{score.node_imbalance:.4f} over nodes; raise it"
             )
         bound = min(_bound(problem, problem.score(fewest)), score.objective)
         proven = score.objective - bound <= PROVEN

@@ -22,6 +22,7 @@ from placement.placement_map import map_faults
 from placement.problem import LayerProblem, LayerSolution, Options
 from placement.solvers.base import Solver
 from placement.testing.problems import brute_force, planted_problem, random_problem
+from placement.topology import EVEN, Topology
 
 STATUSES = ("optimal", "feasible", "limit")
 QUICK = Options(work_limit=20_000)
@@ -66,7 +67,7 @@ def contract_problems() -> dict[str, LayerProblem]:
     few = random_problem(
         8, 2, Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2), options=QUICK, num_tokens=1, bootstraps=0
     )
-    return problems | {"planted": planted, "one token, no bootstraps": few}
+    return problems | {"planted": planted, "one token, no bootstraps": few} | _priced_problems(8, 2)
 
 
 def tiny_problems() -> dict[str, LayerProblem]:
@@ -82,7 +83,35 @@ def tiny_problems() -> dict[str, LayerProblem]:
     redundant = random_problem(4, 2, Cluster(num_nodes=2, gpus_per_node=1, slots_per_gpu=3), options=QUICK)
     for choice in ("min-nodes", "local-first", "uniform"):
         problems[f"redundant, {choice}"] = replace(redundant, options=replace(QUICK, replica_choice=choice))
-    return problems
+    return problems | _priced_problems(4, 1)
+
+
+def _priced_problems(num_experts: int, slots: int) -> dict[str, LayerProblem]:
+    """On two nodes of two GPUs: other transports, unequal links, balance alone."""
+    slow = Topology(node_gbps=(400.0, 150.0))
+    costs = Topology(rank_cost=((0, 0.1, 1, 2), (0.1, 0, 2, 1), (1, 2, 0, 0.1), (3, 1, 0.1, 0)))
+    shapes = {
+        "copies for ranks": (0, "rank", "locality", EVEN),
+        "copies for ranks, redundant": (1, "rank", "locality", EVEN),
+        "copies for assignments, redundant": (1, "assignment", "locality", EVEN),
+        "unequal nodes": (0, "node", "locality", slow),
+        "unequal nodes, assignments": (0, "assignment", "time", slow),
+        "unequal ranks": (0, "rank", "locality", costs),
+        "unequal ranks, redundant": (1, "rank", "time", costs),
+        "balance alone": (0, "node", "balance", EVEN),
+        "balance alone, redundant": (1, "allgather", "locality", slow),
+    }
+    return {
+        name: random_problem(
+            num_experts - redundant,  # as many slots as without
+            2,
+            Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=slots, topology=topology),
+            options=replace(QUICK, transport=transport, objective=objective),
+            num_tokens=60,
+            seed=number,
+        )
+        for number, (name, (redundant, transport, objective, topology)) in enumerate(shapes.items())
+    }
 
 
 class SolverContract:

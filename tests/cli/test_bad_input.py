@@ -327,6 +327,11 @@ BAD_OPTIONS: dict[str, tuple[tuple[object, ...], int, tuple[str, ...]]] = {
     "imbalance below 1": (("--max-imbalance", 0.5), 2, ("max_imbalance=0.5", "1 or more")),
     "imbalance nan": (("--max-imbalance", "nan"), 2, ("max_imbalance=nan",)),
     "imbalance of nobody": (("--max-imbalance", 1.0), 3, ("max_imbalance=1.0",)),
+    "node imbalance below 1": (("--max-node-imbalance", 0.5), 2, ("max_node_imbalance=0.5", "over nodes")),
+    "node imbalance nan": (("--max-node-imbalance", "nan"), 2, ("max_node_imbalance=nan",)),
+    "node imbalance of nobody": (("--max-node-imbalance", 1.0), 3, ("max_node_imbalance=1.0",)),
+    "unknown transport": (("--transport", "pigeon"), 2, ("pigeon", "allgather")),
+    "unknown objective": (("--objective", "beauty"), 2, ("beauty", "locality")),
     "no workers": (("--workers", 0), 2, ("workers=0",)),
     "negative workers": (("--workers", -1), 2, ("workers=-1",)),
     "unknown solver": (("--solver", "magic"), 2, ("magic", "anneal")),
@@ -401,6 +406,60 @@ def test_bad_cluster_file(text: str | None, skewed: Any, run_cli: Any, tmp_path:
     code = 3 if text == "num_nodes: 3" else 2
     refused(run_cli("solve", skewed.folder, "-o", out / "p.json", "--cluster", path), code=code)
     assert files(out) == set()
+
+
+@pytest.mark.parametrize(
+    ("topology", "told"),
+    [
+        ("{levels: [{name: rack, nodes: 3, gbps: 1}]}", ("topology.levels", "'rack'", "blocks of 3", "4 nodes")),
+        ("{node_gbps: [1, 2]}", ("topology.node_gbps", "2 values for 4 nodes")),
+        ("{rank_cost: [[0, 1], [1, 0]]}", ("topology.rank_cost", "2 rows", "4 rows of 4")),
+        ("{node_gbps: [1, 1, 1, -1]}", ("topology.node_gbps", "-1.0", "positive")),
+        ("{racks: 2}", ("cluster.yaml", "topology.racks")),
+    ],
+)
+def test_bad_topology(
+    topology: str, told: tuple[str, ...], skewed: Any, run_cli: Any, tmp_path: Path, out: Path
+) -> None:
+    """Of a cluster file whose topology cannot be, the key is named and nothing is written."""
+    path = tmp_path / "cluster.yaml"
+    path.write_text(f"num_nodes: 4\ngpus_per_node: 1\ntopology: {topology}\n")
+    refused(run_cli("solve", skewed.folder, "-o", out / "p.json", "--cluster", path), *told)
+    assert files(out) == set()
+
+
+@pytest.mark.parametrize("redundant", [0, 4])
+@pytest.mark.parametrize("solver", ["auto", "linear", "anneal"])
+def test_cap_on_nodes_that_is_not_met(solver: str, redundant: int, skewed: Any, solve: Any, out: Path) -> None:
+    """Only the cap on nodes is broken: the message names it and its option, not the cap on GPUs that was not given."""
+    options = ("--max-node-imbalance", 1.0, "--solver", solver, "--redundant-experts", redundant)
+    result = solve(skewed.folder, *options)
+    assert result.code in (3, 4)
+    refused(result, "max_node_imbalance=1.0", code=result.code)
+    assert "None" not in result.stderr and "max_imbalance" not in result.stderr
+    refused(solve(skewed.folder, *options, "--max-imbalance", 3.9), "max_node_imbalance=1.0", code=result.code)
+    assert files(out) == set()
+
+
+def test_what_a_broken_cap_on_nodes_offers_works(skewed: Any, solve: Any) -> None:
+    """The message tells the nodes' imbalance, so that this value, as the option that it names, lets the layer pass."""
+    least = 1.0
+    for layer in (0, 1):
+        result = solve(skewed.folder, "--holdout", 0, "--solver", "linear", "--max-node-imbalance", least)
+        refused(result, f"layer {layer}:", "raise --max-node-imbalance", code=4)
+        least = max(least, float(result.stderr.split("the best has ")[1].split(" over nodes")[0]) + 1e-6)
+    assert solve(skewed.folder, "--holdout", 0, "--solver", "linear", "--max-node-imbalance", least).code == 0
+    assert least < 2  # it is not the imbalance over GPUs, one of which serves half of all
+
+
+def test_cap_on_nodes_is_kept(trace: Any, solve: Any, out: Path) -> None:
+    """Where the cheapest map breaks the cap on nodes, a dearer one within it is written."""
+    worst = {}
+    for cap in (4.0, 1.03):
+        assert solve(trace.folder, "--holdout", 0, "--balance-weight", 0, "--max-node-imbalance", cap).code == 0
+        figures = json.loads((out / "p.json").read_text())["evaluation"]["train"]["auto"]
+        worst[cap] = figures["node_imbalance"]["max"]
+    assert worst[1.03] <= 1.03 < worst[4.0]
 
 
 @pytest.mark.parametrize("command", ["split", "synth"])

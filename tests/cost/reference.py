@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 Outcome = tuple[float, tuple[int, ...]]  # probability, slot that serves each expert of the set
 
@@ -147,6 +148,64 @@ def layer_costs(layout: Map, sets: Sequence[tuple[int, ...]], homes: Sequence[in
                 load[slot] += value / len(possible)
     total = len(sets)
     return Costs(nodes / total, ranks / total, remote / total, tuple(load))
+
+
+def link_costs(cluster: Any) -> tuple[tuple[float, ...], ...]:
+    """Cost of one copy from every rank to every rank, link by link; `cluster` only holds the numbers."""
+    gpus, topology = cluster.gpus_per_node, cluster.topology
+    ranks = range(cluster.num_nodes * gpus)
+
+    def cost(a: int, b: int) -> float:
+        if topology.rank_cost:
+            return topology.rank_cost[a][b]
+        home, node = a // gpus, b // gpus
+        if home == node:
+            return 0.0
+        ways = [topology.node_gbps[x] if topology.node_gbps else cluster.inter_gbps for x in (home, node)]
+        ways += [level.gbps for level in topology.levels if home // level.nodes != node // level.nodes]
+        return cluster.inter_gbps / min(ways)
+
+    return tuple(tuple(cost(a, b) for b in ranks) for a in ranks)
+
+
+def copies(layout: Map, served_by: Sequence[int], home: int, gpu: int, transport: str) -> list[int]:
+    """Ranks to which the `gpu`-th GPU of node `home` sends one copy each of a token that these slots serve."""
+
+    def rail(node: int) -> int:  # the peer of the same position, which passes copies on inside its node
+        return node * layout.gpus_per_node + gpu
+
+    if transport == "node":
+        return [rail(node) for node in {layout.node(slot) for slot in served_by} - {home}]
+    if transport == "allgather":
+        return [rail(node) for node in range(layout.num_nodes) if node != home]
+    ranks = [layout.rank(slot) for slot in served_by]
+    return ranks if transport == "assignment" else list(set(ranks))
+
+
+@lru_cache(maxsize=100_000)
+def token_price(
+    layout: Map, experts: tuple[int, ...], home: int, choice: str, transport: str, link: tuple[tuple[float, ...], ...]
+) -> float:
+    """Expected cost of all copies of one token, which any GPU of the home node may have."""
+    price = 0.0
+    for probability, served_by in outcomes(layout, experts, home, choice):
+        for gpu in range(layout.gpus_per_node):
+            source = home * layout.gpus_per_node + gpu
+            paid = sum(link[source][rank] for rank in copies(layout, served_by, home, gpu, transport))
+            price += probability * paid / layout.gpus_per_node
+    return price
+
+
+def layer_price(
+    layout: Map, sets: Sequence[tuple[int, ...]], homes: Sequence[int], choice: str, transport: str, cluster: Any
+) -> float:
+    """Mean price of tokens with these top-k sets; home -1 is the mean over all nodes."""
+    link, total = link_costs(cluster), 0.0
+    for experts, given in zip(sets, homes, strict=True):
+        possible = range(layout.num_nodes) if given == -1 else [given]
+        for home in possible:
+            total += token_price(layout, tuple(sorted(experts)), home, choice, transport, link) / len(possible)
+    return total / len(sets)
 
 
 def grouped(load_of_slot: Sequence[float], size: int) -> list[float]:

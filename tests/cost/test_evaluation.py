@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import Map, greedy_sizes, grouped, imbalance, layer_costs, smallest_covers
+from reference import Map, greedy_sizes, grouped, imbalance, layer_costs, layer_price, smallest_covers
 
 from placement import Cluster, Evaluation, Model, Placement, Trace, evaluate, open_trace
+from placement.cost.transport import TRANSPORTS
 from placement.errors import MapError, OptionError, TraceError
+from placement.topology import EVEN, Level, Topology
 
+COPY_BYTES = 7472 + 14384  # dispatch and combine, the cluster's defaults
 CHOICES = ("min-nodes", "local-first", "uniform")
 RELAXED = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
@@ -143,7 +146,8 @@ def measure(case: Case, write_trace: Callable[..., Any], *maps: np.ndarray, **mo
         )
 
 
-def reference(case: Case, layer: int) -> Any:
+def reference(case: Case, layer: int, *transport: str) -> Any:
+    """Counts of copies; with a transport the price of what it sends."""
     kept = np.ones(len(case.request_T), dtype=bool)
     if case.selected_Q is not None:
         kept = case.selected_Q[case.request_T]
@@ -155,7 +159,10 @@ def reference(case: Case, layer: int) -> Any:
         case.cluster.slots_per_gpu,
     )
     sets = [tuple(row) for row in case.ids_LTK[layer][kept].tolist()]
-    return layer_costs(layout, sets, home_Q[case.request_T[kept]].tolist(), case.choice)
+    homes = home_Q[case.request_T[kept]].tolist()
+    if transport:
+        return layer_price(layout, sets, homes, case.choice, transport[0], case.cluster)
+    return layer_costs(layout, sets, homes, case.choice)
 
 
 def figures(answer: Evaluation) -> np.ndarray:
@@ -198,6 +205,38 @@ def check_against_brute_force(case: Case, write_trace: Any) -> None:
         np.testing.assert_allclose(answer.load_LG()[layer], ranks, atol=1e-9)
         assert answer.rank_imbalance_L()[layer] == pytest.approx(imbalance(ranks, [1.0] * len(ranks)), abs=1e-9)
         assert answer.node_imbalance_L()[layer] == pytest.approx(imbalance(nodes, [1.0] * len(nodes)), abs=1e-9)
+
+
+@st.composite
+def uneven(draw: st.DrawFn) -> Case:
+    """A case whose links differ: by levels and nodes, or by a matrix of ranks."""
+    case = draw(cases())
+    nodes, gpus = case.cluster.num_nodes, case.cluster.gpus_per_node
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    if draw(st.booleans()):
+        topology = Topology(rank_cost=tuple(map(tuple, rng.uniform(0, 3, (nodes * gpus,) * 2).tolist())))
+    else:
+        blocks = [size for size in (1, 2) if nodes % size == 0]
+        topology = Topology(
+            levels=tuple(Level(name=f"{size}", nodes=size, gbps=rng.uniform(50, 500)) for size in blocks),
+            node_gbps=tuple(rng.uniform(50, 500, nodes).tolist()),
+        )
+    return replace(case, cluster=replace(case.cluster, topology=topology))
+
+
+@settings(RELAXED, max_examples=50)
+@given(case=cases() | uneven())
+def test_sends_are_the_price_of_every_copy(case: Case, write_trace: Any) -> None:
+    """Under every transport, choice, topology and kind of homes; those of `allgather` are the same for every map."""
+    other = case.phy2log_LP[:, ::-1]
+    for transport in TRANSPORTS:
+        answer, turned = measure(case, write_trace, case.phy2log_LP, other, transport=transport)
+        wanted_L = [reference(case, layer, transport) for layer in range(case.num_layers)]
+        np.testing.assert_allclose(answer.sends_L, wanted_L, atol=1e-9)
+        if transport == "allgather":
+            np.testing.assert_allclose(turned.sends_L, answer.sends_L, rtol=1e-12)
+        if case.cluster.topology == EVEN:
+            np.testing.assert_allclose(answer.bytes_per_token(), answer.sends_L.mean() * COPY_BYTES, rtol=1e-9)
 
 
 @settings(RELAXED, max_examples=40)

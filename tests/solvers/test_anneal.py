@@ -12,19 +12,39 @@ from hypothesis import strategies as st
 
 from placement.cluster import Cluster
 from placement.problem import LayerProblem, Options
-from placement.solvers.anneal_common import balance, incidence
+from placement.solvers.anneal_chance import anneal_chance
+from placement.solvers.anneal_common import balance, fare_per_copy_HX, incidence
 from placement.solvers.anneal_replicas import anneal_replicas
 from placement.solvers.anneal_single import anneal_single
 from placement.solvers.eplb import Eplb
 from placement.solvers.replica_sends import sends_of_set
 from placement.testing.problems import random_problem
+from placement.topology import Topology
+
+TRANSPORTS = st.sampled_from(["node", "rank", "assignment"])
+LINKS = st.sampled_from(["even", "nodes", "ranks"])
 
 
-def any_problem(seed: int, nodes: int, gpus: int, slots: int, experts: int, top_k: int, speeds: bool) -> LayerProblem:
+def any_problem(
+    seed: int,
+    nodes: int,
+    gpus: int,
+    slots: int,
+    experts: int,
+    top_k: int,
+    speeds: bool,
+    options: Options | None = None,
+    links: str = "even",
+) -> LayerProblem:
     rng = np.random.default_rng(seed)
     relative = tuple(rng.uniform(0.5, 2.0, nodes * gpus).tolist()) if speeds else ()
-    cluster = Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots, gpu_speeds=relative)
-    return random_problem(experts, top_k, cluster, num_tokens=120, seed=seed)
+    topology = {
+        "even": Topology(),
+        "nodes": Topology(node_gbps=tuple(rng.uniform(50, 500, nodes).tolist())),
+        "ranks": Topology(rank_cost=tuple(map(tuple, rng.uniform(0, 3, (nodes * gpus,) * 2).tolist()))),
+    }[links]
+    cluster = Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots, gpu_speeds=relative, topology=topology)
+    return random_problem(experts, top_k, cluster, num_tokens=120, seed=seed, options=options)
 
 
 def is_sound(row: npt.NDArray[np.int32], problem: LayerProblem) -> bool:
@@ -38,15 +58,20 @@ def is_sound(row: npt.NDArray[np.int32], problem: LayerProblem) -> bool:
     seed=st.integers(0, 10_000),
     shape=st.sampled_from([(2, 1, 4, 2), (2, 2, 3, 3), (4, 2, 2, 4), (3, 1, 3, 2), (9, 1, 2, 3), (1, 4, 2, 2)]),
     speeds=st.booleans(),
+    transport=TRANSPORTS,
+    links=LINKS,
 )
-def test_single_copies(hot: float, seed: int, shape: tuple[int, int, int, int], speeds: bool) -> None:
+def test_single_copies(
+    hot: float, seed: int, shape: tuple[int, int, int, int], speeds: bool, transport: str, links: str
+) -> None:
     """The best cost that the kernel tells is the objective of the map that it leaves, and no worse than the start's."""
     nodes, gpus, slots, top_k = shape
     experts = nodes * gpus * slots
-    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds)
+    options = Options(transport=transport)
+    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, options, links)
     row = np.random.default_rng(seed).permutation(experts).astype(np.int32)
     before = problem.score(row).objective
-    inc, bal = incidence(problem, experts), balance(problem, experts)
+    inc, bal = incidence(problem, experts, alone=transport == "assignment"), balance(problem, experts)
     cost = anneal_single(row, inc, bal, hot, hot / 50, 400, np.uint64(seed))
     assert is_sound(row, problem)
     assert cost == pytest.approx(problem.score(row).objective, abs=1e-9)
@@ -75,6 +100,46 @@ def test_several_copies(hot: float, seed: int, shape: tuple[int, int, int, int, 
     assert cost <= before + 1e-9
 
 
+@pytest.mark.parametrize("local_first", [True, False])
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 10_000),
+    shape=st.sampled_from(
+        [(2, 1, 5, 7, 2), (2, 2, 3, 8, 3), (4, 2, 2, 13, 4), (3, 1, 4, 8, 2), (1, 4, 2, 5, 2), (2, 2, 2, 8, 3)]
+    ),
+    hot=st.sampled_from([0.5, 0.01]),
+    speeds=st.booleans(),
+    transport=TRANSPORTS,
+    links=LINKS,
+    objective=st.sampled_from(["locality", "time", "balance"]),
+)
+def test_copies_chosen_by_chance(
+    local_first: bool,
+    seed: int,
+    shape: tuple[int, int, int, int, int],
+    hot: float,
+    speeds: bool,
+    transport: str,
+    links: str,
+    objective: str,
+) -> None:
+    """The same where copies are chosen by chance: products of chances are the exact evaluation's sums over outcomes."""
+    nodes, gpus, slots, experts, top_k = shape
+    choice = "local-first" if local_first else "uniform"
+    options = Options(transport=transport, replica_choice=choice, objective=objective)
+    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, options, links)
+    row = Eplb().solve_layer(problem).phy2log_P.copy()
+    before = problem.score(row).objective
+    inc, bal = incidence(problem, experts, alone=transport == "assignment"), balance(problem, experts)
+    fare_HX = fare_per_copy_HX(problem)
+    if not local_first:
+        fare_HX = fare_HX.sum(axis=0, keepdims=True)
+    cost = anneal_chance(row, inc, bal, fare_HX, local_first, hot, hot / 50, 400, np.uint64(seed))
+    assert is_sound(row, problem)
+    assert cost == pytest.approx(problem.score(row).objective, abs=1e-9)
+    assert cost <= before + 1e-9
+
+
 @given(
     num_nodes=st.integers(1, 12),
     masks=st.lists(st.sets(st.integers(0, 11), min_size=1, max_size=4), min_size=1, max_size=5),
@@ -96,16 +161,18 @@ def test_sends_of_a_set(num_nodes: int, masks: list[set[int]]) -> None:
     assert sends_of_set(0, -1, zero, -1, zero, sets, words, num_nodes, scratch, cover) == want
 
 
-def test_cap_is_kept() -> None:
+@pytest.mark.parametrize("name", ["max_imbalance", "max_node_imbalance"])
+def test_cap_is_kept(name: str) -> None:
     """Under a hard cap the search leaves a map within it, where the best map without the cap is beyond."""
     scores = {}
     for cap in (None, 1.2):
         cluster = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=4)
-        options = Options(balance_weight=0, max_imbalance=cap)
+        options = Options(balance_weight=0, **{name: cap})  # type: ignore[arg-type]
         problem = random_problem(16, 4, cluster, seed=3, options=options)
         row = np.arange(16, dtype=np.int32)
         anneal_single(row, incidence(problem, 16), balance(problem, 16), 0.1, 1e-3, 20_000, np.uint64(0))
         scores[cap] = problem.score(row)
-    assert scores[None].imbalance > 1.3
-    assert scores[1.2].feasible and scores[1.2].imbalance <= 1.2
+    of = {"max_imbalance": "imbalance", "max_node_imbalance": "node_imbalance"}[name]
+    assert getattr(scores[None], of) > 1.3
+    assert scores[1.2].feasible and getattr(scores[1.2], of) <= 1.2 + 1e-9
     assert scores[1.2].sends >= scores[None].sends

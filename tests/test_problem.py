@@ -1,0 +1,144 @@
+"""What a layer's score is made of, under every transport, objective and cap, against sums over maps by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import Map, layer_price
+
+from placement import Cluster, open_trace
+from placement.cost.step_time import step_time_us
+from placement.cost.transport import TRANSPORTS
+from placement.problem import OBJECTIVES, LayerProblem, Options
+from placement.solvers.layer_problems import layer_problem
+from placement.testing.problems import random_problem
+from placement.topology import Topology
+from placement.traces import count
+
+REDUNDANT = (0, 4)
+
+
+@st.composite
+def problems(draw: st.DrawFn, **fixed: Any) -> tuple[LayerProblem, np.ndarray]:
+    """A problem of 8 experts with uneven links and speeds, and a random map of it."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    nodes, gpus = draw(st.sampled_from([(2, 2), (4, 1), (2, 1)]))
+    redundant = draw(st.sampled_from(REDUNDANT))
+    ranks = nodes * gpus
+    topology = Topology(node_gbps=tuple(rng.uniform(50, 500, nodes).tolist()))
+    if draw(st.booleans()):
+        topology = Topology(rank_cost=tuple(map(tuple, rng.uniform(0, 3, (ranks, ranks)).tolist())))
+    cluster = Cluster(
+        num_nodes=nodes,
+        gpus_per_node=gpus,
+        slots_per_gpu=(8 + redundant) // ranks,
+        gpu_speeds=tuple(rng.uniform(0.5, 2, ranks).tolist()),
+        topology=topology,
+    )
+    options = Options(
+        **{
+            "transport": draw(st.sampled_from(TRANSPORTS)),
+            "objective": draw(st.sampled_from(OBJECTIVES)),
+            "replica_choice": draw(st.sampled_from(["min-nodes", "local-first", "uniform"])),
+            "balance_weight": draw(st.sampled_from([0.0, 0.7])),
+        }
+        | fixed
+    )
+    problem = random_problem(8, 2, cluster, num_tokens=20, seed=int(rng.integers(1000)), options=options)
+    return problem, random_map(problem, rng)
+
+
+def random_map(problem: LayerProblem, rng: np.random.Generator) -> np.ndarray:
+    """A map whose ranks hold no expert twice: shuffled until it is one."""
+    extra = rng.permutation(8)[: problem.num_redundant]
+    while True:
+        row = rng.permutation(np.concatenate([np.arange(8), extra])).astype(np.int32)
+        if all(len(set(held)) == len(held) for held in row.reshape(problem.cluster.num_ranks, -1).tolist()):
+            return row
+
+
+@settings(max_examples=60)
+@given(case=problems())
+def test_sends_and_objective(case: tuple[LayerProblem, np.ndarray]) -> None:
+    """Sends are the price of every copy by enumeration; the objective adds what the options let count."""
+    problem, row = case
+    cluster, options, score = problem.cluster, problem.options, problem.score(row)
+    layout = Map(tuple(row.tolist()), cluster.num_nodes, cluster.gpus_per_node, cluster.slots_per_gpu)
+    sets = [
+        tuple(ids) for ids, times in zip(problem.sets_UK.tolist(), problem.count_U, strict=True) for _ in range(times)
+    ]
+    price = layer_price(layout, sets, [-1] * len(sets), options.replica_choice, options.transport, cluster)
+    assert score.sends == pytest.approx(price, abs=1e-9)
+    if options.objective == "balance" or options.transport == "allgather":
+        assert (problem.send_price, problem.balance_price) == (0, 1)
+        assert score.objective == score.expected_imbalance
+    else:
+        assert problem.send_price == 1
+        assert score.objective == pytest.approx(score.sends + problem.balance_price * score.expected_imbalance)
+        if options.objective == "locality":
+            assert problem.balance_price == options.balance_weight
+
+
+@settings(max_examples=40)
+@given(case=problems(objective="time", transport="rank"), seed=st.integers(0, 2**32))
+def test_objective_time_is_the_modelled_step_time(case: tuple[LayerProblem, np.ndarray], seed: int) -> None:
+    """Where the expected imbalance is that of the exact loads, two maps differ in both by one constant factor."""
+    problem, row = case
+    problem = replace(problem, load_BE=problem.load_BE[:1])
+    rows = (row, random_map(problem, np.random.default_rng(seed)))
+    scores = [problem.score(one) for one in rows]
+    times = [
+        step_time_us(
+            problem.cluster,
+            top_k=problem.top_k,
+            sends_L=np.array([score.sends]),
+            rank_imbalance_L=np.array([score.imbalance]),
+        )
+        for score in scores
+    ]
+    send_us = 256 * (problem.cluster.dispatch_bytes + problem.cluster.combine_bytes) * 8 / 400e3
+    assert times[1] - times[0] == pytest.approx(send_us * (scores[1].objective - scores[0].objective), abs=1e-6)
+
+
+@settings(max_examples=40)
+@given(case=problems())
+def test_caps(case: tuple[LayerProblem, np.ndarray]) -> None:
+    """A map is feasible if it is within every cap that is given: at its own imbalance, and not a little below."""
+    problem, row = case
+    score, cluster = problem.score(row), problem.cluster
+    assert score.feasible
+    speed_N = cluster.speed_G().reshape(cluster.num_nodes, -1).sum(axis=1) / cluster.num_ranks
+    if problem.num_redundant == 0:
+        load_N = problem.load_E[row].reshape(cluster.num_nodes, -1).sum(axis=1)
+        assert score.node_imbalance == pytest.approx((load_N / speed_N).max())
+    assert score.node_imbalance <= score.imbalance + 1e-9
+    for name, value in (("max_imbalance", score.imbalance), ("max_node_imbalance", score.node_imbalance)):
+        for cap, feasible in ((value, True), (value - 1e-6, False)):
+            if cap >= 1:
+                capped = replace(problem, options=replace(problem.options, **{name: cap}))
+                assert capped.score(row).feasible == feasible, (name, cap)
+                assert f"{name}={cap}" == capped.options.caps
+
+
+@pytest.mark.parametrize(
+    ("options", "boots"),
+    [
+        (Options(), True),
+        (Options(objective="time"), True),
+        (Options(objective="balance"), False),
+        (Options(transport="allgather"), False),
+        (Options(transport="allgather", objective="time"), False),
+    ],
+    ids=str,
+)
+def test_bootstraps_only_where_sends_count(options: Options, boots: bool, tmp_path: Any, write_trace: Any) -> None:
+    """Balance alone is judged by the exact loads: no resamples."""
+    workload = count(open_trace(write_trace(tmp_path).folder))
+    problem = layer_problem(workload, Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2), options, 0)
+    assert (len(problem.load_BE) > 1) == boots
+    np.testing.assert_allclose(problem.load_BE.sum(axis=1), 1)
