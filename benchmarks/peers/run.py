@@ -176,10 +176,12 @@ def keep(path: Path, rows: list[Row], skipped: list[str]) -> tuple[list[Row], li
     merged = {(row.case, row.name): {one.seed: one for one in row.splits} for row in kept}
     for row in rows:
         merged.setdefault((row.case, row.name), {}).update({one.seed: one for one in row.splits})
+    order = [f"ours, weight {weight:g}" for weight in WEIGHTS]
     rows = [
         Row(case=case, name=name, splits=tuple(splits[seed] for seed in sorted(splits)))
         for (case, name), splits in merged.items()
     ]
+    rows.sort(key=lambda row: order.index(row.name) if row.name in order else len(order))
     skipped = list(dict.fromkeys([*kept_skipped, *skipped]))
     path.write_text(json.dumps({"skipped": skipped, "rows": [asdict(row) for row in rows]}, indent=0) + "\n")
     return rows, skipped
