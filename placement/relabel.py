@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from placement.cluster import Cluster
 
@@ -63,6 +62,8 @@ def _match_nodes(
 def _assign(value_XX: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """The permutation with the highest sum of values (whole numbers); of equal ones one that changes little."""
     preferred_XX = value_XX * (len(value_XX) + 1) + np.eye(len(value_XX))
+    from scipy.optimize import linear_sum_assignment  # a quarter of a second, and only changes of a map need it
+
     return np.asarray(linear_sum_assignment(preferred_XX, maximize=True)[1])
 
 

@@ -21,7 +21,6 @@ from placement.placement_map import Placement
 from placement.problem import Options
 from placement.solvers import get_solver
 from placement.solvers.answers import FROM_CURRENT, LayerReport
-from placement.solvers.robust import solve_robust
 from placement.solvers.run import solve_workload
 from placement.traces import Trace, count
 from placement.traces.counts_file import Counts
@@ -130,6 +129,8 @@ def solve(
         if robust is not None and parts is not None and isinstance(train, Trace):
             result_name = ROBUST
             part_tokens = max(PARTS_TOKENS // len(parts.names), FEWEST_PART_TOKENS)
+            from placement.solvers.robust import solve_robust  # scipy's programs are loaded only for it
+
             answer = solve_robust(
                 workload,
                 [

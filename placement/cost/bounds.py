@@ -47,8 +47,8 @@ def _crowded_rank(load_E: npt.NDArray[np.float64], cluster: Cluster) -> float:
 
 
 def bound_steps(num_experts: int) -> int:
-    """Eigenvalue problems that a spectral bound may solve: some 20 ms in all for 32 experts, 0.1 s for 256."""
-    return int(np.clip(4096 // num_experts, 16, 80))
+    """Eigenvalue problems that a spectral bound may solve: some 20 ms in all for 32 experts, 50 ms for 256."""
+    return int(np.clip(3072 // num_experts, 12, 80))
 
 
 def sends_bound(
