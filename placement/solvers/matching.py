@@ -85,7 +85,7 @@ def _together(problem: LayerProblem) -> npt.NDArray[np.int64]:
 
 def _pairs(together_EE: npt.NDArray[np.int64], allowed_EE: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32] | None:
     """The heaviest perfect matching as a map, int32 [E], or None if the allowed pairs have no perfect one."""
-    graph = nx.Graph()
+    graph: nx.Graph[int] = nx.Graph()
     graph.add_nodes_from(range(len(together_EE)))
     graph.add_weighted_edges_from(
         (a, b, int(together_EE[a, b])) for a in range(len(together_EE)) for b in range(a) if allowed_EE[a, b]
