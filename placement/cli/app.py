@@ -21,6 +21,7 @@ app.command("solve")(solve.solve_command)
 app.command("evaluate")(evaluate.evaluate_command)
 app.command("diff")(diff.diff_command)
 app.command("export")(export.export_command)
+app.command("import")(export.import_command)
 app.add_typer(traces.app, name="traces")
 
 

@@ -21,7 +21,7 @@ import pytest
 WHEELS = {
     "sglang": "sglang==0.5.23",
     "vllm": "vllm==0.33.0",
-    "vllm_ascend": "vllm-ascend==0.26.0rc1",
+    "vllm_ascend": "vllm-ascend==0.23.0",
     "lmdeploy": "lmdeploy==0.18.0",
 }
 PLATFORM = ("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "abi3", "--abi", "none")
@@ -37,7 +37,7 @@ def cache_folder() -> Path:
 @cache
 def fetched(engine: str) -> tuple[Path | None, str]:
     """(folder with the Python files of that engine's wheel, or None; why there is none)."""
-    name, _, version = WHEELS[engine].partition("==")
+    _, version = WHEELS[engine].split("==")
     folder = cache_folder() / f"{engine}-{version}"
     if folder.is_dir():
         return folder, ""
@@ -63,7 +63,7 @@ def fetched(engine: str) -> tuple[Path | None, str]:
 
 @pytest.fixture(scope="session")
 def engine_source() -> Callable[[str], Path]:
-    """`engine_source("sglang")`: folder that holds the package `sglang/` of the real wheel. Skips where it cannot be had."""
+    """`engine_source("sglang")`: folder with the package `sglang/` of the real wheel. Skips where it cannot be had."""
 
     def source(engine: str) -> Path:
         folder, why = fetched(engine)
