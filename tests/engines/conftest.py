@@ -1,19 +1,27 @@
 """The Python files of serving engines' wheels, fetched by pip into a cache outside of the repository.
 
-Nothing of an engine is installed, imported as a whole or copied here: tests execute single files of it by their path.
+Nothing of an engine is installed or copied here: tests import single modules of it from the unpacked wheel, and all
+other modules of its package are stand-ins. A wheel that cannot be had makes tests skip and say so.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -27,6 +35,8 @@ WHEELS = {
 PLATFORM = ("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "abi3", "--abi", "none")
 SYSTEMS = ("manylinux_2_34_x86_64", "manylinux_2_28_x86_64", "manylinux2014_x86_64", "any")
 
+ImportEngine = Callable[..., Callable[[str], ModuleType]]
+
 
 def cache_folder() -> Path:
     """`$EXPERT_PLACEMENT_CACHE`, else `~/.cache/expert-placement`; wheels and what was unpacked are in `engines/`."""
@@ -37,8 +47,7 @@ def cache_folder() -> Path:
 @cache
 def fetched(engine: str) -> tuple[Path | None, str]:
     """(folder with the Python files of that engine's wheel, or None; why there is none)."""
-    _, version = WHEELS[engine].split("==")
-    folder = cache_folder() / f"{engine}-{version}"
+    folder = cache_folder() / f"{engine}-{WHEELS[engine].split('==')[1]}"
     if folder.is_dir():
         return folder, ""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +70,43 @@ def fetched(engine: str) -> tuple[Path | None, str]:
     return folder, ""
 
 
+class StandIn(ModuleType):
+    """A module in which everything can be found, and nothing is anything."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        setattr(self, name, MagicMock(name=f"{self.__name__}.{name}"))
+        return self.__dict__[name]
+
+
+class PartialPackage(MetaPathFinder, Loader):
+    """Finds the named modules of a package in an unpacked wheel, and stand-ins for all others."""
+
+    def __init__(self, folder: Path, package: str, real: tuple[str, ...]) -> None:
+        self.folder, self.package, self.real = folder, package, real
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != self.package and not name.startswith(f"{self.package}."):
+            return None
+        if name not in self.real:
+            return ModuleSpec(name, self, is_package=True)
+        file = self.folder.joinpath(*name.split("."))
+        if file.is_dir():
+            return spec_from_file_location(name, file / "__init__.py", submodule_search_locations=[str(file)])
+        return spec_from_file_location(name, file.with_suffix(".py"))
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return StandIn(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Stand-ins have nothing to run."""
+
+
 @pytest.fixture(scope="session")
 def engine_source() -> Callable[[str], Path]:
     """`engine_source("sglang")`: folder with the package `sglang/` of the real wheel. Skips where it cannot be had."""
@@ -72,3 +118,23 @@ def engine_source() -> Callable[[str], Path]:
         return folder
 
     return source
+
+
+@pytest.fixture
+def import_engine(engine_source: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[ImportEngine]:
+    """`import_engine("vllm", "vllm.distributed.eplb.policy.default")`: a function that imports modules of the engine.
+
+    The named modules are the wheel's own, all others of the package are stand-ins, whose attributes a test may set.
+    """
+    packages: list[str] = []
+
+    def imports(engine: str, *real: str) -> Callable[[str], ModuleType]:
+        pytest.importorskip("torch")
+        finder = PartialPackage(engine_source(engine), engine, real)
+        monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+        packages.append(engine)
+        return importlib.import_module
+
+    yield imports
+    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+        del sys.modules[name]
