@@ -15,7 +15,7 @@ from placement.errors import MapError, OptionError
 from placement.exporters import EXPORTERS, ExportOptions, get_exporter, get_importer
 from placement.exporters.imports import imported
 from placement.exporters.layers import described, layer_numbers
-from placement.files import write_atomic
+from placement.files import check_writable, write_atomic
 from placement.model import Model
 from placement.placement_json import load_placement, placement_document, save_placement
 from placement.traces import Trace, count
@@ -41,6 +41,7 @@ def export_command(
 ) -> None:
     """Write a placement as the file that an engine loads, and beside it how to start the engine."""
     exporter = get_exporter(to)
+    check_writable(output)
     if output.suffix not in exporter.suffixes:
         raise OptionError(f"--to {to} writes {' or '.join(exporter.suffixes)}; end the name of {output} so")
     if load and not exporter.takes_load:
