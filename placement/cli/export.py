@@ -46,7 +46,7 @@ def export_command(
         raise OptionError(f"--to {to} writes {' or '.join(exporter.suffixes)}; end the name of {output} so")
     if load and not exporter.takes_load:
         raise OptionError(f"--load is not for --to {to}, which takes the map itself; leave it out")
-    loaded = load_placement(placement)[0]
+    loaded, file = load_placement(placement)
     options = ExportOptions(suffix=output.suffix, load_LE=_load_LE(load, loaded.model) if load else None)
     known = described(
         loaded,
@@ -56,6 +56,12 @@ def export_command(
     )
     export = exporter.export(known, options)
     hints = [re.sub(r"\bFILE\b", lambda _: str(output), hint) for hint in export.hints]
+    choices, solved = exporter.replica_choices, None if file.evaluation is None else file.evaluation.replica_choice
+    if loaded.num_redundant and choices and solved is not None and solved not in choices:
+        hints.append(
+            f"check: the map was solved for --replica-choice {solved}, but {to} chooses copies otherwise; solve with "
+            f"{' or '.join(choices)} for figures that hold"
+        )
     write_atomic(output, export.content)
     typer.echo(f"wrote {output}")
     if hints:

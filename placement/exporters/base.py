@@ -40,6 +40,9 @@ class Exporter(Protocol):
     name: str
     suffixes: tuple[str, ...]  # what the engine's file may be called, the usual one first
     takes_load: bool  # whether `ExportOptions.load_LE` is of use
+    replica_choices: tuple[
+        str, ...
+    ]  # how the engine chooses among copies, as in `--replica-choice`; empty: not its own
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         """Raises MapError where the engine would silently do something else than the map says."""

@@ -27,6 +27,7 @@ class DeepSeekEPLB:
     name = "deepseek-eplb"
     suffixes = (".safetensors", ".npz", ".pt")
     takes_load = False
+    replica_choices: tuple[str, ...] = ()
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         tensors = eplb_tensors(placement.phy2log_LP.astype(np.int64), placement.model.num_experts)

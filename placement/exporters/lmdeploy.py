@@ -23,6 +23,7 @@ class LMDeploy:
     name = "lmdeploy"
     suffixes = (".json",)
     takes_load = True
+    replica_choices = ("uniform",)
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_several_ranks(placement, "LMDeploy")

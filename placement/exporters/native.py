@@ -11,6 +11,7 @@ class Native:
     name = "native"
     suffixes = (".json",)
     takes_load = False
+    replica_choices: tuple[str, ...] = ()
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         return Export(content=document_bytes(placement_document(placement)))

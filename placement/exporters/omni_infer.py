@@ -1,7 +1,7 @@
-"""omni-infer: `.npy` of 0 and 1, int32 [ranks, MoE layers, experts] (omni_planner/expert_mapping.py).
+"""omni-infer: `.npy` of 0 and 1, int32 [ranks, MoE layers, experts] (omni-eplb, omni_placement/expert_mapping.py).
 
-The slots of a rank are its experts in ascending order. From the 59th MoE layer on the engine uses its own layout,
-whatever the file says.
+The slots of a rank are its experts in ascending order. The engine checks the shape alone; layers from its
+`max_moe_layer_num` on, such as MTP layers, get the trivial map.
 """
 
 from __future__ import annotations
@@ -16,22 +16,16 @@ from placement.exporters.imports import whole_array
 from placement.exporters.layers import check_several_ranks, layer_hints, main_LP
 from placement.placement_map import Placement
 
-MOST_LAYERS = 58
-
 
 class OmniInfer:
     name = "omni-infer"
     suffixes = (".npy",)
     takes_load = False
+    replica_choices = ("uniform",)
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_several_ranks(placement, "omni-infer")
         phy2log_LP = main_LP(placement)
-        if len(phy2log_LP) > MOST_LAYERS:
-            raise MapError(
-                f"the map has {len(phy2log_LP)} MoE layers: omni-infer ignores maps of more than {MOST_LAYERS} without "
-                "a word; if the last ones are MTP layers, give --num-hidden-layers"
-            )
         holds_GLE = np.zeros((placement.num_ranks, len(phy2log_LP), placement.model.num_experts), dtype=np.int32)
         holds_GLE[placement.rank_of_slot_P(), np.arange(len(phy2log_LP))[:, None], phy2log_LP] = 1
         buffer = io.BytesIO()
@@ -39,10 +33,12 @@ class OmniInfer:
         return Export(
             content=buffer.getvalue(),
             hints=(
-                "start omni-infer with pattern_path: FILE (an absolute path) in the configuration of its placement",
+                "start omni-infer with, in config.yaml of its omni-eplb: pattern_path: FILE (an absolute path), "
+                f"max_moe_layer_num: {len(phy2log_LP)}, enable_dynamic: False",
                 f"redundant experts: {placement.num_redundant} a layer, {placement.slots_per_gpu} experts on each of "
                 f"{placement.num_ranks} devices, {placement.gpus_per_node} a host (num_devices_per_host)",
-                "replica choice: not known to us; --replica-choice uniform supposes the least",
+                "replica choice: one copy for every rank (enable_rank_round_robin), else by the token's row: over all "
+                "ranks both are as --replica-choice uniform",
                 "experts of a device are in ascending order, which costs nothing",
                 *layer_hints(placement, engine="omni-infer", hidden=False),
             ),

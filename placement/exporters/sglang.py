@@ -25,6 +25,7 @@ class SGLang:
     name = "sglang"
     suffixes = (".json", ".pt")
     takes_load = False
+    replica_choices = ("local-first", "uniform")
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         rows_HP = hidden_HP(placement)

@@ -21,6 +21,7 @@ class TensorRTLLM:
     name = "tensorrt-llm"
     suffixes = (".yaml", ".yml")
     takes_load = False
+    replica_choices = ("uniform",)
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_several_ranks(placement, "TensorRT-LLM")

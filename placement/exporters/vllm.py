@@ -21,6 +21,7 @@ class VLLM:
     name = "vllm"
     suffixes = (".json",)
     takes_load = False
+    replica_choices = ("uniform",)
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         rows = ",\n ".join(json.dumps(row, separators=(",", ":")) for row in main_LP(placement).tolist())

@@ -22,6 +22,7 @@ class VLLMAscend:
     name = "vllm-ascend"
     suffixes = (".json",)
     takes_load = False
+    replica_choices = ("uniform",)
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_several_ranks(placement, "vLLM Ascend")

@@ -121,6 +121,7 @@ class ExporterContract:
             chosen = [hint for hint in hints if hint.startswith("replica choice: ")]
             assert len(chosen) == 1
             assert any(name in chosen[0] for name in REPLICA_CHOICES)
+            assert all(name in REPLICA_CHOICES and name in chosen[0] for name in exporter.replica_choices)
 
     def test_is_named_and_has_suffixes(self, exporter: Exporter) -> None:
         assert exporter.name

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -22,6 +23,8 @@ from placement.exporters.vllm_plugin.start import check_model, fixed_policy
 from placement.testing.exporters import small_placement
 
 pytestmark = pytest.mark.engines
+GROUP = "vllm.general_plugins"
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 POLICY = "vllm.distributed.eplb.policy.default"
 PATH = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
 
@@ -31,10 +34,17 @@ def test_four_ranks_start_from_our_map(engine_source: Callable[[str], Path], tmp
     pytest.importorskip("torch")
     placement = small_placement()
     (tmp_path / "p.json").write_bytes(get_exporter("vllm-plugin").export(placement).content)
+    installed = tmp_path / "site" / "expert_placement-0.dist-info"  # as pip would have installed the project
+    installed.mkdir(parents=True)
+    points = tomllib.loads(PROJECT.read_text())["project"]["entry-points"][GROUP]
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: expert-placement\nVersion: 0\n")
+    (installed / "entry_points.txt").write_text(
+        "\n".join([f"[{GROUP}]", *(f"{name} = {value}" for name, value in points.items())])
+    )
     script = Path(__file__).parent / "vllm_rank.py"
     environment = os.environ | {
         "EXPERT_PLACEMENT_FILE": str(tmp_path / "p.json"),
-        "PYTHONPATH": PATH,
+        "PYTHONPATH": os.pathsep.join([str(installed.parent), PATH]),
         "OMP_NUM_THREADS": "1",
     }
     ranks = [

@@ -1,7 +1,7 @@
 """One of several processes in which vLLM's own balancer starts: `vllm_rank.py RANK RANKS WHEEL MEETING OUTPUT`.
 
 Weights are tensors on the CPU, as vLLM has loaded them (slot p holds expert p mod E, each weight full of its expert's
-number), and the groups are gloo's. The plugin is registered as vLLM registers it, and one step is made.
+number), and the groups are gloo's. vLLM's own loader finds the plugin, and one step is made.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from datetime import timedelta
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +22,6 @@ LAYERS, EXPERTS, SLOTS = 2, 6, 8
 EPLB = "vllm.distributed.eplb"
 PARTS = ("eplb_state", "eplb_communicator", "eplb_utils", "rebalance_execute", "migration_scheduler")
 POLICY = (f"{EPLB}.policy", f"{EPLB}.policy.abstract", f"{EPLB}.policy.default")
-ENTRY_POINT = EntryPoint("expert-placement", "placement.exporters.vllm_plugin:register", "vllm.general_plugins")
 
 
 class NoEvent:
@@ -58,7 +56,9 @@ class Model:
 
 
 def main(rank: int, ranks: int, wheel: str, meeting: str, output: str) -> None:
-    sys.meta_path.insert(0, PartialPackage(Path(wheel), "vllm", (EPLB, *(f"{EPLB}.{part}" for part in PARTS), *POLICY)))
+    sys.meta_path.insert(
+        0, PartialPackage(Path(wheel), "vllm", ("vllm.plugins", EPLB, *(f"{EPLB}.{part}" for part in PARTS), *POLICY))
+    )
     torch.Event = NoEvent
     dist.init_process_group("gloo", f"file://{meeting}", timedelta(seconds=60), ranks, rank)
     group = SimpleNamespace(device_group=dist.group.WORLD, cpu_group=dist.group.WORLD, world_size=ranks)
@@ -69,7 +69,9 @@ def main(rank: int, ranks: int, wheel: str, meeting: str, output: str) -> None:
     import vllm.distributed.parallel_state as parallel
     import vllm.distributed.stateless_coordinator as stateless
     import vllm.distributed.utils as utils
+    import vllm.envs as envs
     import vllm.platforms as platforms
+    import vllm.plugins as plugins
     import vllm.utils.gpu_sync_debug as sync
     import vllm.utils.torch_utils as torch_utils
 
@@ -81,8 +83,8 @@ def main(rank: int, ranks: int, wheel: str, meeting: str, output: str) -> None:
     sync.gpu_sync_allowed = nullcontext
     torch_utils.PIN_MEMORY = False
 
-    ENTRY_POINT.load()()
-    ENTRY_POINT.load()()  # vLLM may load plugins several times
+    envs.VLLM_PLUGINS = None
+    plugins.load_general_plugins()
 
     from vllm.distributed.eplb.eplb_state import EplbState
 

@@ -308,6 +308,20 @@ def test_what_the_command_line_refuses(
     assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
 
 
+def test_a_map_for_another_choice_of_copies_is_pointed_out(
+    tmp_path: Path, run_cli: Callable[..., Any], write_trace: Any
+) -> None:
+    """Sends and balance that were promised hold for one way to choose copies; without copies there is no choice."""
+    trace = write_trace(tmp_path / "t", num_layers=2, num_experts=8).folder
+    for extra, choice, told in ((8, "local-first", False), (8, "min-nodes", True), (0, "min-nodes", False)):
+        solved = ("--nodes", 2, "--gpus-per-node", 2, "--redundant-experts", extra, "--solver", "linear")
+        result = run_cli("solve", trace, *solved, "--replica-choice", choice, "-o", tmp_path / "p.json")
+        assert result.code == 0, result.stderr
+        result = run_cli("export", tmp_path / "p.json", "--to", "sglang", "-o", tmp_path / "s.json")
+        assert ("solved for --replica-choice min-nodes" in result.stdout) is told
+        assert ("min-nodes" in (tmp_path / "s.json.flags.txt").read_text()) is told
+
+
 def test_loads_come_from_a_trace_or_counts(tmp_path: Path, run_cli: Callable[..., Any], write_trace: Any) -> None:
     """LMDeploy is given what was counted, whichever way; of another model nothing is taken."""
     trace = write_trace(tmp_path / "t", num_layers=2, num_experts=6, top_k=2, layer_ids=[1, 3])

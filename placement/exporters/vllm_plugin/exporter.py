@@ -17,6 +17,7 @@ class VLLMPlugin:
     name = "vllm-plugin"
     suffixes = (".json",)
     takes_load = False
+    replica_choices = ("uniform",)
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_several_ranks(placement, "vLLM")
