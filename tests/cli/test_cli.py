@@ -475,6 +475,7 @@ class TestTraces:
         ("solve",),
         ("evaluate",),
         ("export",),
+        ("import",),
         ("traces",),
         ("traces", "info"),
         ("traces", "split"),
