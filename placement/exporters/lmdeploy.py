@@ -53,7 +53,7 @@ class LMDeploy:
                 f"start LMDeploy with: LMDEPLOY_EPLB_EXPERTS_STATISTIC_FILE=FILE LMDEPLOY_EPLB_NUM_GROUPS={groups} "
                 f"LMDEPLOY_EPLB_RANKS_PER_NODE={ranks_per_node} "
                 f"LMDEPLOY_EPLB_NUM_REDUNDANT_EXPERTS={placement.num_redundant} lmdeploy serve api_server MODEL "
-                f"--backend pytorch --ep {placement.num_ranks} --enable-eplb",
+                f"--backend pytorch --dp {placement.num_ranks} --ep {placement.num_ranks} --enable-eplb",
                 f"redundant experts: {placement.num_redundant} a layer",
                 "replica choice: copies are chosen by chance, as --replica-choice uniform does here",
                 what,
