@@ -60,7 +60,7 @@ class Assignment:
 def assign_homes(
     cost_QN: Floats, tokens_Q: npt.NDArray[np.int64], *, tolerance: float = TOLERANCE, exact: bool = True
 ) -> Assignment:
-    """The homes with the least sum of costs of those that give no node more than (1 + tolerance) of its share of tokens.
+    """The homes that cost least of all that give no node more than (1 + tolerance) times its share of tokens.
 
     cost_QN   float64 [Q, N], finite: what request q costs if its home is node n
     tokens_Q  its tokens; those without any go, in turn, to the nodes with the fewest requests
@@ -80,11 +80,11 @@ def assign_homes(
     share = int(tokens_B.sum() * (1 + tolerance) / num_nodes)
     greedy_B, reachable = _longest_first(tokens_B, num_nodes)
     cap = max(share, int(tokens_B.max(initial=0)))
-    bound, flow_BN = _flow(cost_BN, tokens_B, cap)
+    bound, flow_BN = cheapest_flow(cost_BN, tokens_B, np.full(num_nodes, cap))
     home_B = _repaired(cost_BN, tokens_B, flow_BN.argmax(axis=1), cap)
     if home_B is None:
         cap = max(cap, reachable)
-        bound, flow_BN = _flow(cost_BN, tokens_B, cap)
+        bound, flow_BN = cheapest_flow(cost_BN, tokens_B, np.full(num_nodes, cap))
         home_B = _repaired(cost_BN, tokens_B, flow_BN.argmax(axis=1), cap)
         home_B = greedy_B if home_B is None else home_B
     if cap > share:
@@ -119,8 +119,13 @@ def _longest_first(tokens_Q: npt.NDArray[np.int64], num_nodes: int) -> tuple[npt
     return home_Q, int(load_N.max(initial=0))
 
 
-def _flow(cost_QN: Floats, tokens_Q: npt.NDArray[np.int64], cap: int) -> tuple[float, npt.NDArray[np.int64]]:
-    """The least cost if requests may be split, rounded down, and how many tokens of each go where, int64 [Q, N]."""
+def cheapest_flow(
+    cost_QN: Floats, tokens_Q: npt.NDArray[np.int64], cap_N: npt.NDArray[np.int64]
+) -> tuple[float, npt.NDArray[np.int64]]:
+    """The least cost if requests may be split, rounded down, and how many tokens of each go where, int64 [Q, N].
+
+    With one token a request nothing can be split, so the flow is the best assignment. Caps hold all tokens.
+    """
     num_requests, num_nodes = cost_QN.shape
     flow_QN = np.zeros((num_requests, num_nodes), dtype=np.int64)
     if not num_requests:
@@ -139,7 +144,7 @@ def _flow(cost_QN: Floats, tokens_Q: npt.NDArray[np.int64], cap: int) -> tuple[f
     )
     sink = num_requests + num_nodes
     solver.add_arcs_with_capacity_and_unit_cost(
-        np.arange(num_requests, sink), np.full(num_nodes, sink), np.full(num_nodes, cap), np.zeros(num_nodes, np.int64)
+        np.arange(num_requests, sink), np.full(num_nodes, sink), cap_N, np.zeros(num_nodes, np.int64)
     )
     solver.set_nodes_supplies(
         np.arange(sink + 1), np.concatenate([tokens_Q, np.zeros(num_nodes, np.int64), [-tokens_Q.sum()]])

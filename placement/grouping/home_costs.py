@@ -57,7 +57,7 @@ def home_costs(
     fares; `min-nodes-balanced` sends what `min-nodes` sends. Raises OptionError for `allgather`."""
     if transport == "allgather":
         raise OptionError(
-            "transport='allgather' sends every token everywhere: homes change nothing; group for node, rank or assignment"
+            "transport='allgather' sends every token everywhere, so homes change nothing; group for another transport"
         )
     model, code = trace.model, replica_choice_code(replica_choice)
     single = placement.num_redundant == 0

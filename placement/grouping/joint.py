@@ -27,9 +27,13 @@ ROUNDS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joint:
-    """A placement and the homes that it is for, of the training requests; how its layers were solved."""
+    """A placement and the homes that it is for, of the training requests; how its layers were solved.
+
+    start  the placement for random homes, its nodes labelled for the first homes
+    """
 
     placement: Placement
+    start: Placement
     homes: Assignment
     costs: HomeCosts
     layers: tuple[LayerReport, ...]
@@ -60,9 +64,10 @@ def solve_joint(
     """
     placement, layers = start, ()
     costs = _costs(trace, requests, placement, cluster, options, executor)
-    placement, cost_LQN = align_nodes(placement, costs.cost_LQN, costs.tokens_Q, cluster, tolerance)
+    aligned, cost_LQN = align_nodes(placement, costs.cost_LQN, costs.tokens_Q, cluster, tolerance)
     homes = assign_homes(cost_LQN.sum(axis=0), costs.tokens_Q, tolerance=tolerance)
     home_options = replace(options, time_limit_s=options.time_limit_s / rounds if options.time_limit_s else None)
+    placement = aligned
     for number in range(rounds):
         home_S = homes_of_sample(workload, requests, homes.home_Q)
         maps, layers = solve_workload(
@@ -79,7 +84,7 @@ def solve_joint(
         costs = _costs(trace, requests, placement, cluster, options, executor)
         homes = assign_homes(costs.cost_QN, costs.tokens_Q, tolerance=tolerance)
         listener(Progress(stage="group", done=number + 1, total=rounds))
-    return Joint(placement=placement, homes=homes, costs=costs, layers=layers)
+    return Joint(placement=placement, start=aligned, homes=homes, costs=costs, layers=layers)
 
 
 def _costs(

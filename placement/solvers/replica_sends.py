@@ -2,9 +2,9 @@
 
 A set's sends are the mean over homes of the smallest number of further nodes that cover it. Experts on one node force
 that node into the cover, as a home that is known does; experts on several are open unless a forced node hosts them.
-For every (set, expert) the state of the other experts of the set is kept: forced nodes and up to two open masks. The cost of a set under a new
-mask of one expert is then a closed form of a few instructions; the rarer sets with more open masks are covered by
-dynamic programming. Covers are the smallest for any number of nodes.
+For every (set, expert) the state of the other experts of the set is kept: forced nodes and up to two open masks. The
+cost of a set under a new mask of one expert is then a closed form of a few instructions; the rarer sets with more open
+masks are covered by dynamic programming. Covers are the smallest for any number of nodes.
 """
 
 from __future__ import annotations
