@@ -99,6 +99,7 @@ class Study:
     sampled_requests: int
     num_nodes: int
     gpus_per_node: int
+    seed: int
     first_part: str | None
     layers: tuple[LayerStudy, ...]
     similarity: Similarity | None

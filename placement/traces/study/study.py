@@ -62,8 +62,8 @@ def characterize(
         found = gather_counts(trace, num_nodes=nodes)
     else:
         found = gather_requests(trace, by=by, num_nodes=nodes, executor=executor, progress=progress)
-    names, label_Q, missing = _labels(found, by)
     whole_Q = found.parts_Q().all(axis=1)
+    names, label_Q, missing = _labels(found, whole_Q, by)
     answers = run_tasks(
         lambda layer: _layer(found, label_Q, layer, nodes, gpus_per_node), range(model.num_layers), executor
     )
@@ -75,37 +75,40 @@ def characterize(
         sampled_requests=len(found.ids),
         num_nodes=nodes,
         gpus_per_node=gpus_per_node,
+        seed=seed,
         first_part=found.first_part,
         layers=tuple(answers),
         similarity=domains.similarity(found.count_LQHE.sum(axis=2), label_Q, names) if names else None,
-        telling=_telling(found, label_Q, names, seed) if names and whole_Q.any() else None,
+        telling=_telling(found, label_Q, names, seed) if names else None,
         homes=_homes(found, label_Q, whole_Q, nodes, executor) if np.count_nonzero(whole_Q) > 1 else None,
         missing=(*missing, *_missing(found, whole_Q)),
     )
 
 
-def _labels(found: RequestCounts, by: str) -> tuple[list[str], Labels, list[str]]:
-    """Domains with enough requests to be told, those with most first; the index of each request's, int64 [Q], or -1;
-    and what is to be said of the others. No names where fewer than two are left."""
-    counted = Counter(label for label in found.label_Q if label is not None)
+def _labels(found: RequestCounts, whole_Q: npt.NDArray[np.bool_], by: str) -> tuple[list[str], Labels, list[str]]:
+    """Domains with enough requests (that have both parts) to be told, those with most first; the index of each
+    request's, int64 [Q], or -1; and what is to be said of the others. No names where fewer than two are left."""
+    label_Q = [label if whole else None for label, whole in zip(found.label_Q, whole_Q.tolist(), strict=True)]
+    counted = Counter(label for label in label_Q if label is not None)
     ordered = sorted(counted, key=lambda label: (-counted[label], label))
     names = [label for label in ordered if counted[label] >= FOLDS][:MOST_DOMAINS]
     told = []
-    if not counted:
+    unnamed = sum(label is None for label in found.label_Q)
+    if unnamed == len(found.label_Q):
         told.append(f"no request has a {by}: how {PLURAL[by]} differ and are told apart is unknown")
     elif len(names) < 2:
         told.append(
             f"{len(names)} of {len(counted)} {PLURAL[by]} have {FOLDS} or more requests; two are needed to compare them"
         )
         names = []
-    elif len(names) < len(counted):
-        why = f"with fewer than {FOLDS} requests, or beyond the {MOST_DOMAINS} largest"
-        told.append(f"{len(counted) - len(names)} of {len(counted)} {PLURAL[by]}, {why}, are left out")
-    unnamed = len(found.label_Q) - sum(counted.values())
-    if counted and unnamed:
-        told.append(f"no {by} for {unnamed} of {len(found.label_Q)} requests; they are left out where {by} matters")
+    else:
+        if len(names) < len(counted):
+            why = f"with fewer than {FOLDS} requests" if len(names) < MOST_DOMAINS else f"beyond the {MOST_DOMAINS} largest"
+            told.append(f"{len(counted) - len(names)} of {len(counted)} {PLURAL[by]}, {why}, are left out")
+        if unnamed:
+            told.append(f"no {by} for {unnamed} of {len(label_Q)} requests: they are left out where it matters")
     number = {name: index for index, name in enumerate(names)}
-    return names, np.array([number.get(label or "", -1) if label else -1 for label in found.label_Q]), told
+    return names, np.array([-1 if label is None else number.get(label, -1) for label in label_Q], dtype=np.int64), told
 
 
 def _missing(found: RequestCounts, whole_Q: npt.NDArray[np.bool_]) -> list[str]:
@@ -121,7 +124,7 @@ def _missing(found: RequestCounts, whole_Q: npt.NDArray[np.bool_]) -> list[str]:
     lacking = size - int(np.count_nonzero(whole_Q))
     if lacking:
         told.append(
-            f"{lacking} of {size} requests have no tokens in one of both parts; they are left out of what one foretells"
+            f"{lacking} of {size} requests lack one of both parts: they are left out of all but load and overlap"
         )
     if np.count_nonzero(whole_Q) < 2:
         told.append("fewer than two requests have both parts: what homes can do is unknown")
