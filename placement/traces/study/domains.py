@@ -38,6 +38,16 @@ class Similarity:
     most: tuple[Pair, ...]
     least: tuple[Pair, ...]
 
+    def as_halves(self) -> list[Pair]:
+        """Pairs that are at least as alike as the halves of either, most alike first."""
+        found = [
+            Pair(one=one, other=other, similarity=self.similarity[a][b], distance=self.distance[a][b])
+            for a, one in enumerate(self.domains)
+            for b, other in enumerate(self.domains[:a])
+            if self.similarity[a][b] >= max(self.similarity[a][a], self.similarity[b][b])
+        ]
+        return sorted(found, key=lambda pair: (-pair.similarity, pair.one, pair.other))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
