@@ -71,6 +71,12 @@ def telling_words(study: Study) -> list[str]:
         f"{percent(telling.whole.accuracy)}. Always naming the most frequent of {len(telling.domains)} {_plural(study)} "
         f"is right for {percent(telling.majority)}."
     ]
+    if telling.kinds is not None:
+        told.append(
+            f"Where {_plural(study)} that are as alike as their halves count as one, {len(set(telling.kinds))} kinds are "
+            f"left: the kind is told right for {percent(telling.kind_accuracy)}, always naming the most frequent is for "
+            f"{percent(telling.kind_majority)}."
+        )
     sizes = [sum(row) for row in telling.confusion]
     rows = range(len(sizes))
     best = max(rows, key=lambda d: telling.confusion[d][d] / sizes[d])

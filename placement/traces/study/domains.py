@@ -67,8 +67,14 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Telling:
-    """majority: accuracy of always naming the most frequent domain. confusion: requests by true (rows) and told domain
-    (columns), told from the first part."""
+    """How well the domain of a request is told.
+
+    majority   accuracy of always naming the most frequent domain
+    confusion  requests by true (rows) and told domain (columns), told from the first part
+    kinds      the kind of each domain, where those that are as alike as their halves are one kind (`as_halves`), and
+               those that share such a partner too; kind_accuracy and kind_majority are of telling it from the first
+               part. None where all domains are kinds of their own, or all one kind.
+    """
 
     domains: tuple[str, ...]
     requests: int
@@ -78,6 +84,19 @@ class Telling:
     whole: Accuracy
     steps: tuple[Accuracy, ...]
     confusion: tuple[tuple[int, ...], ...]
+    kinds: tuple[int, ...] | None
+    kind_accuracy: float | None
+    kind_majority: float | None
+
+
+def kinds_of(found: Similarity) -> tuple[int, ...]:
+    """Kind of every domain, numbered in the order of the domains: linked by pairs that are as alike as halves."""
+    kind_of = list(range(len(found.domains)))
+    for pair in found.as_halves():
+        one, other = (kind_of[found.domains.index(name)] for name in (pair.one, pair.other))
+        kind_of = [min(one, other) if kind in (one, other) else kind for kind in kind_of]
+    order = {kind: number for number, kind in enumerate(dict.fromkeys(kind_of))}
+    return tuple(order[kind] for kind in kind_of)
 
 
 def similarity(count_LQE: npt.NDArray[np.uint32], label_Q: Labels, names: Sequence[str], shown: int = 3) -> Similarity:

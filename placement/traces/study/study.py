@@ -67,6 +67,7 @@ def characterize(
     answers = run_tasks(
         lambda layer: _layer(found, label_Q, layer, nodes, gpus_per_node), range(model.num_layers), executor
     )
+    alike = domains.similarity(found.count_LQHE.sum(axis=2), label_Q, names) if names else None
     return Study(
         model=model,
         by=by,
@@ -78,8 +79,8 @@ def characterize(
         seed=seed,
         first_part=found.first_part,
         layers=tuple(answers),
-        similarity=domains.similarity(found.count_LQHE.sum(axis=2), label_Q, names) if names else None,
-        telling=_telling(found, label_Q, names, seed) if names else None,
+        similarity=alike,
+        telling=_telling(found, label_Q, alike, seed) if alike else None,
         homes=_homes(found, label_Q, whole_Q, nodes, executor) if np.count_nonzero(whole_Q) > 1 else None,
         missing=(*missing, *_missing(found, whole_Q)),
     )
@@ -167,16 +168,20 @@ def _layer(found: RequestCounts, label_Q: Labels, layer: int, nodes: int, gpus: 
     )
 
 
-def _telling(found: RequestCounts, label_Q: Labels, names: list[str], seed: int) -> Telling:
+def _telling(found: RequestCounts, label_Q: Labels, alike: Similarity, seed: int) -> Telling:
     known = np.flatnonzero(label_Q >= 0)
     label_K = label_Q[known]
     fold_K = domains.folds_of(label_K, seed)
+    kinds = domains.kinds_of(alike)
+    kind_K = np.array(kinds)[label_K]
+    apart = 1 < len(set(kinds)) < len(kinds)
 
     def tell(count_LQE: npt.NDArray[np.uint32]) -> Labels:
         return domains.told_labels(domains.gram(count_LQE[:, known]), label_K, fold_K)
 
-    told_K = tell(found.count_LQHE[:, :, 0])
-    confusion_DD = np.zeros((len(names), len(names)), dtype=np.int64)
+    first_KK = domains.gram(found.count_LQHE[:, known, 0])
+    told_K = domains.told_labels(first_KK, label_K, fold_K)
+    confusion_DD = np.zeros((len(kinds), len(kinds)), dtype=np.int64)
     np.add.at(confusion_DD, (label_K, told_K), 1)
     steps: list[Accuracy] = []
     seen_LQE = np.zeros_like(found.step_LQSE[:, :, 0])
@@ -186,7 +191,7 @@ def _telling(found: RequestCounts, label_Q: Labels, names: list[str], seed: int)
         if reached >= 0.5:
             steps.append(domains.accuracy(tell(seen_LQE), label_K, f"first {tokens} tokens", tokens, reached))
     return Telling(
-        domains=tuple(names),
+        domains=alike.domains,
         requests=len(known),
         folds=FOLDS,
         majority=float(np.bincount(label_K).max() / len(known)),
@@ -194,6 +199,9 @@ def _telling(found: RequestCounts, label_Q: Labels, names: list[str], seed: int)
         whole=domains.accuracy(tell(found.count_LQHE.sum(axis=2)), label_K, "all tokens", None, 1.0),
         steps=tuple(steps),
         confusion=tuple(map(tuple, confusion_DD.tolist())),
+        kinds=kinds if apart else None,
+        kind_accuracy=float((domains.told_labels(first_KK, kind_K, fold_K) == kind_K).mean()) if apart else None,
+        kind_majority=float(np.bincount(kind_K).max() / len(known)) if apart else None,
     )
 
 
