@@ -151,7 +151,7 @@ def _homes_words(study: Study, homes: Homes) -> list[str]:
     by_domain = None if homes.domain is None else homes.domain - homes.all
     told = [
         f"Grouping has {_amount(homes.first - homes.all)} to gain: a home with the experts that a request's "
-        f"{study.first_part} used most serves {percent(homes.first)} of the assignments of the rest, one with those that "
+        f"{study.first_part} used most serves {percent(homes.first)} of the assignments of {parts(study)[1]}, one with those that "
         f"all requests use most {percent(homes.all)}, and no home more than {percent(homes.best)}."
     ]
     if by_domain is not None:
