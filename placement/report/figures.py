@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost import Evaluation
+from placement.report.layer_lines import Line, layer_lines, layer_ticks
 from placement.report.numbers import number
 from placement.report.png import heatmap_uri
 from placement.report.summary import shown_part
-from placement.report.layer_lines import Line, layer_lines, layer_ticks
 from placement.report.svg import Chart, ticks
 from placement.solve import Solution
 

@@ -8,7 +8,7 @@ from placement.cost import Evaluation
 from placement.errors import printable
 from placement.report import figures
 from placement.report.expert_maps import CLASS_LABELS, layer_maps
-from placement.report.numbers import change, human_bytes, number, percent, plural
+from placement.report.numbers import change, human_bytes, number, plural
 from placement.report.page import render
 from placement.report.part_tables import part_table
 from placement.report.summary import REFERENCE, baseline_of, headline, objective, parts, proof, sends_known, shown_part

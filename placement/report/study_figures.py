@@ -16,7 +16,11 @@ MARKS = (("s2", "diamond"), ("s3", "triangle"), ("s1", "square"), ("s0", "circle
 
 
 def lines(
-    study: Study, measures: Sequence[tuple[str, str]], label: str, lowest: float = 0.0, marks: Sequence[int] = (0, 1, 2, 3)
+    study: Study,
+    measures: Sequence[tuple[str, str]],
+    label: str,
+    lowest: float = 0.0,
+    marks: Sequence[int] = (0, 1, 2, 3),
 ) -> tuple[str, Legend] | None:
     """Chart of some (measure, what it is called) over layers, with its legend; None where no layer has any."""
     known = [(measure, name, MARKS[mark]) for (measure, name), mark in zip(measures, marks, strict=False)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from placement.errors import printable
 from placement.report.numbers import change, number, percent, plural
-from placement.traces.study.domains import Accuracy
 from placement.traces.study.results import Homes, Study
 
 LITTLE, MUCH = 0.02, 0.06  # of a request's assignments: below, a gain is hardly worth its trouble; above, it is large
@@ -55,8 +54,8 @@ def domain_words(study: Study) -> list[str]:
     if alike:
         told.append(
             f"{plural(len(alike), 'pair')} of {_plural(study)} {'is' if len(alike) == 1 else 'are'} as alike as the "
-            f"halves of either, {_name(alike[0].one)} and {_name(alike[0].other)} first of all: their requests can hardly "
-            f"be told apart."
+            f"halves of either, {_name(alike[0].one)} and {_name(alike[0].other)} first of all: their requests can "
+            f"hardly be told apart."
         )
     return told
 
@@ -68,14 +67,14 @@ def telling_words(study: Study) -> list[str]:
     told = [
         f"From its {telling.first.seen} alone, the {study.by} of {percent(telling.first.accuracy)} of "
         f"{plural(telling.requests, 'held-out request')} is told right; from all its tokens, of "
-        f"{percent(telling.whole.accuracy)}. Always naming the most frequent of {len(telling.domains)} {_plural(study)} "
-        f"is right for {percent(telling.majority)}."
+        f"{percent(telling.whole.accuracy)}. Always naming the most frequent of {len(telling.domains)} "
+        f"{_plural(study)} is right for {percent(telling.majority)}."
     ]
     if telling.kinds is not None:
         told.append(
-            f"Where {_plural(study)} that are as alike as their halves count as one, {len(set(telling.kinds))} kinds are "
-            f"left: the kind is told right for {percent(telling.kind_accuracy)}, always naming the most frequent is for "
-            f"{percent(telling.kind_majority)}."
+            f"Where {_plural(study)} that are as alike as their halves count as one, {len(set(telling.kinds))} kinds "
+            f"are left: the kind is told right for {percent(telling.kind_accuracy)}; always naming the most frequent "
+            f"is right for {percent(telling.kind_majority)}."
         )
     sizes = [sum(row) for row in telling.confusion]
     rows = range(len(sizes))
@@ -140,9 +139,10 @@ def gain_words(study: Study) -> list[str]:
     if shared is not None and own is not None:
         ranks = study.num_nodes * study.gpus_per_node
         told.append(
-            f"Balance: packed by load on {plural(ranks, 'rank')}, one map for all has rank imbalance {number(shared)} on "
-            f"the traffic of one {study.by}, a map of its own {number(own)} ({change(own, shared)}, on requests that "
-            f"neither was packed for): maps by {study.by} have {_amount((shared - own) / shared)} to gain in balance."
+            f"Balance: packed by load on {plural(ranks, 'rank')}, one map for all has rank imbalance {number(shared)} "
+            f"on the traffic of one {study.by}, a map of its own {number(own)} ({change(own, shared)}, on requests "
+            f"that neither was packed for): maps by {study.by} have {_amount((shared - own) / shared)} to gain in "
+            f"balance."
         )
     return told
 
@@ -151,8 +151,8 @@ def _homes_words(study: Study, homes: Homes) -> list[str]:
     by_domain = None if homes.domain is None else homes.domain - homes.all
     told = [
         f"Grouping has {_amount(homes.first - homes.all)} to gain: a home with the experts that a request's "
-        f"{study.first_part} used most serves {percent(homes.first)} of the assignments of {parts(study)[1]}, one with those that "
-        f"all requests use most {percent(homes.all)}, and no home more than {percent(homes.best)}."
+        f"{study.first_part} used most serves {percent(homes.first)} of the assignments of {parts(study)[1]}, one "
+        f"with those that all requests use most {percent(homes.all)}, and no home more than {percent(homes.best)}."
     ]
     if by_domain is not None:
         told.append(
@@ -161,8 +161,8 @@ def _homes_words(study: Study, homes: Homes) -> list[str]:
         )
     saved, most = (1 - value / homes.sends_random for value in (homes.sends_first, homes.sends_best))
     told.append(
-        f"Homes alone, with experts left in order of their ids, save {percent(saved)} of the {number(homes.sends_random)} "
-        f"sends per token, and at the very best {percent(most)}"
+        f"Homes alone, with experts left in order of their ids, save {percent(saved)} of the "
+        f"{number(homes.sends_random)} sends per token, and at the very best {percent(most)}"
         + (": experts have to be placed for the groups." if most < MUCH else ".")
     )
     return told
@@ -175,10 +175,6 @@ def parts(study: Study) -> tuple[str, str]:
 
 def points(share: float) -> str:
     return f"{number(100 * share)} points"
-
-
-def seen_words(one: Accuracy) -> str:
-    return one.seen if one.tokens is None else f"{one.seen} ({percent(one.reached)} of the requests are that long)"
 
 
 def _amount(share: float) -> str:

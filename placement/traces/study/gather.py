@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +17,14 @@ from placement.traces.count import checked_ids, request_keys
 from placement.traces.counts_file import Counts
 from placement.traces.statistics import count_overlap, previous_rows
 from placement.traces.study.kernels import count_experts, count_nodes
-from placement.traces.trace import Trace
+from placement.traces.trace import Block, Trace
 
 MOST_REQUESTS = 1_024
 MOST_CELLS = 1 << 23  # of requests x layers x experts: what the sample holds in memory is a few hundred MB at most
 STEPS = (8, 16, 32, 64, 128, 256, 512)
 PREFILL, QUARTER = "prefill", "first quarter"
+
+Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +59,9 @@ class RequestCounts:
     touched_LQHN: npt.NDArray[np.int64]
     exact: bool
 
-    def parts_Q(self) -> npt.NDArray[np.bool_]:
-        """Whether each request has tokens in each part, bool [Q, 2]."""
-        return np.asarray(self.count_LQHE[0].any(axis=2))
+    def whole_Q(self) -> npt.NDArray[np.bool_]:
+        """Whether each request has tokens in both parts, bool [Q]."""
+        return np.asarray(self.count_LQHE[0].any(axis=2).all(axis=1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,62 +94,64 @@ def gather_requests(
     present = np.flatnonzero(columns.tokens_Q)
     if not len(present):
         raise TraceError("the trace has no tokens of the selected requests; select other requests or record more")
-    phases = 2 * both >= len(present)
+    phases = bool(2 * both >= len(present))
     ids, row_Q, num_requests = _sample(trace, present, model.num_layers * model.num_experts)
 
-    shape = (model.num_layers, len(ids))
-    load_LE = np.zeros((model.num_layers, model.num_experts), dtype=np.int64)
-    shared_L = np.zeros(model.num_layers, dtype=np.int64)
-    count_LQHE = np.zeros((*shape, 2, model.num_experts), dtype=np.uint32)
-    step_LQSE = np.zeros((*shape, len(STEPS), model.num_experts), dtype=np.uint32)
-    touched_LQHN = np.zeros((*shape, 2, num_nodes), dtype=np.int64)
-    node_E = in_order(model.num_experts, num_nodes)
-    pairs = 0
-    for block in trace.blocks():
-        request_T, position_T = block.request_T, block.column_T("position").astype(np.int64)
-        previous_T, _, _ = previous_rows(request_T, block.column_T("position"))
-        seen_T = position_T - columns.start_Q[request_T]
-        span_T = columns.stop_Q[request_T] - columns.start_Q[request_T]
-        second_T = block.column_T("phase") != 0 if phases else 4 * (seen_T + 1) > span_T
-        step_T = np.searchsorted(STEPS, seen_T, side="right")
-        row_T = row_Q[request_T]
-        part_T = np.where(row_T >= 0, 2 * row_T + second_T, -1)
-        early_T = np.where((row_T >= 0) & (step_T < len(STEPS)), len(STEPS) * row_T + step_T, -1)
-
-        def read(
-            layer: int, block=block, part_T=part_T, early_T=early_T, previous_T=previous_T  # type: ignore[no-untyped-def]
-        ) -> None:
-            ids_TK = checked_ids(model, block, layer)
-            load_LE[layer] += np.bincount(ids_TK.ravel(), minlength=model.num_experts)
-            shared_L[layer] += count_overlap(ids_TK, previous_T)
-            count_experts(ids_TK, part_T, count_LQHE[layer].reshape(-1, model.num_experts))
-            count_experts(ids_TK, early_T, step_LQSE[layer].reshape(-1, model.num_experts))
-            count_nodes(ids_TK, part_T, node_E, touched_LQHN[layer].reshape(-1, num_nodes))
-
-        run_tasks(read, range(model.num_layers), executor)
-        pairs += int(np.count_nonzero(previous_T >= 0))
-        if progress is not None:
-            progress(len(request_T))
-    length_Q = np.zeros(len(ids), dtype=np.int64)
-    known = row_Q >= 0
-    np.add.at(length_Q, row_Q[known], (columns.stop_Q - columns.start_Q)[known])
     label_of = {entry.id: getattr(entry, by) for entry in reversed(trace.requests)}
-    return RequestCounts(
+    length_Q = np.zeros(len(ids), dtype=np.int64)
+    np.add.at(length_Q, row_Q[row_Q >= 0], (columns.stop_Q - columns.start_Q)[row_Q >= 0])
+    shape, num_experts = (model.num_layers, len(ids)), model.num_experts
+    found = RequestCounts(
         model=model,
         first_part=PREFILL if phases else QUARTER,
         num_tokens=int(columns.tokens_Q.sum()),
         num_requests=num_requests,
-        load_LE=load_LE,
-        shared_L=shared_L,
-        pairs=pairs,
+        load_LE=np.zeros((model.num_layers, num_experts), dtype=np.int64),
+        shared_L=np.zeros(model.num_layers, dtype=np.int64),
+        pairs=0,
         ids=ids,
         label_Q=tuple(label_of[name] for name in ids),
-        count_LQHE=count_LQHE,
-        step_LQSE=step_LQSE,
+        count_LQHE=np.zeros((*shape, 2, num_experts), dtype=np.uint32),
+        step_LQSE=np.zeros((*shape, len(STEPS), num_experts), dtype=np.uint32),
         length_Q=length_Q,
-        touched_LQHN=touched_LQHN,
+        touched_LQHN=np.zeros((*shape, 2, num_nodes), dtype=np.int64),
         exact=True,
     )
+    pairs = 0
+    for block in trace.blocks():
+        previous_T, _, _ = previous_rows(block.request_T, block.column_T("position"))
+        rows = _rows(block, columns, row_Q, phases)
+        run_tasks(partial(_read, found, block, previous_T, *rows), range(model.num_layers), executor)
+        pairs += int(np.count_nonzero(previous_T >= 0))
+        if progress is not None:
+            progress(len(block.request_T))
+    return replace(found, pairs=pairs)
+
+
+def _rows(block: Block, columns: _Columns, row_Q: Labels, phases: bool) -> tuple[Labels, Labels]:
+    """Where each token counts, int64 [T], -1 nowhere: row of (request, part), and of (request, step)."""
+    request_T, row_T = block.request_T, row_Q[block.request_T]
+    seen_T = block.column_T("position").astype(np.int64) - columns.start_Q[request_T]
+    span_T = columns.stop_Q[request_T] - columns.start_Q[request_T]
+    second_T = block.column_T("phase") != 0 if phases else 4 * (seen_T + 1) > span_T
+    step_T = np.searchsorted(STEPS, seen_T, side="right")
+    part_row_T = np.where(row_T >= 0, 2 * row_T + second_T, -1)
+    step_row_T = np.where((row_T >= 0) & (step_T < len(STEPS)), len(STEPS) * row_T + step_T, -1)
+    return part_row_T, step_row_T
+
+
+def _read(
+    found: RequestCounts, block: Block, previous_T: Labels, part_row_T: Labels, step_row_T: Labels, layer: int
+) -> None:
+    """Add one layer of a block to what was found."""
+    num_experts, num_nodes = found.model.num_experts, found.touched_LQHN.shape[-1]
+    ids_TK = checked_ids(found.model, block, layer)
+    found.load_LE[layer] += np.bincount(ids_TK.ravel(), minlength=num_experts)
+    found.shared_L[layer] += count_overlap(ids_TK, previous_T)
+    count_experts(ids_TK, part_row_T, found.count_LQHE[layer].reshape(-1, num_experts))
+    count_experts(ids_TK, step_row_T, found.step_LQSE[layer].reshape(-1, num_experts))
+    touched_RN = found.touched_LQHN[layer].reshape(-1, num_nodes)
+    count_nodes(ids_TK, part_row_T, in_order(num_experts, num_nodes), touched_RN)
 
 
 def gather_counts(counts: Counts, *, num_nodes: int) -> RequestCounts:

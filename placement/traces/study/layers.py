@@ -69,13 +69,15 @@ def foretelling(first_QE: Float, second_QE: Float, label_Q: Labels) -> tuple[flo
     requests of its domain, those of other domains. Means over requests and over all pairs; None where there are none.
     Requests that lack a part, or visit all experts alike in one, are left out."""
     unit = [_standardised(part) for part in (first_QE, second_QE)]
-    there = np.logical_and(*(np.isfinite(part).all(axis=1) for part in unit))
+    there = np.isfinite(unit[0] + unit[1]).all(axis=1)
     corr_QQ = unit[0][there] @ unit[1][there].T
     label_Q = label_Q[there]
     own = np.eye(len(label_Q), dtype=bool)
     known = (label_Q[:, None] >= 0) & (label_Q[None] >= 0)
     same = label_Q[:, None] == label_Q[None]
-    return tuple(float(corr_QQ[mask].mean()) if mask.any() else None for mask in (own, known & same & ~own, known & ~same))
+    return tuple(
+        float(corr_QQ[mask].mean()) if mask.any() else None for mask in (own, known & same & ~own, known & ~same)
+    )
 
 
 def _standardised(count_QE: Float) -> Float:

@@ -62,7 +62,7 @@ def characterize(
         found = gather_counts(trace, num_nodes=nodes)
     else:
         found = gather_requests(trace, by=by, num_nodes=nodes, executor=executor, progress=progress)
-    whole_Q = found.parts_Q().all(axis=1)
+    whole_Q = found.whole_Q()
     names, label_Q, missing = _labels(found, whole_Q, by)
     answers = run_tasks(
         lambda layer: _layer(found, label_Q, layer, nodes, gpus_per_node), range(model.num_layers), executor
@@ -104,7 +104,11 @@ def _labels(found: RequestCounts, whole_Q: npt.NDArray[np.bool_], by: str) -> tu
         names = []
     else:
         if len(names) < len(counted):
-            why = f"with fewer than {FOLDS} requests" if len(names) < MOST_DOMAINS else f"beyond the {MOST_DOMAINS} largest"
+            why = (
+                f"with fewer than {FOLDS} requests"
+                if len(names) < MOST_DOMAINS
+                else f"beyond the {MOST_DOMAINS} largest"
+            )
             told.append(f"{len(counted) - len(names)} of {len(counted)} {PLURAL[by]}, {why}, are left out")
         if unnamed:
             told.append(f"no {by} for {unnamed} of {len(label_Q)} requests: they are left out where it matters")
