@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from placement.errors import printable
 from placement.report.numbers import change, number, percent, plural
 from placement.traces.study.results import Homes, Study
@@ -18,7 +20,7 @@ def headline(study: Study) -> str:
     if study.homes is not None:
         gain = study.homes.first - study.homes.all
         said.append(
-            f"Knowing a request's {study.first_part} is worth {points(gain)} of its assignments at its home: "
+            f"Knowing a request's {study.first_part} lets its home serve up to {points(gain)} more of its assignments: "
             f"grouping requests has {_amount(gain)} to gain here."
         )
     return " ".join(said)
@@ -64,9 +66,11 @@ def telling_words(study: Study) -> list[str]:
     telling = study.telling
     if telling is None:
         return []
+    error = math.sqrt(telling.first.accuracy * (1 - telling.first.accuracy) / telling.requests)
     told = [
         f"From its {telling.first.seen} alone, the {study.by} of {percent(telling.first.accuracy)} of "
-        f"{plural(telling.requests, 'held-out request')} is told right; from all its tokens, of "
+        f"{plural(telling.requests, 'held-out request')} is told right (standard error {points(error)}); from all its "
+        f"tokens, of "
         f"{percent(telling.whole.accuracy)}. Always naming the most frequent of {len(telling.domains)} "
         f"{_plural(study)} is right for {percent(telling.majority)}."
     ]

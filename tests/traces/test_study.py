@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from placement.errors import OptionError
 from placement.traces import open_trace
 from placement.traces.counts_file import read_counts
+from placement.traces.info import describe
 from placement.traces.study import Study, characterize
 from placement.traces.study.domains import PENALTIES, folds_of, told_labels
 from placement.traces.study.kernels import pack_evenly
@@ -75,6 +76,19 @@ def test_what_tokens_share_is_the_mean_over_all_pairs_of_tokens(small: Any) -> N
         for mask_TT, measure in ((same_TT, "request"), (near_TT, "domain"), (far_TT, "other")):
             by_token = [common_TT[t][mask_TT[t]].mean() for t in range(150) if mask_TT[t].any()]
             assert getattr(study.layers[layer], f"overlap_{measure}") == pytest.approx(np.mean(by_token))
+
+
+def test_what_info_tells_too_is_told_alike(small: Any) -> None:
+    """Skew, variation, drift and overlap are those of `placement traces info`."""
+    study, info = study_of(small), describe(open_trace(small.folder))
+    for mine, theirs in (
+        ("load_skew", "load_skew"),
+        ("load_cv", "load_cv"),
+        ("drift", "domain_drift"),
+        ("overlap_next", "overlap"),
+        ("overlap_chance", "overlap_chance"),
+    ):
+        assert study.values(mine) == pytest.approx(info.values(theirs))
 
 
 def test_foretelling_is_the_mean_of_plain_correlations(small: Any) -> None:

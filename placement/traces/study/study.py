@@ -23,6 +23,7 @@ BY = ("domain", "category")
 PLURAL = {"domain": "domains", "category": "categories"}
 NODES = 4
 MOST_DOMAINS = 40
+LISTED = 6
 
 Labels = npt.NDArray[np.int64]
 
@@ -104,12 +105,11 @@ def _labels(found: RequestCounts, whole_Q: npt.NDArray[np.bool_], by: str) -> tu
         names = []
     else:
         if len(names) < len(counted):
-            why = (
-                f"with fewer than {FOLDS} requests"
-                if len(names) < MOST_DOMAINS
-                else f"beyond the {MOST_DOMAINS} largest"
-            )
-            told.append(f"{len(counted) - len(names)} of {len(counted)} {PLURAL[by]}, {why}, are left out")
+            few = len(names) < MOST_DOMAINS
+            why = f"with fewer than {FOLDS} requests" if few else f"beyond the {MOST_DOMAINS} largest"
+            rest = ordered[len(names) :]
+            listed = ", ".join(rest[:LISTED]) + (", ..." if len(rest) > LISTED else "")
+            told.append(f"{len(rest)} of {len(counted)} {PLURAL[by]}, {why}, are left out: {listed}")
         if unnamed:
             told.append(f"no {by} for {unnamed} of {len(label_Q)} requests: they are left out where it matters")
     number = {name: index for index, name in enumerate(names)}
