@@ -108,11 +108,11 @@ def _sends_of_many(
         return int(num_nodes * (popcount(forced) - 1 + cover_S[full]))
     total = popcount(forced) * (num_nodes - 1) + (num_nodes - popcount(union)) * cover_S[full]
     while union != _ZERO:
-        home = union & (~union + _ONE)
-        union ^= home
+        bit = union & (~union + _ONE)
+        union ^= bit
         left = 0
         for k in range(num_masks):
-            if open_M[k] & home == _ZERO:
+            if open_M[k] & bit == _ZERO:
                 left |= 1 << k
         total += cover_S[left]
     return int(total)
