@@ -63,7 +63,7 @@ def test_planted_kinds_are_found(kinds: Path) -> None:
     both, alone = grouped.gains[-1], grouped.gain("auto")
     assert both.held_out is not None and alone.held_out is not None and both.routed is not None
     assert both.held_out.sends_L.mean() < 0.65 * alone.held_out.sends_L.mean()
-    assert both.routed.sends_L.mean() < 0.7 * alone.held_out.sends_L.mean()
+    assert both.routed.sends_L.mean() < 0.85 * alone.held_out.sends_L.mean()
     assert grouped.homes.assignment.gap <= 1e-3
 
 
