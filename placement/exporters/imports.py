@@ -56,9 +56,7 @@ def imported(
         )
     hidden = len(file.phy2log_RP) if file.hidden else num_hidden_layers
     try:
-        model = Model(
-            name=name, layer_ids=layer_ids, num_experts=experts, top_k=top_k, num_hidden_layers=hidden or None
-        )
+        model = Model(name=name, layer_ids=layer_ids, num_experts=experts, top_k=top_k, num_hidden_layers=hidden)
     except InputError as error:
         raise MapError(str(error)) from None
     return Placement(

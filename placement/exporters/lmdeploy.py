@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions
-from placement.exporters.layers import check_several_ranks, layer_hints
+from placement.exporters.layers import check_several_ranks, layer_hints, main_LP
 from placement.placement_map import Placement
 
 
@@ -27,23 +27,20 @@ class LMDeploy:
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_several_ranks(placement, "LMDeploy")
-        model = placement.model
+        model, main = placement.model, placement.model.num_main_layers
         groups, ranks_per_node = 1, placement.num_ranks  # one group and one node: otherwise it may not pack at all
         if options.load_LE is None:
-            load_LE = np.stack([steering_load_E(row, placement) for row in placement.phy2log_LP])
+            load_LE = np.stack([steering_load_E(row, placement) for row in main_LP(placement)])
             what = "LMDeploy makes this very map of these loads, which were chosen for that and measure nothing"
         else:
             load_LE = np.asarray(options.load_LE, dtype=np.float64)
-            if load_LE.shape != (model.num_layers, model.num_experts):
-                raise MapError(
-                    f"loads have shape {list(load_LE.shape)}; [{model.num_layers}, {model.num_experts}] is needed"
-                )
+            if load_LE.shape not in [(layers, model.num_experts) for layers in (main, model.num_layers)]:
+                raise MapError(f"loads have shape {list(load_LE.shape)}; [{main}, {model.num_experts}] is needed")
             if model.num_groups is not None and model.num_groups % placement.num_nodes == 0:
                 groups, ranks_per_node = model.num_groups, placement.gpus_per_node
             what = (
-                "LMDeploy makes its own map of these loads, that of EPLB: expect the figures of eplb, not of this map"
+                "LMDeploy makes its own map of these loads by EPLB: expect the figures of eplb, not those of this map"
             )
-        main = model.num_main_layers
         load_HE = np.ones((model.num_hidden_layers or model.layer_ids[main - 1] + 1, model.num_experts))
         load_HE[list(model.layer_ids[:main])] = load_LE[:main]
         rows = ",\n ".join(json.dumps(row, separators=(",", ":")) for row in load_HE.tolist())
