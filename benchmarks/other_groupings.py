@@ -46,7 +46,7 @@ def counts_of(trace: Trace, requests: Requests) -> Counts:
 def group_by_kmeans(
     past_QLE: Counts, new_QLE: Counts, cluster: Cluster, trace: Trace, seed: int, *, balanced: bool
 ) -> OtherGrouping:
-    """Clusters of the past requests, a placement for them, and the clusters of the new ones from what is known of them."""
+    """Clusters of past requests, a placement for them, and the clusters of new ones from what is known of these."""
     nodes = cluster.num_nodes
     past, new = past_QLE.sum(axis=(1, 2)) > 0, new_QLE.sum(axis=(1, 2)) > 0
     past_QX, new_QX = _unit(past_QLE[past]), _unit(new_QLE[new])
