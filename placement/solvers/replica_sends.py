@@ -2,9 +2,9 @@
 
 A set's sends are the mean over homes of the smallest number of further nodes that cover it. Experts on one node force
 that node into the cover; experts on several are open unless a forced node hosts them. For every (set, expert) the
-state of the other experts of the set is kept: forced nodes and up to two open masks. The cost of a set under a new
-mask of one expert is then a closed form of a few instructions; the rarer sets with more open masks are covered by
-dynamic programming. Covers are the smallest for any number of nodes.
+state of the other experts of the set is kept: what they send alone, their forced nodes and open masks. The cost of a
+set under a new mask of one expert is then a closed form of a few instructions; sets with more open masks, where the new
+one meets some of them, are covered by dynamic programming. Covers are the smallest for any number of nodes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,24 @@ class Rest(NamedTuple):
     """For entry x = (set, expert) of the incidence: the other experts of the set.
 
     forced, open_1, open_2  node masks; num_open counts open masks, MANY means more than two
+    union  the nodes of all open masks
+    sends  N * sends of the others alone; -1: not computed yet
     """
 
     forced: npt.NDArray[np.uint64]
     open_1: npt.NDArray[np.uint64]
     open_2: npt.NDArray[np.uint64]
     num_open: npt.NDArray[np.int64]
+    union: npt.NDArray[np.uint64]
+    sends: npt.NDArray[np.int64]
+
+
+@nb.njit(cache=True, nogil=True)
+def no_rest(size: int) -> Rest:
+    """Room for so many entries."""
+    masks = (np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.uint64))
+    numbers = np.empty(size, dtype=np.int64)
+    return Rest(*masks, numbers, np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.int64))
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
@@ -72,11 +84,23 @@ def _sends_of_many(
     shared_S: npt.NDArray[np.uint64],
     cover_S: npt.NDArray[np.int64],
 ) -> int:
-    """N * sends of a set from its forced nodes and any number of open masks.
+    """N * sends of a set from its forced nodes and any number of open masks, which are reordered.
 
     The fewest nodes that meet every mask of a subset S, for all subsets: those that the node of S's lowest mask meets,
     and the fewest for the others. A home is left with the subset of masks that it does not meet itself.
     """
+    once, twice, alone = _ZERO, _ZERO, 0
+    for k in range(num_masks):
+        twice |= once & open_M[k]
+        once |= open_M[k]
+    overlapping = 0
+    for k in range(num_masks):
+        if open_M[k] & twice == _ZERO:  # it shares no node, so it needs one of its own, but for homes that host it
+            alone += num_nodes - popcount(open_M[k])
+        else:
+            open_M[overlapping] = open_M[k]
+            overlapping += 1
+    num_masks = min(overlapping, MOST_OPEN)
     full = (1 << num_masks) - 1
     shared_S[0] = ~_ZERO
     cover_S[0] = 0
@@ -98,7 +122,7 @@ def _sends_of_many(
                 break
             met = (met - 1) & others
         cover_S[subset] = fewest
-    total = popcount(forced) * (num_nodes - 1) + (num_nodes - popcount(union)) * cover_S[full]
+    total = popcount(forced) * (num_nodes - 1) + alone + (num_nodes - popcount(union)) * cover_S[full]
     while union != _ZERO:
         home = union & (~union + _ONE)
         union ^= home
@@ -108,28 +132,6 @@ def _sends_of_many(
                 left |= 1 << k
         total += cover_S[left]
     return int(total)
-
-
-@nb.njit(cache=True, nogil=True)
-def _state_of_others(
-    t: int, skip: int, sets: npt.NDArray[np.int32], host_E: npt.NDArray[np.uint64]
-) -> tuple[np.uint64, np.uint64, np.uint64, int]:
-    """(forced, open_1, open_2, num_open) of set t without its member number `skip` (-1: with all)."""
-    forced = _ZERO
-    for k in range(sets.shape[1]):
-        host = host_E[sets[t, k]]
-        if k != skip and host & (host - _ONE) == _ZERO:
-            forced |= host
-    a, b, num_open = _ZERO, _ZERO, 0
-    for k in range(sets.shape[1]):
-        host = host_E[sets[t, k]]
-        if k != skip and host & (host - _ONE) != _ZERO and host & forced == _ZERO:
-            if num_open == 0:
-                a = host
-            elif num_open == 1:
-                b = host
-            num_open += 1
-    return forced, a, b, min(num_open, MANY)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -166,7 +168,7 @@ def sends_of_set(
             scratch[0, 0], scratch[0, 1], scratch[0, 2], num_nodes
         )
     if num_open > 3:
-        return _sends_of_many(forced, scratch[0], min(num_open, MOST_OPEN), num_nodes, scratch[1], cover_S)
+        return _sends_of_many(forced, scratch[0], num_open, num_nodes, scratch[1], cover_S)
     return _closed_form(forced, scratch[0, 0], scratch[0, 1], num_open, num_nodes)
 
 
@@ -188,7 +190,14 @@ def change_of(
     for x in range(inc.expert_ptr[u], inc.expert_ptr[u + 1]):
         t = inc.expert_sets[x]
         num_open = rest.num_open[x]
-        if num_open == MANY:
+        met = host & rest.forced[x] != _ZERO
+        if met or host & rest.union[x] == _ZERO:  # what the others need, and one node at homes that do not host it
+            if rest.sends[x] < 0:
+                rest.sends[x] = sends_of_set(
+                    t, u, _ZERO, -1, _ZERO, inc.sets_UK, host_E, num_nodes, scratch, cover_S
+                )
+            after = rest.sends[x] + (0 if met else num_nodes - popcount(host))
+        elif num_open == MANY:
             after = sends_of_set(t, u, host, -1, _ZERO, inc.sets_UK, host_E, num_nodes, scratch, cover_S)
         else:
             forced, a, b = rest.forced[x], rest.open_1[x], rest.open_2[x]
@@ -202,10 +211,6 @@ def change_of(
                     a = b
                     num_open -= 1
                 after = _closed_form(forced, a, b, num_open, num_nodes)
-            elif host & forced != _ZERO:
-                after = _closed_form(forced, a, b, num_open, num_nodes)
-            elif num_open == 0:
-                after = _closed_form(forced, host, b, 1, num_nodes)
             elif num_open == 1:
                 after = _closed_form(forced, a, host, 2, num_nodes)
             else:
@@ -228,7 +233,34 @@ def update_set(
     """Bring set t's sends and its members' rests up to date with `host_E`."""
     sets = inc.sets_UK
     sends_U[t] = sends_of_set(t, -1, _ZERO, -1, _ZERO, sets, host_E, num_nodes, scratch, cover_S)
+    once, twice, num_several = _ZERO, _ZERO, 0
     for k in range(sets.shape[1]):
+        host = host_E[sets[t, k]]
+        if host & (host - _ONE) == _ZERO:
+            twice |= once & host
+            once |= host
+        else:
+            scratch[0, num_several] = host
+            num_several += 1
+    several = 0
+    for k in range(sets.shape[1]):
+        host = host_E[sets[t, k]]
+        forced, skip = once, -1
+        if host & (host - _ONE) == _ZERO:
+            forced = twice | (once & ~host)
+        else:
+            skip = several
+            several += 1
+        a, b, union, num_open = _ZERO, _ZERO, _ZERO, 0
+        for i in range(num_several):
+            if i != skip and scratch[0, i] & forced == _ZERO:
+                if num_open == 0:
+                    a = scratch[0, i]
+                elif num_open == 1:
+                    b = scratch[0, i]
+                union |= scratch[0, i]
+                num_open += 1
         x = inc.entry_UK[t, k]
-        forced, a, b, num_open = _state_of_others(t, k, sets, host_E)
-        rest.forced[x], rest.open_1[x], rest.open_2[x], rest.num_open[x] = forced, a, b, num_open
+        rest.forced[x], rest.open_1[x], rest.open_2[x], rest.num_open[x] = forced, a, b, min(num_open, MANY)
+        rest.union[x] = union
+        rest.sends[x] = -1 if num_open > 2 else _closed_form(forced, a, b, num_open, num_nodes)
