@@ -104,6 +104,8 @@ def anneal_replicas(
         temperature *= cooling
         p = random_below(state, num_slots)
         q = random_below(state, num_slots)
+        if move % 2:  # half of the proposals bring an expert to a node that hosts others of its sets
+            q = _slot_of_fellow(p, phy2log_P, inc, host_E, slots_per_node, state)
         u, v = int(phy2log_P[p]), int(phy2log_P[q])
         r, s = p // bal.slots_per_gpu, q // bal.slots_per_gpu
         replace = random_word(state) & _ONE == _ZERO
@@ -198,6 +200,32 @@ def _change_of_both(
         two = sends_of_set(t, v, host_v, -1, _ZERO, sets, host_E, num_nodes, scratch, cover_S)
         total += inc.count_U[t] * (both - one - two + sends_U[t])
     return total
+
+
+@nb.njit(cache=True, nogil=True)
+def _slot_of_fellow(
+    p: int,
+    phy2log_P: npt.NDArray[np.int32],
+    inc: Incidence,
+    host_E: npt.NDArray[np.uint64],
+    slots_per_node: int,
+    state: npt.NDArray[np.uint64],
+) -> int:
+    """A slot of an expert that is in a set with one on the node of slot p, both drawn at random."""
+    other = p - p % slots_per_node + random_below(state, slots_per_node)
+    e = phy2log_P[other]
+    start, stop = inc.expert_ptr[e], inc.expert_ptr[e + 1]
+    if start == stop:
+        return other
+    v = inc.sets_UK[inc.expert_sets[start + random_below(state, stop - start)], random_below(state, inc.sets_UK.shape[1])]
+    hosts = host_E[v]
+    for _ in range(random_below(state, popcount(hosts))):
+        hosts &= hosts - _ONE
+    first = popcount((hosts & (~hosts + _ONE)) - _ONE) * slots_per_node
+    for q in range(first, first + slots_per_node):
+        if phy2log_P[q] == v:
+            return q
+    return other
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
