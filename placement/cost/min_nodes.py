@@ -87,8 +87,10 @@ def cost_min_nodes(
                 away += weight * _visited_nodes(host_M, forced, covers[c], cell)
                 _serve(several_M, host_M, allowed, cell, weight * count_T[t] / num_nodes, tables, load_P)
                 if crowded:
-                    away_ranks += weight * popcount(cell) * _visited_ranks(
-                        several_M, host_M, allowed, first_home, tables, seen_G, t, miss_G
+                    away_ranks += (
+                        weight
+                        * popcount(cell)
+                        * _visited_ranks(several_M, host_M, allowed, first_home, tables, seen_G, t, miss_G)
                     )
             if others == _ZERO:
                 break

@@ -217,7 +217,9 @@ def _slot_of_fellow(
     start, stop = inc.expert_ptr[e], inc.expert_ptr[e + 1]
     if start == stop:
         return other
-    v = inc.sets_UK[inc.expert_sets[start + random_below(state, stop - start)], random_below(state, inc.sets_UK.shape[1])]
+    v = inc.sets_UK[
+        inc.expert_sets[start + random_below(state, stop - start)], random_below(state, inc.sets_UK.shape[1])
+    ]
     hosts = host_E[v]
     for _ in range(random_below(state, popcount(hosts))):
         hosts &= hosts - _ONE

@@ -193,9 +193,7 @@ def change_of(
         met = host & rest.forced[x] != _ZERO
         if met or host & rest.union[x] == _ZERO:  # what the others need, and one node at homes that do not host it
             if rest.sends[x] < 0:
-                rest.sends[x] = sends_of_set(
-                    t, u, _ZERO, -1, _ZERO, inc.sets_UK, host_E, num_nodes, scratch, cover_S
-                )
+                rest.sends[x] = sends_of_set(t, u, _ZERO, -1, _ZERO, inc.sets_UK, host_E, num_nodes, scratch, cover_S)
             after = rest.sends[x] + (0 if met else num_nodes - popcount(host))
         elif num_open == MANY:
             after = sends_of_set(t, u, host, -1, _ZERO, inc.sets_UK, host_E, num_nodes, scratch, cover_S)
