@@ -35,8 +35,11 @@ def placement(*arguments: str) -> tuple[str, float, float, int]:
 
 def measure(trace: str, title: str, shape: list[str], answer: str) -> None:
     print(f"\n## {title}\n\n`placement solve TRACE {' '.join(shape)} --json`\n")
-    print("| run | wall s | CPU s | peak MB | held-out sends: linear | eplb | auto | auto against linear | "
-          "rank imbalance: linear | eplb | auto | mean gap |\n|---|---|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+    print(
+        "| run | wall s | CPU s | peak MB | held-out sends: linear | eplb | auto | auto against linear | "
+        "rank imbalance: linear | eplb | auto | mean gap |"
+    )
+    print("|---" * 12 + "|")
     for run in ("first", "second", "third"):
         output, seconds, busy, peak = placement("solve", trace, *shape, "--json", "-o", answer)
         document = json.loads(output)
