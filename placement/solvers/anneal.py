@@ -58,6 +58,7 @@ class Schedule:
 SINGLE = Schedule(hot=0.06, cold=0.003)
 QUENCH = Schedule(hot=0.02, cold=0.003)
 COPIES = Schedule(hot=0.04, cold=0.004, prices=(0.5, 0.7, 1, 1))
+COPIES_FOR_BALANCE = Schedule(hot=0.005, cold=0.0005, prices=(1, 1, 1, 1))  # where sends do not count
 COPIES_ON_MANY_NODES = Schedule(hot=0.006, cold=0.002, prices=(0.6, 0.8, 1))
 
 
@@ -131,7 +132,8 @@ class _Search:
             best = reduce(self._better, [local, *problem.starts])
             return self._better(best, self._anneal(run, best, moves, COPIES_ON_MANY_NODES))
         starts = [Eplb().solve_layer(problem).phy2log_P, local, *problem.starts]
-        return self._quench_and_anneal(run, starts, moves // 2, COPIES, moves // 2, COPIES)
+        schedule = COPIES if problem.send_price > 0 else COPIES_FOR_BALANCE
+        return self._quench_and_anneal(run, starts, moves // 2, schedule, moves // 2, schedule)
 
     def _by_chance(self, start: Row) -> Row:
         """From a map that is good if copies are chosen well to one that is good if they are chosen by chance."""
