@@ -107,8 +107,8 @@ def cost_min_nodes(
     traffic.remote_3[0] += nodes / num_nodes
     traffic.remote_3[1] += ranks / num_nodes
     traffic.remote_3[2] += assignments / num_nodes
-    for e in range(num_experts):
-        _serve_at_home(e, count_E[e], tables, load_P)
+    for expert in range(num_experts):
+        _serve_at_home(expert, int(count_E[expert]), tables, load_P)
 
 
 @nb.njit(cache=True, nogil=True)
