@@ -2,7 +2,8 @@
 
 Every start is annealed with a part of the moves, then the best of them with the rest; the best map seen under
 `LayerProblem.score` wins. Without redundant experts the starts are linear, eplb, spectral and random. With them: eplb,
-and a locality solution (annealed with the redundant slots empty, then filled with copies of the hottest experts).
+and a locality solution (annealed with the redundant slots empty, then filled with copies of the hottest experts). On
+many nodes a move of a copy is dear and one of a single expert is not: there the locality solution alone is annealed.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ BY_CHANCE = ("local-first", "uniform")
 
 MOVES, REPLICA_MOVES = 450_000, 600_000
 UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
-SETS_OF_MANY_NODES, MOVES_ON_MANY_NODES = 2048, 20_000
+SETS_OF_MANY_NODES, MOVES_ON_MANY_NODES, SINGLE_MOVES_ON_MANY_NODES = 2048, 20_000, 60_000
 CHANCE_WORK = 400_000_000  # factors of a product that a search may multiply where copies are chosen by chance
 SEGMENTS = 4  # between which a deadline is looked at
 
@@ -57,6 +58,8 @@ class Schedule:
 SINGLE = Schedule(hot=0.06, cold=0.003)
 QUENCH = Schedule(hot=0.02, cold=0.003)
 COPIES = Schedule(hot=0.04, cold=0.004, prices=(0.5, 0.7, 1, 1))
+COPIES_FOR_BALANCE = Schedule(hot=0.005, cold=0.0005, prices=(1, 1, 1, 1))  # where sends do not count
+COPIES_ON_MANY_NODES = Schedule(hot=0.006, cold=0.002, prices=(0.6, 0.8, 1))
 
 
 class Anneal:
@@ -66,7 +69,7 @@ class Anneal:
         return None
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
-        search = _Search(_thinned(problem))
+        search = _Search(problem)
         row = search.best_row()
         return LayerSolution(solver=self.name, phy2log_P=row, status="limit" if search.stopped else "feasible")
 
@@ -113,20 +116,29 @@ class _Search:
         """Few sends where copies are chosen for it (`min-nodes`)."""
         experts, slots = problem.num_experts, problem.cluster.num_slots
         moves = problem.options.work_limit or _moves_of_copies(problem)
+        many_nodes = problem.cluster.num_nodes > EXACT_NODES
+        single_moves = moves // 4
+        if many_nodes and problem.options.work_limit is None:
+            single_moves = SINGLE_MOVES_ON_MANY_NODES
         # slots beyond one for each expert hold experts of their own at first, in no set and without load
         extra = slots - experts
         spectral = spectral_map(
             np.pad(problem.coact_EE, (0, extra)), np.pad(problem.load_E, (0, extra)), problem.cluster
         )
         run = partial(_run_single, incidence(problem, slots), balance(problem, slots))
-        local = _fill(problem, self._anneal(run, spectral, moves // 4, SINGLE))
+        local = _fill(problem, self._anneal(run, spectral, single_moves, SINGLE))
+        thinned = _thinned(problem)
+        run = partial(_run_replicas, incidence(thinned, experts), balance(thinned, experts))
+        if many_nodes:
+            best = reduce(self._better, [local, *problem.starts])
+            return self._better(best, self._anneal(run, best, moves, COPIES_ON_MANY_NODES))
         starts = [Eplb().solve_layer(problem).phy2log_P, local, *problem.starts]
-        run = partial(_run_replicas, incidence(problem, experts), balance(problem, experts))
-        return self._quench_and_anneal(run, starts, moves // 2, COPIES, moves // 2, COPIES)
+        schedule = COPIES if problem.send_price > 0 else COPIES_FOR_BALANCE
+        return self._quench_and_anneal(run, starts, moves // 2, schedule, moves // 2, schedule)
 
     def _by_chance(self, start: Row) -> Row:
         """From a map that is good if copies are chosen well to one that is good if they are chosen by chance."""
-        problem, options = self.problem, self.problem.options
+        problem, options = _thinned(self.problem), self.problem.options
         inc = incidence(problem, problem.num_experts, alone=options.transport == "assignment")
         fare_HX = fare_per_copy_HX(problem)
         local_first = options.replica_choice == "local-first"
@@ -165,12 +177,8 @@ class _Search:
 
 
 def _thinned(problem: LayerProblem) -> LayerProblem:
-    """Fewer sets, evenly from all of them, where copies on many nodes make each set dear.
-
-    A layer of DeepSeek-V3's shape on 40 nodes takes a tenth of the time and costs 2% more.
-    """
-    few = problem.cluster.num_nodes <= EXACT_NODES or len(problem.sets_UK) <= SETS_OF_MANY_NODES
-    if few or problem.num_redundant == 0:
+    """Fewer sets, evenly from all of them, where copies on many nodes make each set dear."""
+    if problem.cluster.num_nodes <= EXACT_NODES or len(problem.sets_UK) <= SETS_OF_MANY_NODES:
         return problem
     pick = np.arange(SETS_OF_MANY_NODES) * len(problem.sets_UK) // SETS_OF_MANY_NODES
     home_U = None if problem.home_U is None else problem.home_U[pick]
