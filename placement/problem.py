@@ -142,6 +142,8 @@ class LayerProblem:
     count_U     int64 [U], how many sampled tokens have each
     load_BE     float64 [B, E], share of assignments of each expert: row 0 exact, the others bootstraps of the requests
     coact_EE    int64 [E, E], tokens that visit both experts; diagonal 0
+    home_U      int32 [U], home node of each row of `sets_UK`, -1: uniformly random; None: all are. Rows are then
+                distinct by set and home
     seed        of this layer's own random stream
     deadline    `time.monotonic()` at which to stop, or None
     starts      maps to start from beside a solver's own, int32 [P] each: no answer of `auto` is worse than one of them
@@ -159,7 +161,11 @@ class LayerProblem:
     coact_EE: npt.NDArray[np.int64]
     seed: int
     deadline: float | None = None
+    home_U: npt.NDArray[np.int32] | None = None
     starts: tuple[npt.NDArray[np.int32], ...] = ()
+    home_U: npt.NDArray[np.int32] | None = (
+        None  # home node of each row of sets_UK, -1: uniformly random; None: all random
+    )
     _scores: dict[bytes, Score] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @property

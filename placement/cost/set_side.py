@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.adam import ADAM_FIRST, ADAM_SECOND, ADAM_TINY, Adam, adam_bias
-from placement.cost.set_partitions import Splits, even_splits, host_splits, node_splits
+from placement.cost.set_partitions import Splits, even_splits, home_splits, host_splits, node_splits
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 MOST_CELLS = 4_000_000  # sets * splits that one iteration looks at: where there are more, sets take turns
-MOST_TOP_K = 8  # 4140 partitions; 9 have 21,147
+MOST_TOP_K = 8  # 4140 partitions; 9, or 8 and a home, have 21,147 (11,051 over 4 nodes)
 EVEN_SHARE = 0.25  # of the iterations, where sets take turns afterwards
 SWEEPS_BETWEEN_JUDGING = 4
 MOST_EXPONENT = 11.5  # splits with a chance below 1e-5 of the best one's are left out of the gradient
@@ -50,26 +50,36 @@ class SetClimb:
         self,
         sets_UK: npt.NDArray[np.integer],
         weight_U: Floats,
-        num_experts: int,
+        num_elements: int,
         num_nodes: int,
         slots_per_node: int,
         *,
         hosts: bool = False,
+        home_U: npt.NDArray[np.integer] | None = None,
     ) -> None:
-        """Cells are u * E + v for the pair u < v, then, with hosts, E * E + u for the hosts of u."""
-        top_k = sets_UK.shape[1]
+        """Cells are u * V + v for the pair u < v, then, with hosts, V * V + u for the hosts of u.
+
+        num_elements  V: experts, and then the nodes' homes if any
+        home_U        int [U], which element the home of each set is; None: it is random
+        """
+        top_k, home = sets_UK.shape[1], home_U is not None
         self.exact = top_k <= MOST_TOP_K
-        splits = (host_splits if hosts else node_splits)(top_k if self.exact else 0, num_nodes, slots_per_node)
+        shape = (top_k if self.exact else 0, num_nodes, slots_per_node)
+        random = host_splits if hosts else node_splits
+        splits = home_splits(*shape, hosts=hosts) if home else random(*shape)
         order_U = np.argsort(-weight_U, kind="stable")
         first, second = np.triu_indices(top_k, 1)
         sets_UK = np.sort(sets_UK[order_U].astype(np.int64), axis=1)
-        cell_UF = sets_UK[:, first] * num_experts + sets_UK[:, second]
+        cells = [sets_UK[:, first] * num_elements + sets_UK[:, second]]
         if hosts:
-            cell_UF = np.concatenate([cell_UF, num_experts**2 + sets_UK], axis=1)
-        self.cells = num_experts * (num_experts + hosts)
+            cells.append(num_elements**2 + sets_UK)
+        if home_U is not None:
+            cells.append(sets_UK * num_elements + home_U[order_U, None])
+        cell_UF = np.concatenate(cells, axis=1)
+        self.cells = num_elements * (num_elements + hosts)
         self.side = SetSide(cell_UF, weight_U[order_U], splits)
-        self.size_D = [len(first), top_k] if hosts else [len(first)]  # features of each kind
-        self.cost_C, self.count_CD = even_splits(top_k, num_nodes, slots_per_node, hosts=hosts)
+        self.size_D = [kind.shape[1] for kind in cells]  # features of each kind
+        self.cost_C, self.count_CD = even_splits(top_k, num_nodes, slots_per_node, hosts=hosts, home=home)
         self.turns = max(-(-len(cell_UF) * len(splits.parts_PJ) // MOST_CELLS), 1)
         self.adam = Adam.like(np.zeros(cell_UF.shape))
         self.even_adam = Adam.like(np.zeros((len(cell_UF), len(self.size_D))))
