@@ -163,9 +163,6 @@ class LayerProblem:
     deadline: float | None = None
     home_U: npt.NDArray[np.int32] | None = None
     starts: tuple[npt.NDArray[np.int32], ...] = ()
-    home_U: npt.NDArray[np.int32] | None = (
-        None  # home node of each row of sets_UK, -1: uniformly random; None: all random
-    )
     _scores: dict[bytes, Score] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @property

@@ -120,7 +120,7 @@ def test_bound_is_below_the_optimum(price: float) -> None:
 def test_bound_under_a_cap_is_below_every_map_within_it(cap: float) -> None:
     """One GPU a node, so the cap on ranks is one on nodes."""
     higher = 0
-    for seed in range(24):
+    for seed in range(12):
         problem = tiny(ONE_COPY[seed % 2], seed, Options(balance_weight=0.0, max_imbalance=cap, bound="tight"))
         best = optimum(problem, cap)
         pieces = pieces_of(problem)
@@ -129,7 +129,7 @@ def test_bound_under_a_cap_is_below_every_map_within_it(cap: float) -> None:
         capped = lagrangian_bound(pieces._replace(most_node=(cap + 2e-9) / nodes), iterations=60)[0]
         assert capped <= best + EPS, seed
         higher += capped > free + 0.01
-    assert higher >= 2
+    assert higher >= 1
     assert objective_bound(problem) <= best + EPS
 
 
@@ -153,7 +153,7 @@ def test_bound_is_that_of_its_multipliers(monkeypatch: pytest.MonkeyPatch) -> No
 def test_even_multipliers_give_a_bound(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a set has too many splits only its features are counted, or the sets take turns."""
     monkeypatch.setattr(f"placement.cost.set_side.{name}", 0 if name == "MOST_TOP_K" else 60)
-    for seed in range(16):
+    for seed in range(8):
         one = tiny(ONE_COPY[seed % len(ONE_COPY)], seed, Options(balance_weight=0.0))
         assert lagrangian_bound(pieces_of(one), iterations=60)[0] <= optimum(one) + EPS, seed
         several = tiny(COPIES[seed % len(COPIES)], seed, Options(balance_weight=0.0))
@@ -164,7 +164,7 @@ def test_even_multipliers_give_a_bound(name: str, monkeypatch: pytest.MonkeyPatc
 def test_bound_with_copies_is_below_the_optimum(bound: str) -> None:
     """Against all maps and all covers; and not far below it."""
     gaps = []
-    for seed in range(35 if bound == "quick" else 14):
+    for seed in range(28 if bound == "quick" else 7):
         problem = tiny(COPIES[seed % len(COPIES)], seed, Options(balance_weight=0.0, bound=bound))
         best = optimum(problem)
         found = objective_bound(problem)
