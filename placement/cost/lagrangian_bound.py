@@ -30,10 +30,10 @@ from placement.cost.spectral_bound import ERROR_FACTOR, Pieces, spectral_bound
 
 Floats = npt.NDArray[np.float64]
 
-ITERATIONS, FEW_ITERATIONS = 800, 200  # the latter where sets take turns: 50 ms each for 16,000 sets of 8 of 256
-FIRST_THETA = 0.45
+ITERATIONS, FEW_ITERATIONS = 800, 200  # the latter where they are dear: 60 ms each for 16,000 sets of 8 of 256
+FIRST_THETA = 1.8  # / K
 # first and last value, falling geometrically
-STRIDE = (0.1, 0.002)  # of multipliers of pairs, which are near 0.45
+STRIDE = (0.1, 0.002)  # of multipliers of pairs
 SOFT_PARTITIONS = (0.2, 0.002)  # in blocks
 SOFT_EIGENVALUES = (0.1, 0.001)  # of their spread
 PRICE_STRIDE, FLOOR_STRIDE, NODE_STRIDE = 2.0, 0.5, 0.03  # of STRIDE; the first in units of X's mean reward for a pair
@@ -105,7 +105,7 @@ def lagrangian_bound(
     most = -np.inf
     began = time.monotonic()
     if iterations is None:
-        iterations = ITERATIONS if dual.sets.turns == 1 else FEW_ITERATIONS
+        iterations = FEW_ITERATIONS if dual.sets.dear else ITERATIONS
     for step in range(iterations):
         progress = step / iterations
         if deadline is not None:
@@ -128,10 +128,10 @@ class _Dual:
     def __init__(self, pieces: Pieces, start: Multipliers | None) -> None:
         self.pieces = pieces
         self.num_experts = pieces.load_BE.shape[1]
-        shape = (pieces.num_nodes, pieces.slots_per_node)
+        shape, top_k = (pieces.num_nodes, pieces.slots_per_node), pieces.sets_UK.shape[1]
         self.shared = SharedMatrix(*shape, homes=pieces.home_U is not None)
         self.sets = SetSides(pieces.sets_UK, pieces.weight_U, pieces.home_U, self.num_experts, *shape, hosts=False)
-        pair_UC, home_UC = (*self.sets.first([FIRST_THETA]), np.zeros((0, 0)))[:2]
+        pair_UC, home_UC = (*self.sets.first([FIRST_THETA / top_k]), np.zeros((0, 0)))[:2]
         own = Multipliers(
             pair_UC=pair_UC,
             home_UC=home_UC,
@@ -149,15 +149,11 @@ class _Dual:
             )
         self.multipliers = _valid(own, pieces.slots_per_node)
         self.adam = _Adams(*(Adam.like(variable) for variable in own[2:]))
-        top_k = pieces.sets_UK.shape[1]
         pairs = float(pieces.weight_U.sum()) * (1 - 1 / pieces.num_nodes) * top_k * (top_k - 1) / 2
-        self.unit = FIRST_THETA * pairs / max(self.num_experts * (self.num_experts - 1), 1)  # mean reward in X
+        self.unit = FIRST_THETA / top_k * pairs / max(self.num_experts * (self.num_experts - 1), 1)  # mean reward in X
 
     def judge_and_ascend(self, step: int, progress: float, *, last: bool) -> float:
-        """The certified bound at the multipliers; then they move on (new arrays: old ones may be kept).
-
-        Where sets take turns, all of them are looked at only now and then: else it is -inf.
-        """
+        """The certified bound at the multipliers; then they move on (new arrays: old ones may be kept)."""
         pieces, at, shared = self.pieces, self.multipliers, self.shared
         stride, soft_partitions, soft_eigenvalues = (
             first * (last / first) ** progress for first, last in (STRIDE, SOFT_PARTITIONS, SOFT_EIGENVALUES)

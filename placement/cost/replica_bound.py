@@ -63,7 +63,7 @@ def replica_bound(
     shared = HostMatrix(num_experts, num_nodes, slots, homes=home_U is not None)
     size = shared.num_elements
     if iterations is None:
-        iterations = ITERATIONS if sets.turns == 1 else FEW_ITERATIONS
+        iterations = FEW_ITERATIONS if sets.dear else ITERATIONS
     thetas = sets.first([FIRST_PAIR, FIRST_HOST])
     prices = HostPrices.none(size)
     adams = [Adam.like(price) for price in prices]

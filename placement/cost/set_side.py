@@ -2,8 +2,9 @@
 
 Every feature of every set has a multiplier theta, and a split costs its nodes + theta . features. Features are sums
 over blocks, so only the 2^K subsets of a set are priced, and splits are sums of table entries. There are 15 partitions
-of 4 experts, 203 of 6 and 4140 of 8: where that is too much, all features of one kind share one multiplier, and how
-many of them a split has is all that counts.
+of 4 experts, 203 of 6 and 4140 of 8: where that is too much, `set_batches` goes over them by a recursion. It knows no
+copies; with those the sets take turns, and at first all features of one kind share one multiplier: how many of them a
+split has is all that counts.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.adam import ADAM_FIRST, ADAM_SECOND, ADAM_TINY, Adam, adam_bias
+from placement.cost.set_batches import ascend_batches, recursion
 from placement.cost.set_partitions import Splits, even_splits, home_splits, host_splits, node_splits
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-MOST_CELLS = 4_000_000  # sets * splits that one iteration looks at: where there are more, sets take turns
+MOST_CELLS = 4_000_000  # sets * splits that one iteration looks at one by one
 MOST_TOP_K = 8  # 4140 partitions; 9, or 8 and a home, have 21,147 (11,051 over 4 nodes)
 EVEN_SHARE = 0.25  # of the iterations, where sets take turns afterwards
 SWEEPS_BETWEEN_JUDGING = 4
@@ -42,8 +44,7 @@ class SetSide(NamedTuple):
 class SetClimb:
     """The multipliers' way uphill on the side of the sets.
 
-    Where the sets have too many splits to look at all in each iteration, all features of a kind share one multiplier at
-    first; later every feature has its own, and the sets take turns. Where one set has too many, it stays at the first.
+    Where one set has too many splits, all features of a kind share one multiplier for good.
     """
 
     def __init__(
@@ -80,7 +81,13 @@ class SetClimb:
         self.side = SetSide(cell_UF, weight_U[order_U], splits)
         self.size_D = [kind.shape[1] for kind in cells]  # features of each kind
         self.cost_C, self.count_CD = even_splits(top_k, num_nodes, slots_per_node, hosts=hosts, home=home)
-        self.turns = max(-(-len(cell_UF) * len(splits.parts_PJ) // MOST_CELLS), 1)
+        cells = len(cell_UF) * len(splits.parts_PJ)
+        self.dear = cells > MOST_CELLS
+        self.turns = -(-cells // MOST_CELLS) if hosts and self.dear else 1
+        self.steps = None
+        if self.dear and not hosts:
+            self.steps = recursion(top_k + home, num_nodes, slots_per_node, home=home)
+        self.free = float(weight_U.sum()) if home else 0.0  # the home's own block costs nothing
         self.adam = Adam.like(np.zeros(cell_UF.shape))
         self.even_adam = Adam.like(np.zeros((len(cell_UF), len(self.size_D))))
         self.least = 0.0 if hosts else -np.inf  # as `Splits.least_F`
@@ -126,6 +133,20 @@ class SetClimb:
         moved_UF = theta_UF.copy()
         begin, end = (len(moved_UF) * t // self.turns for t in (turn, turn + 1))
         stride *= adam_bias(sweep)
+        if self.steps is not None:
+            value, size = ascend_batches(
+                self.side.cell_UF,
+                self.side.weight_U,
+                self.side.splits.ptr_S,
+                self.side.splits.feature_D,
+                self.steps,
+                moved_UF,
+                self.adam,
+                shared_V,
+                smoothing,
+                stride,
+            )
+            return value - self.free, size, moved_UF
         value, size = ascend_sets(self.side, begin, end, moved_UF, self.adam, shared_V, smoothing, stride)
         if self.turns > 1:
             judged = last or (turn == 0 and sweep % SWEEPS_BETWEEN_JUDGING == 0)

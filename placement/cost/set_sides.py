@@ -38,7 +38,7 @@ class SetSides:
             known_U = ~random_U
             homes = num_experts + home_U[known_U].astype(np.int64)
             self.climbs.append(SetClimb(sets_UK[known_U], weight_U[known_U], *shape, hosts=hosts, home_U=homes))
-        self.turns = max(climb.turns for climb in self.climbs)
+        self.dear = any(climb.dear for climb in self.climbs)
         self.terms = sum(climb.side.cell_UF.size + len(climb.side.cell_UF) for climb in self.climbs)
 
     def first(self, theta_D: list[float]) -> tuple[Floats, ...]:
