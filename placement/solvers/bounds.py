@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from placement.cost.bounds import bound_steps, sends_bound, smallest_imbalance
 from placement.cost.lagrangian_bound import lagrangian_bound
@@ -88,6 +87,8 @@ def _pieces(problem: LayerProblem, floor_B: npt.NDArray[np.float64], units: int,
 
 def _fewest_assignments(problem: LayerProblem, fares: npt.NDArray[np.float64]) -> float:
     """What it costs per token at least to send every assignment to the rank of its expert, wherever that is."""
+    from scipy.optimize import linear_sum_assignment  # slow to load
+
     cluster, experts = problem.cluster, problem.num_experts
     home_U = np.full(len(problem.sets_UK), -1) if problem.home_U is None else problem.home_U
     share_U = problem.count_U / problem.count_U.sum()
