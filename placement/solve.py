@@ -70,8 +70,8 @@ class Solution:
         return migration_plan(self.current, self.placement, self.cluster)
 
     def best_split(self) -> dict[str, npt.NDArray[np.float64]] | None:
-        """By side of the split: the result's rank imbalance of every layer, float64 [L], if the load of each expert were
-        split over its slots as well as can be; None where no expert has several."""
+        """By train and held_out: the result's rank imbalance of every layer, float64 [L], if the load of each expert
+        were split over its slots as well as can be; None where no expert has several."""
         model = self.placement.model
         if self.cluster.num_slots == model.num_experts:
             return None
@@ -292,10 +292,14 @@ def solution_document(solution: Solution) -> dict[str, Any]:
     }
     plan = solution.migration()
     splits = solution.best_split()
-    best_split = splits and {
-        side: {"mean": round(float(imbalance_L.mean()), 6), "max": round(float(imbalance_L.max()), 6)}
-        for side, imbalance_L in splits.items()
-    }
+    best_split = (
+        None
+        if splits is None
+        else {
+            side: {"mean": round(float(imbalance_L.mean()), 6), "max": round(float(imbalance_L.max()), 6)}
+            for side, imbalance_L in splits.items()
+        }
+    )
     return placement_document(
         solution.placement,
         migration=None if plan is None else plan.summary(),

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from placement.cost.adam import Adam, adam_bias
 from placement.cost.bounds import MARGIN, bound_steps
 from placement.cost.set_sides import SetSides
-from placement.cost.shared_matrix import SharedMatrix
+from placement.cost.shared_matrix import Earned, SharedMatrix
 from placement.cost.spectral_bound import ERROR_FACTOR, Pieces, spectral_bound
 
 Floats = npt.NDArray[np.float64]
@@ -36,6 +36,7 @@ FIRST_THETA = 1.8  # / K
 STRIDE = (0.1, 0.002)  # of multipliers of pairs
 SOFT_PARTITIONS = (0.2, 0.002)  # in blocks
 SOFT_EIGENVALUES = (0.1, 0.001)  # of their spread
+SOFT_MAP = 0.05  # of the same, for a map: the last X of a climb is but one of many that are as good
 PRICE_STRIDE, FLOOR_STRIDE, NODE_STRIDE = 2.0, 0.5, 0.03  # of STRIDE; the first in units of X's mean reward for a pair
 RANGE_STRIDE = 0.3  # of the same unit times experts
 WARM_PROGRESS = 0.3  # where in the schedule a start from multipliers begins
@@ -122,6 +123,13 @@ def lagrangian_bound(
     return max(best, most), kept
 
 
+def relaxed_map(pieces: Pieces, at: Multipliers) -> Floats:
+    """The relaxed same-node matrix that multipliers of a bound of these pieces lead to, float64 [E, E]."""
+    num_experts = pieces.load_BE.shape[1]
+    _, earned = _Dual(pieces, at).earn(SOFT_MAP)
+    return earned.same_EE[:num_experts, :num_experts]
+
+
 class _Dual:
     """Where the climb is, and its steps."""
 
@@ -158,11 +166,8 @@ class _Dual:
         stride, soft_partitions, soft_eigenvalues = (
             first * (last / first) ** progress for first, last in (STRIDE, SOFT_PARTITIONS, SOFT_EIGENVALUES)
         )
-        thetas = (at.pair_UC, at.home_UC)[: len(self.sets.climbs)]
         load_E, capped, experts = pieces.load_BE[0], self.range, self.num_experts
-        upper_EE = self.sets.rewards(thetas).reshape(shared.size, shared.size)
-        upper_EE[:experts, :experts] -= self._imbalance_EE(at) + np.outer(at.range_E + at.square_1 * load_E, load_E)
-        earned = shared.earn(0.5 * (upper_EE + upper_EE.T), at.price_EE, at.triangle_T, soft_eigenvalues)
+        thetas, earned = self.earn(soft_eigenvalues)
         same_EE = earned.same_EE[:experts, :experts]
         sets, sets_size, moved_sets = self.sets.judge_and_ascend(
             step, progress, last, thetas, earned.same_EE.ravel(), soft_partitions, stride
@@ -213,6 +218,14 @@ class _Dual:
         )
         self.multipliers = _valid(moved, pieces.slots_per_node)
         return value - float(error)
+
+    def earn(self, smoothing: float) -> tuple[tuple[Floats, ...], Earned]:
+        """The multipliers of the sets, and what the best X earns."""
+        at, experts, load_E = self.multipliers, self.num_experts, self.pieces.load_BE[0]
+        thetas = (at.pair_UC, at.home_UC)[: len(self.sets.climbs)]
+        upper_EE = self.sets.rewards(thetas).reshape(self.shared.size, self.shared.size)
+        upper_EE[:experts, :experts] -= self._imbalance_EE(at) + np.outer(at.range_E + at.square_1 * load_E, load_E)
+        return thetas, self.shared.earn(0.5 * (upper_EE + upper_EE.T), at.price_EE, at.triangle_T, smoothing)
 
     def _imbalance_EE(self, at: Multipliers) -> Floats:
         """What X pays for imbalance: <this, X> is the weighted mean of the loads of the experts' nodes, priced."""

@@ -41,10 +41,10 @@ def optimal_split(
 def best_imbalance_L(
     load_LP: npt.NDArray[np.floating], phy2log_LP: npt.NDArray[np.integer], cluster: Cluster, num_experts: int
 ) -> npt.NDArray[np.float64]:
-    """The rank imbalance of every layer, float64 [L], if what its slots serve were split over them by `optimal_split`."""
+    """Rank imbalance of every layer, float64 [L], if what its slots serve were split over them by `optimal_split`."""
     return np.array(
         [
-            optimal_split(np.bincount(row, weights=load_P, minlength=num_experts), row, cluster)[1]
+            optimal_split(np.bincount(row, load_P, num_experts).astype(np.float64), row, cluster)[1]
             for load_P, row in zip(load_LP, phy2log_LP, strict=True)
         ]
     )

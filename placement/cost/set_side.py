@@ -81,9 +81,9 @@ class SetClimb:
         self.side = SetSide(cell_UF, weight_U[order_U], splits)
         self.size_D = [kind.shape[1] for kind in cells]  # features of each kind
         self.cost_C, self.count_CD = even_splits(top_k, num_nodes, slots_per_node, hosts=hosts, home=home)
-        cells = len(cell_UF) * len(splits.parts_PJ)
-        self.dear = cells > MOST_CELLS
-        self.turns = -(-cells // MOST_CELLS) if hosts and self.dear else 1
+        looks = len(cell_UF) * len(splits.parts_PJ)
+        self.dear = looks > MOST_CELLS
+        self.turns = -(-looks // MOST_CELLS) if hosts and self.dear else 1
         self.steps = None
         if self.dear and not hosts:
             self.steps = recursion(top_k + home, num_nodes, slots_per_node, home=home)

@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.bounds import bound_steps, sends_bound, smallest_imbalance
-from placement.cost.lagrangian_bound import lagrangian_bound
+from placement.cost.lagrangian_bound import lagrangian_bound, relaxed_map
 from placement.cost.spectral_bound import Pieces, spectral_bound
 from placement.cost.transport import fare_HX
 from placement.problem import LayerProblem, Options
+from placement.solvers.spectral import grouped_map
 
 CAP_TOLERANCE = 2e-9  # a map is still within a cap that it exceeds by less: see `LayerProblem.score`
 
@@ -24,15 +25,21 @@ def objective_bound(problem: LayerProblem, steps: int | None = None) -> float:
     node. Where links differ every copy is taken at the lowest fare. Tight if `problem.options.bound` says so, else
     quick: then `steps` is the number of eigenvalue problems to solve (default: see `bound_steps`).
     """
+    return prove(problem, steps)[0]
+
+
+def prove(problem: LayerProblem, steps: int | None = None) -> tuple[float, npt.NDArray[np.int32] | None]:
+    """`objective_bound`, and a map to start a search from where the tight bound leads to one: its relaxed same-node
+    matrix, rounded. With given homes there is none, as the matrix does not say which node is whose."""
     cluster, options = problem.cluster, problem.options
     floor_B = np.array([smallest_imbalance(load_E, cluster) for load_E in problem.load_BE])
     apart = problem.balance_price * float(floor_B.mean()) * (1 - 1e-12)
     fares = fare_HX(cluster, options.transport)
     if problem.send_price == 0:
-        return apart
+        return apart, None
     if problem.num_redundant or problem.home_U is not None:
         if cluster.num_nodes == 1:
-            return apart
+            return apart, None
         # whatever is sent, a copy goes to every remote node that is needed
         away = np.repeat(1.0 - np.eye(cluster.num_nodes), fares.shape[1] // cluster.num_nodes, axis=1) > 0
         cheapest = problem.send_price * float(fares[away].min())
@@ -47,24 +54,28 @@ def objective_bound(problem: LayerProblem, steps: int | None = None) -> float:
             deadline=problem.deadline,
         )
         if problem.num_redundant:
-            return apart + cheapest * fewest
+            return apart + cheapest * fewest, None
         if options.transport == "assignment":
-            return apart + max(cheapest * fewest, problem.send_price * _fewest_assignments(problem, fares))
+            least = max(cheapest * fewest, problem.send_price * _fewest_assignments(problem, fares))
+            return apart + least, None
         pieces = _pieces(problem, floor_B, cluster.num_nodes, cheapest)
         iterations = None if options.bound == "tight" else steps or bound_steps(problem.num_experts)
         found, _ = lagrangian_bound(pieces, iterations=iterations, deadline=problem.deadline)
-        return max(found, apart + cheapest * fewest)
+        return max(found, apart + cheapest * fewest), None
     cheapest = problem.send_price * float(fares.mean(axis=0).min())
     if options.transport == "assignment":
-        return apart + cheapest * problem.top_k * (1 - 1e-12)
+        return apart + cheapest * problem.top_k * (1 - 1e-12), None
     units = fares.shape[1]
     if units == 1 or cheapest == 0:
-        return apart
+        return apart, None
     # the pieces take a touched unit for 1 - 1/X of a send
     pieces = _pieces(problem, floor_B, units, cheapest * units / (units - 1))
     if options.bound == "tight":
-        return max(lagrangian_bound(pieces, deadline=problem.deadline)[0], apart)
-    return max(spectral_bound(pieces, steps or bound_steps(problem.num_experts)), apart)
+        found, at = lagrangian_bound(pieces, deadline=problem.deadline)
+        by_node = units == cluster.num_nodes
+        start = grouped_map(relaxed_map(pieces, at), problem.load_E, cluster) if by_node else None
+        return max(found, apart), start
+    return max(spectral_bound(pieces, steps or bound_steps(problem.num_experts)), apart), None
 
 
 def _pieces(problem: LayerProblem, floor_B: npt.NDArray[np.float64], units: int, price: float) -> Pieces:
