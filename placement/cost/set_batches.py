@@ -30,12 +30,12 @@ class Recursion(NamedTuple):
 
     term_T3  int64 [T, 3]: this, less this block, is that; ascending
     size_S   int64 [2^K], elements of each subset
-    count    how many numbers there are
+    numbers  how many there are
     """
 
     term_T3: Ints
     size_S: Ints
-    count: int
+    numbers: int
 
 
 @lru_cache(maxsize=8)
@@ -97,7 +97,7 @@ def ascend_batches(
     the sum of the magnitudes that were added up, as `set_side.ascend_sets` does."""
     num_sets, num_features = cell_UF.shape
     subsets = ptr_S.shape[0] - 1
-    terms, count = steps.term_T3, steps.count
+    terms, count = steps.term_T3, steps.numbers
     elements = steps.size_S[subsets - 1]
     theta_FL, seen_FL = np.zeros((num_features, LANES)), np.empty((num_features, LANES))
     cost_SL, chance_SL, seen_SL = np.ones((subsets, LANES)), np.zeros((subsets, LANES)), np.empty((subsets, LANES))
