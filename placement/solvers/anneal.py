@@ -73,6 +73,12 @@ class Anneal:
         row = search.best_row()
         return LayerSolution(solver=self.name, phy2log_P=row, status="limit" if search.stopped else "feasible")
 
+    def polish(self, problem: LayerProblem, row: Row) -> LayerSolution:
+        """A map with one copy per expert, annealed with a tenth of the moves from a low temperature."""
+        search = _Search(problem)
+        moves = max((problem.options.work_limit or MOVES) // 10, 1)
+        return LayerSolution(solver=self.name, phy2log_P=search.anneal_single(row, moves, QUENCH))
+
 
 class _Search:
     """One layer's annealing runs; `stopped` tells whether the deadline cut them."""
@@ -108,9 +114,16 @@ class _Search:
             shuffled,
             *problem.starts,
         ]
+        return self._quench_and_anneal(self._run(), starts, moves // 10, QUENCH, moves - moves // 10, SINGLE)
+
+    def _run(self) -> Run:
+        """Of one copy per expert."""
+        problem, slots = self.problem, self.problem.cluster.num_slots
         alone = problem.options.transport == "assignment"
-        run = partial(_run_single, incidence(problem, slots, alone=alone), balance(problem, slots))
-        return self._quench_and_anneal(run, starts, moves // 10, QUENCH, moves - moves // 10, SINGLE)
+        return partial(_run_single, incidence(problem, slots, alone=alone), balance(problem, slots))
+
+    def anneal_single(self, start: Row, moves: int, schedule: Schedule) -> Row:
+        return self._anneal(self._run(), start, moves, schedule)
 
     def _replicas(self, problem: LayerProblem) -> Row:
         """Few sends where copies are chosen for it (`min-nodes`)."""
