@@ -35,9 +35,11 @@ Run = Callable[[Row, float, float, float, int, np.uint64], None]  # row (in plac
 BY_CHANCE = ("local-first", "uniform")
 
 MOVES, REPLICA_MOVES = 450_000, 600_000
+MOVES_OF_EXPERT = 2600  # at least, where experts are many
 UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
 SETS_OF_MANY_NODES, MOVES_ON_MANY_NODES = 2048, 20_000
 CHANCE_WORK = 400_000_000  # factors of a product that a search may multiply where copies are chosen by chance
+HOT_SETS, HOT_LOADS = 8192, 24
 SEGMENTS = 4  # between which a deadline is looked at
 
 
@@ -55,6 +57,8 @@ class Schedule:
 
 
 SINGLE = Schedule(hot=0.06, cold=0.003)
+HOT, COLD = Schedule(hot=0.06, cold=0.02), Schedule(hot=0.02, cold=0.003)  # SINGLE in two
+HOT_SHARE = 1 / 3  # of the moves
 QUENCH = Schedule(hot=0.02, cold=0.003)
 COPIES = Schedule(hot=0.04, cold=0.004, prices=(0.5, 0.7, 1, 1))
 
@@ -95,7 +99,7 @@ class _Search:
 
     def _single(self) -> Row:
         problem, slots = self.problem, self.problem.cluster.num_slots
-        moves = problem.options.work_limit or MOVES
+        moves = problem.options.work_limit or max(MOVES, MOVES_OF_EXPERT * slots)
         shuffled = np.random.default_rng(problem.seed).permutation(slots).astype(np.int32)
         starts = [
             spectral_map(problem.coact_EE, problem.load_E, problem.cluster),
@@ -105,8 +109,14 @@ class _Search:
             *problem.starts,
         ]
         alone = problem.options.transport == "assignment"
-        run = partial(_run_single, incidence(problem, slots, alone=alone), balance(problem, slots))
-        return self._quench_and_anneal(run, starts, moves // 10, QUENCH, moves - moves // 10, SINGLE)
+        rough, exact = (
+            partial(_run_single, incidence(one, slots, alone=alone), balance(one, slots))
+            for one in (_rough(problem), problem)
+        )
+        hot_moves, quench_moves = int(HOT_SHARE * moves), moves // 10
+        best = self._quench(rough, starts, quench_moves, QUENCH)
+        hot = self._anneal(rough, best, hot_moves, HOT)
+        return self._better(best, self._anneal(exact, hot, moves - hot_moves - quench_moves, COLD))
 
     def _replicas(self, problem: LayerProblem) -> Row:
         """Few sends where copies are chosen for it (`min-nodes`)."""
@@ -121,7 +131,8 @@ class _Search:
         local = _fill(problem, self._anneal(run, spectral, moves // 4, SINGLE))
         starts = [Eplb().solve_layer(problem).phy2log_P, local, *problem.starts]
         run = partial(_run_replicas, incidence(problem, experts), balance(problem, experts))
-        return self._quench_and_anneal(run, starts, moves // 2, COPIES, moves // 2, COPIES)
+        best = self._quench(run, starts, moves // 2, COPIES)
+        return self._better(best, self._anneal(run, best, moves // 2, COPIES))
 
     def _by_chance(self, start: Row) -> Row:
         """From a map that is good if copies are chosen well to one that is good if they are chosen by chance."""
@@ -136,12 +147,9 @@ class _Search:
         run = partial(_run_by_chance, inc, balance(problem, problem.num_experts), fare_HX, local_first)
         return self._anneal(run, start, min(moves, options.work_limit or moves), QUENCH)
 
-    def _quench_and_anneal(
-        self, run: Run, starts: list[Row], quench_moves: int, quench: Schedule, moves: int, schedule: Schedule
-    ) -> Row:
-        each = quench_moves // len(starts)
-        best = reduce(self._better, [self._anneal(run, start, each, quench) for start in starts])
-        return self._better(best, self._anneal(run, best, moves, schedule))
+    def _quench(self, run: Run, starts: list[Row], moves: int, schedule: Schedule) -> Row:
+        """The best of what the starts become, each with its part of the moves."""
+        return reduce(self._better, [self._anneal(run, start, moves // len(starts), schedule) for start in starts])
 
     def _better(self, one: Row, other: Row) -> Row:
         return other if self.problem.score(other).better_than(self.problem.score(one)) else one
@@ -163,6 +171,20 @@ class _Search:
         return row
 
 
+def _rough(problem: LayerProblem) -> LayerProblem:
+    """Fewer sets and bootstraps for the hot part of a search: what they blur is less than what its temperature does."""
+    pick_U = _evenly(len(problem.sets_UK), HOT_SETS)
+    pick_B = _evenly(len(problem.load_BE), HOT_LOADS)  # the exact load among them
+    sets_UK, count_U = problem.sets_UK[pick_U], problem.count_U[pick_U]
+    return replace(problem, sets_UK=sets_UK, count_U=count_U, load_BE=problem.load_BE[pick_B])
+
+
+def _evenly(size: int, most: int) -> npt.NDArray[np.int64]:
+    """At most so many of `size` places, from all of them evenly, the first among them."""
+    few = min(size, most)
+    return np.arange(few) * size // max(few, 1)
+
+
 def _thinned(problem: LayerProblem) -> LayerProblem:
     """Fewer sets, evenly from all of them, where copies on many nodes make each set dear.
 
@@ -171,7 +193,7 @@ def _thinned(problem: LayerProblem) -> LayerProblem:
     few = problem.cluster.num_nodes <= EXACT_NODES or len(problem.sets_UK) <= SETS_OF_MANY_NODES
     if few or problem.num_redundant == 0:
         return problem
-    pick = np.arange(SETS_OF_MANY_NODES) * len(problem.sets_UK) // SETS_OF_MANY_NODES
+    pick = _evenly(len(problem.sets_UK), SETS_OF_MANY_NODES)
     return replace(problem, sets_UK=problem.sets_UK[pick], count_U=problem.count_U[pick])
 
 
