@@ -39,7 +39,7 @@ class RequestEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """`trace.json`; unknown keys are kept."""
+    """`trace.json`; unknown keys are kept. While `recording`, shards beyond `num_tokens` are not part of the trace yet."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -51,6 +51,7 @@ class Manifest(BaseModel):
     num_tokens: int
     requests: list[RequestEntry]
     num_groups: int | None = None
+    recording: bool = False
 
     def routing(self) -> Model:
         return Model(
