@@ -47,10 +47,20 @@ class Step:
         return Step(rows=rows, length=length, past=past, cached=given.get("use_cache") is not False, ids=ids, mask=mask)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fed:
+    """Tokens of one forward: which of them to record (bool, all), request and position of those, and the phase."""
+
+    kept_T: npt.NDArray[np.bool_]
+    request_T: npt.NDArray[np.int64]
+    position_T: npt.NDArray[np.int64]
+    phase: int
+
+
 class Batch:
     """Rows that are fed together, forward after forward; row `r` is request `first + r`."""
 
-    __slots__ = ("_ended_B", "_fed", "_first", "_ids", "_length_B")
+    __slots__ = ("_all_B", "_ended_B", "_fed", "_ids", "_length_B", "_request_B")
 
     def __init__(self, step: Step, first: int) -> None:
         """Tokens in the cache were fed before recording began, or by a batch that this one was made from."""
@@ -58,7 +68,8 @@ class Batch:
         seen = np.full(step.rows, step.past) if before is None else before.bool().sum(1).cpu().numpy()
         self._length_B: npt.NDArray[np.int64] = seen.astype(np.int64)
         self._ended_B = np.zeros(step.rows, dtype=bool)
-        self._first = first
+        self._all_B = np.ones(step.rows, dtype=bool)
+        self._request_B = np.arange(first, first + step.rows)
         self._fed = step.past
         self._ids: Any = None
 
@@ -73,28 +84,32 @@ class Batch:
             return False
         return bool((step.ids[:, :-1] == self._ids).all())
 
-    def take(self, step: Step, ends: frozenset[int]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], int]:
-        """Indices into the flattened tokens of those to record, their requests and positions [T], and the phase.
+    def take(self, step: Step, ends: frozenset[int]) -> Fed:
+        """Account for the tokens of `step`.
 
         A token of `ends` that is fed back means that its row has ended: neither it nor what follows is a token that an
         engine would run.
         """
         again = self._fed if not step.past and self._fed else 0
         phase = DECODE if self._fed and step.length - again == 1 else PREFILL
-        if step.mask is None:
-            kept_BS = np.ones((step.rows, step.length), dtype=bool)
-        else:
-            kept_BS = step.mask[:, -step.length :].bool().cpu().numpy().copy()
-        kept_BS[:, :again] = False
-        if phase == PREFILL:
-            self._ended_B[:] = False
-        elif step.ids is not None:
-            self._ended_B |= np.isin(step.ids[:, -1].cpu().numpy(), list(ends))
-            kept_BS[:, -1] &= ~self._ended_B
-        position_BS = self._length_B[:, None] + np.cumsum(kept_BS, axis=1) - 1
-        self._length_B += kept_BS.sum(axis=1)
         self._fed = step.past + step.length
         self._ids = None if step.cached else step.ids
-        kept_T = np.flatnonzero(kept_BS)
-        request_T = self._first + kept_T // step.length
-        return kept_T, request_T.astype(np.int32), position_BS.ravel()[kept_T].astype(np.int32), phase
+        if phase == PREFILL:
+            self._ended_B[:] = False
+        elif ends and step.ids is not None:
+            self._ended_B |= [token in ends for token in step.ids[:, -1].tolist()]
+        if step.length == 1 and not self._ended_B.any() and (step.mask is None or 0 not in step.mask[:, -1].tolist()):
+            position_B = self._length_B
+            self._length_B = position_B + 1
+            return Fed(kept_T=self._all_B, request_T=self._request_B, position_T=position_B, phase=phase)
+        kept_BS = np.ones((step.rows, step.length), dtype=bool)
+        if step.mask is not None:
+            kept_BS &= step.mask[:, -step.length :].cpu().numpy() != 0
+        kept_BS[:, :again] = False
+        kept_BS[self._ended_B] = False
+        position_BS = self._length_B[:, None] + np.cumsum(kept_BS, axis=1) - 1
+        request_BS = np.broadcast_to(self._request_B[:, None], kept_BS.shape)
+        self._length_B = self._length_B + kept_BS.sum(axis=1)
+        return Fed(
+            kept_T=kept_BS.ravel(), request_T=request_BS[kept_BS], position_T=position_BS[kept_BS], phase=phase
+        )

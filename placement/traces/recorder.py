@@ -1,4 +1,4 @@
-"""Recording a trace from a Hugging Face model while it runs (extra `[runtime]`: this module imports torch)."""
+"""Recording a trace from a Hugging Face model while it runs (extra `[runtime]`)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
 from placement.errors import InputError, TraceError
 from placement.files import make_folder
 from placement.traces.expert_modules import ExpertModules, find_experts
 from placement.traces.format import SHARD_TOKENS, RequestEntry, write_manifest
 from placement.traces.recorded_batch import Batch, Step
-from placement.traces.shard_writer import Piece, ShardWriter
+from placement.traces.recorded_routing import Chosen, RoutingLog
+from placement.traces.shard_writer import ShardWriter
 from placement.traces.write import check_folder, make_manifest
 
 
@@ -70,13 +67,13 @@ class Recorder:
         self, modules: ExpertModules, folder: Path, name: str, ends: frozenset[int], weights: bool, shard_tokens: int
     ) -> None:
         self._modules, self._folder, self._name, self._ends = modules, folder, name, ends
-        self._weights, self._shard_tokens = weights, shard_tokens
+        self._log, self._shard_tokens = RoutingLog(modules.num_experts, weights=weights, most_tokens=shard_tokens), shard_tokens
         self._parameters = tuple(inspect.signature(modules.decoder.forward).parameters)
         self._entries: list[RequestEntry] = []
         self._named: list[RequestEntry] | None = None
         self._batch: Batch | None = None
         self._step: Step | None = None
-        self._chosen_L: list[tuple[torch.Tensor, torch.Tensor] | None] = []
+        self._chosen_L: list[Chosen | None] = []
         self._writer: ShardWriter | None = None
 
     def requests(
@@ -98,6 +95,7 @@ class Recorder:
 
     def flush(self) -> None:
         """Write what was recorded so far as a shard, so that it outlives this process."""
+        self._write()
         if self._writer is not None:
             self._writer.flush()
             self._commit(recording=True)
@@ -133,44 +131,26 @@ class Recorder:
         return collect
 
     def _after(self, _module: Any, _args: Any, _output: Any) -> None:
-        step, batch = self._step, self._batch
-        self._step = None
+        step, batch, chosen_L = self._step, self._batch, [pair for pair in self._chosen_L if pair is not None]
+        self._step, self._chosen_L = None, []
         if step is None or batch is None:
             return
-        kept_T, request_T, position_T, phase = batch.take(step, self._ends)
-        ids_LTK, weights_LTK = self._routing(step)
-        if len(kept_T) < ids_LTK.shape[1]:
-            ids_LTK = ids_LTK[:, kept_T]
-            weights_LTK = None if weights_LTK is None else weights_LTK[:, kept_T]
+        tokens = step.rows * step.length
+        if len(chosen_L) < len(self._modules.experts_L) or any(ids.shape[0] != tokens for ids, _ in chosen_L):
+            raise TraceError(f"not every layer sent all {tokens} tokens of a forward to its experts; it cannot be recorded")
+        if self._log.add(chosen_L, batch.take(step, self._ends)):
+            self._write()
+
+    def _write(self) -> None:
+        """Hand the log over to the shards; the manifest follows whenever one was written."""
+        piece = self._log.drain()
+        if piece is None:
+            return
         if self._writer is None:
-            self._model = self._modules.model(self._name, ids_LTK.shape[2])
+            self._model = self._modules.model(self._name, piece.ids_LTK.shape[2])
             self._writer = ShardWriter(self._folder, self._model, shard_tokens=self._shard_tokens)
-        piece = Piece(
-            ids_LTK=ids_LTK,
-            weights_LTK=weights_LTK,
-            request_T=request_T,
-            position_T=position_T,
-            phase_T=np.full(len(kept_T), phase, dtype=np.uint8),
-        )
         if self._writer.add(piece):
             self._commit(recording=True)
-
-    def _routing(self, step: Step) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-        """Ids and weights of all layers, off the device at once."""
-        chosen = [pair for pair in self._chosen_L if pair is not None]
-        self._chosen_L = []
-        tokens = step.rows * step.length
-        if len(chosen) < len(self._modules.experts_L) or any(ids.shape[0] != tokens for ids, _ in chosen):
-            raise TraceError(f"not every layer sent all {tokens} tokens of this forward to its experts; it cannot be recorded")
-        num_experts = self._modules.num_experts
-        ids_LTK = torch.stack([ids.detach() for ids, _ in chosen])
-        small = ids_LTK.to(torch.uint8 if num_experts <= 256 else torch.int32).cpu().numpy()
-        if int(ids_LTK.max()) >= num_experts or int(ids_LTK.min()) < 0:
-            raise TraceError(f"expert ids {int(ids_LTK.min())} to {int(ids_LTK.max())}: 0 to {num_experts - 1} are allowed")
-        found = small if num_experts <= 256 else small.astype(np.uint16)
-        if not self._weights:
-            return found, None
-        return found, torch.stack([value.detach() for _, value in chosen]).to(torch.float16).cpu().numpy()
 
     def _commit(self, *, recording: bool) -> None:
         assert self._writer is not None
@@ -184,6 +164,7 @@ class Recorder:
 
     def _close(self) -> None:
         self._step = self._batch = None
+        self._write()
         if self._writer is not None:
             self._writer.flush()
             self._commit(recording=False)
