@@ -1,4 +1,4 @@
-"""How much slower a Hugging Face model on a CPU is while its experts are recorded: prefill, decode, and both by generate.
+"""How much slower a Hugging Face model on a CPU is while its experts are recorded: prefill alone, and `generate`.
 
 Each round runs the same work without and with the recorder, in turns; the ratio is that of the medians.
 """
@@ -88,7 +88,9 @@ def main() -> None:
                 return model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=new, do_sample=False)
 
             plain, recorded = compare(model, task, given.rounds)
-            print(f"| {name} | {work} | {plain * 1e3:.1f} | {recorded * 1e3:.1f} | {recorded / plain:.3f} |", flush=True)
+            print(
+                f"| {name} | {work} | {plain * 1e3:.1f} | {recorded * 1e3:.1f} | {recorded / plain:.3f} |", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Text of nine clear domains from Python itself and from Debian packages, split by document into training and held out.
 
-Python's standard library and C headers are wherever Python is. The rest is read below a folder `root`, into which the
-packages of `PACKAGES` were unpacked without installing them (examples/README.md shows how), or from the machine's own files.
+Python's standard library and C headers are wherever Python is. The rest is read below a folder `root`, into which
+Debian packages were unpacked without installing them (examples/README.md says which, and how); `/` reads the machine's.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-PACKAGES = ("manpages", "manpages-de", "manpages-fr", "manpages-ja", "manpages-ru", "r-cran-janeaustenr")
 DOCUMENT_CHARS = 40_000
-DOMAIN_CHARS = 2_500_000
+HELD_OUT = 0.1
 
 
-def domains(root: Path, seed: int, held_out: float = 0.1) -> dict[str, tuple[list[str], list[str]]]:
-    """(training, held-out) documents of every domain whose text is there."""
+def domains(root: Path, seed: int, chars: int) -> dict[str, tuple[list[str], list[str]]]:
+    """(training, held-out) documents of every domain whose text is there, at most `chars` characters of each."""
     man = root / "usr/share/man"
     austen = root / "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb"
     sources: dict[str, Callable[[], Iterator[str]]] = {
@@ -34,21 +33,21 @@ def domains(root: Path, seed: int, held_out: float = 0.1) -> dict[str, tuple[lis
         "python": lambda: files(Path(sysconfig.get_path("stdlib")), "*.py"),
         "russian": lambda: manual_pages(man / "ru", "man[1-8]"),
     }
-    found = {name: split(list(read()), random.Random(f"{seed} {name}"), held_out) for name, read in sources.items()}
+    found = {name: split(read(), random.Random(f"{seed} {name}"), chars) for name, read in sources.items()}
     return {name: parts for name, parts in found.items() if all(parts)}
 
 
-def split(documents: list[str], rng: random.Random, held_out: float) -> tuple[list[str], list[str]]:
-    """Whole documents for each side, equal ones once, at most `DOMAIN_CHARS` characters in all."""
-    documents = sorted({text[:DOCUMENT_CHARS] for text in documents if len(text) >= 400})
-    rng.shuffle(documents)
+def split(documents: Iterator[str], rng: random.Random, chars: int) -> tuple[list[str], list[str]]:
+    """Whole documents for each side, equal ones once."""
+    texts = sorted({text[:DOCUMENT_CHARS] for text in documents if len(text) >= 400})
+    rng.shuffle(texts)
     kept, size = [], 0
-    for text in documents:
+    for text in texts:
         size += len(text)
-        if size > DOMAIN_CHARS:
+        if size > chars:
             break
         kept.append(text)
-    cut = max(1, round(held_out * len(kept))) if kept else 0
+    cut = max(1, round(HELD_OUT * len(kept))) if kept else 0
     return kept[cut:], kept[:cut]
 
 
@@ -83,7 +82,7 @@ def novels(path: Path) -> Iterator[str]:
 def strings(packed: bytes) -> Iterator[bytes]:
     """Strings of one R object in its XDR form: a header of four bytes that ends in 9, a length, the bytes."""
     at = packed.find(b"\x00\x04\x00\x09")
-    while 0 <= at and at + 8 <= len(packed) and packed[at + 3] == 9:
+    while at >= 0 and at + 8 <= len(packed) and packed[at + 3] == 9:
         size = int.from_bytes(packed[at + 4 : at + 8], "big")
         yield packed[at + 8 : at + 8 + size]
         at += 8 + size
@@ -95,6 +94,7 @@ def arithmetic(rng: random.Random) -> Iterator[str]:
         lines = []
         for _ in range(40):
             a, b, c = rng.randrange(100), rng.randrange(100), rng.randrange(1, 13)
-            forms = (f"{a} + {b} = {a + b}", f"{a + b} - {b} = {a}", f"{a} * {c} = {a * c}", f"({a} + {b}) * {c} = {(a + b) * c}")
-            lines.append(rng.choice(forms))
+            sums = (f"{a} + {b} = {a + b}", f"{a + b} - {b} = {a}")
+            products = (f"{a} * {c} = {a * c}", f"({a} + {b}) * {c} = {(a + b) * c}")
+            lines.append(rng.choice((*sums, *products)))
         yield "\n".join(lines)

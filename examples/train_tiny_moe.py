@@ -1,11 +1,11 @@
 """Train a small Mixture-of-Experts language model on nine domains of text, then record which experts it uses.
 
-    python examples/train_tiny_moe.py --texts TEXTS -o tiny-moe
-    python examples/train_tiny_moe.py --texts TEXTS -o tiny-moe --record-only
+    python examples/train_tiny_moe.py --texts TEXTS -o OUT
+    python examples/train_tiny_moe.py --texts TEXTS -o OUT --record-only
 
 OUT/model is a Hugging Face folder (OlmoeForCausalLM, safetensors, tokenizer), OUT/trace an expert-trace/1 of held-out
 prompts and what the model wrote after them, OUT/report.json the perplexities. Needs torch and transformers 5. The same
-seed, texts, versions and number of threads give the same model on a CPU.
+seed, texts, versions and number of threads give the same model on a CPU. examples/README.md says where TEXTS come from.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import random
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,6 +24,8 @@ from tiny_moe_texts import domains
 from tokenizers import ByteLevelBPETokenizer
 from torch.nn import functional
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
+
+from placement.traces.recorder import record
 
 BALANCE = 0.01  # weight of the load-balancing loss: Switch Transformer's and OLMoE's
 ROUTER_Z = 0.001
@@ -45,13 +46,21 @@ class Preset:
     batch: int = 12
     steps: int = 1100
     learning_rate: float = 3e-3
+    chars: int = 2_500_000
 
 
 PRESETS = {
     "cpu": Preset(),
-    "gpu": Preset(hidden=256, expert=128, tokens=256, batch=64, steps=6000, learning_rate=2e-3),
-    "smoke": Preset(hidden=32, expert=16, layers=2, experts=8, top_k=2, vocabulary=512, tokens=64, batch=4, steps=5),
+    "gpu": Preset(hidden=256, expert=128, tokens=256, batch=64, steps=2000, learning_rate=2e-3),
+    "smoke": Preset(
+        hidden=32, expert=16, layers=2, experts=8, top_k=2, vocabulary=512, tokens=128, batch=4, steps=5, chars=100_000
+    ),
 }
+
+REQUESTS = 33  # of each domain
+PROMPT_TOKENS = range(32, 97)
+NEW_TOKENS = 48
+ROWS = 11
 
 Texts = dict[str, tuple[list[str], list[str]]]
 
@@ -59,7 +68,8 @@ Texts = dict[str, tuple[list[str], list[str]]]
 def make_tokenizer(texts: Texts, size: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE from the training documents, an equal number of characters of each domain."""
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(("".join(train)[:300_000] for train, _ in texts.values()), size, special_tokens=[END])
+    samples = ("".join(train)[:300_000] for train, _ in texts.values())
+    bpe.train_from_iterator(samples, size, special_tokens=[END], show_progress=False)
     return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token=END, pad_token=END, padding_side="left")
 
 
@@ -129,7 +139,8 @@ def train(model: OlmoeForCausalLM, feed: Iterator[torch.Tensor], preset: Preset,
             group["lr"] = preset.learning_rate * min(1.0, (step + 1) / warm_up) * decay
         rows = next(feed).to(device)
         out = model.model(input_ids=rows[:, :-1], use_cache=False, output_router_logits=True)
-        loss = functional.cross_entropy(model.lm_head(out.last_hidden_state).flatten(0, 1).float(), rows[:, 1:].flatten())
+        logits = model.lm_head(out.last_hidden_state).flatten(0, 1).float()
+        loss = functional.cross_entropy(logits, rows[:, 1:].flatten())
         (loss + router_losses(out.router_logits, preset.top_k)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -145,14 +156,45 @@ def perplexity(model: OlmoeForCausalLM, stream: torch.Tensor, preset: Preset, de
     rows = stream[: 64 * (preset.tokens + 1)].unfold(0, preset.tokens + 1, preset.tokens + 1)
     losses = []
     for part in rows.split(preset.batch):
-        logits = model(input_ids=part[:, :-1].to(device), use_cache=False).logits
-        losses.append(functional.cross_entropy(logits.flatten(0, 1).float().cpu(), part[:, 1:].flatten(), reduction="none"))
+        logits = model(input_ids=part[:, :-1].to(device), use_cache=False).logits.flatten(0, 1).float().cpu()
+        losses.append(functional.cross_entropy(logits, part[:, 1:].flatten(), reduction="none"))
     return math.exp(torch.cat(losses).mean().item())
+
+
+def record_requests(
+    model: OlmoeForCausalLM, held_out: dict[str, torch.Tensor], path: Path, name: str, seed: int, device: str
+) -> None:
+    """Prompts from held-out text, the domains mixed, each continued by sampling."""
+    rng = random.Random(seed)
+    requests = []
+    for domain, stream in held_out.items():
+        for number in range(REQUESTS):
+            size = rng.choice(PROMPT_TOKENS)
+            at = rng.randrange(len(stream) - size)
+            requests.append((f"{domain}/{number}", domain, stream[at : at + size]))
+    rng.shuffle(requests)
+    torch.manual_seed(seed)
+    model.to(device).eval()
+    with record(model, path, name=name) as recorder:
+        for start in range(0, len(requests), ROWS):
+            ids, labels, prompts = zip(*requests[start : start + ROWS], strict=True)
+            longest = max(len(prompt) for prompt in prompts)
+            mask = torch.stack([torch.arange(longest) >= longest - len(prompt) for prompt in prompts]).long()
+            padded = torch.stack([functional.pad(prompt, (longest - len(prompt), 0)) for prompt in prompts])
+            recorder.requests(ids, domain=labels)
+            model.generate(
+                input_ids=padded.to(device),
+                attention_mask=mask.to(device),
+                max_new_tokens=NEW_TOKENS,
+                do_sample=True,
+                temperature=0.8,
+                top_k=0,
+            )
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--texts", type=Path, default=Path("/"), help="folder that Debian's packages were unpacked into")
+    options.add_argument("--texts", type=Path, default=Path("/"), help="folder with unpacked Debian packages")
     options.add_argument("-o", "--output", type=Path, required=True)
     options.add_argument("--preset", choices=PRESETS, default="gpu" if torch.cuda.is_available() else "cpu")
     options.add_argument("--seed", type=int, default=0)
@@ -163,7 +205,7 @@ def main() -> None:
     torch.manual_seed(given.seed)
     preset = PRESETS[given.preset]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    texts = domains(given.texts, given.seed)
+    texts = domains(given.texts, given.seed, preset.chars)
     folder = given.output / "model"
     print(f"domains: {', '.join(texts)}; {device}", flush=True)
     if not given.record_only:
@@ -181,8 +223,10 @@ def main() -> None:
         report = {"preset": asdict(preset), "seed": given.seed, "seconds": seconds, "held_out_perplexity": held_out}
         (given.output / "report.json").write_text(json.dumps(report, indent=1) + "\n")
         print(json.dumps(report), flush=True)
+    tokenizer, model = PreTrainedTokenizerFast.from_pretrained(folder), OlmoeForCausalLM.from_pretrained(folder)
+    name = f"tiny-moe-{given.preset}"
+    record_requests(model, streams(texts, tokenizer, 1), given.output / "trace", name, given.seed, device)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     main()

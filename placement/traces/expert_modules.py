@@ -47,7 +47,7 @@ def find_experts(model: Any) -> ExpertModules:
     if not found or any(a >= b for a, b in zip((-1, *layer_ids), layer_ids, strict=False)):
         raise InputError(f"{what} has no expert layers that can be recorded; models that can: {SUPPORTED}")
     if any(module._is_expert_parallel for _, module in found):
-        raise InputError(f"{what} runs expert-parallel, where ids are those of one rank; load it without that to record")
+        raise InputError(f"{what} runs expert-parallel, where ids are those of one rank; load it without that")
     sizes = {int(module.num_experts) for _, module in found}
     if len(sizes) > 1:
         raise InputError(f"{what} has layers of {sorted(sizes)} experts; a trace holds layers of one size")

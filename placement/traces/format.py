@@ -39,7 +39,7 @@ class RequestEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """`trace.json`; unknown keys are kept. While `recording`, shards beyond `num_tokens` are not part of the trace yet."""
+    """`trace.json`; unknown keys are kept. While `recording`, shards beyond `num_tokens` are not part of it yet."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -40,8 +40,8 @@ class Step:
         rows, length = int(fed.shape[0]), int(fed.shape[1])
         if mask is not None and (getattr(mask, "ndim", 0) != 2 or mask.shape[0] != rows or mask.shape[1] < length):
             raise TraceError(
-                f"an attention_mask of shape {tuple(getattr(mask, 'shape', ()))} does not say which of {rows} x {length} "
-                "tokens are padding; give one of a row a request, and generate with the default (dynamic) cache"
+                f"an attention_mask of shape {tuple(getattr(mask, 'shape', ()))} does not say which of {rows} x "
+                f"{length} tokens are padding; give one of a row a request, and use the default (dynamic) cache"
             )
         past = 0 if cache is None else int(cache.get_seq_length())
         return Step(rows=rows, length=length, past=past, cached=given.get("use_cache") is not False, ids=ids, mask=mask)
@@ -74,7 +74,7 @@ class Batch:
         self._ids: Any = None
 
     def continued_by(self, step: Step) -> bool:
-        """True if `step` feeds further tokens of these rows: behind its cache or, without one, all again and one more."""
+        """True if `step` feeds more tokens of these rows: behind its cache or, without one, all again and one more."""
         if len(self._length_B) != step.rows:
             return False
         return step.past == self._fed if step.past else self._fed_again(step)
@@ -110,6 +110,4 @@ class Batch:
         position_BS = self._length_B[:, None] + np.cumsum(kept_BS, axis=1) - 1
         request_BS = np.broadcast_to(self._request_B[:, None], kept_BS.shape)
         self._length_B = self._length_B + kept_BS.sum(axis=1)
-        return Fed(
-            kept_T=kept_BS.ravel(), request_T=request_BS[kept_BS], position_T=position_BS[kept_BS], phase=phase
-        )
+        return Fed(kept_T=kept_BS.ravel(), request_T=request_BS[kept_BS], position_T=position_BS[kept_BS], phase=phase)

@@ -43,7 +43,15 @@ def record(
         raise InputError(f"shard_tokens={shard_tokens} must be 1 or more")
     check_folder(path)
     make_folder(path)
-    recorder = Recorder(modules, Path(path), _name_of(model) if name is None else name, _ends(model), weights, shard_tokens)
+    log = RoutingLog(modules.num_experts, weights=weights, most_tokens=shard_tokens)
+    recorder = Recorder(
+        modules,
+        Path(path),
+        log,
+        name=_name_of(model) if name is None else name,
+        ends=_ends(model),
+        shard_tokens=shard_tokens,
+    )
     hooks = [
         modules.decoder.register_forward_pre_hook(recorder._before, with_kwargs=True),
         modules.decoder.register_forward_hook(recorder._after),
@@ -64,10 +72,17 @@ class Recorder:
     """What `record` gives: names requests, and writes on demand."""
 
     def __init__(
-        self, modules: ExpertModules, folder: Path, name: str, ends: frozenset[int], weights: bool, shard_tokens: int
+        self,
+        modules: ExpertModules,
+        folder: Path,
+        log: RoutingLog,
+        *,
+        name: str,
+        ends: frozenset[int],
+        shard_tokens: int,
     ) -> None:
-        self._modules, self._folder, self._name, self._ends = modules, folder, name, ends
-        self._log, self._shard_tokens = RoutingLog(modules.num_experts, weights=weights, most_tokens=shard_tokens), shard_tokens
+        self._modules, self._folder, self._log = modules, folder, log
+        self._name, self._ends, self._shard_tokens = name, ends, shard_tokens
         self._parameters = tuple(inspect.signature(modules.decoder.forward).parameters)
         self._entries: list[RequestEntry] = []
         self._named: list[RequestEntry] | None = None
@@ -77,21 +92,24 @@ class Recorder:
         self._writer: ShardWriter | None = None
 
     def requests(
-        self, ids: Sequence[str], *, domain: str | Sequence[str | None] | None = None, category: Any = None
+        self,
+        ids: Sequence[str],
+        *,
+        domain: str | Sequence[str | None] | None = None,
+        category: str | Sequence[str | None] | None = None,
     ) -> None:
         """Name the rows of the next batch: one id a row, and a domain and a category for all rows or one for each.
 
         Rows of a batch that nobody named become requests `request-0`, `request-1` and so on.
         """
-        columns = [[None if value is None else str(value) for value in ids]]
+        entries: list[dict[str, str | None]] = [{"id": str(name)} for name in ids]
         for what, values in (("domain", domain), ("category", category)):
-            columns.append([values] * len(ids) if values is None or isinstance(values, str) else list(values))
-            if len(columns[-1]) != len(ids):
-                raise InputError(f"{len(columns[-1])} values of {what} for {len(ids)} requests; give one, or one for each")
-        self._named = [
-            RequestEntry.model_validate({"id": name} | {k: v for k, v in (("domain", d), ("category", c)) if v is not None})
-            for name, d, c in zip(*columns, strict=True)
-        ]
+            column = [values] * len(ids) if values is None or isinstance(values, str) else list(values)
+            if len(column) != len(ids):
+                raise InputError(f"{len(column)} values of {what} for {len(ids)} requests; give one, or one for each")
+            for entry, value in zip(entries, column, strict=True):
+                entry |= {} if value is None else {what: value}
+        self._named = [RequestEntry.model_validate(entry) for entry in entries]
 
     def flush(self) -> None:
         """Write what was recorded so far as a shard, so that it outlives this process."""
@@ -137,7 +155,9 @@ class Recorder:
             return
         tokens = step.rows * step.length
         if len(chosen_L) < len(self._modules.experts_L) or any(ids.shape[0] != tokens for ids, _ in chosen_L):
-            raise TraceError(f"not every layer sent all {tokens} tokens of a forward to its experts; it cannot be recorded")
+            raise TraceError(
+                f"not every layer sent all {tokens} tokens of a forward to its experts; it cannot be recorded"
+            )
         if self._log.add(chosen_L, batch.take(step, self._ends)):
             self._write()
 

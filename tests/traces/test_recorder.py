@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -131,9 +132,7 @@ def test_generation_without_a_cache_records_the_same(tmp_path: Path) -> None:
     ids, mask = prompts()
     for cached in (True, False):
         with record(model, tmp_path / str(cached)):
-            model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=5, do_sample=False, use_cache=cached
-            )
+            model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=5, do_sample=False, use_cache=cached)
     with_cache, without = (rows(open_trace(tmp_path / name)) for name in ("True", "False"))
     assert {key: row[:2] for key, row in with_cache.items()} == {key: row[:2] for key, row in without.items()}
 
@@ -299,3 +298,23 @@ def test_what_cannot_be_recorded_is_one_clear_line(tmp_path: Path) -> None:
             recorder.requests(["a", "b"], domain=["x"])
         with pytest.raises(TraceError, match="attention_mask of shape"):
             model(input_ids=ids, attention_mask=mask[:, None, None, :].bool())
+
+
+def test_the_recipe_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python block of the docs, with a tiny model where it says `path/to/model`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    letters = {letter: number for number, letter in enumerate([chr(code) for code in range(32, 92)])}
+    plain = Tokenizer(models.WordLevel(letters, unk_token=" "))
+    plain.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    folder = tmp_path / "path" / "to" / "model"
+    transformers.PreTrainedTokenizerFast(tokenizer_object=plain, pad_token=" ").save_pretrained(folder)
+    tiny().save_pretrained(folder)
+    docs = Path(__file__).parents[2] / "docs"
+    blocks = [b for page in docs.glob("*.md") for b in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
+    (recipe,) = [block for block in blocks if "from placement.traces.recorder import record" in block]
+    monkeypatch.chdir(tmp_path)
+    exec(recipe, {})  # noqa: S102
+    trace = open_trace("trace")
+    assert [entry.domain for entry in trace.requests] == ["code", "code", "sums", "sums"]
+    assert trace.tokens_Q().min() >= 15
