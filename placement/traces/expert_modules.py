@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,10 +42,12 @@ def find_experts(model: Any) -> ExpertModules:
     what = f"{type(model).__name__} (model_type={getattr(config, 'model_type', None)!r})"
     if not hasattr(model, "named_modules") or config is None:
         raise InputError(f"{what} is no Hugging Face model; give a loaded one of {SUPPORTED}")
-    decoder = getattr(model, "base_model", model)
-    found = [(name, module) for name, module in decoder.named_modules() if hasattr(module, "_is_expert_parallel")]
+    found = [(name, module) for name, module in model.named_modules() if hasattr(module, "_is_expert_parallel")]
     layer_ids = tuple(next((int(part) for part in name.split(".") if part.isdigit()), -1) for name, _ in found)
-    if not found or any(a >= b for a, b in zip((-1, *layer_ids), layer_ids, strict=False)):
+    # the innermost module that is given tokens: wrappers around it may be by-passed by `generate`
+    around = [module for name, module in model.named_modules() if all(_inside(name, inner) for inner, _ in found)]
+    decoders = [module for module in around if "input_ids" in inspect.signature(module.forward).parameters]
+    if not found or not decoders or any(a >= b for a, b in zip((-1, *layer_ids), layer_ids, strict=False)):
         raise InputError(f"{what} has no expert layers that can be recorded; models that can: {SUPPORTED}")
     if any(module._is_expert_parallel for _, module in found):
         raise InputError(f"{what} runs expert-parallel, where ids are those of one rank; load it without that")
@@ -54,9 +57,13 @@ def find_experts(model: Any) -> ExpertModules:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     groups = getattr(text, "n_group", None) or 1
     return ExpertModules(
-        decoder=decoder,
+        decoder=decoders[-1],
         experts_L=tuple(module for _, module in found),
         layer_ids=layer_ids,
         num_experts=sizes.pop(),
         num_groups=groups if groups > 1 else None,
     )
+
+
+def _inside(name: str, inner: str) -> bool:
+    return not name or inner.startswith(f"{name}.")

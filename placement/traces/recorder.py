@@ -45,11 +45,11 @@ def record(
     make_folder(path)
     log = RoutingLog(modules.num_experts, weights=weights, most_tokens=shard_tokens)
     recorder = Recorder(
+        model,
         modules,
         Path(path),
         log,
         name=_name_of(model) if name is None else name,
-        ends=_ends(model),
         shard_tokens=shard_tokens,
     )
     hooks = [
@@ -66,6 +66,10 @@ def record(
         for hook in hooks:
             hook.remove()
         recorder._close()
+    if not recorder.num_tokens:
+        raise TraceError(f"nothing was recorded to {path}: the model ran no forward in the block")
+    if not recorder.num_tokens:
+        raise TraceError(f"nothing was recorded to {path}: no forward of the model ran inside of the block")
 
 
 class Recorder:
@@ -73,16 +77,17 @@ class Recorder:
 
     def __init__(
         self,
+        model: Any,
         modules: ExpertModules,
         folder: Path,
         log: RoutingLog,
         *,
         name: str,
-        ends: frozenset[int],
         shard_tokens: int,
     ) -> None:
         self._modules, self._folder, self._log = modules, folder, log
-        self._name, self._ends, self._shard_tokens = name, ends, shard_tokens
+        self._model, self._name, self._shard_tokens = model, name, shard_tokens
+        self._ends: frozenset[int] = frozenset()
         self._parameters = tuple(inspect.signature(modules.decoder.forward).parameters)
         self._entries: list[RequestEntry] = []
         self._named: list[RequestEntry] | None = None
@@ -111,6 +116,11 @@ class Recorder:
                 entry |= {} if value is None else {what: value}
         self._named = [RequestEntry.model_validate(entry) for entry in entries]
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that were written so far."""
+        return 0 if self._writer is None else self._writer.num_tokens
+
     def flush(self) -> None:
         """Write what was recorded so far as a shard, so that it outlives this process."""
         self._write()
@@ -133,6 +143,7 @@ class Recorder:
         elif len(named) != step.rows:
             raise TraceError(f"{len(named)} requests were named for a batch of {step.rows} rows; name one for each row")
         self._entries += named
+        self._ends = _ends(self._model)
         return Batch(step, first)
 
     def _collector(self, layer: int) -> Any:
@@ -167,15 +178,15 @@ class Recorder:
         if piece is None:
             return
         if self._writer is None:
-            self._model = self._modules.model(self._name, piece.ids_LTK.shape[2])
-            self._writer = ShardWriter(self._folder, self._model, shard_tokens=self._shard_tokens)
+            model = self._modules.model(self._name, piece.ids_LTK.shape[2])
+            self._writer = ShardWriter(self._folder, model, shard_tokens=self._shard_tokens)
         if self._writer.add(piece):
             self._commit(recording=True)
 
     def _commit(self, *, recording: bool) -> None:
         assert self._writer is not None
         manifest = make_manifest(
-            self._model,
+            self._writer.model,
             self._writer.num_tokens,
             self._entries[: self._writer.num_requests],
             {"recording": True} if recording else None,

@@ -27,6 +27,7 @@ class Piece:
 class ShardWriter:
     """Collects pieces in the existing `folder` and writes a shard whenever `shard_tokens` have come together.
 
+    model         whose routing it is
     num_tokens    tokens in the shards written so far
     num_requests  1 + the largest request index among them
     """
@@ -34,7 +35,7 @@ class ShardWriter:
     def __init__(self, folder: Path, model: Model, *, shard_tokens: int = SHARD_TOKENS) -> None:
         self.num_tokens = self.num_requests = 0
         self._folder = folder
-        self._model = model
+        self.model = model
         self._shard_tokens = shard_tokens
         self._shards = self._filled = 0
         self._buffer: Piece | None = None
@@ -42,7 +43,7 @@ class ShardWriter:
     def add(self, piece: Piece) -> bool:
         """Take all tokens of `piece`; True if a shard was written. The first piece says whether weights are kept."""
         if self._buffer is None:
-            self._buffer = _empty(self._model, self._shard_tokens, piece.weights_LTK is not None)
+            self._buffer = _empty(self.model, self._shard_tokens, piece.weights_LTK is not None)
         total, done, before = len(piece.request_T), 0, self._shards
         while done < total:
             size = min(total - done, self._shard_tokens - self._filled)

@@ -172,6 +172,25 @@ def test_batches_without_names_are_new_requests(tmp_path: Path) -> None:
     assert block.column_T("phase").tolist() == [0] * 36
 
 
+def test_a_wrapper_that_generate_goes_around_does_not_hide_the_model(tmp_path: Path) -> None:
+    """Adapters and multimodal models hold the language model inside of another module."""
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self, inner: Any) -> None:
+            super().__init__()
+            self.inner, self.config = inner, inner.config
+
+        def forward(self, input_ids: Any) -> Any:
+            return self.inner(input_ids=input_ids)
+
+    wrapper = Wrapper(tiny())
+    ids, mask = prompts()
+    with record(wrapper, tmp_path / "t"):
+        wrapper.inner.generate(input_ids=ids, attention_mask=mask, max_new_tokens=2, do_sample=False)
+        wrapper(ids)
+    assert open_trace(tmp_path / "t").tokens_Q().tolist() == [6, 9, 8, 8, 8, 8]
+
+
 def test_training_with_checkpoints_records_each_token_once(tmp_path: Path) -> None:
     """The backward pass runs the layers again."""
     model = tiny().train()
@@ -298,6 +317,10 @@ def test_what_cannot_be_recorded_is_one_clear_line(tmp_path: Path) -> None:
             recorder.requests(["a", "b"], domain=["x"])
         with pytest.raises(TraceError, match="attention_mask of shape"):
             model(input_ids=ids, attention_mask=mask[:, None, None, :].bool())
+        model(input_ids=ids)
+    assert open_trace(tmp_path / "u").num_tokens_stored == 24
+    with pytest.raises(TraceError, match="nothing was recorded"), record(model, tmp_path / "v"):
+        pass
 
 
 def test_the_recipe_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
