@@ -67,8 +67,6 @@ def record(
             hook.remove()
         recorder._close()
     if not recorder.num_tokens:
-        raise TraceError(f"nothing was recorded to {path}: the model ran no forward in the block")
-    if not recorder.num_tokens:
         raise TraceError(f"nothing was recorded to {path}: no forward of the model ran inside of the block")
 
 
@@ -207,6 +205,7 @@ def _name_of(model: Any) -> str:
 
 def _ends(model: Any) -> frozenset[int]:
     """Tokens after which `generate` feeds a row padding, until the others have ended too."""
-    config = getattr(model, "generation_config", None) or model.config
+    found = (getattr(module, "generation_config", None) for module in model.modules())
+    config = next((config for config in found if config is not None), model.config)
     ends = getattr(config, "eos_token_id", None)
     return frozenset() if ends is None else frozenset(ends if isinstance(ends, (list, tuple)) else [ends])
