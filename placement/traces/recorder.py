@@ -153,7 +153,8 @@ class Recorder:
                 args = tuple(inspect.signature(module.forward).bind(*args, **kwargs).arguments.values())
             if self._chosen_L[layer] is not None:
                 raise TraceError(f"layer {self._modules.layer_ids[layer]} ran its experts twice in one forward")
-            self._chosen_L[layer] = (args[1], args[2])
+            # detached, or the log would keep the activations of a training step alive
+            self._chosen_L[layer] = (args[1], args[2].detach())
 
         return collect
 

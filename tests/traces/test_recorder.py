@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -199,6 +201,26 @@ def test_training_with_checkpoints_records_each_token_once(tmp_path: Path) -> No
     with record(model, tmp_path / "t"):
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
     assert open_trace(tmp_path / "t").num_tokens_stored == 24
+
+
+def test_the_graph_of_a_training_step_is_not_kept(tmp_path: Path) -> None:
+    """Tokens wait some forwards until they are written; the activations they came from must not wait with them."""
+
+    class Probe:
+        def __call__(self, gradient: Any) -> None:
+            return None
+
+    model = tiny().train()
+    ids, _ = prompts()
+    with record(model, tmp_path / "t"):
+        probe = Probe()
+        hook = model.model.embed_tokens.register_forward_hook(lambda _m, _a, out: out.register_hook(probe) and None)
+        model(input_ids=ids, use_cache=False)
+        hook.remove()
+        alive = weakref.ref(probe)
+        del probe, hook
+        gc.collect()
+        assert alive() is None
 
 
 def test_an_exception_leaves_no_hooks_and_keeps_what_was_recorded(tmp_path: Path) -> None:
