@@ -157,6 +157,34 @@ def test_rows_that_ended_are_not_recorded_further(tmp_path: Path) -> None:
         assert lengths[row] == int(mask[row].sum()) + fed
 
 
+def test_chats_with_caches_of_their_own_do_not_mix(tmp_path: Path) -> None:
+    """Going back to the cache of another chat starts a request at the position where that cache ends."""
+    model = tiny()
+    ids, _ = prompts()
+    with record(model, tmp_path / "t"), torch.no_grad():
+        first = model(input_ids=ids[:1, :5])
+        model(input_ids=ids[1:2])
+        model(input_ids=ids[:1, 5:6], past_key_values=first.past_key_values)
+    trace = open_trace(tmp_path / "t")
+    assert trace.tokens_Q().tolist() == [5, 8, 1]
+    assert rows(trace)["request-2", 5][0] == 1
+
+
+def test_a_chat_that_ended_goes_on_with_its_next_turn(tmp_path: Path) -> None:
+    """An end token that is fed back is no token of the request; the user's next message is."""
+    model = tiny()
+    model.generation_config.eos_token_id = 2
+    ids, _ = prompts()
+    with record(model, tmp_path / "t"), torch.no_grad():
+        cache = model(input_ids=ids[1:2]).past_key_values
+        model(input_ids=torch.tensor([[2]]), past_key_values=cache)
+        model(input_ids=ids[1:2, :3], past_key_values=cache)
+        model(input_ids=torch.tensor([[7]]), past_key_values=cache)
+    (block,) = open_trace(tmp_path / "t").blocks()
+    assert block.column_T("position").tolist() == list(range(12))
+    assert block.column_T("phase").tolist() == [0] * 11 + [1]
+
+
 def test_batches_without_names_are_new_requests(tmp_path: Path) -> None:
     """Each forward from an empty cache starts requests of its own; a chat that goes on with its cache does not."""
     model = tiny()
