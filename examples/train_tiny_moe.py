@@ -162,7 +162,7 @@ def perplexity(model: OlmoeForCausalLM, stream: torch.Tensor, preset: Preset, de
 
 
 def record_requests(
-    model: OlmoeForCausalLM, held_out: dict[str, torch.Tensor], path: Path, name: str, seed: int, device: str
+    model: OlmoeForCausalLM, held_out: dict[str, torch.Tensor], path: Path, seed: int, device: str
 ) -> None:
     """Prompts from held-out text, the domains mixed, each continued by sampling."""
     rng = random.Random(seed)
@@ -175,7 +175,7 @@ def record_requests(
     rng.shuffle(requests)
     torch.manual_seed(seed)
     model.to(device).eval()
-    with record(model, path, name=name) as recorder:
+    with record(model, path, name="tiny-moe") as recorder:
         for start in range(0, len(requests), ROWS):
             ids, labels, prompts = zip(*requests[start : start + ROWS], strict=True)
             longest = max(len(prompt) for prompt in prompts)
@@ -224,8 +224,7 @@ def main() -> None:
         (given.output / "report.json").write_text(json.dumps(report, indent=1) + "\n")
         print(json.dumps(report), flush=True)
     tokenizer, model = PreTrainedTokenizerFast.from_pretrained(folder), OlmoeForCausalLM.from_pretrained(folder)
-    name = f"tiny-moe-{given.preset}"
-    record_requests(model, streams(texts, tokenizer, 1), given.output / "trace", name, given.seed, device)
+    record_requests(model, streams(texts, tokenizer, 1), given.output / "trace", given.seed, device)
 
 
 if __name__ == "__main__":
