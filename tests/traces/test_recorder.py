@@ -241,12 +241,13 @@ def test_the_graph_of_a_training_step_is_not_kept(tmp_path: Path) -> None:
     model = tiny().train()
     ids, _ = prompts()
     with record(model, tmp_path / "t"):
-        probe = Probe()
-        hook = model.model.embed_tokens.register_forward_hook(lambda _m, _a, out: out.register_hook(probe) and None)
+        probes = [Probe()]
+        alive = weakref.ref(probes[0])
+        embedding = model.model.embed_tokens
+        hook = embedding.register_forward_hook(lambda _m, _a, out: out.register_hook(probes[0]) and None)
         model(input_ids=ids, use_cache=False)
         hook.remove()
-        alive = weakref.ref(probe)
-        del probe, hook
+        probes.clear()
         gc.collect()
         assert alive() is None
 
