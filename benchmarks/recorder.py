@@ -70,7 +70,7 @@ def main() -> None:
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     generator = torch.Generator().manual_seed(SEED)
-    print(f"# Recorder\n\n{describe_machine()}, torch {torch.__version__}, {given.threads} threads, seed {SEED}, ")
+    print(f"# Recorder\n\n{describe_machine()}, torch {torch.__version__}, {given.threads} threads, seed {SEED},")
     print(f"medians of {given.rounds} rounds, processor time\n")
     print("| model | work | without, ms | with, ms | ratio |\n|---|---|---|---|---|")
     for name, shape in (("8 x 32 experts, 17M", (192, 96, 8, 32, 4)), ("16 x 64 experts, 107M", (256, 128, 16, 64, 8))):

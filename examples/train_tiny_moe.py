@@ -34,7 +34,7 @@ END = "<|end|>"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """How long and how wide; `cpu` is sized for 15 minutes on two cores."""
+    """How long and how wide; `cpu` takes about 20 minutes of one core."""
 
     hidden: int = 192
     expert: int = 96
@@ -47,17 +47,27 @@ class Preset:
     steps: int = 1100
     learning_rate: float = 3e-3
     chars: int = 2_500_000
+    requests: int = 33  # of each domain, to record
 
 
 PRESETS = {
     "cpu": Preset(),
     "gpu": Preset(hidden=256, expert=128, tokens=256, batch=64, steps=2000, learning_rate=2e-3),
     "smoke": Preset(
-        hidden=32, expert=16, layers=2, experts=8, top_k=2, vocabulary=512, tokens=128, batch=4, steps=5, chars=100_000
+        hidden=32,
+        expert=16,
+        layers=2,
+        experts=8,
+        top_k=2,
+        vocabulary=512,
+        tokens=128,
+        batch=4,
+        steps=5,
+        chars=100_000,
+        requests=4,
     ),
 }
 
-REQUESTS = 33  # of each domain
 PROMPT_TOKENS = range(32, 97)
 NEW_TOKENS = 48
 ROWS = 11
@@ -162,13 +172,13 @@ def perplexity(model: OlmoeForCausalLM, stream: torch.Tensor, preset: Preset, de
 
 
 def record_requests(
-    model: OlmoeForCausalLM, held_out: dict[str, torch.Tensor], path: Path, seed: int, device: str
+    model: OlmoeForCausalLM, held_out: dict[str, torch.Tensor], path: Path, preset: Preset, seed: int, device: str
 ) -> None:
     """Prompts from held-out text, the domains mixed, each continued by sampling."""
     rng = random.Random(seed)
     requests = []
     for domain, stream in held_out.items():
-        for number in range(REQUESTS):
+        for number in range(preset.requests):
             size = rng.choice(PROMPT_TOKENS)
             at = rng.randrange(len(stream) - size)
             requests.append((f"{domain}/{number}", domain, stream[at : at + size]))
@@ -224,7 +234,7 @@ def main() -> None:
         (given.output / "report.json").write_text(json.dumps(report, indent=1) + "\n")
         print(json.dumps(report), flush=True)
     tokenizer, model = PreTrainedTokenizerFast.from_pretrained(folder), OlmoeForCausalLM.from_pretrained(folder)
-    record_requests(model, streams(texts, tokenizer, 1), given.output / "trace", given.seed, device)
+    record_requests(model, streams(texts, tokenizer, 1), given.output / "trace", preset, given.seed, device)
 
 
 if __name__ == "__main__":
