@@ -158,8 +158,8 @@ def _balance(grouped: GroupedSolution) -> list[tuple[str, str]]:
     said = [("training requests", number(homes.assignment.token_imbalance))]
     if homes.held_out_Q is not None and homes.routed_Q is not None:
         said += [
-            ("held-out requests, grouped together", number(grouped.held_out_balance(homes.held_out_Q))),
-            ("routed one by one", number(grouped.held_out_balance(homes.routed_Q))),
+            ("held-out requests grouped together", number(grouped.held_out_balance(homes.held_out_Q))),
+            ("the same routed one by one", number(grouped.held_out_balance(homes.routed_Q))),
         ]
     return said
 
