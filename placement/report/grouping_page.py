@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from placement.errors import printable
-from placement.group import WITH_HOMES, Gain, GroupedSolution
+from placement.group import JOINT, WITH_HOMES, Gain, GroupedSolution
 from placement.grouping_document import domain_rows, group_rows
 from placement.report.numbers import change, number, percent, plural
 
@@ -100,9 +100,7 @@ def _said(grouped: GroupedSolution) -> str:
     first, last = grouped.gains[0], grouped.gains[-1]
     alone = grouped.gain(f"{first.name}{WITH_HOMES}")
     result = last.name.removesuffix(WITH_HOMES)
-    placed = next((one for one in reversed(grouped.gains) if one.homes is None and one.name != result), last)
-    if not any(one.name == grouped.solution.options.solver for one in grouped.gains):
-        placed = grouped.gain(result)  # a given map
+    placed = grouped.gain(grouped.solution.options.solver if result == JOINT else result)
     where = "held-out" if last.held_out is not None else "training"
     linear, both, moved, homed = (_sends(one) for one in (first, last, placed, alone))
     return (

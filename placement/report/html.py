@@ -105,6 +105,9 @@ def _tiles(solution: Solution) -> list[tuple[str, str, str]]:
 
 
 def _layers(solution: Solution, answers: dict[str, Evaluation]) -> list[dict[str, Any]]:
+    """None of a map that was given, not solved for."""
+    if not solution.layers:
+        return []
     before, after = answers[baseline_of(solution)].layers(), answers[solution.result_name].layers()
     return [
         {"report": report, "before": old, "after": new}
