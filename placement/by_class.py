@@ -31,6 +31,8 @@ PHASES = (PREFILL, "decode")
 ONE, OWN = "one", "own"  # names of the map for all and of the class's own
 LONGEST_NAME = 80
 
+Sides = tuple[Trace, ...]  # training, and held out if any requests were
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficClass:
@@ -205,9 +207,6 @@ def solve_by(
     return ByClass(by=by, solution=whole, classes=tuple(answers), left_out=left_out)
 
 
-Sides = tuple[Trace, ...]  # training, and held out if any requests were
-
-
 def _split(
     trace: Trace, by: str, holdout: float, seed: int
 ) -> tuple[tuple[str, ...], tuple[str, ...], Sides, list[Sides]]:
@@ -216,9 +215,9 @@ def _split(
         raise OptionError(f"by={by!r} is unknown; choose one of {', '.join(CLASSES)}")
     if by == PHASE:
         sides = split_requests(trace, holdout, seed) if holdout else (trace,)
-        phases = [cut_requests(side, PREFILL) for side in sides]
-        classes: list[Sides] = [tuple(cut[number] for cut in phases) for number in range(len(PHASES))]
-        for name, views in zip(PHASES, classes, strict=True):
+        cuts = [cut_requests(side, PREFILL) for side in sides]
+        phases: list[Sides] = [tuple(cut[number] for cut in cuts) for number in range(len(PHASES))]
+        for name, views in zip(PHASES, phases, strict=True):
             tokens = [int(view.tokens_Q().sum()) for view in views]
             if tokens[0] < FEWEST_TOKENS or not tokens[-1]:
                 raise OptionError(
@@ -226,12 +225,14 @@ def _split(
                     f"some of both held out; of {name} there are {' and '.join(map(str, tokens))}; record both phases, "
                     f"or use {DOMAIN} or {CATEGORY}"
                 )
-        return PHASES, (), sides, classes
+        return PHASES, (), sides, phases
     parts = parts_of(trace, by, option="by", others=CLASSES)
     sides = split_by_part(trace, parts, holdout, seed) if holdout else (trace,)
-    views = [tuple(parts.of(side, part) for side in sides) for part in range(len(parts.names))]
-    # entries with one id are on one side: those of a class may all be on that of training
-    classes = [view if view[-1].tokens_Q().any() else view[:1] for view in views]
+    classes: list[Sides] = []
+    for part in range(len(parts.names)):
+        views = tuple(parts.of(side, part) for side in sides)
+        # entries with one id are on one side: those of a class may all be on that of training
+        classes.append(views if views[-1].tokens_Q().any() else views[:1])
     return parts.names, parts.left_out, sides, classes
 
 
