@@ -250,10 +250,12 @@ def test_the_command(trace: Trace, tmp_path: Path, run_cli: Any) -> None:
         (["--maps-out", "maps"], "add --by"),
         (["--by", "domain", "--maps-out", "maps", "-o", "maps/one.json"], "overlap"),
         (["--by", "colour"], "domain, category, phase"),
+        (["--by", "domain", "--max-moves", 3], "leave out max_moves"),
+        (["--group", "--max-moves", 3], "leave out max_moves"),
     ],
 )
 def test_options_that_do_not_go_together(
-    trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Any, options: list[str], told: str
+    trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Any, options: list[object], told: str
 ) -> None:
     """One line, exit code 2, and nothing is written."""
     monkeypatch.chdir(tmp_path)
