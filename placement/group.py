@@ -158,11 +158,12 @@ def solve_grouped(
     train, held_out = (trace, None) if not holdout else split_requests(trace, holdout, options.seed)
     home_from = home_from or _default_cut(trace)
     first, rest = (None, None) if held_out is None else cut_requests(held_out, home_from)
-    if rest is not None and not rest.tokens_Q().any():
-        raise OptionError(
-            f"home_from={home_from!r} leaves no tokens of the held-out requests to measure on; use a share, such as "
-            f"{FIRST_QUARTER}"
-        )
+    for part, what in ((first, "decide from"), (rest, "measure on")):
+        if part is not None and not part.tokens_Q().any():
+            raise OptionError(
+                f"home_from={home_from!r} leaves no tokens of the held-out requests to {what}; use a share, such as "
+                f"{FIRST_QUARTER}"
+            )
     requests = requests_of(trace)
     with make_executor(workers) as executor:
         workload = count_training(train, options, executor, listener)

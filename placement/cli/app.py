@@ -22,6 +22,7 @@ app.command("group")(group.group_command)
 app.command("evaluate")(evaluate.evaluate_command)
 app.command("diff")(diff.diff_command)
 app.command("export")(export.export_command)
+app.command("import")(export.import_command)
 app.add_typer(traces.app, name="traces")
 
 

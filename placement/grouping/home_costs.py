@@ -53,8 +53,11 @@ def home_costs(
     transport: str = "node",
     executor: Executor | None = None,
 ) -> HomeCosts:
-    """One pass over the trace. With several copies of experts `rank` is counted by nodes, at the mean of their ranks'
-    fares; `min-nodes-balanced` sends what `min-nodes` sends. Raises OptionError for `allgather`."""
+    """One pass over the trace; `min-nodes-balanced` sends what `min-nodes` sends.
+
+    With several copies of experts `rank` is counted by nodes, and the fares of ranks are the mean of their node's.
+    Raises OptionError for `allgather`.
+    """
     if transport == "allgather":
         raise OptionError(
             "transport='allgather' sends every token everywhere, so homes change nothing; group for another transport"

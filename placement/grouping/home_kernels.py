@@ -150,7 +150,7 @@ def _book(
             continue
         near = 0
         for k in range(ids_K.shape[0]):
-            near += np.int64(hosted_K[k] >> np.uint64(n) & _ONE)
+            near += 1 if hosted_K[k] >> np.uint64(n) & _ONE else 0
         for k in range(ids_K.shape[0]):
             if near == 0 or hosted_K[k] >> np.uint64(n) & _ONE:
                 saved_EN[ids_K[k], n] += saved / (near if near > 0 else ids_K.shape[0])

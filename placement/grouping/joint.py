@@ -62,9 +62,9 @@ def solve_joint(
     Place first, then group: on a linear placement grouping alone gains little. Every round starts from the maps of the
     one before, and the homes are chosen exactly, on all tokens.
     """
-    placement, layers = start, ()
-    costs = _costs(trace, requests, placement, cluster, options, executor)
-    aligned, cost_LQN = align_nodes(placement, costs.cost_LQN, costs.tokens_Q, cluster, tolerance)
+    layers: tuple[LayerReport, ...] = ()
+    costs = _costs(trace, requests, start, cluster, options, executor)
+    aligned, cost_LQN = align_nodes(start, costs.cost_LQN, costs.tokens_Q, cluster, tolerance)
     homes = assign_homes(cost_LQN.sum(axis=0), costs.tokens_Q, tolerance=tolerance)
     home_options = replace(options, time_limit_s=options.time_limit_s / rounds if options.time_limit_s else None)
     placement = aligned
