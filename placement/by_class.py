@@ -21,17 +21,11 @@ from placement.problem import Options
 from placement.solve import BASELINES, Solution, count_training, solution_document
 from placement.solvers import get_solver
 from placement.solvers.run import solve_workload
-from placement.traces.cut import PREFILL, cut_requests
-from placement.traces.parts import FEWEST_TOKENS, parts_of
-from placement.traces.split import split_by_part, split_requests
+from placement.traces.classes import Sides, split_classes
 from placement.traces.trace import Trace
 
-DOMAIN, CATEGORY, PHASE = CLASSES = ("domain", "category", "phase")
-PHASES = (PREFILL, "decode")
 ONE, OWN = "one", "own"  # names of the map for all and of the class's own
 LONGEST_NAME = 80
-
-Sides = tuple[Trace, ...]  # training, and held out if any requests were
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,8 +118,7 @@ def solve_by(
 ) -> ByClass:
     """Solve for all traffic, then for each class of it alone; measure both maps on the held-out requests of the class.
 
-    by  `domain`, `category`: that key of the requests; small ones make a class `other`, see `parts_of`;
-        `phase`: the prefill of every request, and its decode
+    by  `domain`, `category` or `phase`, see `placement.traces.classes`
 
     The search for a class's own map also starts from the one for all: with `auto` and `anneal` it is never worse on the
     class's training objective. Requests of no class are fitted by the one map. `options.time_limit_s` is for all solves
@@ -139,33 +132,25 @@ def solve_by(
         raise OptionError("maps by class are new maps and know no current one; leave out max_moves")
     cluster.check_fits(trace.model.num_experts)
     get_solver(options.solver)
-    names, left_out, sides, classes = _split(trace, by, holdout, options.seed)
+    names, left_out, sides, classes = split_classes(trace, by, holdout, options.seed)
     solves = 1 + len(names)
     each = options
     if options.time_limit_s is not None:
         each = replace(options, time_limit_s=options.time_limit_s / solves)
     with make_executor(workers) as executor:
 
-        def measure(sides: Sequence[Trace], maps: dict[str, Placement]) -> list[dict[str, Evaluation]]:
-            return [
-                dict(
-                    zip(
-                        maps,
-                        evaluate(
-                            side,
-                            list(maps.values()),
-                            cluster=cluster,
-                            replica_choice=options.replica_choice,
-                            transport=options.transport,
-                            executor=executor,
-                        ),
-                        strict=True,
-                    )
-                )
-                for side in sides
-            ]
+        def measure(side: Trace, maps: dict[str, Placement]) -> dict[str, Evaluation]:
+            answers = evaluate(
+                side,
+                list(maps.values()),
+                cluster=cluster,
+                replica_choice=options.replica_choice,
+                transport=options.transport,
+                executor=executor,
+            )
+            return dict(zip(maps, answers, strict=True))
 
-        def solved(number: int, sides: Sequence[Trace], known: dict[str, Placement], name: str) -> Solution:
+        def solved(number: int, sides: Sides, known: dict[str, Placement], name: str) -> Solution:
             """Fitted to the first of the sides, measured on all of them beside the known maps."""
             workload = count_training(sides[0], each, executor, ignore if number else listener)
             found, layers = solve_workload(
@@ -180,7 +165,7 @@ def solve_by(
             )
             maps = known | {OWN: found[options.solver]} if known else found
             listener(Progress(stage="evaluate", done=number, total=solves))
-            figures = measure(sides, maps)
+            figures = [measure(side, maps) for side in sides]
             return Solution(
                 placement=maps[name],
                 cluster=cluster,
@@ -205,35 +190,6 @@ def solve_by(
             answers.append(TrafficClass(name=name, file=file, solution=own))
         listener(Progress(stage="evaluate", done=solves, total=solves))
     return ByClass(by=by, solution=whole, classes=tuple(answers), left_out=left_out)
-
-
-def _split(
-    trace: Trace, by: str, holdout: float, seed: int
-) -> tuple[tuple[str, ...], tuple[str, ...], Sides, list[Sides]]:
-    """Names of the classes and of those left out; the sides of all traffic, and of each class."""
-    if by not in CLASSES:
-        raise OptionError(f"by={by!r} is unknown; choose one of {', '.join(CLASSES)}")
-    if by == PHASE:
-        sides = split_requests(trace, holdout, seed) if holdout else (trace,)
-        cuts = [cut_requests(side, PREFILL) for side in sides]
-        phases: list[Sides] = [tuple(cut[number] for cut in cuts) for number in range(len(PHASES))]
-        for name, views in zip(PHASES, phases, strict=True):
-            tokens = [int(view.tokens_Q().sum()) for view in views]
-            if tokens[0] < FEWEST_TOKENS or not tokens[-1]:
-                raise OptionError(
-                    f"by='phase' needs {FEWEST_TOKENS} or more tokens of {PHASES[0]} and of {PHASES[1]} to fit, and "
-                    f"some of both held out; of {name} there are {' and '.join(map(str, tokens))}; record both phases, "
-                    f"or use {DOMAIN} or {CATEGORY}"
-                )
-        return PHASES, (), sides, phases
-    parts = parts_of(trace, by, option="by", others=CLASSES)
-    sides = split_by_part(trace, parts, holdout, seed) if holdout else (trace,)
-    classes: list[Sides] = []
-    for part in range(len(parts.names)):
-        views = tuple(parts.of(side, part) for side in sides)
-        # entries with one id are on one side: those of a class may all be on that of training
-        classes.append(views if views[-1].tokens_Q().any() else views[:1])
-    return parts.names, parts.left_out, sides, classes
 
 
 def _part_of(listener: Listener, number: int, total: int) -> Listener:

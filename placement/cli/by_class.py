@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from placement.by_class import CLASSES, ByClass
+from placement.by_class import ByClass
 from placement.cli.shared import stdout_console
 from placement.report.by_class import class_table, terminal_class_table
+from placement.traces.classes import CLASSES
 
 By = Annotated[
     str | None,
