@@ -149,6 +149,8 @@ def solve_grouped(
         raise OptionError("grouping shares requests among nodes; one node is all there is: use --nodes 2 or more")
     if not options.sends_count:
         raise OptionError("grouping saves sends, and these do not count here; use --objective locality or time")
+    if options.moves_limited:
+        raise OptionError("grouping looks for a new map and knows no current one; leave out max_moves")
     cluster.check_fits(trace.model.num_experts)
     get_solver(options.solver)
     if placement is not None:

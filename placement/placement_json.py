@@ -117,6 +117,35 @@ class RobustPart(_Part):
     left_out: list[str] = Field(description="Parts with too few tokens or requests")
 
 
+class TrafficClassPart(_Part):
+    """One class of traffic; all maps by name: `own` is the class's, `one` the map in this file."""
+
+    name: str
+    file: str = Field(description="Placement file of the class's own map in the folder of --maps-out")
+    train: dict[str, SummaryPart]
+    held_out: dict[str, SummaryPart] | None = Field(description="null where no request of the class was held out")
+
+
+class ClassMean(_Part):
+    """Means over classes, each weighted by its tokens."""
+
+    sends_per_token: float
+    rank_imbalance: float
+    cost: float = Field(description="Sends and imbalance at the prices of the objective")
+
+
+class ClassesPart(_Part):
+    """Of `solve --by`: on every class of traffic, its own map beside the map in this file, which was fitted to all."""
+
+    by: str = Field(description="domain, category or phase")
+    mean: dict[str, dict[str, ClassMean] | None] = Field(description="On train and held_out requests, by map")
+    classes: list[TrafficClassPart]
+    left_out: list[str] = Field(description="Classes with too few tokens or requests")
+    own_not_better: list[str] = Field(
+        description="Classes whose own map costs no less than the map in this file; held-out requests if there are any"
+    )
+
+
 class ClusterDetail(ClusterPart):
     """The cluster with all that the cost model knows of it; see docs/cluster.md."""
 
@@ -168,6 +197,7 @@ class PlacementFile(_Part):
     )
     evaluation: EvaluationPart | None = None
     robust: RobustPart | None = None
+    classes: ClassesPart | None = None
     layers: list[LayerPart] | None = None
     migration: MigrationPart | None = None
     provenance: ProvenancePart | None = None
@@ -203,6 +233,7 @@ def placement_document(
     *,
     evaluation: dict[str, Any] | None = None,
     robust: dict[str, Any] | None = None,
+    classes: dict[str, Any] | None = None,
     layers: list[dict[str, Any]] | None = None,
     migration: dict[str, Any] | None = None,
     provenance: dict[str, Any] | None = None,
@@ -231,6 +262,7 @@ def placement_document(
     parts = {
         "evaluation": evaluation,
         "robust": robust,
+        "classes": classes,
         "layers": layers,
         "migration": migration,
         "provenance": provenance,

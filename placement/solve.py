@@ -284,8 +284,11 @@ def count_training(trace: Trace, options: Options, executor: Executor, listener:
     return workload
 
 
-def solution_document(solution: Solution) -> dict[str, Any]:
-    """The placement file of a solution: `solve -o`, `solve --json` and the service answer this."""
+def solution_document(solution: Solution, classes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The placement file of a solution: `solve -o`, `solve --json` and the service answer this.
+
+    classes: what own maps of classes of traffic gain over this one, see `placement.by_class`
+    """
     parts = {
         part: {name: evaluation.summary() for name, evaluation in answers.items()} or None
         for part, answers in (("train", solution.train), ("held_out", solution.held_out))
@@ -311,6 +314,7 @@ def solution_document(solution: Solution) -> dict[str, Any]:
             "best_split": best_split,
         },
         robust=_robust_document(solution),
+        classes=classes,
         layers=[asdict(layer) for layer in solution.layers],
         provenance={
             "version": VERSION,

@@ -112,7 +112,10 @@ def make_targets() -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("path", RUN, ids=name_of)
 def test_the_commands_of_a_document_run(path: Path, sandbox: Path, run_cli: Callable[..., Any]) -> None:
-    """In order, in one folder; a promised failure also prints what the document shows, `...` standing for anything."""
+    """In order, in one folder; a promised failure also prints what the document shows, `...` standing for anything.
+
+    The Python of docs/grouping.md runs after its commands, on what they left.
+    """
     for command in commands(path):
         if command.words[0] == "make":
             run_make(command, sandbox, run_cli)
@@ -124,6 +127,10 @@ def test_the_commands_of_a_document_run(path: Path, sandbox: Path, run_cli: Call
         if command.code:
             shown = ".*".join(re.escape(" ".join(part.split())) for part in command.output.split("..."))
             assert re.search(shown, " ".join(result.stderr.split())), f"{command}: {result.stderr}"
+    if path.name == "grouping.md":
+        for _, language, content in blocks(path.read_text()):
+            if language == "python":
+                exec(compile(content, path.name, "exec"), {})  # noqa: S102  # the documents are ours
 
 
 def run_make(command: Command, sandbox: Path, run_cli: Callable[..., Any]) -> None:

@@ -1,4 +1,4 @@
-"""The JSON form of a grouping: schema `expert-grouping/1`."""
+"""The JSON form of a grouping: schema `expert-grouping/1`, published as placement/schemas/expert-grouping-1.json."""
 
 from __future__ import annotations
 
@@ -132,6 +132,12 @@ class GroupingFile(_Part):
                 f"the grouping is for {self.num_nodes} nodes and {len(mine.layer_ids)} layers of {mine.num_experts} "
                 f"experts; the map has {placement.num_nodes} nodes and {model.num_layers} layers of {model.num_experts}"
             )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the grouping file."""
+    schema = GroupingFile.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, **schema}
 
 
 def save_grouping(path: str | Path, document: dict[str, Any]) -> None:
