@@ -1,0 +1,16 @@
+"""The wheels are there, or it is said why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.engines
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm", "vllm_ascend", "lmdeploy"])
+def test_the_wheel_of_an_engine_is_unpacked(engine: str, engine_source: Callable[[str], Path]) -> None:
+    """The other tests of this folder read these files; a visible skip where an index does not have them."""
+    assert (engine_source(engine) / engine / "__init__.py").is_file()
