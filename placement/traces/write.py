@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +79,14 @@ def write_trace(
     pieces: Iterator[Piece],
     *,
     model: Model,
-    requests: tuple[RequestEntry, ...],
+    requests: Sequence[RequestEntry],
     extras: dict[str, Any] | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> int:
-    """Write `pieces` into the existing `folder` as shards of `shard_tokens` and a manifest; returns the tokens."""
+    """Write `pieces` into the existing `folder` as shards of `shard_tokens` and a manifest; returns the tokens.
+
+    `requests` is looked at when all pieces were drawn, so that it may grow with them.
+    """
     num_tokens = shards = filled = 0
     buffer: Piece | None = None
     for piece in pieces:

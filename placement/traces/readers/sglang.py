@@ -1,0 +1,269 @@
+"""Dumps of SGLang's expert distribution recorder (--expert-distribution-recorder-mode), files of `torch.save`.
+
+per_token         records of passes with `topk_ids_of_layer` [layers, tokens, 8], -1 where there is none: a trace
+per_pass          records of passes with `global_physical_count` [layers, slots], one file a rank: counts
+stat, stat_approx `logical_count` [passes, layers, experts], a ring buffer whose unused rows are 0: counts
+
+Ids of records are physical; `last_physical_to_logical_map` [layers, slots] of the same file makes them logical. Layers
+are all hidden ones. Read in the source of sglang 0.5.23, `srt/eplb/expert_distribution.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.errors import TraceError
+from placement.traces.format import RequestEntry
+from placement.traces.readers.base import (
+    BATCH_TOKENS,
+    DECODE,
+    PREFILL,
+    Batch,
+    CountRecording,
+    ReadOptions,
+    Recording,
+    files_of,
+    reading,
+    whole_number,
+)
+from placement.traces.readers.count_rows import CountRows
+from placement.traces.readers.repeats import Repeats
+from placement.traces.readers.sglang_requests import RequestTracker
+from placement.traces.readers.torch_file import StoredTensor, mentions, open_document
+
+PATTERN = "*.pt"
+MAP, RECORDS, COUNT, IDS, PHYSICAL = (
+    "last_physical_to_logical_map",
+    "records",
+    "logical_count",
+    "topk_ids_of_layer",
+    "global_physical_count",
+)
+MEND = "dump the record again with POST /dump_expert_distribution_record"
+MODE_DECODE, MODE_IDLE = 2, 4  # of ForwardMode
+ID_FAULT = "is it a fused shared expert? record again with --disable-shared-experts-fusion"
+
+
+class SGLang:
+    name = "sglang"
+    title = "SGLang expert distribution recorder"
+
+    def sniff(self, path: Path) -> str | None:
+        files = files_of(path, PATTERN)
+        if not files:
+            return None
+        if mentions(files[0], MAP.encode(), RECORDS.encode()):
+            return f"{files[0].name} is a torch file with {RECORDS} and {MAP}"
+        if mentions(files[0], COUNT.encode()):
+            return f"{files[0].name} is a torch file with {COUNT}"
+        return None
+
+    def read(self, path: Path, options: ReadOptions) -> Recording | CountRecording:
+        files = files_of(path, PATTERN)
+        if not files:
+            raise TraceError(f"{path} has no {PATTERN}; give the folder that the recorder wrote to")
+        first = _document(files[0])
+        if COUNT in first:
+            return _read_stat(path, files, options)
+        if MAP not in first or RECORDS not in first:
+            raise TraceError(f"{files[0]} has keys {', '.join(map(str, first))}; {COUNT}, or {RECORDS} and {MAP} are needed")
+        if not first[RECORDS]:
+            raise TraceError(f"{files[0]} has no records; POST /start_expert_distribution_record, send requests, then dump")
+        phy2log_LP = _map(files[0], first)
+        layer_ids = options.layer_ids or tuple(range(len(phy2log_LP)))
+        redundant = phy2log_LP.shape[1] - int(phy2log_LP.max()) - 1
+        notes = ["ids are mapped by the dump's last map: right only if EPLB did not rebalance while recording"]
+        if IDS not in first[RECORDS][0]:
+            return _read_per_pass(path, files, layer_ids, notes[: bool(redundant)])
+        return Recording(
+            model=path.stem,
+            layer_ids=layer_ids,
+            num_experts=int(phy2log_LP.max()) + 1,
+            phy2log_LP=phy2log_LP,
+            batches=lambda: _token_batches(files, phy2log_LP),
+            notes=["requests are put together from positions: the recorder has no ids", *notes[: bool(redundant)]],
+            id_fault=ID_FAULT,
+        )
+
+
+def _document(path: Path) -> dict[str, Any]:
+    document = open_document(path)
+    if not isinstance(document, dict):
+        raise TraceError(f"{path} holds a {type(document).__name__}; {COUNT}, or {RECORDS} and {MAP} are needed; {MEND}")
+    return document
+
+
+def _map(path: Path, document: dict[str, Any]) -> npt.NDArray[np.int32]:
+    """Logical expert of each slot, int32 [L, P]."""
+    found = document.get(MAP)
+    if not isinstance(found, StoredTensor) or len(found.shape) != 2 or found.dtype.kind != "i" or 0 in found.shape:
+        raise TraceError(f"{path}: {MAP} must be whole numbers [layers, slots]; {MEND}")
+    with reading(path, MEND), path.open("rb") as file:
+        phy2log_LP = found.read(file)
+    if phy2log_LP.min() < 0 or phy2log_LP.max() >= phy2log_LP.shape[1]:
+        raise TraceError(
+            f"{path}: {MAP} has expert {phy2log_LP.min() if phy2log_LP.min() < 0 else phy2log_LP.max()}; "
+            f"0 to {phy2log_LP.shape[1] - 1} are possible with {phy2log_LP.shape[1]} slots; {MEND}"
+        )
+    return phy2log_LP.astype(np.int32)
+
+
+def _records(files: list[Path], phy2log_LP: npt.NDArray[np.int32]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+    """(file, number, record); the map of every file must be the same."""
+    for path in files:
+        document = _document(path)
+        if not np.array_equal(_map(path, document), phy2log_LP):
+            raise TraceError(f"{path} has another {MAP} than {files[0]}; convert dumps of different maps apart")
+        records = document.get(RECORDS)
+        if not isinstance(records, list):
+            raise TraceError(f"{path}: {RECORDS} must be a list; {MEND}")
+        for number, record in enumerate(records):
+            if not isinstance(record, dict):
+                raise TraceError(f"{path}: record {number} is no dict; {MEND}")
+            yield path, number, record
+
+
+def _token_batches(files: list[Path], phy2log_LP: npt.NDArray[np.int32]) -> Iterator[Batch]:
+    trackers: dict[Path, RequestTracker] = {}
+    repeats = Repeats(len(files))
+    for path, number, record in _records(files, phy2log_LP):
+        where = f"{path}: record {number}"
+        ids = record.get(IDS)
+        if not isinstance(ids, StoredTensor) or len(ids.shape) != 3 or ids.dtype != np.int32:
+            raise TraceError(f"{where}: {IDS} must be int32 [layers, tokens, top-k]; {MEND}")
+        num_tokens = ids.shape[1]
+        mode = whole_number(record.get("forward_mode"), "forward_mode", where)
+        position_T = _column(record, "positions", num_tokens, where)
+        tracker = trackers.setdefault(path, RequestTracker())
+        starts, lengths = _segments(record, position_T, mode, where)
+        numbers = tracker.follow(starts, lengths, decode=mode == MODE_DECODE)
+        if mode == MODE_IDLE or not num_tokens:
+            continue
+        prefix = f"{path.stem}/" if len(files) > 1 else ""
+        names = np.array(numbers)
+        local_T = np.repeat(np.arange(len(names), dtype=np.int32), lengths)
+        decode_T = np.repeat(_decodes(mode, starts, lengths), lengths)
+        with reading(where, MEND), path.open("rb") as file:
+            if repeats.seen(record.get("forward_pass_id"), file, ids):
+                continue
+            for start in range(0, num_tokens, BATCH_TOKENS):
+                stop = min(start + BATCH_TOKENS, num_tokens)
+                first, last = int(local_T[start]), int(local_T[stop - 1]) + 1
+                yield Batch(
+                    where=where if num_tokens <= BATCH_TOKENS else f"{where} from token {start}",
+                    ids_LTK=_rows(file, ids, start, stop),
+                    requests=tuple(RequestEntry(id=f"{prefix}{name}") for name in names[first:last].tolist()),
+                    request_T=local_T[start:stop] - first,
+                    position_T=position_T[start:stop],
+                    phase_T=decode_T[start:stop],
+                )
+
+
+def _rows(file: Any, ids: StoredTensor, start: int, stop: int) -> npt.NDArray[np.int32]:
+    num_layers, num_tokens, width = ids.shape
+    ids_LTK = np.empty((num_layers, stop - start, width), dtype=np.int32)
+    for layer in range(num_layers):
+        values = ids.part(file, (layer * num_tokens + start) * width, (stop - start) * width)
+        ids_LTK[layer] = values.reshape(stop - start, width)
+    return ids_LTK
+
+
+def _segments(
+    record: dict[str, Any], position_T: npt.NDArray[np.int32], mode: int, where: str
+) -> tuple[list[int], list[int]]:
+    """First position and length of every request's tokens in the pass."""
+    lengths = record.get("extend_seq_lens")
+    if mode == MODE_DECODE or lengths is None:
+        return position_T.tolist(), [1] * len(position_T)
+    if not isinstance(lengths, list) or sum(whole_number(one, "extend_seq_lens", where) for one in lengths) != len(
+        position_T
+    ):
+        raise TraceError(f"{where}: extend_seq_lens does not add up to {len(position_T)} tokens; {MEND}")
+    lengths = [one for one in lengths if one]
+    ends = np.cumsum(lengths, dtype=np.int64)
+    return position_T[ends - lengths].tolist() if lengths else [], lengths
+
+
+def _decodes(mode: int, starts: list[int], lengths: list[int]) -> npt.NDArray[np.uint8]:
+    """Phase of every segment: in a mixed pass, what continues a request by one token is decode."""
+    if mode == MODE_DECODE:
+        return np.full(len(starts), DECODE, dtype=np.uint8)
+    if mode == 3:
+        single = (np.array(lengths) == 1) & (np.array(starts) > 0)
+        return np.where(single, DECODE, PREFILL).astype(np.uint8)
+    return np.full(len(starts), PREFILL, dtype=np.uint8)
+
+
+def _column(record: dict[str, Any], name: str, count: int, where: str) -> npt.NDArray[np.int32]:
+    values = record.get(name)
+    if not isinstance(values, list) or len(values) != count:
+        raise TraceError(f"{where}: {name} must be a list of {count} numbers, one a token; {MEND}")
+    with reading(where, MEND):
+        return np.array(values, dtype=np.int64).astype(np.int32)
+
+
+def _read_per_pass(path: Path, files: list[Path], layer_ids: tuple[int, ...], notes: list[str]) -> CountRecording:
+    """Counts of each pass, added over ranks, by the logical experts of the slots."""
+    phy2log_LP = _map(files[0], _document(files[0]))
+    num_layers, num_slots = phy2log_LP.shape
+    shape = (num_layers, int(phy2log_LP.max()) + 1)
+    index_LP = phy2log_LP + np.arange(num_layers)[:, None] * shape[1]
+    rows = CountRows(shape)
+    for file_path, number, record in _records(files, phy2log_LP):
+        where = f"{file_path}: record {number}"
+        counts = record.get(PHYSICAL)
+        if not isinstance(counts, StoredTensor) or counts.shape != (num_layers, num_slots) or counts.dtype.kind != "i":
+            raise TraceError(f"{where}: {PHYSICAL} must be whole numbers [{num_layers}, {num_slots}]; {MEND}")
+        with reading(where, MEND), file_path.open("rb") as file:
+            physical_LP = counts.read(file)
+        if physical_LP.min() < 0:
+            raise TraceError(f"{where}: {PHYSICAL} has {physical_LP.min()}; 0 and more are allowed; {MEND}")
+        weights = physical_LP.reshape(-1).astype(np.float64)
+        logical = np.bincount(index_LP.reshape(-1), weights=weights, minlength=shape[0] * shape[1])
+        rows.add(logical.astype(np.int64).reshape(shape), key=whole_number(record.get("forward_pass_id"), "forward_pass_id", where))
+    return CountRecording(
+        model=path.stem,
+        layer_ids=layer_ids,
+        count_QLE=rows.array(),
+        notes=[rows.note("forward passes"), "ranks that see the same tokens are counted each", *notes],
+    )
+
+
+def _read_stat(path: Path, files: list[Path], options: ReadOptions) -> CountRecording:
+    rows: CountRows | None = None
+    unused = 0
+    for file_path in files:
+        counts = _document(file_path).get(COUNT)
+        if not isinstance(counts, StoredTensor) or len(counts.shape) != 3 or counts.dtype.kind != "i":
+            raise TraceError(f"{file_path}: {COUNT} must be whole numbers [passes, layers, experts]; {MEND}")
+        num_passes, *shape = counts.shape
+        if rows is None:
+            rows = CountRows((shape[0], shape[1]))
+        elif rows.shape != tuple(shape):
+            raise TraceError(f"{file_path} counts {shape} layers and experts, {files[0]} {list(rows.shape)}; convert them apart")
+        size = shape[0] * shape[1]
+        with reading(file_path, MEND), file_path.open("rb") as file:
+            for number in range(num_passes):
+                count_LE = counts.part(file, number * size, size).reshape(shape)
+                if count_LE.min(initial=0) < 0:
+                    raise TraceError(f"{file_path}: pass {number} counts {count_LE.min()}; 0 and more are allowed; {MEND}")
+                if count_LE.any():
+                    rows.add(count_LE.astype(np.int64))
+                else:
+                    unused += 1
+    if rows is None or not rows.count:
+        raise TraceError(f"{path} counts nothing: all rows are 0; POST /start_expert_distribution_record first; {MEND}")
+    notes = [rows.note("forward passes"), "a count may be of several ranks: shares are right, totals may not be"]
+    if unused:
+        notes.insert(0, f"{unused:,} unused rows of the ring buffer left out")
+    return CountRecording(
+        model=path.stem,
+        layer_ids=options.layer_ids or tuple(range(rows.shape[0])),
+        count_QLE=rows.array(),
+        notes=notes,
+    )
