@@ -1,4 +1,4 @@
-"""The registry: a reader is one file and one line here. `convert` makes a trace, or a file of counts, of a recording."""
+"""The registry: a reader is one file and one line here. `placement.traces.readers.convert` writes what they read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,14 @@ from placement.traces.readers.base import (
 AUTO = "auto"
 READERS = {
     "sglang": "placement.traces.readers.sglang:SGLang",
+    "sglang-responses": "placement.traces.readers.sglang_responses:SGLangResponses",
     "vllm": "placement.traces.readers.vllm:VLLM",
+    "routing-log": "placement.traces.readers.routing_log:RoutingLog",
+    "megatron": "placement.traces.readers.megatron:Megatron",
+    "tensorrt-llm": "placement.traces.readers.tensorrt_llm:TensorRTLLM",
+    "llama-cpp": "placement.traces.readers.llama_cpp:LlamaCpp",
     "arrays": "placement.traces.readers.arrays:Arrays",
+    "parquet": "placement.traces.readers.parquet:Parquet",
 }
 
 

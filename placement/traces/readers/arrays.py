@@ -23,6 +23,7 @@ from placement.traces.readers.requests import layers_first, request_batches
 
 IDS, WEIGHTS = "expert_ids", "expert_weights"
 COLUMNS = ("request", "position", "phase")
+KINDS = {WEIGHTS: "f", "request": "iuSU"}  # others are whole numbers
 MEND = f"save np.savez(path, {IDS}=array) of whole numbers [tokens, layers, top-k]"
 TINY = 1 << 16  # values of layer_ids, num_experts and model together
 
@@ -100,7 +101,7 @@ def _npz_batches(path: Path) -> Iterator[Batch]:
             whole = arrays[IDS].shape
             if array.shape != (whole if name in (IDS, WEIGHTS) else whole[:1]):
                 raise TraceError(f"{path}: {name} has shape {list(array.shape)}, {IDS} has {list(whole)}; {MEND}")
-            _checked(path, name, array, len(array.shape), "f" if name == WEIGHTS else "iuSU" if name == "request" else "iu")
+            _checked(path, name, array, len(array.shape), KINDS.get(name, "iu"))
         start = 0
         streams = {name: array.chunks(BATCH_TOKENS) for name, array in arrays.items()}
         for ids_TLK in streams.pop(IDS):

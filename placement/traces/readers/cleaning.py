@@ -26,11 +26,15 @@ LARGEST_ID = 65535
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What the first pass saw: `layers` are the indices of those with experts, `warm_up` the rows of dummy tokens."""
+    """What the first pass saw: `layers` are the indices of those with experts, `warm_up` the rows of dummy tokens.
+
+    guessed: the number of experts is that of the largest id.
+    """
 
     model: Model
     layers: npt.NDArray[np.int64]
     weights: bool
+    guessed: bool
     warm_up: frozenset[bytes]
 
 
@@ -92,7 +96,7 @@ class Cleaner:
             notes.append(f"{some} {ranges(dense)} left out: dense, no token has experts there")
         if self.unused or self.warm_up or self.incomplete:
             notes.append(self._left_out())
-        if self.recording.num_experts is None:
+        if self.survey.guessed:
             notes.append(f"{model.num_experts} experts: the largest id plus one; give --experts if the model has more")
         return notes
 
@@ -165,6 +169,7 @@ def survey(recording: Recording, options: ReadOptions) -> Survey:
         model=_model(recording, options, live_L, top_k, int(max_L.max())),
         layers=np.flatnonzero(live_L),
         weights=weights,
+        guessed=recording.num_experts is None and options.num_experts is None,
         warm_up=frozenset(warm_up),
     )
 
@@ -198,7 +203,8 @@ def _widths(batch: Batch) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int32]]
     max_L = np.full(len(batch.ids_LTK), -1, dtype=np.int32)
     if not kernels.set_widths(batch.ids_LTK, width_LT, max_L):
         raise TraceError(
-            f"{batch.where}: expert id {int(batch.ids_LTK.min())} is negative; only -1, for none, is allowed: record again"
+            f"{batch.where}: expert id {int(batch.ids_LTK.min())} is negative; of these only -1, for none, is allowed: "
+            f"record again"
         )
     return width_LT, max_L
 

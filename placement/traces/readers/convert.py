@@ -77,11 +77,11 @@ def _write_tokens(
     return seen.model, num_tokens, len(cleaner.requests), notes
 
 
-def _write_counts(
-    path: Path, output: Path, recording: CountRecording, options: ReadOptions
-) -> tuple[Model, None, int]:
+def _write_counts(path: Path, output: Path, recording: CountRecording, options: ReadOptions) -> tuple[Model, None, int]:
     if output.suffix != COUNTS_SUFFIX:
-        raise OptionError(f"{path} holds counts without tokens, which become one file; give an output that ends in .npz")
+        raise OptionError(
+            f"{path} holds counts without tokens, which become one file; give an output that ends in .npz"
+        )
     check_writable(output)
     if recording.top_k is not None and options.top_k not in (None, recording.top_k):
         raise OptionError(f"--top-k {options.top_k} is not what {path} has, {recording.top_k}; leave it out")
@@ -90,7 +90,8 @@ def _write_counts(
         sums = recording.count_QLE.sum(axis=2)
         common = int(np.gcd.reduce(sums[sums > 0], axis=None)) if sums.any() else 0
         raise OptionError(
-            f"{path} does not say how many experts a token visits; give --top-k K (a divisor of {common:,}, as all sums are)"
+            f"{path} does not say how many experts a token visits; give --top-k K; all its sums are multiples of it and "
+            f"of {common:,}"
         )
     live = [layer for layer in range(len(recording.layer_ids)) if recording.count_QLE[:, layer].any()]
     used = recording.count_QLE.any(axis=(1, 2))

@@ -40,6 +40,7 @@ class CountRows:
 
     def note(self, passes: str) -> str:
         """What a row is, for the user."""
-        if self.width == 1:
-            return f"{self.count:,} {passes} are the rows that can be held out; there are no requests"
-        return f"{len(self._rows):,} windows of {self.width} {passes} are the rows that can be held out; there are no requests"
+        rows = f"{self.count:,} {passes}"
+        if self.width > 1:
+            rows = f"{len(self._rows):,} windows of {self.width} {passes}"
+        return f"{rows} are the rows that can be held out: there are no requests"

@@ -10,9 +10,10 @@ are all hidden ones. Read in the source of sglang 0.5.23, `srt/eplb/expert_distr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,21 +32,15 @@ from placement.traces.readers.base import (
     reading,
     whole_number,
 )
-from placement.traces.readers.count_rows import CountRows
 from placement.traces.readers.repeats import Repeats
+from placement.traces.readers.sglang_counts import read_per_pass, read_stat
+from placement.traces.readers.sglang_file import COUNT, IDS, MAP, MEND, RECORDS, document_of, map_of, records_of
 from placement.traces.readers.sglang_requests import RequestTracker
-from placement.traces.readers.torch_file import StoredTensor, mentions, open_document
+from placement.traces.readers.torch_file import StoredTensor, mentions
 
 PATTERN = "*.pt"
-MAP, RECORDS, COUNT, IDS, PHYSICAL = (
-    "last_physical_to_logical_map",
-    "records",
-    "logical_count",
-    "topk_ids_of_layer",
-    "global_physical_count",
-)
-MEND = "dump the record again with POST /dump_expert_distribution_record"
-MODE_DECODE, MODE_IDLE = 2, 4  # of ForwardMode
+MODE_DECODE, MODE_MIXED, MODE_IDLE = 2, 3, 4  # of ForwardMode
+PART = 1 << 20  # values read at once where order does not matter
 ID_FAULT = "is it a fused shared expert? record again with --disable-shared-experts-fusion"
 
 
@@ -67,19 +62,23 @@ class SGLang:
         files = files_of(path, PATTERN)
         if not files:
             raise TraceError(f"{path} has no {PATTERN}; give the folder that the recorder wrote to")
-        first = _document(files[0])
+        first = document_of(files[0])
         if COUNT in first:
-            return _read_stat(path, files, options)
+            return read_stat(path, files, options)
         if MAP not in first or RECORDS not in first:
-            raise TraceError(f"{files[0]} has keys {', '.join(map(str, first))}; {COUNT}, or {RECORDS} and {MAP} are needed")
+            raise TraceError(
+                f"{files[0]} has keys {', '.join(map(str, first)):.200}; {COUNT}, or {RECORDS} and {MAP}, are needed"
+            )
         if not first[RECORDS]:
-            raise TraceError(f"{files[0]} has no records; POST /start_expert_distribution_record, send requests, then dump")
-        phy2log_LP = _map(files[0], first)
+            raise TraceError(
+                f"{files[0]} has no records; POST /start_expert_distribution_record, send requests, then dump"
+            )
+        phy2log_LP = map_of(files[0], first)
         layer_ids = options.layer_ids or tuple(range(len(phy2log_LP)))
         redundant = phy2log_LP.shape[1] - int(phy2log_LP.max()) - 1
         notes = ["ids are mapped by the dump's last map: right only if EPLB did not rebalance while recording"]
         if IDS not in first[RECORDS][0]:
-            return _read_per_pass(path, files, layer_ids, notes[: bool(redundant)])
+            return read_per_pass(path, files, layer_ids, notes[: bool(redundant)])
         return Recording(
             model=path.stem,
             layer_ids=layer_ids,
@@ -91,47 +90,10 @@ class SGLang:
         )
 
 
-def _document(path: Path) -> dict[str, Any]:
-    document = open_document(path)
-    if not isinstance(document, dict):
-        raise TraceError(f"{path} holds a {type(document).__name__}; {COUNT}, or {RECORDS} and {MAP} are needed; {MEND}")
-    return document
-
-
-def _map(path: Path, document: dict[str, Any]) -> npt.NDArray[np.int32]:
-    """Logical expert of each slot, int32 [L, P]."""
-    found = document.get(MAP)
-    if not isinstance(found, StoredTensor) or len(found.shape) != 2 or found.dtype.kind != "i" or 0 in found.shape:
-        raise TraceError(f"{path}: {MAP} must be whole numbers [layers, slots]; {MEND}")
-    with reading(path, MEND), path.open("rb") as file:
-        phy2log_LP = found.read(file)
-    if phy2log_LP.min() < 0 or phy2log_LP.max() >= phy2log_LP.shape[1]:
-        raise TraceError(
-            f"{path}: {MAP} has expert {phy2log_LP.min() if phy2log_LP.min() < 0 else phy2log_LP.max()}; "
-            f"0 to {phy2log_LP.shape[1] - 1} are possible with {phy2log_LP.shape[1]} slots; {MEND}"
-        )
-    return phy2log_LP.astype(np.int32)
-
-
-def _records(files: list[Path], phy2log_LP: npt.NDArray[np.int32]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
-    """(file, number, record); the map of every file must be the same."""
-    for path in files:
-        document = _document(path)
-        if not np.array_equal(_map(path, document), phy2log_LP):
-            raise TraceError(f"{path} has another {MAP} than {files[0]}; convert dumps of different maps apart")
-        records = document.get(RECORDS)
-        if not isinstance(records, list):
-            raise TraceError(f"{path}: {RECORDS} must be a list; {MEND}")
-        for number, record in enumerate(records):
-            if not isinstance(record, dict):
-                raise TraceError(f"{path}: record {number} is no dict; {MEND}")
-            yield path, number, record
-
-
 def _token_batches(files: list[Path], phy2log_LP: npt.NDArray[np.int32]) -> Iterator[Batch]:
     trackers: dict[Path, RequestTracker] = {}
     repeats = Repeats(len(files))
-    for path, number, record in _records(files, phy2log_LP):
+    for path, number, record in records_of(files, phy2log_LP):
         where = f"{path}: record {number}"
         ids = record.get(IDS)
         if not isinstance(ids, StoredTensor) or len(ids.shape) != 3 or ids.dtype != np.int32:
@@ -149,7 +111,7 @@ def _token_batches(files: list[Path], phy2log_LP: npt.NDArray[np.int32]) -> Iter
         local_T = np.repeat(np.arange(len(names), dtype=np.int32), lengths)
         decode_T = np.repeat(_decodes(mode, starts, lengths), lengths)
         with reading(where, MEND), path.open("rb") as file:
-            if repeats.seen(record.get("forward_pass_id"), file, ids):
+            if repeats.seen((record.get("forward_pass_id"), ids.shape), _parts(file, ids)):
                 continue
             for start in range(0, num_tokens, BATCH_TOKENS):
                 stop = min(start + BATCH_TOKENS, num_tokens)
@@ -164,7 +126,12 @@ def _token_batches(files: list[Path], phy2log_LP: npt.NDArray[np.int32]) -> Iter
                 )
 
 
-def _rows(file: Any, ids: StoredTensor, start: int, stop: int) -> npt.NDArray[np.int32]:
+def _parts(file: IO[bytes], ids: StoredTensor) -> Iterator[npt.NDArray[Any]]:
+    total = math.prod(ids.shape)
+    return (ids.part(file, start, min(PART, total - start)) for start in range(0, total, PART))
+
+
+def _rows(file: IO[bytes], ids: StoredTensor, start: int, stop: int) -> npt.NDArray[np.int32]:
     num_layers, num_tokens, width = ids.shape
     ids_LTK = np.empty((num_layers, stop - start, width), dtype=np.int32)
     for layer in range(num_layers):
@@ -193,7 +160,7 @@ def _decodes(mode: int, starts: list[int], lengths: list[int]) -> npt.NDArray[np
     """Phase of every segment: in a mixed pass, what continues a request by one token is decode."""
     if mode == MODE_DECODE:
         return np.full(len(starts), DECODE, dtype=np.uint8)
-    if mode == 3:
+    if mode == MODE_MIXED:
         single = (np.array(lengths) == 1) & (np.array(starts) > 0)
         return np.where(single, DECODE, PREFILL).astype(np.uint8)
     return np.full(len(starts), PREFILL, dtype=np.uint8)
@@ -205,65 +172,3 @@ def _column(record: dict[str, Any], name: str, count: int, where: str) -> npt.ND
         raise TraceError(f"{where}: {name} must be a list of {count} numbers, one a token; {MEND}")
     with reading(where, MEND):
         return np.array(values, dtype=np.int64).astype(np.int32)
-
-
-def _read_per_pass(path: Path, files: list[Path], layer_ids: tuple[int, ...], notes: list[str]) -> CountRecording:
-    """Counts of each pass, added over ranks, by the logical experts of the slots."""
-    phy2log_LP = _map(files[0], _document(files[0]))
-    num_layers, num_slots = phy2log_LP.shape
-    shape = (num_layers, int(phy2log_LP.max()) + 1)
-    index_LP = phy2log_LP + np.arange(num_layers)[:, None] * shape[1]
-    rows = CountRows(shape)
-    for file_path, number, record in _records(files, phy2log_LP):
-        where = f"{file_path}: record {number}"
-        counts = record.get(PHYSICAL)
-        if not isinstance(counts, StoredTensor) or counts.shape != (num_layers, num_slots) or counts.dtype.kind != "i":
-            raise TraceError(f"{where}: {PHYSICAL} must be whole numbers [{num_layers}, {num_slots}]; {MEND}")
-        with reading(where, MEND), file_path.open("rb") as file:
-            physical_LP = counts.read(file)
-        if physical_LP.min() < 0:
-            raise TraceError(f"{where}: {PHYSICAL} has {physical_LP.min()}; 0 and more are allowed; {MEND}")
-        weights = physical_LP.reshape(-1).astype(np.float64)
-        logical = np.bincount(index_LP.reshape(-1), weights=weights, minlength=shape[0] * shape[1])
-        rows.add(logical.astype(np.int64).reshape(shape), key=whole_number(record.get("forward_pass_id"), "forward_pass_id", where))
-    return CountRecording(
-        model=path.stem,
-        layer_ids=layer_ids,
-        count_QLE=rows.array(),
-        notes=[rows.note("forward passes"), "ranks that see the same tokens are counted each", *notes],
-    )
-
-
-def _read_stat(path: Path, files: list[Path], options: ReadOptions) -> CountRecording:
-    rows: CountRows | None = None
-    unused = 0
-    for file_path in files:
-        counts = _document(file_path).get(COUNT)
-        if not isinstance(counts, StoredTensor) or len(counts.shape) != 3 or counts.dtype.kind != "i":
-            raise TraceError(f"{file_path}: {COUNT} must be whole numbers [passes, layers, experts]; {MEND}")
-        num_passes, *shape = counts.shape
-        if rows is None:
-            rows = CountRows((shape[0], shape[1]))
-        elif rows.shape != tuple(shape):
-            raise TraceError(f"{file_path} counts {shape} layers and experts, {files[0]} {list(rows.shape)}; convert them apart")
-        size = shape[0] * shape[1]
-        with reading(file_path, MEND), file_path.open("rb") as file:
-            for number in range(num_passes):
-                count_LE = counts.part(file, number * size, size).reshape(shape)
-                if count_LE.min(initial=0) < 0:
-                    raise TraceError(f"{file_path}: pass {number} counts {count_LE.min()}; 0 and more are allowed; {MEND}")
-                if count_LE.any():
-                    rows.add(count_LE.astype(np.int64))
-                else:
-                    unused += 1
-    if rows is None or not rows.count:
-        raise TraceError(f"{path} counts nothing: all rows are 0; POST /start_expert_distribution_record first; {MEND}")
-    notes = [rows.note("forward passes"), "a count may be of several ranks: shares are right, totals may not be"]
-    if unused:
-        notes.insert(0, f"{unused:,} unused rows of the ring buffer left out")
-    return CountRecording(
-        model=path.stem,
-        layer_ids=options.layer_ids or tuple(range(rows.shape[0])),
-        count_QLE=rows.array(),
-        notes=notes,
-    )

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.errors import TraceError
 from placement.traces.readers.base import BATCH_TOKENS, Batch, ReadOptions, Recording, files_of, head_of, reading
@@ -70,9 +69,7 @@ class VLLM:
 def _batches(files: list[Path]) -> Iterator[Batch]:
     for where, name, (prompt, start), array in _arrays(files):
         with reading(where, MEND):
-            yield from request_batches(
-                where, name, array.chunks(BATCH_TOKENS), prompt_tokens=prompt, start=start
-            )
+            yield from request_batches(where, name, array.chunks(BATCH_TOKENS), prompt_tokens=prompt, start=start)
 
 
 def _arrays(files: list[Path]) -> Iterator[tuple[str, str, tuple[int | None, int], ArrayStream]]:
@@ -96,19 +93,16 @@ def _arrays(files: list[Path]) -> Iterator[tuple[str, str, tuple[int | None, int
                     file = io.BytesIO(base64.b64decode(text, validate=True))
                 array = _checked(where, file)
                 name = str(response.get("id") or f"{path.stem}/{number}") + (f"/{index}" if len(choices) > 1 else "")
-                yield where, name, _positions(response, len(choices), index, array), array
+                yield where, name, _positions(response, len(choices), array.shape[0]), array
 
 
-def _positions(
-    response: dict[str, Any], choices: int, index: int, array: ArrayStream
-) -> tuple[int | None, int]:
-    """(tokens of the prompt if told, position of the first row): `routed_experts_prompt_start` left out those before."""
+def _positions(response: dict[str, Any], choices: int, rows: int) -> tuple[int | None, int]:
+    """(tokens of the prompt if told, position of the first row); `routed_experts_prompt_start` left out those before."""
     usage = response.get("usage")
-    prompt, total = ((usage.get("prompt_tokens"), usage.get("total_tokens")) if isinstance(usage, dict) else (None, None))
+    prompt, total = (usage.get(key) if isinstance(usage, dict) else None for key in ("prompt_tokens", "total_tokens"))
     if not isinstance(prompt, int):
         return None, 0
-    start = total - 1 - array.shape[0] if choices == 1 and isinstance(total, int) else 0
-    return prompt, max(start, 0)
+    return prompt, max(total - 1 - rows, 0) if choices == 1 and isinstance(total, int) else 0
 
 
 def _checked(where: str, file: Any) -> ArrayStream:
