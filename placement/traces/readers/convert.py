@@ -90,8 +90,8 @@ def _write_counts(path: Path, output: Path, recording: CountRecording, options: 
         sums = recording.count_QLE.sum(axis=2)
         common = int(np.gcd.reduce(sums[sums > 0], axis=None)) if sums.any() else 0
         raise OptionError(
-            f"{path} does not say how many experts a token visits; give --top-k K; all its sums are multiples of it and "
-            f"of {common:,}"
+            f"{path} does not say how many experts a token visits; give --top-k K (its sums are all multiples of it, "
+            f"and of {common:,})"
         )
     live = [layer for layer in range(len(recording.layer_ids)) if recording.count_QLE[:, layer].any()]
     used = recording.count_QLE.any(axis=(1, 2))

@@ -25,8 +25,8 @@ class GgufTensor:
     offset_bytes: int
 
 
-def gguf_tensors(file: IO[bytes]) -> tuple[dict[str, object], dict[str, GgufTensor]]:
-    """(keys with plain numbers or text, tensors by name). Raises ValueError on what is no sound GGUF."""
+def gguf_tensors(file: IO[bytes]) -> dict[str, GgufTensor]:
+    """Tensors by name. Raises ValueError on what is no sound GGUF."""
     if file.read(4) != MAGIC:
         raise ValueError("it does not begin with GGUF")
     version, num_tensors, num_keys = _numbers(file, "<IQQ")
@@ -48,7 +48,7 @@ def gguf_tensors(file: IO[bytes]) -> tuple[dict[str, object], dict[str, GgufTens
     if not isinstance(align, int) or align < 1:
         raise ValueError(f"its alignment is {align!r}")
     start = -(-file.tell() // align) * align
-    return keys, {
+    return {
         name: GgufTensor(shape=one.shape, kind=one.kind, offset_bytes=start + one.offset_bytes)
         for name, one in found.items()
     }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 LARGEST_BYTES = 1 << 26  # read at once
 
 
@@ -40,12 +42,12 @@ class ArrayStream:
 def open_array(file: IO[bytes]) -> ArrayStream:
     """Read the header. Raises ValueError on what is no .npy, holds objects, or stores columns first."""
     version = npy.read_magic(file)
-    if version == (1, 0):
-        shape, fortran, dtype = npy.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, fortran, dtype = npy.read_array_header_2_0(file)
-    else:
+    if version not in HEADERS:
         raise ValueError(f"it is of .npy version {version}")
+    try:
+        shape, fortran, dtype = HEADERS[version](file)
+    except (TokenError, SyntaxError, TypeError, UnicodeDecodeError):
+        raise ValueError("its header is damaged") from None
     if dtype.hasobject:
         raise ValueError("it holds pickled objects, which are never loaded")
     if fortran and len(shape) > 1:

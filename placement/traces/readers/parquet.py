@@ -18,6 +18,7 @@ from placement.errors import TraceError
 from placement.traces.format import RequestEntry
 from placement.traces.readers.base import (
     BATCH_TOKENS,
+    DECODE,
     Batch,
     ReadOptions,
     Recording,
@@ -26,7 +27,7 @@ from placement.traces.readers.base import (
     parse_ids,
     reading,
 )
-from placement.traces.readers.requests import layers_first
+from placement.traces.readers.requests import LAST_POSITION, layers_first, whole_column
 
 IDS, WEIGHTS = "expert_ids", "expert_weights"
 NUMBERS = ("position", "phase")
@@ -108,8 +109,8 @@ def _batch(where: str, columns: dict[str, Any], start: int) -> Batch:
         ids_LTK=layers_first(ids_TLK),
         requests=tuple(entries),
         request_T=np.array([number_of[str(owner)] for owner in owners], dtype=np.int32),
-        position_T=_numbers(columns, "position", np.arange(start, start + count)).astype(np.int32),
-        phase_T=_numbers(columns, "phase", np.zeros(count)).astype(np.uint8),
+        position_T=_numbers(columns, "position", np.arange(start, start + count), LAST_POSITION),
+        phase_T=_numbers(columns, "phase", np.zeros(count, dtype=np.uint8), DECODE).astype(np.uint8),
         weights_LTK=None if weights is None else weights.transpose(1, 0, 2).astype(np.float16),
     )
 
@@ -127,10 +128,6 @@ def _nested(column: Any, name: str) -> npt.NDArray[Any]:
     return np.asarray(array).reshape(len(column), num_layers, top_k)
 
 
-def _numbers(columns: dict[str, Any], name: str, default: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if name not in columns:
-        return default
-    values = np.asarray(columns[name].to_numpy(zero_copy_only=False))
-    if values.dtype.kind not in "iu":
-        raise ValueError(f"{name} has values of {values.dtype}; whole numbers are needed")
-    return values
+def _numbers(columns: dict[str, Any], name: str, default: npt.NDArray[Any], most: int) -> npt.NDArray[np.int32]:
+    values = columns[name].to_numpy(zero_copy_only=False) if name in columns else default
+    return whole_column(np.asarray(values), name, most)

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from placement.traces.format import RequestEntry
 from placement.traces.readers.base import DECODE, PREFILL, Batch
 
+LAST_POSITION = 2**31 - 1
+
 
 def request_batches(
     where: str, name: str, chunks: Iterable[npt.NDArray[Any]], *, prompt_tokens: int | None, start: int = 0
@@ -32,6 +34,15 @@ def request_batches(
             phase_T=np.broadcast_to(np.asarray(phase, dtype=np.uint8), len(ids_TLK)),
         )
         start += len(ids_TLK)
+
+
+def whole_column(found: npt.NDArray[Any], name: str, most: int) -> npt.NDArray[np.int32]:
+    """A column [T] of whole numbers from 0 to `most`. Raises ValueError."""
+    if found.dtype.kind not in "iu" or (found.size and not 0 <= found.min() <= found.max() <= most):
+        raise ValueError(
+            f"{name} has dtype {found.dtype} and values {found.min()} to {found.max()}; 0 to {most} are allowed"
+        )
+    return found.astype(np.int32)
 
 
 def layers_first(ids_TLK: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

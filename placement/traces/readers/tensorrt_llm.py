@@ -59,7 +59,7 @@ class TensorRTLLM:
         raw = [file for file in files if file.stem.endswith(RAW)]
         if not files:
             raise TraceError(f"{folder} has no {PATTERN}; {MEND}")
-        keys = {file: _keys(file) for file in raw or files}
+        keys = {file: found for file in files for found in [_keys(file)] if not raw or file in raw}
         layers = sorted({layer for found in keys.values() for _, layer in found})
         if raw:
             return Recording(

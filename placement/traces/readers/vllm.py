@@ -97,7 +97,7 @@ def _arrays(files: list[Path]) -> Iterator[tuple[str, str, tuple[int | None, int
 
 
 def _positions(response: dict[str, Any], choices: int, rows: int) -> tuple[int | None, int]:
-    """(tokens of the prompt if told, position of the first row); `routed_experts_prompt_start` left out those before."""
+    """(tokens of the prompt if told, position of the first row): `routed_experts_prompt_start` drops those before."""
     usage = response.get("usage")
     prompt, total = (usage.get(key) if isinstance(usage, dict) else None for key in ("prompt_tokens", "total_tokens"))
     if not isinstance(prompt, int):
