@@ -38,9 +38,11 @@ def request_batches(
 
 def whole_column(found: npt.NDArray[Any], name: str, most: int) -> npt.NDArray[np.int32]:
     """A column [T] of whole numbers from 0 to `most`. Raises ValueError."""
-    if found.dtype.kind not in "iu" or (found.size and not 0 <= found.min() <= found.max() <= most):
+    if found.dtype.kind not in "iu":
+        raise ValueError(f"{name} has dtype {found.dtype}; whole numbers are needed")
+    if found.size and not 0 <= found.min() <= found.max() <= most:
         raise ValueError(
-            f"{name} has dtype {found.dtype} and values {found.min()} to {found.max()}; 0 to {most} are allowed"
+            f"{name} has {found.dtype} from {found.min()} to {found.max()}; whole numbers to {most} are allowed"
         )
     return found.astype(np.int32)
 

@@ -1,8 +1,8 @@
 """Writes the recordings beside this file, without the library: `python tests/golden/readers/make.py [FOLDER]`.
 
 Every format records the same routing: three hidden layers of which the first is dense, six experts, top-2, requests a,
-b and c with 8, 6 and 3 tokens of which 5, 4 and 3 are of the prompt. `<case>.json` beside the folder of a recording says
-what must come out, and the options it needs. Needs torch and pyarrow.
+b and c with 8, 6 and 3 tokens of which 5, 4 and 3 are of the prompt. `<case>.json` beside the folder of a recording
+says what must come out, and the options it needs. Needs torch and pyarrow.
 """
 
 from __future__ import annotations
