@@ -17,7 +17,7 @@ import numpy.typing as npt
 from placement.errors import OptionError, PlacementError, TraceError
 from placement.traces.format import RequestEntry
 
-BATCH_TOKENS = 8192  # of a batch at most, where a reader can choose
+BATCH_TOKENS = 2048  # of a batch at most, where a reader can choose
 PREFILL, DECODE = 0, 1
 
 

@@ -69,7 +69,8 @@ class SGLang:
             raise TraceError(
                 f"{files[0]} has keys {', '.join(map(str, first)):.200}; {COUNT}, or {RECORDS} and {MAP}, are needed"
             )
-        if not first[RECORDS]:
+        records = first[RECORDS]
+        if not isinstance(records, list) or not records or not isinstance(records[0], dict):
             raise TraceError(
                 f"{files[0]} has no records; POST /start_expert_distribution_record, send requests, then dump"
             )
@@ -77,7 +78,7 @@ class SGLang:
         layer_ids = options.layer_ids or tuple(range(len(phy2log_LP)))
         redundant = phy2log_LP.shape[1] - int(phy2log_LP.max()) - 1
         notes = ["ids are mapped by the dump's last map: right only if EPLB did not rebalance while recording"]
-        if IDS not in first[RECORDS][0]:
+        if IDS not in records[0]:
             return read_per_pass(path, files, layer_ids, notes[: bool(redundant)])
         return Recording(
             model=path.stem,
@@ -147,13 +148,12 @@ def _segments(
     lengths = record.get("extend_seq_lens")
     if mode == MODE_DECODE or lengths is None:
         return position_T.tolist(), [1] * len(position_T)
-    if not isinstance(lengths, list) or sum(whole_number(one, "extend_seq_lens", where) for one in lengths) != len(
-        position_T
-    ):
+    with reading(where, MEND):
+        length_S = np.array(lengths, dtype=np.int64)
+    if length_S.ndim != 1 or length_S.min(initial=0) < 0 or length_S.sum() != len(position_T):
         raise TraceError(f"{where}: extend_seq_lens does not add up to {len(position_T)} tokens; {MEND}")
-    lengths = [one for one in lengths if one]
-    ends = np.cumsum(lengths, dtype=np.int64)
-    return position_T[ends - lengths].tolist() if lengths else [], lengths
+    length_S = length_S[length_S > 0]
+    return position_T[np.cumsum(length_S) - length_S].tolist(), length_S.tolist()
 
 
 def _decodes(mode: int, starts: list[int], lengths: list[int]) -> npt.NDArray[np.uint8]:
@@ -167,8 +167,8 @@ def _decodes(mode: int, starts: list[int], lengths: list[int]) -> npt.NDArray[np
 
 
 def _column(record: dict[str, Any], name: str, count: int, where: str) -> npt.NDArray[np.int32]:
-    values = record.get(name)
-    if not isinstance(values, list) or len(values) != count:
-        raise TraceError(f"{where}: {name} must be a list of {count} numbers, one a token; {MEND}")
     with reading(where, MEND):
-        return np.array(values, dtype=np.int64).astype(np.int32)
+        values = np.array(record.get(name), dtype=np.int64)
+    if values.shape != (count,) or not 0 <= values.min(initial=0) <= values.max(initial=0) < 2**31:
+        raise TraceError(f"{where}: {name} must be {count} whole numbers from 0, one a token; {MEND}")
+    return values.astype(np.int32)
