@@ -23,7 +23,7 @@ class Repeats:
             return False
         digest = hashlib.blake2b(repr(key).encode(), digest_size=16)
         for part in parts:
-            digest.update(part)
+            digest.update(part.data)
         found = digest.digest()
         if found in self._seen:
             self.copies += 1

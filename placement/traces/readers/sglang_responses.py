@@ -84,9 +84,11 @@ def _responses(files: list[Path]) -> Iterator[tuple[str, str, int | None, int | 
             with reading(where, MEND):
                 values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<i4")
             prompt, answer = meta.get("prompt_tokens"), meta.get("completion_tokens")
-            known = isinstance(prompt, int) and isinstance(answer, int)
             name = str(meta.get("id") or response.get("id") or f"{path.stem}/{number}")
-            yield where, name, prompt + answer if known else None, prompt if known else None, values
+            if isinstance(prompt, int) and isinstance(answer, int):
+                yield where, name, prompt + answer, prompt, values
+            else:
+                yield where, name, None, None, values
 
 
 def _found(response: Any) -> tuple[dict[str, Any], Any]:

@@ -90,8 +90,8 @@ def _arrays(files: list[Path]) -> Iterator[tuple[str, str, tuple[int | None, int
                         f"{where}: choice {index} has no routed_experts; start vLLM with --enable-return-routed-experts"
                     )
                 with reading(where, MEND):
-                    file = io.BytesIO(base64.b64decode(text, validate=True))
-                array = _checked(where, file)
+                    content = base64.b64decode(text, validate=True)
+                array = _checked(where, io.BytesIO(content))
                 name = str(response.get("id") or f"{path.stem}/{number}") + (f"/{index}" if len(choices) > 1 else "")
                 yield where, name, _positions(response, len(choices), array.shape[0]), array
 
