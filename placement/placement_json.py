@@ -30,6 +30,9 @@ class ModelPart(_Part):
     num_experts: int = Field(description="Logical experts of a layer (E)")
     top_k: int = Field(description="Experts that a token visits in a layer (K)")
     num_groups: int | None = Field(default=None, description="Groups for group-limited routing, if any")
+    num_hidden_layers: int | None = Field(
+        default=None, description="Decoder layers, dense ones included, MTP layers not; those are numbered from here on"
+    )
 
 
 class ClusterPart(_Part):
@@ -218,6 +221,8 @@ def placement_document(
     }
     if model.num_groups is not None:
         document["model"]["num_groups"] = model.num_groups
+    if model.num_hidden_layers is not None:
+        document["model"]["num_hidden_layers"] = model.num_hidden_layers
     parts = {
         "evaluation": evaluation,
         "robust": robust,
@@ -270,6 +275,7 @@ def load_placement(path: str | Path) -> tuple[Placement, PlacementFile]:
             num_experts=file.model.num_experts,
             top_k=file.model.top_k,
             num_groups=file.model.num_groups,
+            num_hidden_layers=file.model.num_hidden_layers,
         )
         cluster = file.cluster
         for name, value in cluster:

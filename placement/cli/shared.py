@@ -34,7 +34,13 @@ Transport = Annotated[
     typer.Option(help=f"What the engine sends, one copy for each: {', '.join(TRANSPORTS)} (every token everywhere)."),
 ]
 
-LABELS = {"count": "counting tokens", "solve": "solving layers", "robust": "worst part", "evaluate": "measuring maps"}
+LABELS = {
+    "count": "counting tokens",
+    "solve": "solving layers",
+    "robust": "worst part",
+    "group": "grouping requests",
+    "evaluate": "measuring maps",
+}
 
 
 def print_json(document: Any) -> None:

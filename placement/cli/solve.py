@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from placement.cli.group import HomeFrom, TokenTolerance, show_grouping
 from placement.cli.shared import (
     Json,
     ReplicaChoice,
@@ -22,6 +23,10 @@ from placement.cli.shared import (
 )
 from placement.errors import OptionError
 from placement.files import check_folder, check_writable, write_atomic
+from placement.group import solve_grouped
+from placement.grouping.assign import TOLERANCE
+from placement.grouping.grouping_json import save_grouping
+from placement.grouping_document import grouping_document
 from placement.pareto import PLOT_FILE, save_front, solve_front
 from placement.placement_json import document_bytes, load_placement, save_placement
 from placement.problem import BALANCE_WEIGHT, BOUNDS, OBJECTIVES, Options
@@ -31,6 +36,7 @@ from placement.report.part_tables import terminal_part_table
 from placement.report.tables import comparison_table, headline
 from placement.solve import solution_document, solve
 from placement.solvers import SOLVERS
+from placement.traces import Trace
 from placement.traces.parts import PARTINGS
 
 
@@ -86,6 +92,14 @@ def solve_command(
         Path | None,
         typer.Option(help="Folder for the whole front of sends against imbalance: maps, front.json and a plot."),
     ] = None,
+    group: Annotated[
+        bool, typer.Option("--group", help="Group requests by home node together with placing the experts.")
+    ] = False,
+    grouping_out: Annotated[
+        Path | None, typer.Option(help="File for homes of requests and the router; needs --group.")
+    ] = None,
+    home_from: HomeFrom = None,
+    token_tolerance: TokenTolerance = TOLERANCE,
     workers: Workers = None,
     report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
     json_output: Json = False,
@@ -106,7 +120,11 @@ def solve_command(
         max_moves=max_moves,
         max_moves_per_layer=max_moves_per_layer,
     )
-    outputs = {"--output": output, "--report": report, "--migration-out": migration_out}
+    outputs = {"--output": output, "--report": report, "--migration-out": migration_out, "--grouping-out": grouping_out}
+    if group:
+        _check_alone("--group", {"--robust": robust, "--from": current, "--pareto": pareto})
+    elif grouping_out is not None or home_from is not None:
+        raise OptionError("--grouping-out and --home-from are about homes of requests; add --group")
     if pareto is not None:
         _check_pareto(pareto, {"--robust": robust, "--from": current}, outputs)
     _check_outputs(outputs)
@@ -122,8 +140,23 @@ def solve_command(
         slots_per_gpu=slots_per_gpu,
         redundant_experts=redundant_experts,
     )
+    grouped = front = None
     with progress_listener(quiet=json_output) as listener:
-        if pareto is not None:
+        if group and isinstance(trace, Trace):
+            grouped = solve_grouped(
+                trace,
+                shape,
+                options,
+                holdout=holdout,
+                home_from=home_from,
+                tolerance=token_tolerance,
+                workers=workers,
+                listener=listener,
+            )
+            solution = grouped.solution
+        elif group:
+            raise OptionError("--group needs a trace: counts do not say which experts the tokens of a request visit")
+        elif pareto is not None:
             front = solve_front(
                 trace,
                 shape,
@@ -135,7 +168,6 @@ def solve_command(
             )
             solution = front.solution
         else:
-            front = None
             solution = solve(
                 trace,
                 shape,
@@ -152,6 +184,8 @@ def solve_command(
         save_front(pareto, front)
         write_atomic(pareto / PLOT_FILE, front_png(front))
     save_placement(output, document)
+    if grouped is not None and grouping_out is not None:
+        save_grouping(grouping_out, grouping_document(grouped))
     plan = solution.migration()
     if plan is not None and migration_out is not None:
         write_atomic(migration_out, document_bytes(plan.document(), "copies"))
@@ -164,6 +198,8 @@ def solve_command(
         return
     console = stdout_console()
     console.print(comparison_table(solution))
+    if grouped is not None:
+        show_grouping(grouped)
     if front is not None:
         console.print(front_table(front))
     by_part = terminal_part_table(solution)
@@ -172,7 +208,9 @@ def solve_command(
     console.print(headline(solution), highlight=False, markup=False)
     if plan is not None:
         console.print(migration_line(plan), highlight=False, markup=False)
-    written = " and ".join(str(path) for path in (output, migration_out, report, pareto) if path is not None)
+    written = " and ".join(
+        str(path) for path in (output, grouping_out, migration_out, report, pareto) if path is not None
+    )
     console.print(f"wrote {written}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -184,6 +222,12 @@ def _check_outputs(outputs: dict[str, Path | None]) -> None:
             raise OptionError(f"{other} and {one} are both {path}; give each its own file")
     for path in given.values():
         check_writable(path)
+
+
+def _check_alone(option: str, others: dict[str, object]) -> None:
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise OptionError(f"{option} and {' and '.join(given)} do not go together; leave one out")
 
 
 def _check_pareto(folder: Path, others: dict[str, object], outputs: dict[str, Path | None]) -> None:

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import Any
 
 from placement.cost import Evaluation
 from placement.errors import printable
 from placement.report import figures
 from placement.report.expert_maps import CLASS_LABELS, layer_maps
-from placement.report.numbers import change, human_bytes, number, percent, plural
+from placement.report.numbers import change, human_bytes, number, plural
+from placement.report.page import render
 from placement.report.part_tables import part_table
 from placement.report.summary import REFERENCE, baseline_of, headline, objective, parts, proof, sends_known, shown_part
 from placement.solve import Solution, solution_document
 
-TEMPLATE, STYLE = "template.html.j2", "report.css"
+TEMPLATE = "template.html.j2"
 
 
 def report_html(solution: Solution) -> str:
     """The report as text; write it with `placement.files.write_atomic`."""
-    import jinja2  # loaded only when a report is made
-
-    folder = files("placement.report")
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"number": number, "percent": percent}
-    template = environment.from_string(folder.joinpath(TEMPLATE).read_text("utf-8"))
-    return template.render(style=folder.joinpath(STYLE).read_text("utf-8"), **_context(solution))
+    return render(TEMPLATE, _context(solution))
 
 
 def _context(solution: Solution) -> dict[str, Any]:

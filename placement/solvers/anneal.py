@@ -84,7 +84,8 @@ class _Search:
             return self._single()
         row = self._replicas(self.problem)
         options, cluster = self.problem.options, self.problem.cluster
-        if options.transport == "rank" and cluster.gpus_per_node > 1 and cluster.num_ranks <= MOST_NODES:
+        flattened = self.problem.home_U is None and cluster.gpus_per_node > 1 and cluster.num_ranks <= MOST_NODES
+        if options.transport == "rank" and flattened:
             # every rank a node of its own: few ranks instead of few nodes
             flat = replace(cluster, num_nodes=cluster.num_ranks, gpus_per_node=1, topology=EVEN)
             flat_problem = replace(self.problem, cluster=flat, options=replace(options, transport="node"))
@@ -129,8 +130,8 @@ class _Search:
         inc = incidence(problem, problem.num_experts, alone=options.transport == "assignment")
         fare_HX = fare_per_copy_HX(problem)
         local_first = options.replica_choice == "local-first"
-        if not local_first:  # the choice does not see the home
-            fare_HX = fare_HX.sum(axis=0, keepdims=True)
+        if not local_first and problem.home_U is None:  # neither the choice nor the token has a home
+            fare_HX = fare_HX.mean(axis=0, keepdims=True)
         per_move = 2 * inc.sets_UK.size // problem.num_experts * inc.sets_UK.shape[1] * fare_HX.size
         moves = max(CHANCE_WORK // max(per_move, 1), 1)
         run = partial(_run_by_chance, inc, balance(problem, problem.num_experts), fare_HX, local_first)
@@ -172,7 +173,8 @@ def _thinned(problem: LayerProblem) -> LayerProblem:
     if few or problem.num_redundant == 0:
         return problem
     pick = np.arange(SETS_OF_MANY_NODES) * len(problem.sets_UK) // SETS_OF_MANY_NODES
-    return replace(problem, sets_UK=problem.sets_UK[pick], count_U=problem.count_U[pick])
+    home_U = None if problem.home_U is None else problem.home_U[pick]
+    return replace(problem, sets_UK=problem.sets_UK[pick], count_U=problem.count_U[pick], home_U=home_U)
 
 
 def _moves_of_copies(problem: LayerProblem) -> int:

@@ -1,10 +1,11 @@
 """Simulated annealing of slot contents where a copy is chosen by chance: `local-first` and `uniform`.
 
 An expert is then served at unit x (node or rank, by the transport) with a probability that depends on its own copies
-and the home alone, so loads are exact sums over experts, and a token costs, in the mean over homes,
+and the home alone, so a token costs, at its home or in the mean over homes,
 
     sum over x of fare[home, x] * (1 - product over its experts of (1 - p[e, x]))
 
+and loads are sums over experts: exact where homes are random, else with every expert's tokens from all homes alike.
 Only the sets of the two experts that a move touches are computed anew, and only if the balance allows the move.
 """
 
@@ -37,7 +38,7 @@ def anneal_chance(
     """Anneal `phy2log_P` in place from temperature `hot` to `cold` (sends per token); returns the best cost seen.
 
     fare_HX      cost of one copy of one token of the sample, float64 [H, X]: a row a home, or one row if the choice
-                 does not see the home
+                 sees no home
     local_first  copies on the home node serve all; else any copy serves with equal chance
     """
     num_experts, num_boots = bal.load_EB.shape
@@ -67,7 +68,7 @@ def anneal_chance(
     mark_U = np.full(num_sets, -1, dtype=np.int64)
     sends = 0.0
     for t in range(num_sets):
-        cost_U[t] = inc.count_U[t] * _cost_of_set(inc.sets_UK[t], miss_EHX, fare_HX)
+        cost_U[t] = inc.count_U[t] * _cost_of_set(inc.sets_UK[t], inc.home_U[t], miss_EHX, fare_HX)
         sends += cost_U[t]
     best = sends + uneven
     best_P = phy2log_P.copy()
@@ -104,7 +105,7 @@ def anneal_chance(
                     t = inc.expert_sets[x]
                     if mark_U[t] != move:
                         mark_U[t] = move
-                        fresh_U[t] = inc.count_U[t] * _cost_of_set(inc.sets_UK[t], miss_EHX, fare_HX)
+                        fresh_U[t] = inc.count_U[t] * _cost_of_set(inc.sets_UK[t], inc.home_U[t], miss_EHX, fare_HX)
                         change += fresh_U[t] - cost_U[t]
             accept = change <= threshold
         if not accept:
@@ -166,16 +167,17 @@ def _chances(
 
 
 @nb.njit(cache=True, nogil=True)
-def _cost_of_set(ids_K: npt.NDArray[np.int32], miss_EHX: Floats, fare_HX: Floats) -> float:
+def _cost_of_set(ids_K: npt.NDArray[np.int32], home: int, miss_EHX: Floats, fare_HX: Floats) -> float:
     total = 0.0
-    for h in range(fare_HX.shape[0]):
+    first, last = (home, home + 1) if home >= 0 else (0, fare_HX.shape[0])
+    for h in range(first, last):
         for x in range(fare_HX.shape[1]):
             if fare_HX[h, x] > 0.0:
                 miss = 1.0
                 for k in range(ids_K.shape[0]):
                     miss *= miss_EHX[ids_K[k], h, x]
                 total += fare_HX[h, x] * (1.0 - miss)
-    return total
+    return total / (last - first)
 
 
 @nb.njit(cache=True, nogil=True)

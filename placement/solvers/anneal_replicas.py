@@ -43,7 +43,7 @@ def anneal_replicas(
     slots_per_node = bal.slots_per_gpu * bal.gpus_per_node
     num_ranks = num_nodes * bal.gpus_per_node
     num_sets, top_k = inc.sets_UK.shape
-    per_send = bal.fare_X.mean() / max(num_nodes - 1, 1)
+    per_send = bal.fare_HX[num_nodes].mean() / max(num_nodes - 1, 1)
     state = np.empty(1, dtype=np.uint64)
     state[0] = seed
     random_word(state)
@@ -192,14 +192,13 @@ def _change_of_both(
     cover_S: npt.NDArray[np.int64],
 ) -> int:
     """What is to be added to the changes of u alone and of v alone for the sets that hold both."""
-    sets = inc.sets_UK
     row = min(u, v) * host_E.shape[0] + max(u, v)
     total = 0
     for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
         t = inc.pair_sets[x]
-        both = sends_of_set(t, u, host_u, v, host_v, sets, host_E, num_nodes, scratch, cover_S)
-        one = sends_of_set(t, u, host_u, -1, _ZERO, sets, host_E, num_nodes, scratch, cover_S)
-        two = sends_of_set(t, v, host_v, -1, _ZERO, sets, host_E, num_nodes, scratch, cover_S)
+        both = sends_of_set(t, u, host_u, v, host_v, inc, host_E, num_nodes, scratch, cover_S)
+        one = sends_of_set(t, u, host_u, -1, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
+        two = sends_of_set(t, v, host_v, -1, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
         total += inc.count_U[t] * (both - one - two + sends_U[t])
     return total
 

@@ -26,7 +26,7 @@ def objective_bound(problem: LayerProblem, steps: int | None = None) -> float:
     floor_B = np.array([smallest_imbalance(load_E, cluster) for load_E in problem.load_BE])
     apart = problem.balance_price * float(floor_B.mean()) * (1 - 1e-12)
     fares = fare_HX(cluster, problem.options.transport)
-    if problem.send_price == 0:
+    if problem.send_price == 0 or problem.home_U is not None:
         return apart
     if problem.num_redundant:
         # whatever is sent, a copy goes to every remote node that is needed

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cluster import Cluster
-from placement.cost.sets import distinct_sets
+from placement.cost.sets import distinct_sets, distinct_sets_with_homes
 from placement.problem import LayerProblem, Options
 from placement.workload import Workload
 
@@ -14,10 +14,23 @@ MOST_BOOTSTRAPS, FEWEST_BOOTSTRAPS = 64, 16
 BOOTSTRAP_SHARE = 0.25
 
 
-def layer_problem(workload: Workload, cluster: Cluster, options: Options, layer: int) -> LayerProblem:
-    """Everything that a solver needs for one layer; deterministic in (workload, options.seed, layer)."""
+def layer_problem(
+    workload: Workload,
+    cluster: Cluster,
+    options: Options,
+    layer: int,
+    home_S: npt.NDArray[np.int32] | None = None,
+) -> LayerProblem:
+    """Everything that a solver needs for one layer; deterministic in (workload, options.seed, layer).
+
+    home_S  int32 [S], home node of each sampled token, -1: uniformly random; None: all are
+    """
     model = workload.model
-    sets_UK, count_U = distinct_sets(workload.sample_ids_SLK[:, layer], model.num_experts)
+    ids_SK, home_U = workload.sample_ids_SLK[:, layer], None
+    if home_S is None:
+        sets_UK, count_U = distinct_sets(ids_SK, model.num_experts)
+    else:
+        sets_UK, home_U, count_U = distinct_sets_with_homes(ids_SK, home_S, model.num_experts)
     return LayerProblem(
         index=layer,
         num_experts=model.num_experts,
@@ -29,6 +42,7 @@ def layer_problem(workload: Workload, cluster: Cluster, options: Options, layer:
         count_U=count_U,
         load_BE=bootstrap_loads(workload, layer, options.seed) if options.sends_count else exact_load(workload, layer),
         coact_EE=workload.coact_LEE[layer],
+        home_U=home_U,
         seed=int(np.random.SeedSequence([options.seed, layer]).generate_state(1, np.uint64)[0]),
     )
 

@@ -45,9 +45,13 @@ def measure_shares(
             if host & (host - _ONE) != _ZERO:
                 hosts |= host
         pivot = pivot_of(sets[t], num_nodes)
-        for home in range(-1, num_nodes):  # -1: all homes that host none of them, which choose alike
+        known = inc.home_U[t]
+        first, last = (known, known + 1) if known >= 0 else (-1, num_nodes)
+        for home in range(first, last):  # -1: all homes that host none of them, which choose alike
             bit = _ZERO if home < 0 else hosts & (_ONE << np.uint64(home))
             times = num_nodes - popcount(hosts) if home < 0 else popcount(bit)
+            if known >= 0:
+                times = num_nodes
             if times == 0:
                 continue
             w = inc.count_U[t] * times / num_nodes
@@ -96,6 +100,14 @@ def estimate_shares(
             usable = host & rest.forced[x]
             if usable == _ZERO:
                 usable = host
+            home = inc.home_U[inc.expert_sets[x]]
+            if home >= 0:
+                if host >> np.uint64(home) & _ONE:
+                    usable = _ONE << np.uint64(home)
+                for n in range(num_nodes):
+                    if usable >> np.uint64(n) & _ONE:
+                        share_N[n] += w / popcount(usable)
+                continue
             away = (num_nodes - width) * home_part / popcount(usable)
             for n in range(num_nodes):
                 if host >> np.uint64(n) & _ONE:

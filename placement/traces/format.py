@@ -51,6 +51,7 @@ class Manifest(BaseModel):
     num_tokens: int
     requests: list[RequestEntry]
     num_groups: int | None = None
+    num_hidden_layers: int | None = None
 
     def routing(self) -> Model:
         return Model(
@@ -59,6 +60,7 @@ class Manifest(BaseModel):
             num_experts=self.num_experts,
             top_k=self.top_k,
             num_groups=self.num_groups,
+            num_hidden_layers=self.num_hidden_layers,
         )
 
     def extras(self) -> dict[str, Any]:

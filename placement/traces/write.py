@@ -113,6 +113,7 @@ def write_trace(
             "num_experts": model.num_experts,
             "top_k": model.top_k,
             **({} if model.num_groups is None else {"num_groups": model.num_groups}),
+            **({} if model.num_hidden_layers is None else {"num_hidden_layers": model.num_hidden_layers}),
             "num_tokens": num_tokens,
             "requests": list(requests),
         }

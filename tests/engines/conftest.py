@@ -1,31 +1,41 @@
 """The Python files of serving engines' wheels, fetched by pip into a cache outside of the repository.
 
-Nothing of an engine is installed, imported as a whole or copied here: tests execute single files of it by their path.
+Nothing of an engine is installed or copied here: tests import single modules of it from the unpacked wheel, and all
+other modules of its package are stand-ins. A wheel that cannot be had makes tests skip and say so.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+# pytest imports tests by their path and leaves sys.path alone; this lets them import partial_package.py
+sys.path += [str(Path(__file__).parent)]
+
+from partial_package import PartialPackage
 
 # the versions whose formats we write and read; a wheel's Python files are the same on every platform
 WHEELS = {
     "sglang": "sglang==0.5.23",
     "vllm": "vllm==0.33.0",
-    "vllm_ascend": "vllm-ascend==0.26.0rc1",
+    "vllm_ascend": "vllm-ascend==0.23.0",
     "lmdeploy": "lmdeploy==0.18.0",
 }
 PLATFORM = ("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "abi3", "--abi", "none")
 SYSTEMS = ("manylinux_2_34_x86_64", "manylinux_2_28_x86_64", "manylinux2014_x86_64", "any")
+
+ImportEngine = Callable[..., Callable[[str], ModuleType]]
 
 
 def cache_folder() -> Path:
@@ -37,8 +47,7 @@ def cache_folder() -> Path:
 @cache
 def fetched(engine: str) -> tuple[Path | None, str]:
     """(folder with the Python files of that engine's wheel, or None; why there is none)."""
-    name, _, version = WHEELS[engine].partition("==")
-    folder = cache_folder() / f"{engine}-{version}"
+    folder = cache_folder() / f"{engine}-{WHEELS[engine].split('==')[1]}"
     if folder.is_dir():
         return folder, ""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +72,7 @@ def fetched(engine: str) -> tuple[Path | None, str]:
 
 @pytest.fixture(scope="session")
 def engine_source() -> Callable[[str], Path]:
-    """`engine_source("sglang")`: folder that holds the package `sglang/` of the real wheel. Skips where it cannot be had."""
+    """`engine_source("sglang")`: folder with the package `sglang/` of the real wheel. Skips where it cannot be had."""
 
     def source(engine: str) -> Path:
         folder, why = fetched(engine)
@@ -72,3 +81,23 @@ def engine_source() -> Callable[[str], Path]:
         return folder
 
     return source
+
+
+@pytest.fixture
+def import_engine(engine_source: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[ImportEngine]:
+    """`import_engine("vllm", "vllm.distributed.eplb.policy.default")`: a function that imports modules of the engine.
+
+    The named modules are the wheel's own, all others of the package are stand-ins, whose attributes a test may set.
+    """
+    packages: list[str] = []
+
+    def imports(engine: str, *real: str) -> Callable[[str], ModuleType]:
+        pytest.importorskip("torch")
+        finder = PartialPackage(engine_source(engine), engine, real)
+        monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+        packages.append(engine)
+        return importlib.import_module
+
+    yield imports
+    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+        del sys.modules[name]
