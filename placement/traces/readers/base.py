@@ -66,6 +66,7 @@ class Recording:
 
     layer_ids    of the L layers of each batch
     num_experts  logical experts, or None where the engine does not say it
+    num_hidden_layers  of the model, dense ones included, where the engine records them all
     phy2log_LP   logical expert of each physical id, int32, where ids are physical; else None
     batches      reads all of it, from the start at every call
     notes        what the user should know, one line each; complete when batches were read
@@ -76,6 +77,7 @@ class Recording:
     layer_ids: tuple[int, ...]
     batches: Callable[[], Iterator[Batch]]
     num_experts: int | None = None
+    num_hidden_layers: int | None = None
     phy2log_LP: npt.NDArray[np.int32] | None = None
     notes: list[str] = field(default_factory=list)
     id_fault: str = "record again, or give the right --experts"

@@ -193,6 +193,7 @@ def _model(
             layer_ids=tuple(one for one, live in zip(recording.layer_ids, live_L, strict=True) if live),
             num_experts=num_experts,
             top_k=top_k,
+            num_hidden_layers=recording.num_hidden_layers,
         )
     except InputError as error:
         raise TraceError(f"{recording.model}: {error}") from None

@@ -84,6 +84,7 @@ class SGLang:
             model=path.stem,
             layer_ids=layer_ids,
             num_experts=int(phy2log_LP.max()) + 1,
+            num_hidden_layers=None if options.layer_ids else len(layer_ids),
             phy2log_LP=phy2log_LP,
             batches=lambda: _token_batches(files, phy2log_LP),
             notes=["requests are put together from positions: the recorder has no ids", *notes[: bool(redundant)]],

@@ -57,6 +57,7 @@ class SGLangResponses:
         return Recording(
             model=path.stem,
             layer_ids=options.layer_ids or tuple(range(num_layers)),
+            num_hidden_layers=None if options.layer_ids else num_layers,
             batches=lambda: _batches(files, num_layers, width // num_layers),
         )
 

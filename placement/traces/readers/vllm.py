@@ -60,7 +60,7 @@ class VLLM:
         return Recording(
             model=path.stem,
             layer_ids=options.layer_ids or tuple(range(num_layers)),
-            num_experts=None,
+            num_hidden_layers=None if options.layer_ids else num_layers,
             batches=lambda: _batches(files),
             notes=notes,
         )

@@ -87,6 +87,7 @@ def test_physical_ids_become_logical(
     done = convert(dump(folder / "x.pt", physical, slots), folder / "out")
     assert np.array_equal(ids_of(folder / "out"), np.concatenate(logical, axis=1))
     assert done.model.num_experts == 6 and done.num_requests == num_passes
+    assert open_trace(folder / "out").model.num_hidden_layers == 2
 
 
 def test_tokens_without_a_set_are_left_out(tmp_path: Path) -> None:
