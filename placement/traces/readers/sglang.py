@@ -105,13 +105,14 @@ def _token_batches(files: list[Path], phy2log_LP: npt.NDArray[np.int32]) -> Iter
         position_T = _column(record, "positions", num_tokens, where)
         tracker = trackers.setdefault(path, RequestTracker())
         starts, lengths = _segments(record, position_T, mode, where)
-        numbers = tracker.follow(starts, lengths, decode=mode == MODE_DECODE)
+        phase_S = _phases(mode, starts, lengths)
+        numbers = tracker.follow(starts, lengths, (phase_S == DECODE).tolist())
         if mode == MODE_IDLE or not num_tokens:
             continue
         prefix = f"{path.stem}/" if len(files) > 1 else ""
         names = np.array(numbers)
         local_T = np.repeat(np.arange(len(names), dtype=np.int32), lengths)
-        decode_T = np.repeat(_decodes(mode, starts, lengths), lengths)
+        phase_T = np.repeat(phase_S, lengths)
         with reading(where, MEND), path.open("rb") as file:
             if repeats.seen((record.get("forward_pass_id"), ids.shape), _parts(file, ids)):
                 continue
@@ -124,7 +125,7 @@ def _token_batches(files: list[Path], phy2log_LP: npt.NDArray[np.int32]) -> Iter
                     requests=tuple(RequestEntry(id=f"{prefix}{name}") for name in names[first:last].tolist()),
                     request_T=local_T[start:stop] - first,
                     position_T=position_T[start:stop],
-                    phase_T=decode_T[start:stop],
+                    phase_T=phase_T[start:stop],
                 )
 
 
@@ -157,7 +158,7 @@ def _segments(
     return position_T[np.cumsum(length_S) - length_S].tolist(), length_S.tolist()
 
 
-def _decodes(mode: int, starts: list[int], lengths: list[int]) -> npt.NDArray[np.uint8]:
+def _phases(mode: int, starts: list[int], lengths: list[int]) -> npt.NDArray[np.uint8]:
     """Phase of every segment: in a mixed pass, what continues a request by one token is decode."""
     if mode == MODE_DECODE:
         return np.full(len(starts), DECODE, dtype=np.uint8)

@@ -44,6 +44,11 @@ def map_of(path: Path, document: dict[str, Any]) -> npt.NDArray[np.int32]:
             raise TraceError(
                 f"{path}: {MAP} has expert {expert}; 0 to {slots - 1} are possible in {slots} slots; {MEND}"
             )
+    experts = int(phy2log_LP.max()) + 1
+    for layer, row in enumerate(phy2log_LP):
+        absent = np.setdiff1d(np.arange(experts), row)
+        if len(absent):
+            raise TraceError(f"{path}: {MAP} has no slot for expert {absent[0]} of {experts} in layer {layer}; {MEND}")
     return phy2log_LP.astype(np.int32)
 
 

@@ -143,15 +143,45 @@ def test_dumps_of_different_maps_are_refused(tmp_path: Path) -> None:
 
 
 def test_requests_are_followed_through_passes() -> None:
-    """Prefill, decode, a request that ends, one that joins, and a prompt in chunks."""
+    """Prefill, decode, a request that ends, one that joins, a prompt in chunks, a cached prefix, a mixed pass."""
     tracker = RequestTracker()
-    assert tracker.follow([0, 0], [5, 5], decode=False) == [0, 1]
-    assert tracker.follow([5, 5], [1, 1], decode=True) == [0, 1]
-    assert tracker.follow([0], [8], decode=False) == [2]
-    assert tracker.follow([8], [3], decode=False) == [2]
-    assert tracker.follow([6, 11], [1, 1], decode=True) == [0, 2]  # 1 ended, or 0 did: alike by position
-    assert tracker.follow([7, 12], [1, 1], decode=True) == [0, 2]
-    assert tracker.follow([40], [1], decode=True) == [3]  # recording began in the middle of it
+
+    def prefill(*segments: tuple[int, int], decode: tuple[int, ...] = ()) -> list[int]:
+        starts = [start for start, _ in segments] + list(decode)
+        lengths = [length for _, length in segments] + [1] * len(decode)
+        return tracker.follow(starts, lengths, [False] * len(segments) + [True] * len(decode))
+
+    assert prefill((0, 5), (0, 7)) == [0, 1]
+    assert prefill(decode=(5, 7)) == [0, 1]
+    assert prefill((0, 8)) == [2]
+    assert prefill((8, 3), (0, 4)) == [2, 3]  # the rest of 2, and another
+    assert prefill((6, 2)) == [4]  # behind a cached prefix; 0 stands at 6 too, but decodes
+    assert prefill(decode=(6, 11, 4, 8)) == [0, 2, 3, 4]  # 1 is done: it stood at 8, as 4 does, but before 2
+    assert prefill((0, 2), decode=(7, 12, 5, 9)) == [5, 0, 2, 3, 4]
+    assert prefill() == []  # an idle pass
+    assert prefill(decode=(8, 6, 2)) == [0, 3, 5]
+    assert prefill(decode=(40,)) == [6]  # recording began in the middle of it
+
+
+MAP_DEFECTS = {
+    "an expert without a slot": (
+        np.array([[0, 1, 2, 3, 4, 5], [0, 1, 2, 2, 4, 5]]),
+        "no slot for expert 3 of 6 in layer 1",
+    ),
+    "an id that no slot can hold": (np.array([[0, 1, 2, 3, 4, 6]] * 2), "has expert 6; 0 to 5 are possible in 6 slots"),
+    "a negative id": (np.array([[0, 1, 2, 3, 4, -1]] * 2), "has expert -1; 0 to 5 are possible in 6 slots"),
+    "numbers that are not whole": (LINEAR.astype(np.float32), "must be whole numbers"),
+    "no layers": (np.arange(6), "must be whole numbers"),
+    "too few layers": (LINEAR[:1], "record 0 has 2 layers"),
+}
+
+
+@pytest.mark.parametrize("defect", MAP_DEFECTS)
+def test_defects_of_a_dump_s_map(defect: str, tmp_path: Path) -> None:
+    """A map that would misread ids in silence is refused; SGLang itself checks none of it."""
+    slots, match = MAP_DEFECTS[defect]
+    with pytest.raises(TraceError, match=match):
+        convert(dump(tmp_path / "x.pt", [sets(0, 2, 4)], slots), tmp_path / "out")
 
 
 @given(st.integers(1, 1500), st.integers(0, 20))
