@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -478,3 +479,21 @@ def test_a_large_dump_converts_fast(tmp_path: Path) -> None:
     assert done.num_tokens == 20_000 and done.model.layer_ids == tuple(range(3, 61))
     assert np.array_equal(ids_of(tmp_path / "out-0"), np.concatenate(ids, axis=1)[3:])
     assert best >= 5e6, f"{best:,.0f} ids a second"
+
+
+def test_memory_does_not_grow_with_the_ids(tmp_path: Path) -> None:
+    """Twice the dump takes at most a fifth of what it is larger, for its lists of positions: ids stay on disk."""
+    rng = np.random.default_rng(0)
+    steps = np.cumsum(rng.integers(1, 32, 8)).astype(np.int32)
+    ids = [(rng.integers(0, 256, (48, 2000, 1), dtype=np.int32) + steps) % 256 for _ in range(4)]
+    slots = np.arange(256)[None].repeat(48, axis=0)
+    peaks, sizes = [], []
+    convert(GOLDEN / "sglang" / "per-token", tmp_path / "loaded")
+    for number, passes in enumerate((2, 4)):
+        path = dump(tmp_path / f"{number}.pt", ids[:passes], slots)
+        tracemalloc.start()
+        convert(path, tmp_path / f"out-{number}")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        sizes.append(path.stat().st_size)
+    assert peaks[1] - peaks[0] < (sizes[1] - sizes[0]) / 5
