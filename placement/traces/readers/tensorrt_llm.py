@@ -9,8 +9,8 @@ the ids [tokens, top-k] themselves, they are read instead: a trace. Read in the 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ class TensorRTLLM:
             raise TraceError(f"{folder} has no {PATTERN}; {MEND}")
         keys = {file: found for file in files for found in [_keys(file)] if not raw or file in raw}
         layers = sorted({layer for found in keys.values() for _, layer in found})
+        if not layers:
+            raise TraceError(f"{folder} has no tensors in {PATTERN}; {MEND}")
         if raw:
             return Recording(
                 model=folder.name,
@@ -75,25 +77,22 @@ class TensorRTLLM:
 def _counts(
     folder: Path, keys: dict[Path, dict[tuple[int, int], str]], layers: list[int], experts: int, top_k: int
 ) -> CountRecording:
-    iterations = sorted({iteration for found in keys.values() for iteration, _ in found})
-    rows = CountRows((len(layers), experts))
-    for iteration in iterations:
-        count_LE = np.zeros(rows.shape, dtype=np.int64)
-        for number, layer in enumerate(layers):
-            holders = [(file, found[iteration, layer]) for file, found in keys.items() if (iteration, layer) in found]
-            if not holders:
+    told = set().union(*keys.values())
+    iterations = sorted({iteration for iteration, _ in told})
+    for iteration in range(iterations[0], iterations[-1] + 1):
+        for layer in layers:
+            if (iteration, layer) not in told:
                 raise TraceError(f"{folder}: no rank has iteration {iteration} of layer {layer}; {MEND}")
-            for file, key in holders:
-                count_E = _tensor(file, key)
-                if count_E.shape != (experts,) or count_E.dtype.kind not in "iu" or count_E.min(initial=0) < 0:
-                    raise TraceError(f"{file}: {key} must be {experts} whole numbers of at least 0; {MEND}")
-                count_LE[number] += count_E
-        rows.add(count_LE)
-    missing = iterations[-1] + 1 - iterations[0] - len(iterations)
-    if missing:
-        raise TraceError(
-            f"{folder}: {missing} iterations between {iterations[0]} and {iterations[-1]} are missing; {MEND}"
-        )
+    rows = CountRows((len(layers), experts))
+    for path, found in keys.items():
+        with _opened(path) as file:
+            for iteration in iterations:
+                count_LE = np.zeros(rows.shape, dtype=np.int64)
+                for number, layer in enumerate(layers):
+                    key = found.get((iteration, layer))
+                    if key is not None:
+                        count_LE[number] = _checked(path, key, np.asarray(file.get_tensor(key)), experts)
+                rows.add(count_LE, key=iteration)
     return CountRecording(
         model=folder.name,
         layer_ids=tuple(layers),
@@ -103,43 +102,46 @@ def _counts(
     )
 
 
+def _checked(path: Path, key: str, count_E: npt.NDArray[Any], experts: int) -> npt.NDArray[Any]:
+    if count_E.shape != (experts,) or count_E.dtype.kind not in "iu" or count_E.min(initial=0) < 0:
+        raise TraceError(f"{path}: {key} must be {experts} whole numbers of at least 0; {MEND}")
+    return count_E
+
+
 def _batches(keys: dict[Path, dict[tuple[int, int], str]], layers: list[int]) -> Iterator[Batch]:
-    for file, found in keys.items():
-        by_iteration: dict[int, list[str]] = defaultdict(list)
-        for iteration, layer in sorted(found):
-            by_iteration[iteration].append(found[iteration, layer])
-        for iteration, names in by_iteration.items():
-            where = f"{file}: iteration {iteration}"
-            parts = [_tensor(file, name) for name in names]
-            shapes = {part.shape for part in parts}
-            if len(parts) != len(layers) or len(shapes) > 1 or parts[0].ndim != 2 or parts[0].dtype.kind not in "iu":
-                raise TraceError(
-                    f"{where} needs whole numbers [tokens, top-k] of one shape in {len(layers)} layers; {MEND}"
+    for path, found in keys.items():
+        with _opened(path) as file:
+            for iteration in sorted({iteration for iteration, _ in found}):
+                where = f"{path}: iteration {iteration}"
+                names = [found[iteration, layer] for layer in layers if (iteration, layer) in found]
+                parts = [np.asarray(file.get_tensor(name)) for name in names]
+                alike = {(part.shape, part.dtype.kind in "iu") for part in parts} == {(parts[0].shape, True)}
+                if len(parts) != len(layers) or not alike or parts[0].ndim != 2:
+                    raise TraceError(
+                        f"{where} needs whole numbers [tokens, top-k] of one shape in {len(layers)} layers; {MEND}"
+                    )
+                count = len(parts[0])
+                yield Batch(
+                    where=where,
+                    ids_LTK=np.stack([np.clip(part, -(2**31), 2**31 - 1).astype(np.int32) for part in parts]),
+                    requests=(RequestEntry(id=f"{path.stem}/{iteration}"),),
+                    request_T=np.zeros(count, dtype=np.int32),
+                    position_T=np.arange(count, dtype=np.int32),
+                    phase_T=np.full(count, PREFILL, dtype=np.uint8),
                 )
-            count = len(parts[0])
-            yield Batch(
-                where=where,
-                ids_LTK=np.stack([np.clip(part, -(2**31), 2**31 - 1).astype(np.int32) for part in parts]),
-                requests=(RequestEntry(id=f"{file.stem}/{iteration}"),),
-                request_T=np.zeros(count, dtype=np.int32),
-                position_T=np.arange(count, dtype=np.int32),
-                phase_T=np.full(count, PREFILL, dtype=np.uint8),
-            )
 
 
 def _keys(path: Path) -> dict[tuple[int, int], str]:
     """Name of the tensor of every (iteration, layer). Raises TraceError."""
+    with _opened(path) as file:
+        return {(int(one), int(two)): name for name in list(file.keys()) for one, _, two in [name.partition("_")]}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An open safetensors file. Raises TraceError, then and while it is read."""
     try:
         with reading(path, MEND), safe_open(path, framework="np") as file:
-            names = list(file.keys())
-            return {(int(one), int(two)): name for name in names for one, _, two in [name.partition("_")]}
+            yield file
     except SafetensorError as error:
         raise TraceError(f"{path} is truncated or not a safetensors file ({error}); {MEND}") from None
-
-
-def _tensor(path: Path, name: str) -> npt.NDArray[Any]:
-    try:
-        with reading(path, MEND), safe_open(path, framework="np") as file:
-            return np.asarray(file.get_tensor(name))
-    except SafetensorError as error:
-        raise TraceError(f"{path}: {name} cannot be read ({error}); {MEND}") from None

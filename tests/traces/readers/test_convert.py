@@ -349,7 +349,7 @@ BAD: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     "tensorrt-llm, gap": (
         "tensorrt-llm",
         with_statistics(META, **{"1_3": ONES, "3_3": ONES}),
-        "1 iterations between 1 and 3 are missing",
+        "no rank has iteration 2 of layer 3",
     ),
     "tensorrt-llm, layer": (
         "tensorrt-llm",
