@@ -85,6 +85,11 @@ class EvaluationPart(_Part):
     result: str = Field(description="Name of the map in this file")
     train: dict[str, SummaryPart]
     held_out: dict[str, SummaryPart] | None
+    best_split: dict[str, MeanMax] | None = Field(
+        default=None,
+        description="By train and held_out: rank imbalance of the map in this file if the load of every expert were "
+        "split over its slots as well as can be; null where no expert has several",
+    )
 
 
 class WorstMean(_Part):

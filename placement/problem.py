@@ -11,11 +11,12 @@ import numpy.typing as npt
 from placement.cluster import Cluster
 from placement.cost.balanced import RunningLoad, cost_balanced
 from placement.cost.kernels import cost_replicated, cost_single
-from placement.cost.replica_choice import MIN_NODES_BALANCED, replica_choice_code
+from placement.cost.min_nodes import cost_min_nodes
+from placement.cost.replica_choice import MIN_NODES, MIN_NODES_BALANCED, replica_choice_code
 from placement.cost.step_time import balance_in_sends
 from placement.cost.tables import LayerTables, layer_tables
 from placement.cost.traffic import Traffic
-from placement.cost.transport import check_transport, wire_cost
+from placement.cost.transport import check_transport, links_alike, wire_cost
 from placement.errors import OptionError
 from placement.mixing import mixed_order
 
@@ -214,6 +215,8 @@ class LayerProblem:
             code = replica_choice_code(self.options.replica_choice)
             if code == MIN_NODES_BALANCED:
                 self._cost_balanced(tables, traffic, load_P)
+            elif code == MIN_NODES and self.home_U is None and links_alike(self.cluster, self.options.transport):
+                cost_min_nodes(self.sets_UK, self.count_U, tables, traffic, load_P)
             else:
                 cost_replicated(self.sets_UK, self.count_U, home_U, code, tables, traffic, load_P)
         sends = wire_cost(traffic, self.cluster, self.options.transport, int(self.count_U.sum()))

@@ -58,11 +58,13 @@ def anneal_chance(
     for e in range(num_experts):
         _chances(e, holds_GE, local_first, bal, miss_EHX[e], share_EG[e])
     load_GB = np.zeros((num_ranks, num_boots))
+    peak_NB = np.zeros((bal.num_nodes, num_boots))  # not looked at: every node is taken to change
+    all_nodes = ~_ZERO >> np.uint64(64 - bal.num_nodes)
     for e in range(num_experts):
-        add_load(load_GB, e, share_EG[e], bal)
+        add_load(load_GB, e, share_EG[e], all_nodes, bal)
     peak_B = np.zeros(num_boots)
     more_G = np.zeros((2, num_ranks))
-    uneven = cost_after(load_GB, 0, more_G[0], 0, more_G[1], bal, peak_B)
+    uneven = cost_after(load_GB, peak_NB, all_nodes, 0, more_G[0], 0, more_G[1], bal, peak_B)
     num_sets = inc.sets_UK.shape[0]
     cost_U, fresh_U = np.zeros(num_sets), np.zeros(num_sets)
     mark_U = np.full(num_sets, -1, dtype=np.int64)
@@ -95,7 +97,7 @@ def anneal_chance(
             e = pair[side]
             _chances(e, holds_GE, local_first, bal, miss_EHX[e], share_EG[e])
             more_G[side] = share_EG[e] - old_share[side]
-        after = cost_after(load_GB, u, more_G[0], v, more_G[1], bal, peak_B)
+        after = cost_after(load_GB, peak_NB, all_nodes, u, more_G[0], v, more_G[1], bal, peak_B)
         change = after - uneven
         accept = change <= threshold + sends  # no sends at all would do
         if accept:
@@ -121,8 +123,8 @@ def anneal_chance(
         phy2log_P[p] = v
         if not replace:
             phy2log_P[q] = u
-        add_load(load_GB, u, more_G[0], bal)
-        add_load(load_GB, v, more_G[1], bal)
+        add_load(load_GB, u, more_G[0], all_nodes, bal)
+        add_load(load_GB, v, more_G[1], all_nodes, bal)
         uneven = after
         if sends + uneven < best - 1e-12:
             best = sends + uneven

@@ -2,9 +2,10 @@
 
 A set's sends are the mean over homes of the smallest number of further nodes that cover it. Experts on one node force
 that node into the cover, as a home that is known does; experts on several are open unless a forced node hosts them.
-For every (set, expert) the state of the other experts of the set is kept: forced nodes and up to two open masks. The
-cost of a set under a new mask of one expert is then a closed form of a few instructions; the rarer sets with more open
-masks are covered by dynamic programming. Covers are the smallest for any number of nodes.
+For every (set, expert) the state of the other experts of the set is kept: what they send alone, their forced nodes and
+open masks. The cost of a set under a new mask of one expert is then a closed form of a few instructions; sets with more
+open masks, where the new one meets some of them, are covered by dynamic programming. Covers are the smallest for any
+number of nodes.
 """
 
 from __future__ import annotations
@@ -28,21 +29,43 @@ class Rest(NamedTuple):
     """For entry x = (set, expert) of the incidence: the other experts of the set.
 
     forced, open_1, open_2  node masks; num_open counts open masks, MANY means more than two
+    union  the nodes of all open masks
+    sends  N * sends of the others alone; -1: not computed yet
     """
 
     forced: npt.NDArray[np.uint64]
     open_1: npt.NDArray[np.uint64]
     open_2: npt.NDArray[np.uint64]
     num_open: npt.NDArray[np.int64]
+    union: npt.NDArray[np.uint64]
+    sends: npt.NDArray[np.int64]
+
+
+@nb.njit(cache=True, nogil=True)
+def no_rest(size: int) -> Rest:
+    """Room for so many entries."""
+    masks = (np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.uint64))
+    numbers = np.empty(size, dtype=np.int64)
+    return Rest(*masks, numbers, np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.int64))
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _home_bit(home: int) -> np.uint64:
+    return _ZERO if home < 0 else _ONE << np.uint64(home)
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _sends_of_forced(forced: np.uint64, home: int, num_nodes: int) -> int:
+    """N * sends of nodes that are needed anyway; a home that is known is one of them."""
+    return num_nodes * (popcount(forced) - 1) if home >= 0 else popcount(forced) * (num_nodes - 1)
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
 def _closed_form(forced: np.uint64, a: np.uint64, b: np.uint64, num_open: int, home: int, num_nodes: int) -> int:
     """N * sends, given forced nodes and up to two open masks."""
+    sends = _sends_of_forced(forced, home, num_nodes)
     if home >= 0:
-        more = num_open - 1 if num_open == 2 and a & b != _ZERO else num_open
-        return num_nodes * (popcount(forced) - 1 + more)
-    sends = popcount(forced) * (num_nodes - 1)
+        return sends + num_nodes * (1 if num_open == 2 and a & b != _ZERO else num_open)
     if num_open == 1:
         sends += num_nodes - popcount(a)
     elif num_open == 2:
@@ -59,7 +82,7 @@ def _covers_of_three(a: np.uint64, b: np.uint64, c: np.uint64, home: int, num_no
     all_three = ab & c
     two_or_more = ab | ac | bc
     for_all = 1 if all_three != _ZERO else (2 if two_or_more != _ZERO else 3)
-    if home >= 0:  # a known home is forced, so that it meets none of them
+    if home >= 0:  # it is forced, so it meets none of them
         return num_nodes * for_all
     total = (num_nodes - popcount(union)) * for_all + popcount(two_or_more & ~all_three)
     total += popcount(a & ~two_or_more) * (1 if bc != _ZERO else 2)
@@ -78,11 +101,23 @@ def _sends_of_many(
     shared_S: npt.NDArray[np.uint64],
     cover_S: npt.NDArray[np.int64],
 ) -> int:
-    """N * sends of a set from its forced nodes and any number of open masks.
+    """N * sends of a set from its forced nodes and any number of open masks, which are reordered.
 
     The fewest nodes that meet every mask of a subset S, for all subsets: those that the node of S's lowest mask meets,
     and the fewest for the others. A home is left with the subset of masks that it does not meet itself.
     """
+    once, twice, alone = _ZERO, _ZERO, 0
+    for k in range(num_masks):
+        twice |= once & open_M[k]
+        once |= open_M[k]
+    overlapping = 0
+    for k in range(num_masks):
+        if open_M[k] & twice == _ZERO:  # it shares no node, so it needs one of its own, but for homes that host it
+            alone += num_nodes if home >= 0 else num_nodes - popcount(open_M[k])
+        else:
+            open_M[overlapping] = open_M[k]
+            overlapping += 1
+    num_masks = min(overlapping, MOST_OPEN)
     full = (1 << num_masks) - 1
     shared_S[0] = ~_ZERO
     cover_S[0] = 0
@@ -104,9 +139,10 @@ def _sends_of_many(
                 break
             met = (met - 1) & others
         cover_S[subset] = fewest
+    total = _sends_of_forced(forced, home, num_nodes) + alone
     if home >= 0:
-        return int(num_nodes * (popcount(forced) - 1 + cover_S[full]))
-    total = popcount(forced) * (num_nodes - 1) + (num_nodes - popcount(union)) * cover_S[full]
+        return int(total + num_nodes * cover_S[full])
+    total += (num_nodes - popcount(union)) * cover_S[full]
     while union != _ZERO:
         bit = union & (~union + _ONE)
         union ^= bit
@@ -116,34 +152,6 @@ def _sends_of_many(
                 left |= 1 << k
         total += cover_S[left]
     return int(total)
-
-
-@nb.njit(cache=True, nogil=True, inline="always")
-def _home_bit(home: int) -> np.uint64:
-    return _ZERO if home < 0 else _ONE << np.uint64(home)
-
-
-@nb.njit(cache=True, nogil=True)
-def _state_of_others(
-    t: int, skip: int, inc: Incidence, host_E: npt.NDArray[np.uint64]
-) -> tuple[np.uint64, np.uint64, np.uint64, int]:
-    """(forced, open_1, open_2, num_open) of set t without its member number `skip` (-1: with all)."""
-    sets = inc.sets_UK
-    forced = _home_bit(inc.home_U[t])
-    for k in range(sets.shape[1]):
-        host = host_E[sets[t, k]]
-        if k != skip and host & (host - _ONE) == _ZERO:
-            forced |= host
-    a, b, num_open = _ZERO, _ZERO, 0
-    for k in range(sets.shape[1]):
-        host = host_E[sets[t, k]]
-        if k != skip and host & (host - _ONE) != _ZERO and host & forced == _ZERO:
-            if num_open == 0:
-                a = host
-            elif num_open == 1:
-                b = host
-            num_open += 1
-    return forced, a, b, min(num_open, MANY)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -177,10 +185,10 @@ def sends_of_set(
             scratch[0, num_open] = scratch[0, k]
             num_open += 1
     if num_open == 3:
-        at_all = num_nodes * (popcount(forced) - 1) if home >= 0 else popcount(forced) * (num_nodes - 1)
-        return at_all + _covers_of_three(scratch[0, 0], scratch[0, 1], scratch[0, 2], home, num_nodes)
+        more = _covers_of_three(scratch[0, 0], scratch[0, 1], scratch[0, 2], home, num_nodes)
+        return _sends_of_forced(forced, home, num_nodes) + more
     if num_open > 3:
-        return _sends_of_many(forced, scratch[0], min(num_open, MOST_OPEN), home, num_nodes, scratch[1], cover_S)
+        return _sends_of_many(forced, scratch[0], num_open, home, num_nodes, scratch[1], cover_S)
     return _closed_form(forced, scratch[0, 0], scratch[0, 1], num_open, home, num_nodes)
 
 
@@ -202,7 +210,12 @@ def change_of(
     for x in range(inc.expert_ptr[u], inc.expert_ptr[u + 1]):
         t = inc.expert_sets[x]
         num_open, home = rest.num_open[x], inc.home_U[t]
-        if num_open == MANY:
+        met = host & rest.forced[x] != _ZERO
+        if met or host & rest.union[x] == _ZERO:  # what the others need, and one node at homes that do not host it
+            if rest.sends[x] < 0:
+                rest.sends[x] = sends_of_set(t, u, _ZERO, -1, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
+            after = rest.sends[x] + (0 if met else num_nodes if home >= 0 else num_nodes - popcount(host))
+        elif num_open == MANY:
             after = sends_of_set(t, u, host, -1, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
         else:
             forced, a, b = rest.forced[x], rest.open_1[x], rest.open_2[x]
@@ -216,10 +229,6 @@ def change_of(
                     a = b
                     num_open -= 1
                 after = _closed_form(forced, a, b, num_open, home, num_nodes)
-            elif host & forced != _ZERO:
-                after = _closed_form(forced, a, b, num_open, home, num_nodes)
-            elif num_open == 0:
-                after = _closed_form(forced, host, b, 1, home, num_nodes)
             elif num_open == 1:
                 after = _closed_form(forced, a, host, 2, home, num_nodes)
             else:
@@ -240,8 +249,37 @@ def update_set(
     cover_S: npt.NDArray[np.int64],
 ) -> None:
     """Bring set t's sends and its members' rests up to date with `host_E`."""
+    sets = inc.sets_UK
     sends_U[t] = sends_of_set(t, -1, _ZERO, -1, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
-    for k in range(inc.sets_UK.shape[1]):
+    home = inc.home_U[t]
+    once, twice, num_several = _home_bit(home), _ZERO, 0
+    for k in range(sets.shape[1]):
+        host = host_E[sets[t, k]]
+        if host & (host - _ONE) == _ZERO:
+            twice |= once & host
+            once |= host
+        else:
+            scratch[0, num_several] = host
+            num_several += 1
+    several = 0
+    for k in range(sets.shape[1]):
+        host = host_E[sets[t, k]]
+        forced, skip = once, -1
+        if host & (host - _ONE) == _ZERO:
+            forced = twice | (once & ~host)
+        else:
+            skip = several
+            several += 1
+        a, b, union, num_open = _ZERO, _ZERO, _ZERO, 0
+        for i in range(num_several):
+            if i != skip and scratch[0, i] & forced == _ZERO:
+                if num_open == 0:
+                    a = scratch[0, i]
+                elif num_open == 1:
+                    b = scratch[0, i]
+                union |= scratch[0, i]
+                num_open += 1
         x = inc.entry_UK[t, k]
-        forced, a, b, num_open = _state_of_others(t, k, inc, host_E)
-        rest.forced[x], rest.open_1[x], rest.open_2[x], rest.num_open[x] = forced, a, b, num_open
+        rest.forced[x], rest.open_1[x], rest.open_2[x], rest.num_open[x] = forced, a, b, min(num_open, MANY)
+        rest.union[x] = union
+        rest.sends[x] = -1 if num_open > 2 else _closed_form(forced, a, b, num_open, home, num_nodes)

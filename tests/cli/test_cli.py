@@ -199,6 +199,9 @@ class TestSolve:
         )
         assert document["cluster"]["slots_per_gpu"] == 4
         assert document["evaluation"]["replica_choice"] == choice
+        evaluation = document["evaluation"]
+        best, served = evaluation["best_split"]["train"], evaluation["train"]["auto"]["rank_imbalance"]
+        assert all(1 <= best[key] <= served[key] for key in ("mean", "max"))
         for row in document["physical_to_logical"]:
             assert len(row) == 16
             assert set(row) == set(range(12))
