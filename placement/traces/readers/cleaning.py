@@ -141,12 +141,15 @@ class Cleaner:
 def survey(recording: Recording, options: ReadOptions) -> Survey:
     """Read all of a recording once. Raises TraceError, and OptionError where an option contradicts it."""
     num_layers = len(recording.layer_ids)
+    if recording.phy2log_LP is not None:
+        check_layers(options, len(recording.phy2log_LP), "the map of the recording")
     max_L = np.full(num_layers, -1, dtype=np.int32)
     live_L = np.zeros(num_layers, dtype=bool)
     top_k, weights = 0, True
     warm_up: set[bytes] = set()
     for batch in recording.batches():
         if batch.ids_LTK.shape[0] != num_layers:
+            check_layers(options, batch.ids_LTK.shape[0], batch.where)
             raise TraceError(
                 f"{batch.where} has {batch.ids_LTK.shape[0]} layers; what came before has {num_layers}: "
                 f"convert recordings of different models apart"
@@ -172,6 +175,14 @@ def survey(recording: Recording, options: ReadOptions) -> Survey:
         guessed=recording.num_experts is None and options.num_experts is None,
         warm_up=frozenset(warm_up),
     )
+
+
+def check_layers(options: ReadOptions, num_layers: int, what: str) -> None:
+    """Raise OptionError if --layer-ids names another number of layers."""
+    if options.layer_ids is not None and len(options.layer_ids) != num_layers:
+        raise OptionError(
+            f"--layer-ids names {len(options.layer_ids)} layers and {what} has {num_layers}; name each, dense ones too"
+        )
 
 
 def _model(

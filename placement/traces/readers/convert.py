@@ -13,7 +13,7 @@ from placement.model import Model
 from placement.traces.counts_file import write_counts
 from placement.traces.readers import AUTO, detect, get_reader
 from placement.traces.readers.base import CountRecording, ReadOptions, Recording, ranges
-from placement.traces.readers.cleaning import Cleaner, survey
+from placement.traces.readers.cleaning import Cleaner, check_layers, survey
 from placement.traces.write import check_folder, new_folder, write_trace
 
 COUNTS_SUFFIX = ".npz"
@@ -82,9 +82,15 @@ def _write_counts(path: Path, output: Path, recording: CountRecording, options: 
         raise OptionError(
             f"{path} holds counts without tokens, which become one file; give an output that ends in .npz"
         )
+    check_layers(options, recording.count_QLE.shape[1], str(path))
     check_writable(output)
-    if recording.top_k is not None and options.top_k not in (None, recording.top_k):
-        raise OptionError(f"--top-k {options.top_k} is not what {path} has, {recording.top_k}; leave it out")
+    for name, given, said in (
+        ("--top-k", options.top_k, recording.top_k),
+        ("--experts", options.num_experts, recording.count_QLE.shape[2]),
+        ("--layer-ids", options.layer_ids, recording.layer_ids),
+    ):
+        if None not in (given, said) and given != said:
+            raise OptionError(f"{name} is not what {path} has, {said}; leave it out")
     top_k = recording.top_k or options.top_k
     if top_k is None:
         sums = recording.count_QLE.sum(axis=2)

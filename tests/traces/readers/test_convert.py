@@ -397,6 +397,16 @@ def test_options_that_contradict_the_recording(tmp_path: Path) -> None:
     for options, name in (({"num_experts": 7}, "--experts 7"), ({"top_k": 3}, "--top-k 3")):
         with pytest.raises(OptionError, match=name):
             convert(path, tmp_path / "out", options=ReadOptions(**options))
+    for source, output in ((path, "out"), (GOLDEN / "sglang" / "stat", "out.npz"), (GOLDEN / "vllm" / "arrays", "out")):
+        with pytest.raises(OptionError, match="--layer-ids names 5 layers"):
+            convert(source, tmp_path / output, options=ReadOptions(layer_ids=(1, 2, 3, 4, 5), top_k=2))
+    for options, name in (
+        ({"num_experts": 7}, "--experts"),
+        ({"top_k": 3}, "--top-k"),
+        ({"layer_ids": (3, 4)}, "--lay"),
+    ):
+        with pytest.raises(OptionError, match=f"{name}.* is not what"):
+            convert(GOLDEN / "llama-cpp" / "imatrix", tmp_path / "out.npz", options=ReadOptions(**options))
     log = with_bytes("x.jsonl", route())(tmp_path)
     with pytest.raises(OptionError, match=r"--layer-ids .* says, 1;"):
         convert(log, tmp_path / "out", options=ReadOptions(layer_ids=(4,)))
