@@ -67,11 +67,14 @@ def write_trace(
     pieces: Iterator[Piece],
     *,
     model: Model,
-    requests: tuple[RequestEntry, ...],
+    requests: Sequence[RequestEntry],
     extras: dict[str, Any] | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> int:
-    """Write `pieces` into the existing `folder` as shards of `shard_tokens` and a manifest; returns the tokens."""
+    """Write `pieces` into the existing `folder` as shards of `shard_tokens` and a manifest; returns the tokens.
+
+    `requests` is looked at when all pieces were drawn, so that it may grow with them.
+    """
     writer = ShardWriter(folder, model, shard_tokens=shard_tokens)
     for piece in pieces:
         writer.add(piece)
