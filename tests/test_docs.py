@@ -181,7 +181,7 @@ def test_every_command_and_option_is_documented(command: str, options: list[str]
         ("metrics.md", REPLICA_CHOICES),
         ("traces.md", PRESETS),
         ("traces.md", READERS),
-        ("engines-record.md", READERS),
+        ("engines.md", READERS),
     ],
     ids=[
         "solvers",
