@@ -1,0 +1,18 @@
+"""Placement maps applied while a model runs: tokens to the right replica, and sums back, on torch.distributed."""
+
+from __future__ import annotations
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError:
+    raise ImportError(
+        'placement.runtime needs torch; install it with: pip install "expert-placement[runtime]"'
+    ) from None
+
+from placement.runtime.choice import ReplicaChooser
+from placement.runtime.dispatcher import Dispatcher, DispatchHandle
+from placement.runtime.layer_map import LayerMap, map_version
+from placement.runtime.transport.base import Group, Mesh
+from placement.runtime.transport.lockstep import Lockstep
+
+__all__ = ["DispatchHandle", "Dispatcher", "Group", "LayerMap", "Lockstep", "Mesh", "ReplicaChooser", "map_version"]

@@ -1,0 +1,185 @@
+"""Dispatch and combine of one MoE layer on one rank: a chain of hops, then rows in the order of slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from placement.cluster import Cluster
+from placement.errors import MapError, OptionError
+from placement.runtime.choice import ReplicaChooser
+from placement.runtime.header import IDS, SCORES, Exchange, fault_error, fault_of
+from placement.runtime.hop import Hop, HopHandle
+from placement.runtime.layer_map import LayerMap
+from placement.runtime.reduce import sum_rows
+from placement.runtime.transport.base import Mesh
+from placement.runtime.wire import Wire
+
+FLAT, HIERARCHICAL = "flat", "hierarchical"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchHandle:
+    """What `combine` needs to know of a dispatch; it cannot be changed and serves once or many times.
+
+    hops      in the order in which rows went
+    num_rows  copies of tokens that came to this rank
+    row_A     which of them each dispatched row is a copy of, int64 [A]
+    weight_A  its weight, fp32 [A]
+    tokens    tokens of all ranks that the first hop's group has
+    """
+
+    wire: Wire
+    hops: tuple[HopHandle, ...]
+    num_rows: int
+    row_A: Tensor
+    weight_A: Tensor
+    step: int
+
+    def copies(self, hop: int) -> dict[int, int]:
+        """Copies of tokens that this rank sent in that hop, by rank that got them, its own included."""
+        one = self.hops[hop]
+        return dict(zip(one.group.ranks, one.announced.send_rows, strict=True))
+
+    def sent_bytes(self, gpus_per_node: int, rank: int) -> tuple[int, int]:
+        """Bytes of this rank's copies that (leave its node, stay inside it), there and back, without headers."""
+        across = within = 0
+        for hop in range(len(self.hops)):
+            for other, copies in self.copies(hop).items():
+                size = copies * (self.wire.row_bytes + self.wire.return_bytes)
+                if other // gpus_per_node != rank // gpus_per_node:
+                    across += size
+                elif other != rank:
+                    within += size
+        return across, within
+
+
+class Dispatcher:
+    """Moves the tokens of one rank to the slots that serve them, and the sums of what the experts return back.
+
+    mesh         this rank's groups
+    layer_map    the layer's slots
+    hops         `flat`: one hop, a copy for each distinct rank; `hierarchical`: a copy for each distinct node, then for
+                 each distinct rank of the node
+    choice       replica choice, see `ReplicaChooser`
+    fp8          hidden states travel as float8 with scales
+
+    Every rank of the group makes the same calls in the same order, without tokens too.
+    """
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        layer_map: LayerMap,
+        *,
+        hops: str = FLAT,
+        choice: str = "min-nodes",
+        cluster: Cluster | None = None,
+        fp8: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if (mesh.num_nodes, mesh.gpus_per_node) != (layer_map.num_nodes, layer_map.gpus_per_node):
+            raise MapError(
+                f"the map is for {layer_map.num_nodes} nodes x {layer_map.gpus_per_node} GPUs and the mesh has "
+                f"{mesh.num_nodes} x {mesh.gpus_per_node}; solve for this mesh, or start as many ranks"
+            )
+        if hops not in (FLAT, HIERARCHICAL):
+            raise OptionError(f"hops={hops!r} is unknown; choose {FLAT!r} or {HIERARCHICAL!r}")
+        self.mesh, self.layer_map, self.fp8 = mesh, layer_map, fp8
+        self.device = torch.device(device)
+        self.choose = ReplicaChooser(layer_map, mesh.rank, choice, cluster=cluster)
+        slots, per_node = range(layer_map.num_slots), layer_map.slots_per_node
+        first = layer_map.slots_of_rank(mesh.rank)[0]
+        node_first = mesh.rank // mesh.gpus_per_node * per_node
+        self._hops = [Hop(mesh.world, [p // layer_map.slots_per_gpu for p in slots], self.device)]
+        if hops == HIERARCHICAL:
+            self._hops = [
+                Hop(mesh.across, [p // per_node for p in slots], self.device),
+                Hop(mesh.within, [(p - node_first) // layer_map.slots_per_gpu for p in slots], self.device),
+            ]
+        local = [p - first if 0 <= p - first < layer_map.slots_per_gpu else layer_map.slots_per_gpu for p in slots]
+        self._local_P = torch.tensor([*local, layer_map.slots_per_gpu], device=self.device)
+        self._step = 0
+
+    @torch.no_grad()
+    def dispatch(self, x: Tensor, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, DispatchHandle]:
+        """Send this rank's tokens to the experts' slots; returns (rows, counts, handle).
+
+        x        hidden states [T, D], float32, bfloat16 or float16
+        ids      logical experts [T, K], whole numbers; -1 for none
+        weights  of the experts' outputs in the sum [T, K]
+
+        rows     hidden states for this rank's slots [A, D], those of its first slot first
+        counts   rows of each slot, int64 [slots_per_gpu]
+
+        Raises RankError, on every rank, if a rank gave bad ids or weights, has another map or is at another layer.
+        """
+        checked, fault = self.checked_ids(ids)
+        return self.dispatch_slots(x, self.choose(checked), weights, fault)
+
+    def checked_ids(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids with -1 for those that do not exist, and the fault if there were any (0 if not), on the device."""
+        wrong = (ids < -1) | (ids >= self.layer_map.num_experts)
+        return ids.masked_fill(wrong, -1), wrong.any() * fault_of(IDS, self.mesh.rank)
+
+    @torch.no_grad()
+    def dispatch_slots(
+        self, x: Tensor, slots: Tensor, weights: Tensor, fault: Tensor | int = 0
+    ) -> tuple[Tensor, Tensor, DispatchHandle]:
+        """As `dispatch`, with the slot that serves each assignment [T, K] already chosen; -1 for none."""
+        if slots.shape != weights.shape or slots.ndim != 2 or x.ndim != 2 or len(x) != len(slots):
+            raise OptionError(
+                f"x {list(x.shape)}, ids {list(slots.shape)} and weights {list(weights.shape)} do not fit; "
+                f"[T, D], [T, K] and [T, K] are needed"
+            )
+        wire = Wire(hidden=x.shape[1], dtype=x.dtype, width=slots.shape[1], fp8=self.fp8)
+        exchange = Exchange(
+            version=self.layer_map.version, layer=self.layer_map.layer, step=self._step, row_kind=wire.kind
+        )
+        self._step += 1
+        bad = ~torch.isfinite(weights.masked_fill(slots < 0, 0)).all()
+        fault = torch.where(bad, fault_of(SCORES, self.mesh.rank), torch.as_tensor(fault, device=x.device))
+        rows = wire.encode(x, slots, weights)
+        handles: list[HopHandle] = []
+        slot_RK, known, tokens = slots, fault, len(x)
+        for hop in self._hops:
+            rows, handle = hop.send(rows, slot_RK, exchange, known, tokens)
+            handles.append(handle)
+            slot_RK, tokens = wire.slots(rows).long(), handle.announced.tokens
+            known = handle.announced.fault  # type: ignore[assignment]
+        if handles[-1].announced.fault:
+            raise fault_error(handles[-1].announced.fault, exchange, self.layer_map.num_experts)
+        return self._by_slot(wire, rows, slot_RK, handles, exchange.step)
+
+    def _by_slot(
+        self, wire: Wire, rows: Tensor, slot_RK: Tensor, hops: list[HopHandle], step: int
+    ) -> tuple[Tensor, Tensor, DispatchHandle]:
+        local = self._local_P[slot_RK].reshape(-1)
+        order = torch.argsort(local, stable=True)[: hops[-1].announced.recv_assignments]
+        counts = torch.zeros(self.layer_map.slots_per_gpu + 1, dtype=torch.int64, device=rows.device)
+        counts.scatter_add_(0, local, torch.ones_like(local))
+        row_A = order // wire.width
+        handle = DispatchHandle(
+            wire=wire,
+            hops=tuple(hops),
+            num_rows=len(rows),
+            row_A=row_A,
+            weight_A=wire.weights(rows).reshape(-1)[order],
+            step=step,
+        )
+        return wire.hidden_states(rows).index_select(0, row_A), counts[:-1], handle
+
+    @torch.no_grad()
+    def combine(self, rows: Tensor, handle: DispatchHandle) -> Tensor:
+        """Weighted sums of the experts' outputs, [T, D]; `rows` [A, D] are in the order that `dispatch` gave.
+
+        Sums are made in fp32; between hops they travel in the type of the rows.
+        """
+        if len(rows) != len(handle.row_A):
+            raise OptionError(f"rows has {len(rows)} rows; the dispatch of this handle gave {len(handle.row_A)}")
+        sums = sum_rows(rows, handle.row_A, handle.num_rows, handle.weight_A)
+        for hop in reversed(handle.hops):
+            sums = hop.back(sums)
+        return sums
