@@ -14,5 +14,6 @@ from placement.runtime.dispatcher import Dispatcher, DispatchHandle
 from placement.runtime.layer_map import LayerMap, map_version
 from placement.runtime.transport.base import Group, Mesh
 from placement.runtime.transport.lockstep import Lockstep
+from placement.runtime.transport.torch_dist import mesh_of, torch_mesh
 
-__all__ = ["DispatchHandle", "Dispatcher", "Group", "LayerMap", "Lockstep", "Mesh", "ReplicaChooser", "map_version"]
+__all__ = ["DispatchHandle", "Dispatcher", "Group", "LayerMap", "Lockstep", "Mesh", "ReplicaChooser", "map_version", "mesh_of", "torch_mesh"]

@@ -157,7 +157,7 @@ class Dispatcher:
         self, wire: Wire, rows: Tensor, slot_RK: Tensor, hops: list[HopHandle], step: int
     ) -> tuple[Tensor, Tensor, DispatchHandle]:
         local = self._local_P[slot_RK].reshape(-1)
-        order = torch.argsort(local, stable=True)[: hops[-1].announced.recv_assignments]
+        order = torch.argsort(local, stable=True)[: hops[-1].announced.assignments]
         counts = torch.zeros(self.layer_map.slots_per_gpu + 1, dtype=torch.int64, device=rows.device)
         counts.scatter_add_(0, local, torch.ones_like(local))
         row_A = order // wire.width

@@ -23,7 +23,7 @@ FAULTS = {
     MAP: "uses another placement map than the others; load the same map on every rank",
     LAYER: "is at another layer or step than the others (here: layer {layer}, step {step}); every rank has to "
     "take part in every layer, without tokens too",
-    ROWS: "has tokens of another size, type or top-k than the others; give every rank the same model",
+    ROWS: "has tokens of another size, type, top-k or capacity policy than the others; give every rank the same",
 }
 KIND_SHIFT = 32
 FIELDS = ("rows", "assignments", "fault", "tokens", "version", "layer", "step", "row_kind")
@@ -42,11 +42,14 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announced:
-    """Headers on the host, one number for each member; `fault` is 0 or the fault that was found or told first."""
+    """Headers on the host: rows for and from each member, sums over all members of what they announced to this one.
+
+    `fault` is 0, or what was found or told; then no rows are to move.
+    """
 
     send_rows: list[int]
     recv_rows: list[int]
-    recv_assignments: int
+    assignments: int
     tokens: int
     fault: int
 
@@ -70,7 +73,7 @@ def announce(
     return Announced(
         send_rows=[row[0] if not found else 0 for row in sent],
         recv_rows=[row[0] if not found else 0 for row in got],
-        recv_assignments=sum(row[1] for row in got) if not found else 0,
+        assignments=sum(row[1] for row in got) if not found else 0,
         tokens=sum(row[3] for row in got),
         fault=found,
     )

@@ -1,0 +1,86 @@
+"""The transport on torch.distributed: NCCL between GPUs, gloo between CPUs (and for GPUs that share a device)."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from placement.errors import OptionError
+from placement.runtime.transport.base import Mesh
+from placement.runtime.transport.roll_call import RollCall
+
+TIMEOUT_S = 60.0
+_meshes = itertools.count()
+
+
+def torch_mesh(num_nodes: int, gpus_per_node: int, *, timeout_s: float = TIMEOUT_S, device: str = "cpu") -> Mesh:
+    """The groups of this process, after `init_process_group`; ranks are numbered node by node, as torchrun does.
+
+    timeout_s  a rank that has not come to an exchange for so long is named in a RankError on the others
+    device     type of the tensors: `cpu` or `cuda`
+    """
+    if not dist.is_initialized():
+        raise OptionError("torch.distributed has no process group; call torch.distributed.init_process_group first")
+    if dist.get_world_size() != num_nodes * gpus_per_node:
+        raise OptionError(
+            f"{num_nodes} nodes x {gpus_per_node} GPUs need {num_nodes * gpus_per_node} processes; there are "
+            f"{dist.get_world_size()}"
+        )
+    names = ("node", "local")
+    return mesh_of(init_device_mesh(device, (num_nodes, gpus_per_node), mesh_dim_names=names), timeout_s=timeout_s)
+
+
+def mesh_of(device_mesh: DeviceMesh, *, timeout_s: float = TIMEOUT_S) -> Mesh:
+    """The same from a `(node, local)` DeviceMesh over all processes. Every process must call it."""
+    if device_mesh.ndim != 2 or device_mesh.size() != dist.get_world_size():
+        raise OptionError(
+            f"the DeviceMesh has shape {tuple(device_mesh.mesh.shape)}; (node, local) over all "
+            f"{dist.get_world_size()} processes is needed"
+        )
+    if device_mesh.mesh.flatten().tolist() != list(range(dist.get_world_size())):
+        raise OptionError("the DeviceMesh must number its ranks node by node: 0, 1, 2, ...")
+    roll_call = RollCall(dist.distributed_c10d._get_default_store(), dist.get_rank(), next(_meshes), timeout_s / 2)
+    world = dist.group.WORLD
+    assert world is not None  # initialised, else there were no DeviceMesh
+    groups = (world, device_mesh.get_group(0), device_mesh.get_group(1))
+    world_group, across, within = (TorchGroup(group, roll_call, timeout_s / 2) for group in groups)
+    return Mesh(world=world_group, across=across, within=within)
+
+
+class TorchGroup:
+    """See `Group`. `timeout_s` holds for one exchange; the roll call that follows may take as long again."""
+
+    def __init__(self, group: dist.ProcessGroup, roll_call: RollCall, timeout_s: float) -> None:
+        self._group, self._roll_call, self._timeout_s = group, roll_call, timeout_s
+        self.rank = dist.get_rank(group)
+        self.ranks = tuple(dist.get_process_group_ranks(group))
+        if "gloo" in dist.get_backend(group):  # NCCL has its own watchdog, which ends the process: leave it be
+            dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)
+
+    def all_to_all(self, send: Tensor, send_rows: list[int] | None = None, recv_rows: list[int] | None = None) -> Tensor:
+        rows = len(send) if recv_rows is None else sum(recv_rows)
+        recv = send.new_empty((rows, *send.shape[1:]))
+        try:
+            dist.all_to_all_single(recv, send.contiguous(), recv_rows, send_rows, group=self._group)
+        except RuntimeError as error:
+            raise self._roll_call.error(self.ranks, str(error)) from error
+        return recv
+
+    def host(self, tensor: Tensor) -> list[list[int]]:
+        if not tensor.is_cuda:
+            return tensor.tolist()  # type: ignore[no-any-return]
+        copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        copy.copy_(tensor, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        deadline = time.monotonic() + self._timeout_s
+        while not done.query():  # an exchange on NCCL fails by never ending
+            if time.monotonic() > deadline:
+                raise self._roll_call.error(self.ranks, f"nothing came in {self._timeout_s:g} s")
+        return copy.tolist()  # type: ignore[no-any-return]
