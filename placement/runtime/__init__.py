@@ -9,11 +9,31 @@ except ImportError:
         'placement.runtime needs torch; install it with: pip install "expert-placement[runtime]"'
     ) from None
 
+from placement.runtime.capacity import CapacityPolicy, entropy_load
 from placement.runtime.choice import ReplicaChooser
 from placement.runtime.dispatcher import Dispatcher, DispatchHandle
+from placement.runtime.experts import GroupedExperts, split_interleaved
+from placement.runtime.layer import MoELayer, StepStats
 from placement.runtime.layer_map import LayerMap, map_version
 from placement.runtime.transport.base import Group, Mesh
 from placement.runtime.transport.lockstep import Lockstep
 from placement.runtime.transport.torch_dist import mesh_of, torch_mesh
 
-__all__ = ["DispatchHandle", "Dispatcher", "Group", "LayerMap", "Lockstep", "Mesh", "ReplicaChooser", "map_version", "mesh_of", "torch_mesh"]
+__all__ = [
+    "CapacityPolicy",
+    "DispatchHandle",
+    "Dispatcher",
+    "Group",
+    "GroupedExperts",
+    "LayerMap",
+    "Lockstep",
+    "Mesh",
+    "MoELayer",
+    "ReplicaChooser",
+    "StepStats",
+    "entropy_load",
+    "map_version",
+    "mesh_of",
+    "split_interleaved",
+    "torch_mesh",
+]

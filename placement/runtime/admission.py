@@ -10,7 +10,9 @@ from placement.runtime.capacity import CapacityPolicy
 LARGEST_PRIORITY = (1 << 16) - 1
 
 
-def order_keys(policy: CapacityPolicy, score_TK: Tensor, priority_T: Tensor | None, first_row: int, rank: int) -> Tensor:
+def order_keys(
+    policy: CapacityPolicy, score_TK: Tensor, priority_T: Tensor | None, first_row: int, rank: int
+) -> Tensor:
     """Whole numbers [T, K] by which candidates are ordered, larger ones first: priority, then what `keep` looks at.
 
     first_row  tokens that this rank brought before, so that `random` draws anew every step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ class CapacityPolicy:
                  experts on its own rank, and every slot takes the best C of its candidates (Expanded Drop)
     gamma        capacity factor, one number or one for each layer (absolute index)
     level        `expert`: C is for a slot; `device`: C = ceil(gamma * T * K / G) is for all slots of a rank together
-    scope        `global`: the limit is on the tokens of all ranks, exact, agreed on before any token moves (16 bytes a
+    scope        `global`: the limit is on the tokens of all ranks, exact, agreed on before any token moves (24 bytes a
                  candidate there, one back); `source`: each rank limits what it sends by its own tokens, no message
     keep         which are kept: `score` (the highest), `first`, `last` (by rank and row) or `random`
     max_extra    `expanded`: at most so many further experts for a token; None is all on its rank
@@ -42,7 +42,7 @@ class CapacityPolicy:
     keep: str = "score"
     max_extra: int | None = None
     renormalize: bool = False
-    seed: int = field(default=0)
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -69,7 +69,9 @@ class CapacityPolicy:
 
     def number(self) -> int:
         """The same on ranks with the same policy."""
-        return int.from_bytes(hashlib.sha256(repr(self).encode()).digest()[:7], "little")
+        gamma = sorted(self.gamma.items()) if isinstance(self.gamma, Mapping) else self.gamma
+        words = (self.mode, gamma, self.level, self.scope, self.keep, self.max_extra, self.renormalize, self.seed)
+        return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:7], "little")
 
     def limit(self, load: int, units: int, layer: int) -> int:
         """C in units of load, for `units` slots or ranks that share a total `load`."""

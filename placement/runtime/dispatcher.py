@@ -116,19 +116,27 @@ class Dispatcher:
 
         Raises RankError, on every rank, if a rank gave bad ids or weights, has another map or is at another layer.
         """
-        checked, fault = self.checked_ids(ids)
+        checked, fault = self.checked(ids, weights)
         return self.dispatch_slots(x, self.choose(checked), weights, fault)
 
-    def checked_ids(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids with -1 for those that do not exist, and the fault if there were any (0 if not), on the device."""
+    def checked(self, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids with -1 for those that do not exist, and the fault of this input (0 for none), both on the device."""
+        if ids.shape != weights.shape or ids.ndim != 2:
+            raise OptionError(f"ids {list(ids.shape)} and weights {list(weights.shape)} must both be [T, K]")
         wrong = (ids < -1) | (ids >= self.layer_map.num_experts)
-        return ids.masked_fill(wrong, -1), wrong.any() * fault_of(IDS, self.mesh.rank)
+        bad = ~torch.isfinite(weights.masked_fill(ids < 0, 0)).all()
+        return ids.masked_fill(wrong, -1), torch.where(
+            wrong.any(), fault_of(IDS, self.mesh.rank), bad * fault_of(SCORES, self.mesh.rank)
+        )
 
     @torch.no_grad()
     def dispatch_slots(
         self, x: Tensor, slots: Tensor, weights: Tensor, fault: Tensor | int = 0
     ) -> tuple[Tensor, Tensor, DispatchHandle]:
-        """As `dispatch`, with the slot that serves each assignment [T, K] already chosen; -1 for none."""
+        """As `dispatch`, with the slot that serves each assignment [T, K] already chosen; -1 for none.
+
+        fault  what `checked` found, for all ranks to hear
+        """
         if slots.shape != weights.shape or slots.ndim != 2 or x.ndim != 2 or len(x) != len(slots):
             raise OptionError(
                 f"x {list(x.shape)}, ids {list(slots.shape)} and weights {list(weights.shape)} do not fit; "
@@ -139,8 +147,6 @@ class Dispatcher:
             version=self.layer_map.version, layer=self.layer_map.layer, step=self._step, row_kind=wire.kind
         )
         self._step += 1
-        bad = ~torch.isfinite(weights.masked_fill(slots < 0, 0)).all()
-        fault = torch.where(bad, fault_of(SCORES, self.mesh.rank), torch.as_tensor(fault, device=x.device))
         rows = wire.encode(x, slots, weights)
         handles: list[HopHandle] = []
         slot_RK, known, tokens = slots, fault, len(x)

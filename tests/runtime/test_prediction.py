@@ -74,7 +74,9 @@ def test_bytes_are_those_of_an_evaluation(slots: int, choice: str, tmp_path: Pat
 
 def sets(seed: int, tokens: int) -> Any:
     rng = np.random.default_rng(seed)
-    return np.argsort(rng.gumbel(size=(tokens, EXPERTS)) + np.linspace(0, 2, EXPERTS), axis=1)[:, :TOP_K].astype(np.int64)
+    return np.argsort(rng.gumbel(size=(tokens, EXPERTS)) + np.linspace(0, 2, EXPERTS), axis=1)[:, :TOP_K].astype(
+        np.int64
+    )
 
 
 def totals(slot_TK: Any, home: int, num_slots: int) -> tuple[Any, Any, Any]:

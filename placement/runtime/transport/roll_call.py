@@ -27,7 +27,9 @@ class RollCall:
         try:
             return self._named(ranks, " ".join(cause.split())[:200])
         except Exception as error:  # the store is gone as well: all of its kinds of errors mean that
-            return RankError(f"an exchange failed ({cause}), and so did the store of rank 0, which has died: {error}", (0,))
+            return RankError(
+                f"an exchange failed ({cause}), and so did the store of rank 0, which has died: {error}", (0,)
+            )
 
     def _named(self, ranks: tuple[int, ...], cause: str) -> RankError:
         self._store.set(self._key("here", self._rank), "1")

@@ -63,7 +63,9 @@ class TorchGroup:
         if "gloo" in dist.get_backend(group):  # NCCL has its own watchdog, which ends the process: leave it be
             dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)
 
-    def all_to_all(self, send: Tensor, send_rows: list[int] | None = None, recv_rows: list[int] | None = None) -> Tensor:
+    def all_to_all(
+        self, send: Tensor, send_rows: list[int] | None = None, recv_rows: list[int] | None = None
+    ) -> Tensor:
         rows = len(send) if recv_rows is None else sum(recv_rows)
         recv = send.new_empty((rows, *send.shape[1:]))
         try:
