@@ -1,0 +1,139 @@
+"""Dispatch and combine beside bare all-to-alls of the same bytes, in one run: what the runtime itself costs.
+
+python benchmarks/runtime/overhead.py [--ranks 4] [--device cuda]
+
+Processes on this machine, gloo on the loopback interface (NCCL with `--device cuda`, one GPU a rank). Every round times,
+one after the other on all ranks, each variant and the bare exchange of exactly the rows and splits that it sends there
+and back; a round counts as its slowest rank. No experts run in between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from machine import describe_machine  # noqa: E402
+
+from placement import Model, Placement  # noqa: E402
+from placement.runtime import Dispatcher, DispatchHandle, LayerMap, torch_mesh  # noqa: E402
+
+
+def make_placement(num_nodes: int, gpus_per_node: int, experts: int, redundant: int, top_k: int) -> Placement:
+    rng = np.random.default_rng(0)
+    ranks = num_nodes * gpus_per_node
+    while True:
+        row = rng.permutation(np.concatenate([np.arange(experts), rng.integers(0, experts, redundant)]))
+        if all(len(set(held)) == len(held) for held in row.reshape(ranks, -1).tolist()):
+            break
+    model = Model(name="bench", layer_ids=(0,), num_experts=experts, top_k=top_k)
+    return Placement(
+        model=model,
+        num_nodes=num_nodes,
+        gpus_per_node=gpus_per_node,
+        slots_per_gpu=len(row) // ranks,
+        phy2log_LP=row[None],
+    )
+
+
+def bare(handle: DispatchHandle, dtype: torch.dtype, hidden: int, device: str) -> Callable[[], None]:
+    """The exchanges of that dispatch and its combine, on buffers that are there already."""
+    steps = []
+    for hop in handle.hops:
+        sent, got = hop.announced.send_rows, hop.announced.recv_rows
+        there = [torch.zeros(sum(n), handle.wire.row_bytes, dtype=torch.uint8, device=device) for n in (got, sent)]
+        back = [torch.zeros(sum(n), hidden, dtype=dtype, device=device) for n in (sent, got)]
+        steps += [(there, got, sent, hop.group._group), (back, sent, got, hop.group._group)]
+
+    def run() -> None:
+        for (out, given), out_rows, in_rows, group in steps:
+            dist.all_to_all_single(out, given, out_rows, in_rows, group=group)
+
+    return run
+
+
+def worker(rank: int, args: argparse.Namespace, folder: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    cuda = args.device == "cuda"
+    if cuda:
+        torch.cuda.set_device(rank)
+    store = f"file://{folder}/store"
+    dist.init_process_group("nccl" if cuda else "gloo", init_method=store, rank=rank, world_size=args.ranks)
+    nodes = 2 if args.ranks > 1 else 1
+    mesh = torch_mesh(nodes, args.ranks // nodes, device=args.device)
+    if not rank:
+        print(f"{describe_machine()}, torch {torch.__version__}, {dist.get_backend()}\n")
+        print(f"{args.ranks} ranks as {nodes} nodes, {args.experts} experts + {args.redundant}, top-{args.top_k}, ", end="")
+        print(f"{args.rounds} rounds; medians, in brackets the quartiles\n")
+        print("| hops | tokens a rank | hidden | type | MB a rank | dispatch + combine, ms | bare, ms | ratio |")
+        print("|---|---|---|---|---|---|---|---|")
+    placement = make_placement(nodes, args.ranks // nodes, args.experts, args.redundant, args.top_k)
+    layer_map = LayerMap.of(placement, 0)
+    for tokens, hidden, name in ((1024, 2048, "bfloat16"), (1024, 2048, "float32"), (256, 7168, "bfloat16")):
+        dtype = getattr(torch, name)
+        generator = torch.Generator().manual_seed(rank)
+        x = torch.randn(tokens, hidden, generator=generator).to(args.device, dtype)
+        weights, ids = torch.rand(tokens, args.experts, generator=generator).topk(args.top_k)
+        weights, ids = weights.to(args.device), ids.to(args.device)
+        for hops in ("flat", "hierarchical"):
+            dispatcher = Dispatcher(mesh, layer_map, hops=hops, device=args.device)
+
+            def ours(dispatcher: Dispatcher = dispatcher, x: torch.Tensor = x) -> DispatchHandle:
+                rows, _, handle = dispatcher.dispatch(x, ids, weights)  # noqa: B023
+                dispatcher.combine(rows, handle)
+                return handle
+
+            theirs = bare(ours(), dtype, hidden, args.device)
+            took: dict[str, list[float]] = {"ours": [], "bare": []}
+            for _ in range(args.rounds + 2):
+                for what, call in (("ours", ours), ("bare", theirs)):
+                    dist.barrier()
+                    start = time.perf_counter()
+                    call()
+                    if cuda:
+                        torch.cuda.synchronize()
+                    slowest = torch.tensor([time.perf_counter() - start], device=args.device)
+                    dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
+                    took[what].append(float(slowest) * 1e3)
+            if not rank:
+                handle = ours()
+                sent = sum(sum(hop.announced.send_rows) for hop in handle.hops)
+                size = sent * (handle.wire.row_bytes + handle.wire.return_bytes) / 1e6
+                cells = []
+                for what in ("ours", "bare"):
+                    low, middle, high = statistics.quantiles(took[what][2:], n=4)
+                    cells.append(f"{middle:.1f} [{low:.1f}, {high:.1f}]")
+                ratio = statistics.median(took["ours"][2:]) / statistics.median(took["bare"][2:])
+                print(f"| {hops} | {tokens} | {hidden} | {name} | {size:.1f} | {cells[0]} | {cells[1]} | {ratio:.2f} |")
+            else:
+                ours()
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--experts", type=int, default=64)
+    parser.add_argument("--redundant", type=int, default=8)
+    parser.add_argument("--top-k", type=int, default=8)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(worker, args=(args, folder), nprocs=args.ranks)
+
+
+if __name__ == "__main__":
+    main()
