@@ -2,9 +2,9 @@
 
 python benchmarks/runtime/overhead.py [--ranks 4] [--device cuda]
 
-Processes on this machine, gloo on the loopback interface (NCCL with `--device cuda`, one GPU a rank). Every round times,
-one after the other on all ranks, each variant and the bare exchange of exactly the rows and splits that it sends there
-and back; a round counts as its slowest rank. No experts run in between.
+Processes on this machine, gloo on the loopback interface (NCCL with `--device cuda`, one GPU a rank). Every round
+times, one after the other on all ranks, each variant and the bare exchange of exactly the rows and splits that it sends
+there and back; a round counts as its slowest rank. No experts run in between.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from machine import describe_machine  # noqa: E402
+from machine import describe_machine
 
-from placement import Model, Placement  # noqa: E402
-from placement.runtime import Dispatcher, DispatchHandle, LayerMap, torch_mesh  # noqa: E402
+from placement import Model, Placement
+from placement.runtime import Dispatcher, DispatchHandle, LayerMap, torch_mesh
 
 
 def make_placement(num_nodes: int, gpus_per_node: int, experts: int, redundant: int, top_k: int) -> Placement:
@@ -75,7 +75,10 @@ def worker(rank: int, args: argparse.Namespace, folder: str) -> None:
     mesh = torch_mesh(nodes, args.ranks // nodes, device=args.device)
     if not rank:
         print(f"{describe_machine()}, torch {torch.__version__}, {dist.get_backend()}\n")
-        print(f"{args.ranks} ranks as {nodes} nodes, {args.experts} experts + {args.redundant}, top-{args.top_k}, ", end="")
+        print(
+            f"{args.ranks} ranks as {nodes} nodes, {args.experts} experts + {args.redundant}, top-{args.top_k}, ",
+            end="",
+        )
         print(f"{args.rounds} rounds; medians, in brackets the quartiles\n")
         print("| hops | tokens a rank | hidden | type | MB a rank | dispatch + combine, ms | bare, ms | ratio |")
         print("|---|---|---|---|---|---|---|---|")
@@ -91,7 +94,7 @@ def worker(rank: int, args: argparse.Namespace, folder: str) -> None:
             dispatcher = Dispatcher(mesh, layer_map, hops=hops, device=args.device)
 
             def ours(dispatcher: Dispatcher = dispatcher, x: torch.Tensor = x) -> DispatchHandle:
-                rows, _, handle = dispatcher.dispatch(x, ids, weights)  # noqa: B023
+                rows, _, handle = dispatcher.dispatch(x, ids, weights, reuse=True)  # noqa: B023
                 dispatcher.combine(rows, handle)
                 return handle
 

@@ -36,7 +36,6 @@ class DispatchHandle:
     num_rows: int
     row_A: Tensor
     weight_A: Tensor
-    step: int
 
     def copies(self, hop: int) -> dict[int, int]:
         """Copies of tokens that this rank sent in that hop, by rank that got them, its own included."""
@@ -93,23 +92,27 @@ class Dispatcher:
         slots, per_node = range(layer_map.num_slots), layer_map.slots_per_node
         first = layer_map.slots_of_rank(mesh.rank)[0]
         node_first = mesh.rank // mesh.gpus_per_node * per_node
-        self._hops = [Hop(mesh.world, [p // layer_map.slots_per_gpu for p in slots], self.device)]
+        ways = {"world": (mesh.world, [p // layer_map.slots_per_gpu for p in slots])}
         if hops == HIERARCHICAL:
-            self._hops = [
-                Hop(mesh.across, [p // per_node for p in slots], self.device),
-                Hop(mesh.within, [(p - node_first) // layer_map.slots_per_gpu for p in slots], self.device),
-            ]
+            ways = {
+                "across": (mesh.across, [p // per_node for p in slots]),
+                "within": (mesh.within, [(p - node_first) // layer_map.slots_per_gpu for p in slots]),
+            }
+        self._hops = [Hop(group, to, mesh.workspace, name, self.device) for name, (group, to) in ways.items()]
         local = [p - first if 0 <= p - first < layer_map.slots_per_gpu else layer_map.slots_per_gpu for p in slots]
         self._local_P = torch.tensor([*local, layer_map.slots_per_gpu], device=self.device)
         self._step = 0
 
     @torch.no_grad()
-    def dispatch(self, x: Tensor, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, DispatchHandle]:
+    def dispatch(
+        self, x: Tensor, ids: Tensor, weights: Tensor, *, reuse: bool = False
+    ) -> tuple[Tensor, Tensor, DispatchHandle]:
         """Send this rank's tokens to the experts' slots; returns (rows, counts, handle).
 
         x        hidden states [T, D], float32, bfloat16 or float16
         ids      logical experts [T, K], whole numbers; -1 for none
         weights  of the experts' outputs in the sum [T, K]
+        reuse    rows may lie in a buffer that the next dispatch on this mesh writes to: on a CPU that is quicker
 
         rows     hidden states for this rank's slots [A, D], those of its first slot first
         counts   rows of each slot, int64 [slots_per_gpu]
@@ -117,7 +120,7 @@ class Dispatcher:
         Raises RankError, on every rank, if a rank gave bad ids or weights, has another map or is at another layer.
         """
         checked, fault = self.checked(ids, weights)
-        return self.dispatch_slots(x, self.choose(checked), weights, fault)
+        return self.dispatch_slots(x, self.choose(checked), weights, fault, reuse=reuse)
 
     def checked(self, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Ids with -1 for those that do not exist, and the fault of this input (0 for none), both on the device."""
@@ -131,7 +134,7 @@ class Dispatcher:
 
     @torch.no_grad()
     def dispatch_slots(
-        self, x: Tensor, slots: Tensor, weights: Tensor, fault: Tensor | int = 0
+        self, x: Tensor, slots: Tensor, weights: Tensor, fault: Tensor | int = 0, *, reuse: bool = False
     ) -> tuple[Tensor, Tensor, DispatchHandle]:
         """As `dispatch`, with the slot that serves each assignment [T, K] already chosen; -1 for none.
 
@@ -147,7 +150,8 @@ class Dispatcher:
             version=self.layer_map.version, layer=self.layer_map.layer, step=self._step, row_kind=wire.kind
         )
         self._step += 1
-        rows = wire.encode(x, slots, weights)
+        room = self.mesh.workspace.empty("tokens", len(x), wire.row_bytes, torch.uint8, x.device)
+        rows = wire.encode(x, slots, weights, room)
         handles: list[HopHandle] = []
         slot_RK, known, tokens = slots, fault, len(x)
         for hop in self._hops:
@@ -157,10 +161,10 @@ class Dispatcher:
             known = handle.announced.fault  # type: ignore[assignment]
         if handles[-1].announced.fault:
             raise fault_error(handles[-1].announced.fault, exchange, self.layer_map.num_experts)
-        return self._by_slot(wire, rows, slot_RK, handles, exchange.step)
+        return self._by_slot(wire, rows, slot_RK, handles, reuse)
 
     def _by_slot(
-        self, wire: Wire, rows: Tensor, slot_RK: Tensor, hops: list[HopHandle], step: int
+        self, wire: Wire, rows: Tensor, slot_RK: Tensor, hops: list[HopHandle], reuse: bool
     ) -> tuple[Tensor, Tensor, DispatchHandle]:
         local = self._local_P[slot_RK].reshape(-1)
         order = torch.argsort(local, stable=True)[: hops[-1].announced.assignments]
@@ -173,9 +177,12 @@ class Dispatcher:
             num_rows=len(rows),
             row_A=row_A,
             weight_A=wire.weights(rows).reshape(-1)[order],
-            step=step,
         )
-        return wire.hidden_states(rows).index_select(0, row_A), counts[:-1], handle
+        hidden = wire.hidden_states(rows)
+        if not reuse:
+            return hidden.index_select(0, row_A), counts[:-1], handle
+        room = self.mesh.workspace.empty("rows", len(row_A), wire.hidden, wire.dtype, rows.device)
+        return torch.index_select(hidden, 0, row_A, out=room), counts[:-1], handle
 
     @torch.no_grad()
     def combine(self, rows: Tensor, handle: DispatchHandle) -> Tensor:
@@ -185,7 +192,8 @@ class Dispatcher:
         """
         if len(rows) != len(handle.row_A):
             raise OptionError(f"rows has {len(rows)} rows; the dispatch of this handle gave {len(handle.row_A)}")
-        sums = sum_rows(rows, handle.row_A, handle.num_rows, handle.weight_A)
+        room = self.mesh.workspace.empty("sums", handle.num_rows, rows.shape[1], rows.dtype, rows.device)
+        sums = sum_rows(rows, handle.row_A, handle.num_rows, handle.weight_A, room)
         for hop in reversed(handle.hops):
             sums = hop.back(sums)
         return sums

@@ -10,6 +10,7 @@ from torch import Tensor
 from placement.runtime.header import Announced, Exchange, announce
 from placement.runtime.reduce import sum_rows
 from placement.runtime.transport.base import Group
+from placement.runtime.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +23,15 @@ class HopHandle:
     """
 
     group: Group
+    workspace: Workspace
     num_rows: int
     row_S: Tensor
     announced: Announced
 
     def back(self, sums: Tensor) -> Tensor:
         """Partial sums of the rows that came, [R, D], to the sums of those that went, [num_rows, D]."""
-        back = self.group.all_to_all(sums, self.announced.recv_rows, self.announced.send_rows)
+        room = self.workspace.empty("back", len(self.row_S), sums.shape[1], sums.dtype, sums.device)
+        back = self.group.all_to_all(sums, self.announced.recv_rows, self.announced.send_rows, room)
         return sum_rows(back, self.row_S, self.num_rows)
 
 
@@ -38,8 +41,10 @@ class Hop:
     member_of_slot_P  [P]; a number that no member has for slots that cannot be reached here
     """
 
-    def __init__(self, group: Group, member_of_slot_P: list[int], device: torch.device) -> None:
-        self.group = group
+    def __init__(
+        self, group: Group, member_of_slot_P: list[int], workspace: Workspace, name: str, device: torch.device
+    ) -> None:
+        self.group, self._workspace, self._name = group, workspace, name
         size = len(group.ranks)
         inside = [member if 0 <= member < size else size for member in member_of_slot_P]
         self._member_P = torch.tensor([*inside, size], device=device)  # the last entry is for slot -1
@@ -57,8 +62,15 @@ class Hop:
         assignments_X.scatter_add_(0, member_RK.reshape(-1), torch.ones_like(member_RK).reshape(-1))
         announced = announce(self.group, exchange, hit_XR.sum(dim=1), assignments_X[:size], fault, tokens)
         row_S = torch.nonzero_static(hit_XR, size=sum(announced.send_rows))[:, 1]
-        handle = HopHandle(group=self.group, num_rows=len(rows), row_S=row_S, announced=announced)
+        handle = HopHandle(
+            group=self.group, workspace=self._workspace, num_rows=len(rows), row_S=row_S, announced=announced
+        )
         if announced.fault:
             return rows[:0], handle
-        came = self.group.all_to_all(rows.index_select(0, row_S), announced.send_rows, announced.recv_rows)
-        return came, handle
+        sent = self._room("sent", len(row_S), rows)
+        torch.index_select(rows.view(torch.int64), 0, row_S, out=sent.view(torch.int64))  # in words, not bytes
+        room = self._room("came", sum(announced.recv_rows), rows)
+        return self.group.all_to_all(sent, announced.send_rows, announced.recv_rows, room), handle
+
+    def _room(self, what: str, num_rows: int, like: Tensor) -> Tensor:
+        return self._workspace.empty(f"{what} {self._name}", num_rows, like.shape[1], like.dtype, like.device)

@@ -67,7 +67,9 @@ class MoELayer:
         checked, fault = dispatcher.checked(ids, weights)
         slots = dispatcher.choose(checked)
         decision = self.capacity.decide(checked, slots, weights, scores, priority=priority, load=load, fault=fault)
-        rows, counts, handle = dispatcher.dispatch_slots(x, decision.slots, decision.weights, decision.fault)
+        rows, counts, handle = dispatcher.dispatch_slots(
+            x, decision.slots, decision.weights, decision.fault, reuse=True
+        )
         y = dispatcher.combine(self.experts(rows, counts), handle)
         across, within = handle.sent_bytes(dispatcher.mesh.gpus_per_node, dispatcher.mesh.rank)
         stats = StepStats(

@@ -5,15 +5,51 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+CHUNK_BYTES = 1 << 20  # of sums at a time on a CPU: they stay in its cache
 
-def sum_rows(values_SD: Tensor, row_S: Tensor, num_rows: int, weight_S: Tensor | None = None) -> Tensor:
+
+def sum_rows(
+    values_SD: Tensor, row_S: Tensor, num_rows: int, weight_S: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     """`out[r]` is the sum of `weight_S[s] * values_SD[s]` over all `s` with `row_S[s] == r`, typed as the values."""
-    total = torch.zeros((num_rows, values_SD.shape[1]), dtype=torch.float32, device=values_SD.device)
-    values = values_SD.float()
+    if out is None:
+        out = values_SD.new_empty((num_rows, values_SD.shape[1]))
+    order_S = torch.argsort(row_S, stable=True)
+    start = torch.searchsorted(row_S[order_S], torch.arange(num_rows + 1, device=row_S.device))
+    if values_SD.is_cuda:
+        from placement.runtime.kernels import gpu
+
+        return gpu.sum_rows(values_SD, order_S, start, weight_S, out)
+    return _on_cpu(values_SD, order_S, start, weight_S, out)
+
+
+def _on_cpu(values_SD: Tensor, order_S: Tensor, start: Tensor, weight_S: Tensor | None, out: Tensor) -> Tensor:
+    """Bags of rows: torch adds them up in fp32 without a copy. It wants weights of the rows' type.
+
+    A short type holds too little of a weight, so every row is taken twice, with the weight and with what rounding lost.
+    """
     if weight_S is not None:
-        values = values * weight_S[:, None]
-    if total.is_cuda:  # index_add_ uses atomics there; this one sorts
-        total.index_put_((row_S,), values, accumulate=True)
-    else:
-        total.index_add_(0, row_S, values)
-    return total.to(values_SD.dtype)
+        weight = weight_S[order_S]
+        short = weight.to(values_SD.dtype)
+        if values_SD.dtype != torch.float32:
+            lost = (weight - short.float()).to(values_SD.dtype)
+            short = torch.stack([short, lost], dim=1).view(-1)
+            order_S, start = order_S.repeat_interleave(2), start * 2
+        weight_S = short
+    bounds = start.tolist()
+    step = max(1, CHUNK_BYTES // max(1, out.shape[1] * out.element_size()))
+    for low in range(0, len(out), step):
+        high = min(low + step, len(out))
+        first, last = bounds[low], bounds[high]
+        if first == last:
+            out[low:high] = 0
+            continue
+        out[low:high] = torch.nn.functional.embedding_bag(
+            order_S[first:last],
+            values_SD,
+            start[low : high + 1] - first,
+            mode="sum",
+            per_sample_weights=None if weight_S is None else weight_S[first:last],
+            include_last_offset=True,
+        )
+    return out

@@ -61,9 +61,8 @@ class Wire:
         """Of one partial sum on its way back: `combine_bytes` of the cost model."""
         return self.hidden * self.dtype.itemsize
 
-    def encode(self, x_TD: Tensor, slot_TK: Tensor, weight_TK: Tensor) -> Tensor:
-        """Rows, uint8 [T, row_bytes]."""
-        rows = torch.empty((len(x_TD), self.row_bytes), dtype=torch.uint8, device=x_TD.device)
+    def encode(self, x_TD: Tensor, slot_TK: Tensor, weight_TK: Tensor, rows: Tensor) -> Tensor:
+        """Fills `rows`, uint8 [T, row_bytes]."""
         width = self.width
         self._ints(rows)[:, :width] = slot_TK
         self._floats(rows)[:, width : 2 * width] = weight_TK

@@ -138,7 +138,7 @@ def test_a_mesh_or_a_tensor_that_does_not_fit() -> None:
             Dispatcher(mesh, replace(layer_map, num_nodes=1, gpus_per_node=4))
         with pytest.raises(OptionError, match="hops='ring' is unknown"):
             Dispatcher(mesh, layer_map, hops="ring")
-        with pytest.raises(OptionError, match="do not fit"):
+        with pytest.raises(OptionError, match="must both be"):
             Dispatcher(mesh, layer_map).dispatch(mine.x, mine.ids[:2], mine.weights)
         with pytest.raises(OptionError, match=r"dtype=torch.float64 cannot be dispatched"):
             Dispatcher(mesh, layer_map).dispatch(mine.x.double(), mine.ids, mine.weights)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
+
+from placement.runtime.workspace import Workspace
 
 
 class Group(Protocol):
@@ -19,11 +21,16 @@ class Group(Protocol):
     ranks: tuple[int, ...]
 
     def all_to_all(
-        self, send: Tensor, send_rows: list[int] | None = None, recv_rows: list[int] | None = None
+        self,
+        send: Tensor,
+        send_rows: list[int] | None = None,
+        recv_rows: list[int] | None = None,
+        out: Tensor | None = None,
     ) -> Tensor:
         """Rows for each member, in order of members, swapped for the rows that each member has for this rank.
 
-        Without counts every member gets an equal part. Raises RankError if a member fails or does not come in time.
+        Without counts every member gets an equal part. `out` is where the rows that come go, if given.
+        Raises RankError if a member fails or does not come in time.
         """
         ...
 
@@ -39,11 +46,13 @@ class Mesh:
     world   all ranks, node by node
     across  the ranks of the same position on every node, in the order of nodes
     within  the ranks of this rank's node
+    workspace  buffers that all layers of this rank share
     """
 
     world: Group
     across: Group
     within: Group
+    workspace: Workspace = field(default_factory=Workspace)
 
     @property
     def rank(self) -> int:

@@ -134,14 +134,20 @@ class LockstepGroup:
         self.rank, self.ranks = ranks.index(rank), ranks
 
     def all_to_all(
-        self, send: Tensor, send_rows: list[int] | None = None, recv_rows: list[int] | None = None
+        self,
+        send: Tensor,
+        send_rows: list[int] | None = None,
+        recv_rows: list[int] | None = None,
+        out: Tensor | None = None,
     ) -> Tensor:
         parts = send.chunk(len(self.ranks)) if send_rows is None else send.split(send_rows)
         got = [posted[self.rank] for posted in self._world.swap(self.ranks, self._me, parts)]
         for member, part, rows in zip(self.ranks, got, recv_rows or [len(one) for one in got], strict=True):
             if len(part) != rows:
                 raise RankError(f"rank {member} sent {len(part)} rows where {rows} were announced", (member,))
-        return torch.cat(got)
+        came = torch.cat(got, out=out)
+        self._world.swap(self.ranks, self._me, None)  # all have copied: senders may write to their buffers again
+        return came
 
     def host(self, tensor: Tensor) -> list[list[int]]:
         return tensor.tolist()  # type: ignore[no-any-return]

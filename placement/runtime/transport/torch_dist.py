@@ -64,10 +64,14 @@ class TorchGroup:
             dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)
 
     def all_to_all(
-        self, send: Tensor, send_rows: list[int] | None = None, recv_rows: list[int] | None = None
+        self,
+        send: Tensor,
+        send_rows: list[int] | None = None,
+        recv_rows: list[int] | None = None,
+        out: Tensor | None = None,
     ) -> Tensor:
         rows = len(send) if recv_rows is None else sum(recv_rows)
-        recv = send.new_empty((rows, *send.shape[1:]))
+        recv = send.new_empty((rows, *send.shape[1:])) if out is None else out
         try:
             dist.all_to_all_single(recv, send.contiguous(), recv_rows, send_rows, group=self._group)
         except RuntimeError as error:
