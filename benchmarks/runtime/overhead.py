@@ -5,6 +5,9 @@ python benchmarks/runtime/overhead.py [--ranks 4] [--device cuda]
 Processes on this machine, gloo on the loopback interface (NCCL with `--device cuda`, one GPU a rank). Every round
 times, one after the other on all ranks, each variant and the bare exchange of exactly the rows and splits that it sends
 there and back; a round counts as its slowest rank. No experts run in between.
+
+copies  `send` and `give_back`: tokens packed and sent once to each destination, sums back and added up
+whole   `dispatch` and `combine`: also the replica choice, rows for every assignment in slot order, weighted sums
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from machine import describe_machine
 
 from placement import Model, Placement
-from placement.runtime import Dispatcher, DispatchHandle, LayerMap, torch_mesh
+from placement.runtime import Arrival, Dispatcher, LayerMap, torch_mesh
 
 
 def make_placement(num_nodes: int, gpus_per_node: int, experts: int, redundant: int, top_k: int) -> Placement:
@@ -47,7 +50,7 @@ def make_placement(num_nodes: int, gpus_per_node: int, experts: int, redundant: 
     )
 
 
-def bare(handle: DispatchHandle, dtype: torch.dtype, hidden: int, device: str) -> Callable[[], None]:
+def bare(handle: Arrival, dtype: torch.dtype, hidden: int, device: str) -> Callable[[], None]:
     """The exchanges of that dispatch and its combine, on buffers that are there already."""
     steps = []
     for hop in handle.hops:
@@ -80,8 +83,10 @@ def worker(rank: int, args: argparse.Namespace, folder: str) -> None:
             end="",
         )
         print(f"{args.rounds} rounds; medians, in brackets the quartiles\n")
-        print("| hops | tokens a rank | hidden | type | MB a rank | dispatch + combine, ms | bare, ms | ratio |")
-        print("|---|---|---|---|---|---|---|---|")
+        print(
+            "| hops | tokens a rank | hidden | type | MB a rank | bare, ms | copies, ms | ratio | whole, ms | ratio |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|---|")
     placement = make_placement(nodes, args.ranks // nodes, args.experts, args.redundant, args.top_k)
     layer_map = LayerMap.of(placement, 0)
     for tokens, hidden, name in ((1024, 2048, "bfloat16"), (1024, 2048, "float32"), (256, 7168, "bfloat16")):
@@ -93,15 +98,22 @@ def worker(rank: int, args: argparse.Namespace, folder: str) -> None:
         for hops in ("flat", "hierarchical"):
             dispatcher = Dispatcher(mesh, layer_map, hops=hops, device=args.device)
 
-            def ours(dispatcher: Dispatcher = dispatcher, x: torch.Tensor = x) -> DispatchHandle:
-                rows, _, handle = dispatcher.dispatch(x, ids, weights, reuse=True)  # noqa: B023
-                dispatcher.combine(rows, handle)
-                return handle
+            slots = dispatcher.choose(ids)
 
-            theirs = bare(ours(), dtype, hidden, args.device)
-            took: dict[str, list[float]] = {"ours": [], "bare": []}
+            def hops_alone() -> Arrival:
+                arrival = dispatcher.send(x, slots, weights)  # noqa: B023
+                dispatcher.give_back(arrival.hidden, arrival.hops)  # noqa: B023
+                return arrival
+
+            def whole() -> None:
+                rows, _, handle = dispatcher.dispatch(x, ids, weights, reuse=True)  # noqa: B023
+                dispatcher.combine(rows, handle)  # noqa: B023
+
+            arrival = hops_alone()
+            calls = {"bare": bare(arrival, dtype, hidden, args.device), "hops": hops_alone, "whole": whole}
+            took: dict[str, list[float]] = {what: [] for what in calls}
             for _ in range(args.rounds + 2):
-                for what, call in (("ours", ours), ("bare", theirs)):
+                for what, call in calls.items():
                     dist.barrier()
                     start = time.perf_counter()
                     call()
@@ -111,17 +123,16 @@ def worker(rank: int, args: argparse.Namespace, folder: str) -> None:
                     dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
                     took[what].append(float(slowest) * 1e3)
             if not rank:
-                handle = ours()
-                sent = sum(sum(hop.announced.send_rows) for hop in handle.hops)
-                size = sent * (handle.wire.row_bytes + handle.wire.return_bytes) / 1e6
+                wire, sent = arrival.wire, sum(sum(hop.announced.send_rows) for hop in arrival.hops)
+                size = sent * (wire.row_bytes + wire.return_bytes) / 1e6
+                middle = {what: statistics.median(times[2:]) for what, times in took.items()}
                 cells = []
-                for what in ("ours", "bare"):
-                    low, middle, high = statistics.quantiles(took[what][2:], n=4)
-                    cells.append(f"{middle:.1f} [{low:.1f}, {high:.1f}]")
-                ratio = statistics.median(took["ours"][2:]) / statistics.median(took["bare"][2:])
-                print(f"| {hops} | {tokens} | {hidden} | {name} | {size:.1f} | {cells[0]} | {cells[1]} | {ratio:.2f} |")
-            else:
-                ours()
+                for what, times in took.items():
+                    low, _, high = statistics.quantiles(times[2:], n=4)
+                    cells.append(f"{middle[what]:.1f} [{low:.1f}, {high:.1f}]")
+                    if what != "bare":
+                        cells.append(f"{middle[what] / middle['bare']:.2f}")
+                print(f"| {hops} | {tokens} | {hidden} | {name} | {size:.1f} | {' | '.join(cells)} |")
     dist.destroy_process_group()
 
 

@@ -11,8 +11,9 @@ except ImportError:
 
 from placement.runtime.capacity import CapacityPolicy, entropy_load
 from placement.runtime.choice import ReplicaChooser
-from placement.runtime.dispatcher import Dispatcher, DispatchHandle
+from placement.runtime.dispatcher import Dispatcher
 from placement.runtime.experts import GroupedExperts, split_interleaved
+from placement.runtime.handle import Arrival, DispatchHandle
 from placement.runtime.layer import MoELayer, StepStats
 from placement.runtime.layer_map import LayerMap, map_version
 from placement.runtime.transport.base import Group, Mesh
@@ -20,6 +21,7 @@ from placement.runtime.transport.lockstep import Lockstep
 from placement.runtime.transport.torch_dist import mesh_of, torch_mesh
 
 __all__ = [
+    "Arrival",
     "CapacityPolicy",
     "DispatchHandle",
     "Dispatcher",

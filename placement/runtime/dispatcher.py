@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from placement.cluster import Cluster
 from placement.errors import MapError, OptionError
 from placement.runtime.choice import ReplicaChooser
+from placement.runtime.handle import Arrival, DispatchHandle
 from placement.runtime.header import IDS, SCORES, Exchange, fault_error, fault_of
 from placement.runtime.hop import Hop, HopHandle
 from placement.runtime.layer_map import LayerMap
@@ -18,41 +17,6 @@ from placement.runtime.transport.base import Mesh
 from placement.runtime.wire import Wire
 
 FLAT, HIERARCHICAL = "flat", "hierarchical"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DispatchHandle:
-    """What `combine` needs to know of a dispatch; it cannot be changed and serves once or many times.
-
-    hops      in the order in which rows went
-    num_rows  copies of tokens that came to this rank
-    row_A     which of them each dispatched row is a copy of, int64 [A]
-    weight_A  its weight, fp32 [A]
-    tokens    tokens of all ranks that the first hop's group has
-    """
-
-    wire: Wire
-    hops: tuple[HopHandle, ...]
-    num_rows: int
-    row_A: Tensor
-    weight_A: Tensor
-
-    def copies(self, hop: int) -> dict[int, int]:
-        """Copies of tokens that this rank sent in that hop, by rank that got them, its own included."""
-        one = self.hops[hop]
-        return dict(zip(one.group.ranks, one.announced.send_rows, strict=True))
-
-    def sent_bytes(self, gpus_per_node: int, rank: int) -> tuple[int, int]:
-        """Bytes of this rank's copies that (leave its node, stay inside it), there and back, without headers."""
-        across = within = 0
-        for hop in range(len(self.hops)):
-            for other, copies in self.copies(hop).items():
-                size = copies * (self.wire.row_bytes + self.wire.return_bytes)
-                if other // gpus_per_node != rank // gpus_per_node:
-                    across += size
-                elif other != rank:
-                    within += size
-        return across, within
 
 
 class Dispatcher:
@@ -140,6 +104,11 @@ class Dispatcher:
 
         fault  what `checked` found, for all ranks to hear
         """
+        return self.by_slot(self.send(x, slots, weights, fault), reuse=reuse)
+
+    @torch.no_grad()
+    def send(self, x: Tensor, slots: Tensor, weights: Tensor, fault: Tensor | int = 0) -> Arrival:
+        """The hops alone: copies of tokens as they came, not yet in the order of slots (as DeepEP returns them)."""
         if slots.shape != weights.shape or slots.ndim != 2 or x.ndim != 2 or len(x) != len(slots):
             raise OptionError(
                 f"x {list(x.shape)}, ids {list(slots.shape)} and weights {list(weights.shape)} do not fit; "
@@ -161,27 +130,33 @@ class Dispatcher:
             known = handle.announced.fault  # type: ignore[assignment]
         if handles[-1].announced.fault:
             raise fault_error(handles[-1].announced.fault, exchange, self.layer_map.num_experts)
-        return self._by_slot(wire, rows, slot_RK, handles, reuse)
-
-    def _by_slot(
-        self, wire: Wire, rows: Tensor, slot_RK: Tensor, hops: list[HopHandle], reuse: bool
-    ) -> tuple[Tensor, Tensor, DispatchHandle]:
-        local = self._local_P[slot_RK].reshape(-1)
-        order = torch.argsort(local, stable=True)[: hops[-1].announced.assignments]
-        counts = torch.zeros(self.layer_map.slots_per_gpu + 1, dtype=torch.int64, device=rows.device)
-        counts.scatter_add_(0, local, torch.ones_like(local))
-        row_A = order // wire.width
-        handle = DispatchHandle(
+        return Arrival(
             wire=wire,
-            hops=tuple(hops),
-            num_rows=len(rows),
-            row_A=row_A,
-            weight_A=wire.weights(rows).reshape(-1)[order],
+            hops=tuple(handles),
+            hidden=wire.hidden_states(rows),
+            local=self._local_P[slot_RK],
+            weights=wire.weights(rows),
         )
-        hidden = wire.hidden_states(rows)
+
+    @torch.no_grad()
+    def by_slot(self, arrival: Arrival, *, reuse: bool = False) -> tuple[Tensor, Tensor, DispatchHandle]:
+        """Copies that came, repeated for each slot that they visit here, in the order of slots; as `dispatch`."""
+        local = arrival.local.reshape(-1)
+        order = torch.argsort(local, stable=True)[: arrival.hops[-1].announced.assignments]
+        counts = torch.zeros(self.layer_map.slots_per_gpu + 1, dtype=torch.int64, device=local.device)
+        counts.scatter_add_(0, local, torch.ones_like(local))
+        row_A = order // arrival.wire.width
+        handle = DispatchHandle(
+            wire=arrival.wire,
+            hops=arrival.hops,
+            num_rows=len(arrival.hidden),
+            row_A=row_A,
+            weight_A=arrival.weights.reshape(-1)[order],
+        )
+        hidden = arrival.hidden
         if not reuse:
             return hidden.index_select(0, row_A), counts[:-1], handle
-        room = self.mesh.workspace.empty("rows", len(row_A), wire.hidden, wire.dtype, rows.device)
+        room = self.mesh.workspace.empty("rows", len(row_A), hidden.shape[1], hidden.dtype, hidden.device)
         return torch.index_select(hidden, 0, row_A, out=room), counts[:-1], handle
 
     @torch.no_grad()
@@ -193,7 +168,11 @@ class Dispatcher:
         if len(rows) != len(handle.row_A):
             raise OptionError(f"rows has {len(rows)} rows; the dispatch of this handle gave {len(handle.row_A)}")
         room = self.mesh.workspace.empty("sums", handle.num_rows, rows.shape[1], rows.dtype, rows.device)
-        sums = sum_rows(rows, handle.row_A, handle.num_rows, handle.weight_A, room)
-        for hop in reversed(handle.hops):
+        return self.give_back(sum_rows(rows, handle.row_A, handle.num_rows, handle.weight_A, room), handle.hops)
+
+    @torch.no_grad()
+    def give_back(self, sums: Tensor, hops: tuple[HopHandle, ...]) -> Tensor:
+        """The sum of each copy that came [R, D] goes back to its token, where copies are summed up [T, D]."""
+        for hop in reversed(hops):
             sums = hop.back(sums)
         return sums
