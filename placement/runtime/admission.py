@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from placement.runtime.capacity import CapacityPolicy
+from placement.runtime.words import mix, mix_int
 
 LARGEST_PRIORITY = (1 << 16) - 1
 
@@ -48,22 +49,3 @@ def admit(key_A: Tensor, unit_A: Tensor, load_A: Tensor, limit: int, *, latest_f
     start = torch.searchsorted(unit, unit)  # the first candidate of the same unit
     fits = before - before[start] + load <= limit if len(unit) else torch.zeros_like(unit, dtype=torch.bool)
     return torch.zeros_like(fits).scatter_(0, order, fits)
-
-
-def mix(x: Tensor) -> Tensor:
-    """splitmix64's finaliser on int64 words, as `placement.mixing.mix`."""
-    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
-    return x ^ _shift(x, 31)
-
-
-def mix_int(x: int) -> int:
-    return int(mix(torch.tensor(_signed(x & ((1 << 64) - 1)))))
-
-
-def _shift(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _signed(x: int) -> int:
-    return x - (1 << 64) if x >> 63 else x

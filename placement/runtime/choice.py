@@ -11,6 +11,7 @@ from placement.cost.balanced import RunningLoad
 from placement.cost.chosen import choose_slots
 from placement.cost.replica_choice import replica_choice_code
 from placement.errors import OptionError
+from placement.runtime.choice_on_device import DeviceChooser
 from placement.runtime.layer_map import LayerMap
 
 
@@ -19,6 +20,8 @@ class ReplicaChooser:
 
     choice   `min-nodes`, `min-nodes-balanced`, `local-first` or `uniform`
     cluster  relative speeds of ranks, for `min-nodes-balanced`
+
+    On a GPU it runs in torch; `min-nodes-balanced`, and `min-nodes` on more than 8 nodes, wait for the ids on the host.
     """
 
     def __init__(
@@ -31,9 +34,14 @@ class ReplicaChooser:
         self._map, self._rank = layer_map, rank
         speed_G = np.ones(layer_map.num_ranks) if cluster is None else cluster.speed_G()
         self._running = RunningLoad.start(layer_map.num_ranks, speed_G)
+        self._on_device: DeviceChooser | None = None
 
     def __call__(self, ids_TK: Tensor) -> Tensor:
         """Slot of each assignment, int64 [T, K] on the device of `ids_TK`; -1 where the id is -1."""
+        if ids_TK.is_cuda and DeviceChooser.supports(self._map, self._code):
+            if self._on_device is None:
+                self._on_device = DeviceChooser(self._map, self._rank, self._code, ids_TK.device)
+            return self._on_device(ids_TK)
         ids = ids_TK.detach().to("cpu", torch.int64).contiguous().numpy()
         slot_TK = np.empty(ids.shape, dtype=np.int32)
         choose_slots(ids, self._rank, self._code, self._map.tables, self._running, slot_TK)

@@ -17,8 +17,8 @@ from placement import Placement
 from placement.errors import OptionError, RankError
 from placement.mixing import mix
 from placement.runtime import CapacityPolicy, Dispatcher, LayerMap, Lockstep, Mesh, MoELayer, entropy_load
-from placement.runtime.admission import mix as torch_mix
 from placement.runtime.decision import Capacity
+from placement.runtime.words import mix as torch_mix
 
 EXPERTS, TOP_K, SLOTS = 10, 3, 3
 SHAPE = (2, 2)
