@@ -12,9 +12,10 @@ from placement.runtime.handle import Arrival, DispatchHandle
 from placement.runtime.header import IDS, SCORES, Exchange, fault_error, fault_of
 from placement.runtime.hop import Hop, HopHandle
 from placement.runtime.layer_map import LayerMap
-from placement.runtime.reduce import sum_rows
+from placement.runtime.reduce import gather_rows, sum_rows
 from placement.runtime.transport.base import Mesh
 from placement.runtime.wire import Wire
+from placement.runtime.workspace import Workspace
 
 FLAT, HIERARCHICAL = "flat", "hierarchical"
 
@@ -153,11 +154,10 @@ class Dispatcher:
             row_A=row_A,
             weight_A=arrival.weights.reshape(-1)[order],
         )
-        hidden = arrival.hidden
-        if not reuse:
-            return hidden.index_select(0, row_A), counts[:-1], handle
-        room = self.mesh.workspace.empty("rows", len(row_A), hidden.shape[1], hidden.dtype, hidden.device)
-        return torch.index_select(hidden, 0, row_A, out=room), counts[:-1], handle
+        hidden, shape = arrival.hidden, (len(row_A), arrival.wire.hidden)
+        workspace = self.mesh.workspace if reuse else Workspace()
+        rows = gather_rows(hidden, row_A, workspace.empty("rows", *shape, hidden.dtype, hidden.device))
+        return rows, counts[:-1], handle
 
     @torch.no_grad()
     def combine(self, rows: Tensor, handle: DispatchHandle) -> Tensor:

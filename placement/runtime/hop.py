@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from placement.runtime.header import Announced, Exchange, announce
-from placement.runtime.reduce import sum_rows
+from placement.runtime.reduce import gather_rows, sum_rows
 from placement.runtime.transport.base import Group
 from placement.runtime.workspace import Workspace
 
@@ -68,7 +68,7 @@ class Hop:
         if announced.fault:
             return rows[:0], handle
         sent = self._room("sent", len(row_S), rows)
-        torch.index_select(rows.view(torch.int64), 0, row_S, out=sent.view(torch.int64))  # in words, not bytes
+        gather_rows(rows, row_S, sent)
         room = self._room("came", sum(announced.recv_rows), rows)
         return self.group.all_to_all(sent, announced.send_rows, announced.recv_rows, room), handle
 

@@ -1,9 +1,11 @@
-"""Sums of rows by destination, in fp32 and in a fixed order: the same bits every time, on every device."""
+"""Rows gathered, and rows summed by destination: in fp32 and in a fixed order, the same bits every time."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from placement.runtime.kernels import has_triton
 
 CHUNK_BYTES = 1 << 20  # of sums at a time on a CPU: they stay in its cache
 
@@ -16,11 +18,27 @@ def sum_rows(
         out = values_SD.new_empty((num_rows, values_SD.shape[1]))
     order_S = torch.argsort(row_S, stable=True)
     start = torch.searchsorted(row_S[order_S], torch.arange(num_rows + 1, device=row_S.device))
-    if values_SD.is_cuda:
+    if not values_SD.is_cuda:
+        return _on_cpu(values_SD, order_S, start, weight_S, out)
+    if has_triton():
         from placement.runtime.kernels import gpu
 
         return gpu.sum_rows(values_SD, order_S, start, weight_S, out)
-    return _on_cpu(values_SD, order_S, start, weight_S, out)
+    values = values_SD.float() if weight_S is None else values_SD.float() * weight_S[:, None]
+    total = torch.zeros(out.shape, dtype=torch.float32, device=out.device)
+    return out.copy_(total.index_put_((row_S,), values, accumulate=True))  # sorts; index_add_ would use atomics
+
+
+def gather_rows(source: Tensor, index_A: Tensor, out: Tensor) -> Tensor:
+    """`source[index_A]` in `out`; rows of `source` may be parts of longer ones."""
+    if source.is_cuda and has_triton():
+        from placement.runtime.kernels import gpu
+
+        return gpu.gather_rows(source, index_A, out)
+    if source.dtype == torch.uint8:  # whole rows of the wire: in words, not bytes
+        torch.index_select(source.view(torch.int64), 0, index_A, out=out.view(torch.int64))
+        return out
+    return torch.index_select(source, 0, index_A, out=out)
 
 
 def _on_cpu(values_SD: Tensor, order_S: Tensor, start: Tensor, weight_S: Tensor | None, out: Tensor) -> Tensor:

@@ -19,5 +19,5 @@ class Workspace:
         size = rows * columns * dtype.itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.numel() < size:
-            buffer = self._buffers[name] = torch.empty(size + size // 4, dtype=torch.uint8)
+            buffer = self._buffers[name] = torch.empty(size, dtype=torch.uint8)
         return buffer[:size].view(dtype).view(rows, columns)
