@@ -16,6 +16,7 @@ from placement.runtime.experts import GroupedExperts, split_interleaved
 from placement.runtime.handle import Arrival, DispatchHandle
 from placement.runtime.layer import MoELayer, StepStats
 from placement.runtime.layer_map import LayerMap, map_version
+from placement.runtime.static import StaticLayer
 from placement.runtime.transport.base import Group, Mesh
 from placement.runtime.transport.lockstep import Lockstep
 from placement.runtime.transport.torch_dist import mesh_of, torch_mesh
@@ -32,6 +33,7 @@ __all__ = [
     "Mesh",
     "MoELayer",
     "ReplicaChooser",
+    "StaticLayer",
     "StepStats",
     "entropy_load",
     "map_version",

@@ -30,7 +30,7 @@ class ReplicaChooser:
         if cluster is not None and cluster.num_ranks != layer_map.num_ranks:
             raise OptionError(f"the cluster has {cluster.num_ranks} ranks and the map {layer_map.num_ranks}")
         self.choice = choice
-        self._code = replica_choice_code(choice)
+        self.code = replica_choice_code(choice)
         self._map, self._rank = layer_map, rank
         speed_G = np.ones(layer_map.num_ranks) if cluster is None else cluster.speed_G()
         self._running = RunningLoad.start(layer_map.num_ranks, speed_G)
@@ -38,11 +38,11 @@ class ReplicaChooser:
 
     def __call__(self, ids_TK: Tensor) -> Tensor:
         """Slot of each assignment, int64 [T, K] on the device of `ids_TK`; -1 where the id is -1."""
-        if ids_TK.is_cuda and DeviceChooser.supports(self._map, self._code):
+        if ids_TK.is_cuda and DeviceChooser.supports(self._map, self.code):
             if self._on_device is None:
-                self._on_device = DeviceChooser(self._map, self._rank, self._code, ids_TK.device)
+                self._on_device = DeviceChooser(self._map, self._rank, self.code, ids_TK.device)
             return self._on_device(ids_TK)
         ids = ids_TK.detach().to("cpu", torch.int64).contiguous().numpy()
         slot_TK = np.empty(ids.shape, dtype=np.int32)
-        choose_slots(ids, self._rank, self._code, self._map.tables, self._running, slot_TK)
+        choose_slots(ids, self._rank, self.code, self._map.tables, self._running, slot_TK)
         return torch.from_numpy(slot_TK).to(ids_TK.device, torch.int64)

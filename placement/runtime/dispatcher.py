@@ -65,7 +65,7 @@ class Dispatcher:
             }
         self._hops = [Hop(group, to, mesh.workspace, name, self.device) for name, (group, to) in ways.items()]
         local = [p - first if 0 <= p - first < layer_map.slots_per_gpu else layer_map.slots_per_gpu for p in slots]
-        self._local_P = torch.tensor([*local, layer_map.slots_per_gpu], device=self.device)
+        self.local_P = torch.tensor([*local, layer_map.slots_per_gpu], device=self.device)
         self._step = 0
 
     @torch.no_grad()
@@ -135,7 +135,7 @@ class Dispatcher:
             wire=wire,
             hops=tuple(handles),
             hidden=wire.hidden_states(rows),
-            local=self._local_P[slot_RK],
+            local=self.local_P[slot_RK],
             weights=wire.weights(rows),
         )
 

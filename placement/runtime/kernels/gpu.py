@@ -52,7 +52,7 @@ def _sum(
 
 
 def gather_rows(source: Tensor, index_A: Tensor, out: Tensor | None = None) -> Tensor:
-    """`source[index_A]` of a matrix whose rows may be parts of longer rows; rows of bytes go as words where they can."""
+    """`source[index_A]` of a matrix whose rows may be parts of longer rows; bytes go as words if they can."""
     columns = source.shape[1]
     if out is None:
         out = source.new_empty((len(index_A), columns))
