@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 from moe import make_placement, make_tokens, torch
@@ -160,3 +161,16 @@ def test_lockstep_raises_what_a_rank_raised() -> None:
     with pytest.raises(ValueError, match="mine"):
         group.run(program)
     assert group.run(lambda mesh: mesh.world.all_to_all(torch.full((4,), mesh.rank)).tolist()) == [[0, 1, 2, 3]] * 4
+
+
+def test_deepep_that_is_not_there() -> None:
+    """An optional backend says how to get it."""
+    from placement.runtime.transport.deepep import DeepEPDispatcher
+
+    def program(mesh: Mesh) -> None:
+        with pytest.raises(OptionError, match="DeepEP is not installed; build deep_ep from its source"):
+            DeepEPDispatcher(mesh, LayerMap.of(PLACEMENT, 0), hidden=16, top_k=3, max_tokens=8)
+
+    if find_spec("deep_ep") is not None:
+        pytest.skip("DeepEP is installed")
+    Lockstep(*SHAPE).run(program)
