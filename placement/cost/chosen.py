@@ -98,7 +98,8 @@ def _drawn_nodes(
             open_K[num_open] = host
             num_open += 1
     found = smallest_covers(open_K, num_open, pivot_of(ids_M, tables.num_nodes), tables.num_nodes, covers)
-    return forced | covers[np.int64(word % np.uint64(found))]
+    further: np.uint64 = covers[np.int64(word % np.uint64(found))]
+    return forced | further
 
 
 @nb.njit(cache=True, nogil=True)

@@ -128,7 +128,7 @@ class Dispatcher:
             rows, handle = hop.send(rows, slot_RK, exchange, known, tokens)
             handles.append(handle)
             slot_RK, tokens = wire.slots(rows).long(), handle.announced.tokens
-            known = handle.announced.fault  # type: ignore[assignment]
+            known = handle.announced.fault
         if handles[-1].announced.fault:
             raise fault_error(handles[-1].announced.fault, exchange, self.layer_map.num_experts)
         return Arrival(

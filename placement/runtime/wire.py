@@ -6,13 +6,14 @@ The row is the same for every destination; who receives it picks out its own slo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from placement.errors import OptionError
 
-FP8 = getattr(torch, "float8_e4m3fn", None)
+FP8: Any = getattr(torch, "float8_e4m3fn", None)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FP8_BLOCK = 128
 ALIGN = 16

@@ -150,4 +150,4 @@ class LockstepGroup:
         return came
 
     def host(self, tensor: Tensor) -> list[list[int]]:
-        return tensor.tolist()  # type: ignore[no-any-return]
+        return tensor.tolist()

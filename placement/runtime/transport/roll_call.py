@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-
-from torch.distributed import Store
+from typing import Any
 
 from placement.errors import RankError
 
@@ -15,11 +14,11 @@ POLL_S = 0.02
 class RollCall:
     """One list for each mesh; it is used once, since a group is of no use after a failed exchange.
 
-    store    reaches all ranks
+    store    a torch.distributed store that all ranks reach
     grace_s  how long ranks are given to sign
     """
 
-    def __init__(self, store: Store, rank: int, mesh: int, grace_s: float) -> None:
+    def __init__(self, store: Any, rank: int, mesh: int, grace_s: float) -> None:
         self._store, self._rank, self._prefix, self._grace_s = store, rank, f"placement/{mesh}", grace_s
 
     def error(self, ranks: tuple[int, ...], cause: str) -> RankError:

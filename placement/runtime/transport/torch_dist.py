@@ -80,7 +80,7 @@ class TorchGroup:
 
     def host(self, tensor: Tensor) -> list[list[int]]:
         if not tensor.is_cuda:
-            return tensor.tolist()  # type: ignore[no-any-return]
+            return tensor.tolist()
         copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         copy.copy_(tensor, non_blocking=True)
         done = torch.cuda.Event()
@@ -89,4 +89,4 @@ class TorchGroup:
         while not done.query():  # an exchange on NCCL fails by never ending
             if time.monotonic() > deadline:
                 raise self._roll_call.error(self.ranks, f"nothing came in {self._timeout_s:g} s")
-        return copy.tolist()  # type: ignore[no-any-return]
+        return copy.tolist()
