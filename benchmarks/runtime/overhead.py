@@ -8,12 +8,14 @@ there and back; a round counts as its slowest rank. No experts run in between.
 
 copies  `send` and `give_back`: tokens packed and sent once to each destination, sums back and added up
 whole   `dispatch` and `combine`: also the replica choice, rows for every assignment in slot order, weighted sums
+CPU     milliseconds of processor time, mean over ranks: what other work on the machine does not change
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import statistics
 import sys
 import tempfile
@@ -82,14 +84,18 @@ def worker(rank: int, args: argparse.Namespace, folder: str) -> None:
             f"{args.ranks} ranks as {nodes} nodes, {args.experts} experts + {args.redundant}, top-{args.top_k}, ",
             end="",
         )
-        print(f"{args.rounds} rounds; medians, in brackets the quartiles\n")
-        print(
-            "| hops | tokens a rank | hidden | type | MB a rank | bare, ms | copies, ms | ratio | whole, ms | ratio |"
-        )
-        print("|---|---|---|---|---|---|---|---|---|---|")
+        link = f"shared {args.gbit:g} Gbit/s" if args.gbit else "unshaped loopback"
+        print(f"{link}, {args.rounds} rounds; medians, in brackets the quartiles\n")
+        print("| hops | tokens a rank | hidden | type | MB a rank | bare, ms | CPU | copies, ms | ratio | CPU ", end="")
+        print("| whole, ms | ratio | CPU |")
+        print("|---" * 13 + "|")
     placement = make_placement(nodes, args.ranks // nodes, args.experts, args.redundant, args.top_k)
     layer_map = LayerMap.of(placement, 0)
-    for tokens, hidden, name in ((1024, 2048, "bfloat16"), (1024, 2048, "float32"), (256, 7168, "bfloat16")):
+    for tokens, hidden, name in (
+        (1024, args.hidden, "bfloat16"),
+        (1024, args.hidden, "float32"),
+        (64, args.hidden, "bfloat16"),
+    ):
         dtype = getattr(torch, name)
         generator = torch.Generator().manual_seed(rank)
         x = torch.randn(tokens, hidden, generator=generator).to(args.device, dtype)
@@ -99,10 +105,11 @@ def worker(rank: int, args: argparse.Namespace, folder: str) -> None:
             dispatcher = Dispatcher(mesh, layer_map, hops=hops, device=args.device)
 
             slots = dispatcher.choose(ids)
+            sums = dispatcher.send(x, slots, weights).hidden.clone()
 
             def hops_alone() -> Arrival:
                 arrival = dispatcher.send(x, slots, weights)  # noqa: B023
-                dispatcher.give_back(arrival.hidden, arrival.hops)  # noqa: B023
+                dispatcher.give_back(sums, arrival.hops)  # noqa: B023
                 return arrival
 
             def whole() -> None:
@@ -112,16 +119,20 @@ def worker(rank: int, args: argparse.Namespace, folder: str) -> None:
             arrival = hops_alone()
             calls = {"bare": bare(arrival, dtype, hidden, args.device), "hops": hops_alone, "whole": whole}
             took: dict[str, list[float]] = {what: [] for what in calls}
+            cpu: dict[str, list[float]] = {what: [] for what in calls}
             for _ in range(args.rounds + 2):
                 for what, call in calls.items():
                     dist.barrier()
-                    start = time.perf_counter()
+                    start, worked = time.perf_counter(), time.process_time()
                     call()
                     if cuda:
                         torch.cuda.synchronize()
                     slowest = torch.tensor([time.perf_counter() - start], device=args.device)
+                    busy = torch.tensor([time.process_time() - worked], device=args.device)
                     dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
+                    dist.all_reduce(busy)
                     took[what].append(float(slowest) * 1e3)
+                    cpu[what].append(float(busy) / args.ranks * 1e3)
             if not rank:
                 wire, sent = arrival.wire, sum(sum(hop.announced.send_rows) for hop in arrival.hops)
                 size = sent * (wire.row_bytes + wire.return_bytes) / 1e6
@@ -132,6 +143,7 @@ def worker(rank: int, args: argparse.Namespace, folder: str) -> None:
                     cells.append(f"{middle[what]:.1f} [{low:.1f}, {high:.1f}]")
                     if what != "bare":
                         cells.append(f"{middle[what] / middle['bare']:.2f}")
+                    cells.append(f"{statistics.median(cpu[what][2:]):.1f}")
                 print(f"| {hops} | {tokens} | {hidden} | {name} | {size:.1f} | {' | '.join(cells)} |")
     dist.destroy_process_group()
 
@@ -141,10 +153,17 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--experts", type=int, default=64)
+    parser.add_argument("--experts", type=int, default=32)
     parser.add_argument("--redundant", type=int, default=8)
-    parser.add_argument("--top-k", type=int, default=8)
+    parser.add_argument("--hidden", type=int, default=2880)
+    parser.add_argument("--top-k", type=int, default=4)
+    parser.add_argument("--gbit", type=float, help="shape the loopback: what all ranks together may send a second")
     args = parser.parse_args()
+    if args.gbit and "OVERHEAD_SHAPED" not in os.environ:
+        shape = f"tc qdisc add dev lo root tbf rate {args.gbit}gbit burst 1mb latency 100ms"
+        command = f"ip link set lo up && {shape} && exec {shlex.join([sys.executable, *sys.argv])}"
+        os.environ["OVERHEAD_SHAPED"] = "1"
+        os.execvp("unshare", ["unshare", "--net", "sh", "-c", command])  # a network of its own; needs root
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(worker, args=(args, folder), nprocs=args.ranks)
 

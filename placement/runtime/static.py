@@ -94,8 +94,8 @@ class StaticLayer:
         if rows or assignments or bad:
             rank = self._dispatcher.mesh.rank
             raise RankError(
-                f"rank {rank}: {rows} copies of tokens beyond rows_per_rank={self._per_rank}, {assignments} "
-                f"assignments beyond rows_per_slot={self._per_slot} were dropped, and {bad} calls had bad ids or weights",
+                f"rank {rank}: {rows} copies of tokens beyond rows_per_rank={self._per_rank} and {assignments} "
+                f"assignments beyond rows_per_slot={self._per_slot} were dropped; {bad} calls had bad ids or weights",
                 (rank,),
             )
 

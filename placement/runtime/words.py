@@ -1,4 +1,4 @@
-"""64-bit words in torch, which has signed ones only: hashes and remainders as `placement.mixing` and numba have them."""
+"""64-bit words in torch, which has signed ones only: hashes and remainders as in `placement.mixing` and numba."""
 
 from __future__ import annotations
 
