@@ -23,6 +23,7 @@ from placement.runtime.words import mix as torch_mix
 EXPERTS, TOP_K, SLOTS = 10, 3, 3
 SHAPE = (2, 2)
 PLACEMENT = make_placement(*SHAPE, SLOTS, EXPERTS, TOP_K)
+SHAPES = {(1, 2): 6, (2, 2): 3, (4, 2): 3, (2, 4): 2}  # slots of a rank
 Kept = set[tuple[int, int, int]]  # (rank, row, slot)
 
 

@@ -40,7 +40,7 @@ def test_bytes_are_gathered() -> None:
 @TYPES
 @pytest.mark.parametrize("weighted", [True, False])
 def test_rows_are_summed(dtype: torch.dtype, weighted: bool) -> None:
-    """As a sum in float64, rounded once; rows without entries are zero; the same bits as torch's sum on a CPU but one."""
+    """As a sum in float64, rounded once; rows without entries are zero; and as torch's sum on a CPU."""
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(50, 1030, generator=generator).to(dtype)
     row = torch.randint(0, 12, (50,), generator=generator)

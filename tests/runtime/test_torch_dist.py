@@ -11,7 +11,7 @@ from moe import dense, make_matrices, make_placement, make_tokens, run_experts, 
 from processes import run_processes
 
 from placement.errors import RankError
-from placement.runtime import Dispatcher, LayerMap, torch_mesh
+from placement.runtime import CapacityPolicy, Dispatcher, LayerMap, Lockstep, Mesh, MoELayer, torch_mesh
 
 TIMEOUT_S = 3.0
 
@@ -38,6 +38,51 @@ def test_output_is_that_of_a_dense_layer(shape: tuple[int, int], dtype: torch.dt
         for y in results:
             bound = 1e-5 if dtype == torch.float32 else 2e-2
             torch.testing.assert_close(torch.from_numpy(y), dense(mine, matrices), rtol=0, atol=bound)
+
+
+def test_capacity_and_faults_as_in_lockstep(tmp_path: Path) -> None:
+    """Policies give the bits that they give in one process; a bad score is told to all, who go on; so is, where sizes
+    are checked, a rank that leaves out a combine."""
+    placement = make_placement(2, 2, 4, 12, 3)
+    tokens, matrices = make_tokens([9, 0, 14, 5], 12, 3), make_matrices(12)
+    layer_map = LayerMap.of(placement, 0)
+
+    def outputs(mesh: Mesh) -> list[torch.Tensor]:
+        mine = tokens[mesh.rank]
+        held = [layer_map.logical_P[p] for p in layer_map.slots_of_rank(mesh.rank)]
+        out = []
+        for mode, scope in (("drop", "global"), ("expanded", "global"), ("expanded", "source")):
+            policy = CapacityPolicy(mode=mode, scope=scope, gamma=1.0, max_extra=1)
+            dispatcher = Dispatcher(mesh, layer_map, hops="hierarchical", choice="min-nodes-balanced")
+            layer = MoELayer(dispatcher, lambda rows, counts: run_experts(rows, counts, held, matrices), policy)
+            out.append(layer(mine.x, mine.ids, mine.weights, mine.scores)[0].numpy())
+        return out
+
+    def program(rank: int) -> tuple[list[torch.Tensor], list[str]]:
+        mesh, mine, messages = torch_mesh(2, 2, timeout_s=TIMEOUT_S, check=True), tokens[rank], []
+        dispatcher = Dispatcher(mesh, layer_map)
+        for weights in (mine.weights * float("nan") if rank == 2 else mine.weights, mine.weights):
+            try:
+                _, _, handle = dispatcher.dispatch(mine.x, mine.ids, weights)
+            except RankError as error:
+                messages.append(str(error))
+        out = outputs(mesh)
+        try:
+            if rank == 2:
+                dispatcher.dispatch(mine.x, mine.ids, mine.weights)
+            else:
+                dispatcher.combine(torch.zeros(len(handle.row_A), 16), handle)
+        except RankError as error:
+            messages.append(str(error))
+        return out, messages
+
+    results = run_processes(4, tmp_path, program)
+    for rank, want in enumerate(Lockstep(2, 2).run(outputs)):
+        got, messages = results[rank]
+        assert all((a == b).all() for a, b in zip(got, want, strict=True))
+        assert "rank 2 has weights or scores that are not finite" in messages[0]
+        assert "it is at another exchange" in messages[1]
+        assert rank == 2 or messages[1].startswith("rank 2 sends")
 
 
 @pytest.mark.parametrize(("way", "hops"), [("dies", "hierarchical"), ("skips the last layer", "flat")])

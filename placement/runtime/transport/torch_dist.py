@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from placement.errors import OptionError
+from placement.errors import OptionError, RankError
 from placement.runtime.transport.base import Mesh
 from placement.runtime.transport.roll_call import RollCall
 
@@ -19,11 +19,15 @@ TIMEOUT_S = 60.0
 _meshes = itertools.count()
 
 
-def torch_mesh(num_nodes: int, gpus_per_node: int, *, timeout_s: float = TIMEOUT_S, device: str = "cpu") -> Mesh:
+def torch_mesh(
+    num_nodes: int, gpus_per_node: int, *, timeout_s: float = TIMEOUT_S, device: str = "cpu", check: bool = False
+) -> Mesh:
     """The groups of this process, after `init_process_group`; ranks are numbered node by node, as torchrun does.
 
     timeout_s  a rank that has not come to an exchange for so long is named in a RankError on the others
     device     type of the tensors: `cpu` or `cuda`
+    check      before every exchange ranks compare its sizes, with one more small exchange: finds a rank that dispatches
+               where others combine, which gloo would answer with wrong rows or the end of the process
     """
     if not dist.is_initialized():
         raise OptionError("torch.distributed has no process group; call torch.distributed.init_process_group first")
@@ -33,10 +37,11 @@ def torch_mesh(num_nodes: int, gpus_per_node: int, *, timeout_s: float = TIMEOUT
             f"{dist.get_world_size()}"
         )
     names = ("node", "local")
-    return mesh_of(init_device_mesh(device, (num_nodes, gpus_per_node), mesh_dim_names=names), timeout_s=timeout_s)
+    device_mesh = init_device_mesh(device, (num_nodes, gpus_per_node), mesh_dim_names=names)
+    return mesh_of(device_mesh, timeout_s=timeout_s, check=check)
 
 
-def mesh_of(device_mesh: DeviceMesh, *, timeout_s: float = TIMEOUT_S) -> Mesh:
+def mesh_of(device_mesh: DeviceMesh, *, timeout_s: float = TIMEOUT_S, check: bool = False) -> Mesh:
     """The same from a `(node, local)` DeviceMesh over all processes. Every process must call it."""
     if device_mesh.ndim != 2 or device_mesh.size() != dist.get_world_size():
         raise OptionError(
@@ -49,15 +54,15 @@ def mesh_of(device_mesh: DeviceMesh, *, timeout_s: float = TIMEOUT_S) -> Mesh:
     world = dist.group.WORLD
     assert world is not None  # initialised, else there were no DeviceMesh
     groups = (world, device_mesh.get_group(0), device_mesh.get_group(1))
-    world_group, across, within = (TorchGroup(group, roll_call, timeout_s / 2) for group in groups)
+    world_group, across, within = (TorchGroup(group, roll_call, timeout_s / 2, check) for group in groups)
     return Mesh(world=world_group, across=across, within=within)
 
 
 class TorchGroup:
     """See `Group`. `timeout_s` holds for one exchange; the roll call that follows may take as long again."""
 
-    def __init__(self, group: dist.ProcessGroup, roll_call: RollCall, timeout_s: float) -> None:
-        self._group, self._roll_call, self._timeout_s = group, roll_call, timeout_s
+    def __init__(self, group: dist.ProcessGroup, roll_call: RollCall, timeout_s: float, check: bool) -> None:
+        self._group, self._roll_call, self._timeout_s, self._check = group, roll_call, timeout_s, check
         self.rank = dist.get_rank(group)
         self.ranks = tuple(dist.get_process_group_ranks(group))
         if "gloo" in dist.get_backend(group):  # NCCL has its own watchdog, which ends the process: leave it be
@@ -72,11 +77,33 @@ class TorchGroup:
     ) -> Tensor:
         rows = len(send) if recv_rows is None else sum(recv_rows)
         recv = send.new_empty((rows, *send.shape[1:])) if out is None else out
+        if self._check:
+            self._compare(send, send_rows, recv_rows)
         try:
             dist.all_to_all_single(recv, send.contiguous(), recv_rows, send_rows, group=self._group)
         except RuntimeError as error:
             raise self._roll_call.error(self.ranks, str(error)) from error
         return recv
+
+    def _compare(self, send: Tensor, send_rows: list[int] | None, recv_rows: list[int] | None) -> None:
+        """Raise RankError unless every member sends what this rank expects of it."""
+        size = len(self.ranks)
+        width = send[:1].numel() * send.element_size() if len(send) else send.new_empty((1, *send.shape[1:])).nbytes
+        even = [len(send) // size] * size
+        mine = torch.tensor([[rows, width] for rows in send_rows or even], device=send.device)
+        theirs = torch.empty_like(mine)
+        try:
+            dist.all_to_all_single(theirs, mine, group=self._group)
+        except RuntimeError as error:
+            raise self._roll_call.error(self.ranks, str(error)) from error
+        wanted = [[rows, width] for rows in recv_rows or even]
+        for rank, got, want in zip(self.ranks, self.host(theirs), wanted, strict=True):
+            if got != want:
+                raise RankError(
+                    f"rank {rank} sends {got[0]} rows of {got[1]} bytes where {want[0]} of {want[1]} are due: it is at "
+                    "another exchange; every rank must make the same calls in the same order",
+                    (rank,),
+                )
 
     def host(self, tensor: Tensor) -> list[list[int]]:
         if not tensor.is_cuda:
