@@ -23,7 +23,12 @@ from placement.runtime.words import mix as torch_mix
 EXPERTS, TOP_K, SLOTS = 10, 3, 3
 SHAPE = (2, 2)
 PLACEMENT = make_placement(*SHAPE, SLOTS, EXPERTS, TOP_K)
-SHAPES = {(1, 2): 6, (2, 2): 3, (4, 2): 3, (2, 4): 2}  # slots of a rank
+PLACEMENTS = [
+    make_placement(1, 2, 6, EXPERTS, TOP_K),
+    make_placement(2, 1, 5, EXPERTS, TOP_K),
+    PLACEMENT,
+    make_placement(4, 2, 3, EXPERTS, TOP_K),
+]
 Kept = set[tuple[int, int, int]]  # (rank, row, slot)
 
 
@@ -37,17 +42,17 @@ def coarse(tokens: list[Tokens]) -> list[Tokens]:
 
 
 def candidates(
-    policy: CapacityPolicy, tokens: list[Tokens], slots: list[Any]
+    policy: CapacityPolicy, tokens: list[Tokens], slots: list[Any], placement: Placement
 ) -> list[tuple[float, int, int, int, bool]]:
     """(score, rank, row, slot, in the top-k set) in the order that settles ties."""
     out = []
     for rank, (one, slot_TK) in enumerate(zip(tokens, slots, strict=True)):
-        own = range(rank * SLOTS, (rank + 1) * SLOTS)
+        own = range(rank * placement.slots_per_gpu, (rank + 1) * placement.slots_per_gpu)
         for row in range(len(one.x)):
             for e, slot in zip(one.ids[row].tolist(), slot_TK[row].tolist(), strict=True):
                 out.append((float(one.scores[row, e]), rank, row, slot, True))
             if policy.mode == "expanded":
-                held = [(p, int(PLACEMENT.phy2log_LP[0, p])) for p in own]
+                held = [(p, int(placement.phy2log_LP[0, p])) for p in own]
                 free = [(p, e) for p, e in held if e not in one.ids[row].tolist()]
                 best = sorted(free, key=lambda pe: -float(one.scores[row, pe[1]]))
                 best = best[: len(best) if policy.max_extra is None else policy.max_extra]
@@ -56,19 +61,24 @@ def candidates(
 
 
 def reference(
-    policy: CapacityPolicy, tokens: list[Tokens], slots: list[Any], priorities: list[Any], loads: list[Any]
+    policy: CapacityPolicy,
+    tokens: list[Tokens],
+    slots: list[Any],
+    priorities: list[Any],
+    loads: list[Any],
+    placement: Placement = PLACEMENT,
 ) -> Kept:
     """One unit after the other, one candidate after the other, in plain Python."""
     scopes = [range(len(tokens))] if policy.scope == "global" else [[rank] for rank in range(len(tokens))]
-    num_units = PLACEMENT.num_ranks if policy.level == "device" else PLACEMENT.num_slots
+    num_units = placement.num_ranks if policy.level == "device" else placement.num_slots
     kept: Kept = set()
     for ranks in scopes:
         total = sum(float(loads[rank][row]) * TOP_K for rank in ranks for row in range(len(tokens[rank].x)))
         limit = math.ceil(policy.gamma * total / num_units - 1e-9)
         units = defaultdict(list)
-        for one in candidates(policy, tokens, slots):
+        for one in candidates(policy, tokens, slots, placement):
             if one[1] in ranks:
-                units[one[3] // SLOTS if policy.level == "device" else one[3]].append(one)
+                units[one[3] // placement.slots_per_gpu if policy.level == "device" else one[3]].append(one)
         for wanted in units.values():
             order = list(reversed(wanted)) if policy.keep == "last" else wanted
             if policy.keep == "score":
@@ -84,10 +94,14 @@ def reference(
 
 
 def decided(
-    policy: CapacityPolicy, tokens: list[Tokens], priorities: list[Any], loads: list[Any]
+    policy: CapacityPolicy,
+    tokens: list[Tokens],
+    priorities: list[Any],
+    loads: list[Any],
+    placement: Placement = PLACEMENT,
 ) -> tuple[Kept, list[Any]]:
     """What the runtime keeps, and the slots that had been chosen."""
-    layer_map = LayerMap.of(PLACEMENT, 0)
+    layer_map = LayerMap.of(placement, 0)
 
     def program(mesh: Mesh) -> tuple[Any, Any]:
         mine = tokens[mesh.rank]
@@ -101,7 +115,7 @@ def decided(
         return decision.slots, slots
 
     kept: Kept = set()
-    results = Lockstep(*SHAPE).run(program)
+    results = Lockstep(placement.num_nodes, placement.gpus_per_node).run(program)
     for rank, (left, _) in enumerate(results):
         kept |= {(rank, row, slot) for row, slots in enumerate(left.tolist()) for slot in slots if slot >= 0}
     return kept, [slots for _, slots in results]
@@ -109,7 +123,8 @@ def decided(
 
 @settings(max_examples=120, deadline=None)
 @given(
-    sizes=st.lists(st.integers(0, 12), min_size=4, max_size=4),
+    placement=st.sampled_from(PLACEMENTS),
+    sizes=st.lists(st.integers(0, 12), min_size=8, max_size=8),
     mode=st.sampled_from(["drop", "expanded"]),
     level=st.sampled_from(["expert", "device"]),
     scope=st.sampled_from(["global", "source"]),
@@ -120,6 +135,7 @@ def decided(
     seed=st.integers(0, 1000),
 )
 def test_kept_are_those_of_one_process(
+    placement: Placement,
     sizes: list[int],
     weighted: bool,
     seed: int,
@@ -132,23 +148,25 @@ def test_kept_are_those_of_one_process(
 ) -> None:
     """Every policy, with forced ties, classes of priority, uneven loads, empty ranks and a hot expert."""
     policy = CapacityPolicy(mode=mode, level=level, scope=scope, keep=keep, gamma=gamma, max_extra=max_extra)
+    sizes = sizes[: placement.num_ranks]
     tokens = coarse(make_tokens(sizes, EXPERTS, TOP_K, seed=seed, hot=seed % 3 == 0))
     rng = np.random.default_rng(seed)
     priorities = [torch.from_numpy(rng.integers(0, 1 + weighted, size)) for size in sizes]
     loads = [torch.from_numpy(rng.choice([0.25, 0.5, 1.0], size) if weighted else np.ones(size)) for size in sizes]
-    kept, slots = decided(policy, tokens, priorities, loads)
-    assert kept == reference(policy, tokens, slots, priorities, loads)
+    kept, slots = decided(policy, tokens, priorities, loads, placement)
+    assert kept == reference(policy, tokens, slots, priorities, loads, placement)
 
 
 @pytest.mark.parametrize("renormalize", [False, True])
 @pytest.mark.parametrize("hops", ["flat", "hierarchical"])
 @pytest.mark.parametrize("mode", ["none", "drop", "expanded"])
-def test_layer_output(mode: str, hops: str, renormalize: bool) -> None:
+@pytest.mark.parametrize("placement", PLACEMENTS, ids=["1 x 2", "2 x 1", "2 x 2", "4 x 2"])
+def test_layer_output(placement: Placement, mode: str, hops: str, renormalize: bool) -> None:
     """The layer's sum is that of the experts that were kept, with the weights that the policy says; nothing is lost."""
     policy = CapacityPolicy(mode=mode, gamma=1.0, max_extra=2, renormalize=renormalize)
-    tokens = make_tokens([9, 0, 14, 5], EXPERTS, TOP_K, seed=4)
+    tokens = make_tokens([9, 0, 14, 5, 3, 6, 0, 11][: placement.num_ranks], EXPERTS, TOP_K, seed=4)
     tokens = [replace(one, weights=one.weights * 2.5) for one in tokens]  # a router that scales its weights
-    matrices, layer_map = make_matrices(EXPERTS), LayerMap.of(PLACEMENT, 0)
+    matrices, layer_map = make_matrices(EXPERTS), LayerMap.of(placement, 0)
 
     def program(mesh: Mesh) -> tuple[Any, Any]:
         mine = tokens[mesh.rank]
@@ -161,15 +179,15 @@ def test_layer_output(mode: str, hops: str, renormalize: bool) -> None:
         return layer(mine.x, mine.ids, mine.weights, mine.scores)
 
     ones = [torch.ones(len(one.x)) for one in tokens]
-    kept, slots = decided(policy, tokens, [one.long() for one in ones], ones)
+    kept, slots = decided(policy, tokens, [one.long() for one in ones], ones, placement)
     if mode != "none":
-        assert kept == reference(policy, tokens, slots, ones, ones)
-    results = Lockstep(*SHAPE).run(program)
+        assert kept == reference(policy, tokens, slots, ones, ones, placement)
+    results = Lockstep(placement.num_nodes, placement.gpus_per_node).run(program)
     assert sum(int(stats.load_P.sum()) for _, stats in results) == len(kept)
     for rank, ((y, stats), mine) in enumerate(zip(results, tokens, strict=True)):
         want = torch.zeros_like(mine.x)
         for row in range(len(mine.x)):
-            held = {slot: int(PLACEMENT.phy2log_LP[0, slot]) for r, t, slot in kept if (r, t) == (rank, row)}
+            held = {slot: int(placement.phy2log_LP[0, slot]) for r, t, slot in kept if (r, t) == (rank, row)}
             weight = {slot: 2.5 * float(mine.scores[row, e]) for slot, e in held.items()}
             scale = float(mine.weights[row].sum()) / sum(weight.values()) if renormalize and weight else 1.0
             for slot, e in held.items():

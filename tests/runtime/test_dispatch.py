@@ -62,10 +62,11 @@ def test_every_choice_and_a_hot_expert(choice: str, hops: str) -> None:
     ("dtype", "fp8", "bound"),
     [(torch.bfloat16, False, 2e-2), (torch.float32, True, 0.15), (torch.bfloat16, True, 0.15)],
 )
-def test_short_types(hops: str, dtype: torch.dtype, fp8: bool, bound: float) -> None:
+@pytest.mark.parametrize("shape", [(1, 2), (2, 2), (4, 2)])
+def test_short_types(shape: tuple[int, int], hops: str, dtype: torch.dtype, fp8: bool, bound: float) -> None:
     """bf16, and fp8 on the way to the experts, whose three bits of mantissa are felt."""
-    placement = make_placement(2, 2, 4, 12, 3)
-    tokens = make_tokens([9, 0, 14, 5], 12, 3, dtype=dtype)
+    placement = make_placement(*shape, 16 // (shape[0] * shape[1]), 12, 3)
+    tokens = make_tokens([9, 0, 14, 5, 3, 8, 0, 1][: shape[0] * shape[1]], 12, 3, dtype=dtype)
     for y, mine in zip(outputs(placement, tokens, hops=hops, fp8=fp8), tokens, strict=True):
         assert y.dtype == dtype
         torch.testing.assert_close(y.float(), dense(mine, make_matrices(12)), rtol=0, atol=bound)
