@@ -13,12 +13,12 @@ PLACEMENT = make_placement(2, 2, 4, EXPERTS, TOP_K)
 LAYER_MAP = LayerMap.of(PLACEMENT, 0)
 
 
-def experts_of(rank: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> GroupedExperts:
+def experts_of(rank: int, dtype: torch.dtype = torch.float32, layer_map: LayerMap = LAYER_MAP) -> GroupedExperts:
     """A copy of an expert has its weights, on whatever rank."""
     generator = torch.Generator().manual_seed(7)
     gate_up, down = (torch.randn(EXPERTS, *shape, generator=generator) / 4 for shape in ((HIDDEN, 16), (8, HIDDEN)))
-    held = [LAYER_MAP.logical_P[p] for p in LAYER_MAP.slots_of_rank(rank)]
-    return GroupedExperts(gate_up=gate_up[held].to(device, dtype), down=down[held].to(device, dtype))
+    held = [layer_map.logical_P[p] for p in layer_map.slots_of_rank(rank)]
+    return GroupedExperts(gate_up=gate_up[held].to(dtype), down=down[held].to(dtype))
 
 
 @pytest.mark.parametrize("hot", [False, True])
@@ -39,6 +39,21 @@ def test_same_sums(hot: bool, dtype: torch.dtype, bound: float) -> None:
         layer.check()
 
     Lockstep(2, 2).run(program)
+
+
+def test_no_row_is_blank_and_some_places_are() -> None:
+    """One rank gets exactly the rows that it has room for; the slots' unused places add nothing to any of them."""
+    layer_map = LayerMap.of(make_placement(1, 1, EXPERTS, EXPERTS, TOP_K), 0)
+    (mine,) = make_tokens([TOKENS], EXPERTS, TOP_K)
+    experts = experts_of(0, layer_map=layer_map)
+
+    def program(mesh: Mesh) -> None:
+        dispatcher = Dispatcher(mesh, layer_map)
+        layer = StaticLayer(dispatcher, experts, tokens=TOKENS, top_k=TOP_K, dtype=torch.float32)
+        want, _ = MoELayer(dispatcher, experts)(mine.x, mine.ids, mine.weights)
+        torch.testing.assert_close(layer(mine.x, mine.ids, mine.weights), want, rtol=0, atol=1e-5)
+
+    Lockstep(1, 1).run(program)
 
 
 def test_what_does_not_fit_is_told() -> None:
