@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,33 @@ def expected(ids_TK: Any, home: int, choice: str, tables: LayerTables) -> tuple[
     once, homes = np.ones(len(ids_TK), np.int64), np.full(len(ids_TK), home, np.int32)
     cost_replicated(ids_TK, once, homes, REPLICA_CHOICES[choice], tables, traffic, load_P)
     return load_P, traffic.node_HN[home], traffic.rank_HG[home]
+
+
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "gptoss20b"
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real trace gptoss20b is not here")
+def test_bytes_of_a_real_trace() -> None:
+    """Every token of one layer, in batches of 1024 a rank, 8 redundant experts: not one byte more or less."""
+    trace = open_trace(REAL)
+    placement = make_placement(NODES, GPUS, 5, 32, 4, layers=trace.model.num_layers)
+    placement = replace(placement, model=trace.model)
+    rank_Q = np.random.default_rng(0).integers(0, NODES * GPUS, len(trace.requests))
+    rank_T = rank_Q[np.concatenate([block.request_T for block in trace.blocks()])]
+    ids_TK = np.concatenate([block.ids_TK(0) for block in trace.blocks()]).astype(np.int64)
+    by_rank = [torch.from_numpy(ids_TK[rank_T == rank]).split(1024) for rank in range(NODES * GPUS)]
+    layer_map = LayerMap.of(placement, trace.model.layer_ids[0])
+
+    def program(mesh: Mesh) -> int:
+        dispatcher, sent = Dispatcher(mesh, layer_map, hops="hierarchical"), 0
+        for step in range(max(map(len, by_rank))):
+            ids = by_rank[mesh.rank][step] if step < len(by_rank[mesh.rank]) else by_rank[mesh.rank][0][:0]
+            arrival = dispatcher.send(
+                torch.zeros(len(ids), 8, dtype=torch.bfloat16), dispatcher.choose(ids), torch.ones(ids.shape)
+            )
+            copies = dispatcher.by_slot(arrival)[2].copies(0)
+            sent += sum(n for rank, n in copies.items() if rank // GPUS != mesh.rank // GPUS)
+        return sent
+
+    predicted = evaluate(trace, [placement], home_Q=(rank_Q // GPUS).astype(np.int32))[0]
+    assert sum(Lockstep(NODES, GPUS).run(program)) == round(float(predicted.node_sends_L[0]) * len(ids_TK))
