@@ -117,7 +117,8 @@ class Capacity:
         )
 
     def _unit(self, slots: Tensor) -> Tensor:
-        return slots // self._map.slots_per_gpu if self.policy.level == "device" else slots
+        device = self.policy.level == "device"
+        return torch.div(slots, self._map.slots_per_gpu, rounding_mode="floor") if device else slots
 
     def _limit(self, load: int) -> int:
         units = self._map.num_ranks if self.policy.level == "device" else self._map.num_slots
@@ -126,12 +127,10 @@ class Capacity:
     def _of_mine(
         self, slots: Tensor, key: Tensor, load: Tensor, routed: Tensor, fault: Tensor | int
     ) -> tuple[Tensor, Tensor | int]:
-        wanted = slots >= 0
-        limit = self._limit(int(routed))
-        kept = torch.zeros_like(wanted)
         last = self.policy.keep == "last"
-        kept[wanted] = admit(key[wanted], self._unit(slots[wanted]), load[wanted], limit, latest_first=last)
-        return kept, fault
+        unit_A = self._unit(slots).reshape(-1)  # -1 is a unit of those that want none
+        kept = admit(key.reshape(-1), unit_A, load.reshape(-1), self._limit(int(routed)), latest_first=last)
+        return kept.view_as(slots) & (slots >= 0), fault
 
     def _of_all(
         self, slots: Tensor, key: Tensor, load: Tensor, routed: Tensor, fault: Tensor | int
