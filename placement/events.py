@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """`done` of `total` units: "count" (tokens), "solve" (layers), "robust" (rounds) or "evaluate" (passes)."""
+    """`done` of `total` units: "count" (tokens), "solve" (layers), "robust" and "group" (rounds), "evaluate"."""
 
     stage: str
     done: int
