@@ -45,7 +45,8 @@ class Bench:
         starts: Placement | None = None,
     ) -> dict[str, Placement]:
         """The map by the name of SOLVED, after `linear` and `eplb` where these are wanted."""
-        self.listener(Progress(stage="advise", done=self.fitted, total=self.total))
+        if not self.fitted:
+            self.listener(Progress(stage="advise", done=0, total=self.total))
         names = BASELINES if baselines else ()
         maps, _ = solve_workload(
             workload,
