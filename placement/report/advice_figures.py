@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from placement.advise.capacity import IN_ORDER, MIXED, WHOLE, Capacity
 from placement.advise.drift import Drift
-
 from placement.advise.redundancy import Redundancy
 from placement.report.advice_words import VIEWS
 from placement.report.layer_lines import Line, layer_lines
@@ -49,7 +48,7 @@ def dropped(found: Capacity) -> tuple[str, Legend]:
     for name, mark in STEPS.items():
         if name in found.overall:
             shares = found.overall[name].dropped
-            last = next((n for n, share in enumerate(shares) if share < 5e-4), len(shares) - 1)
+            last = next((n for n, share in enumerate(shares) if share < 5e-3), len(shares) - 1)
             points = list(zip(found.factors[: last + 1], [100 * share for share in shares[: last + 1]], strict=True))
             lines.append((VIEWS[name], *mark, points))
     chart = _chart("Dropped", "largest expert load allowed, over the mean", "assignments dropped, %", 0.0, lines)
@@ -89,7 +88,7 @@ def _chart(title: str, x_label: str, y_label: str, lowest: float, lines: Sequenc
     ys = [y for *_, points in lines for _, y in points]
     pad = (xs[-1] - xs[0]) / 20 or 0.5
     whole = all(x == int(x) for x in xs) and len(xs) <= 8
-    x_ticks = xs if whole else ticks(xs[0], xs[-1])
+    x_ticks = xs if whole else [x for x in ticks(xs[0], xs[-1]) if x >= xs[0]]
     chart = Chart(
         x_ticks=x_ticks,
         y_ticks=ticks(min(lowest, *ys), max(ys)) if len(ys) > 1 else ticks(min(lowest, ys[0]), ys[0]),
@@ -108,7 +107,7 @@ def _chart(title: str, x_label: str, y_label: str, lowest: float, lines: Sequenc
 
 
 def kept_cells(found: Drift) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """(fitted on, cells of text, opacity and tooltip): the deeper, the more of the gain is kept; the last row is all."""
+    """(fitted on, cells of text, opacity and tooltip): the deeper, the more is kept; the last row is all."""
     parts = range(len(found.names))
     rows = [(name, [found.kept(v, w) for w in parts]) for v, name in enumerate(found.names)]
     rows.append(("all of them", [found.all_kept(w) for w in parts]))

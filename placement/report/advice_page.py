@@ -25,12 +25,13 @@ def advice_html(advice: Advice) -> str:
 
 def _context(advice: Advice) -> dict[str, Any]:
     said = words.answers(advice)
+    headline, *said["worth"] = said["worth"]
     capacity = advice.capacity
     return {
         "advice": advice,
         "name": printable(advice.model.name),
         "plural": plural,
-        "headline": words.worth_words(advice)[0],
+        "headline": headline,
         "sizes": words.SIZES if advice.default_sizes else None,
         "questions": words.QUESTIONS,
         "said": {key: [printable(sentence) for sentence in sentences] for key, sentences in said.items()},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from placement.advise.capacity import IN_ORDER, MIXED, WHOLE, Capacity, Dropping
 from placement.advise.drift import Drift
 from placement.advise.figures import EPLB, LINEAR, LITTLE, SOLVED
-from placement.advise.phases import ONE, OWN
+from placement.advise.phases import ONE
 from placement.advise.redundancy import SLOT_PRICE
 from placement.advise.results import Advice, Carried
 from placement.errors import printable
@@ -74,8 +74,8 @@ def worth_words(advice: Advice) -> list[str]:
         told.append(f"Balancing by loads alone (eplb) saves {percent(worth.eplb_over_linear)} of linear's.")
     if solved.step_us is not None:
         told.append(
-            "The modelled step is that of the MoE layers alone, where all GPUs wait for the busiest: of a whole step the "
-            "share is smaller."
+            "The modelled step is that of the MoE layers alone, where all GPUs wait for the busiest; of a whole step "
+            "the share is smaller."
         )
     return told
 
@@ -98,11 +98,12 @@ def transport_words(advice: Advice) -> list[str]:
     told = []
     for one in advice.transports or ():
         linear, solved = one.maps[LINEAR], one.maps[SOLVED]
-        name = f"`{one.transport}` ({ENGINES[one.transport]})"
+        name = f"{one.transport} ({ENGINES[one.transport]})"
         if one.transport == "allgather":
             told.append(
                 f"{name} sends every token everywhere: no map changes its {_bytes(one, SOLVED)} per token and layer; "
-                f"all that a map can change is rank imbalance, {number(linear.imbalance)} to {number(solved.imbalance)}."
+                f"all that a map can change is rank imbalance, from {number(linear.imbalance)} to "
+                f"{number(solved.imbalance)}."
             )
         elif one.fixed:
             told.append(
@@ -124,7 +125,7 @@ def transport_words(advice: Advice) -> list[str]:
         short = (
             f"On none: no map saves {_round(LITTLE)} or more of what goes between nodes."
             if best is None
-            else f"On {_listed([f'`{one.transport}`' for one in moving])}; most on `{best.transport}`, where "
+            else f"On {_listed([one.transport for one in moving])}; most on {best.transport}, where "
             f"{percent(best.saved)} of the bytes between nodes are saved."
         )
         told.insert(0, short)
@@ -145,14 +146,14 @@ def redundancy_words(advice: Advice) -> list[str]:
     else:
         cost = best.maps[SOLVED].cost
         short = (
-            f"{best.redundant} ({best.slots_per_gpu} slots of a GPU in each layer, {best.further} more than are needed): "
-            f"the {basis(advice)} is {_less(1 - cost / first.maps[SOLVED].cost)} than with {least}, for "
+            f"{best.redundant} ({best.slots_per_gpu} slots of a GPU in each layer, {best.further} more than are "
+            f"needed): the {basis(advice)} is {_less(1 - cost / first.maps[SOLVED].cost)} than with {least}, for "
             f"{human_bytes(best.given_up_bytes)} of weights per GPU that the KV cache gives up"
             + ("." if best.kv_share is None else f", {percent(best.kv_share)} of it.")
         )
     told = [
         short,
-        f"The rule: every further slot of a GPU must save {_round(SLOT_PRICE)} of what the {basis(advice)} is without any.",
+        f"The rule: every further slot of a GPU must save {_round(SLOT_PRICE)} of what the {basis(advice)} is without.",
     ]
     if best is last and best is not first:
         told.append("It is the most that was tried; more may save more.")
@@ -183,8 +184,9 @@ def capacity_words(found: Capacity) -> list[str]:
     by = IN_ORDER if IN_ORDER in found.overall else WHOLE
     largest = max(found.layers, key=lambda layer: (layer.by[by].peak, -layer.layer_id))
     told.append(
-        f"Without a limit the busiest expert has {number(found.overall[by].peak)} times the mean load ({VIEWS[by]}), most "
-        f"in layer {largest.layer_id}, {number(largest.by[by].peak)} times. The table has the factor of each layer."
+        f"Without a limit the busiest expert has {number(found.overall[by].peak)} times the mean load ({VIEWS[by]}), "
+        f"most in layer {largest.layer_id}, {number(largest.by[by].peak)} times. The table has the factor of every "
+        f"layer."
     )
     if IN_ORDER not in found.overall:
         told.append(
@@ -196,7 +198,7 @@ def capacity_words(found: Capacity) -> list[str]:
             "Which steps are like yours: decode mixes many requests, prefill takes one prompt after another. What "
             "dropping does to answers only an evaluation tells."
         )
-    return [f"{_short_factor(found)} {told[0]}", *told[1:]]
+    return [_short_factor(found), *told]
 
 
 def _short_factor(found: Capacity) -> str:
@@ -229,8 +231,8 @@ def drift_words(found: Drift) -> list[str]:
     least, v, w = shifts[0]
     if found.by == "domain":
         told.append(
-            f"After the traffic shifts from one domain to another, a map keeps on average {percent(found.mean_kept)} of "
-            f"the gain over linear that a map solved for the new traffic has."
+            f"After the traffic shifts from one domain to another, a map keeps on average {percent(found.mean_kept)} "
+            f"of the gain over linear that a map solved for the new traffic has."
         )
         told.append(
             f"Least: solved for {names[v]}, after the traffic shifts to {names[w]} the map {_keeps(least)}. "
@@ -247,12 +249,12 @@ def drift_words(found: Drift) -> list[str]:
         )
     all_kept = [(kept, w) for w in range(len(names)) if (kept := found.all_kept(w)) is not None]
     least, w = min(all_kept)
+    mean = sum(kept for kept, _ in all_kept) / len(all_kept)
     told.append(
-        f"One map for all {_parts(found)} keeps {percent(sum(kept for kept, _ in all_kept) / len(all_kept))} on average, "
-        f"least in {names[w]}: {percent(least)}."
+        f"One map for all {_parts(found)} keeps {percent(mean)} on average, least in {names[w]}: {percent(least)}."
     )
     if max(kept for kept, _ in all_kept) > 1 or shifts[-1][0] > 1:
-        told.append("More than 100%: solving anew there had fewer requests to learn from.")
+        told.append("More than 100%: solving anew from the few requests there did worse than that map.")
     return told
 
 
