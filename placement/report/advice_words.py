@@ -140,14 +140,14 @@ def _bytes(one: Carried, name: str) -> str:
 def redundancy_words(advice: Advice) -> list[str]:
     found = advice.redundancy
     first, best, last = found.rows[0], found.recommended, found.rows[-1]
-    least = f"{first.redundant}" if first.redundant else "none"
     if best is first:
-        short = f"{least.capitalize()}: further slots save too little."
+        least = f"No more than the {first.redundant} that fill the slots" if first.redundant else "No redundant experts"
+        short = f"{least}: further slots save too little."
     else:
         cost = best.maps[SOLVED].cost
         short = (
             f"{best.redundant} ({best.slots_per_gpu} slots of a GPU in each layer, {best.further} more than are "
-            f"needed): the {basis(advice)} is {_less(1 - cost / first.maps[SOLVED].cost)} than with {least}, for "
+            f"needed): the {basis(advice)} is {_less(1 - cost / first.maps[SOLVED].cost)} than with {first.redundant}, for "
             f"{human_bytes(best.given_up_bytes)} of weights per GPU that the KV cache gives up"
             + ("." if best.kv_share is None else f", {percent(best.kv_share)} of it.")
         )
