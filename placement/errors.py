@@ -8,7 +8,8 @@ PlacementError             exit code 1
 │   ├── OptionError        an option of a command or call
 │   └── OutputError        a file that cannot be written
 ├── InfeasibleError        exit code 3: no placement can satisfy what was asked
-└── LimitError             exit code 4: none was found within the limit
+├── LimitError             exit code 4: none was found within the limit
+└── RankError              exit code 5: a rank of a running group failed, was late or disagreed
 """
 
 from __future__ import annotations
@@ -73,3 +74,13 @@ class LimitError(PlacementError):
     """No placement that satisfies what was asked was found within the limit."""
 
     exit_code = 4
+
+
+class RankError(PlacementError):
+    """A rank of a running group failed, came too late or disagrees with the others; `ranks` says which."""
+
+    exit_code = 5
+
+    def __init__(self, message: str, ranks: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.ranks = ranks

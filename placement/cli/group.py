@@ -18,8 +18,10 @@ from placement.cli.shared import (
     stdout_console,
 )
 from placement.cluster import Cluster, cluster_from_yaml
-from placement.files import check_writable
-from placement.group import GroupedSolution, solve_grouped
+from placement.errors import OptionError
+from placement.files import check_writable, write_atomic
+from placement.group import solve_grouped
+from placement.grouped import GroupedSolution
 from placement.grouping.assign import TOLERANCE
 from placement.grouping.grouping_json import save_grouping
 from placement.grouping_document import grouping_document
@@ -50,10 +52,15 @@ def group_command(
     holdout: Annotated[float, typer.Option(help="Share of the requests to measure on, not to fit; 0 fits all.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     workers: Workers = None,
+    report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
     json_output: Json = False,
 ) -> None:
     """Group the requests in TRACES by home node for a placement that exists, and fit a router for new ones."""
-    check_writable(output)
+    for path in (output, report):
+        if path is not None:
+            check_writable(path)
+    if report is not None and report.resolve() == output.resolve():
+        raise OptionError(f"--report and --output are both {output}; give each its own file")
     placement, file = load_placement(map_file)
     trace = open_trace(traces)
     described = file.described_cluster() or Cluster(**dict(file.cluster))
@@ -73,11 +80,16 @@ def group_command(
         )
     document = grouping_document(grouped)
     save_grouping(output, document)
+    if report is not None:
+        from placement.report.html import report_html  # jinja2 is loaded only for a report
+
+        write_atomic(report, report_html(grouped.solution, grouped=grouped))
     if json_output:
         print_json(document)
         return
     show_grouping(grouped)
-    stdout_console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
+    written = " and ".join(str(path) for path in (output, report) if path is not None)
+    stdout_console().print(f"wrote {written}", highlight=False, markup=False, soft_wrap=True)
 
 
 def show_grouping(grouped: GroupedSolution) -> None:

@@ -1,4 +1,4 @@
-"""`placement traces`: describe, study, split, merge and make traces."""
+"""`placement traces`: describe, convert, study, split, merge and make traces."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from placement.cli.convert import convert_command
 from placement.cli.shared import Json, Traces, Workers, open_input, print_json, progress_listener, stdout_console
 from placement.cli.study_tables import study_tables
 from placement.cli.trace_tables import info_tables
@@ -24,7 +25,8 @@ from placement.traces.study import BY, characterize
 from placement.traces.synth import write_synthetic
 from placement.traces.write import check_folder, merge_traces, write_split
 
-app = typer.Typer(help="Describe, study, split, merge and make traces.", no_args_is_help=True)
+app = typer.Typer(help="Describe, convert, study, split, merge and make traces.", no_args_is_help=True)
+app.command("convert")(convert_command)
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to make; nothing is overwritten.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]

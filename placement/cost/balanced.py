@@ -59,43 +59,18 @@ def cost_balanced(
     running: RunningLoad,
 ) -> None:
     """Add the cost of tokens in order, as `cost_replicated`; `running` goes on from call to call."""
-    price_G, window_G, slowness_G = running.price_G, running.window_G, running.slowness_G
-    top_k = ids_TK.shape[1]
-    num_nodes = tables.num_nodes
-    open_K = np.empty(top_k, dtype=np.uint64)
-    covers = np.empty(MAX_COVERS, dtype=np.uint64)
-    best_K = np.empty(top_k, dtype=np.int64)
-    trial_K = np.empty(top_k, dtype=np.int64)
+    window_G, slowness_G = running.window_G, running.slowness_G
+    scratch = balanced_scratch(ids_TK.shape[1])
     stamp_G = np.full(tables.num_ranks, -1, dtype=np.int64)
     mark = 0
     for t in range(ids_TK.shape[0]):
-        forced = _ZERO
-        for k in range(top_k):
-            host = tables.host_E[ids_TK[t, k]]
-            if host & (host - _ONE) == _ZERO:
-                forced |= host
-        first, last = (0, num_nodes) if home_T[t] < 0 else (home_T[t], home_T[t] + 1)
+        first, last = (0, tables.num_nodes) if home_T[t] < 0 else (home_T[t], home_T[t] + 1)
         weight = 1.0 / (last - first)
-        pivot = pivot_of(ids_TK[t], num_nodes)
         for home in range(first, last):
-            base = forced | (_ONE << np.uint64(home))
-            num_open = 0
-            for k in range(top_k):
-                host = tables.host_E[ids_TK[t, k]]
-                if host & base == _ZERO:
-                    open_K[num_open] = host
-                    num_open += 1
-            found = smallest_covers(open_K, num_open, pivot, num_nodes, covers)
-            best = np.inf
-            for c in range(found):
-                price = _cheapest_copies(ids_TK[t], base | covers[c], tables, price_G, trial_K)
-                if price < best:
-                    best = price
-                    best_K[:] = trial_K
+            balanced_copies(ids_TK[t], home, tables, running.price_G, scratch)
             mark += 1
             nodes = _ZERO
-            for k in range(top_k):
-                s = best_K[k]
+            for s in scratch.best_K:
                 node, rank = tables.slot_node[s], tables.slot_rank[s]
                 load_P[tables.slot_id[s]] += weight
                 window_G[rank] += weight * slowness_G[rank]
@@ -106,11 +81,63 @@ def cost_balanced(
                 if nodes >> np.uint64(node) & _ONE == _ZERO:
                     nodes |= _ONE << np.uint64(node)
                     traffic.node_HN[home, node] += weight
-        running.seen_1[0] += 1
-        if running.seen_1[0] % WINDOW == 0:
-            for g in range(tables.num_ranks):
-                price_G[g] = DECAY * price_G[g] + window_G[g]
-                window_G[g] = 0.0
+        count_token(running)
+
+
+@nb.njit(cache=True, nogil=True)
+def count_token(running: RunningLoad) -> None:
+    """One token more has been served; prices change where a window ends."""
+    running.seen_1[0] += 1
+    if running.seen_1[0] % WINDOW == 0:
+        for g in range(len(running.price_G)):
+            running.price_G[g] = DECAY * running.price_G[g] + running.window_G[g]
+            running.window_G[g] = 0.0
+
+
+class BalancedScratch(NamedTuple):
+    """Room for one token; `best_K` is the answer: entries of `LayerTables.slot_id`."""
+
+    open_K: npt.NDArray[np.uint64]
+    covers: npt.NDArray[np.uint64]
+    best_K: npt.NDArray[np.int64]
+    trial_K: npt.NDArray[np.int64]
+
+
+@nb.njit(cache=True, nogil=True)
+def balanced_scratch(top_k: int) -> BalancedScratch:
+    return BalancedScratch(
+        np.empty(top_k, dtype=np.uint64),
+        np.empty(MAX_COVERS, dtype=np.uint64),
+        np.empty(top_k, dtype=np.int64),
+        np.empty(top_k, dtype=np.int64),
+    )
+
+
+@nb.njit(cache=True, nogil=True)
+def balanced_copies(
+    ids_K: npt.NDArray[Any], home: int, tables: LayerTables, price_G: npt.NDArray[np.float64], scratch: BalancedScratch
+) -> None:
+    """The rule itself, for one token at one home: writes the first `len(ids_K)` entries of `scratch.best_K`."""
+    top_k = len(ids_K)
+    base = _ONE << np.uint64(home)
+    for k in range(top_k):
+        host = tables.host_E[ids_K[k]]
+        if host & (host - _ONE) == _ZERO:
+            base |= host
+    num_open = 0
+    for k in range(top_k):
+        host = tables.host_E[ids_K[k]]
+        if host & base == _ZERO:
+            scratch.open_K[num_open] = host
+            num_open += 1
+    pivot = pivot_of(ids_K, tables.num_nodes)
+    found = smallest_covers(scratch.open_K, num_open, pivot, tables.num_nodes, scratch.covers)
+    best = np.inf
+    for c in range(found):
+        price = _cheapest_copies(ids_K, base | scratch.covers[c], tables, price_G, scratch.trial_K)
+        if price < best:
+            best = price
+            scratch.best_K[:top_k] = scratch.trial_K[:top_k]
 
 
 @nb.njit(cache=True, nogil=True)

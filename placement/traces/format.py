@@ -39,7 +39,7 @@ class RequestEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """`trace.json`; unknown keys are kept."""
+    """`trace.json`; unknown keys are kept. While `recording`, shards beyond `num_tokens` are not part of it yet."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -52,6 +52,7 @@ class Manifest(BaseModel):
     requests: list[RequestEntry]
     num_groups: int | None = None
     num_hidden_layers: int | None = None
+    recording: bool = False
 
     def routing(self) -> Model:
         return Model(

@@ -194,6 +194,8 @@ def _folders(path: str | Path) -> Sequence[Path]:
 
 def _shards(folder: Path, manifest: Manifest, model: Model) -> list[Shard]:
     shards = [Shard.open(path, model) for path in sorted(folder.glob("shard-*.safetensors"))]
+    if manifest.recording:
+        shards = list(_committed(shards, manifest.num_tokens))
     total = sum(shard.num_tokens for shard in shards)
     if total != manifest.num_tokens:
         raise TraceError(
@@ -201,3 +203,12 @@ def _shards(folder: Path, manifest: Manifest, model: Model) -> list[Shard]:
             f"a shard is missing or left over"
         )
     return [shard for shard in shards if shard.num_tokens]
+
+
+def _committed(shards: Sequence[Shard], num_tokens: int) -> Iterator[Shard]:
+    """The first shards that hold `num_tokens`: a recorder that was killed may have left one that it had not listed."""
+    for shard in shards:
+        if num_tokens <= 0:
+            return
+        num_tokens -= shard.num_tokens
+        yield shard

@@ -1,0 +1,172 @@
+"""Dispatch and combine beside bare all-to-alls of the same bytes, in one run: what the runtime itself costs.
+
+python benchmarks/runtime/overhead.py [--ranks 4] [--device cuda]
+
+Processes on this machine, gloo on the loopback interface (NCCL with `--device cuda`, one GPU a rank). Every round
+times, one after the other on all ranks, each variant and the bare exchange of exactly the rows and splits that it sends
+there and back; a round counts as its slowest rank. No experts run in between.
+
+copies  `send` and `give_back`: tokens packed and sent once to each destination, sums back and added up
+whole   `dispatch` and `combine`: also the replica choice, rows for every assignment in slot order, weighted sums
+CPU     milliseconds of processor time, mean over ranks: what other work on the machine does not change
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from machine import describe_machine
+
+from placement import Model, Placement
+from placement.runtime import Arrival, Dispatcher, LayerMap, torch_mesh
+
+
+def make_placement(num_nodes: int, gpus_per_node: int, experts: int, redundant: int, top_k: int) -> Placement:
+    rng = np.random.default_rng(0)
+    ranks = num_nodes * gpus_per_node
+    while True:
+        row = rng.permutation(np.concatenate([np.arange(experts), rng.integers(0, experts, redundant)]))
+        if all(len(set(held)) == len(held) for held in row.reshape(ranks, -1).tolist()):
+            break
+    model = Model(name="bench", layer_ids=(0,), num_experts=experts, top_k=top_k)
+    return Placement(
+        model=model,
+        num_nodes=num_nodes,
+        gpus_per_node=gpus_per_node,
+        slots_per_gpu=len(row) // ranks,
+        phy2log_LP=row[None],
+    )
+
+
+def bare(handle: Arrival, dtype: torch.dtype, hidden: int, device: str) -> Callable[[], None]:
+    """The exchanges of that dispatch and its combine, on buffers that are there already."""
+    steps = []
+    for hop in handle.hops:
+        sent, got = hop.announced.send_rows, hop.announced.recv_rows
+        there = [torch.zeros(sum(n), handle.wire.row_bytes, dtype=torch.uint8, device=device) for n in (got, sent)]
+        back = [torch.zeros(sum(n), hidden, dtype=dtype, device=device) for n in (sent, got)]
+        steps += [(there, got, sent, hop.group._group), (back, sent, got, hop.group._group)]
+
+    def run() -> None:
+        for (out, given), out_rows, in_rows, group in steps:
+            dist.all_to_all_single(out, given, out_rows, in_rows, group=group)
+
+    return run
+
+
+def worker(rank: int, args: argparse.Namespace, folder: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    cuda = args.device == "cuda"
+    if cuda:
+        torch.cuda.set_device(rank)
+    store = f"file://{folder}/store"
+    dist.init_process_group("nccl" if cuda else "gloo", init_method=store, rank=rank, world_size=args.ranks)
+    nodes = 2 if args.ranks > 1 else 1
+    mesh = torch_mesh(nodes, args.ranks // nodes, device=args.device)
+    if not rank:
+        print(f"{describe_machine()}, torch {torch.__version__}, {dist.get_backend()}\n")
+        print(
+            f"{args.ranks} ranks as {nodes} nodes, {args.experts} experts + {args.redundant}, top-{args.top_k}, ",
+            end="",
+        )
+        link = f"shared {args.gbit:g} Gbit/s" if args.gbit else "unshaped loopback"
+        print(f"{link}, {args.rounds} rounds; medians, in brackets the quartiles\n")
+        print("| hops | tokens a rank | hidden | type | MB a rank | bare, ms | CPU | copies, ms | ratio | CPU ", end="")
+        print("| whole, ms | ratio | CPU |")
+        print("|---" * 13 + "|")
+    placement = make_placement(nodes, args.ranks // nodes, args.experts, args.redundant, args.top_k)
+    layer_map = LayerMap.of(placement, 0)
+    for tokens, hidden, name in (
+        (1024, args.hidden, "bfloat16"),
+        (1024, args.hidden, "float32"),
+        (64, args.hidden, "bfloat16"),
+    ):
+        dtype = getattr(torch, name)
+        generator = torch.Generator().manual_seed(rank)
+        x = torch.randn(tokens, hidden, generator=generator).to(args.device, dtype)
+        weights, ids = torch.rand(tokens, args.experts, generator=generator).topk(args.top_k)
+        weights, ids = weights.to(args.device), ids.to(args.device)
+        for hops in ("flat", "hierarchical"):
+            dispatcher = Dispatcher(mesh, layer_map, hops=hops, device=args.device)
+
+            slots = dispatcher.choose(ids)
+            sums = dispatcher.send(x, slots, weights).hidden.clone()
+
+            def hops_alone() -> Arrival:
+                arrival = dispatcher.send(x, slots, weights)  # noqa: B023
+                dispatcher.give_back(sums, arrival.hops)  # noqa: B023
+                return arrival
+
+            def whole() -> None:
+                rows, _, handle = dispatcher.dispatch(x, ids, weights, reuse=True)  # noqa: B023
+                dispatcher.combine(rows, handle)  # noqa: B023
+
+            arrival = hops_alone()
+            calls = {"bare": bare(arrival, dtype, hidden, args.device), "hops": hops_alone, "whole": whole}
+            took: dict[str, list[float]] = {what: [] for what in calls}
+            cpu: dict[str, list[float]] = {what: [] for what in calls}
+            for _ in range(args.rounds + 2):
+                for what, call in calls.items():
+                    dist.barrier()
+                    start, worked = time.perf_counter(), time.process_time()
+                    call()
+                    if cuda:
+                        torch.cuda.synchronize()
+                    slowest = torch.tensor([time.perf_counter() - start], device=args.device)
+                    busy = torch.tensor([time.process_time() - worked], device=args.device)
+                    dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
+                    dist.all_reduce(busy)
+                    took[what].append(float(slowest) * 1e3)
+                    cpu[what].append(float(busy) / args.ranks * 1e3)
+            if not rank:
+                wire, sent = arrival.wire, sum(sum(hop.announced.send_rows) for hop in arrival.hops)
+                size = sent * (wire.row_bytes + wire.return_bytes) / 1e6
+                middle = {what: statistics.median(times[2:]) for what, times in took.items()}
+                cells = []
+                for what, times in took.items():
+                    low, _, high = statistics.quantiles(times[2:], n=4)
+                    cells.append(f"{middle[what]:.1f} [{low:.1f}, {high:.1f}]")
+                    if what != "bare":
+                        cells.append(f"{middle[what] / middle['bare']:.2f}")
+                    cells.append(f"{statistics.median(cpu[what][2:]):.1f}")
+                print(f"| {hops} | {tokens} | {hidden} | {name} | {size:.1f} | {' | '.join(cells)} |")
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--experts", type=int, default=32)
+    parser.add_argument("--redundant", type=int, default=8)
+    parser.add_argument("--hidden", type=int, default=2880)
+    parser.add_argument("--top-k", type=int, default=4)
+    parser.add_argument("--gbit", type=float, help="shape the loopback: what all ranks together may send a second")
+    args = parser.parse_args()
+    if args.gbit and "OVERHEAD_SHAPED" not in os.environ:
+        shape = f"tc qdisc add dev lo root tbf rate {args.gbit}gbit burst 1mb latency 100ms"
+        command = f"ip link set lo up && {shape} && exec {shlex.join([sys.executable, *sys.argv])}"
+        os.environ["OVERHEAD_SHAPED"] = "1"
+        os.execvp("unshare", ["unshare", "--net", "sh", "-c", command])  # a network of its own; needs root
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(worker, args=(args, folder), nprocs=args.ranks)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Which candidates are admitted: at each slot or rank the best, until its capacity is full."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from placement.runtime.capacity import CapacityPolicy
+from placement.runtime.words import mix, mix_int
+
+LARGEST_PRIORITY = (1 << 16) - 1
+
+
+def order_keys(
+    policy: CapacityPolicy, score_TK: Tensor, priority_T: Tensor | None, first_row: int, rank: int
+) -> Tensor:
+    """Whole numbers [T, K] by which candidates are ordered, larger ones first: priority, then what `keep` looks at.
+
+    first_row  tokens that this rank brought before, so that `random` draws anew every step
+    """
+    if policy.keep == "score":
+        bits = (score_TK.float() + 0.0).view(torch.int32)  # + 0.0 makes -0.0 the same as 0.0
+        key = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() + (1 << 31)
+    elif policy.keep == "random":
+        rows = torch.arange(len(score_TK), device=score_TK.device)[:, None] + first_row
+        columns = torch.arange(score_TK.shape[1], device=score_TK.device)
+        key = mix(mix(rows * 65_537 + columns) + mix_int(policy.seed * 1_000_003 + rank)) & 0xFFFFFFFF
+    else:
+        key = torch.zeros(score_TK.shape, dtype=torch.int64, device=score_TK.device)
+    if priority_T is not None:
+        key = key + (priority_T.long().clamp(0, LARGEST_PRIORITY)[:, None] << 32)
+    return key
+
+
+def admit(key_A: Tensor, unit_A: Tensor, load_A: Tensor, limit: int, *, latest_first: bool) -> Tensor:
+    """True for the candidates that are admitted, bool [A].
+
+    Candidates come in the order of source rank, row and column, which settles ties (`latest_first`: the other way).
+
+    unit_A  slot or rank that each wants, any whole numbers
+    load_A  what it takes of the unit's `limit`
+    """
+    if latest_first:
+        return admit(key_A.flip(0), unit_A.flip(0), load_A.flip(0), limit, latest_first=False).flip(0)
+    order = torch.argsort(key_A, descending=True, stable=True)
+    order = order[torch.argsort(unit_A[order], stable=True)]
+    unit, load = unit_A[order], load_A[order]
+    before = torch.cumsum(load, 0) - load
+    start = torch.searchsorted(unit, unit)  # the first candidate of the same unit
+    fits = before - before[start] + load <= limit if len(unit) else torch.zeros_like(unit, dtype=torch.bool)
+    return torch.zeros_like(fits).scatter_(0, order, fits)

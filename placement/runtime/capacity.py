@@ -1,0 +1,100 @@
+"""How many assignments an expert or a rank takes, and which: what a user chooses (arXiv 2503.05066)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from placement.errors import OptionError
+
+NONE, DROP, EXPANDED = "none", "drop", "expanded"
+MOST_LOAD = 1024
+LOAD_UNIT = 1 << 16  # loads are whole numbers of 1/65536, so that sums do not depend on their order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityPolicy:
+    """Every slot takes at most C = ceil(gamma * mean) assignments, its mean being T * K / P over all ranks' tokens.
+
+    mode         `none`; `drop`: what is over C is dropped (Token Drop); `expanded`: a token's candidates are also the
+                 experts on its own rank, and every slot takes the best C of its candidates (Expanded Drop)
+    gamma        capacity factor, one number or one for each layer (absolute index)
+    level        `expert`: C is for a slot; `device`: C = ceil(gamma * T * K / G) is for all slots of a rank together
+    scope        `global`: the limit is on the tokens of all ranks, exact, agreed on before any token moves (24 bytes a
+                 candidate there, one back); `source`: each rank limits what it sends by its own tokens, no message
+    keep         which are kept: `score` (the highest), `first`, `last` (by rank and row) or `random`
+    max_extra    `expanded`: at most so many further experts for a token; None is all on its rank
+    renormalize  scale what is left of a token's weights to the sum that they had; else a dropped weight is lost
+    seed         of `random`
+
+    Whatever `keep` says, a token of higher priority goes before one of lower; ties go to the lower source rank, then to
+    the earlier row. Decode steps are limited as well: with few tokens C is at least 1 where anything is routed.
+    """
+
+    mode: str = NONE
+    gamma: float | Mapping[int, float] = 1.5
+    level: str = "expert"
+    scope: str = "global"
+    keep: str = "score"
+    max_extra: int | None = None
+    renormalize: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("mode", (NONE, DROP, EXPANDED)),
+            ("level", ("expert", "device")),
+            ("scope", ("global", "source")),
+            ("keep", ("score", "first", "last", "random")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise OptionError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}")
+        for gamma in self.gamma.values() if isinstance(self.gamma, Mapping) else (self.gamma,):
+            if not 0 < gamma < 1e6:
+                raise OptionError(f"gamma={gamma} must be a positive number below 1e6")
+        if self.max_extra is not None and self.max_extra < 0:
+            raise OptionError(f"max_extra={self.max_extra} must be 0 or more, or None for no limit")
+
+    def gamma_of(self, layer: int) -> float:
+        """Raises OptionError if there is none for the layer."""
+        if not isinstance(self.gamma, Mapping):
+            return self.gamma
+        if layer not in self.gamma:
+            raise OptionError(f"gamma has no value for layer {layer}; it has layers {sorted(self.gamma)}")
+        return self.gamma[layer]
+
+    def number(self) -> int:
+        """The same on ranks with the same policy."""
+        gamma = sorted(self.gamma.items()) if isinstance(self.gamma, Mapping) else self.gamma
+        words = (self.mode, gamma, self.level, self.scope, self.keep, self.max_extra, self.renormalize, self.seed)
+        return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:7], "little")
+
+    def limit(self, load: int, units: int, layer: int) -> int:
+        """C in units of load, for `units` slots or ranks that share a total `load`."""
+        mean = self.gamma_of(layer) * load / (LOAD_UNIT * units)
+        return math.ceil(mean - 1e-9 * max(mean, 1.0)) * LOAD_UNIT
+
+
+def load_units(load_T: Tensor | None, num_tokens: int, device: torch.device) -> Tensor:
+    """Loads of tokens as whole numbers, int64 [T]; 1 each where none are given."""
+    if load_T is None:
+        return torch.full((num_tokens,), LOAD_UNIT, dtype=torch.int64, device=device)
+    return (load_T.double().nan_to_num().clamp(0, MOST_LOAD) * LOAD_UNIT).round().long()
+
+
+def entropy_load(chance_TX: Tensor, text_T: Tensor) -> Tensor:
+    """Loads of tokens, fp32 [T]: 1 for text; for others the entropy of their distribution over that of an even one.
+
+    A patch of plain sky counts for little, so an expert takes more of them (after MACS, arXiv 2605.05225; the paper's
+    capacities by modality are not here).
+
+    chance_TX  any distribution of each token, rows that sum to 1: attention or router probabilities
+    """
+    chance = chance_TX.float()
+    entropy = -(chance * chance.clamp(min=1e-30).log()).sum(dim=1) / math.log(max(chance.shape[1], 2))
+    return torch.where(text_T, torch.ones_like(entropy), entropy.clamp(0.0, 1.0))

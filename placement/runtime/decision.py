@@ -1,0 +1,162 @@
+"""Capacity applied to one rank's tokens: candidates, who is admitted, and what is left of slots and weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from placement.errors import OptionError
+from placement.runtime.admission import admit, order_keys
+from placement.runtime.capacity import EXPANDED, MOST_LOAD, NONE, CapacityPolicy, load_units
+from placement.runtime.header import SCORES, Exchange, announce, fault_of
+from placement.runtime.layer_map import LayerMap
+from placement.runtime.transport.base import Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What is dispatched of a rank's tokens.
+
+    slots    int64 [T, K + extra], -1 where nothing is sent
+    weights  fp32 of the same shape; 0 where nothing is sent
+    dropped  assignments of the top-k sets that were dropped, int64 scalar on the device
+    extra    further experts that were added, the same
+    fault    0 or what the headers told, for the dispatch to pass on
+    """
+
+    slots: Tensor
+    weights: Tensor
+    dropped: Tensor
+    extra: Tensor
+    fault: Tensor | int
+
+
+class Capacity:
+    """The policy of one layer on one rank."""
+
+    def __init__(self, policy: CapacityPolicy, layer_map: LayerMap, world: Group) -> None:
+        self.policy, self._map, self._world = policy, layer_map, world
+        self._own = layer_map.slots_of_rank(world.rank)
+        self._own_logical = [layer_map.logical_P[p] for p in self._own]
+        self._rows_seen = self._step = 0
+        if policy.mode != NONE:
+            policy.gamma_of(layer_map.layer)  # a missing one is told now
+
+    def decide(
+        self,
+        ids: Tensor,
+        slots: Tensor,
+        weights: Tensor,
+        scores: Tensor | None,
+        *,
+        priority: Tensor | None = None,
+        load: Tensor | None = None,
+        fault: Tensor | int = 0,
+    ) -> Decision:
+        """Which of this rank's assignments are dispatched. With scope `global` every rank must call it.
+
+        ids, slots, weights  [T, K] of the top-k sets
+        scores               [T, E] gate scores of all experts; needed by `expanded`. Else weights are the scores
+        priority             [T] whole numbers, 0 to 65535: lower ones are dropped first (images before text)
+        load                 [T] what a token counts for, 0 to 1024, 1 if not given (see `entropy_load`)
+        """
+        weights = weights.float()
+        top_k = slots.shape[1]
+        if self.policy.mode == NONE:
+            nobody = torch.zeros((), dtype=torch.int64, device=slots.device)
+            return Decision(slots=slots, weights=weights, dropped=nobody, extra=nobody, fault=fault)
+        sound = torch.isfinite(weights.masked_fill(slots < 0, 0)).all()
+        if scores is not None:
+            sound &= torch.isfinite(scores).all()
+        if load is not None:
+            sound &= ((load >= 0) & (load <= MOST_LOAD)).all()
+        fault = torch.where(sound, fault, fault_of(SCORES, self._world.rank))
+        score = weights if scores is None else scores.float().gather(1, ids.clamp(min=0))
+        weight_sum = weights.masked_fill(slots < 0, 0).sum(dim=1, keepdim=True)
+        if self.policy.mode == EXPANDED:
+            slots, score, weights = self._expanded(ids, slots, weights, score, scores, weight_sum)
+        key = order_keys(self.policy, score, priority, self._rows_seen, self._world.rank)
+        load_T = load_units(load, len(slots), slots.device)
+        self._rows_seen += len(slots)
+        wanted = slots >= 0
+        routed = (load_T * wanted[:, :top_k].sum(dim=1)).sum()
+        chosen = self._of_all if self.policy.scope == "global" else self._of_mine
+        kept, fault = chosen(slots, key, load_T[:, None].expand_as(slots), routed, fault)
+        weights = torch.where(kept, weights, 0.0)
+        if self.policy.renormalize:
+            left = weights.sum(dim=1, keepdim=True)
+            weights = torch.where(left != 0, weights * (weight_sum / left), weights)
+        return Decision(
+            slots=slots.masked_fill(~kept, -1),
+            weights=weights,
+            dropped=(wanted & ~kept)[:, :top_k].sum(),
+            extra=kept[:, top_k:].sum(),
+            fault=fault,
+        )
+
+    def _expanded(
+        self, ids: Tensor, slots: Tensor, weights: Tensor, score: Tensor, scores: Tensor | None, weight_sum: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Slots, scores and weights with columns for the best experts of this rank that are not in the token's set.
+
+        A further expert weighs its score times what the router makes of scores: the sum of weights over that of scores.
+        """
+        if scores is None:
+            raise OptionError("mode='expanded' needs the scores of all experts; pass scores=[T, E]")
+        own = torch.tensor(self._own_logical, device=slots.device)
+        own_score = scores.float()[:, own]
+        taken = (ids[:, :, None] == own).any(dim=1)
+        limit = len(own) if self.policy.max_extra is None else min(self.policy.max_extra, len(own))
+        order = torch.argsort(own_score.masked_fill(taken, -torch.inf), dim=1, descending=True, stable=True)[:, :limit]
+        extra_slot = (order + self._own[0]).masked_fill(taken.gather(1, order), -1)
+        extra_score = own_score.gather(1, order)
+        score_sum = score.masked_fill(slots < 0, 0).sum(dim=1, keepdim=True)
+        ratio = torch.where(score_sum > 0, weight_sum / score_sum, 0.0)
+        return (
+            torch.cat([slots, extra_slot], dim=1),
+            torch.cat([score, extra_score], dim=1),
+            torch.cat([weights, extra_score * ratio], dim=1),
+        )
+
+    def _unit(self, slots: Tensor) -> Tensor:
+        device = self.policy.level == "device"
+        return torch.div(slots, self._map.slots_per_gpu, rounding_mode="floor") if device else slots
+
+    def _limit(self, load: int) -> int:
+        units = self._map.num_ranks if self.policy.level == "device" else self._map.num_slots
+        return self.policy.limit(load, units, self._map.layer)
+
+    def _of_mine(
+        self, slots: Tensor, key: Tensor, load: Tensor, routed: Tensor, fault: Tensor | int
+    ) -> tuple[Tensor, Tensor | int]:
+        last = self.policy.keep == "last"
+        unit_A = self._unit(slots).reshape(-1)  # -1 is a unit of those that want none
+        kept = admit(key.reshape(-1), unit_A, load.reshape(-1), self._limit(int(routed)), latest_first=last)
+        return kept.view_as(slots) & (slots >= 0), fault
+
+    def _of_all(
+        self, slots: Tensor, key: Tensor, load: Tensor, routed: Tensor, fault: Tensor | int
+    ) -> tuple[Tensor, Tensor | int]:
+        """Every rank decides for its own slots on the candidates of all, and tells who is admitted."""
+        size = self._map.num_ranks
+        rank_A = torch.where(slots >= 0, slots // self._map.slots_per_gpu, size).reshape(-1)
+        rows_G = torch.zeros(size + 1, dtype=torch.int64, device=slots.device)
+        rows_G.scatter_add_(0, rank_A, torch.ones_like(rank_A))
+        exchange = Exchange(
+            version=self._map.version, layer=self._map.layer, step=self._step, row_kind=self.policy.number()
+        )
+        self._step += 1
+        told = announce(self._world, exchange, rows_G[:size], routed.expand(size), fault, len(slots))
+        order = torch.argsort(rank_A, stable=True)[: sum(told.send_rows)]  # by rank, then in order of rows and columns
+        kept = torch.zeros(slots.numel(), dtype=torch.bool, device=slots.device)
+        if told.fault:
+            return kept.view_as(slots), told.fault
+        asked = torch.stack([key.reshape(-1), slots.reshape(-1), load.reshape(-1)], dim=1)[order]
+        got = self._world.all_to_all(asked, told.send_rows, told.recv_rows)
+        last = self.policy.keep == "last"
+        answer = admit(got[:, 0], self._unit(got[:, 1]), got[:, 2], self._limit(told.assignments), latest_first=last)
+        back = self._world.all_to_all(answer.view(torch.uint8), told.recv_rows, told.send_rows)
+        kept[order] = back.bool()
+        return kept.view_as(slots), 0

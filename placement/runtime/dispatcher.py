@@ -1,0 +1,182 @@
+"""Dispatch and combine of one MoE layer on one rank: a chain of hops, then rows in the order of slots."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from placement.cluster import Cluster
+from placement.errors import MapError, OptionError
+from placement.runtime.choice import ReplicaChooser
+from placement.runtime.handle import Arrival, DispatchHandle
+from placement.runtime.header import IDS, SCORES, Exchange, fault_error, fault_of
+from placement.runtime.hop import Hop, HopHandle
+from placement.runtime.layer_map import LayerMap
+from placement.runtime.reduce import gather_rows, sum_rows
+from placement.runtime.transport.base import Mesh
+from placement.runtime.wire import Wire
+from placement.runtime.workspace import Workspace
+
+FLAT, HIERARCHICAL = "flat", "hierarchical"
+
+
+class Dispatcher:
+    """Moves the tokens of one rank to the slots that serve them, and the sums of what the experts return back.
+
+    mesh         this rank's groups
+    layer_map    the layer's slots
+    hops         `flat`: one hop, a copy for each distinct rank; `hierarchical`: a copy for each distinct node, then for
+                 each distinct rank of the node
+    choice       replica choice, see `ReplicaChooser`
+    fp8          hidden states travel as float8 with scales
+
+    Every rank of the group makes the same calls in the same order, without tokens too.
+    """
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        layer_map: LayerMap,
+        *,
+        hops: str = FLAT,
+        choice: str = "min-nodes",
+        cluster: Cluster | None = None,
+        fp8: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if (mesh.num_nodes, mesh.gpus_per_node) != (layer_map.num_nodes, layer_map.gpus_per_node):
+            raise MapError(
+                f"the map is for {layer_map.num_nodes} nodes x {layer_map.gpus_per_node} GPUs and the mesh has "
+                f"{mesh.num_nodes} x {mesh.gpus_per_node}; solve for this mesh, or start as many ranks"
+            )
+        if hops not in (FLAT, HIERARCHICAL):
+            raise OptionError(f"hops={hops!r} is unknown; choose {FLAT!r} or {HIERARCHICAL!r}")
+        self.mesh, self.layer_map, self.fp8 = mesh, layer_map, fp8
+        self.device = torch.device(device)
+        self.choose = ReplicaChooser(layer_map, mesh.rank, choice, cluster=cluster)
+        slots, per_node = range(layer_map.num_slots), layer_map.slots_per_node
+        first = layer_map.slots_of_rank(mesh.rank)[0]
+        node_first = mesh.rank // mesh.gpus_per_node * per_node
+        ways = {"world": (mesh.world, [p // layer_map.slots_per_gpu for p in slots])}
+        if hops == HIERARCHICAL:
+            ways = {
+                "across": (mesh.across, [p // per_node for p in slots]),
+                "within": (mesh.within, [(p - node_first) // layer_map.slots_per_gpu for p in slots]),
+            }
+        self._hops = [Hop(group, to, mesh.workspace, name, self.device) for name, (group, to) in ways.items()]
+        local = [p - first if 0 <= p - first < layer_map.slots_per_gpu else layer_map.slots_per_gpu for p in slots]
+        self.local_P = torch.tensor([*local, layer_map.slots_per_gpu], device=self.device)
+        self._step = 0
+
+    @torch.no_grad()
+    def dispatch(
+        self, x: Tensor, ids: Tensor, weights: Tensor, *, reuse: bool = False
+    ) -> tuple[Tensor, Tensor, DispatchHandle]:
+        """Send this rank's tokens to the experts' slots; returns (rows, counts, handle).
+
+        x        hidden states [T, D], float32, bfloat16 or float16
+        ids      logical experts [T, K], whole numbers; -1 for none
+        weights  of the experts' outputs in the sum [T, K]
+        reuse    rows may lie in a buffer that the next dispatch on this mesh writes to: on a CPU that is quicker
+
+        rows     hidden states for this rank's slots [A, D], those of its first slot first
+        counts   rows of each slot, int64 [slots_per_gpu]
+
+        Raises RankError, on every rank, if a rank gave bad ids or weights, has another map or is at another layer.
+        """
+        checked, fault = self.checked(ids, weights)
+        return self.dispatch_slots(x, self.choose(checked), weights, fault, reuse=reuse)
+
+    def checked(self, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids with -1 for those that do not exist, and the fault of this input (0 for none), both on the device."""
+        if ids.shape != weights.shape or ids.ndim != 2:
+            raise OptionError(f"ids {list(ids.shape)} and weights {list(weights.shape)} must both be [T, K]")
+        wrong = (ids < -1) | (ids >= self.layer_map.num_experts)
+        bad = ~torch.isfinite(weights.masked_fill(ids < 0, 0)).all()
+        return ids.masked_fill(wrong, -1), torch.where(
+            wrong.any(), fault_of(IDS, self.mesh.rank), bad * fault_of(SCORES, self.mesh.rank)
+        )
+
+    @torch.no_grad()
+    def dispatch_slots(
+        self, x: Tensor, slots: Tensor, weights: Tensor, fault: Tensor | int = 0, *, reuse: bool = False
+    ) -> tuple[Tensor, Tensor, DispatchHandle]:
+        """As `dispatch`, with the slot that serves each assignment [T, K] already chosen; -1 for none.
+
+        fault  what `checked` found, for all ranks to hear
+        """
+        return self.by_slot(self.send(x, slots, weights, fault), reuse=reuse)
+
+    @torch.no_grad()
+    def send(self, x: Tensor, slots: Tensor, weights: Tensor, fault: Tensor | int = 0) -> Arrival:
+        """The hops alone: copies of tokens as they came, not yet in the order of slots (as DeepEP returns them)."""
+        if slots.shape != weights.shape or slots.ndim != 2 or x.ndim != 2 or len(x) != len(slots):
+            raise OptionError(
+                f"x {list(x.shape)}, ids {list(slots.shape)} and weights {list(weights.shape)} do not fit; "
+                f"[T, D], [T, K] and [T, K] are needed"
+            )
+        if x.device.type != self.device.type:
+            raise OptionError(
+                f"x is on {x.device} and the dispatcher on {self.device}; give it device={x.device.type!r}"
+            )
+        wire = Wire(hidden=x.shape[1], dtype=x.dtype, width=slots.shape[1], fp8=self.fp8)
+        exchange = Exchange(
+            version=self.layer_map.version, layer=self.layer_map.layer, step=self._step, row_kind=wire.kind
+        )
+        self._step += 1
+        room = self.mesh.workspace.empty("tokens", len(x), wire.row_bytes, torch.uint8, x.device)
+        rows = wire.encode(x, slots, weights, room)
+        handles: list[HopHandle] = []
+        slot_RK, known, tokens = slots, fault, len(x)
+        for hop in self._hops:
+            rows, handle = hop.send(rows, slot_RK, exchange, known, tokens)
+            handles.append(handle)
+            slot_RK, tokens = wire.slots(rows).long(), handle.announced.tokens
+            known = handle.announced.fault
+        if handles[-1].announced.fault:
+            raise fault_error(handles[-1].announced.fault, exchange, self.layer_map.num_experts)
+        return Arrival(
+            wire=wire,
+            hops=tuple(handles),
+            hidden=wire.hidden_states(rows),
+            local=self.local_P[slot_RK],
+            weights=wire.weights(rows),
+        )
+
+    @torch.no_grad()
+    def by_slot(self, arrival: Arrival, *, reuse: bool = False) -> tuple[Tensor, Tensor, DispatchHandle]:
+        """Copies that came, repeated for each slot that they visit here, in the order of slots; as `dispatch`."""
+        local = arrival.local.reshape(-1)
+        order = torch.argsort(local, stable=True)[: arrival.hops[-1].announced.assignments]
+        counts = torch.zeros(self.layer_map.slots_per_gpu + 1, dtype=torch.int64, device=local.device)
+        counts.scatter_add_(0, local, torch.ones_like(local))
+        row_A = order // arrival.wire.width
+        handle = DispatchHandle(
+            wire=arrival.wire,
+            hops=arrival.hops,
+            num_rows=len(arrival.hidden),
+            row_A=row_A,
+            weight_A=arrival.weights.reshape(-1)[order],
+        )
+        hidden, shape = arrival.hidden, (len(row_A), arrival.wire.hidden)
+        workspace = self.mesh.workspace if reuse else Workspace()
+        rows = gather_rows(hidden, row_A, workspace.empty("rows", *shape, hidden.dtype, hidden.device))
+        return rows, counts[:-1], handle
+
+    @torch.no_grad()
+    def combine(self, rows: Tensor, handle: DispatchHandle) -> Tensor:
+        """Weighted sums of the experts' outputs, [T, D]; `rows` [A, D] are in the order that `dispatch` gave.
+
+        Sums are made in fp32; between hops they travel in the type of the rows.
+        """
+        if len(rows) != len(handle.row_A):
+            raise OptionError(f"rows has {len(rows)} rows; the dispatch of this handle gave {len(handle.row_A)}")
+        room = self.mesh.workspace.empty("sums", handle.num_rows, rows.shape[1], rows.dtype, rows.device)
+        return self.give_back(sum_rows(rows, handle.row_A, handle.num_rows, handle.weight_A, room), handle.hops)
+
+    @torch.no_grad()
+    def give_back(self, sums: Tensor, hops: tuple[HopHandle, ...]) -> Tensor:
+        """The sum of each copy that came [R, D] goes back to its token, where copies are summed up [T, D]."""
+        for hop in reversed(hops):
+            sums = hop.back(sums)
+        return sums

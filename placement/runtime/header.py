@@ -1,0 +1,104 @@
+"""What ranks tell one another before rows move: how many come, and that all mean the same exchange.
+
+A fault that one rank finds (its own bad input, or another rank's header that does not fit) travels on in the headers of
+the hops that follow, rows stay where they are, and all ranks raise the same error after the last hop. So nobody waits
+for a rank that has given up, and the groups stay in step.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from placement.errors import RankError
+from placement.runtime.transport.base import Group
+
+SCORES, IDS, MAP, LAYER, ROWS = 1, 2, 3, 4, 5
+FAULTS = {
+    SCORES: "has weights or scores that are not finite numbers, or loads beyond 0 to 1024; look at its router",
+    IDS: "has expert ids that the model does not have; ids from 0 to {last_expert}, or -1 for none, are allowed",
+    MAP: "uses another placement map than the others; load the same map on every rank",
+    LAYER: "is at another layer or step than the others (here: layer {layer}, step {step}); every rank has to "
+    "take part in every layer, without tokens too",
+    ROWS: "has tokens of another size, type, top-k or capacity policy than the others; give every rank the same",
+}
+KIND_SHIFT = 32
+FIELDS = ("rows", "assignments", "fault", "tokens", "version", "layer", "step", "row_kind")
+MUST_AGREE = {"version": MAP, "layer": LAYER, "step": LAYER, "row_kind": ROWS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """What every member of a group must agree on."""
+
+    version: int
+    layer: int
+    step: int
+    row_kind: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announced:
+    """Headers on the host: rows for and from each member, sums over all members of what they announced to this one.
+
+    `fault` is 0, or what was found or told; then no rows are to move.
+    """
+
+    send_rows: list[int]
+    recv_rows: list[int]
+    assignments: int
+    tokens: int
+    fault: int
+
+
+def announce(
+    group: Group, exchange: Exchange, rows_X: Tensor, assignments_X: Tensor, fault: Tensor | int, tokens: int
+) -> Announced:
+    """Swap headers: one small all-to-all and the one wait for the device.
+
+    rows_X, assignments_X  int64 [members], what this rank is about to send
+    fault                  what this rank knows already, 0 for nothing
+    tokens                 this rank's tokens; the answer has the group's sum
+    """
+    mine = torch.empty((len(group.ranks), len(FIELDS)), dtype=torch.int64, device=rows_X.device)
+    mine[:, 0], mine[:, 1], mine[:, 2] = rows_X, assignments_X, fault
+    fixed = (tokens, exchange.version, exchange.layer, exchange.step, exchange.row_kind)
+    mine[:, 3:] = torch.tensor(fixed, dtype=torch.int64, device=rows_X.device)
+    table = group.host(torch.cat([mine, group.all_to_all(mine)]))
+    sent, got = table[: len(group.ranks)], table[len(group.ranks) :]
+    found = judge(got, group.ranks)
+    return Announced(
+        send_rows=[row[0] if not found else 0 for row in sent],
+        recv_rows=[row[0] if not found else 0 for row in got],
+        assignments=sum(row[1] for row in got) if not found else 0,
+        tokens=sum(row[3] for row in got),
+        fault=found,
+    )
+
+
+def judge(headers: list[list[int]], ranks: tuple[int, ...]) -> int:
+    """The fault of a group's headers, the same on all members: told faults first, else whoever is in the minority."""
+    told = [header[2] for header in headers if header[2]]
+    if told:
+        return min(told)
+    for field, kind in MUST_AGREE.items():
+        values = [header[FIELDS.index(field)] for header in headers]
+        if len(set(values)) > 1:
+            most = max(Counter(values).items(), key=lambda item: (item[1], -values.index(item[0])))[0]
+            return fault_of(kind, next(rank for rank, value in zip(ranks, values, strict=True) if value != most))
+    return 0
+
+
+def fault_of(kind: int, rank: int) -> int:
+    return kind << KIND_SHIFT | rank
+
+
+def fault_error(fault: int, exchange: Exchange, num_experts: int) -> RankError:
+    """The error of a fault, which names the rank."""
+    kind, rank = fault >> KIND_SHIFT, fault & ((1 << KIND_SHIFT) - 1)
+    words = FAULTS[kind].format(layer=exchange.layer, step=exchange.step, last_expert=num_experts - 1)
+    here = f"layer {exchange.layer}, step {exchange.step}: " if kind != LAYER else ""
+    return RankError(f"{here}rank {rank} {words}", (rank,))

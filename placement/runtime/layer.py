@@ -1,0 +1,83 @@
+"""One MoE layer on one rank: choose slots, keep to capacity, dispatch, run the experts, combine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from placement.runtime.capacity import CapacityPolicy
+from placement.runtime.decision import Capacity
+from placement.runtime.dispatcher import Dispatcher
+
+Experts = Callable[[Tensor, Tensor], Tensor]
+UNLIMITED = CapacityPolicy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStats:
+    """What one call did on this rank; tensors stay on the device until they are read.
+
+    load_P        assignments that each of this rank's slots served, int64 [slots_per_gpu]
+    dropped       assignments of this rank's tokens that were dropped for capacity, scalar
+    extra         experts of this rank that served tokens beyond their top-k sets, scalar
+    copies        copies of tokens that came to this rank
+    across_bytes  sent from this rank to other nodes, there and back
+    within_bytes  sent to other ranks of the node
+    """
+
+    load_P: Tensor
+    dropped: Tensor
+    extra: Tensor
+    copies: int
+    across_bytes: int
+    within_bytes: int
+
+
+class MoELayer:
+    """`y, stats = layer(x, ids, weights)`; every rank calls it for every layer and step, without tokens too.
+
+    dispatcher  of this rank and layer
+    experts     outputs of rows [A, D] in slot order, given counts [slots_per_gpu] (`GroupedExperts`)
+    capacity    see `CapacityPolicy`
+    """
+
+    def __init__(self, dispatcher: Dispatcher, experts: Experts, capacity: CapacityPolicy = UNLIMITED) -> None:
+        self.dispatcher, self.experts = dispatcher, experts
+        self.capacity = Capacity(capacity, dispatcher.layer_map, dispatcher.mesh.world)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        x: Tensor,
+        ids: Tensor,
+        weights: Tensor,
+        scores: Tensor | None = None,
+        *,
+        priority: Tensor | None = None,
+        load: Tensor | None = None,
+    ) -> tuple[Tensor, StepStats]:
+        """Sums of the experts' outputs [T, D] for hidden states [T, D]; the rest is as in `Capacity.decide`.
+
+        Raises RankError as `Dispatcher.dispatch`.
+        """
+        dispatcher = self.dispatcher
+        checked, fault = dispatcher.checked(ids, weights)
+        slots = dispatcher.choose(checked)
+        decision = self.capacity.decide(checked, slots, weights, scores, priority=priority, load=load, fault=fault)
+        rows, counts, handle = dispatcher.dispatch_slots(
+            x, decision.slots, decision.weights, decision.fault, reuse=True
+        )
+        y = dispatcher.combine(self.experts(rows, counts), handle)
+        across, within = handle.sent_bytes(dispatcher.mesh.gpus_per_node, dispatcher.mesh.rank)
+        stats = StepStats(
+            load_P=counts,
+            dropped=decision.dropped,
+            extra=decision.extra,
+            copies=handle.num_rows,
+            across_bytes=across,
+            within_bytes=within,
+        )
+        return y, stats

@@ -1,0 +1,80 @@
+"""One layer of a placement in the form that the runtime reads, and a number that names the whole map."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from placement.cost.tables import LayerTables, layer_tables
+from placement.errors import MapError
+from placement.placement_map import Placement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerMap:
+    """Where the copies of the experts of one layer are; slot `p` is on rank `p // slots_per_gpu`.
+
+    layer        absolute index of the layer in the model
+    version      62-bit number that differs between maps: ranks compare it in every exchange
+    tables       the copies of each expert, as the cost model reads them
+    logical_P    logical expert of each slot
+    """
+
+    layer: int
+    num_nodes: int
+    gpus_per_node: int
+    slots_per_gpu: int
+    num_experts: int
+    version: int
+    tables: LayerTables
+    logical_P: tuple[int, ...]
+
+    @property
+    def num_ranks(self) -> int:
+        return self.num_nodes * self.gpus_per_node
+
+    @property
+    def num_slots(self) -> int:
+        return self.num_ranks * self.slots_per_gpu
+
+    @property
+    def slots_per_node(self) -> int:
+        return self.gpus_per_node * self.slots_per_gpu
+
+    def slots_of_rank(self, rank: int) -> range:
+        return range(rank * self.slots_per_gpu, (rank + 1) * self.slots_per_gpu)
+
+    @classmethod
+    def of(cls, placement: Placement, layer: int) -> LayerMap:
+        """`layer` is the absolute index. Raises MapError if the placement has no such MoE layer."""
+        if layer not in placement.model.layer_ids:
+            raise MapError(
+                f"the map has no MoE layer {layer}; it has layers {placement.model.layer_ids[0]} to "
+                f"{placement.model.layer_ids[-1]}"
+            )
+        row = placement.phy2log_LP[placement.model.layer_ids.index(layer)]
+        return cls(
+            layer=layer,
+            num_nodes=placement.num_nodes,
+            gpus_per_node=placement.gpus_per_node,
+            slots_per_gpu=placement.slots_per_gpu,
+            num_experts=placement.model.num_experts,
+            version=map_version(placement),
+            tables=layer_tables(
+                row,
+                num_experts=placement.model.num_experts,
+                num_nodes=placement.num_nodes,
+                gpus_per_node=placement.gpus_per_node,
+            ),
+            logical_P=tuple(row.tolist()),
+        )
+
+
+def map_version(placement: Placement) -> int:
+    """The same for equal maps on equal meshes, whatever their names."""
+    shape = (placement.num_nodes, placement.gpus_per_node, placement.slots_per_gpu, *placement.model.layer_ids)
+    state = hashlib.sha256(np.array(shape, dtype="<i8").tobytes())
+    state.update(placement.phy2log_LP.astype("<i4").tobytes())
+    return int.from_bytes(state.digest()[:8], "little") >> 2

@@ -1,0 +1,76 @@
+"""What the runtime asks of a transport: groups of ranks that exchange rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from placement.runtime.workspace import Workspace
+
+
+class Group(Protocol):
+    """One rank's membership in a group of ranks.
+
+    rank   this rank's index in the group
+    ranks  rank in the whole EP group of each member, in the order of the group
+    """
+
+    rank: int
+    ranks: tuple[int, ...]
+
+    def all_to_all(
+        self,
+        send: Tensor,
+        send_rows: list[int] | None = None,
+        recv_rows: list[int] | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Rows for each member, in order of members, swapped for the rows that each member has for this rank.
+
+        Without counts every member gets an equal part. `out` is where the rows that come go, if given.
+        Raises RankError if a member fails or does not come in time.
+        """
+        ...
+
+    def host(self, tensor: Tensor) -> list[list[int]]:
+        """A small matrix of whole numbers on the host: the one wait of a hop. Raises RankError as `all_to_all`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mesh:
+    """The groups of one rank of a `(node, local)` mesh.
+
+    world   all ranks, node by node
+    across  the ranks of the same position on every node, in the order of nodes
+    within  the ranks of this rank's node
+    workspace  buffers that all layers of this rank share
+    """
+
+    world: Group
+    across: Group
+    within: Group
+    workspace: Workspace = field(default_factory=Workspace)
+
+    @property
+    def rank(self) -> int:
+        return self.world.rank
+
+    @property
+    def num_nodes(self) -> int:
+        return len(self.across.ranks)
+
+    @property
+    def gpus_per_node(self) -> int:
+        return len(self.within.ranks)
+
+
+def mesh_ranks(rank: int, num_nodes: int, gpus_per_node: int) -> tuple[range, range]:
+    """Ranks of the groups `across` and `within` of a rank."""
+    node, local = divmod(rank, gpus_per_node)
+    return (
+        range(local, num_nodes * gpus_per_node, gpus_per_node),
+        range(node * gpus_per_node, (node + 1) * gpus_per_node),
+    )

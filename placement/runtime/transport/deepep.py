@@ -1,0 +1,109 @@
+"""Hops by DeepEP v2 (`ElasticBuffer`) instead of our own. UNTESTED: it needs Hopper GPUs, NVLink and NCCL 2.30.4.
+
+Written to the interface that DeepEP's README shows. What DeepEP lacks and our hops have: headers in every exchange, so
+maps are compared when the dispatcher is made and not again, and another rank's bad input is told on that rank alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from placement.errors import OptionError
+from placement.runtime.dispatcher import Dispatcher
+from placement.runtime.handle import Arrival
+from placement.runtime.header import Announced, Exchange, announce, fault_error
+from placement.runtime.layer_map import LayerMap
+from placement.runtime.transport.base import Group, Mesh
+from placement.runtime.wire import Wire
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepEPHop:
+    """In the place of a `HopHandle`."""
+
+    group: Group
+    announced: Announced
+    buffer: Any
+    handle: Any
+
+    def back(self, sums: Tensor) -> Tensor:
+        combined, _, event = self.buffer.combine(sums, handle=self.handle)
+        event.current_stream_wait()
+        return combined  # type: ignore[no-any-return]
+
+
+class DeepEPDispatcher(Dispatcher):
+    """A `Dispatcher` for bfloat16 on CUDA; slots are DeepEP's experts.
+
+    max_tokens  most tokens that a rank brings, the same on all ranks
+    """
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        layer_map: LayerMap,
+        *,
+        hidden: int,
+        top_k: int,
+        max_tokens: int,
+        process_group: dist.ProcessGroup | None = None,
+        choice: str = "min-nodes",
+    ) -> None:
+        try:
+            from deep_ep import ElasticBuffer
+        except ImportError:
+            raise OptionError(
+                "DeepEP is not installed; build deep_ep from its source, or use hops='flat' or 'hierarchical'"
+            ) from None
+        super().__init__(mesh, layer_map, choice=choice, device="cuda")
+        group = process_group or dist.group.WORLD
+        self._max_tokens = max_tokens
+        self._buffer = ElasticBuffer(group, num_max_tokens_per_rank=max_tokens, hidden=hidden, num_topk=top_k)
+        exchange = Exchange(version=layer_map.version, layer=layer_map.layer, step=max_tokens, row_kind=hidden)
+        nothing = torch.zeros(mesh.num_nodes * mesh.gpus_per_node, dtype=torch.int64, device=self.device)
+        if fault := announce(mesh.world, exchange, nothing, nothing, 0, 0).fault:
+            raise fault_error(fault, exchange, layer_map.num_experts)
+
+    @torch.no_grad()
+    def send(self, x: Tensor, slots: Tensor, weights: Tensor, fault: Tensor | int = 0) -> Arrival:
+        """See `Dispatcher.send`."""
+        if x.dtype != torch.bfloat16 or len(x) > self._max_tokens:
+            raise OptionError(
+                f"x is {x.dtype} [{len(x)}, ...]; bfloat16 and at most {self._max_tokens} rows are allowed"
+            )
+        found = int(fault)
+        slots = slots if not found else torch.full_like(slots, -1)  # take part, so that no other rank waits
+        came, local, weights_RK, handle, event = self._buffer.dispatch(
+            x,
+            topk_idx=slots,
+            topk_weights=weights.float(),
+            num_experts=self.layer_map.num_slots,
+            num_max_tokens_per_rank=self._max_tokens,
+        )
+        event.current_stream_wait()
+        if found:
+            exchange = Exchange(version=0, layer=self.layer_map.layer, step=0, row_kind=0)
+            raise fault_error(found, exchange, self.layer_map.num_experts)
+        size = self.layer_map.num_ranks
+        hit_TG = torch.zeros((len(x), size + 1), dtype=torch.bool, device=x.device)
+        hit_TG.scatter_(1, torch.where(slots >= 0, slots // self.layer_map.slots_per_gpu, size), True)
+        announced = Announced(
+            send_rows=hit_TG[:, :size].sum(dim=0).tolist(),
+            recv_rows=[len(came)],
+            assignments=sum(handle.num_recv_tokens_per_expert_list),
+            tokens=len(x),
+            fault=0,
+        )
+        hop = DeepEPHop(group=self.mesh.world, announced=announced, buffer=self._buffer, handle=handle)
+        return Arrival(
+            wire=Wire(hidden=x.shape[1], dtype=x.dtype, width=slots.shape[1]),
+            hops=(hop,),  # type: ignore[arg-type]
+            hidden=came,
+            local=local.long().masked_fill(local < 0, self.layer_map.slots_per_gpu),
+            weights=weights_RK,
+        )

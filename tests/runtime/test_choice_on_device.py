@@ -1,0 +1,64 @@
+"""The replica choice in torch gives the slots of the one definition in `placement.cost.chosen`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from moe import make_placement, torch
+
+from placement.cost.replica_choice import REPLICA_CHOICES
+from placement.mixing import mix as numpy_mix
+from placement.runtime import LayerMap, ReplicaChooser
+from placement.runtime.choice_on_device import DeviceChooser
+from placement.runtime.words import mix, remainder
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.sampled_from([(1, 2, 6), (2, 2, 4), (3, 1, 6), (4, 2, 2), (8, 1, 3), (6, 2, 2)]),
+    choice=st.sampled_from(["min-nodes", "local-first", "uniform"]),
+    seed=st.integers(0, 10_000),
+)
+def test_slots_are_the_same(shape: tuple[int, int, int], choice: str, seed: int) -> None:
+    """Many covers of two and three nodes, missing ids, several calls."""
+    experts, top_k = 11, 5
+    layer_map = LayerMap.of(make_placement(*shape, experts, top_k, seed=seed), 0)
+    rng = np.random.default_rng(seed)
+    rank, code = int(rng.integers(layer_map.num_ranks)), REPLICA_CHOICES[choice]
+    assert DeviceChooser.supports(layer_map, code)
+    ids = torch.from_numpy(np.argsort(rng.random((60, experts)), axis=1)[:, :top_k])
+    ids[rng.random((60, top_k)) < 0.1] = -1
+    on_device = DeviceChooser(layer_map, rank, code, torch.device("cpu"))
+    on_host = ReplicaChooser(layer_map, rank, choice)
+    for part in ids.split([25, 0, 35]):
+        assert torch.equal(on_device(part), on_host(part))
+
+
+def test_many_covers_are_seen() -> None:
+    """The test above would be empty if no set ever needed two further nodes."""
+    layer_map = LayerMap.of(make_placement(8, 1, 3, 11, 5, seed=3), 0)
+    ids = torch.from_numpy(np.argsort(np.random.default_rng(0).random((300, 11)), axis=1)[:, :5])
+    nodes = DeviceChooser(layer_map, 0, REPLICA_CHOICES["min-nodes"], torch.device("cpu"))(ids) // 3
+    assert max(len(set(row)) for row in nodes.tolist()) >= 4
+
+
+def test_words_are_unsigned() -> None:
+    """Hash and remainder of words with the highest bit set."""
+    words = numpy_mix(np.arange(2000, dtype=np.uint64))
+    as_torch = torch.from_numpy(words.view(np.int64))
+    assert (mix(as_torch).numpy().view(np.uint64) == numpy_mix(words)).all()
+    for by in (1, 2, 3, 7, 70):
+        assert (remainder(as_torch, torch.tensor(by)).numpy() == (words % np.uint64(by)).astype(np.int64)).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu() -> None:
+    """Ids on a GPU give the slots that they give on the host, on the GPU."""
+    layer_map = LayerMap.of(make_placement(4, 2, 2, 11, 5), 0)
+    ids = torch.from_numpy(np.argsort(np.random.default_rng(0).random((300, 11)), axis=1)[:, :5])
+    for choice in ("min-nodes", "local-first", "uniform", "min-nodes-balanced"):
+        there = ReplicaChooser(layer_map, 3, choice)(ids.cuda())
+        assert there.is_cuda
+        assert torch.equal(there.cpu(), ReplicaChooser(layer_map, 3, choice)(ids))
