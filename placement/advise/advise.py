@@ -9,7 +9,8 @@ from placement.advise.bench import Bench, Side
 from placement.advise.capacity import capacity
 from placement.advise.drift import DOMAIN, WINDOWS, Drift, Shift, drift, shift_of
 from placement.advise.figures import Figures
-from placement.advise.phases import Sides, phase_sides, phases
+from placement.advise.grouping import Grouping, grouping, why_not_grouped
+from placement.advise.phases import phases
 from placement.advise.results import Advice, Carried, Worth
 from placement.cluster import Cluster
 from placement.cost.step_time import STEP_TOKENS_PER_GPU
@@ -21,6 +22,7 @@ from placement.placement_map import Placement
 from placement.problem import Options
 from placement.solve import count_training
 from placement.solvers import get_solver
+from placement.traces.classes import PHASE, Sides, split_classes
 from placement.traces.counts_file import Counts
 from placement.traces.parts import FEWEST_REQUESTS, FEWEST_TOKENS
 from placement.traces.split import split_requests
@@ -71,7 +73,7 @@ def advise(
         options = replace(options, objective="balance")
     train, held_out = _split(trace, holdout, options.seed)
     side: Side = train if held_out is None else held_out
-    sides, shifts, absent = _plan(trace, train, held_out)
+    classes, shifts, absent = _plan(trace, cluster, options, holdout)
     carried_by = TRANSPORTS if isinstance(trace, Trace) else (options.transport,)
     with make_executor(workers) as executor:
         bench = Bench(
@@ -81,7 +83,8 @@ def advise(
             total=len(carried_by)
             + len(copies.clusters(cluster, trace.model.num_experts))
             - 1
-            + len(sides)
+            + len(classes)
+            + ("grouping" not in absent)
             + sum(1 + len(shift.chosen) for shift in shifts),
         )
         workload = (
@@ -105,12 +108,18 @@ def advise(
             for transport in carried_by
         )
         answered = copies.redundancy(bench, workload, side, cluster, options, known, kv_cache_bytes)
-        by_phase = phases(bench, sides, cluster, options, maps[options.transport]) if sides else None
+        by_phase = phases(bench, classes, cluster, options, maps[options.transport]) if classes else None
         drifts: list[Drift] = (
             [drift(bench, trace, shift, holdout, cluster, options) for shift in shifts]
             if isinstance(trace, Trace)
             else []
         )
+        grouped: Grouping | None = None
+        if isinstance(trace, Trace) and "grouping" not in absent:
+            try:
+                grouped = bench.told(lambda: grouping(trace, cluster, options, holdout, workers))
+            except OptionError as error:
+                absent["grouping"] = str(error)
         dropping = capacity(trace, step_tokens=step_tokens, most_dropped=most_dropped, executor=executor)
     return Advice(
         model=trace.model,
@@ -126,6 +135,7 @@ def advise(
         capacity=dropping,
         transports=None if isinstance(trace, Counts) else transports,
         phases=by_phase,
+        grouping=grouped,
         drift=tuple(drifts),
         absent=absent,
     )
@@ -153,22 +163,29 @@ def _split(trace: Side, holdout: float, seed: int) -> tuple[Side, Side | None]:
     return trace.split(holdout, seed) if isinstance(trace, Counts) else split_requests(trace, holdout, seed)
 
 
-def _plan(trace: Side, train: Side, held_out: Side | None) -> tuple[dict[str, Sides], list[Shift], dict[str, str]]:
+def _plan(
+    trace: Side, cluster: Cluster, options: Options, holdout: float
+) -> tuple[list[Sides], list[Shift], dict[str, str]]:
     """Phases and shifts to answer for, and why what is absent is."""
-    if isinstance(trace, Counts) or isinstance(train, Counts) or isinstance(held_out, Counts):
+    if isinstance(trace, Counts):
         return (
-            {},
+            [],
             [],
             {
                 "transports": "counts do not say which experts a token visits together: sends and bytes are unknown",
                 "phases": "counts are of all tokens together: prefill and decode are not told apart",
+                "grouping": "counts do not say which experts the tokens of a request visit",
                 "drift": "counts do not say which requests are of one domain, nor which came later",
             },
         )
     absent: dict[str, str] = {}
-    sides = phase_sides(train, held_out)
-    if isinstance(sides, str):
-        absent["phases"], sides = sides, {}
+    classes: list[Sides] = []
+    try:
+        classes = split_classes(trace, PHASE, holdout, options.seed)[-1]
+    except OptionError:
+        absent["phases"] = f"the trace lacks prefill or decode: {FEWEST_TOKENS} or more tokens of both are needed"
+    if (why := why_not_grouped(trace, cluster, options, holdout)) is not None:
+        absent["grouping"] = why
     found = {by: shift_of(trace, by) for by in (DOMAIN, WINDOWS)}
     if found[DOMAIN] is None:
         absent["drift by domain"] = (
@@ -176,4 +193,4 @@ def _plan(trace: Side, train: Side, held_out: Side | None) -> tuple[dict[str, Si
         )
     if found[WINDOWS] is None:
         absent["drift by windows"] = "too few requests or tokens to cut the trace into windows"
-    return sides, [shift for shift in found.values() if shift is not None], absent
+    return classes, [shift for shift in found.values() if shift is not None], absent

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from placement.advise.figures import SOLVED, Figures
 from placement.cluster import Cluster
@@ -20,6 +21,7 @@ from placement.traces.trace import Trace
 from placement.workload import Workload
 
 Side = Trace | Counts
+T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,21 +47,28 @@ class Bench:
         starts: Placement | None = None,
     ) -> dict[str, Placement]:
         """The map by the name of SOLVED, after `linear` and `eplb` where these are wanted."""
+        names = BASELINES if baselines else ()
+        maps, _ = self.told(
+            lambda: solve_workload(
+                workload,
+                cluster,
+                options,
+                baselines=names,
+                starts=starts,
+                executor=self.executor,
+                workers=self.workers,
+            )
+        )
+        return {name: maps[name] for name in names} | {SOLVED: maps[options.solver]}
+
+    def told(self, fit: Callable[[], T]) -> T:
+        """What `fit` answers, which counts as one map."""
         if not self.fitted:
             self.listener(Progress(stage="advise", done=0, total=self.total))
-        names = BASELINES if baselines else ()
-        maps, _ = solve_workload(
-            workload,
-            cluster,
-            options,
-            baselines=names,
-            starts=starts,
-            executor=self.executor,
-            workers=self.workers,
-        )
+        answer = fit()
         self.fitted += 1
         self.listener(Progress(stage="advise", done=self.fitted, total=self.total))
-        return {name: maps[name] for name in names} | {SOLVED: maps[options.solver]}
+        return answer
 
     def measure(
         self, side: Side, maps: Mapping[str, Placement], cluster: Cluster, options: Options

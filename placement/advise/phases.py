@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from placement.advise.bench import Bench
 from placement.advise.figures import SOLVED, Figures, amount
+from placement.by_class import ONE, OWN
 from placement.cluster import Cluster
 from placement.placement_map import Placement
 from placement.problem import Options
-from placement.traces.cut import PREFILL, cut_requests
-from placement.traces.parts import FEWEST_TOKENS
-from placement.traces.trace import Trace
-
-DECODE = "decode"
-ONE, OWN = "one", "own"
-
-Sides = tuple[Trace, Trace | None]  # training and held out
+from placement.traces.classes import PHASES, Sides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,31 +38,16 @@ class Phases:
         return ONE if all(amount(one.own_gain) == "hardly" for one in self.phases) else OWN
 
 
-def phase_sides(train: Trace, held_out: Trace | None) -> dict[str, Sides] | str:
-    """Both sides of prefill and of decode, or why not."""
-    cuts = [cut_requests(side, PREFILL) for side in (train, held_out) if side is not None]
-    found: dict[str, Sides] = {}
-    for number, name in enumerate((PREFILL, DECODE)):
-        views = [cut[number] for cut in cuts]
-        tokens = [int(view.tokens_Q().sum()) for view in views]
-        if tokens[0] < FEWEST_TOKENS or not tokens[-1]:
-            return (
-                f"the trace has {sum(tokens):,} tokens of {name}; both phases are needed, with {FEWEST_TOKENS} or more "
-                f"to fit and some to measure on"
-            )
-        found[name] = (views[0], views[1] if len(views) > 1 else None)
-    return found
-
-
 def phases(
-    bench: Bench, sides: dict[str, Sides], cluster: Cluster, options: Options, known: dict[str, Placement]
+    bench: Bench, classes: Sequence[Sides], cluster: Cluster, options: Options, known: dict[str, Placement]
 ) -> Phases:
-    """known: `linear`, `eplb` and `solved` for all traffic; the search for a phase's own map starts from that too."""
+    """What `solve_by` with `phase` finds. known: `linear`, `eplb` and `solved` for all traffic, from which the search
+    for a phase's own map starts too."""
     answers = []
-    for name, (train, held_out) in sides.items():
-        workload = bench.workload(train, options.seed)
+    for name, sides in zip(PHASES, classes, strict=True):
+        workload = bench.workload(sides[0], options.seed)
         own = bench.fit(workload, cluster, options, starts=known[SOLVED])[SOLVED]
-        maps = {ONE if known_name == SOLVED else known_name: one for known_name, one in known.items()} | {OWN: own}
-        figures = bench.measure(held_out or train, maps, cluster, options)
+        maps = {ONE if given == SOLVED else given: one for given, one in known.items()} | {OWN: own}
+        figures = bench.measure(sides[-1], maps, cluster, options)
         answers.append(Phase(name=name, training_tokens=workload.num_tokens, maps=figures))
     return Phases(phases=tuple(answers))

@@ -8,6 +8,7 @@ from typing import Any
 from placement.advise.capacity import Capacity
 from placement.advise.drift import Drift
 from placement.advise.figures import EPLB, LINEAR, LITTLE, MUCH, SOLVED, Figures, amount
+from placement.advise.grouping import Grouping
 from placement.advise.phases import Phases
 from placement.advise.redundancy import SLOT_PRICE, Redundancy
 from placement.cluster import Cluster
@@ -81,6 +82,7 @@ class Advice:
     capacity: Capacity
     transports: tuple[Carried, ...] | None
     phases: Phases | None
+    grouping: Grouping | None
     drift: tuple[Drift, ...]
     absent: dict[str, str]
 
@@ -113,6 +115,9 @@ class Advice:
             else [asdict(one) | {"saved": None if one.saved is None else round(one.saved, 6)} for one in carried],
             "redundancy": asdict(self.redundancy) | {"recommended": self.redundancy.recommended.redundant},
             "phases": None if self.phases is None else asdict(self.phases) | {"verdict": self.phases.verdict},
+            "grouping": None
+            if self.grouping is None
+            else asdict(self.grouping) | {"verdict": self.grouping.verdict, "gain": round(self.grouping.gain, 6)},
             "capacity": asdict(self.capacity),
             "drift": [one.document() for one in drift],
             "absent": self.absent,

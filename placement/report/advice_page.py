@@ -44,6 +44,9 @@ def _context(advice: Advice) -> dict[str, Any]:
             (phase.name, [(name, _cells(one)) for name, one in phase.maps.items()])
             for phase in (advice.phases.phases if advice.phases else ())
         ],
+        "grouping": [(name, _cells(one), name == advice.grouping.best) for name, one in advice.grouping.maps.items()]
+        if advice.grouping
+        else [],
         "dropped": figures.dropped(capacity),
         "peaks": figures.peaks(capacity),
         "views": [HEADERS[name] for name in capacity.overall],

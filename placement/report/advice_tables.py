@@ -38,6 +38,7 @@ def advice_tables(advice: Advice) -> Iterator[Table | Text]:
         "transports": _transports(advice),
         "redundancy": [_redundancy(advice)],
         "phases": _phases(advice),
+        "grouping": _grouping(advice),
         "capacity": [_capacity(advice)],
         "drift": [_drift(one) for one in advice.drift if len(one.names) > 1],
     }
@@ -119,6 +120,15 @@ def _phases(advice: Advice) -> list[Table]:
         table.add_row(Text(phase.name, style="italic"))
         for name, figures in phase.maps.items():
             table.add_row(f" {name}", *_cells(figures))
+    return [table]
+
+
+def _grouping(advice: Advice) -> list[Table]:
+    if advice.grouping is None:
+        return []
+    table = _table("\nway to place and group", *COLUMNS)
+    for name, figures in advice.grouping.maps.items():
+        table.add_row(name, *_cells(figures), style="bold" if name == advice.grouping.best else "")
     return [table]
 
 

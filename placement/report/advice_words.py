@@ -5,9 +5,9 @@ from __future__ import annotations
 from placement.advise.capacity import IN_ORDER, MIXED, WHOLE, Capacity, Dropping
 from placement.advise.drift import Drift
 from placement.advise.figures import EPLB, LINEAR, LITTLE, SOLVED
-from placement.advise.phases import ONE
 from placement.advise.redundancy import SLOT_PRICE
 from placement.advise.results import Advice, Carried
+from placement.by_class import ONE
 from placement.errors import printable
 from placement.report.numbers import human_bytes, number, percent, plural
 
@@ -16,6 +16,7 @@ QUESTIONS = {
     "transports": "On which all-to-all backend?",
     "redundancy": "How many redundant experts?",
     "phases": "One map, or one for prefill and one for decode?",
+    "grouping": "Are requests worth grouping by node?",
     "capacity": "Which capacity factor?",
     "drift": "How fast does the gain decay when traffic shifts?",
 }
@@ -39,6 +40,7 @@ def answers(advice: Advice) -> dict[str, list[str]]:
         "transports": transport_words(advice),
         "redundancy": redundancy_words(advice),
         "phases": phase_words(advice),
+        "grouping": grouping_words(advice),
         "capacity": capacity_words(advice.capacity),
         "drift": [sentence for one in advice.drift for sentence in drift_words(one)],
     }
@@ -147,8 +149,8 @@ def redundancy_words(advice: Advice) -> list[str]:
         cost = best.maps[SOLVED].cost
         short = (
             f"{best.redundant} ({best.slots_per_gpu} slots of a GPU in each layer, {best.further} more than are "
-            f"needed): the {basis(advice)} is {_less(1 - cost / first.maps[SOLVED].cost)} than with {first.redundant}, for "
-            f"{human_bytes(best.given_up_bytes)} of weights per GPU that the KV cache gives up"
+            f"needed): the {basis(advice)} is {_less(1 - cost / first.maps[SOLVED].cost)} than with {first.redundant}, "
+            f"for {human_bytes(best.given_up_bytes)} of weights per GPU that the KV cache gives up"
             + ("." if best.kv_share is None else f", {percent(best.kv_share)} of it.")
         )
     told = [
@@ -169,6 +171,23 @@ def phase_words(advice: Advice) -> list[str]:
     return [
         f"{short}: with a map of its own the modelled step is {gains} than with one map for both."
         + (_called_little() if found.verdict == ONE else "")
+    ]
+
+
+def grouping_words(advice: Advice) -> list[str]:
+    found = advice.grouping
+    if found is None:
+        return []
+    begin = {"hardly": "Hardly", "some": "Somewhat", "much": "Yes"}[found.verdict]
+    seen = "prefill" if found.home_from == "prefill" else f"first {_round(float(found.home_from))}"
+    best, random = found.maps[found.best], found.maps[SOLVED]
+    return [
+        f"{begin}: where a router chooses the home of a request from its {seen}, the modelled step of the rest is "
+        f"{_less(found.gain)} than with random homes under the solved map."
+        + (_called_little() if found.verdict == "hardly" else ""),
+        f"Sends go from {number(random.sends)} to {number(best.sends)} per token and layer, of "
+        f"{plural(found.requests, 'held-out request')}; whether your front end can choose the node of a request is "
+        f"yours to know.",
     ]
 
 
