@@ -7,7 +7,7 @@ from dataclasses import replace
 from placement.advise import redundancy as copies
 from placement.advise.bench import Bench, Side
 from placement.advise.capacity import capacity
-from placement.advise.drift import DOMAIN, WINDOWS, Drift, Shift, drift, shift_of
+from placement.advise.drift import DOMAIN, WINDOWS, Shift, drift, shift_of
 from placement.advise.figures import Figures
 from placement.advise.grouping import Grouping, grouping, why_not_grouped
 from placement.advise.phases import phases
@@ -109,11 +109,7 @@ def advise(
         )
         answered = copies.redundancy(bench, workload, side, cluster, options, known, kv_cache_bytes)
         by_phase = phases(bench, classes, cluster, options, maps[options.transport]) if classes else None
-        drifts: list[Drift] = (
-            [drift(bench, trace, shift, holdout, cluster, options) for shift in shifts]
-            if isinstance(trace, Trace)
-            else []
-        )
+        drifts = tuple(drift(bench, shift, cluster, options) for shift in shifts)
         grouped: Grouping | None = None
         if isinstance(trace, Trace) and "grouping" not in absent:
             try:
@@ -136,7 +132,7 @@ def advise(
         transports=None if isinstance(trace, Counts) else transports,
         phases=by_phase,
         grouping=grouped,
-        drift=tuple(drifts),
+        drift=drifts,
         absent=absent,
     )
 
@@ -186,7 +182,7 @@ def _plan(
         absent["phases"] = f"the trace lacks prefill or decode: {FEWEST_TOKENS} or more tokens of both are needed"
     if (why := why_not_grouped(trace, cluster, options, holdout)) is not None:
         absent["grouping"] = why
-    found = {by: shift_of(trace, by) for by in (DOMAIN, WINDOWS)}
+    found = {by: shift_of(trace, by, holdout, options.seed) for by in (DOMAIN, WINDOWS)}
     if found[DOMAIN] is None:
         absent["drift by domain"] = (
             f"fewer than two domains of {FEWEST_TOKENS} or more tokens and {FEWEST_REQUESTS} or more requests are named"

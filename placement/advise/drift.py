@@ -91,10 +91,12 @@ class Drift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shift:
-    """Parts to compare: their numbers in `parts`."""
+    """Parts to compare, by their numbers in `parts`, and what maps are fitted on and measured on."""
 
     parts: Parts
     chosen: tuple[int, ...]
+    train: Trace
+    held_out: Trace
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -102,30 +104,35 @@ class Shift:
         return (*self.parts.left_out, *beyond)
 
 
-def shift_of(trace: Trace, by: str) -> Shift | None:
-    """The parts with most tokens; None where there are fewer than two."""
+def shift_of(trace: Trace, by: str, holdout: float, seed: int) -> Shift | None:
+    """The parts with most tokens, each split by request (not at all with no holdout); None of fewer than two."""
     try:
         parts = parts_of(trace, by)
     except OptionError:
         return None
-    tokens_Q = trace.tokens_Q()
-    tokens = [int(tokens_Q[parts.part_Q == part].sum()) for part in range(len(parts.names))]
-    largest = sorted(range(len(tokens)), key=lambda part: (-tokens[part], part))[:MOST_PARTS]
-    return Shift(parts=parts, chosen=tuple(sorted(largest)))
+    train, held_out = split_by_part(trace, parts, holdout, seed) if holdout else (trace, trace)
+    fitted, measured = (
+        [int(tokens_Q[parts.part_Q == part].sum()) for part in range(len(parts.names))]
+        for tokens_Q in (train.tokens_Q(), held_out.tokens_Q())
+    )
+    # entries with one id are on one side: those of a part may all be on the same
+    whole = [part for part in range(len(parts.names)) if fitted[part] and measured[part]]
+    largest = sorted(whole, key=lambda part: (-fitted[part], part))[:MOST_PARTS]
+    if len(largest) < 2:
+        return None
+    return Shift(parts=parts, chosen=tuple(sorted(largest)), train=train, held_out=held_out)
 
 
-def drift(bench: Bench, trace: Trace, shift: Shift, holdout: float, cluster: Cluster, options: Options) -> Drift:
-    """Each part is split by request; with no holdout all is measured on what was fitted."""
+def drift(bench: Bench, shift: Shift, cluster: Cluster, options: Options) -> Drift:
     parts, chosen = shift.parts, shift.chosen
-    train, held_out = split_by_part(trace, parts, holdout, options.seed) if holdout else (trace, trace)
-    whole = bench.fit(bench.workload(train, options.seed), cluster, options, baselines=True)
+    whole = bench.fit(bench.workload(shift.train, options.seed), cluster, options, baselines=True)
     maps = {LINEAR: whole[LINEAR], SOLVED: whole[SOLVED]}
     tokens = []
     for part in chosen:
-        workload = bench.workload(parts.of(train, part), options.seed)
+        workload = bench.workload(parts.of(shift.train, part), options.seed)
         tokens.append(workload.num_tokens)
         maps[f"part {part}"] = bench.fit(workload, cluster, options)[SOLVED]
-    figures = [bench.measure(parts.of(held_out, part), maps, cluster, options) for part in chosen]
+    figures = [bench.measure(parts.of(shift.held_out, part), maps, cluster, options) for part in chosen]
     return Drift(
         by=parts.by,
         names=tuple(parts.names[part] for part in chosen),

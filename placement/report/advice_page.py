@@ -38,6 +38,7 @@ def _context(advice: Advice) -> dict[str, Any]:
         "tiles": _tiles(advice),
         "worth": [(name, _cells(advice.worth.maps[name])) for name in (LINEAR, EPLB, SOLVED)],
         "transports": _transports(advice),
+        "kv_known": advice.redundancy.rows[0].kv_share is not None,
         "redundancy": _redundancy(advice),
         "redundancy_charts": figures.by_redundancy(advice.redundancy),
         "phases": [
@@ -130,7 +131,7 @@ def _redundancy(advice: Advice) -> list[tuple[bool, int, list[str]]]:
                 number(row.maps[EPLB].step_us),
                 human_bytes(row.weights_bytes),
                 human_bytes(row.given_up_bytes),
-                percent(row.kv_share),
+                *([] if row.kv_share is None else [percent(row.kv_share)]),
             ],
         )
         for row in advice.redundancy.rows

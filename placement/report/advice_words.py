@@ -155,7 +155,7 @@ def redundancy_words(advice: Advice) -> list[str]:
         )
     told = [
         short,
-        f"The rule: every further slot of a GPU must save {_round(SLOT_PRICE)} of what the {basis(advice)} is without.",
+        f"The rule: every further slot of a GPU must save {_round(SLOT_PRICE)} of the {basis(advice)} with the fewest.",
     ]
     if best is last and best is not first:
         told.append("It is the most that was tried; more may save more.")

@@ -13,8 +13,10 @@ from placement import Cluster, Options, solve
 from placement.advise import advise
 from placement.advise.figures import EPLB, LINEAR, SOLVED, Figures
 from placement.advise.redundancy import SLOT_PRICE, Redundancy, Redundant
+from placement.by_class import solve_by
 from placement.cost.transport import TRANSPORTS
 from placement.errors import OptionError
+from placement.group import solve_grouped
 from placement.report.advice_words import answers
 from placement.traces.counts_file import read_counts
 
@@ -84,6 +86,34 @@ def test_maps_by_phase(tmp_path: Path) -> None:
     for phase in apart.phases:
         assert phase.maps["own"].sends == pytest.approx(0.75)  # one node a token, at home for a quarter
         assert phase.own_gain > 0.02
+
+
+def test_phases_and_grouping_are_those_of_their_solves(tmp_path: Path) -> None:
+    """The maps of `solve_by` with phase, and the routed homes of `solve_grouped`, on the same requests."""
+    trace = plant(tmp_path, [("a", FAR, OTHER), ("b", NEAR, FAR)])
+    advice = advise(trace, NODES, QUICK)
+    options = Options(work_limit=500, objective="time", bound="none")
+    by_phase = solve_by(trace, NODES, options, by="phase")
+    assert advice.phases is not None and advice.grouping is not None
+    for phase, known in zip(advice.phases.phases, by_phase.classes, strict=True):
+        assert phase.name == known.name
+        assert phase.maps == {name: Figures.of(one) for name, one in known.solution.held_out.items()}
+    grouped = solve_grouped(trace, NODES, options)
+    gains = {"linear": "linear", "eplb": "eplb", "solved": "auto", "joint + homes": "joint + homes"}
+    for name, known_as in (gains | {"solved + homes": "auto + homes"}).items():
+        gain = grouped.gain(known_as)
+        assert advice.grouping.maps[name] == Figures.of(gain.routed or gain.held_out)
+
+
+def test_pools_of_requests_are_worth_grouping_and_few_requests_are_not(tmp_path: Path) -> None:
+    """A domain whose tokens all visit the experts of one node belongs there; of few requests nothing is told."""
+    pools = [(f"d{pair}", [pair], [pair]) for pair in FAR]
+    grouping = advise(plant(tmp_path, pools), NODES, QUICK).grouping
+    assert grouping is not None and grouping.verdict == "much"
+    # but for held-out requests beyond the share of their node
+    assert grouping.maps[grouping.best].sends < grouping.maps["solved"].sends / 4
+    few = advise(plant(tmp_path, [(None, FAR, FAR)], requests=20), NODES, QUICK)
+    assert few.grouping is None and "20 requests are too few" in few.absent["grouping"]
 
 
 def test_without_holdout_all_is_measured_on_what_was_fitted(tmp_path: Path) -> None:
