@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """`done` of `total` units: "count" (tokens), "solve" (layers), "robust" and "group" (rounds), "evaluate"."""
+    """`done` of `total` units: "count" (tokens), "solve" (layers), "robust" and "group" (rounds), "evaluate",
+    "advise" (maps)."""
 
     stage: str
     done: int
