@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """`done` of `total` units: "count" (tokens), "solve" (layers), "robust" (rounds) or "evaluate" (passes)."""
+    """`done` of `total` units: "count" (tokens), "solve" (layers), "robust" (rounds), "evaluate" (passes) or "apply" (files)."""
 
     stage: str
     done: int

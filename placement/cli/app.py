@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from placement.cli import diff, evaluate, export, solve, traces
+from placement.cli import apply, diff, evaluate, export, solve, traces
 from placement.version import VERSION
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command("solve")(solve.solve_command)
 app.command("evaluate")(evaluate.evaluate_command)
 app.command("diff")(diff.diff_command)
+app.command("apply")(apply.apply_command)
 app.command("export")(export.export_command)
 app.add_typer(traces.app, name="traces")
 

@@ -33,7 +33,13 @@ Transport = Annotated[
     typer.Option(help=f"What the engine sends, one copy for each: {', '.join(TRANSPORTS)} (every token everywhere)."),
 ]
 
-LABELS = {"count": "counting tokens", "solve": "solving layers", "robust": "worst part", "evaluate": "measuring maps"}
+LABELS = {
+    "count": "counting tokens",
+    "solve": "solving layers",
+    "robust": "worst part",
+    "evaluate": "measuring maps",
+    "apply": "writing files",
+}
 
 
 def print_json(document: Any) -> None:
