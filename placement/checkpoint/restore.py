@@ -28,9 +28,12 @@ class _Written:
     files: dict[str, list[Target]]
 
 
-def verify_applied(out: str | Path, *, executor: Executor | None = None) -> Manifest:
-    """Compare every file of `apply_map` with the hashes of the manifest. Raises InputError that names what differs."""
-    return _check(Path(out), executor).manifest
+def verify_applied(out: str | Path, *, only: str | None = None, executor: Executor | None = None) -> Manifest:
+    """Compare every file of `apply_map`, or one by name, with the hashes of the manifest.
+
+    Raises InputError that names what differs.
+    """
+    return _check(Path(out), executor, only).manifest
 
 
 def restore_checkpoint(
@@ -78,7 +81,7 @@ def _pieces(out: Path, written: _Written) -> dict[Path, dict[int, tuple[Safetens
     return pieces
 
 
-def _check(out: Path, executor: Executor | None) -> _Written:
+def _check(out: Path, executor: Executor | None, only: str | None = None) -> _Written:
     manifest = read_manifest(out)
     if not manifest.complete:
         raise InputError(f"{out} is not complete; run the same `placement apply` again, it goes on where it stopped")
@@ -102,7 +105,7 @@ def _check(out: Path, executor: Executor | None) -> _Written:
                         f"{out / name} is damaged ({where}); run `placement apply` again, it mends the file"
                     )
 
-    run_tasks(check, files, executor)
+    run_tasks(check, files if only is None else [only], executor)
     return _Written(manifest=manifest, sources=sources, files=files)
 
 

@@ -9,6 +9,7 @@ except ImportError:
         'placement.runtime needs torch; install it with: pip install "expert-placement[runtime]"'
     ) from None
 
+from placement.runtime.attach import Attached, attach
 from placement.runtime.capacity import CapacityPolicy, entropy_load
 from placement.runtime.choice import ReplicaChooser
 from placement.runtime.dispatcher import Dispatcher
@@ -23,6 +24,7 @@ from placement.runtime.transport.torch_dist import mesh_of, torch_mesh
 
 __all__ = [
     "Arrival",
+    "Attached",
     "CapacityPolicy",
     "DispatchHandle",
     "Dispatcher",
@@ -35,6 +37,7 @@ __all__ = [
     "ReplicaChooser",
     "StaticLayer",
     "StepStats",
+    "attach",
     "entropy_load",
     "map_version",
     "mesh_of",
