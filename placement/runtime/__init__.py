@@ -17,7 +17,9 @@ from placement.runtime.experts import GroupedExperts, split_interleaved
 from placement.runtime.handle import Arrival, DispatchHandle
 from placement.runtime.layer import MoELayer, StepStats
 from placement.runtime.layer_map import LayerMap, map_version
+from placement.runtime.slot_weights import SlotWeights
 from placement.runtime.static import StaticLayer
+from placement.runtime.swap import Served, Swap
 from placement.runtime.transport.base import Group, Mesh
 from placement.runtime.transport.lockstep import Lockstep
 from placement.runtime.transport.torch_dist import mesh_of, torch_mesh
@@ -35,8 +37,11 @@ __all__ = [
     "Mesh",
     "MoELayer",
     "ReplicaChooser",
+    "Served",
+    "SlotWeights",
     "StaticLayer",
     "StepStats",
+    "Swap",
     "attach",
     "entropy_load",
     "map_version",

@@ -20,6 +20,7 @@ from placement.runtime.module_experts import ModuleExperts, check_module, weight
 from placement.runtime.rank_files import RankFiles
 from placement.runtime.router_scores import RouterScores
 from placement.runtime.slot_weights import SlotWeights
+from placement.runtime.swap import Swap
 from placement.runtime.transport.base import Mesh
 
 
@@ -94,6 +95,10 @@ class Attached:
         self.placement = placement
         for layer in self.layers:
             layer.use(placement)
+
+    def swap(self, new: Placement, **options: Any) -> Swap:
+        """Go to another map, by `Swap`, which has the options; all ranks ask for the same."""
+        return Swap(self, new, **options)
 
     def join(self) -> None:
         """Take part in one forward of the other ranks without tokens."""

@@ -48,7 +48,7 @@ class RankFiles:
                 shape = None if tensor is None else list(tensor.shape)
                 raise InputError(
                     f"{self._path}: layer {layer} has {', '.join(by_part)}; {key} of shape [S, *"
-                    f"{list(parameter.shape[1:])}] cannot be made of them (found {shape}); is it this model's checkpoint?"
+                    f"{list(parameter.shape[1:])}] cannot be made of them (found {shape}); is it of this model?"
                 )
             tensors[key] = tensor.to(device=device, dtype=parameter.dtype)
         return SlotWeights(tensors)

@@ -242,7 +242,7 @@ def test_maps_and_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "in", "olmoe")
     with pytest.raises(MapError, match=r"the map places layers \[0\]"):
         apply_map(source, make_map(layer_ids=(0, 1)), tmp_path / "out")
-    with pytest.raises(MapError, match="for 8 experts a layer and .* has 6 in layer 1"):
+    with pytest.raises(MapError, match=r"for 8 experts a layer and .* has 6 in layer 1"):
         apply_map(source, make_map(num_experts=8), tmp_path / "out")
 
 
