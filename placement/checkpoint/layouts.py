@@ -130,7 +130,7 @@ def _parts(
     by_name: dict[str, dict[int | None, tuple[Tensor, SafetensorsFile]]], layer: int, folder: Path
 ) -> tuple[Part, ...]:
     parts = [
-        _stacked(name, *sources[None]) if None in sources else _single(name, sources, folder)  # type: ignore[misc]
+        _stacked(name, *sources[None]) if None in sources else _single(name, sources, folder)
         for name, sources in by_name.items()
     ]
     if len(sizes := {len(part.spans) for part in parts}) > 1:

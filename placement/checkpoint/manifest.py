@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from placement.errors import InputError
 from placement.files import write_atomic
 
-SCHEMA = "expert-checkpoint/1"
+SCHEMA: Final = "expert-checkpoint/1"
 MANIFEST, MAP, COMMON, SOURCES = "manifest.json", "placement.json", "common.safetensors", "sources.json"
 
 

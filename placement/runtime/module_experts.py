@@ -26,7 +26,7 @@ class ModuleExperts:
         inner = self._linear(rows, "gate_up_proj" if module.has_gate else "up_proj", counts)
         inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
         out = self._linear(inner, "down_proj", counts)
-        return module.post_expert_norm(out) if module.has_post_expert_norm else out  # type: ignore[no-any-return]
+        return module.post_expert_norm(out) if module.has_post_expert_norm else out
 
     def _linear(self, rows: Tensor, name: str, counts: Tensor) -> Tensor:
         tensors = self._slots.tensors
