@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-engines lint clean
 
 demo: $(VENV)/core.stamp
 	@mkdir -p demo
@@ -11,6 +11,10 @@ demo: $(VENV)/core.stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# fetches the wheels of serving engines (half a gigabyte) into ~/.cache/expert-placement, once
+test-engines: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -m engines -rs tests/engines
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

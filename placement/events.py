@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Progress:
     """`done` of `total` units of a stage.
 
-    "count" (tokens), "solve" (layers), "robust" (rounds), "evaluate" (passes), "apply" (files)
+    "count" (tokens), "solve" (layers), "robust" and "group" (rounds), "evaluate" (passes), "apply" (files)
     """
 
     stage: str

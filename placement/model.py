@@ -16,6 +16,8 @@ class Model:
     num_experts E, logical experts of a layer
     top_k       K, experts that a token visits
     num_groups  groups of consecutive experts for group-limited routing (DeepSeek-V3: 8), else None
+    num_hidden_layers  decoder layers, dense ones included, those for multi-token prediction (MTP) not; None: unknown.
+                An MTP layer's number is `num_hidden_layers` or more: 61 for DeepSeek-V3
     """
 
     name: str
@@ -23,6 +25,7 @@ class Model:
     num_experts: int
     top_k: int
     num_groups: int | None = None
+    num_hidden_layers: int | None = None
 
     def __post_init__(self) -> None:
         if not self.layer_ids:
@@ -35,10 +38,20 @@ class Model:
             raise InputError(f"top_k={self.top_k} is out of range: 1 to num_experts={self.num_experts} are allowed")
         if self.num_groups is not None and (self.num_groups < 1 or self.num_experts % self.num_groups):
             raise InputError(f"num_groups={self.num_groups} must divide num_experts={self.num_experts}")
+        if self.num_hidden_layers is not None and self.num_hidden_layers <= self.layer_ids[0]:
+            raise InputError(
+                f"num_hidden_layers={self.num_hidden_layers} leaves out every MoE layer: the first is layer "
+                f"{self.layer_ids[0]}; give the number of all decoder layers, dense ones included"
+            )
 
     @property
     def num_layers(self) -> int:
         return len(self.layer_ids)
+
+    @property
+    def num_main_layers(self) -> int:
+        """MoE layers without those for multi-token prediction, which come last; all where it is unknown."""
+        return sum(self.num_hidden_layers is None or layer < self.num_hidden_layers for layer in self.layer_ids)
 
     def same_routing(self, other: Model) -> bool:
         """True if a trace of one describes the layers and experts of the other, whatever their names."""

@@ -30,6 +30,9 @@ class ModelPart(_Part):
     num_experts: int = Field(description="Logical experts of a layer (E)")
     top_k: int = Field(description="Experts that a token visits in a layer (K)")
     num_groups: int | None = Field(default=None, description="Groups for group-limited routing, if any")
+    num_hidden_layers: int | None = Field(
+        default=None, description="Decoder layers, dense ones included, MTP layers not; those are numbered from here on"
+    )
 
 
 class ClusterPart(_Part):
@@ -82,6 +85,11 @@ class EvaluationPart(_Part):
     result: str = Field(description="Name of the map in this file")
     train: dict[str, SummaryPart]
     held_out: dict[str, SummaryPart] | None
+    best_split: dict[str, MeanMax] | None = Field(
+        default=None,
+        description="By train and held_out: rank imbalance of the map in this file if the load of every expert were "
+        "split over its slots as well as can be; null where no expert has several",
+    )
 
 
 class WorstMean(_Part):
@@ -107,6 +115,35 @@ class RobustPart(_Part):
     )
     parts: list[TrafficPart]
     left_out: list[str] = Field(description="Parts with too few tokens or requests")
+
+
+class TrafficClassPart(_Part):
+    """One class of traffic; all maps by name: `own` is the class's, `one` the map in this file."""
+
+    name: str
+    file: str = Field(description="Placement file of the class's own map in the folder of --maps-out")
+    train: dict[str, SummaryPart]
+    held_out: dict[str, SummaryPart] | None = Field(description="null where no request of the class was held out")
+
+
+class ClassMean(_Part):
+    """Means over classes, each weighted by its tokens."""
+
+    sends_per_token: float
+    rank_imbalance: float
+    cost: float = Field(description="Sends and imbalance at the prices of the objective")
+
+
+class ClassesPart(_Part):
+    """Of `solve --by`: on every class of traffic, its own map beside the map in this file, which was fitted to all."""
+
+    by: str = Field(description="domain, category or phase")
+    mean: dict[str, dict[str, ClassMean] | None] = Field(description="On train and held_out requests, by map")
+    classes: list[TrafficClassPart]
+    left_out: list[str] = Field(description="Classes with too few tokens or requests")
+    own_not_better: list[str] = Field(
+        description="Classes whose own map costs no less than the map in this file; held-out requests if there are any"
+    )
 
 
 class ClusterDetail(ClusterPart):
@@ -160,6 +197,7 @@ class PlacementFile(_Part):
     )
     evaluation: EvaluationPart | None = None
     robust: RobustPart | None = None
+    classes: ClassesPart | None = None
     layers: list[LayerPart] | None = None
     migration: MigrationPart | None = None
     provenance: ProvenancePart | None = None
@@ -195,6 +233,7 @@ def placement_document(
     *,
     evaluation: dict[str, Any] | None = None,
     robust: dict[str, Any] | None = None,
+    classes: dict[str, Any] | None = None,
     layers: list[dict[str, Any]] | None = None,
     migration: dict[str, Any] | None = None,
     provenance: dict[str, Any] | None = None,
@@ -218,9 +257,12 @@ def placement_document(
     }
     if model.num_groups is not None:
         document["model"]["num_groups"] = model.num_groups
+    if model.num_hidden_layers is not None:
+        document["model"]["num_hidden_layers"] = model.num_hidden_layers
     parts = {
         "evaluation": evaluation,
         "robust": robust,
+        "classes": classes,
         "layers": layers,
         "migration": migration,
         "provenance": provenance,
@@ -270,6 +312,7 @@ def load_placement(path: str | Path) -> tuple[Placement, PlacementFile]:
             num_experts=file.model.num_experts,
             top_k=file.model.top_k,
             num_groups=file.model.num_groups,
+            num_hidden_layers=file.model.num_hidden_layers,
         )
         cluster = file.cluster
         for name, value in cluster:

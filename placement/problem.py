@@ -11,11 +11,12 @@ import numpy.typing as npt
 from placement.cluster import Cluster
 from placement.cost.balanced import RunningLoad, cost_balanced
 from placement.cost.kernels import cost_replicated, cost_single
-from placement.cost.replica_choice import MIN_NODES_BALANCED, replica_choice_code
+from placement.cost.min_nodes import cost_min_nodes
+from placement.cost.replica_choice import MIN_NODES, MIN_NODES_BALANCED, replica_choice_code
 from placement.cost.step_time import balance_in_sends
 from placement.cost.tables import LayerTables, layer_tables
 from placement.cost.traffic import Traffic
-from placement.cost.transport import check_transport, wire_cost
+from placement.cost.transport import check_transport, links_alike, wire_cost
 from placement.errors import OptionError
 from placement.mixing import mixed_order
 
@@ -142,6 +143,8 @@ class LayerProblem:
     count_U     int64 [U], how many sampled tokens have each
     load_BE     float64 [B, E], share of assignments of each expert: row 0 exact, the others bootstraps of the requests
     coact_EE    int64 [E, E], tokens that visit both experts; diagonal 0
+    home_U      int32 [U], home node of each row of `sets_UK`, -1: uniformly random; None: all are. Rows are then
+                distinct by set and home
     seed        of this layer's own random stream
     deadline    `time.monotonic()` at which to stop, or None
     starts      maps to start from beside a solver's own, int32 [P] each: no answer of `auto` is worse than one of them
@@ -159,6 +162,7 @@ class LayerProblem:
     coact_EE: npt.NDArray[np.int64]
     seed: int
     deadline: float | None = None
+    home_U: npt.NDArray[np.int32] | None = None
     starts: tuple[npt.NDArray[np.int32], ...] = ()
     _scores: dict[bytes, Score] = field(init=False, default_factory=dict, repr=False, compare=False)
 
@@ -171,6 +175,11 @@ class LayerProblem:
     def balance_price(self) -> float:
         """What one unit of expected imbalance costs."""
         return self.options.prices(self.cluster, self.top_k)[1]
+
+    @property
+    def homes_U(self) -> npt.NDArray[np.int32]:
+        """`home_U`, -1 everywhere if it is None."""
+        return np.full(len(self.sets_UK), -1, dtype=np.int32) if self.home_U is None else self.home_U
 
     @property
     def num_redundant(self) -> int:
@@ -199,15 +208,17 @@ class LayerProblem:
         )
         traffic = Traffic.start(self.cluster.num_nodes, self.cluster.num_ranks)
         load_P = np.zeros(self.cluster.num_slots)
-        random_home = np.full(len(self.sets_UK), -1, dtype=np.int32)
+        home_U = self.homes_U
         if self.num_redundant == 0:
-            cost_single(self.sets_UK, self.count_U, random_home, tables, traffic, load_P)
+            cost_single(self.sets_UK, self.count_U, home_U, tables, traffic, load_P)
         else:
             code = replica_choice_code(self.options.replica_choice)
             if code == MIN_NODES_BALANCED:
                 self._cost_balanced(tables, traffic, load_P)
+            elif code == MIN_NODES and self.home_U is None and links_alike(self.cluster, self.options.transport):
+                cost_min_nodes(self.sets_UK, self.count_U, tables, traffic, load_P)
             else:
-                cost_replicated(self.sets_UK, self.count_U, random_home, code, tables, traffic, load_P)
+                cost_replicated(self.sets_UK, self.count_U, home_U, code, tables, traffic, load_P)
         sends = wire_cost(traffic, self.cluster, self.options.transport, int(self.count_U.sum()))
         load_BG = self.load_BG(phy2log_P, load_P)
         imbalance_B = load_BG.max(axis=1) * self.cluster.num_ranks
@@ -226,10 +237,9 @@ class LayerProblem:
     def _cost_balanced(self, tables: LayerTables, traffic: Traffic, load_P: npt.NDArray[np.float64]) -> None:
         """The rule of `min-nodes-balanced` on the sampled tokens, in an order that depends on the sample alone."""
         tokens = np.repeat(np.arange(len(self.count_U)), self.count_U)
-        ids_TK = self.sets_UK[tokens[mixed_order(len(tokens))]]
-        random_home = np.full(len(ids_TK), -1, dtype=np.int32)
+        tokens = tokens[mixed_order(len(tokens))]
         running = RunningLoad.start(self.cluster.num_ranks, self.cluster.speed_G())
-        cost_balanced(ids_TK, random_home, tables, traffic, load_P, running)
+        cost_balanced(self.sets_UK[tokens], self.homes_U[tokens], tables, traffic, load_P, running)
 
     def _node_imbalance(self, load_G: npt.NDArray[np.float64]) -> float:
         """`load_G`: shares of the training load divided by relative speed."""

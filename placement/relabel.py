@@ -53,7 +53,7 @@ def _match_nodes(
     keep_NgNg = keep_GG.reshape(nodes, gpus, nodes, gpus)
     kept_NN = np.full((nodes, nodes), _NEVER)
     gpu_NNg = np.zeros((nodes, nodes, gpus), dtype=np.int64)
-    for a, b in zip(*np.nonzero(_alike_NN(cluster)), strict=True):
+    for a, b in zip(*np.nonzero(interchangeable_NN(cluster)), strict=True):
         gpu_NNg[a, b] = _assign(keep_NgNg[a, :, b])
         kept_NN[a, b] = keep_NgNg[a, np.arange(gpus), b, gpu_NNg[a, b]].sum()
     return _assign(kept_NN), gpu_NNg
@@ -67,7 +67,7 @@ def _assign(value_XX: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     return np.asarray(linear_sum_assignment(preferred_XX, maximize=True)[1])
 
 
-def _alike_NN(cluster: Cluster) -> npt.NDArray[np.bool_]:
+def interchangeable_NN(cluster: Cluster) -> npt.NDArray[np.bool_]:
     """Nodes that can trade places, bool [N, N]: GPUs of the same speeds, and the trade leaves all costs as they are."""
     nodes, gpus = cluster.num_nodes, cluster.gpus_per_node
     speed_Ng = np.sort(cluster.speed_G().reshape(nodes, gpus), axis=1)

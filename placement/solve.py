@@ -69,6 +69,23 @@ class Solution:
             return None
         return migration_plan(self.current, self.placement, self.cluster)
 
+    def best_split(self) -> dict[str, npt.NDArray[np.float64]] | None:
+        """By train and held_out: the result's rank imbalance of every layer, float64 [L], if the load of each expert
+        were split over its slots as well as can be; None where no expert has several."""
+        model = self.placement.model
+        if self.cluster.num_slots == model.num_experts:
+            return None
+        from placement.cost.load_split import best_imbalance_L  # scipy's programs are loaded only for it
+
+        sides = {"train": self.train, "held_out": self.held_out}
+        return {
+            side: best_imbalance_L(
+                answers[self.result_name].load_LP, self.placement.phy2log_LP, self.cluster, model.num_experts
+            )
+            for side, answers in sides.items()
+            if answers
+        }
+
 
 def solve(
     trace: Trace | Counts,
@@ -267,13 +284,25 @@ def count_training(trace: Trace, options: Options, executor: Executor, listener:
     return workload
 
 
-def solution_document(solution: Solution) -> dict[str, Any]:
-    """The placement file of a solution: `solve -o`, `solve --json` and the service answer this."""
+def solution_document(solution: Solution, classes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The placement file of a solution: `solve -o`, `solve --json` and the service answer this.
+
+    classes: what own maps of classes of traffic gain over this one, see `placement.by_class`
+    """
     parts = {
         part: {name: evaluation.summary() for name, evaluation in answers.items()} or None
         for part, answers in (("train", solution.train), ("held_out", solution.held_out))
     }
     plan = solution.migration()
+    splits = solution.best_split()
+    best_split = (
+        None
+        if splits is None
+        else {
+            side: {"mean": round(float(imbalance_L.mean()), 6), "max": round(float(imbalance_L.max()), 6)}
+            for side, imbalance_L in splits.items()
+        }
+    )
     return placement_document(
         solution.placement,
         migration=None if plan is None else plan.summary(),
@@ -282,8 +311,10 @@ def solution_document(solution: Solution) -> dict[str, Any]:
             "transport": solution.options.transport,
             "result": solution.result_name,
             **parts,
+            "best_split": best_split,
         },
         robust=_robust_document(solution),
+        classes=classes,
         layers=[asdict(layer) for layer in solution.layers],
         provenance={
             "version": VERSION,

@@ -20,6 +20,7 @@ from placement.cost import REPLICA_CHOICES
 from placement.exporters import EXPORTERS
 from placement.solvers import SOLVERS
 from placement.traces.presets import PRESETS
+from placement.traces.readers import READERS
 
 REPOSITORY = Path(__file__).parents[1]
 RUN = [path for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))) if path.exists()]
@@ -47,8 +48,9 @@ class Command:
 
 @pytest.fixture
 def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that has nothing but the examples."""
+    """A folder that has nothing but the examples, and what engines recorded in `recordings`."""
     shutil.copytree(REPOSITORY / "examples", tmp_path / "examples")
+    shutil.copytree(REPOSITORY / "tests" / "golden" / "readers", tmp_path / "recordings")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -112,7 +114,10 @@ def make_targets() -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("path", RUN, ids=name_of)
 def test_the_commands_of_a_document_run(path: Path, sandbox: Path, run_cli: Callable[..., Any]) -> None:
-    """In order, in one folder; a promised failure also prints what the document shows, `...` standing for anything."""
+    """In order, in one folder; a promised failure also prints what the document shows, `...` standing for anything.
+
+    The Python of docs/grouping.md runs after its commands, on what they left.
+    """
     for command in commands(path):
         if command.words[0] == "make":
             run_make(command, sandbox, run_cli)
@@ -124,6 +129,10 @@ def test_the_commands_of_a_document_run(path: Path, sandbox: Path, run_cli: Call
         if command.code:
             shown = ".*".join(re.escape(" ".join(part.split())) for part in command.output.split("..."))
             assert re.search(shown, " ".join(result.stderr.split())), f"{command}: {result.stderr}"
+    if path.name == "grouping.md":
+        for _, language, content in blocks(path.read_text()):
+            if language == "python":
+                exec(compile(content, path.name, "exec"), {})  # noqa: S102  # the documents are ours
 
 
 def run_make(command: Command, sandbox: Path, run_cli: Callable[..., Any]) -> None:
@@ -171,8 +180,18 @@ def test_every_command_and_option_is_documented(command: str, options: list[str]
         ("solving.md", REPLICA_CHOICES),
         ("metrics.md", REPLICA_CHOICES),
         ("traces.md", PRESETS),
+        ("traces.md", READERS),
+        ("engines.md", READERS),
     ],
-    ids=["solvers", "exporters", "replica choices of solving", "replica choices", "presets"],
+    ids=[
+        "solvers",
+        "exporters",
+        "replica choices of solving",
+        "replica choices",
+        "presets",
+        "readers",
+        "readers of engines",
+    ],
 )
 def test_every_registered_name_is_documented(page: str, names: dict[str, object]) -> None:
     """What can be chosen by name is explained under that name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 import placement as package
 from placement import Cluster, Model, Options, Placement, load_placement, open_trace, save_placement, solve
 from placement import solution_document as to_document
-from placement.errors import MapError, OutputError
+from placement.errors import InputError, MapError, OutputError
 from placement.placement_json import document_bytes, json_schema, placement_document
 
 PUBLISHED = Path(package.__file__).parent / "schemas" / "expert-placement-1.json"
@@ -359,3 +360,22 @@ class TestSaving:
         with pytest.raises(OutputError):
             save_placement(tmp_path / "p.json", placement_document(sound_placement()))
         assert [entry.name for entry in tmp_path.iterdir()] == ["p.json"]
+
+
+def test_number_of_hidden_layers_is_kept(tmp_path: Path) -> None:
+    """Known or not, it comes back; files that do not say it are as they were before there was such a key."""
+    known = replace(sound_placement(), model=replace(sound_placement().model, num_hidden_layers=8))
+    save_placement(tmp_path / "p.json", placement_document(known))
+    assert load_placement(tmp_path / "p.json")[0].model.num_hidden_layers == 8
+    assert "num_hidden_layers" not in placement_document(sound_placement())["model"]
+
+
+@pytest.mark.parametrize(("hidden", "main"), [(None, 2), (9, 2), (8, 2), (7, 1), (4, 1)])
+def test_mtp_layers_come_after_the_others(hidden: int | None, main: int) -> None:
+    """Of MoE layers 3 and 7, those at `num_hidden_layers` or above are for multi-token prediction."""
+    assert replace(sound_placement().model, num_hidden_layers=hidden).num_main_layers == main
+
+
+def test_a_model_without_main_layers_is_refused() -> None:
+    with pytest.raises(InputError, match="num_hidden_layers=3 leaves out every MoE layer"):
+        replace(sound_placement().model, num_hidden_layers=3)

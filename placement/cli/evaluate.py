@@ -10,8 +10,10 @@ import typer
 from placement.cli.shared import Json, ReplicaChoice, Traces, Transport, Workers, print_json, stdout_console
 from placement.cluster import cluster_from_yaml
 from placement.cost import evaluate
+from placement.grouping.grouping_json import load_grouping
 from placement.parallel import make_executor
 from placement.placement_json import load_placement
+from placement.report.numbers import plural
 from placement.report.tables import evaluation_table
 from placement.traces import open_trace
 
@@ -22,6 +24,9 @@ def evaluate_command(
     cluster: Annotated[
         Path | None, typer.Option(help="cluster.yaml to measure on. [default: the one in each placement file]")
     ] = None,
+    grouping: Annotated[
+        Path | None, typer.Option(help="Grouping file: measure with the homes that it gives to the requests.")
+    ] = None,
     replica_choice: ReplicaChoice = "min-nodes",
     transport: Transport = "node",
     workers: Workers = None,
@@ -30,6 +35,12 @@ def evaluate_command(
     """Measure placement maps on TRACES, exactly and on every token."""
     loaded = [load_placement(path) for path in maps]
     trace = open_trace(traces)
+    home_Q = None
+    if grouping is not None:
+        file = load_grouping(grouping)
+        for placement, _ in loaded:
+            file.check_fits(placement)
+        home_Q = file.home_Q(trace)
     with make_executor(workers) as executor:
         answers = evaluate(
             trace,
@@ -40,13 +51,16 @@ def evaluate_command(
             ],
             replica_choice=replica_choice,
             transport=transport,
+            home_Q=home_Q,
             executor=executor,
         )
+    without_home = None if home_Q is None else int(((home_Q < 0) & (trace.tokens_Q() > 0)).sum())
     if json_output:
         print_json(
             {
                 "replica_choice": replica_choice,
                 "transport": transport,
+                "requests_without_home": without_home,
                 "maps": [
                     {"file": str(path), "summary": answer.summary(), "layers": answer.layers()}
                     for path, answer in zip(maps, answers, strict=True)
@@ -54,4 +68,12 @@ def evaluate_command(
             }
         )
         return
-    stdout_console().print(evaluation_table([str(path) for path in maps], answers))
+    console = stdout_console()
+    console.print(evaluation_table([str(path) for path in maps], answers))
+    if without_home:
+        console.print(
+            f"{plural(without_home, 'request')} of {len(trace.requests)} without a home in {grouping}: random homes",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )

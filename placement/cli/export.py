@@ -1,26 +1,121 @@
-"""`placement export`."""
+"""`placement export` and `placement import`."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+import numpy.typing as npt
 import typer
 
-from placement.exporters import EXPORTERS, get_exporter
-from placement.files import write_atomic
-from placement.placement_json import load_placement
+from placement.cli.shared import open_input
+from placement.errors import MapError, OptionError
+from placement.exporters import EXPORTERS, ExportOptions, get_exporter, get_importer
+from placement.exporters.imports import imported
+from placement.exporters.layers import described, layer_numbers
+from placement.files import check_writable, write_atomic
+from placement.model import Model
+from placement.placement_json import load_placement, placement_document, save_placement
+from placement.traces import Trace, count
+
+MoeLayers = Annotated[
+    str | None, typer.Option(help="Absolute numbers of the MoE layers, as 3-60 or 1,3,5-9, if the file has others.")
+]
+HiddenLayers = Annotated[
+    int | None, typer.Option(help="Decoder layers of the model, dense ones included, MTP layers not, if unknown.")
+]
 
 
 def export_command(
     placement: Annotated[Path, typer.Argument(help="Placement file.")],
     to: Annotated[str, typer.Option("--to", help=f"Format: {', '.join(EXPORTERS)}.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write; its ending tells formats apart.")],
+    num_hidden_layers: HiddenLayers = None,
+    moe_layers: MoeLayers = None,
+    mtp_layers: Annotated[int, typer.Option(min=0, help="MTP layers that the engine will use.")] = 0,
+    load: Annotated[
+        list[str] | None, typer.Option(help="Traces or a file of counts, for engines that place by load (lmdeploy).")
+    ] = None,
 ) -> None:
-    """Write a placement as the file that an engine loads."""
+    """Write a placement as the file that an engine loads, and beside it how to start the engine."""
     exporter = get_exporter(to)
-    export = exporter.export(load_placement(placement)[0])
+    check_writable(output)
+    if output.suffix not in exporter.suffixes:
+        raise OptionError(f"--to {to} writes {' or '.join(exporter.suffixes)}; end the name of {output} so")
+    if load and not exporter.takes_load:
+        raise OptionError(f"--load is not for --to {to}, which takes the map itself; leave it out")
+    loaded, file = load_placement(placement)
+    options = ExportOptions(suffix=output.suffix, load_LE=_load_LE(load, loaded.model) if load else None)
+    known = described(
+        loaded,
+        layer_ids=None if moe_layers is None else layer_numbers(moe_layers),
+        num_hidden_layers=num_hidden_layers,
+        num_mtp_layers=mtp_layers,
+    )
+    export = exporter.export(known, options)
+    hints = [re.sub(r"\bFILE\b", lambda _: str(output), hint) for hint in export.hints]
+    choices, solved = exporter.replica_choices, None if file.evaluation is None else file.evaluation.replica_choice
+    if loaded.num_redundant and choices and solved is not None and solved not in choices:
+        hints.append(
+            f"check: the map was solved for --replica-choice {solved}, but {to} chooses copies otherwise; solve with "
+            f"{' or '.join(choices)} for figures that hold"
+        )
     write_atomic(output, export.content)
     typer.echo(f"wrote {output}")
-    for hint in export.hints:
-        typer.echo(f"  {hint.replace('FILE', str(output))}")
+    if hints:
+        flags = f"{output}.flags.txt"
+        write_atomic(flags, "".join(f"{hint}\n" for hint in hints))
+        typer.echo(f"wrote {flags}:")
+    for hint in hints:
+        typer.echo(f"  {hint}")
+
+
+def import_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File that an engine loads.")],
+    source: Annotated[str, typer.Option("--from", help="Its format, as --to of export.")],
+    nodes: Annotated[int, typer.Option(help="Number of nodes.")],
+    top_k: Annotated[int, typer.Option(help="Experts that a token visits, which no such file says.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Placement file to write.")] = Path("placement.json"),
+    gpus_per_node: Annotated[int | None, typer.Option(help="GPUs of a node, if the file does not say.")] = None,
+    num_experts: Annotated[int | None, typer.Option(help="Experts of a layer. [default: as the file has]")] = None,
+    num_hidden_layers: HiddenLayers = None,
+    moe_layers: MoeLayers = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model. [default: that of the file]")] = None,
+) -> None:
+    """Read the map that an engine loads, check it, and write it as a placement file."""
+    importer = get_importer(source)
+    if file.suffix not in importer.suffixes:
+        raise OptionError(f"--from {source} reads {' or '.join(importer.suffixes)}; {file} ends otherwise")
+    try:
+        placement = imported(
+            importer.read(file.read_bytes(), file.suffix),
+            name=file.stem if name is None else name,
+            top_k=top_k,
+            num_nodes=nodes,
+            gpus_per_node=gpus_per_node,
+            num_experts=num_experts,
+            layer_ids=None if moe_layers is None else layer_numbers(moe_layers),
+            num_hidden_layers=num_hidden_layers,
+        )
+    except OSError as error:
+        raise MapError(f"cannot read {file}: {error.strerror}; give a file that an engine loads") from None
+    except MapError as error:
+        raise MapError(f"{file}: {error}", error.faults) from None
+    save_placement(output, placement_document(placement))
+    model = placement.model
+    typer.echo(
+        f"wrote {output}: {model.num_layers} MoE layers ({model.layer_ids[0]} to {model.layer_ids[-1]}) of "
+        f"{model.num_experts} experts, {placement.num_redundant} redundant, on {placement.num_nodes} nodes x "
+        f"{placement.gpus_per_node} GPUs"
+    )
+
+
+def _load_LE(paths: list[str], model: Model) -> npt.NDArray[np.int64]:
+    traffic = open_input(paths, model.top_k if len(paths) == 1 and Path(paths[0]).is_file() else None)
+    if not traffic.model.same_routing(model):
+        raise OptionError(
+            f"--load {paths[0]} is of another model: its layers, experts or top-k are not those of the map"
+        )
+    return count(traffic).load_LE if isinstance(traffic, Trace) else traffic.load_LE()

@@ -17,10 +17,11 @@ from rich.progress import Progress as RichProgress
 from placement.cluster import Cluster, cluster_from_yaml
 from placement.cost.replica_choice import REPLICA_CHOICES
 from placement.cost.transport import TRANSPORTS
-from placement.errors import OptionError
+from placement.errors import InputError, OptionError, TraceError
 from placement.events import Listener, Progress, ignore
 from placement.traces import Trace, open_trace
 from placement.traces.counts_file import Counts, is_counts_file, read_counts
+from placement.traces.readers import detect
 
 Traces = Annotated[
     list[str], typer.Argument(metavar="TRACES...", help="Folders (or globs, or folders of folders) of expert-trace/1.")
@@ -37,6 +38,7 @@ LABELS = {
     "count": "counting tokens",
     "solve": "solving layers",
     "robust": "worst part",
+    "group": "grouping requests",
     "evaluate": "measuring maps",
     "apply": "writing files",
 }
@@ -86,10 +88,27 @@ def open_input(paths: list[str], top_k: int | None) -> Trace | Counts:
     if not files:
         if top_k is not None:
             raise OptionError(f"--top-k {top_k} is for files of counts; a trace says it; leave it out")
-        return open_trace(paths)
+        try:
+            return open_trace(paths)
+        except TraceError as error:
+            raise _of_an_engine(paths[0]) or error from None
     if len(paths) > 1:
         raise OptionError(f"{files[0]} is a file of counts; it must be given alone; add several up first")
-    return read_counts(files[0], top_k)
+    try:
+        return read_counts(files[0], top_k)
+    except InputError as error:
+        raise _of_an_engine(files[0]) or error from None
+
+
+def _of_an_engine(path: str) -> TraceError | None:
+    """What to say of a recording that was not converted; None of anything else."""
+    try:
+        reader, why = detect(path)
+    except (InputError, OSError, ValueError):
+        return None
+    return TraceError(
+        f"{path} is of an engine ({reader.title}: {why}); convert it first: placement traces convert {path} OUT"
+    )
 
 
 def cluster_from_options(

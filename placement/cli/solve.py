@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from placement.by_class import by_class_document, save_classes, solve_by
+from placement.cli.by_class import By, MapsOut, show_classes
+from placement.cli.group import HomeFrom, TokenTolerance, show_grouping
 from placement.cli.shared import (
     Json,
     ReplicaChoice,
@@ -22,6 +25,10 @@ from placement.cli.shared import (
 )
 from placement.errors import OptionError
 from placement.files import check_folder, check_writable, write_atomic
+from placement.group import solve_grouped
+from placement.grouping.assign import TOLERANCE
+from placement.grouping.grouping_json import save_grouping
+from placement.grouping_document import grouping_document
 from placement.pareto import PLOT_FILE, save_front, solve_front
 from placement.placement_json import document_bytes, load_placement, save_placement
 from placement.problem import BALANCE_WEIGHT, BOUNDS, OBJECTIVES, Options
@@ -31,6 +38,7 @@ from placement.report.part_tables import terminal_part_table
 from placement.report.tables import comparison_table, headline
 from placement.solve import solution_document, solve
 from placement.solvers import SOLVERS
+from placement.traces import Trace
 from placement.traces.parts import PARTINGS
 
 
@@ -86,6 +94,16 @@ def solve_command(
         Path | None,
         typer.Option(help="Folder for the whole front of sends against imbalance: maps, front.json and a plot."),
     ] = None,
+    group: Annotated[
+        bool, typer.Option("--group", help="Group requests by home node together with placing the experts.")
+    ] = False,
+    grouping_out: Annotated[
+        Path | None, typer.Option(help="File for homes of requests and the router; needs --group.")
+    ] = None,
+    home_from: HomeFrom = None,
+    token_tolerance: TokenTolerance = TOLERANCE,
+    by: By = None,
+    maps_out: MapsOut = None,
     workers: Workers = None,
     report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
     json_output: Json = False,
@@ -106,9 +124,20 @@ def solve_command(
         max_moves=max_moves,
         max_moves_per_layer=max_moves_per_layer,
     )
-    outputs = {"--output": output, "--report": report, "--migration-out": migration_out}
+    outputs = {"--output": output, "--report": report, "--migration-out": migration_out, "--grouping-out": grouping_out}
+    if group:
+        _check_alone("--group", {"--robust": robust, "--from": current, "--pareto": pareto})
+    elif grouping_out is not None or home_from is not None:
+        raise OptionError("--grouping-out and --home-from are about homes of requests; add --group")
+    if by is not None:
+        _check_alone("--by", {"--robust": robust, "--from": current, "--pareto": pareto, "--group": group or None})
+    elif maps_out is not None:
+        raise OptionError("--maps-out is for the maps of classes of traffic; add --by")
     if pareto is not None:
-        _check_pareto(pareto, {"--robust": robust, "--from": current}, outputs)
+        _check_pareto(pareto, {"--robust": robust, "--from": current})
+    for option, folder in (("--pareto", pareto), ("--maps-out", maps_out)):
+        if folder is not None:
+            _check_own_folder(option, folder, outputs)
     _check_outputs(outputs)
     if migration_out is not None and current is None:
         raise OptionError("--migration-out says how to get from a map to the answer; give that map with --from FILE")
@@ -122,8 +151,28 @@ def solve_command(
         slots_per_gpu=slots_per_gpu,
         redundant_experts=redundant_experts,
     )
+    grouped = front = classes = None
     with progress_listener(quiet=json_output) as listener:
-        if pareto is not None:
+        if group and isinstance(trace, Trace):
+            grouped = solve_grouped(
+                trace,
+                shape,
+                options,
+                holdout=holdout,
+                home_from=home_from,
+                tolerance=token_tolerance,
+                workers=workers,
+                listener=listener,
+            )
+            solution = grouped.solution
+        elif group:
+            raise OptionError("--group needs a trace: counts do not say which experts the tokens of a request visit")
+        elif by is not None and isinstance(trace, Trace):
+            classes = solve_by(trace, shape, options, by=by, holdout=holdout, workers=workers, listener=listener)
+            solution = classes.solution
+        elif by is not None:
+            raise OptionError("--by needs a trace: counts do not say of which class a token is")
+        elif pareto is not None:
             front = solve_front(
                 trace,
                 shape,
@@ -135,7 +184,6 @@ def solve_command(
             )
             solution = front.solution
         else:
-            front = None
             solution = solve(
                 trace,
                 shape,
@@ -147,23 +195,31 @@ def solve_command(
                 workers=workers,
                 listener=listener,
             )
-    document = solution_document(solution)
+    document = solution_document(solution) if classes is None else by_class_document(classes)
     if pareto is not None and front is not None:
         save_front(pareto, front)
         write_atomic(pareto / PLOT_FILE, front_png(front))
     save_placement(output, document)
+    if grouped is not None and grouping_out is not None:
+        save_grouping(grouping_out, grouping_document(grouped))
+    if classes is not None and maps_out is not None:
+        save_classes(maps_out, classes)
     plan = solution.migration()
     if plan is not None and migration_out is not None:
         write_atomic(migration_out, document_bytes(plan.document(), "copies"))
     if report is not None:
         from placement.report.html import report_html  # jinja2 is loaded only for a report
 
-        write_atomic(report, report_html(solution))
+        write_atomic(report, report_html(solution, grouped=grouped, by_class=classes))
     if json_output:
         print_json(document)
         return
     console = stdout_console()
     console.print(comparison_table(solution))
+    if grouped is not None:
+        show_grouping(grouped)
+    if classes is not None:
+        show_classes(classes)
     if front is not None:
         console.print(front_table(front))
     by_part = terminal_part_table(solution)
@@ -172,7 +228,9 @@ def solve_command(
     console.print(headline(solution), highlight=False, markup=False)
     if plan is not None:
         console.print(migration_line(plan), highlight=False, markup=False)
-    written = " and ".join(str(path) for path in (output, migration_out, report, pareto) if path is not None)
+    written = " and ".join(
+        str(path) for path in (output, grouping_out, maps_out, migration_out, report, pareto) if path is not None
+    )
     console.print(f"wrote {written}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -186,16 +244,26 @@ def _check_outputs(outputs: dict[str, Path | None]) -> None:
         check_writable(path)
 
 
-def _check_pareto(folder: Path, others: dict[str, object], outputs: dict[str, Path | None]) -> None:
-    """Raise now if the front cannot be looked for, or not be written later."""
+def _check_alone(option: str, others: dict[str, object]) -> None:
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise OptionError(f"{option} and {' and '.join(given)} do not go together; leave one out")
+
+
+def _check_pareto(folder: Path, others: dict[str, object]) -> None:
+    """Raise now if the front cannot be looked for."""
     given = [name for name, value in others.items() if value is not None]
     if given:
         raise OptionError(
             f"--pareto {folder} looks for new maps at many weights and knows no {' or '.join(given)}; leave one out"
         )
+
+
+def _check_own_folder(option: str, folder: Path, outputs: dict[str, Path | None]) -> None:
+    """Raise now if the folder could not be written later, or if other outputs lie in it or hold it."""
     check_folder(folder)
-    for option, path in outputs.items():
+    for other, path in outputs.items():
         if path is not None and (
             path.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(path.resolve())
         ):
-            raise OptionError(f"{option} {path} and --pareto {folder} overlap; give the front a folder of its own")
+            raise OptionError(f"{other} {path} and {option} {folder} overlap; give the maps a folder of their own")

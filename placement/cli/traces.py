@@ -1,4 +1,4 @@
-"""`placement traces`: describe, split, merge and make traces."""
+"""`placement traces`: describe, convert, study, split, merge and make traces."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ from typing import Annotated
 
 import typer
 
-from placement.cli.shared import Json, Traces, Workers, print_json, progress_listener, stdout_console
+from placement.cli.convert import convert_command
+from placement.cli.shared import Json, Traces, Workers, open_input, print_json, progress_listener, stdout_console
+from placement.cli.study_tables import study_tables
 from placement.cli.trace_tables import info_tables
 from placement.errors import OptionError
 from placement.events import Progress
+from placement.files import check_writable, write_atomic
 from placement.parallel import make_executor
 from placement.report.numbers import plural
 from placement.traces import open_trace
+from placement.traces.counts_file import Counts
 from placement.traces.info import describe
 from placement.traces.presets import PRESETS, Shape, custom_shape, preset
 from placement.traces.split import split_requests
+from placement.traces.study import BY, characterize
 from placement.traces.synth import write_synthetic
 from placement.traces.write import check_folder, merge_traces, write_split
 
-app = typer.Typer(help="Describe, split, merge and make traces.", no_args_is_help=True)
+app = typer.Typer(help="Describe, convert, study, split, merge and make traces.", no_args_is_help=True)
+app.command("convert")(convert_command)
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to make; nothing is overwritten.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -50,6 +56,57 @@ def info_command(
     console = stdout_console()
     for part in info_tables(info, by_layer=layers):
         console.print(part, highlight=False)
+
+
+@app.command("characterize")
+def characterize_command(
+    traces: Traces,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page to write.")] = None,
+    by: Annotated[str, typer.Option(help=f"What requests are told apart by: {', '.join(BY)}.")] = BY[0],
+    nodes: Annotated[
+        int | None, typer.Option(help="Machines of the EP group. [default: 4, or as many as experts]")
+    ] = None,
+    gpus_per_node: Annotated[int, typer.Option(help="GPUs of a machine.")] = 1,
+    top_k: Annotated[
+        int | None, typer.Option(help="Experts that a token visits, where TRACES is a file of counts without it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the folds in which domains are told held out.")] = 0,
+    workers: Workers = None,
+    json_output: Json = False,
+) -> None:
+    """Study what grouping of requests and maps by domain rest on, and can gain, on TRACES (or a file of counts)."""
+    if output is not None:
+        check_writable(output)
+    trace = open_input(traces, top_k)
+    total, done = 0 if isinstance(trace, Counts) else trace.num_tokens_stored, 0
+    with progress_listener(quiet=json_output) as listener, make_executor(workers) as executor:
+
+        def count_done(tokens: int) -> None:
+            nonlocal done
+            done += tokens
+            listener(Progress(stage="count", done=done, total=total))
+
+        study = characterize(
+            trace,
+            by=by,
+            num_nodes=nodes,
+            gpus_per_node=gpus_per_node,
+            seed=seed,
+            executor=executor,
+            progress=count_done,
+        )
+    if output is not None:
+        from placement.report.study_page import study_html  # jinja2 is loaded only for a page
+
+        write_atomic(output, study_html(study))
+    if json_output:
+        print_json(study.document())
+        return
+    console = stdout_console()
+    for part in study_tables(study):
+        console.print(part, highlight=False)
+    if output is not None:
+        console.print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command("split")

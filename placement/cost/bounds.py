@@ -58,25 +58,30 @@ def sends_bound(
     num_nodes: int,
     slots_per_node: int,
     *,
+    home_U: npt.NDArray[np.integer] | None = None,
     tight: bool = False,
     deadline: float | None = None,
 ) -> float:
-    """No map sends fewer copies of a token to remote nodes, in the mean over these tokens and random homes.
+    """No map sends fewer copies of a token to remote nodes, in the mean over these tokens and homes.
 
     sets_UK  [U, K], distinct ids in a row; count_U [U], tokens that have each set
+    home_U   [U], their home node, -1: uniformly random; None: all are random
 
-    With one copy per expert the bound is spectral (see `spectral_bound`); with more it is the higher of those of
-    `_replicated_sends` and `replica_bound`, which hold for every replica choice; `tight` gives the latter more time.
+    The higher of two: that of `_served_at_home`, and with one copy per expert `spectral_bound`, with more
+    `replica_bound`. Both of the latter hold for every replica choice; `tight` gives the last more time.
     """
     weight_U = np.asarray(count_U, dtype=np.float64) / float(np.sum(count_U))
     if num_nodes == 1:
         return 0.0
-    if num_nodes * slots_per_node > num_experts:
-        best = _replicated_sends(sets_UK, weight_U, num_experts, slots_per_node)
+    redundant = num_nodes * slots_per_node > num_experts
+    best = 0.0
+    if redundant or home_U is not None:
+        best = _served_at_home(sets_UK, weight_U, home_U, num_experts, num_nodes, slots_per_node)
+    if redundant:
         if tight or num_experts <= QUICK_EXPERTS:
             iterations = None if tight else bound_steps(num_experts)
             shape = (num_experts, num_nodes, slots_per_node)
-            found, _ = replica_bound(sets_UK, weight_U, *shape, iterations=iterations, deadline=deadline)
+            found, _ = replica_bound(sets_UK, weight_U, *shape, home_U=home_U, iterations=iterations, deadline=deadline)
             best = max(best, found)
         return best
     pieces = Pieces(
@@ -87,38 +92,45 @@ def sends_bound(
         floor_B=np.ones(1),
         num_nodes=num_nodes,
         slots_per_node=slots_per_node,
+        home_U=home_U,
     )
-    return max(spectral_bound(pieces, bound_steps(num_experts)), 0.0)
+    return max(spectral_bound(pieces, bound_steps(num_experts)), best)
 
 
-def _replicated_sends(
+def _served_at_home(
     sets_UK: npt.NDArray[np.integer],
     weight_U: npt.NDArray[np.float64],
+    home_U: npt.NDArray[np.integer] | None,
     num_experts: int,
+    num_nodes: int,
     slots_per_node: int,
 ) -> float:
     """A home hosts at most m experts; of a token's K it serves x, so ceil((K - x) / m) other nodes or more are needed.
 
-    The mean of x is at most that over the m most visited experts, the mean of the pairs x(x-1)/2 at most that of
-    the m experts that have the most visits together with m - 1 others each.
+    The mean of x is at most what each home serves with the m experts that its tokens visit most, the mean of the pairs
+    x(x-1)/2 at most that of the m experts that have the most visits together with m - 1 others each.
     """
     top_k = sets_UK.shape[1]
     held = min(slots_per_node, num_experts)
     remote = {x: -(-(top_k - x) // held) for x in range(min(top_k, held) + 1)}
-    visits_E = np.bincount(sets_UK.ravel(), weights=np.repeat(weight_U, top_k), minlength=num_experts)
-    served = float(np.sort(visits_E)[num_experts - held :].sum())
-    best = least_at(remote, served)
-    if top_k > 1:
-        first, second = np.triu_indices(top_k, 1)
-        key = (sets_UK[:, first].astype(np.int64) * num_experts + sets_UK[:, second]).ravel()
-        half = np.bincount(key, weights=np.repeat(weight_U, len(first)), minlength=num_experts**2)
+    if home_U is None:
+        weight_HU = [weight_U]  # all homes are alike
+    else:
+        weight_HU = [np.where(home_U < 0, weight_U / num_nodes, weight_U * (home_U == n)) for n in range(num_nodes)]
+    first, second = np.triu_indices(top_k, 1)
+    key = (sets_UK[:, first].astype(np.int64) * num_experts + sets_UK[:, second]).ravel()
+    served, together = 0.0, 0.0
+    for home_weight_U in weight_HU:
+        visits_E = np.bincount(sets_UK.ravel(), weights=np.repeat(home_weight_U, top_k), minlength=num_experts)
+        served += float(np.sort(visits_E)[num_experts - held :].sum())
+        half = np.bincount(key, weights=np.repeat(home_weight_U, len(first)), minlength=num_experts**2)
         pairs_EE = half.reshape(num_experts, num_experts)
         pairs_EE = pairs_EE + pairs_EE.T
         with_others = np.sort(pairs_EE, axis=1)[:, num_experts - held + 1 :].sum(axis=1)
-        together = 0.5 * float(np.sort(with_others)[num_experts - held :].sum())
-        fewest: dict[int, int] = {}
-        for x, nodes in remote.items():
-            pairs = x * (x - 1) // 2
-            fewest[pairs] = min(fewest.get(pairs, nodes), nodes)
-        best = max(best, least_at(fewest, together))
+        together += 0.5 * float(np.sort(with_others)[num_experts - held :].sum())
+    fewest: dict[int, int] = {}
+    for x, nodes in remote.items():
+        pairs = x * (x - 1) // 2
+        fewest[pairs] = min(fewest.get(pairs, nodes), nodes)
+    best = max(least_at(remote, served), least_at(fewest, together))
     return float(max(best - MARGIN * top_k * top_k, 0.0))

@@ -38,7 +38,7 @@ class PartFigures:
     @property
     def noun(self) -> str:
         """What a part is called."""
-        return {"domain": "domain", "category": "category", "traces": "trace"}.get(self.by, "window")
+        return {"domain": "domain", "category": "category", "phase": "phase", "traces": "trace"}.get(self.by, "window")
 
     def shown(self) -> tuple[str, Answers]:
         """Held-out figures where every part has some, else those of training; with their name in words."""

@@ -52,7 +52,7 @@ def smallest_covers(
             shared ^= bit
         return found
     if num_nodes > EXACT_NODES:
-        out[0] = _greedy_cover(open_M, num_open, pivot, num_nodes)
+        out[0] = _greedy_cover(open_M, num_open, pivot, out)
         return 1
     for size in range(2, num_nodes + 1):
         # all subsets of `union`, in descending order of the masked counter
@@ -83,25 +83,28 @@ def pivot_of(ids_K: npt.NDArray[Any], num_nodes: int) -> int:
 
 
 @nb.njit(cache=True, nogil=True)
-def _greedy_cover(open_M: npt.NDArray[np.uint64], num_open: int, pivot: int, num_nodes: int) -> np.uint64:
+def _greedy_cover(
+    open_M: npt.NDArray[np.uint64], num_open: int, pivot: int, level_M: npt.NDArray[np.uint64]
+) -> np.uint64:
+    """`level_M` is room for one word a mask: word j gets the nodes that more than j of the masks still open hold."""
+    after_pivot = (~_ZERO << np.uint64(pivot)) << _ONE
     chosen = _ZERO
     while True:
-        union = _ZERO
+        levels = 0
         for i in range(num_open):
-            if open_M[i] & chosen == _ZERO:
-                union |= open_M[i]
-        if union == _ZERO:
+            mask = open_M[i]
+            if mask & chosen != _ZERO:
+                continue
+            for level in range(levels):
+                again = level_M[level] & mask
+                level_M[level] |= mask
+                mask = again
+            if mask != _ZERO:
+                level_M[levels] = mask
+                levels += 1
+        if levels == 0:
             return chosen
-        best, best_bit, nearest = 0, _ZERO, num_nodes
-        while union != _ZERO:
-            bit = union & (~union + _ONE)
-            union ^= bit
-            gain = 0
-            for i in range(num_open):
-                if open_M[i] & chosen == _ZERO and open_M[i] & bit != _ZERO:
-                    gain += 1
-            if gain >= best:
-                steps = (popcount(bit - _ONE) - pivot - 1 + num_nodes) % num_nodes
-                if gain > best or steps < nearest:
-                    best, best_bit, nearest = gain, bit, steps
-        chosen |= best_bit
+        most = level_M[levels - 1]
+        next_ones = most & after_pivot
+        most = next_ones if next_ones != _ZERO else most
+        chosen |= most & (~most + _ONE)

@@ -13,12 +13,13 @@ import numpy.typing as npt
 from placement.cluster import Cluster
 from placement.cost.balanced import RunningLoad, cost_balanced
 from placement.cost.kernels import cost_replicated, cost_single
-from placement.cost.replica_choice import MIN_NODES_BALANCED, replica_choice_code
+from placement.cost.min_nodes import cost_min_nodes
+from placement.cost.replica_choice import MIN_NODES, MIN_NODES_BALANCED, replica_choice_code
 from placement.cost.sets import distinct_sets_with_homes
 from placement.cost.step_time import step_time_us
 from placement.cost.tables import LayerTables, layer_tables
 from placement.cost.traffic import Traffic
-from placement.cost.transport import check_transport, wire_cost
+from placement.cost.transport import check_transport, links_alike, wire_cost
 from placement.errors import MapError, OptionError
 from placement.parallel import run_tasks
 from placement.placement_map import Placement
@@ -152,6 +153,7 @@ def evaluate(
         [RunningLoad.start(placement.num_ranks, one.speed_G()) for _ in range(num_layers)]
         for placement, one in zip(placements, clusters, strict=True)
     ]
+    without_ends = [home_Q is None and code == MIN_NODES and links_alike(one, transport) for one in clusters]
     num_tokens = 0
     in_order = code == MIN_NODES_BALANCED and not all(singles)
     for tokens in gather(trace, mixed=in_order):
@@ -175,7 +177,10 @@ def evaluate(
                     cost_balanced(ids_TK, home_T, *out, running[m][layer])
                 else:
                     sets_UK, home_U, count_U = sets
-                    cost_replicated(sets_UK, count_U, home_U, code, *out)
+                    if without_ends[m]:
+                        cost_min_nodes(sets_UK, count_U, *out)
+                    else:
+                        cost_replicated(sets_UK, count_U, home_U, code, *out)
 
         run_tasks(cost_one, range(num_layers), executor)
         num_tokens += len(home_T)
@@ -229,16 +234,14 @@ def _evaluation(
     traffic: list[Traffic],
     load_LP: npt.NDArray[np.float64],
 ) -> Evaluation:
-    remote_NN = 1.0 - np.eye(cluster.num_nodes)
-    remote_NG = np.repeat(remote_NN, cluster.gpus_per_node, axis=1)
-    scale = 1.0 / max(num_tokens, 1)
+    leaving_L3 = np.array([one.leaving_3() for one in traffic]) / max(num_tokens, 1)
     return Evaluation(
         num_tokens=num_tokens,
         top_k=top_k,
         cluster=cluster,
-        node_sends_L=np.array([(one.node_HN * remote_NN).sum() for one in traffic]) * scale,
-        rank_sends_L=np.array([(one.rank_HG * remote_NG).sum() for one in traffic]) * scale,
-        remote_assignments_L=np.array([(one.assignment_HG * remote_NG).sum() for one in traffic]) * scale,
+        node_sends_L=leaving_L3[:, 0],
+        rank_sends_L=leaving_L3[:, 1],
+        remote_assignments_L=leaving_L3[:, 2],
         transport=transport,
         sends_L=np.array([wire_cost(one, cluster, transport, num_tokens) for one in traffic]),
         load_LP=load_LP,

@@ -9,6 +9,9 @@ and orthogonal to (-m, 1, .., 1). So for any M of that size, <M, H> is at most N
 M on the complement of that vector. What else is true of H is priced into M:
 
     H_00 = N,  H_uu = H_0u,  H_0u >= 1 (every expert is somewhere),  0 <= H_uv <= H_uu
+
+Where homes are given, z_n has one more entry for each node's home, of which it hosts its own alone: the trace is
+N(2 + m), H is orthogonal to the vector that is -1 at 0 and 1 at homes too, and between homes H is the unit matrix.
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh
 
+from placement.cost.shared_matrix import complement
+
 Floats = npt.NDArray[np.float64]
 
 
 class HostPrices(NamedTuple):
-    """Any values are valid, but for the sign of those of inequalities.
+    """Any values are valid, but for the sign of those of inequalities. E: all elements, experts and homes.
 
     corner_1   float64 [1], of H_00 = N
     equal_E    float64 [E], of H_uu = H_0u
@@ -43,25 +48,31 @@ class HostPrices(NamedTuple):
         square = (num_experts, num_experts)
         return cls(np.zeros(1), np.zeros(num_experts), np.zeros(num_experts), np.zeros(square), np.zeros(square))
 
-    def valid(self) -> HostPrices:
-        above_EE = np.maximum(0.5 * (self.above_EE + self.above_EE.T), 0.0)
-        below_EE = np.maximum(self.below_EE, 0.0)
-        np.fill_diagonal(below_EE, 0.0)
-        return HostPrices(self.corner_1, self.equal_E, np.maximum(self.some_E, 0.0), above_EE, below_EE)
-
 
 class HostMatrix:
-    """What H can be, for E experts on N nodes that host m each."""
+    """What H can be, for E experts on N nodes that host m each; with `homes`, for E + N elements, the homes last."""
 
-    def __init__(self, num_experts: int, num_nodes: int, slots_per_node: int) -> None:
+    def __init__(self, num_experts: int, num_nodes: int, slots_per_node: int, *, homes: bool = False) -> None:
         self.num_experts, self.num_nodes = num_experts, num_nodes
-        self.trace = num_nodes * (1.0 + slots_per_node)
-        mirror = np.ones(num_experts + 1)  # Householder: an orthonormal basis of the complement
-        mirror[0] = -slots_per_node
-        mirror /= np.linalg.norm(mirror)
-        mirror[0] -= 1.0
-        mirror /= np.linalg.norm(mirror)
-        self.basis = (np.eye(num_experts + 1) - 2.0 * np.outer(mirror, mirror))[:, 1:]
+        self.num_elements = num_experts + homes * num_nodes
+        self.trace = num_nodes * (1.0 + slots_per_node + homes)
+        experts, home = np.zeros((2, self.num_elements + 1))
+        experts[0], experts[1 : num_experts + 1] = -slots_per_node, 1.0
+        home[0], home[num_experts + 1 :] = -1.0, 1.0
+        if homes:  # take the first off the second: the basis needs them orthogonal
+            home -= experts * (experts @ home) / (experts @ experts)
+        self.basis = complement(np.stack([experts, home] if homes else [experts], axis=1))
+
+    def valid(self, prices: HostPrices) -> HostPrices:
+        """Those next to them that are valid. What is an equation for homes has a price of either sign."""
+        first = self.num_experts
+        some_E, above_EE = prices.some_E.copy(), 0.5 * (prices.above_EE + prices.above_EE.T)
+        np.maximum(some_E[:first], 0.0, out=some_E[:first])
+        np.maximum(above_EE[:first], 0.0, out=above_EE[:first])
+        np.maximum(above_EE[first:, :first], 0.0, out=above_EE[first:, :first])
+        below_EE = np.maximum(prices.below_EE, 0.0)
+        np.fill_diagonal(below_EE, 0.0)
+        return HostPrices(prices.corner_1, prices.equal_E, some_E, above_EE, below_EE)
 
     def earn(
         self, pair_EE: Floats, host_E: Floats, prices: HostPrices, smoothing: float
@@ -73,7 +84,7 @@ class HostMatrix:
 
         Returns that, an H that earns about as much, float64 [E + 1, E + 1], and the magnitude of all that was added up.
         """
-        size = self.num_experts + 1
+        size = self.num_elements + 1
         whole = np.zeros((size, size))
         whole[1:, 1:] = 0.5 * (pair_EE + prices.above_EE - prices.below_EE - prices.below_EE.T)
         whole[np.arange(1, size), np.arange(1, size)] = prices.equal_E + prices.below_EE.sum(axis=1)

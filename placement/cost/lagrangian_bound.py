@@ -24,18 +24,19 @@ import numpy.typing as npt
 
 from placement.cost.adam import Adam, adam_bias
 from placement.cost.bounds import MARGIN, bound_steps
-from placement.cost.set_side import SetClimb
-from placement.cost.shared_matrix import SharedMatrix
+from placement.cost.set_sides import SetSides
+from placement.cost.shared_matrix import Earned, SharedMatrix
 from placement.cost.spectral_bound import ERROR_FACTOR, Pieces, spectral_bound
 
 Floats = npt.NDArray[np.float64]
 
-ITERATIONS, FEW_ITERATIONS = 800, 200  # the latter where sets take turns: 50 ms each for 16,000 sets of 8 of 256
-FIRST_THETA = 0.45
+ITERATIONS, FEW_ITERATIONS = 800, 200  # the latter where they are dear: 60 ms each for 16,000 sets of 8 of 256
+FIRST_THETA = 1.8  # / K
 # first and last value, falling geometrically
-STRIDE = (0.1, 0.002)  # of multipliers of pairs, which are near 0.45
+STRIDE = (0.1, 0.002)  # of multipliers of pairs
 SOFT_PARTITIONS = (0.2, 0.002)  # in blocks
 SOFT_EIGENVALUES = (0.1, 0.001)  # of their spread
+SOFT_MAP = 0.05  # of the same, for a map: the last X of a climb is but one of many that are as good
 PRICE_STRIDE, FLOOR_STRIDE, NODE_STRIDE = 2.0, 0.5, 0.03  # of STRIDE; the first in units of X's mean reward for a pair
 RANGE_STRIDE = 0.3  # of the same unit times experts
 WARM_PROGRESS = 0.3  # where in the schedule a start from multipliers begins
@@ -44,16 +45,19 @@ WARM_PROGRESS = 0.3  # where in the schedule a start from multipliers begins
 class Multipliers(NamedTuple):
     """Any values give a valid bound (prices of inequalities have to be >= 0, and are made so).
 
-    pair_UC     float64 [U, K(K-1)/2], of the pairs of each set, by falling weight; 1 is the price of a node
+    pair_UC     float64 [U, K(K-1)/2], of the pairs of each set with a random home, by falling weight; 1 is the price
+                of a node
+    home_UC     float64 [U, K(K+1)/2], the same of each set with a given home, then of its pairs of expert and home
     floor_B     float64 [B], weight of the floor in an imbalance, in 0..1; the rest is that of the nodes
     node_BE     float64 [B, E], weight of each expert's node there; rows sum to 1
-    price_EE    float64 [E, E], of the diagonal and the range of X
+    price_EE    float64 [E, E] (E + N where homes are given), of the diagonal and the range of X
     triangle_T  float64 [T], of the triangle inequalities of X
     range_E     float64 [E], of the range of the load of each expert's node: > 0 of its upper end, < 0 of its lower
     square_1    float64 [1], of the sum of the squares of the nodes' loads
     """
 
     pair_UC: Floats
+    home_UC: Floats
     floor_B: Floats
     node_BE: Floats
     price_EE: Floats
@@ -63,7 +67,7 @@ class Multipliers(NamedTuple):
 
 
 class _Adams(NamedTuple):
-    """One for each of `Multipliers` but the first, which are those of the sets."""
+    """One for each of `Multipliers` but the first two, which are those of the sets."""
 
     floor_B: Adam
     node_BE: Adam
@@ -82,7 +86,7 @@ def lagrangian_bound(
 ) -> tuple[float, Multipliers]:
     """Lower bound on sends + sum_B price * imbalance over all maps with one copy per expert, and its multipliers.
 
-    Homes are random, as in `spectral_bound`, below which it never is. Raises ValueError if slots are not as many as
+    Never below `spectral_bound`. Raises ValueError if slots are not as many as
     experts. Deterministic without a deadline.
 
     iterations  steps, of some 2 ms for 3000 sets of 4 of 32 experts; default: ITERATIONS, or fewer where they are dear
@@ -102,7 +106,7 @@ def lagrangian_bound(
     most = -np.inf
     began = time.monotonic()
     if iterations is None:
-        iterations = ITERATIONS if dual.sets.turns == 1 else FEW_ITERATIONS
+        iterations = FEW_ITERATIONS if dual.sets.dear else ITERATIONS
     for step in range(iterations):
         progress = step / iterations
         if deadline is not None:
@@ -119,20 +123,29 @@ def lagrangian_bound(
     return max(best, most), kept
 
 
+def relaxed_map(pieces: Pieces, at: Multipliers) -> Floats:
+    """The relaxed same-node matrix that multipliers of a bound of these pieces lead to, float64 [E, E]."""
+    num_experts = pieces.load_BE.shape[1]
+    _, earned = _Dual(pieces, at).earn(SOFT_MAP)
+    return earned.same_EE[:num_experts, :num_experts]
+
+
 class _Dual:
     """Where the climb is, and its steps."""
 
     def __init__(self, pieces: Pieces, start: Multipliers | None) -> None:
         self.pieces = pieces
         self.num_experts = pieces.load_BE.shape[1]
-        self.shared = SharedMatrix(pieces.num_nodes, pieces.slots_per_node)
-        weight_U = pieces.weight_U * (1 - 1 / pieces.num_nodes)
-        self.sets = SetClimb(pieces.sets_UK, weight_U, self.num_experts, pieces.num_nodes, pieces.slots_per_node)
+        shape, top_k = (pieces.num_nodes, pieces.slots_per_node), pieces.sets_UK.shape[1]
+        self.shared = SharedMatrix(*shape, homes=pieces.home_U is not None)
+        self.sets = SetSides(pieces.sets_UK, pieces.weight_U, pieces.home_U, self.num_experts, *shape, hosts=False)
+        pair_UC, home_UC = (*self.sets.first([FIRST_THETA / top_k]), np.zeros((0, 0)))[:2]
         own = Multipliers(
-            pair_UC=self.sets.first([FIRST_THETA]),
+            pair_UC=pair_UC,
+            home_UC=home_UC,
             floor_B=np.full(len(pieces.load_BE), 0.5),
             node_BE=_first_nodes(pieces),
-            price_EE=np.zeros((self.num_experts, self.num_experts)),
+            price_EE=np.zeros((self.shared.size, self.shared.size)),
             triangle_T=np.zeros(self.shared.near_DT.shape[1]),
             range_E=np.zeros(self.num_experts),
             square_1=np.zeros(1),
@@ -143,39 +156,32 @@ class _Dual:
                 *(new.copy() if new.shape == old.shape else old for old, new in zip(own, start, strict=True))
             )
         self.multipliers = _valid(own, pieces.slots_per_node)
-        self.adam = _Adams(*(Adam.like(variable) for variable in own[1:]))
-        pairs = float(pieces.weight_U.sum()) * (1 - 1 / pieces.num_nodes) * own.pair_UC.shape[1]
-        self.unit = FIRST_THETA * pairs / max(self.num_experts * (self.num_experts - 1), 1)  # mean reward in X
+        self.adam = _Adams(*(Adam.like(variable) for variable in own[2:]))
+        pairs = float(pieces.weight_U.sum()) * (1 - 1 / pieces.num_nodes) * top_k * (top_k - 1) / 2
+        self.unit = FIRST_THETA / top_k * pairs / max(self.num_experts * (self.num_experts - 1), 1)  # mean reward in X
 
     def judge_and_ascend(self, step: int, progress: float, *, last: bool) -> float:
-        """The certified bound at the multipliers; then they move on (new arrays: old ones may be kept).
-
-        Where sets take turns, all of them are looked at only now and then: else it is -inf.
-        """
+        """The certified bound at the multipliers; then they move on (new arrays: old ones may be kept)."""
         pieces, at, shared = self.pieces, self.multipliers, self.shared
         stride, soft_partitions, soft_eigenvalues = (
             first * (last / first) ** progress for first, last in (STRIDE, SOFT_PARTITIONS, SOFT_EIGENVALUES)
         )
-        reward_V = self.sets.rewards(at.pair_UC)
-        load_E, capped = pieces.load_BE[0], self.range
-        upper_EE = reward_V.reshape(self.num_experts, self.num_experts) - self._imbalance_EE(at)
-        upper_EE -= np.outer(at.range_E + at.square_1 * load_E, load_E)
-        earned = shared.earn(0.5 * (upper_EE + upper_EE.T), at.price_EE, at.triangle_T, soft_eigenvalues)
-        same_EE = earned.same_EE
-        same_V = same_EE.ravel()
-
-        sets, sets_size, pair_UC = self.sets.judge_and_ascend(
-            step, progress, last, at.pair_UC, same_V, soft_partitions, stride
+        load_E, capped, experts = pieces.load_BE[0], self.range, self.num_experts
+        thetas, earned = self.earn(soft_eigenvalues)
+        same_EE = earned.same_EE[:experts, :experts]
+        sets, sets_size, moved_sets = self.sets.judge_and_ascend(
+            step, progress, last, thetas, earned.same_EE.ravel(), soft_partitions, stride
         )
+        pair_UC, home_UC = (*moved_sets, at.home_UC)[:2]
         stride *= adam_bias(step)
         priced_B = pieces.price_B * pieces.floor_B
         above_E, below_E = np.maximum(at.range_E, 0.0), np.maximum(-at.range_E, 0.0)
         kept = capped.least * float(below_E.sum()) - capped.most * float(above_E.sum()) - capped.square * at.square_1[0]
         value = sets + float(priced_B @ at.floor_B) + float(kept) - earned.most
-        size = sets_size + self.num_experts * float(priced_B @ (1 + np.abs(at.node_BE).sum(axis=1)))
+        size = sets_size + experts * float(priced_B @ (1 + np.abs(at.node_BE).sum(axis=1)))
         size += float(np.abs(at.range_E).sum() + at.square_1[0])
-        terms = pieces.sets_UK.shape[0] * (1 + at.pair_UC.shape[1]) + pieces.load_BE.size
-        error = ERROR_FACTOR * np.finfo(np.float64).eps * (terms * size + self.num_experts**2 * earned.norm)
+        terms = self.sets.terms + pieces.load_BE.size
+        error = ERROR_FACTOR * np.finfo(np.float64).eps * (terms * size + shared.size**2 * earned.norm)
 
         floor_B, node_BE = at.floor_B, at.node_BE
         if pieces.price_B.any():
@@ -185,7 +191,8 @@ class _Dual:
             floor_B = self.adam.floor_B.ascend(floor_B, gain_B, stride * FLOOR_STRIDE)
             node_BE = self.adam.node_BE.ascend(node_BE, load_BE, stride * NODE_STRIDE)
         price_stride = stride * self.unit * PRICE_STRIDE
-        price_EE = self.adam.price_EE.ascend(at.price_EE, _price_gradient(at.price_EE, same_EE), price_stride)
+        slope_EE = _price_gradient(at.price_EE, earned.same_EE, shared.most_EE)
+        price_EE = self.adam.price_EE.ascend(at.price_EE, slope_EE, price_stride)
         crossed = price_EE * at.price_EE < 0
         np.fill_diagonal(crossed, False)
         price_EE[crossed] = 0.0
@@ -201,15 +208,24 @@ class _Dual:
             square_1 = self.adam.square_1.ascend(square_1, over_1, range_stride * self.num_experts)
         moved = Multipliers(
             pair_UC=pair_UC,
+            home_UC=home_UC,
             floor_B=floor_B,
             node_BE=node_BE,
             price_EE=price_EE,
-            triangle_T=self.adam.triangle_T.ascend(at.triangle_T, shared.transitive(same_EE), price_stride),
+            triangle_T=self.adam.triangle_T.ascend(at.triangle_T, shared.transitive(earned.same_EE), price_stride),
             range_E=range_E,
             square_1=square_1,
         )
         self.multipliers = _valid(moved, pieces.slots_per_node)
         return value - float(error)
+
+    def earn(self, smoothing: float) -> tuple[tuple[Floats, ...], Earned]:
+        """The multipliers of the sets, and what the best X earns."""
+        at, experts, load_E = self.multipliers, self.num_experts, self.pieces.load_BE[0]
+        thetas = (at.pair_UC, at.home_UC)[: len(self.sets.climbs)]
+        upper_EE = self.sets.rewards(thetas).reshape(self.shared.size, self.shared.size)
+        upper_EE[:experts, :experts] -= self._imbalance_EE(at) + np.outer(at.range_E + at.square_1 * load_E, load_E)
+        return thetas, self.shared.earn(0.5 * (upper_EE + upper_EE.T), at.price_EE, at.triangle_T, smoothing)
 
     def _imbalance_EE(self, at: Multipliers) -> Floats:
         """What X pays for imbalance: <this, X> is the weighted mean of the loads of the experts' nodes, priced."""
@@ -247,11 +263,11 @@ def _first_nodes(pieces: Pieces) -> Floats:
     return np.asarray(growth_B1 * pieces.load_BE + (1 - growth_B1) / pieces.load_BE.shape[1])
 
 
-def _price_gradient(price_EE: Floats, same_EE: Floats) -> Floats:
+def _price_gradient(price_EE: Floats, same_EE: Floats, most_EE: Floats) -> Floats:
     """Uphill: what X breaks gets dearer, what it keeps strictly gets cheaper."""
-    gradient_EE = np.where(price_EE > 0, -same_EE, np.where(price_EE < 0, 1 - same_EE, 0.0))
+    gradient_EE = np.where(price_EE > 0, -same_EE, np.where(price_EE < 0, most_EE - same_EE, 0.0))
     free = price_EE == 0
-    gradient_EE += free * (np.maximum(-same_EE, 0.0) - np.maximum(same_EE - 1, 0.0))
+    gradient_EE += free * (np.maximum(-same_EE, 0.0) - np.maximum(same_EE - most_EE, 0.0))
     np.fill_diagonal(gradient_EE, 1 - np.diag(same_EE))
     return np.asarray(gradient_EE)
 

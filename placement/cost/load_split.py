@@ -38,6 +38,18 @@ def optimal_split(
     return share_P, float((load_G / cluster.speed_G()).max() / mean)
 
 
+def best_imbalance_L(
+    load_LP: npt.NDArray[np.floating], phy2log_LP: npt.NDArray[np.integer], cluster: Cluster, num_experts: int
+) -> npt.NDArray[np.float64]:
+    """Rank imbalance of every layer, float64 [L], if what its slots serve were split over them by `optimal_split`."""
+    return np.array(
+        [
+            optimal_split(np.bincount(row, load_P, num_experts).astype(np.float64), row, cluster)[1]
+            for load_P, row in zip(load_LP, phy2log_LP, strict=True)
+        ]
+    )
+
+
 def _shares(
     load_E: npt.NDArray[np.float64],
     row_P: npt.NDArray[np.int64],

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from placement.cost.adam import Adam, adam_bias
 from placement.cost.host_matrix import HostMatrix, HostPrices
-from placement.cost.set_side import SetClimb
+from placement.cost.set_sides import SetSides
 from placement.cost.spectral_bound import ERROR_FACTOR
 
 Floats = npt.NDArray[np.float64]
@@ -33,10 +33,11 @@ PRICE_STRIDE, CORNER_STRIDE = 6.0, 0.1  # of STRIDE, in units of H's mean reward
 class HostMultipliers(NamedTuple):
     """Any values >= 0 give a valid bound; see `HostPrices` for the prices.
 
-    theta_UF  float64 [U, K(K-1)/2 + K], of the pairs and the experts of each set, by falling weight
+    thetas  float64 [U, K(K-1)/2 + K], of the pairs and the experts of each set with a random home, by falling weight;
+            where homes are given, also [U, K(K-1)/2 + 2K] of the other sets: pairs, experts, experts with the home
     """
 
-    theta_UF: Floats
+    thetas: tuple[Floats, ...]
     prices: HostPrices
 
 
@@ -47,26 +48,29 @@ def replica_bound(
     num_nodes: int,
     slots_per_node: int,
     *,
+    home_U: npt.NDArray[np.integer] | None = None,
     iterations: int | None = None,
     deadline: float | None = None,
 ) -> tuple[float, HostMultipliers]:
-    """No map sends fewer copies of a token to remote nodes, in the mean over sets (weights sum to 1) and random homes.
+    """No map sends fewer copies of a token to remote nodes, in the mean over sets (weights sum to 1) and homes.
 
+    home_U: int [U], home node of each set, -1: uniformly random; None: all are random.
     Also returns the multipliers that prove it. Holds for every replica choice and any number of copies. Deterministic
     without a deadline, which hurries the schedule.
     """
-    slots = min(slots_per_node, num_experts)
-    sets = SetClimb(sets_UK, weight_U, num_experts, num_nodes, slots, hosts=True)
-    shared = HostMatrix(num_experts, num_nodes, slots)
+    slots, top_k = min(slots_per_node, num_experts), sets_UK.shape[1]
+    sets = SetSides(sets_UK, weight_U, home_U, num_experts, num_nodes, slots, hosts=True)
+    shared = HostMatrix(num_experts, num_nodes, slots, homes=home_U is not None)
+    size = shared.num_elements
     if iterations is None:
-        iterations = ITERATIONS if sets.turns == 1 else FEW_ITERATIONS
-    theta_UF = sets.first([FIRST_PAIR, FIRST_HOST])
-    prices = HostPrices.none(num_experts)
+        iterations = FEW_ITERATIONS if sets.dear else ITERATIONS
+    thetas = sets.first([FIRST_PAIR, FIRST_HOST])
+    prices = HostPrices.none(size)
     adams = [Adam.like(price) for price in prices]
-    unit = FIRST_PAIR * sets.size_D[0] / max(num_experts * (num_experts - 1), 1)
+    unit = FIRST_PAIR * top_k * (top_k - 1) / 2 / max(num_experts * (num_experts - 1), 1)
     factors = (num_experts * CORNER_STRIDE, 1.0, 1.0, 1.0, 1.0)
-    cells = num_experts**2
-    best, kept, started = 0.0, HostMultipliers(theta_UF, prices), time.monotonic()
+    cells = size**2
+    best, kept, started = 0.0, HostMultipliers(thetas, prices), time.monotonic()
     for step in range(iterations):
         progress = step / iterations
         if deadline is not None:
@@ -77,22 +81,21 @@ def replica_bound(
         stride, soft_splits, soft_eigenvalues = (
             first * (last / first) ** progress for first, last in (STRIDE, SOFT_SPLITS, SOFT_EIGENVALUES)
         )
-        reward_V = sets.rewards(theta_UF)
-        half_EE = reward_V[:cells].reshape(num_experts, num_experts)
+        reward_V = sets.rewards(thetas)
+        half_EE = reward_V[:cells].reshape(size, size)
         earned, hosts, norm = shared.earn(half_EE + half_EE.T, reward_V[cells:], prices, soft_eigenvalues)
         shared_V = np.concatenate([hosts[1:, 1:].ravel(), hosts[0, 1:]])
         last = step == iterations - 1
-        value, size, moved_UF = sets.judge_and_ascend(step, progress, last, theta_UF, shared_V, soft_splits, stride)
+        value, magnitude, moved = sets.judge_and_ascend(step, progress, last, thetas, shared_V, soft_splits, stride)
         stride *= adam_bias(step)
-        terms = theta_UF.size + len(theta_UF)
-        rounded = terms * size + (num_experts + 1) ** 2 * norm
+        rounded = sets.terms * magnitude + (size + 1) ** 2 * norm
         value -= earned + ERROR_FACTOR * float(np.finfo(np.float64).eps) * rounded
         if value > best:
-            best, kept = value, HostMultipliers(theta_UF, prices)
-        theta_UF = moved_UF
-        moved = (
+            best, kept = value, HostMultipliers(thetas, prices)
+        thetas = moved
+        further = (
             adam.ascend(price, slope, stride * unit * PRICE_STRIDE * factor)
             for adam, price, slope, factor in zip(adams, prices, shared.slopes(hosts), factors, strict=True)
         )
-        prices = HostPrices(*moved).valid()
+        prices = shared.valid(HostPrices(*further))
     return best, kept

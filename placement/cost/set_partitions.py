@@ -2,11 +2,13 @@
 
 A map splits a set into blocks, each served by a node. What a split has (pairs of experts on one node, hosts of an
 expert) are its features; like the features, what it costs is known from its blocks, which are subsets: bit masks of
-elements.
+elements. Where the home of the tokens is given it is one more element, the last: its block is what the home hosts and
+sends nothing.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -57,10 +59,26 @@ def set_partitions(top_k: int, most_blocks: int, largest: int) -> Masks:
 def node_splits(top_k: int, num_nodes: int, slots_per_node: int) -> Splits:
     """One copy of each expert: partitions. They cost their blocks; features are pairs, as in `numpy.triu_indices`."""
     parts_PJ = set_partitions(top_k, num_nodes, slots_per_node)
-    pairs = _pairs(top_k)
-    features = [[f for f, pair in enumerate(pairs) if s & pair == pair] for s in range(1 << top_k)]
     cost_P = (parts_PJ > 0).sum(axis=1).astype(np.float64)
-    return _splits(parts_PJ, cost_P, features, np.full(len(pairs), -np.inf), 1)
+    return _splits(parts_PJ, cost_P, _pairs(top_k), top_k, -np.inf, 1)
+
+
+@lru_cache(maxsize=4)
+def home_splits(top_k: int, num_nodes: int, slots_per_node: int, *, hosts: bool) -> Splits:
+    """A set whose tokens have a given home: partitions of its experts and the home, which costs nothing.
+
+    Features are pairs of experts, hosts of an expert (where `hosts`: several copies of experts), then the experts that
+    the home hosts. Partitions are enough there too: what the home hosts is not needed elsewhere, each other expert is
+    needed on one node of the cover, and hosting less is never dearer.
+    """
+    home = 1 << top_k
+    parts_PJ = set_partitions(top_k + 1, num_nodes, slots_per_node + 1)
+    experts_PJ = np.bitwise_count(parts_PJ & np.uint16(home - 1))
+    parts_PJ = parts_PJ[(experts_PJ <= slots_per_node).all(axis=1)]
+    cost_P = (parts_PJ > 0).sum(axis=1).astype(np.float64) - 1.0
+    singles = [1 << i for i in range(top_k)]
+    features = _pairs(top_k) + (singles if hosts else []) + [home | single for single in singles]
+    return _splits(parts_PJ, cost_P, features, top_k + 1, 0.0 if hosts else -np.inf, 1)
 
 
 def host_splits(top_k: int, num_nodes: int, slots_per_node: int) -> Splits:
@@ -83,22 +101,25 @@ def host_splits(top_k: int, num_nodes: int, slots_per_node: int) -> Splits:
         for j in range(count if count < num_nodes else 0):
             rows.append([*blocks[:j], (num_nodes - count) * subsets + blocks[j], *blocks[j + 1 :]])
             cost.append(count - 1.0)
-    pairs = _pairs(top_k)
-    features = [
-        [f for f, pair in enumerate(pairs) if s & pair == pair] + [len(pairs) + i for i in range(top_k) if s >> i & 1]
-        for s in range(subsets)
-    ]
-    least_F = np.zeros(len(pairs) + top_k)
-    return _splits(np.array(rows, dtype=np.uint16), np.array(cost), features, least_F, num_nodes)
+    features = _pairs(top_k) + [1 << i for i in range(top_k)]
+    return _splits(np.array(rows, dtype=np.uint16), np.array(cost), features, top_k, 0.0, num_nodes)
 
 
-def even_splits(top_k: int, num_nodes: int, slots_per_node: int, *, hosts: bool) -> tuple[Floats, Floats]:
-    """What is left of `node_splits` or `host_splits` where features of a kind are only counted.
+def even_splits(
+    top_k: int, num_nodes: int, slots_per_node: int, *, hosts: bool, home: bool = False
+) -> tuple[Floats, Floats]:
+    """What is left of `node_splits`, `host_splits` or `home_splits` where features of a kind are only counted.
 
-    Cost, float64 [C], and features of each kind (pairs; hosts), float64 [C, 1 or 2], of all that differ in them.
+    Cost, float64 [C], and features of each kind (pairs; hosts; at home), float64 [C, 1 to 3], of all that differ.
     """
     found: set[tuple[float, ...]] = set()
-    for sizes in _sizes(top_k, num_nodes, min(top_k, slots_per_node)):
+    largest = min(top_k, slots_per_node)
+    if home:
+        for at_home in range(largest + 1):
+            for sizes in _sizes(top_k - at_home, num_nodes - 1, largest):
+                pairs = sum(size * (size - 1) // 2 for size in [at_home, *sizes])
+                found.add((len(sizes), pairs, *([top_k] if hosts else []), at_home))
+    for sizes in [] if home else _sizes(top_k, num_nodes, largest):
         count, pairs = len(sizes), sum(size * (size - 1) // 2 for size in sizes)
         if not hosts:
             found.add((count, pairs))
@@ -128,7 +149,9 @@ def _pairs(top_k: int) -> list[int]:
     return [1 << i | 1 << j for i, j in zip(*(axis.tolist() for axis in np.triu_indices(top_k, 1)), strict=True)]
 
 
-def _splits(parts_PJ: Masks, cost_P: Floats, features: list[list[int]], least_F: Floats, copies: int) -> Splits:
-    ptr_S = np.cumsum([0] + [len(row) for row in features]).astype(np.int64)
-    feature_D = np.array([f for row in features for f in row], dtype=np.int64)
-    return Splits(parts_PJ, cost_P, ptr_S, feature_D, least_F, copies)
+def _splits(parts_PJ: Masks, cost_P: Floats, features: list[int], elements: int, least: float, copies: int) -> Splits:
+    """`features`: the elements that a subset needs to have each, as bit masks."""
+    held = [[f for f, needed in enumerate(features) if s & needed == needed] for s in range(1 << elements)]
+    ptr_S = np.cumsum([0] + [len(row) for row in held]).astype(np.int64)
+    feature_D = np.array([f for row in held for f in row], dtype=np.int64)
+    return Splits(parts_PJ, cost_P, ptr_S, feature_D, np.full(len(features), least), copies)

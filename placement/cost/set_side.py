@@ -2,8 +2,9 @@
 
 Every feature of every set has a multiplier theta, and a split costs its nodes + theta . features. Features are sums
 over blocks, so only the 2^K subsets of a set are priced, and splits are sums of table entries. There are 15 partitions
-of 4 experts, 203 of 6 and 4140 of 8: where that is too much, all features of one kind share one multiplier, and how
-many of them a split has is all that counts.
+of 4 experts, 203 of 6 and 4140 of 8: where that is too much, `set_batches` goes over them by a recursion. It knows no
+copies; with those the sets take turns, and at first all features of one kind share one multiplier: how many of them a
+split has is all that counts.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.adam import ADAM_FIRST, ADAM_SECOND, ADAM_TINY, Adam, adam_bias
-from placement.cost.set_partitions import Splits, even_splits, host_splits, node_splits
+from placement.cost.set_batches import ascend_batches, recursion
+from placement.cost.set_partitions import Splits, even_splits, home_splits, host_splits, node_splits
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-MOST_CELLS = 4_000_000  # sets * splits that one iteration looks at: where there are more, sets take turns
-MOST_TOP_K = 8  # 4140 partitions; 9 have 21,147
+MOST_CELLS = 4_000_000  # sets * splits that one iteration looks at one by one
+MOST_TOP_K = 8  # 4140 partitions; 9, or 8 and a home, have 21,147 (11,051 over 4 nodes)
 EVEN_SHARE = 0.25  # of the iterations, where sets take turns afterwards
 SWEEPS_BETWEEN_JUDGING = 4
 MOST_EXPONENT = 11.5  # splits with a chance below 1e-5 of the best one's are left out of the gradient
@@ -42,35 +44,50 @@ class SetSide(NamedTuple):
 class SetClimb:
     """The multipliers' way uphill on the side of the sets.
 
-    Where the sets have too many splits to look at all in each iteration, all features of a kind share one multiplier at
-    first; later every feature has its own, and the sets take turns. Where one set has too many, it stays at the first.
+    Where one set has too many splits, all features of a kind share one multiplier for good.
     """
 
     def __init__(
         self,
         sets_UK: npt.NDArray[np.integer],
         weight_U: Floats,
-        num_experts: int,
+        num_elements: int,
         num_nodes: int,
         slots_per_node: int,
         *,
         hosts: bool = False,
+        home_U: npt.NDArray[np.integer] | None = None,
     ) -> None:
-        """Cells are u * E + v for the pair u < v, then, with hosts, E * E + u for the hosts of u."""
-        top_k = sets_UK.shape[1]
+        """Cells are u * V + v for the pair u < v, then, with hosts, V * V + u for the hosts of u.
+
+        num_elements  V: experts, and then the nodes' homes if any
+        home_U        int [U], which element the home of each set is; None: it is random
+        """
+        top_k, home = sets_UK.shape[1], home_U is not None
         self.exact = top_k <= MOST_TOP_K
-        splits = (host_splits if hosts else node_splits)(top_k if self.exact else 0, num_nodes, slots_per_node)
+        shape = (top_k if self.exact else 0, num_nodes, slots_per_node)
+        random = host_splits if hosts else node_splits
+        splits = home_splits(*shape, hosts=hosts) if home else random(*shape)
         order_U = np.argsort(-weight_U, kind="stable")
         first, second = np.triu_indices(top_k, 1)
         sets_UK = np.sort(sets_UK[order_U].astype(np.int64), axis=1)
-        cell_UF = sets_UK[:, first] * num_experts + sets_UK[:, second]
+        cells = [sets_UK[:, first] * num_elements + sets_UK[:, second]]
         if hosts:
-            cell_UF = np.concatenate([cell_UF, num_experts**2 + sets_UK], axis=1)
-        self.cells = num_experts * (num_experts + hosts)
+            cells.append(num_elements**2 + sets_UK)
+        if home_U is not None:
+            cells.append(sets_UK * num_elements + home_U[order_U, None])
+        cell_UF = np.concatenate(cells, axis=1)
+        self.cells = num_elements * (num_elements + hosts)
         self.side = SetSide(cell_UF, weight_U[order_U], splits)
-        self.size_D = [len(first), top_k] if hosts else [len(first)]  # features of each kind
-        self.cost_C, self.count_CD = even_splits(top_k, num_nodes, slots_per_node, hosts=hosts)
-        self.turns = max(-(-len(cell_UF) * len(splits.parts_PJ) // MOST_CELLS), 1)
+        self.size_D = [kind.shape[1] for kind in cells]  # features of each kind
+        self.cost_C, self.count_CD = even_splits(top_k, num_nodes, slots_per_node, hosts=hosts, home=home)
+        looks = len(cell_UF) * len(splits.parts_PJ)
+        self.dear = looks > MOST_CELLS
+        self.turns = -(-looks // MOST_CELLS) if hosts and self.dear else 1
+        self.steps = None
+        if self.dear and not hosts:
+            self.steps = recursion(top_k + home, num_nodes, slots_per_node, home=home)
+        self.free = float(weight_U.sum()) if home else 0.0  # the home's own block costs nothing
         self.adam = Adam.like(np.zeros(cell_UF.shape))
         self.even_adam = Adam.like(np.zeros((len(cell_UF), len(self.size_D))))
         self.least = 0.0 if hosts else -np.inf  # as `Splits.least_F`
@@ -116,6 +133,20 @@ class SetClimb:
         moved_UF = theta_UF.copy()
         begin, end = (len(moved_UF) * t // self.turns for t in (turn, turn + 1))
         stride *= adam_bias(sweep)
+        if self.steps is not None:
+            value, size = ascend_batches(
+                self.side.cell_UF,
+                self.side.weight_U,
+                self.side.splits.ptr_S,
+                self.side.splits.feature_D,
+                self.steps,
+                moved_UF,
+                self.adam,
+                shared_V,
+                smoothing,
+                stride,
+            )
+            return value - self.free, size, moved_UF
         value, size = ascend_sets(self.side, begin, end, moved_UF, self.adam, shared_V, smoothing, stride)
         if self.turns > 1:
             judged = last or (turn == 0 and sweep % SWEEPS_BETWEEN_JUDGING == 0)

@@ -3,6 +3,9 @@
 X[a, b] = 1 if experts a and b share a node. Its rows sum to m, its diagonal is 1 and its eigenvalues lie in 0..m, so
 X = m * (11'/E + Y) with Y between 0 and 1, of trace N - 1 and orthogonal to 1. What else is true of it is priced:
 entries are in 0..1, and sharing a node is transitive: x_uv + x_vw - x_uw <= 1.
+
+Where homes are given, every node has one more element beside its m experts, its home: all of the above holds with m + 1
+for m, homes share no node, and X is orthogonal to the vector that is 1 at experts and -m at homes.
 """
 
 from __future__ import annotations
@@ -34,15 +37,21 @@ class Earned(NamedTuple):
 
 
 class SharedMatrix:
-    """Same-node matrices of E experts on N nodes of m slots."""
+    """Same-node matrices of E experts on N nodes of m slots; with `homes`, of E + N elements, the homes last.
 
-    def __init__(self, num_nodes: int, slots_per_node: int) -> None:
-        self.num_nodes, self.slots = num_nodes, slots_per_node
-        self.size = num_nodes * slots_per_node
-        mirror = np.full(self.size, 1.0 / np.sqrt(self.size))  # Householder: an orthonormal basis of sums of 0
-        mirror[0] += 1.0
-        mirror /= np.linalg.norm(mirror)
-        self.basis = (np.eye(self.size) - 2.0 * np.outer(mirror, mirror))[:, 1:]
+    most_EE  float64 [E, E], what the entries of X are at most: 0 between homes, else 1
+    """
+
+    def __init__(self, num_nodes: int, slots_per_node: int, *, homes: bool = False) -> None:
+        self.num_nodes, self.slots = num_nodes, slots_per_node + homes
+        self.size = num_nodes * self.slots
+        experts = num_nodes * slots_per_node
+        self.most_EE = np.ones((self.size, self.size))
+        self.most_EE[experts:, experts:] = np.eye(self.size - experts)
+        left = np.ones((self.size, 1))
+        if homes:
+            left = np.stack([left[:, 0], np.where(np.arange(self.size) < experts, 1.0, -float(slots_per_node))], axis=1)
+        self.basis = complement(left)
         self.near_DT = self._triangles()
 
     def _triangles(self) -> Ints:
@@ -87,6 +96,7 @@ class SharedMatrix:
             whole -= 0.5 * (half + half.T)
         values, vectors = eigh(self.basis.T @ whole @ self.basis, check_finite=False, driver="evd")
         below = np.minimum(price_EE, 0.0)
+        below *= self.most_EE
         np.fill_diagonal(below, 0.0)
         count = self.num_nodes - 1
         top = float(values[len(values) - count :].sum())
@@ -97,6 +107,20 @@ class SharedMatrix:
         same_EE = self.slots * (spanned @ spanned.T + 1.0 / self.size)
         norm = float(np.linalg.norm(whole) + np.linalg.norm(price_EE) + np.abs(triangle_T).sum())
         return Earned(float(most), same_EE, norm)
+
+
+def complement(vectors: Floats) -> Floats:
+    """An orthonormal basis of what is orthogonal to the columns, which are orthogonal to each other: by reflections."""
+    size, count = vectors.shape
+    basis = np.eye(size)
+    for column in range(count):
+        image = basis.T @ vectors[:, column]
+        image[:column] = 0.0
+        mirror = image / np.linalg.norm(image)
+        mirror[column] += 1.0 if mirror[column] >= 0 else -1.0
+        mirror /= np.linalg.norm(mirror)
+        basis -= 2.0 * np.outer(basis @ mirror, mirror)
+    return np.asarray(basis[:, count:])
 
 
 def _smooth_choice(values: Floats, count: int, width: float) -> Floats:

@@ -44,6 +44,7 @@ class Pieces(NamedTuple):
     floor_B    float64 [B], an imbalance that no map is below
     fastest_node  speed of the fastest node, relative to the mean
     most_node     share of the first row of loads that no node may exceed: what caps imply (here it is not used)
+    home_U        int [U], home node of each set, -1: uniformly random; None: all are
     """
 
     sets_UK: npt.NDArray[np.integer]
@@ -55,10 +56,20 @@ class Pieces(NamedTuple):
     slots_per_node: int
     fastest_node: float = 1.0
     most_node: float = 1.0
+    home_U: npt.NDArray[np.integer] | None = None
 
 
 def spectral_bound(pieces: Pieces, steps: int) -> float:
-    """Lower bound on sends + sum_B price * imbalance over all maps with one copy per expert (homes at random)."""
+    """Lower bound on sends + sum_B price * imbalance over all maps with one copy per expert.
+
+    A random home saves one in N of the nodes that a set touches; of a given home no more is used than that it saves one
+    at most.
+    """
+    if pieces.home_U is not None and pieces.num_nodes > 1:
+        known_U = pieces.home_U >= 0
+        whole_U = np.where(known_U, pieces.num_nodes / (pieces.num_nodes - 1), 1.0)
+        saved = float(pieces.weight_U[known_U].sum()) * (1 + ERROR_FACTOR * len(known_U) * np.finfo(np.float64).eps)
+        return spectral_bound(pieces._replace(weight_U=pieces.weight_U * whole_U, home_U=None), steps) - saved
     num_experts = pieces.load_BE.shape[1]
     num_nodes, size = pieces.num_nodes, pieces.slots_per_node
     tangents = _Tangents(pieces)

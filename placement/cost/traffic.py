@@ -16,14 +16,28 @@ class Traffic(NamedTuple):
     node_HN        float64 [N, N], copies for distinct nodes
     rank_HG        float64 [N, G], copies for distinct ranks
     assignment_HG  float64 [N, G], assignments
+    remote_3       float64 [3], copies for distinct remote nodes and ranks and remote assignments of tokens that are
+                   not booked above: where all links are alike, from where and to where does not matter
     """
 
     node_HN: Floats
     rank_HG: Floats
     assignment_HG: Floats
+    remote_3: Floats
 
     @staticmethod
     def start(num_nodes: int, num_ranks: int) -> Traffic:
         return Traffic(
-            np.zeros((num_nodes, num_nodes)), np.zeros((num_nodes, num_ranks)), np.zeros((num_nodes, num_ranks))
+            np.zeros((num_nodes, num_nodes)),
+            np.zeros((num_nodes, num_ranks)),
+            np.zeros((num_nodes, num_ranks)),
+            np.zeros(3),
         )
+
+    def leaving_3(self) -> Floats:
+        """Copies for distinct remote nodes, for distinct remote ranks, and remote assignments, float64 [3]."""
+        num_nodes, num_ranks = self.rank_HG.shape
+        remote_NN = 1.0 - np.eye(num_nodes)
+        remote_NG = np.repeat(remote_NN, num_ranks // num_nodes, axis=1)
+        booked = (self.node_HN * remote_NN, self.rank_HG * remote_NG, self.assignment_HG * remote_NG)
+        return np.array([copies.sum() for copies in booked]) + self.remote_3

@@ -47,7 +47,7 @@ def wire_cost(traffic: Traffic, cluster: Cluster, transport: str, num_tokens: fl
         share_H = tokens_H / tokens_H.sum() if tokens_H.any() else np.full(cluster.num_nodes, 1 / cluster.num_nodes)
         return float(share_H @ fares.sum(axis=1))
     copies = {"node": traffic.node_HN, "rank": traffic.rank_HG, "assignment": traffic.assignment_HG}[transport]
-    return float((copies * fares).sum() / max(num_tokens, 1))
+    return float(((copies * fares).sum() + traffic.remote_3[TRANSPORTS.index(transport)]) / max(num_tokens, 1))
 
 
 def sends_are_fixed(cluster: Cluster, transport: str, num_experts: int) -> bool:
@@ -59,6 +59,14 @@ def sends_are_fixed(cluster: Cluster, transport: str, num_experts: int) -> bool:
     return cluster.num_slots == num_experts and one_each and bool(np.ptp(fare_X) <= 1e-12 * fare_X.max())
 
 
+@lru_cache(maxsize=64)
+def links_alike(cluster: Cluster, transport: str) -> bool:
+    """True if every copy for a remote node or rank costs 1 and nothing else costs anything."""
+    fares = fare_HX(cluster, transport)
+    remote = np.repeat(1.0 - np.eye(cluster.num_nodes), fares.shape[1] // cluster.num_nodes, axis=1)
+    return bool((fares == remote).all())
+
+
 def is_plain(cluster: Cluster, transport: str) -> bool:
     """True if every copy for a remote node costs 1 and nothing else costs anything."""
-    return transport == "node" and bool((fare_HX(cluster, transport) == 1.0 - np.eye(cluster.num_nodes)).all())
+    return transport == "node" and links_alike(cluster, transport)

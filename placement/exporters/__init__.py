@@ -6,11 +6,18 @@ from importlib import import_module
 from typing import cast
 
 from placement.errors import OptionError
-from placement.exporters.base import Export, Exporter
+from placement.exporters.base import Export, Exporter, ExportOptions, FileMap, Importer
 
 EXPORTERS = {
     "native": "placement.exporters.native:Native",
     "sglang": "placement.exporters.sglang:SGLang",
+    "vllm": "placement.exporters.vllm:VLLM",
+    "vllm-plugin": "placement.exporters.vllm_plugin.exporter:VLLMPlugin",
+    "vllm-ascend": "placement.exporters.vllm_ascend:VLLMAscend",
+    "tensorrt-llm": "placement.exporters.tensorrt_llm:TensorRTLLM",
+    "lmdeploy": "placement.exporters.lmdeploy:LMDeploy",
+    "omni-infer": "placement.exporters.omni_infer:OmniInfer",
+    "deepseek-eplb": "placement.exporters.deepseek_eplb:DeepSeekEPLB",
 }
 
 
@@ -18,8 +25,21 @@ def get_exporter(name: str) -> Exporter:
     """The exporter of that name. Raises OptionError."""
     if name not in EXPORTERS:
         raise OptionError(f"--to {name!r} is unknown; choose one of {', '.join(EXPORTERS)}")
+    return _made(name)
+
+
+def get_importer(name: str) -> Importer:
+    """The exporter of that name, if its files can be read back. Raises OptionError."""
+    exporter = _made(name) if name in EXPORTERS else None
+    if not isinstance(exporter, Importer):
+        readable = [other for other in EXPORTERS if isinstance(_made(other), Importer)]
+        raise OptionError(f"--from {name!r} has no map that can be read back; choose one of {', '.join(readable)}")
+    return exporter
+
+
+def _made(name: str) -> Exporter:
     module, attribute = EXPORTERS[name].split(":")
     return cast(Exporter, getattr(import_module(module), attribute)())
 
 
-__all__ = ["EXPORTERS", "Export", "Exporter", "get_exporter"]
+__all__ = ["EXPORTERS", "Export", "ExportOptions", "Exporter", "FileMap", "Importer", "get_exporter", "get_importer"]

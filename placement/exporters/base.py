@@ -1,16 +1,36 @@
-"""The protocol of an exporter: a placement in, the bytes that one engine loads out."""
+"""The protocols: an exporter makes the bytes that one engine loads, an importer reads such bytes back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
 
 from placement.placement_map import Placement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """suffix   ending of the file to be written, which tells formats apart; empty: the exporter's first
+    load_LE  assignments of every expert, [L, E], for engines that place by load; None: unknown
+    """
+
+    suffix: str = ""
+    load_LE: npt.NDArray[np.number] | None = None
+
+
+DEFAULTS = ExportOptions()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """The file's content, and what to tell the engine beside it (flags to set), one line each."""
+    """The file's content, and what to tell the engine beside it, one line each.
+
+    Hints name the flags to start with, the number of redundant experts, how the engine chooses among copies in the
+    words of `--replica-choice`, and what it leaves out. The word FILE in them stands for the file's path.
+    """
 
     content: bytes
     hints: tuple[str, ...] = field(default=())
@@ -18,7 +38,42 @@ class Export:
 
 class Exporter(Protocol):
     name: str
-    suffix: str
+    suffixes: tuple[str, ...]  # what the engine's file may be called, the usual one first
+    takes_load: bool  # whether `ExportOptions.load_LE` is of use
+    replica_choices: tuple[
+        str, ...
+    ]  # how the engine chooses among copies, as in `--replica-choice`; empty: not its own
 
-    def export(self, placement: Placement) -> Export:
-        """Raises MapError where the engine would silently misread the map."""
+    def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
+        """Raises MapError where the engine would silently do something else than the map says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileMap:
+    """What an engine's file says of a map; the rest must be told by whoever imports it.
+
+    phy2log_RP   logical expert of every slot, int64 [R, P], unchecked but for being whole numbers in rows of one length
+    hidden       rows are all decoder layers, dense ones included; else MoE layers only
+    layer_ids    absolute number of each row, if the file has them
+    num_ranks    if the file tells them apart
+    num_experts  if the file says so
+    every_layer  the only row is meant for every layer
+    """
+
+    phy2log_RP: npt.NDArray[np.int64]
+    hidden: bool = False
+    layer_ids: tuple[int, ...] | None = None
+    num_ranks: int | None = None
+    num_experts: int | None = None
+    every_layer: bool = False
+
+
+@runtime_checkable
+class Importer(Protocol):
+    """An exporter whose files hold the whole map."""
+
+    name: str
+    suffixes: tuple[str, ...]
+
+    def read(self, content: bytes, suffix: str) -> FileMap:
+        """What a file with that ending says. Never unpickles. Raises MapError."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from placement.cost import Evaluation
+from placement.report.layer_lines import Line, layer_lines, layer_ticks
 from placement.report.numbers import number
 from placement.report.png import heatmap_uri
 from placement.report.summary import shown_part
@@ -59,27 +60,10 @@ def tradeoff(solution: Solution) -> str:
 def per_layer(solution: Solution, values_of: PerLayer, label: str, lowest: float) -> str:
     """One line a map over the layers; the axis starts at `lowest`."""
     part, answers = shown_part(solution)
-    values = {name: values_of(answer) for name, answer in answers.items()}
-    layer_ids = solution.placement.model.layer_ids
-    low, high = layer_ids[0], layer_ids[-1]
-    chart = Chart(
-        x_ticks=layer_ticks(layer_ids),
-        y_ticks=ticks(lowest, max(float(row.max()) for row in values.values())),
-        x_range=(low - 0.5, high + 0.5),
-        x_label="layer",
-        y_label=label,
-    )
-    for name, row in values.items():
-        chart.line(series_of(name), layer_ids, row.tolist())
-        for layer_id, value in zip(layer_ids, row.tolist(), strict=True):
-            tip = f"{name}, layer {layer_id}: {number(value)}"
-            chart.mark(
-                series_of(name), shape_of(name), layer_id, value, tip, radius=2.5 if len(layer_ids) <= 40 else 1.5
-            )
-    said = "; ".join(
-        f"{name} from {number(float(row.min()))} to {number(float(row.max()))}" for name, row in values.items()
-    )
-    return chart.svg(f"{label} by layer, {part} requests: {said}.")
+    lines = [
+        Line(name, series_of(name), shape_of(name), values_of(answer).tolist()) for name, answer in answers.items()
+    ]
+    return layer_lines(solution.placement.model.layer_ids, lines, label, lowest, f"{label} by layer, {part} requests")
 
 
 def sends_by_layer(solution: Solution) -> str:
@@ -139,9 +123,3 @@ def load_heatmap(solution: Solution, name: str) -> str:
 def nodes_are_parted(solution: Solution) -> bool:
     """Lines between nodes help while there is room for them."""
     return solution.cluster.gpus_per_node > 1 and 1 < solution.cluster.num_nodes <= NODE_LINES
-
-
-def layer_ticks(layer_ids: Sequence[int], count: int = 8) -> list[int]:
-    """At most `count` of the layers, evenly spaced."""
-    step = max(-(-len(layer_ids) // count), 1)
-    return list(layer_ids[::step])

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import Any
 
+from placement.by_class import ByClass
 from placement.cost import Evaluation
 from placement.errors import printable
+from placement.group import GroupedSolution
 from placement.report import figures
+from placement.report.by_class import class_table
 from placement.report.expert_maps import CLASS_LABELS, layer_maps
-from placement.report.numbers import change, human_bytes, number, percent, plural
+from placement.report.grouping_page import grouping_page
+from placement.report.numbers import change, human_bytes, number, plural
+from placement.report.page import render
 from placement.report.part_tables import part_table
 from placement.report.summary import REFERENCE, baseline_of, headline, objective, parts, proof, sends_known, shown_part
 from placement.solve import Solution, solution_document
 
-TEMPLATE, STYLE = "template.html.j2", "report.css"
+TEMPLATE = "template.html.j2"
 
 
-def report_html(solution: Solution) -> str:
-    """The report as text; write it with `placement.files.write_atomic`."""
-    import jinja2  # loaded only when a report is made
+def report_html(solution: Solution, *, grouped: GroupedSolution | None = None, by_class: ByClass | None = None) -> str:
+    """The report as text; write it with `placement.files.write_atomic`.
 
-    folder = files("placement.report")
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"number": number, "percent": percent}
-    template = environment.from_string(folder.joinpath(TEMPLATE).read_text("utf-8"))
-    return template.render(style=folder.joinpath(STYLE).read_text("utf-8"), **_context(solution))
+    grouped, by_class: what `solution` was taken from, if it was solved with homes or beside maps by class
+    """
+    sections = {
+        "grouping": None if grouped is None else grouping_page(grouped),
+        "classes_of_traffic": None if by_class is None else class_table(by_class),
+    }
+    return render(TEMPLATE, _context(solution) | sections)
 
 
 def _context(solution: Solution) -> dict[str, Any]:
@@ -106,6 +105,9 @@ def _tiles(solution: Solution) -> list[tuple[str, str, str]]:
 
 
 def _layers(solution: Solution, answers: dict[str, Evaluation]) -> list[dict[str, Any]]:
+    """None of a map that was given, not solved for."""
+    if not solution.layers:
+        return []
     before, after = answers[baseline_of(solution)].layers(), answers[solution.result_name].layers()
     return [
         {"report": report, "before": old, "after": new}

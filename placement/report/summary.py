@@ -47,8 +47,17 @@ def objective(solution: Solution) -> str:
 
 
 def headline(solution: Solution) -> str:
-    """Sends and imbalance of the result beside eplb, what is proven, and the worst part of a robust solve."""
-    return f"{_sends(solution)}; {proof(solution)}.{_worst_part(solution)}"
+    """Sends and imbalance of the result beside eplb, what is proven, what the best split of load over copies would make
+    of the imbalance, and the worst part of a robust solve."""
+    return f"{_sends(solution)}; {proof(solution)}.{_best_split(solution)}{_worst_part(solution)}"
+
+
+def _best_split(solution: Solution) -> str:
+    splits = solution.best_split()
+    if splits is None:
+        return ""
+    imbalance = number(float(splits["held_out" if solution.held_out else "train"].mean()))
+    return f" With the best split of load over copies the rank imbalance would be {imbalance}."
 
 
 def _worst_part(solution: Solution) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from placement.errors import OptionError
 
 NONE, DROP, EXPANDED = "none", "drop", "expanded"
+MOST_LOAD = 1024
 LOAD_UNIT = 1 << 16  # loads are whole numbers of 1/65536, so that sums do not depend on their order
 
 
@@ -83,7 +84,7 @@ def load_units(load_T: Tensor | None, num_tokens: int, device: torch.device) -> 
     """Loads of tokens as whole numbers, int64 [T]; 1 each where none are given."""
     if load_T is None:
         return torch.full((num_tokens,), LOAD_UNIT, dtype=torch.int64, device=device)
-    return (load_T.double() * LOAD_UNIT).round().long()
+    return (load_T.double().nan_to_num().clamp(0, MOST_LOAD) * LOAD_UNIT).round().long()
 
 
 def entropy_load(chance_TX: Tensor, text_T: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from placement.errors import OptionError
 from placement.runtime.admission import admit, order_keys
-from placement.runtime.capacity import EXPANDED, NONE, CapacityPolicy, load_units
+from placement.runtime.capacity import EXPANDED, MOST_LOAD, NONE, CapacityPolicy, load_units
 from placement.runtime.header import SCORES, Exchange, announce, fault_of
 from placement.runtime.layer_map import LayerMap
 from placement.runtime.transport.base import Group
@@ -60,15 +60,19 @@ class Capacity:
         ids, slots, weights  [T, K] of the top-k sets
         scores               [T, E] gate scores of all experts; needed by `expanded`. Else weights are the scores
         priority             [T] whole numbers, 0 to 65535: lower ones are dropped first (images before text)
-        load                 [T] what a token counts for, 1 if not given (see `entropy_load`)
+        load                 [T] what a token counts for, 0 to 1024, 1 if not given (see `entropy_load`)
         """
         weights = weights.float()
         top_k = slots.shape[1]
         if self.policy.mode == NONE:
             nobody = torch.zeros((), dtype=torch.int64, device=slots.device)
             return Decision(slots=slots, weights=weights, dropped=nobody, extra=nobody, fault=fault)
+        sound = torch.isfinite(weights.masked_fill(slots < 0, 0)).all()
         if scores is not None:
-            fault = torch.where(torch.isfinite(scores).all(), fault, fault_of(SCORES, self._world.rank))
+            sound &= torch.isfinite(scores).all()
+        if load is not None:
+            sound &= ((load >= 0) & (load <= MOST_LOAD)).all()
+        fault = torch.where(sound, fault, fault_of(SCORES, self._world.rank))
         score = weights if scores is None else scores.float().gather(1, ids.clamp(min=0))
         weight_sum = weights.masked_fill(slots < 0, 0).sum(dim=1, keepdim=True)
         if self.policy.mode == EXPANDED:
@@ -117,7 +121,8 @@ class Capacity:
         )
 
     def _unit(self, slots: Tensor) -> Tensor:
-        return slots // self._map.slots_per_gpu if self.policy.level == "device" else slots
+        device = self.policy.level == "device"
+        return torch.div(slots, self._map.slots_per_gpu, rounding_mode="floor") if device else slots
 
     def _limit(self, load: int) -> int:
         units = self._map.num_ranks if self.policy.level == "device" else self._map.num_slots
@@ -126,12 +131,10 @@ class Capacity:
     def _of_mine(
         self, slots: Tensor, key: Tensor, load: Tensor, routed: Tensor, fault: Tensor | int
     ) -> tuple[Tensor, Tensor | int]:
-        wanted = slots >= 0
-        limit = self._limit(int(routed))
-        kept = torch.zeros_like(wanted)
         last = self.policy.keep == "last"
-        kept[wanted] = admit(key[wanted], self._unit(slots[wanted]), load[wanted], limit, latest_first=last)
-        return kept, fault
+        unit_A = self._unit(slots).reshape(-1)  # -1 is a unit of those that want none
+        kept = admit(key.reshape(-1), unit_A, load.reshape(-1), self._limit(int(routed)), latest_first=last)
+        return kept.view_as(slots) & (slots >= 0), fault
 
     def _of_all(
         self, slots: Tensor, key: Tensor, load: Tensor, routed: Tensor, fault: Tensor | int

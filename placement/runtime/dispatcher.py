@@ -115,6 +115,10 @@ class Dispatcher:
                 f"x {list(x.shape)}, ids {list(slots.shape)} and weights {list(weights.shape)} do not fit; "
                 f"[T, D], [T, K] and [T, K] are needed"
             )
+        if x.device.type != self.device.type:
+            raise OptionError(
+                f"x is on {x.device} and the dispatcher on {self.device}; give it device={x.device.type!r}"
+            )
         wire = Wire(hidden=x.shape[1], dtype=x.dtype, width=slots.shape[1], fp8=self.fp8)
         exchange = Exchange(
             version=self.layer_map.version, layer=self.layer_map.layer, step=self._step, row_kind=wire.kind

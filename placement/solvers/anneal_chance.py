@@ -1,10 +1,11 @@
 """Simulated annealing of slot contents where a copy is chosen by chance: `local-first` and `uniform`.
 
 An expert is then served at unit x (node or rank, by the transport) with a probability that depends on its own copies
-and the home alone, so loads are exact sums over experts, and a token costs, in the mean over homes,
+and the home alone, so a token costs, at its home or in the mean over homes,
 
     sum over x of fare[home, x] * (1 - product over its experts of (1 - p[e, x]))
 
+and loads are sums over experts: exact where homes are random, else with every expert's tokens from all homes alike.
 Only the sets of the two experts that a move touches are computed anew, and only if the balance allows the move.
 """
 
@@ -37,7 +38,7 @@ def anneal_chance(
     """Anneal `phy2log_P` in place from temperature `hot` to `cold` (sends per token); returns the best cost seen.
 
     fare_HX      cost of one copy of one token of the sample, float64 [H, X]: a row a home, or one row if the choice
-                 does not see the home
+                 sees no home
     local_first  copies on the home node serve all; else any copy serves with equal chance
     """
     num_experts, num_boots = bal.load_EB.shape
@@ -57,17 +58,19 @@ def anneal_chance(
     for e in range(num_experts):
         _chances(e, holds_GE, local_first, bal, miss_EHX[e], share_EG[e])
     load_GB = np.zeros((num_ranks, num_boots))
+    peak_NB = np.zeros((bal.num_nodes, num_boots))  # not looked at: every node is taken to change
+    all_nodes = ~_ZERO >> np.uint64(64 - bal.num_nodes)
     for e in range(num_experts):
-        add_load(load_GB, e, share_EG[e], bal)
+        add_load(load_GB, e, share_EG[e], all_nodes, bal)
     peak_B = np.zeros(num_boots)
     more_G = np.zeros((2, num_ranks))
-    uneven = cost_after(load_GB, 0, more_G[0], 0, more_G[1], bal, peak_B)
+    uneven = cost_after(load_GB, peak_NB, all_nodes, 0, more_G[0], 0, more_G[1], bal, peak_B)
     num_sets = inc.sets_UK.shape[0]
     cost_U, fresh_U = np.zeros(num_sets), np.zeros(num_sets)
     mark_U = np.full(num_sets, -1, dtype=np.int64)
     sends = 0.0
     for t in range(num_sets):
-        cost_U[t] = inc.count_U[t] * _cost_of_set(inc.sets_UK[t], miss_EHX, fare_HX)
+        cost_U[t] = inc.count_U[t] * _cost_of_set(inc.sets_UK[t], inc.home_U[t], miss_EHX, fare_HX)
         sends += cost_U[t]
     best = sends + uneven
     best_P = phy2log_P.copy()
@@ -94,7 +97,7 @@ def anneal_chance(
             e = pair[side]
             _chances(e, holds_GE, local_first, bal, miss_EHX[e], share_EG[e])
             more_G[side] = share_EG[e] - old_share[side]
-        after = cost_after(load_GB, u, more_G[0], v, more_G[1], bal, peak_B)
+        after = cost_after(load_GB, peak_NB, all_nodes, u, more_G[0], v, more_G[1], bal, peak_B)
         change = after - uneven
         accept = change <= threshold + sends  # no sends at all would do
         if accept:
@@ -104,7 +107,7 @@ def anneal_chance(
                     t = inc.expert_sets[x]
                     if mark_U[t] != move:
                         mark_U[t] = move
-                        fresh_U[t] = inc.count_U[t] * _cost_of_set(inc.sets_UK[t], miss_EHX, fare_HX)
+                        fresh_U[t] = inc.count_U[t] * _cost_of_set(inc.sets_UK[t], inc.home_U[t], miss_EHX, fare_HX)
                         change += fresh_U[t] - cost_U[t]
             accept = change <= threshold
         if not accept:
@@ -120,8 +123,8 @@ def anneal_chance(
         phy2log_P[p] = v
         if not replace:
             phy2log_P[q] = u
-        add_load(load_GB, u, more_G[0], bal)
-        add_load(load_GB, v, more_G[1], bal)
+        add_load(load_GB, u, more_G[0], all_nodes, bal)
+        add_load(load_GB, v, more_G[1], all_nodes, bal)
         uneven = after
         if sends + uneven < best - 1e-12:
             best = sends + uneven
@@ -166,16 +169,17 @@ def _chances(
 
 
 @nb.njit(cache=True, nogil=True)
-def _cost_of_set(ids_K: npt.NDArray[np.int32], miss_EHX: Floats, fare_HX: Floats) -> float:
+def _cost_of_set(ids_K: npt.NDArray[np.int32], home: int, miss_EHX: Floats, fare_HX: Floats) -> float:
     total = 0.0
-    for h in range(fare_HX.shape[0]):
+    first, last = (home, home + 1) if home >= 0 else (0, fare_HX.shape[0])
+    for h in range(first, last):
         for x in range(fare_HX.shape[1]):
             if fare_HX[h, x] > 0.0:
                 miss = 1.0
                 for k in range(ids_K.shape[0]):
                     miss *= miss_EHX[ids_K[k], h, x]
                 total += fare_HX[h, x] * (1.0 - miss)
-    return total
+    return total / (last - first)
 
 
 @nb.njit(cache=True, nogil=True)

@@ -20,6 +20,7 @@ class Incidence(NamedTuple):
     """Which sampled top-k sets hold which experts, in compressed rows.
 
     sets_UK    int32 [U, K]; count_U int64 [U]
+    home_U     int32 [U], home node of the tokens of a set, -1: uniformly random
     expert_ptr int64 [E+1] into expert_sets int32, the sets that hold an expert
     entry_UK   int32 [U, K], where each (set, member) stands in expert_sets
     pair_ptr   int64 [E*E+1] into pair_sets int32, the sets that hold both a and b, at row a*E+b with a < b
@@ -27,6 +28,7 @@ class Incidence(NamedTuple):
 
     sets_UK: npt.NDArray[np.int32]
     count_U: npt.NDArray[np.int64]
+    home_U: npt.NDArray[np.int32]
     expert_ptr: npt.NDArray[np.int64]
     expert_sets: npt.NDArray[np.int32]
     entry_UK: npt.NDArray[np.int32]
@@ -43,7 +45,8 @@ class Balance(NamedTuple):
     price       cost of one unit of expected imbalance, in sends per token
     cap         hard cap on the imbalance of column 0 (inf: none), at CAP_PRICE a unit beyond it
     node_cap    the same for nodes
-    fare_X      float64 [X], cost of touching a unit, a node or a rank, once in the sample (mean over homes)
+    fare_HX     float64 [N+1, X], cost of touching a unit, a node or a rank, once in the sample: a row a home node, and
+                the last, which home -1 finds, their mean
     stay_GE     float64 [G, E], what it costs if rank g does not hold expert e: the price of a move where g holds e now
     """
 
@@ -53,7 +56,7 @@ class Balance(NamedTuple):
     price: float
     cap: float
     node_cap: float
-    fare_X: npt.NDArray[np.float64]
+    fare_HX: npt.NDArray[np.float64]
     stay_GE: npt.NDArray[np.float64]
     num_nodes: int
     gpus_per_node: int
@@ -62,10 +65,14 @@ class Balance(NamedTuple):
 
 def incidence(problem: LayerProblem, num_experts: int, *, alone: bool = False) -> Incidence:
     """`num_experts` may exceed the problem's: the further ones are in no set. `alone`: sets of one expert each."""
-    sets, count_U = np.ascontiguousarray(problem.sets_UK), problem.count_U
+    sets, count_U, home_U = np.ascontiguousarray(problem.sets_UK), problem.count_U, problem.homes_U
     if alone:  # every assignment is sent on its own
-        count_U = np.bincount(sets.ravel(), np.repeat(count_U, sets.shape[1]), num_experts).astype(np.int64)
-        sets = np.arange(num_experts, dtype=np.int32)[:, None]
+        each_U = np.repeat(count_U, sets.shape[1])
+        pair_U = np.repeat(home_U + 1, sets.shape[1]) * num_experts + sets.ravel()
+        pairs_U, row_U = np.unique(pair_U, return_inverse=True)
+        count_U = np.bincount(row_U, each_U).astype(np.int64)
+        sets = (pairs_U % num_experts).astype(np.int32)[:, None]
+        home_U = (pairs_U // num_experts - 1).astype(np.int32)
     top_k = sets.shape[1]
     pairs = np.triu_indices(top_k, 1)
     key = sets[:, pairs[0]].astype(np.int64) * num_experts + sets[:, pairs[1]]
@@ -74,6 +81,7 @@ def incidence(problem: LayerProblem, num_experts: int, *, alone: bool = False) -
     return Incidence(
         sets_UK=sets,
         count_U=count_U,
+        home_U=home_U,
         expert_ptr=expert_ptr,
         expert_sets=order // np.int32(top_k),
         entry_UK=entry.reshape(sets.shape),
@@ -83,9 +91,9 @@ def incidence(problem: LayerProblem, num_experts: int, *, alone: bool = False) -
 
 
 def fare_per_copy_HX(problem: LayerProblem) -> npt.NDArray[np.float64]:
-    """What one copy of one token of the sample costs if its home is h, times the chance that it is: [N, X]."""
+    """What one copy of one token of the sample costs if its home is h: [N, X]."""
     fares = fare_HX(problem.cluster, problem.options.transport)
-    return fares * (problem.send_price / (len(fares) * max(int(problem.count_U.sum()), 1)))
+    return fares * (problem.send_price / max(int(problem.count_U.sum()), 1))
 
 
 def balance(problem: LayerProblem, num_experts: int) -> Balance:
@@ -95,6 +103,7 @@ def balance(problem: LayerProblem, num_experts: int) -> Balance:
     speed_N = cluster.speed_G().reshape(cluster.num_nodes, -1).mean(axis=1)
     load_EB = np.zeros((num_experts, len(problem.load_BE)))
     load_EB[: problem.num_experts] = problem.load_BE.T * cluster.num_ranks
+    fares_HX = fare_per_copy_HX(problem)
     return Balance(
         load_EB=load_EB,
         slowness_G=1.0 / cluster.speed_G(),
@@ -102,7 +111,7 @@ def balance(problem: LayerProblem, num_experts: int) -> Balance:
         price=problem.balance_price,
         cap=np.inf if cap is None else float(cap),
         node_cap=np.inf if node_cap is None else float(node_cap),
-        fare_X=fare_per_copy_HX(problem).sum(axis=0),
+        fare_HX=np.concatenate([fares_HX, fares_HX.mean(axis=0, keepdims=True)]),
         stay_GE=np.zeros((cluster.num_ranks, num_experts)),
         num_nodes=cluster.num_nodes,
         gpus_per_node=cluster.gpus_per_node,

@@ -11,11 +11,11 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import MAX_COVERS
+from placement.cost.covers import MAX_COVERS, popcount
 from placement.solvers.anneal_common import Balance, Incidence, cost_of_moves, random_below, random_unit, random_word
 from placement.solvers.replica_answers import no_answers, place_of_answer
-from placement.solvers.replica_loads import add_load, cost_after, measure_shares, spread
-from placement.solvers.replica_sends import MOST_OPEN, Rest, sends_of_set, update_set
+from placement.solvers.replica_loads import add_load, cost_after, measure_peaks, measure_shares, spread
+from placement.solvers.replica_sends import MOST_OPEN, no_rest, sends_of_set, update_set
 
 REFRESH = 64  # accepted moves between refreshes, at least
 REFRESH_WORK = 192  # pairs of sets and nodes for each move more
@@ -43,7 +43,7 @@ def anneal_replicas(
     slots_per_node = bal.slots_per_gpu * bal.gpus_per_node
     num_ranks = num_nodes * bal.gpus_per_node
     num_sets, top_k = inc.sets_UK.shape
-    per_send = bal.fare_X.mean() / max(num_nodes - 1, 1)
+    per_send = bal.fare_HX[num_nodes].mean() / max(num_nodes - 1, 1)
     state = np.empty(1, dtype=np.uint64)
     state[0] = seed
     random_word(state)
@@ -62,13 +62,7 @@ def anneal_replicas(
         holds_EG[e, p // bal.slots_per_gpu] += 1
         copies_E[e] += 1
         host_E[e] |= _ONE << np.uint64(p // slots_per_node)
-    size = inc.expert_sets.shape[0]
-    rest = Rest(
-        np.empty(size, dtype=np.uint64),
-        np.empty(size, dtype=np.uint64),
-        np.empty(size, dtype=np.uint64),
-        np.empty(size, dtype=np.int64),
-    )
+    rest = no_rest(inc.expert_sets.shape[0])
     sends_U = np.zeros(num_sets, dtype=np.int64)
     sends = 0
     for t in range(num_sets):
@@ -80,6 +74,8 @@ def anneal_replicas(
     more_u_G, more_v_G = np.zeros(num_ranks), np.zeros(num_ranks)
     load_GB = np.zeros((num_ranks, num_boots))
     peak_B = np.zeros(num_boots)
+    peak_NB = np.zeros((num_nodes, num_boots))
+    all_nodes = ~_ZERO >> np.uint64(64 - num_nodes)
     uneven = 0.0
     moved = cost_of_moves(phy2log_P, bal)
     best = np.inf
@@ -94,10 +90,10 @@ def anneal_replicas(
             measure_shares(inc, host_E, num_nodes, share_EN, scratch, covers)
             load_GB[:] = 0.0
             for e in range(num_experts):
-                spread(share_EN[e], on_EN[e], holds_EG[e], bal, part_EG[e])
-                add_load(load_GB, e, part_EG[e], bal)
-            more_u_G[:] = 0.0
-            uneven = cost_after(load_GB, 0, more_u_G, 0, more_u_G, bal, peak_B)
+                spread(share_EN[e], on_EN[e], holds_EG[e], host_E[e], bal, part_EG[e])
+                add_load(load_GB, e, part_EG[e], host_E[e], bal)
+            measure_peaks(load_GB, all_nodes, bal, peak_NB)
+            uneven = cost_after(load_GB, peak_NB, _ZERO, 0, more_u_G, 0, more_u_G, bal, peak_B)
             if sends * per_send + moved + uneven < best - 1e-12:
                 best = sends * per_send + moved + uneven
                 best_P[:] = phy2log_P
@@ -108,6 +104,8 @@ def anneal_replicas(
         temperature *= cooling
         p = random_below(state, num_slots)
         q = random_below(state, num_slots)
+        if move % 2:  # half of the proposals bring an expert to a node that hosts others of its sets
+            q = _slot_of_fellow(p, phy2log_P, inc, host_E, slots_per_node, state)
         u, v = int(phy2log_P[p]), int(phy2log_P[q])
         r, s = p // bal.slots_per_gpu, q // bal.slots_per_gpu
         replace = random_word(state) & _ONE == _ZERO
@@ -121,7 +119,7 @@ def anneal_replicas(
             continue
         # after the move u has left slot p (for q), v has come to slot p (from q)
         _shift(u, v, i, j, r, s, replace, 1, on_EN, holds_EG)
-        host_u, host_v = _mask(on_EN[u]), _mask(on_EN[v])
+        host_u, host_v = _mask(host_E[u], on_EN[u], i, j), _mask(host_E[v], on_EN[v], i, j)
         moved_u, moved_v = host_u != host_E[u], host_v != host_E[v]
         share_u_N, share_v_N = share_EN[u], share_EN[v]
         leave = bal.stay_GE[r, u] - bal.stay_GE[r, v]
@@ -136,11 +134,10 @@ def anneal_replicas(
             a = place_of_answer(v, host_v, answers, inc, rest, sends_U, host_E, num_nodes, scratch, cover_S)
             change += answers.change_EA[v, a]
             share_v_N = answers.share_EAN[v, a]
-        spread(share_u_N, on_EN[u], holds_EG[u], bal, more_u_G)
-        spread(share_v_N, on_EN[v], holds_EG[v], bal, more_v_G)
-        more_u_G -= part_EG[u]
-        more_v_G -= part_EG[v]
-        after = cost_after(load_GB, u, more_u_G, v, more_v_G, bal, peak_B)
+        nodes = host_E[u] | host_u | host_E[v] | host_v
+        _spread_more(share_u_N, on_EN[u], holds_EG[u], nodes, bal, part_EG[u], more_u_G)
+        _spread_more(share_v_N, on_EN[v], holds_EG[v], nodes, bal, part_EG[v], more_v_G)
+        after = cost_after(load_GB, peak_NB, nodes, u, more_u_G, v, more_v_G, bal, peak_B)
         excess = threshold + uneven - after - leave
         # sets that hold both were counted as if only one moved; that seldom overstates the change, so it comes last
         if change * per_send <= excess and moved_u and moved_v:
@@ -156,10 +153,11 @@ def anneal_replicas(
             phy2log_P[q] = u
         host_E[u], host_E[v] = host_u, host_v
         share_EN[u], share_EN[v] = share_u_N, share_v_N
-        add_load(load_GB, u, more_u_G, bal)
-        add_load(load_GB, v, more_v_G, bal)
-        part_EG[u] += more_u_G
-        part_EG[v] += more_v_G
+        add_load(load_GB, u, more_u_G, nodes, bal)
+        add_load(load_GB, v, more_v_G, nodes, bal)
+        measure_peaks(load_GB, nodes, bal, peak_NB)
+        spread(share_u_N, on_EN[u], holds_EG[u], nodes, bal, part_EG[u])
+        spread(share_v_N, on_EN[v], holds_EG[v], nodes, bal, part_EG[v])
         uneven = after
         sends += change
         moved += leave
@@ -192,25 +190,71 @@ def _change_of_both(
     cover_S: npt.NDArray[np.int64],
 ) -> int:
     """What is to be added to the changes of u alone and of v alone for the sets that hold both."""
-    sets = inc.sets_UK
     row = min(u, v) * host_E.shape[0] + max(u, v)
     total = 0
     for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
         t = inc.pair_sets[x]
-        both = sends_of_set(t, u, host_u, v, host_v, sets, host_E, num_nodes, scratch, cover_S)
-        one = sends_of_set(t, u, host_u, -1, _ZERO, sets, host_E, num_nodes, scratch, cover_S)
-        two = sends_of_set(t, v, host_v, -1, _ZERO, sets, host_E, num_nodes, scratch, cover_S)
+        both = sends_of_set(t, u, host_u, v, host_v, inc, host_E, num_nodes, scratch, cover_S)
+        one = sends_of_set(t, u, host_u, -1, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
+        two = sends_of_set(t, v, host_v, -1, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
         total += inc.count_U[t] * (both - one - two + sends_U[t])
     return total
 
 
+@nb.njit(cache=True, nogil=True)
+def _slot_of_fellow(
+    p: int,
+    phy2log_P: npt.NDArray[np.int32],
+    inc: Incidence,
+    host_E: npt.NDArray[np.uint64],
+    slots_per_node: int,
+    state: npt.NDArray[np.uint64],
+) -> int:
+    """A slot of an expert that is in a set with one on the node of slot p, both drawn at random."""
+    other = p - p % slots_per_node + random_below(state, slots_per_node)
+    e = phy2log_P[other]
+    start, stop = inc.expert_ptr[e], inc.expert_ptr[e + 1]
+    if start == stop:
+        return other
+    v = inc.sets_UK[
+        inc.expert_sets[start + random_below(state, stop - start)], random_below(state, inc.sets_UK.shape[1])
+    ]
+    hosts = host_E[v]
+    for _ in range(random_below(state, popcount(hosts))):
+        hosts &= hosts - _ONE
+    first = popcount((hosts & (~hosts + _ONE)) - _ONE) * slots_per_node
+    for q in range(first, first + slots_per_node):
+        if phy2log_P[q] == v:
+            return q
+    return other
+
+
 @nb.njit(cache=True, nogil=True, inline="always")
-def _mask(on_N: npt.NDArray[np.int64]) -> np.uint64:
-    host = _ZERO
-    for n in range(on_N.shape[0]):
-        if on_N[n] > 0:
-            host |= _ONE << np.uint64(n)
+def _mask(host: np.uint64, on_N: npt.NDArray[np.int64], i: int, j: int) -> np.uint64:
+    """The nodes of an expert whose copies on nodes i and j may have changed."""
+    for n in (i, j):
+        bit = _ONE << np.uint64(n)
+        host = host | bit if on_N[n] > 0 else host & ~bit
     return host
+
+
+@nb.njit(cache=True, nogil=True)
+def _spread_more(
+    share_N: npt.NDArray[np.float64],
+    on_N: npt.NDArray[np.int64],
+    holds_G: npt.NDArray[np.int64],
+    nodes: np.uint64,
+    bal: Balance,
+    part_G: npt.NDArray[np.float64],
+    more_G: npt.NDArray[np.float64],
+) -> None:
+    """`spread`, less what the expert adds now."""
+    spread(share_N, on_N, holds_G, nodes, bal, more_G)
+    while nodes != _ZERO:
+        n = popcount((nodes & (~nodes + _ONE)) - _ONE)
+        nodes &= nodes - _ONE
+        for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
+            more_G[g] -= part_G[g]
 
 
 @nb.njit(cache=True, nogil=True)

@@ -1,10 +1,10 @@
 """Simulated annealing of slot contents where every expert has one copy.
 
-A token costs the fare of every distinct unit (node or rank, by the transport) that its top-k set touches: where homes
-are random, that is the mean over homes. Two tables make almost every move a few additions (Fiduccia-Mattheyses gains,
-exact for hyperedges):
-    enter_EX[e, x]  sets of e that do not touch unit x yet: they would if e moved there
-    leave_E[e]      sets of e that touch e's unit only because of e
+A token costs the fare, from its home, of every distinct unit (node or rank, by the transport) that its top-k set
+touches: where homes are random, that is the mean over homes. Two tables make almost every move a few additions
+(Fiduccia-Mattheyses gains, exact for hyperedges):
+    enter_EX[e, x]  fares of the sets of e that do not touch unit x yet: what they would cost more if e moved there
+    leave_E[e]      fares of the sets of e that touch e's unit only because of e
 For a swap the sum of both experts' gains is a lower bound; it is exact after adding the sets that hold both.
 """
 
@@ -49,8 +49,8 @@ def anneal_single(
     num_slots = phy2log_P.shape[0]
     slots_per_node = bal.slots_per_gpu * bal.gpus_per_node
     num_ranks = bal.num_nodes * bal.gpus_per_node
-    sets, count, fare_X = inc.sets_UK, inc.count_U, bal.fare_X
-    num_units = fare_X.shape[0]
+    sets, count, home, fare_HX = inc.sets_UK, inc.count_U, inc.home_U, bal.fare_HX
+    num_units = fare_HX.shape[1]
     slots_per_unit = num_slots // num_units
     state = np.empty(1, dtype=np.uint64)
     state[0] = seed
@@ -60,10 +60,10 @@ def anneal_single(
     for p in range(num_slots):
         unit_E[phy2log_P[p]] = p // slots_per_unit
     touch_UX = np.zeros((sets.shape[0], num_units), dtype=np.uint8)
-    enter_EX = np.zeros((num_experts, num_units), dtype=np.int64)
-    leave_E = np.zeros(num_experts, dtype=np.int64)
+    enter_EX = np.zeros((num_experts, num_units))
+    leave_E = np.zeros(num_experts)
     shared_U = np.zeros(sets.shape[0], dtype=np.bool_)
-    wire = _fill(sets, count, fare_X, unit_E, touch_UX, enter_EX, leave_E) + cost_of_moves(phy2log_P, bal)
+    wire = _fill(inc, fare_HX, unit_E, touch_UX, enter_EX, leave_E) + cost_of_moves(phy2log_P, bal)
     load_GB = np.zeros((num_ranks, num_boots))
     load_N = np.zeros(bal.num_nodes)
     for p in range(num_slots):
@@ -93,12 +93,12 @@ def anneal_single(
             q = random_below(state, num_slots)
         else:  # half of the proposals take an expert to its sets, for one that is drawn to where it was
             i = unit_E[phy2log_P[p]]
-            j = _nearest_unit(phy2log_P[p], i, fare_X, enter_EX)
+            j = _nearest_unit(phy2log_P[p], i, enter_EX)
             q, least = p, np.inf
             for _ in range(CANDIDATES):
                 other = j * slots_per_unit + random_below(state, slots_per_unit)
                 v = phy2log_P[other]
-                gain = fare_X[i] * enter_EX[v, i] - fare_X[j] * leave_E[v]
+                gain = enter_EX[v, i] - leave_E[v]
                 if gain < least:
                     q, least = other, gain
         threshold = -temperature * np.log(random_unit(state))
@@ -110,7 +110,7 @@ def anneal_single(
         i, j = unit_E[u], unit_E[v]
         gain = bal.stay_GE[r, u] + bal.stay_GE[s, v] - bal.stay_GE[r, v] - bal.stay_GE[s, u]
         if i != j:
-            gain += fare_X[j] * (enter_EX[u, j] - leave_E[v]) + fare_X[i] * (enter_EX[v, i] - leave_E[u])
+            gain += enter_EX[u, j] - leave_E[v] + enter_EX[v, i] - leave_E[u]
             if gain - relief_G[r] - relief_G[s] - penalty > threshold:  # no balance that the swap may bring would do
                 continue
         # balance after the swap, under every bootstrap
@@ -139,16 +139,17 @@ def anneal_single(
             row = min(u, v) * num_experts + max(u, v)
             for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
                 t = inc.pair_sets[x]
-                gain += count[t] * (fare_X[i] * (touch_UX[t, i] == 1) + fare_X[j] * (touch_UX[t, j] == 1))
+                fare_i, fare_j = fare_HX[home[t], i], fare_HX[home[t], j]
+                gain += count[t] * (fare_i * (touch_UX[t, i] == 1) + fare_j * (touch_UX[t, j] == 1))
             if gain + change > threshold:
                 continue
             for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
                 shared_U[inc.pair_sets[x]] = True
-            _move(u, i, j, inc, shared_U, unit_E, touch_UX, enter_EX, leave_E)
-            _move(v, j, i, inc, shared_U, unit_E, touch_UX, enter_EX, leave_E)
+            _move(u, i, j, inc, fare_HX, shared_U, unit_E, touch_UX, enter_EX, leave_E)
+            _move(v, j, i, inc, fare_HX, shared_U, unit_E, touch_UX, enter_EX, leave_E)
             for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
                 shared_U[inc.pair_sets[x]] = False
-            _exchange_shared(u, v, i, j, inc, row, touch_UX, leave_E)
+            _exchange_shared(u, v, i, j, inc, fare_HX, row, touch_UX, leave_E)
             unit_E[u], unit_E[v] = j, i
         wire += gain
         phy2log_P[p], phy2log_P[q] = v, u
@@ -174,13 +175,12 @@ def anneal_single(
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
-def _nearest_unit(u: int, own: int, fare_X: npt.NDArray[np.float64], enter_EX: npt.NDArray[np.int64]) -> int:
-    """The other unit where fewest of u's sets would touch a unit more; its own if there is no other."""
+def _nearest_unit(u: int, own: int, enter_EX: npt.NDArray[np.float64]) -> int:
+    """The other unit where u's sets would cost least more; its own if there is no other."""
     nearest, least = own, np.inf
-    for x in range(fare_X.shape[0]):
-        cost = fare_X[x] * enter_EX[u, x]
-        if x != own and cost < least:
-            nearest, least = x, cost
+    for x in range(enter_EX.shape[1]):
+        if x != own and enter_EX[u, x] < least:
+            nearest, least = x, enter_EX[u, x]
     return nearest
 
 
@@ -210,31 +210,33 @@ def node_penalty(load_N: npt.NDArray[np.float64], bal: Balance) -> float:
 
 @nb.njit(cache=True, nogil=True)
 def _fill(
-    sets: npt.NDArray[np.int32],
-    count: npt.NDArray[np.int64],
-    fare_X: npt.NDArray[np.float64],
+    inc: Incidence,
+    fare_HX: npt.NDArray[np.float64],
     unit_E: npt.NDArray[np.int64],
     touch_UX: npt.NDArray[np.uint8],
-    enter_EX: npt.NDArray[np.int64],
-    leave_E: npt.NDArray[np.int64],
+    enter_EX: npt.NDArray[np.float64],
+    leave_E: npt.NDArray[np.float64],
 ) -> float:
     """Build the tables; returns the sum of all fares."""
-    touched_X = np.zeros(fare_X.shape[0], dtype=np.int64)
+    sets, count = inc.sets_UK, inc.count_U
+    touched_HX = np.zeros(fare_HX.shape, dtype=np.int64)
     for t in range(sets.shape[0]):
+        fare_X = fare_HX[inc.home_U[t]]
         for k in range(sets.shape[1]):
             touch_UX[t, unit_E[sets[t, k]]] += np.uint8(1)
         for x in range(touch_UX.shape[1]):
             if touch_UX[t, x] > 0:
-                touched_X[x] += count[t]
+                touched_HX[inc.home_U[t], x] += count[t]
             else:
                 for k in range(sets.shape[1]):
-                    enter_EX[sets[t, k], x] += count[t]
+                    enter_EX[sets[t, k], x] += count[t] * fare_X[x]
         for k in range(sets.shape[1]):
             if touch_UX[t, unit_E[sets[t, k]]] == 1:
-                leave_E[sets[t, k]] += count[t]
+                leave_E[sets[t, k]] += count[t] * fare_X[unit_E[sets[t, k]]]
     total = 0.0
-    for x in range(fare_X.shape[0]):
-        total += fare_X[x] * touched_X[x]
+    for h in range(fare_HX.shape[0]):
+        for x in range(fare_HX.shape[1]):
+            total += fare_HX[h, x] * touched_HX[h, x]
     return total
 
 
@@ -244,11 +246,12 @@ def _move(
     i: int,
     j: int,
     inc: Incidence,
+    fare_HX: npt.NDArray[np.float64],
     shared_U: npt.NDArray[np.bool_],
     unit_E: npt.NDArray[np.int64],
     touch_UX: npt.NDArray[np.uint8],
-    enter_EX: npt.NDArray[np.int64],
-    leave_E: npt.NDArray[np.int64],
+    enter_EX: npt.NDArray[np.float64],
+    leave_E: npt.NDArray[np.float64],
 ) -> None:
     """Expert u goes from unit i to j in all its sets but the shared ones."""
     sets = inc.sets_UK
@@ -257,28 +260,29 @@ def _move(
         t = inc.expert_sets[x]
         if shared_U[t]:
             continue
-        w = inc.count_U[t]
+        fare_i = inc.count_U[t] * fare_HX[inc.home_U[t], i]
+        fare_j = inc.count_U[t] * fare_HX[inc.home_U[t], j]
         left, entered = touch_UX[t, i], touch_UX[t, j]
         touch_UX[t, i] = left - np.uint8(1)
         touch_UX[t, j] = entered + np.uint8(1)
         if left == 1:
-            leave_E[u] -= w
+            leave_E[u] -= fare_i
             for k in range(top_k):
-                enter_EX[sets[t, k], i] += w
+                enter_EX[sets[t, k], i] += fare_i
         elif left == 2:
             for k in range(top_k):
                 e = sets[t, k]
                 if e != u and unit_E[e] == i:
-                    leave_E[e] += w
+                    leave_E[e] += fare_i
         if entered == 0:
-            leave_E[u] += w
+            leave_E[u] += fare_j
             for k in range(top_k):
-                enter_EX[sets[t, k], j] -= w
+                enter_EX[sets[t, k], j] -= fare_j
         elif entered == 1:
             for k in range(top_k):
                 e = sets[t, k]
                 if e != u and unit_E[e] == j:
-                    leave_E[e] -= w
+                    leave_E[e] -= fare_j
 
 
 @nb.njit(cache=True, nogil=True)
@@ -288,14 +292,15 @@ def _exchange_shared(
     i: int,
     j: int,
     inc: Incidence,
+    fare_HX: npt.NDArray[np.float64],
     row: int,
     touch_UX: npt.NDArray[np.uint8],
-    leave_E: npt.NDArray[np.int64],
+    leave_E: npt.NDArray[np.float64],
 ) -> None:
     """Sets that hold both experts touch the same units after the swap, but the two trade places in them."""
     for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
         t = inc.pair_sets[x]
-        w = inc.count_U[t]
-        alone_i, alone_j = w * np.int64(touch_UX[t, i] == 1), w * np.int64(touch_UX[t, j] == 1)
+        alone_i = inc.count_U[t] * fare_HX[inc.home_U[t], i] * (touch_UX[t, i] == 1)
+        alone_j = inc.count_U[t] * fare_HX[inc.home_U[t], j] * (touch_UX[t, j] == 1)
         leave_E[u] += alone_j - alone_i
         leave_E[v] += alone_i - alone_j

@@ -1,7 +1,8 @@
 """The default: the best that the other solvers find, never worse than what engines do without us, with a bound.
 
 Annealing everywhere, and `balance` where nothing else counts; on small layers the optimum is then proven or mended: by
-going through all maps where that is possible, else by the integer program.
+going through all maps where that is possible, else by the integer program. A tight bound leads to one more map, which
+is annealed a little.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from placement.problem import LayerProblem, LayerSolution
 from placement.solvers.anneal import Anneal
 from placement.solvers.balance import Balance
 from placement.solvers.base import Solver
-from placement.solvers.bounds import objective_bound
+from placement.solvers.bounds import prove
 from placement.solvers.eplb import Eplb
 from placement.solvers.exhaustive import Exhaustive
 from placement.solvers.linear import Linear
@@ -35,7 +36,9 @@ class Auto:
         given = [LayerSolution(solver="given", phy2log_P=row) for row in problem.starts]
         best = _best(problem, found + given)
         unbounded = problem.options.bound == "none" or problem.out_of_time()
-        bound = None if unbounded else objective_bound(problem)
+        bound, start = (None, None) if unbounded else prove(problem)
+        if start is not None:
+            best = _best(problem, [best, Anneal().polish(problem, start)])
         if bound is not None and not problem.num_redundant:
             exact = self._exact(problem, best)
             best = _best(problem, [best, exact])

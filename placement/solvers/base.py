@@ -6,6 +6,8 @@ from typing import Protocol
 
 from placement.problem import LayerProblem, LayerSolution
 
+HOMES_KNOWN = "it counts sends from homes that are uniformly random, and these are known"
+
 
 class Solver(Protocol):
     """Answers one layer at a time; keeps no state between calls, so layers may be solved side by side."""

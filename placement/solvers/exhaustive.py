@@ -19,6 +19,7 @@ from placement.cost.transport import fare_HX
 from placement.errors import InfeasibleError, LimitError
 from placement.problem import LayerProblem, LayerSolution
 from placement.solvers.balance import Balance
+from placement.solvers.base import HOMES_KNOWN
 from placement.solvers.exhaustive_kernels import all_ways, best_rank_map, peaks_of_ways, sends_of_ways
 
 MOST_WAYS = 200_000  # to share out experts, or a node's experts
@@ -38,6 +39,8 @@ class Exhaustive:
     def unsupported(self, problem: LayerProblem) -> str | None:
         if problem.num_redundant:
             return "it goes through maps of one copy an expert, and there are redundant slots"
+        if problem.home_U is not None:
+            return HOMES_KNOWN
         units = _Units(problem)
         ways = max(units.num_ways, max(units.num_splits))
         if ways > MOST_WAYS:

@@ -12,6 +12,7 @@ from ortools.sat.python import cp_model
 from placement.cost.transport import is_plain
 from placement.errors import InfeasibleError, LimitError
 from placement.problem import LayerProblem, LayerSolution, Score
+from placement.solvers.base import HOMES_KNOWN
 from placement.solvers.bounds import objective_bound
 from placement.solvers.eplb import Eplb
 from placement.solvers.graph import Graph
@@ -43,6 +44,8 @@ class Ilp:
         self.start = start
 
     def unsupported(self, problem: LayerProblem) -> str | None:
+        if problem.home_U is not None:
+            return HOMES_KNOWN
         if problem.send_price and not is_plain(problem.cluster, problem.options.transport):
             return "its integer program knows one copy a remote node, over links that are all alike"
         terms = num_terms(problem)

@@ -6,18 +6,32 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cluster import Cluster
-from placement.cost.sets import distinct_sets
+from placement.cost.sets import distinct_sets, distinct_sets_with_homes
 from placement.problem import LayerProblem, Options
 from placement.workload import Workload
 
-MOST_BOOTSTRAPS, FEWEST_BOOTSTRAPS = 64, 16
+BOOTSTRAPS, MOST_BOOTSTRAPS = 64, 128
+COPIES_BOOTSTRAPS, FEWEST_BOOTSTRAPS = 6144, 16
 BOOTSTRAP_SHARE = 0.25
 
 
-def layer_problem(workload: Workload, cluster: Cluster, options: Options, layer: int) -> LayerProblem:
-    """Everything that a solver needs for one layer; deterministic in (workload, options.seed, layer)."""
+def layer_problem(
+    workload: Workload,
+    cluster: Cluster,
+    options: Options,
+    layer: int,
+    home_S: npt.NDArray[np.int32] | None = None,
+) -> LayerProblem:
+    """Everything that a solver needs for one layer; deterministic in (workload, options.seed, layer).
+
+    home_S  int32 [S], home node of each sampled token, -1: uniformly random; None: all are
+    """
     model = workload.model
-    sets_UK, count_U = distinct_sets(workload.sample_ids_SLK[:, layer], model.num_experts)
+    ids_SK, home_U = workload.sample_ids_SLK[:, layer], None
+    if home_S is None:
+        sets_UK, count_U = distinct_sets(ids_SK, model.num_experts)
+    else:
+        sets_UK, home_U, count_U = distinct_sets_with_homes(ids_SK, home_S, model.num_experts)
     return LayerProblem(
         index=layer,
         num_experts=model.num_experts,
@@ -27,8 +41,11 @@ def layer_problem(workload: Workload, cluster: Cluster, options: Options, layer:
         options=options,
         sets_UK=sets_UK,
         count_U=count_U,
-        load_BE=bootstrap_loads(workload, layer, options.seed) if options.sends_count else exact_load(workload, layer),
+        load_BE=bootstrap_loads(workload, layer, options.seed, num_bootstraps(model.num_experts, cluster))
+        if options.sends_count
+        else exact_load(workload, layer),
         coact_EE=workload.coact_LEE[layer],
+        home_U=home_U,
         seed=int(np.random.SeedSequence([options.seed, layer]).generate_state(1, np.uint64)[0]),
     )
 
@@ -41,27 +58,39 @@ def exact_load(workload: Workload, layer: int) -> npt.NDArray[np.float64]:
     return np.asarray(load_E / load_E.sum())[None]
 
 
-def num_bootstraps(num_experts: int) -> int:
-    """Many where layers are small; few where each costs a search more, and loads are sums of more experts anyway."""
-    return int(np.clip(6144 // num_experts, FEWEST_BOOTSTRAPS, MOST_BOOTSTRAPS))
+def num_bootstraps(num_experts: int, cluster: Cluster) -> int:
+    """As many as loads have directions, up to a limit; with copies, where each costs a search more, fewer."""
+    if cluster.num_slots > num_experts:
+        return int(np.clip(COPIES_BOOTSTRAPS // num_experts, FEWEST_BOOTSTRAPS, BOOTSTRAPS))
+    return int(np.clip(num_experts, BOOTSTRAPS, MOST_BOOTSTRAPS))
 
 
-def bootstrap_loads(workload: Workload, layer: int, seed: int) -> npt.NDArray[np.float64]:
-    """Shares of load, float64 [B, E]: the exact one, then resamples of a quarter of the requests.
+def bootstrap_loads(workload: Workload, layer: int, seed: int, number: int) -> npt.NDArray[np.float64]:
+    """Shares of load, float64 [B, E]: the exact one, then so many bootstraps, each of a quarter of the requests.
 
-    The same requests are drawn for every layer, with replacement. Fewer requests than there are vary more: experts of
-    one topic on one rank then cost what they will cost on other requests. Against 16 resamples of all requests, on ten
-    splits of a real trace (gpt-oss-20b, none of which chose these numbers): held-out sends of eplb's 0.768 for 0.770
-    (difference -0.0023, standard error 0.0006), imbalance -0.008 (0.007, so perhaps no difference).
+    Fewer requests than there are vary more: experts of one topic on one rank then cost what they will cost on others;
+    a map that was fitted to n requests meets m new ones with the variance of n m / (n + m).
+
+    The bootstraps are parametric. Drawn requests would miss the exact mean and covariance by chance, and a search fits
+    what they miss; these have the mean exactly, and the covariance but for the directions of least variance where
+    bootstraps are fewer than experts: eigenvectors times their deviations, rotated at random.
     """
-    exact = workload.load_LE[layer].astype(np.float64)
-    num_requests = len(workload.profile_key_Q)
-    rows = [exact]
-    if num_requests > 1:
-        rng = np.random.default_rng(np.random.SeedSequence([seed, 0xB007]))
-        drawn = max(int(BOOTSTRAP_SHARE * num_requests), 1)
-        each = np.full(num_requests, 1 / num_requests)
-        weight_BQ = rng.multinomial(drawn, each, size=num_bootstraps(len(exact)))
-        rows += list(weight_BQ.astype(np.float64) @ workload.profile_QLE[:, layer].astype(np.float64))
-    loads = np.stack([row if row.sum() > 0 else exact for row in rows])
+    exact_E = workload.load_LE[layer].astype(np.float64)
+    profile_QE = workload.profile_QLE[:, layer].astype(np.float64)
+    num_requests, total = len(profile_QE), profile_QE.sum()
+    if num_requests < 2 or total == 0 or exact_E.sum() == 0:
+        return exact_load(workload, layer)
+    mean_E = exact_E / exact_E.sum()
+    apart_QE = (profile_QE - profile_QE.sum(axis=1, keepdims=True) * mean_E) * (num_requests / total)
+    drawn = max(int(BOOTSTRAP_SHARE * num_requests), 1)
+    variance_V, vector_EV = np.linalg.eigh(apart_QE.T @ apart_QE / (num_requests * drawn))
+    most = min(number - 1, len(mean_E))
+    scale_V = np.sqrt(np.maximum(variance_V[::-1][:most], 0.0))
+    vector_EV = vector_EV[:, ::-1][:, :most]
+    vector_EV = vector_EV * np.sign(vector_EV[np.abs(vector_EV).argmax(axis=0), np.arange(most)])
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 0xB007]))
+    normal_BV = rng.standard_normal((number, most))
+    rotation_BV, _ = np.linalg.qr(normal_BV - normal_BV.mean(axis=0))
+    load_BE = mean_E + np.sqrt(number) * (rotation_BV * scale_V) @ vector_EV.T
+    loads = np.concatenate([mean_E[None], np.maximum(load_BE, 0.0)])
     return np.asarray(loads / loads.sum(axis=1, keepdims=True))

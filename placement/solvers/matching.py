@@ -19,6 +19,7 @@ from placement.cost.transport import is_plain
 from placement.errors import LimitError
 from placement.problem import LayerProblem, LayerSolution, Score
 from placement.solvers.balance import Balance
+from placement.solvers.base import HOMES_KNOWN
 
 LIMITS = 6  # on the load of a pair
 PROVEN = 1e-6
@@ -31,6 +32,8 @@ class Matching:
         cluster = problem.cluster
         if problem.num_redundant or cluster.slots_per_node != 2:
             return "it pairs experts: every node must hold two of them, one copy each"
+        if problem.home_U is not None:
+            return HOMES_KNOWN
         if problem.send_price and not is_plain(cluster, problem.options.transport):
             return "it counts sends between nodes: transport node, links all alike"
         return None

@@ -42,7 +42,7 @@ def no_answers(num_experts: int, num_nodes: int) -> Answers:
         np.zeros((num_experts, PLACES), dtype=np.uint64),
         np.full((num_experts, PLACES), -1, dtype=np.int64),
         np.zeros((num_experts, PLACES), dtype=np.int64),
-        np.zeros((num_experts, PLACES, num_nodes)),
+        np.empty((num_experts, PLACES, num_nodes)),  # most of it is never written: zeros would cost time
         np.zeros(num_experts, dtype=np.int64),
     )
 

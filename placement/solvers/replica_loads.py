@@ -45,12 +45,20 @@ def measure_shares(
             if host & (host - _ONE) != _ZERO:
                 hosts |= host
         pivot = pivot_of(sets[t], num_nodes)
-        for home in range(-1, num_nodes):  # -1: all homes that host none of them, which choose alike
-            bit = _ZERO if home < 0 else hosts & (_ONE << np.uint64(home))
-            times = num_nodes - popcount(hosts) if home < 0 else popcount(bit)
+        known = inc.home_U[t]
+        bit, times = _ZERO, num_nodes - popcount(hosts)  # at first all homes that host none of them, which choose alike
+        if known >= 0:
+            bit, times = hosts & (_ONE << np.uint64(known)), num_nodes
+            hosts = _ZERO
+        while True:
             if times == 0:
-                continue
+                if hosts == _ZERO:
+                    break
+                bit, times = hosts & (~hosts + _ONE), 1
+                hosts ^= bit
+            home = popcount(bit - _ONE)
             w = inc.count_U[t] * times / num_nodes
+            times = 0
             num_open = 0
             for k in range(top_k):
                 host = host_E[sets[t, k]]
@@ -96,10 +104,20 @@ def estimate_shares(
             usable = host & rest.forced[x]
             if usable == _ZERO:
                 usable = host
+            home = inc.home_U[inc.expert_sets[x]]
+            if home >= 0:
+                if host >> np.uint64(home) & _ONE:
+                    usable = _ONE << np.uint64(home)
+                for n in range(num_nodes):
+                    if usable >> np.uint64(n) & _ONE:
+                        share_N[n] += w / popcount(usable)
+                continue
             away = (num_nodes - width) * home_part / popcount(usable)
-            for n in range(num_nodes):
-                if host >> np.uint64(n) & _ONE:
-                    share_N[n] += w * (home_part + (away if usable >> np.uint64(n) & _ONE else 0.0))
+            left = host
+            while left != _ZERO:
+                bit = left & (~left + _ONE)
+                left ^= bit
+                share_N[popcount(bit - _ONE)] += w * (home_part + (away if usable & bit != _ZERO else 0.0))
     total = share_N.sum()
     for n in range(num_nodes):
         if host >> np.uint64(n) & _ONE:
@@ -111,18 +129,38 @@ def spread(
     share_N: npt.NDArray[np.float64],
     on_N: npt.NDArray[np.int64],
     holds_G: npt.NDArray[np.int64],
+    nodes: np.uint64,
     bal: Balance,
     part_G: npt.NDArray[np.float64],
 ) -> None:
-    """What an expert adds to each rank per unit of its load: a node's share evenly over its copies there."""
-    for n in range(bal.num_nodes):
+    """What an expert adds to each rank of `nodes` per unit of its load: a node's share evenly over its copies there."""
+    while nodes != _ZERO:
+        n = popcount((nodes & (~nodes + _ONE)) - _ONE)
+        nodes &= nodes - _ONE
         for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
             part_G[g] = share_N[n] / on_N[n] * bal.slowness_G[g] if holds_G[g] else 0.0
 
 
 @nb.njit(cache=True, nogil=True)
+def measure_peaks(
+    load_GB: npt.NDArray[np.float64], nodes: np.uint64, bal: Balance, peak_NB: npt.NDArray[np.float64]
+) -> None:
+    """The highest load on each of `nodes` under every bootstrap."""
+    while nodes != _ZERO:
+        n = popcount((nodes & (~nodes + _ONE)) - _ONE)
+        nodes &= nodes - _ONE
+        peak_NB[n] = 0.0
+        for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
+            for b in range(load_GB.shape[1]):
+                x = load_GB[g, b]
+                peak_NB[n, b] = x if x > peak_NB[n, b] else peak_NB[n, b]
+
+
+@nb.njit(cache=True, nogil=True)
 def cost_after(
     load_GB: npt.NDArray[np.float64],
+    peak_NB: npt.NDArray[np.float64],
+    nodes: np.uint64,
     u: int,
     more_u_G: npt.NDArray[np.float64],
     v: int,
@@ -130,30 +168,40 @@ def cost_after(
     bal: Balance,
     peak_B: npt.NDArray[np.float64],
 ) -> float:
-    """Cost of the loads if u and v added this much more to the ranks than they do."""
+    """Cost of the loads if u and v added this much more to the ranks of `nodes` than they do; other nodes stay."""
     load_u_B, load_v_B = bal.load_EB[u], bal.load_EB[v]
     peak_B[:] = 0.0
-    for g in range(load_GB.shape[0]):
-        x_u, x_v = more_u_G[g], more_v_G[g]
-        for b in range(load_GB.shape[1]):
-            x = load_GB[g, b] + x_u * load_u_B[b] + x_v * load_v_B[b]
-            peak_B[b] = x if x > peak_B[b] else peak_B[b]
-    over = 0.0
-    if bal.node_cap < np.inf:
-        most = 0.0
-        for n in range(bal.num_nodes):
-            load = 0.0
-            for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
-                x = load_GB[g, 0] + more_u_G[g] * load_u_B[0] + more_v_G[g] * load_v_B[0]
-                load += x / bal.slowness_G[g]
-            most = max(most, load * bal.slowness_N[n])
-        over = CAP_PRICE * max(0.0, most - bal.node_cap)
+    capped, most = bal.node_cap < np.inf, 0.0
+    for n in range(bal.num_nodes):
+        changes = nodes >> np.uint64(n) & _ONE != _ZERO
+        if not changes:
+            for b in range(load_GB.shape[1]):
+                x = peak_NB[n, b]
+                peak_B[b] = x if x > peak_B[b] else peak_B[b]
+            if not capped:
+                continue
+        load = 0.0
+        for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
+            x_u, x_v = (more_u_G[g], more_v_G[g]) if changes else (0.0, 0.0)
+            if changes:
+                for b in range(load_GB.shape[1]):
+                    x = load_GB[g, b] + x_u * load_u_B[b] + x_v * load_v_B[b]
+                    peak_B[b] = x if x > peak_B[b] else peak_B[b]
+            if capped:
+                load += (load_GB[g, 0] + x_u * load_u_B[0] + x_v * load_v_B[0]) / bal.slowness_G[g]
+        most = max(most, load * bal.slowness_N[n])
+    over = CAP_PRICE * max(0.0, most - bal.node_cap) if capped else 0.0
     return balance_cost(peak_B, bal.price, bal.cap) + over
 
 
 @nb.njit(cache=True, nogil=True)
-def add_load(load_GB: npt.NDArray[np.float64], e: int, more_G: npt.NDArray[np.float64], bal: Balance) -> None:
-    for g in range(load_GB.shape[0]):
-        if more_G[g] != 0.0:
-            for b in range(load_GB.shape[1]):
-                load_GB[g, b] += more_G[g] * bal.load_EB[e, b]
+def add_load(
+    load_GB: npt.NDArray[np.float64], e: int, more_G: npt.NDArray[np.float64], nodes: np.uint64, bal: Balance
+) -> None:
+    while nodes != _ZERO:
+        n = popcount((nodes & (~nodes + _ONE)) - _ONE)
+        nodes &= nodes - _ONE
+        for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
+            if more_G[g] != 0.0:
+                for b in range(load_GB.shape[1]):
+                    load_GB[g, b] += more_G[g] * bal.load_EB[e, b]

@@ -1,10 +1,11 @@
 """Sends of top-k sets whose experts may have several copies, kept up to date as masks change (numba).
 
 A set's sends are the mean over homes of the smallest number of further nodes that cover it. Experts on one node force
-that node into the cover; experts on several are open unless a forced node hosts them. For every (set, expert) the
-state of the other experts of the set is kept: forced nodes and up to two open masks. The cost of a set under a new
-mask of one expert is then a closed form of a few instructions; the rarer sets with more open masks are covered by
-dynamic programming. Covers are the smallest for any number of nodes.
+that node into the cover, as a home that is known does; experts on several are open unless a forced node hosts them.
+For every (set, expert) the state of the other experts of the set is kept: what they send alone, their forced nodes and
+open masks. The cost of a set under a new mask of one expert is then a closed form of a few instructions; sets with more
+open masks, where the new one meets some of them, are covered by dynamic programming. Covers are the smallest for any
+number of nodes.
 """
 
 from __future__ import annotations
@@ -28,18 +29,43 @@ class Rest(NamedTuple):
     """For entry x = (set, expert) of the incidence: the other experts of the set.
 
     forced, open_1, open_2  node masks; num_open counts open masks, MANY means more than two
+    union  the nodes of all open masks
+    sends  N * sends of the others alone; -1: not computed yet
     """
 
     forced: npt.NDArray[np.uint64]
     open_1: npt.NDArray[np.uint64]
     open_2: npt.NDArray[np.uint64]
     num_open: npt.NDArray[np.int64]
+    union: npt.NDArray[np.uint64]
+    sends: npt.NDArray[np.int64]
+
+
+@nb.njit(cache=True, nogil=True)
+def no_rest(size: int) -> Rest:
+    """Room for so many entries."""
+    masks = (np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.uint64))
+    numbers = np.empty(size, dtype=np.int64)
+    return Rest(*masks, numbers, np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.int64))
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
-def _closed_form(forced: np.uint64, a: np.uint64, b: np.uint64, num_open: int, num_nodes: int) -> int:
+def _home_bit(home: int) -> np.uint64:
+    return _ZERO if home < 0 else _ONE << np.uint64(home)
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _sends_of_forced(forced: np.uint64, home: int, num_nodes: int) -> int:
+    """N * sends of nodes that are needed anyway; a home that is known is one of them."""
+    return num_nodes * (popcount(forced) - 1) if home >= 0 else popcount(forced) * (num_nodes - 1)
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _closed_form(forced: np.uint64, a: np.uint64, b: np.uint64, num_open: int, home: int, num_nodes: int) -> int:
     """N * sends, given forced nodes and up to two open masks."""
-    sends = popcount(forced) * (num_nodes - 1)
+    sends = _sends_of_forced(forced, home, num_nodes)
+    if home >= 0:
+        return sends + num_nodes * (1 if num_open == 2 and a & b != _ZERO else num_open)
     if num_open == 1:
         sends += num_nodes - popcount(a)
     elif num_open == 2:
@@ -49,13 +75,15 @@ def _closed_form(forced: np.uint64, a: np.uint64, b: np.uint64, num_open: int, n
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
-def _covers_of_three(a: np.uint64, b: np.uint64, c: np.uint64, num_nodes: int) -> int:
+def _covers_of_three(a: np.uint64, b: np.uint64, c: np.uint64, home: int, num_nodes: int) -> int:
     """Sum over homes of the fewest nodes that meet those of three masks that the home does not."""
     ab, ac, bc = a & b, a & c, b & c
     union = a | b | c
     all_three = ab & c
     two_or_more = ab | ac | bc
     for_all = 1 if all_three != _ZERO else (2 if two_or_more != _ZERO else 3)
+    if home >= 0:  # it is forced, so it meets none of them
+        return num_nodes * for_all
     total = (num_nodes - popcount(union)) * for_all + popcount(two_or_more & ~all_three)
     total += popcount(a & ~two_or_more) * (1 if bc != _ZERO else 2)
     total += popcount(b & ~two_or_more) * (1 if ac != _ZERO else 2)
@@ -68,15 +96,28 @@ def _sends_of_many(
     forced: np.uint64,
     open_M: npt.NDArray[np.uint64],
     num_masks: int,
+    home: int,
     num_nodes: int,
     shared_S: npt.NDArray[np.uint64],
     cover_S: npt.NDArray[np.int64],
 ) -> int:
-    """N * sends of a set from its forced nodes and any number of open masks.
+    """N * sends of a set from its forced nodes and any number of open masks, which are reordered.
 
     The fewest nodes that meet every mask of a subset S, for all subsets: those that the node of S's lowest mask meets,
     and the fewest for the others. A home is left with the subset of masks that it does not meet itself.
     """
+    once, twice, alone = _ZERO, _ZERO, 0
+    for k in range(num_masks):
+        twice |= once & open_M[k]
+        once |= open_M[k]
+    overlapping = 0
+    for k in range(num_masks):
+        if open_M[k] & twice == _ZERO:  # it shares no node, so it needs one of its own, but for homes that host it
+            alone += num_nodes if home >= 0 else num_nodes - popcount(open_M[k])
+        else:
+            open_M[overlapping] = open_M[k]
+            overlapping += 1
+    num_masks = min(overlapping, MOST_OPEN)
     full = (1 << num_masks) - 1
     shared_S[0] = ~_ZERO
     cover_S[0] = 0
@@ -98,38 +139,19 @@ def _sends_of_many(
                 break
             met = (met - 1) & others
         cover_S[subset] = fewest
-    total = popcount(forced) * (num_nodes - 1) + (num_nodes - popcount(union)) * cover_S[full]
+    total = _sends_of_forced(forced, home, num_nodes) + alone
+    if home >= 0:
+        return int(total + num_nodes * cover_S[full])
+    total += (num_nodes - popcount(union)) * cover_S[full]
     while union != _ZERO:
-        home = union & (~union + _ONE)
-        union ^= home
+        bit = union & (~union + _ONE)
+        union ^= bit
         left = 0
         for k in range(num_masks):
-            if open_M[k] & home == _ZERO:
+            if open_M[k] & bit == _ZERO:
                 left |= 1 << k
         total += cover_S[left]
     return int(total)
-
-
-@nb.njit(cache=True, nogil=True)
-def _state_of_others(
-    t: int, skip: int, sets: npt.NDArray[np.int32], host_E: npt.NDArray[np.uint64]
-) -> tuple[np.uint64, np.uint64, np.uint64, int]:
-    """(forced, open_1, open_2, num_open) of set t without its member number `skip` (-1: with all)."""
-    forced = _ZERO
-    for k in range(sets.shape[1]):
-        host = host_E[sets[t, k]]
-        if k != skip and host & (host - _ONE) == _ZERO:
-            forced |= host
-    a, b, num_open = _ZERO, _ZERO, 0
-    for k in range(sets.shape[1]):
-        host = host_E[sets[t, k]]
-        if k != skip and host & (host - _ONE) != _ZERO and host & forced == _ZERO:
-            if num_open == 0:
-                a = host
-            elif num_open == 1:
-                b = host
-            num_open += 1
-    return forced, a, b, min(num_open, MANY)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -139,15 +161,16 @@ def sends_of_set(
     host_u: np.uint64,
     v: int,
     host_v: np.uint64,
-    sets: npt.NDArray[np.int32],
+    inc: Incidence,
     host_E: npt.NDArray[np.uint64],
     num_nodes: int,
     scratch: npt.NDArray[np.uint64],
     cover_S: npt.NDArray[np.int64],
 ) -> int:
     """N * sends of set t if u and v had these masks (0: as if the expert were not in the set)."""
+    sets, home = inc.sets_UK, inc.home_U[t]
     num_hosts = 0
-    forced = _ZERO
+    forced = _home_bit(home)
     for k in range(sets.shape[1]):
         e = sets[t, k]
         host = host_u if e == u else (host_v if e == v else host_E[e])
@@ -162,12 +185,11 @@ def sends_of_set(
             scratch[0, num_open] = scratch[0, k]
             num_open += 1
     if num_open == 3:
-        return popcount(forced) * (num_nodes - 1) + _covers_of_three(
-            scratch[0, 0], scratch[0, 1], scratch[0, 2], num_nodes
-        )
+        more = _covers_of_three(scratch[0, 0], scratch[0, 1], scratch[0, 2], home, num_nodes)
+        return _sends_of_forced(forced, home, num_nodes) + more
     if num_open > 3:
-        return _sends_of_many(forced, scratch[0], min(num_open, MOST_OPEN), num_nodes, scratch[1], cover_S)
-    return _closed_form(forced, scratch[0, 0], scratch[0, 1], num_open, num_nodes)
+        return _sends_of_many(forced, scratch[0], num_open, home, num_nodes, scratch[1], cover_S)
+    return _closed_form(forced, scratch[0, 0], scratch[0, 1], num_open, home, num_nodes)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -187,9 +209,14 @@ def change_of(
     total = 0
     for x in range(inc.expert_ptr[u], inc.expert_ptr[u + 1]):
         t = inc.expert_sets[x]
-        num_open = rest.num_open[x]
-        if num_open == MANY:
-            after = sends_of_set(t, u, host, -1, _ZERO, inc.sets_UK, host_E, num_nodes, scratch, cover_S)
+        num_open, home = rest.num_open[x], inc.home_U[t]
+        met = host & rest.forced[x] != _ZERO
+        if met or host & rest.union[x] == _ZERO:  # what the others need, and one node at homes that do not host it
+            if rest.sends[x] < 0:
+                rest.sends[x] = sends_of_set(t, u, _ZERO, -1, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
+            after = rest.sends[x] + (0 if met else num_nodes if home >= 0 else num_nodes - popcount(host))
+        elif num_open == MANY:
+            after = sends_of_set(t, u, host, -1, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
         else:
             forced, a, b = rest.forced[x], rest.open_1[x], rest.open_2[x]
             if single:
@@ -201,15 +228,11 @@ def change_of(
                 elif num_open > 0 and a & host != _ZERO:
                     a = b
                     num_open -= 1
-                after = _closed_form(forced, a, b, num_open, num_nodes)
-            elif host & forced != _ZERO:
-                after = _closed_form(forced, a, b, num_open, num_nodes)
-            elif num_open == 0:
-                after = _closed_form(forced, host, b, 1, num_nodes)
+                after = _closed_form(forced, a, b, num_open, home, num_nodes)
             elif num_open == 1:
-                after = _closed_form(forced, a, host, 2, num_nodes)
+                after = _closed_form(forced, a, host, 2, home, num_nodes)
             else:
-                after = sends_of_set(t, u, host, -1, _ZERO, inc.sets_UK, host_E, num_nodes, scratch, cover_S)
+                after = sends_of_set(t, u, host, -1, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
         total += inc.count_U[t] * (after - sends_U[t])
     return total
 
@@ -227,8 +250,36 @@ def update_set(
 ) -> None:
     """Bring set t's sends and its members' rests up to date with `host_E`."""
     sets = inc.sets_UK
-    sends_U[t] = sends_of_set(t, -1, _ZERO, -1, _ZERO, sets, host_E, num_nodes, scratch, cover_S)
+    sends_U[t] = sends_of_set(t, -1, _ZERO, -1, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
+    home = inc.home_U[t]
+    once, twice, num_several = _home_bit(home), _ZERO, 0
     for k in range(sets.shape[1]):
+        host = host_E[sets[t, k]]
+        if host & (host - _ONE) == _ZERO:
+            twice |= once & host
+            once |= host
+        else:
+            scratch[0, num_several] = host
+            num_several += 1
+    several = 0
+    for k in range(sets.shape[1]):
+        host = host_E[sets[t, k]]
+        forced, skip = once, -1
+        if host & (host - _ONE) == _ZERO:
+            forced = twice | (once & ~host)
+        else:
+            skip = several
+            several += 1
+        a, b, union, num_open = _ZERO, _ZERO, _ZERO, 0
+        for i in range(num_several):
+            if i != skip and scratch[0, i] & forced == _ZERO:
+                if num_open == 0:
+                    a = scratch[0, i]
+                elif num_open == 1:
+                    b = scratch[0, i]
+                union |= scratch[0, i]
+                num_open += 1
         x = inc.entry_UK[t, k]
-        forced, a, b, num_open = _state_of_others(t, k, sets, host_E)
-        rest.forced[x], rest.open_1[x], rest.open_2[x], rest.num_open[x] = forced, a, b, num_open
+        rest.forced[x], rest.open_1[x], rest.open_2[x], rest.num_open[x] = forced, a, b, min(num_open, MANY)
+        rest.union[x] = union
+        rest.sends[x] = -1 if num_open > 2 else _closed_form(forced, a, b, num_open, home, num_nodes)

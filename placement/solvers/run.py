@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from placement.cluster import Cluster
@@ -34,6 +35,8 @@ def solve_workload(
     *,
     baselines: Sequence[str] = (),
     current: Placement | None = None,
+    starts: Placement | None = None,
+    home_S: npt.NDArray[np.int32] | None = None,
     executor: Executor,
     workers: int | None = None,
     listener: Listener = ignore,
@@ -42,6 +45,8 @@ def solve_workload(
 
     current: the map that is in use. The searches start from it too, and the answer is relabelled so that few slots move
     away from it, at most those that the options allow.
+    starts: maps that searches also start from.
+    home_S: home node of each sampled token, int32 [S], -1: uniformly random; None: all are.
 
     Raises InfeasibleError, LimitError, OptionError; of several failures the first layer's, however the threads ran.
     """
@@ -51,7 +56,9 @@ def solve_workload(
     current_LP: Sequence[Row | None] = [None] * model.num_layers if current is None else list(current.phy2log_LP)
 
     def task(layer: int) -> tuple[dict[str, Row], Answer]:
-        problem = replace(layer_problem(workload, cluster, options, layer), deadline=deadlines.next())
+        problem = layer_problem(workload, cluster, options, layer, home_S)
+        given = () if starts is None else (starts.phy2log_LP[layer],)
+        problem = replace(problem, deadline=deadlines.next(), starts=given)
         rows = {name: get_solver(name).solve_layer(problem).phy2log_P for name in baselines}
         return rows, solve_layer(problem, model.layer_ids[layer], current_LP[layer])
 

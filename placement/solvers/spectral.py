@@ -12,10 +12,16 @@ from placement.solvers.eplb import balanced_packing
 def spectral_map(
     coact_EE: npt.NDArray[np.int64], load_E: npt.NDArray[np.floating], cluster: Cluster
 ) -> npt.NDArray[np.int32]:
+    """`grouped_map` by co-activation, each pair's in units of its loads."""
+    return grouped_map(coact_EE / np.maximum(np.sqrt(np.outer(load_E, load_E)), 1e-12), load_E, cluster)
+
+
+def grouped_map(
+    weight_EE: npt.NDArray[np.float64], load_E: npt.NDArray[np.floating], cluster: Cluster
+) -> npt.NDArray[np.int32]:
     """One copy of each expert (int32 [P], P = E): recursive bisection by the Fiedler vector, then packing by load."""
-    weight = coact_EE / np.maximum(np.sqrt(np.outer(load_E, load_E)), 1e-12)
     rows = []
-    for members in _bisect(np.arange(len(load_E)), weight, cluster.num_nodes, cluster.slots_per_node):
+    for members in _bisect(np.arange(len(load_E)), weight_EE, cluster.num_nodes, cluster.slots_per_node):
         rank, place = balanced_packing(np.asarray(load_E[members], dtype=np.float64), cluster.gpus_per_node)
         row = np.empty(len(members), dtype=np.int32)
         row[rank * cluster.slots_per_gpu + place] = members

@@ -6,6 +6,7 @@ A `.npy` array, or a `.npz` with the array `counts` (or `frac`, shares of a requ
 
 from __future__ import annotations
 
+import io
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import InputError, OptionError, TraceError
+from placement.files import write_atomic
 from placement.model import Model
 from placement.traces.count import request_keys
 from placement.traces.format import id_dtype
@@ -119,6 +121,17 @@ def read_counts(path: str | Path, top_k: int | None = None) -> Counts:
     except InputError as error:
         raise TraceError(f"{path}: {error}") from None
     return Counts(model=model, count_QLE=count_QLE, unit=unit, selected=np.arange(len(count_QLE)))
+
+
+def write_counts(path: str | Path, model: Model, count_QLE: npt.NDArray[np.int64]) -> None:
+    """Write a file that `read_counts` reads. Raises OutputError."""
+    small = count_QLE.astype(np.uint32) if count_QLE.max(initial=0) < 2**32 else count_QLE
+    buffer = io.BytesIO()
+    layer_ids = np.array(model.layer_ids, dtype=np.int64)
+    np.savez_compressed(
+        buffer, counts=small, layer_ids=layer_ids, top_k=np.array(model.top_k), model=np.array(model.name)
+    )
+    write_atomic(path, buffer.getvalue())
 
 
 def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:

@@ -39,7 +39,7 @@ class RequestEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """`trace.json`; unknown keys are kept."""
+    """`trace.json`; unknown keys are kept. While `recording`, shards beyond `num_tokens` are not part of it yet."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -51,6 +51,8 @@ class Manifest(BaseModel):
     num_tokens: int
     requests: list[RequestEntry]
     num_groups: int | None = None
+    num_hidden_layers: int | None = None
+    recording: bool = False
 
     def routing(self) -> Model:
         return Model(
@@ -59,6 +61,7 @@ class Manifest(BaseModel):
             num_experts=self.num_experts,
             top_k=self.top_k,
             num_groups=self.num_groups,
+            num_hidden_layers=self.num_hidden_layers,
         )
 
     def extras(self) -> dict[str, Any]:

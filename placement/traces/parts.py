@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +41,7 @@ class Parts:
         return trace.select(mine if trace.selected_Q is None else mine & trace.selected_Q)
 
 
-def parts_of(trace: Trace, by: str) -> Parts:
+def parts_of(trace: Trace, by: str, *, option: str = "robust", others: Sequence[str] = PARTINGS) -> Parts:
     """Part the kept requests of a trace.
 
     domain, category  by that key of the requests; those without it are a part of their own
@@ -50,10 +51,10 @@ def parts_of(trace: Trace, by: str) -> Parts:
     Domains and categories with less than FEWEST_TOKENS tokens or FEWEST_REQUESTS requests, too few to be judged by,
     make one part `other`; of any parting, a part that is still too small is left out, which is logged. The names are
     in order of the alphabet (`other` last), of the folders, or of time. Raises OptionError where less than two parts
-    are left.
+    are left, which names the option that asked for them and the others that it knows.
     """
     tokens_Q = trace.tokens_Q()
-    names, part_Q = _all_parts(trace, by, tokens_Q)
+    names, part_Q = _all_parts(trace, by, tokens_Q, option, others)
     part_Q = np.where(tokens_Q > 0, part_Q, -1)
     small = [w for w in range(len(names)) if _too_small(trace, tokens_Q, part_Q == w)]
     left_out = tuple(names[w] for w in small)
@@ -71,20 +72,24 @@ def parts_of(trace: Trace, by: str) -> Parts:
     if len(kept) < 2:
         found = f"only {names[kept[0]]!r}" if kept else "none"
         raise OptionError(
-            f"robust={by!r} needs two or more parts of at least {FEWEST_TOKENS} tokens and {FEWEST_REQUESTS} requests; "
-            f"{found} was found; give more requests, or another of {', '.join(PARTINGS)}"
+            f"{option}={by!r} needs two or more parts of at least {FEWEST_TOKENS} tokens and {FEWEST_REQUESTS} "
+            f"requests; {found} was found; give more requests, or another of {', '.join(others)}"
         )
     number = np.full(len(names) + 1, -1, dtype=np.int32)  # the last for requests of no part
     number[kept] = np.arange(len(kept))
     return Parts(by=by, names=tuple(names[w] for w in kept), part_Q=number[part_Q], left_out=left_out)
 
 
-def _all_parts(trace: Trace, by: str, tokens_Q: npt.NDArray[np.int64]) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+def _all_parts(
+    trace: Trace, by: str, tokens_Q: npt.NDArray[np.int64], option: str, others: Sequence[str]
+) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
     """Parts of whatever size, and the part of every request."""
     if by in ("domain", "category"):
         values = [getattr(request, by) for request in trace.requests]
         if all(value is None for value, tokens in zip(values, tokens_Q, strict=True) if tokens):
-            raise OptionError(f"robust={by!r}: no request of the trace has a {by}; try --robust windows:4")
+            raise OptionError(
+                f"{option}={by!r}: no request of the trace has a {by}; try --{option} {others[-1].replace('N', '4')}"
+            )
         labels = [UNNAMED.format(key=by) if value is None else value for value in values]
         names = sorted(set(labels), key=_by_name)
         return tuple(names), np.array([names.index(label) for label in labels], dtype=np.int64)

@@ -50,11 +50,23 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """Of each request only the tokens before `position_Q` are kept, or, if `rest`, only those from there on.
+
+    position_Q  int64 [Q]; None: the cut is between prefill and decode
+    """
+
+    position_Q: npt.NDArray[np.int64] | None
+    rest: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
     """Shards, the requests they belong to, and which of those requests are kept.
 
     offsets     index of the first request of each shard's folder in `requests`
     selected_Q  bool [Q]; None keeps all
+    cut         which of their tokens are kept; None keeps all
     extras      unknown keys of the (first) manifest
     """
 
@@ -64,6 +76,7 @@ class Trace:
     offsets: tuple[int, ...]
     counts: tuple[int, ...]
     selected_Q: npt.NDArray[np.bool_] | None = None
+    cut: Cut | None = None
     extras: dict[str, Any]
 
     @property
@@ -89,12 +102,26 @@ class Trace:
                         f"(0 to {count - 1}); mend the manifest or the shard"
                     )
                 whole = (piece + offset).astype(np.int32, copy=False)
-                if self.selected_Q is None:
+                kept_T = self._kept(shard, start, whole)
+                if kept_T is None:
                     yield Block(shard=shard, start=start, stop=start + len(piece), rows_T=None, request_T=whole)
                     continue
-                rows = np.flatnonzero(self.selected_Q[whole])
+                rows = np.flatnonzero(kept_T)
                 if len(rows):
                     yield Block(shard=shard, start=start, stop=start + len(piece), rows_T=rows, request_T=whole[rows])
+
+    def _kept(self, shard: Shard, start: int, request_T: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_] | None:
+        """Which of the tokens from row `start` on are kept, bool [T]; None: all."""
+        kept_T = None if self.selected_Q is None else self.selected_Q[request_T]
+        if self.cut is None:
+            return kept_T
+        rows = slice(start, start + len(request_T))
+        if self.cut.position_Q is None:
+            rest_T = shard.column("phase")[rows] > 0
+        else:
+            rest_T = shard.column("position")[rows] >= self.cut.position_Q[request_T]
+        mine_T = rest_T if self.cut.rest else ~rest_T
+        return np.asarray(mine_T if kept_T is None else mine_T & kept_T)
 
     def tokens_Q(self) -> npt.NDArray[np.int64]:
         """Kept tokens of every request, int64 [Q]."""
@@ -167,6 +194,8 @@ def _folders(path: str | Path) -> Sequence[Path]:
 
 def _shards(folder: Path, manifest: Manifest, model: Model) -> list[Shard]:
     shards = [Shard.open(path, model) for path in sorted(folder.glob("shard-*.safetensors"))]
+    if manifest.recording:
+        shards = list(_committed(shards, manifest.num_tokens))
     total = sum(shard.num_tokens for shard in shards)
     if total != manifest.num_tokens:
         raise TraceError(
@@ -174,3 +203,12 @@ def _shards(folder: Path, manifest: Manifest, model: Model) -> list[Shard]:
             f"a shard is missing or left over"
         )
     return [shard for shard in shards if shard.num_tokens]
+
+
+def _committed(shards: Sequence[Shard], num_tokens: int) -> Iterator[Shard]:
+    """The first shards that hold `num_tokens`: a recorder that was killed may have left one that it had not listed."""
+    for shard in shards:
+        if num_tokens <= 0:
+            return
+        num_tokens -= shard.num_tokens
+        yield shard

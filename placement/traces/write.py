@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,11 @@ from placement.traces.format import (
     SHARD_TOKENS,
     Manifest,
     RequestEntry,
-    id_dtype,
     write_manifest,
-    write_shard,
 )
+from placement.traces.shard_writer import Piece as Piece
+from placement.traces.shard_writer import ShardWriter
 from placement.traces.trace import Block, Trace
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """Tokens to write, any number: `ids_LTK` uint8 or uint16, `weights_LTK` float16 or None, three columns [T]."""
-
-    ids_LTK: npt.NDArray[Any]
-    request_T: npt.NDArray[Any]
-    position_T: npt.NDArray[Any]
-    phase_T: npt.NDArray[Any]
-    weights_LTK: npt.NDArray[Any] | None = None
 
 
 @contextmanager
@@ -79,29 +67,27 @@ def write_trace(
     pieces: Iterator[Piece],
     *,
     model: Model,
-    requests: tuple[RequestEntry, ...],
+    requests: Sequence[RequestEntry],
     extras: dict[str, Any] | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> int:
-    """Write `pieces` into the existing `folder` as shards of `shard_tokens` and a manifest; returns the tokens."""
-    num_tokens = shards = filled = 0
-    buffer: Piece | None = None
+    """Write `pieces` into the existing `folder` as shards of `shard_tokens` and a manifest; returns the tokens.
+
+    `requests` is looked at when all pieces were drawn, so that it may grow with them.
+    """
+    writer = ShardWriter(folder, model, shard_tokens=shard_tokens)
     for piece in pieces:
-        if buffer is None:
-            buffer = _empty(model, shard_tokens, piece.weights_LTK is not None)
-        total = len(piece.request_T)
-        done = 0
-        while done < total:
-            size = min(total - done, shard_tokens - filled)
-            _copy(piece, buffer, done, filled, size)
-            done, filled = done + size, filled + size
-            if filled == shard_tokens:
-                _flush(folder, shards, buffer, filled)
-                shards, filled = shards + 1, 0
-        num_tokens += total
-    if filled and buffer is not None:
-        _flush(folder, shards, buffer, filled)
-    manifest = Manifest.model_validate(
+        writer.add(piece)
+    writer.flush()
+    write_manifest(folder, make_manifest(model, writer.num_tokens, requests, extras))
+    return writer.num_tokens
+
+
+def make_manifest(
+    model: Model, num_tokens: int, requests: Sequence[RequestEntry], extras: dict[str, Any] | None = None
+) -> Manifest:
+    """`trace.json` of a trace of `model`; `extras` are further keys."""
+    return Manifest.model_validate(
         {
             **(extras or {}),
             "schema": SCHEMA,
@@ -110,12 +96,11 @@ def write_trace(
             "num_experts": model.num_experts,
             "top_k": model.top_k,
             **({} if model.num_groups is None else {"num_groups": model.num_groups}),
+            **({} if model.num_hidden_layers is None else {"num_hidden_layers": model.num_hidden_layers}),
             "num_tokens": num_tokens,
             "requests": list(requests),
         }
     )
-    write_manifest(folder, manifest)
-    return num_tokens
 
 
 def merge_traces(trace: Trace, out_dir: str | Path) -> int:
@@ -171,35 +156,4 @@ def _piece(trace: Trace, block: Block, index_Q: npt.NDArray[np.int32], weights: 
         request_T=index_Q[block.request_T],
         position_T=block.column_T("position"),
         phase_T=block.column_T("phase"),
-    )
-
-
-def _empty(model: Model, tokens: int, weights: bool) -> Piece:
-    shape = (model.num_layers, tokens, model.top_k)
-    return Piece(
-        ids_LTK=np.empty(shape, dtype=id_dtype(model.num_experts)),
-        weights_LTK=np.empty(shape, dtype=np.float16) if weights else None,
-        request_T=np.empty(tokens, dtype=np.int32),
-        position_T=np.empty(tokens, dtype=np.int32),
-        phase_T=np.empty(tokens, dtype=np.uint8),
-    )
-
-
-def _copy(source: Piece, target: Piece, start: int, at: int, size: int) -> None:
-    target.ids_LTK[:, at : at + size] = source.ids_LTK[:, start : start + size]
-    target.request_T[at : at + size] = source.request_T[start : start + size]
-    target.position_T[at : at + size] = source.position_T[start : start + size]
-    target.phase_T[at : at + size] = source.phase_T[start : start + size]
-    if target.weights_LTK is not None and source.weights_LTK is not None:
-        target.weights_LTK[:, at : at + size] = source.weights_LTK[:, start : start + size]
-
-
-def _flush(folder: Path, number: int, buffer: Piece, size: int) -> None:
-    write_shard(
-        folder / f"shard-{number:05d}.safetensors",
-        ids_LTK=buffer.ids_LTK[:, :size],
-        weights_LTK=None if buffer.weights_LTK is None else buffer.weights_LTK[:, :size],
-        request_T=buffer.request_T[:size],
-        position_T=buffer.position_T[:size],
-        phase_T=buffer.phase_T[:size],
     )

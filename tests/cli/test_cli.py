@@ -199,6 +199,9 @@ class TestSolve:
         )
         assert document["cluster"]["slots_per_gpu"] == 4
         assert document["evaluation"]["replica_choice"] == choice
+        evaluation = document["evaluation"]
+        best, served = evaluation["best_split"]["train"], evaluation["train"]["auto"]["rank_imbalance"]
+        assert all(1 <= best[key] <= served[key] for key in ("mean", "max"))
         for row in document["physical_to_logical"]:
             assert len(row) == 16
             assert set(row) == set(range(12))
@@ -303,9 +306,9 @@ class TestSolve:
         assert f"{path}.html" in result.stdout
         evaluated = run_cli("evaluate", trace, "--map", path)
         assert evaluated.code == 0, evaluated.stderr
-        exported = run_cli("export", path, "--to", "sglang", "-o", f"{path}.sglang")
+        exported = run_cli("export", path, "--to", "sglang", "-o", f"{path}.sglang.json")
         assert exported.code == 0, exported.stderr
-        assert f"{path}.sglang" in exported.stdout
+        assert f"{path}.sglang.json" in exported.stdout
 
     def test_names_are_text(self, tmp_path: Path, run_cli: Any, write_trace: Any) -> None:
         """A model's name is shown, not interpreted: markup stays text and terminal codes do not get through."""
@@ -475,6 +478,7 @@ class TestTraces:
         ("solve",),
         ("evaluate",),
         ("export",),
+        ("import",),
         ("traces",),
         ("traces", "info"),
         ("traces", "split"),

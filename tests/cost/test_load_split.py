@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement import Cluster
-from placement.cost.load_split import optimal_split
+from placement.cost.load_split import best_imbalance_L, optimal_split
 from placement.errors import MapError
 
 
@@ -56,3 +56,11 @@ def test_nothing_to_split() -> None:
     assert imbalance == 1.0 and share.tolist() == [0.5, 1.0, 1.0, 0.5]
     with pytest.raises(MapError, match="expert 2 has load"):
         optimal_split(np.ones(3), np.array([0, 1, 1, 0]), cluster)
+
+
+def test_layers_of_a_map() -> None:
+    """Of loads by slot: copies of an expert are added up before they are split again, layer by layer."""
+    cluster = Cluster(num_nodes=2, gpus_per_node=1, slots_per_gpu=2)
+    phy2log_LP = np.array([[0, 1, 2, 0], [0, 1, 2, 1]])
+    load_LP = np.array([[9.0, 2.0, 3.0, 0.0], [4.0, 1.0, 1.0, 0.0]])
+    assert best_imbalance_L(load_LP, phy2log_LP, cluster, 3) == pytest.approx([1.0, 4.0 / 3.0])

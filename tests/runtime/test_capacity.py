@@ -246,23 +246,25 @@ def test_entropy_load() -> None:
 
 
 def test_faults_in_the_decision_are_told_to_all() -> None:
-    """NaN among the scores of one rank, and policies that differ, before any token moves."""
+    """NaN among the scores or loads of one rank, and policies that differ, before any token moves."""
     tokens = make_tokens([5] * 4, EXPERTS, TOP_K)
     layer_map = LayerMap.of(PLACEMENT, 0)
 
-    def program(mesh: Mesh, poison: bool, gammas: list[float]) -> None:
+    def program(mesh: Mesh, poison: str, gammas: list[float]) -> None:
         mine = tokens[mesh.rank]
         scores = mine.scores.clone()
-        if poison and mesh.rank == 2:
-            scores[0, 9] = float("nan")
+        load = torch.ones(5)
+        if mesh.rank == 2 and poison:
+            (scores if poison == "scores" else load).view(-1)[3] = float("nan")
         policy = CapacityPolicy(mode="drop", gamma=gammas[mesh.rank])
         MoELayer(Dispatcher(mesh, layer_map, hops="hierarchical"), lambda rows, counts: rows, policy)(
-            mine.x, mine.ids, mine.weights, scores
+            mine.x, mine.ids, mine.weights, scores, load=load
         )
 
     for poison, gammas, words in (
-        (True, [1.0] * 4, "rank 2 has weights or scores that are not finite"),
-        (False, [1.0, 1.0, 1.0, 2.0], "rank 3 has tokens of another size, type, top-k or capacity policy"),
+        ("loads", [1.0] * 4, "rank 2 has weights or scores that are not finite numbers, or loads"),
+        ("scores", [1.0] * 4, "rank 2 has weights or scores that are not finite"),
+        ("", [1.0, 1.0, 1.0, 2.0], "rank 3 has tokens of another size, type, top-k or capacity policy"),
     ):
         outcomes = Lockstep(*SHAPE).try_run(lambda mesh, p=poison, g=gammas: program(mesh, p, g))
         assert all(isinstance(one, RankError) and words in str(one) for one in outcomes), outcomes

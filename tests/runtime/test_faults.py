@@ -141,6 +141,8 @@ def test_a_mesh_or_a_tensor_that_does_not_fit() -> None:
             Dispatcher(mesh, layer_map, hops="ring")
         with pytest.raises(OptionError, match="must both be"):
             Dispatcher(mesh, layer_map).dispatch(mine.x, mine.ids[:2], mine.weights)
+        with pytest.raises(OptionError, match="x is on meta and the dispatcher on cpu; give it device='meta'"):
+            Dispatcher(mesh, layer_map).dispatch(mine.x.to("meta"), mine.ids, mine.weights)
         with pytest.raises(OptionError, match=r"dtype=torch.float64 cannot be dispatched"):
             Dispatcher(mesh, layer_map).dispatch(mine.x.double(), mine.ids, mine.weights)
 

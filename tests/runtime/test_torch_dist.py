@@ -13,7 +13,7 @@ from processes import run_processes
 from placement.errors import RankError
 from placement.runtime import CapacityPolicy, Dispatcher, LayerMap, Lockstep, Mesh, MoELayer, torch_mesh
 
-TIMEOUT_S = 3.0
+TIMEOUT_S = 5.0  # of which half is how far healthy ranks may be apart on a busy machine
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((2, 2), torch.float32), ((2, 1), torch.bfloat16)])

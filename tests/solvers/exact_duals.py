@@ -22,17 +22,26 @@ Long = np.longdouble
 def one_copy_dual(pieces: Pieces, at: Multipliers) -> Fraction:
     """What `lagrangian_bound` proves by these multipliers, without an allowance for rounding; no caps, no triangles."""
     nodes, slots, experts = pieces.num_nodes, pieces.slots_per_node, pieces.load_BE.shape[1]
-    away = Fraction(float(1 - 1 / nodes))
-    reward = [[Fraction(0)] * experts for _ in range(experts)]
+    homes = 0 if pieces.home_U is None else nodes
+    size = experts + homes
+    home_U = np.full(len(pieces.weight_U), -1) if pieces.home_U is None else pieces.home_U
+    reward = [[Fraction(0)] * size for _ in range(size)]
     value = Fraction(0)
-    for theta, u in zip(at.pair_UC.tolist(), np.argsort(-pieces.weight_U, kind="stable"), strict=True):
-        members = sorted(pieces.sets_UK[u].tolist())
-        weight = Fraction(float(pieces.weight_U[u])) * away
-        price = dict(zip(itertools.combinations(members, 2), map(Fraction, theta), strict=True))
+    by_weight = np.argsort(-pieces.weight_U, kind="stable")
+    rows = [
+        *zip(at.pair_UC.tolist(), [u for u in by_weight if home_U[u] < 0], strict=True),
+        *zip(at.home_UC.tolist(), [u for u in by_weight if home_U[u] >= 0], strict=True),
+    ]
+    for theta, u in rows:
+        members, home = sorted(pieces.sets_UK[u].tolist()), experts + int(home_U[u])
+        known = home >= experts
+        weight = Fraction(float(pieces.weight_U[u] if known else pieces.weight_U[u] * float(1 - 1 / nodes)))
+        pairs = list(itertools.combinations(members, 2)) + ([(e, home) for e in members] if known else [])
+        price = dict(zip(pairs, map(Fraction, theta), strict=True))
         value += weight * min(
-            len(blocks) + sum(price[pair] for block in blocks for pair in itertools.combinations(block, 2))
-            for blocks in partitions(members)
-            if len(blocks) <= nodes and max(map(len, blocks)) <= slots
+            len(blocks) - known + sum(price[pair] for block in blocks for pair in itertools.combinations(block, 2))
+            for blocks in partitions([*members, home] if known else members)
+            if len(blocks) <= nodes and max(len([e for e in block if e < experts]) for block in blocks) <= slots
         )
         for (u1, u2), theta_pair in price.items():
             reward[u1][u2] += weight * theta_pair / 2
@@ -46,12 +55,16 @@ def one_copy_dual(pieces: Pieces, at: Multipliers) -> Fraction:
             reward[u1][u2] -= pay * Fraction(float(at.node_BE[b, u1])) * Fraction(row[u2]) / 2
             reward[u2][u1] -= pay * Fraction(float(at.node_BE[b, u1])) * Fraction(row[u2]) / 2
     earned = Fraction(0)
-    for u1, u2 in itertools.product(range(experts), repeat=2):
+    for u1, u2 in itertools.product(range(size), repeat=2):
         price = Fraction(float(at.price_EE[u1, u2]))
         reward[u1][u2] += price
-        earned -= price if u1 == u2 else min(price, Fraction(0))
-    ones = [Fraction(1)] * experts
-    earned += sum(map(sum, reward)) / nodes + slots * sum(eigenvalues_beside(reward, ones)[: nodes - 1], Fraction(0))
+        between_homes = min(u1, u2) >= experts
+        earned -= price if u1 == u2 else Fraction(0) if between_homes else min(price, Fraction(0))
+    beside = [[Fraction(1)] * size]
+    if homes:
+        beside.append([Fraction(1)] * experts + [Fraction(-slots)] * homes)
+    top = sum(eigenvalues_beside(reward, *beside)[: nodes - 1], Fraction(0))
+    earned += sum(map(sum, reward)) / nodes + (slots + (homes > 0)) * top
     return value - earned
 
 
@@ -67,7 +80,7 @@ def many_copies_dual(
         matrix[v][u] += amount / 2
 
     value = Fraction(0)
-    for theta, u in zip(at.theta_UF.tolist(), np.argsort(-weight_U, kind="stable"), strict=True):
+    for theta, u in zip(at.thetas[0].tolist(), np.argsort(-weight_U, kind="stable"), strict=True):
         members = sorted(sets_UK[u].tolist())
         weight = Fraction(float(weight_U[u]))
         pairs = list(itertools.combinations(members, 2))
@@ -124,37 +137,35 @@ def partitions(members: list[int]) -> Any:
                 yield [[first, *company], *blocks]
 
 
-def eigenvalues_beside(matrix: list[list[Fraction]], vector: list[Fraction]) -> list[Fraction]:
-    """Eigenvalues on the complement of a vector, falling: Jacobi's rotations in long double."""
-    size = len(vector)
-    norm = sum(x * x for x in vector)
-    along = [sum(matrix[i][j] * vector[j] for j in range(size)) / norm for i in range(size)]
-    both = sum(vector[i] * along[i] for i in range(size)) / norm
-    sunk = 4 * sum(abs(x) for row in matrix for x in row) + 1  # where the vector's own eigenvalue goes
-    a = np.array(
-        [
+def eigenvalues_beside(matrix: list[list[Fraction]], *vectors: list[Fraction]) -> list[Fraction]:
+    """Eigenvalues on the complement of vectors that are orthogonal, falling: Jacobi's rotations in long double."""
+    size = len(matrix)
+    sunk = 4 * sum(abs(x) for row in matrix for x in row) + 1  # where the vectors' own eigenvalues go
+    for vector in vectors:
+        norm = sum(x * x for x in vector)
+        along = [sum(matrix[i][j] * vector[j] for j in range(size)) / norm for i in range(size)]
+        both = sum(vector[i] * along[i] for i in range(size)) / norm
+        matrix = [
             [
-                long(
-                    matrix[i][j]
-                    - along[i] * vector[j]
-                    - vector[i] * along[j]
-                    + (both - sunk / norm) * vector[i] * vector[j]
-                )
+                matrix[i][j]
+                - along[i] * vector[j]
+                - vector[i] * along[j]
+                + (both - sunk / norm) * vector[i] * vector[j]
                 for j in range(size)
             ]
             for i in range(size)
         ]
-    )
+    a = np.array([[long(x) for x in row] for row in matrix])
     for _ in range(30):
         for p, q in itertools.combinations(range(size), 2):
-            if a[p, q] != 0:
+            if abs(a[p, q]) > 1e-100:
                 tau = (a[q, q] - a[p, p]) / (2 * a[p, q])
                 t = (Long(1) if tau >= 0 else Long(-1)) / (abs(tau) + np.sqrt(1 + tau * tau))
                 c = 1 / np.sqrt(1 + t * t)
                 rotation = np.array([[c, t * c], [-t * c, c]])
                 a[:, [p, q]] = a[:, [p, q]] @ rotation
                 a[[p, q]] = rotation.T @ a[[p, q]]
-    return [Fraction(*x.as_integer_ratio()) for x in np.sort(np.diag(a))[::-1]][: size - 1]
+    return [Fraction(*x.as_integer_ratio()) for x in np.sort(np.diag(a))[::-1]][: size - len(vectors)]
 
 
 def long(x: Fraction) -> Any:

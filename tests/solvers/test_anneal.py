@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from placement.cluster import Cluster
 from placement.problem import LayerProblem, Options
 from placement.solvers.anneal_chance import anneal_chance
-from placement.solvers.anneal_common import balance, fare_per_copy_HX, incidence
+from placement.solvers.anneal_common import Incidence, balance, fare_per_copy_HX, incidence
 from placement.solvers.anneal_replicas import anneal_replicas
 from placement.solvers.anneal_single import anneal_single
 from placement.solvers.eplb import Eplb
@@ -23,6 +24,7 @@ from placement.topology import Topology
 
 TRANSPORTS = st.sampled_from(["node", "rank", "assignment"])
 LINKS = st.sampled_from(["even", "nodes", "ranks"])
+HOMES = st.sampled_from(["random", "known", "some known"])
 
 
 def any_problem(
@@ -35,6 +37,7 @@ def any_problem(
     speeds: bool,
     options: Options | None = None,
     links: str = "even",
+    homes: str = "random",
 ) -> LayerProblem:
     rng = np.random.default_rng(seed)
     relative = tuple(rng.uniform(0.5, 2.0, nodes * gpus).tolist()) if speeds else ()
@@ -44,7 +47,11 @@ def any_problem(
         "ranks": Topology(rank_cost=tuple(map(tuple, rng.uniform(0, 3, (nodes * gpus,) * 2).tolist()))),
     }[links]
     cluster = Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots, gpu_speeds=relative, topology=topology)
-    return random_problem(experts, top_k, cluster, num_tokens=120, seed=seed, options=options)
+    problem = random_problem(experts, top_k, cluster, num_tokens=120, seed=seed, options=options)
+    if homes == "random":
+        return problem
+    home_U = rng.integers(0 if homes == "known" else -1, nodes, len(problem.sets_UK)).astype(np.int32)
+    return replace(problem, home_U=home_U)
 
 
 def is_sound(row: npt.NDArray[np.int32], problem: LayerProblem) -> bool:
@@ -60,15 +67,16 @@ def is_sound(row: npt.NDArray[np.int32], problem: LayerProblem) -> bool:
     speeds=st.booleans(),
     transport=TRANSPORTS,
     links=LINKS,
+    homes=HOMES,
 )
 def test_single_copies(
-    hot: float, seed: int, shape: tuple[int, int, int, int], speeds: bool, transport: str, links: str
+    hot: float, seed: int, shape: tuple[int, int, int, int], speeds: bool, transport: str, links: str, homes: str
 ) -> None:
     """The best cost that the kernel tells is the objective of the map that it leaves, and no worse than the start's."""
     nodes, gpus, slots, top_k = shape
     experts = nodes * gpus * slots
     options = Options(transport=transport)
-    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, options, links)
+    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, options, links, homes)
     row = np.random.default_rng(seed).permutation(experts).astype(np.int32)
     before = problem.score(row).objective
     inc, bal = incidence(problem, experts, alone=transport == "assignment"), balance(problem, experts)
@@ -86,11 +94,12 @@ def test_single_copies(
         [(2, 1, 5, 7, 2), (2, 2, 3, 8, 3), (4, 2, 3, 16, 4), (3, 1, 4, 8, 2), (8, 1, 2, 11, 3), (1, 4, 2, 5, 2)]
     ),
     speeds=st.booleans(),
+    homes=HOMES,
 )
-def test_several_copies(hot: float, seed: int, shape: tuple[int, int, int, int, int], speeds: bool) -> None:
+def test_several_copies(hot: float, seed: int, shape: tuple[int, int, int, int, int], speeds: bool, homes: str) -> None:
     """The same with redundant experts: covers and shares of load are those of the exact evaluation."""
     nodes, gpus, slots, experts, top_k = shape
-    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds)
+    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, homes=homes)
     row = Eplb().solve_layer(problem).phy2log_P.copy()
     before = problem.score(row).objective
     inc, bal = incidence(problem, experts), balance(problem, experts)
@@ -112,6 +121,7 @@ def test_several_copies(hot: float, seed: int, shape: tuple[int, int, int, int, 
     transport=TRANSPORTS,
     links=LINKS,
     objective=st.sampled_from(["locality", "time", "balance"]),
+    homes=HOMES,
 )
 def test_copies_chosen_by_chance(
     local_first: bool,
@@ -122,18 +132,26 @@ def test_copies_chosen_by_chance(
     transport: str,
     links: str,
     objective: str,
+    homes: str,
 ) -> None:
-    """The same where copies are chosen by chance: products of chances are the exact evaluation's sums over outcomes."""
+    """The same where copies are chosen by chance: products of chances are the exact evaluation's sums over outcomes.
+
+    Where homes are known and decide who serves, loads are estimates, so there only sends are compared.
+    """
     nodes, gpus, slots, experts, top_k = shape
     choice = "local-first" if local_first else "uniform"
-    options = Options(transport=transport, replica_choice=choice, objective=objective)
-    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, options, links)
+    exact = homes == "random" or not local_first
+    weight = 1.5 if exact else 0.0
+    options = Options(transport=transport, replica_choice=choice, objective=objective, balance_weight=weight)
+    if not exact and objective != "locality":
+        options = replace(options, objective="locality")
+    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, options, links, homes)
     row = Eplb().solve_layer(problem).phy2log_P.copy()
     before = problem.score(row).objective
     inc, bal = incidence(problem, experts, alone=transport == "assignment"), balance(problem, experts)
     fare_HX = fare_per_copy_HX(problem)
-    if not local_first:
-        fare_HX = fare_HX.sum(axis=0, keepdims=True)
+    if not local_first and problem.home_U is None:
+        fare_HX = fare_HX.mean(axis=0, keepdims=True)
     cost = anneal_chance(row, inc, bal, fare_HX, local_first, hot, hot / 50, 400, np.uint64(seed))
     assert is_sound(row, problem)
     assert cost == pytest.approx(problem.score(row).objective, abs=1e-9)
@@ -143,22 +161,35 @@ def test_copies_chosen_by_chance(
 @given(
     num_nodes=st.integers(1, 12),
     masks=st.lists(st.sets(st.integers(0, 11), min_size=1, max_size=4), min_size=1, max_size=5),
+    known=st.none() | st.integers(0, 11),
 )
-def test_sends_of_a_set(num_nodes: int, masks: list[set[int]]) -> None:
-    """N * sends of a set is the sum over homes of the smallest covers, by trying all sets of nodes."""
+def test_sends_of_a_set(num_nodes: int, masks: list[set[int]], known: int | None) -> None:
+    """N * sends of a set is the sum over homes (N times the known one) of the smallest covers, by trying all sets."""
     hosts = [{node % num_nodes for node in mask} for mask in masks]
     want = 0
-    for home in range(num_nodes):
+    homes = range(num_nodes) if known is None else [known % num_nodes] * num_nodes
+    for home in homes:
         left = [mask for mask in hosts if home not in mask]
         sizes = (
             n for n in range(num_nodes + 1) for c in combinations(range(num_nodes), n) if all(m & set(c) for m in left)
         )
         want += next(sizes)
     words = np.array([sum(1 << node for node in mask) for mask in hosts], dtype=np.uint64)
-    sets = np.arange(len(hosts), dtype=np.int32)[None]
+    home_U = np.array([-1 if known is None else known % num_nodes], dtype=np.int32)
+    none32, none64 = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64)
+    inc = Incidence(
+        sets_UK=np.arange(len(hosts), dtype=np.int32)[None],
+        count_U=np.ones(1, dtype=np.int64),
+        home_U=home_U,
+        expert_ptr=none64,
+        expert_sets=none32,
+        entry_UK=none32[None],
+        pair_ptr=none64,
+        pair_sets=none32,
+    )
     scratch, cover = np.zeros((2, 64), dtype=np.uint64), np.zeros(64, dtype=np.int64)
     zero = np.uint64(0)
-    assert sends_of_set(0, -1, zero, -1, zero, sets, words, num_nodes, scratch, cover) == want
+    assert sends_of_set(0, -1, zero, -1, zero, inc, words, num_nodes, scratch, cover) == want
 
 
 @pytest.mark.parametrize("name", ["max_imbalance", "max_node_imbalance"])

@@ -14,7 +14,8 @@ from placement.cost.bounds import sends_bound, smallest_imbalance
 from placement.cost.envelope import fewest_nodes, least_at, lower_lines
 from placement.problem import BOUNDS, LayerProblem, Options
 from placement.solvers import get_solver
-from placement.solvers.bounds import objective_bound
+from placement.solvers.auto import Auto
+from placement.solvers.bounds import objective_bound, prove
 from placement.testing.problems import brute_force, make_problem, planted_problem, random_problem, tiny_problems
 
 EPS = 1e-12  # rounding of the score itself
@@ -156,3 +157,16 @@ def test_bound_option(price: float) -> None:
             assert solution.bound <= problem.score(solution.phy2log_P).objective + 1e-9
     assert answers["none"] is None
     assert answers["quick"] < answers["tight"]
+
+
+def test_tight_bound_leads_to_a_map() -> None:
+    """Most tokens stay in their group: the relaxed matrix, rounded, finds the groups; the quick bound has no map."""
+    cluster = Cluster(num_nodes=4, gpus_per_node=1, slots_per_gpu=4)
+    options = Options(balance_weight=0.0, bound="tight", work_limit=20)
+    problem, planted = planted_problem(16, 4, cluster, num_tokens=100, stray=0.3, options=options)
+    _, start = prove(problem)
+    assert start is not None
+    assert problem.score(start).sends == pytest.approx(problem.score(planted).sends)
+    assert prove(replace(problem, options=replace(options, bound="quick")))[1] is None
+    answer = Auto().solve_layer(problem)  # with next to no moves of its own
+    assert problem.score(answer.phy2log_P).sends <= problem.score(start).sends

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from placement.traces import open_trace
@@ -48,15 +47,3 @@ def test_the_expected_statistics_are_still_those_of_the_real_trace(measure: str)
     if not (REAL / "trace.json").exists():
         pytest.skip(f"the real trace is not there: {REAL}")
     assert describe(open_trace(REAL)).mean(measure) == pytest.approx(EXPECTED[measure], rel=1e-3)
-
-
-def test_the_example_trace_is_the_one_that_its_readme_says(tmp_path: Path) -> None:
-    """Another processor may round a logarithm otherwise, which changes few ids; no more than that may differ."""
-    write_synthetic(tmp_path / "t", preset("gpt-oss-20b"), num_tokens=25_000, num_requests=200, seed=0)
-    folder = REPOSITORY / "examples" / "traces"
-    example, made = open_trace(folder), open_trace(tmp_path / "t")
-    assert (folder / "trace.json").read_bytes() == (tmp_path / "t" / "trace.json").read_bytes()
-    for ours, theirs in zip(example.blocks(), made.blocks(), strict=True):
-        assert np.array_equal(ours.request_T, theirs.request_T)
-        assert all(np.mean(ours.ids_TK(layer) != theirs.ids_TK(layer)) < 0.001 for layer in range(24))
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 3_000_000

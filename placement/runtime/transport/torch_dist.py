@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -51,22 +52,26 @@ def mesh_of(device_mesh: DeviceMesh, *, timeout_s: float = TIMEOUT_S, check: boo
     if device_mesh.mesh.flatten().tolist() != list(range(dist.get_world_size())):
         raise OptionError("the DeviceMesh must number its ranks node by node: 0, 1, 2, ...")
     roll_call = RollCall(dist.distributed_c10d._get_default_store(), dist.get_rank(), next(_meshes), timeout_s / 2)
-    world = dist.group.WORLD
-    assert world is not None  # initialised, else there were no DeviceMesh
-    groups = (world, device_mesh.get_group(0), device_mesh.get_group(1))
-    world_group, across, within = (TorchGroup(group, roll_call, timeout_s / 2, check) for group in groups)
-    return Mesh(world=world_group, across=across, within=within)
+    groups = [dist.group.WORLD, device_mesh.get_group(0), device_mesh.get_group(1)]
+    if device_mesh.device_type == "cpu" or "nccl" not in str(dist.get_backend_config()):
+        groups = [_own_group(group, timeout_s / 2) for group in groups]
+    world, across, within = (TorchGroup(group, roll_call, timeout_s / 2, check) for group in groups)
+    return Mesh(world=world, across=across, within=within)
+
+
+def _own_group(group: Any, timeout_s: float) -> Any:
+    """The same ranks with a time limit of our own: the user's groups keep theirs. (NCCL's would end the process.)"""
+    ranks, limit = dist.get_process_group_ranks(group), timedelta(seconds=timeout_s)
+    return dist.new_group(ranks, timeout=limit, backend="gloo", use_local_synchronization=True)
 
 
 class TorchGroup:
     """See `Group`. `timeout_s` holds for one exchange; the roll call that follows may take as long again."""
 
-    def __init__(self, group: dist.ProcessGroup, roll_call: RollCall, timeout_s: float, check: bool) -> None:
+    def __init__(self, group: Any, roll_call: RollCall, timeout_s: float, check: bool) -> None:
         self._group, self._roll_call, self._timeout_s, self._check = group, roll_call, timeout_s, check
         self.rank = dist.get_rank(group)
         self.ranks = tuple(dist.get_process_group_ranks(group))
-        if "gloo" in dist.get_backend(group):  # NCCL has its own watchdog, which ends the process: leave it be
-            dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)
 
     def all_to_all(
         self,

@@ -1,0 +1,27 @@
+"""What `placement solve --by` takes and shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from placement.by_class import ByClass
+from placement.cli.shared import stdout_console
+from placement.report.by_class import class_table, terminal_class_table
+from placement.traces.classes import CLASSES
+
+By = Annotated[
+    str | None,
+    typer.Option(help=f"Also a map for each class of traffic, by {', '.join(CLASSES)}, and what that gains."),
+]
+MapsOut = Annotated[Path | None, typer.Option(help="Folder for the placement files of the classes; needs --by.")]
+
+
+def show_classes(answer: ByClass) -> None:
+    """The table of classes, and what it means."""
+    console = stdout_console()
+    console.print(terminal_class_table(answer))
+    for sentence in class_table(answer).said:
+        console.print(sentence, highlight=False, markup=False)

@@ -1,0 +1,99 @@
+"""`placement group`, and what `placement solve --group` shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from placement.cli.shared import (
+    Json,
+    ReplicaChoice,
+    Traces,
+    Transport,
+    Workers,
+    print_json,
+    progress_listener,
+    stdout_console,
+)
+from placement.cluster import Cluster, cluster_from_yaml
+from placement.errors import OptionError
+from placement.files import check_writable, write_atomic
+from placement.group import GroupedSolution, solve_grouped
+from placement.grouping.assign import TOLERANCE
+from placement.grouping.grouping_json import save_grouping
+from placement.grouping_document import grouping_document
+from placement.placement_json import load_placement
+from placement.problem import Options
+from placement.report.grouping import domains_table, gains_table
+from placement.traces import open_trace
+
+HomeFrom = Annotated[
+    str | None,
+    typer.Option(
+        help="What the home of a new request is decided from: prefill, or the share of its tokens that come first. "
+        "[default: prefill where the trace has it and decode, else 0.25]"
+    ),
+]
+TokenTolerance = Annotated[float, typer.Option(help="How many tokens more than its share a node may get.")]
+
+
+def group_command(
+    traces: Traces,
+    map_file: Annotated[Path, typer.Option("--map", help="Placement file to group the requests for.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Grouping file to write.")] = Path("grouping.json"),
+    cluster: Annotated[Path | None, typer.Option(help="cluster.yaml, instead of what the placement file says.")] = None,
+    home_from: HomeFrom = None,
+    token_tolerance: TokenTolerance = TOLERANCE,
+    replica_choice: ReplicaChoice = "min-nodes",
+    transport: Transport = "node",
+    holdout: Annotated[float, typer.Option(help="Share of the requests to measure on, not to fit; 0 fits all.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    workers: Workers = None,
+    report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Group the requests in TRACES by home node for a placement that exists, and fit a router for new ones."""
+    for path in (output, report):
+        if path is not None:
+            check_writable(path)
+    if report is not None and report.resolve() == output.resolve():
+        raise OptionError(f"--report and --output are both {output}; give each its own file")
+    placement, file = load_placement(map_file)
+    trace = open_trace(traces)
+    described = file.described_cluster() or Cluster(**dict(file.cluster))
+    if cluster is not None:
+        described = cluster_from_yaml(cluster, placement.model.num_experts)
+    with progress_listener(quiet=json_output) as listener:
+        grouped = solve_grouped(
+            trace,
+            described,
+            Options(replica_choice=replica_choice, transport=transport, seed=seed),
+            placement=placement,
+            holdout=holdout,
+            home_from=home_from,
+            tolerance=token_tolerance,
+            workers=workers,
+            listener=listener,
+        )
+    document = grouping_document(grouped)
+    save_grouping(output, document)
+    if report is not None:
+        from placement.report.html import report_html  # jinja2 is loaded only for a report
+
+        write_atomic(report, report_html(grouped.solution, grouped=grouped))
+    if json_output:
+        print_json(document)
+        return
+    show_grouping(grouped)
+    written = " and ".join(str(path) for path in (output, report) if path is not None)
+    stdout_console().print(f"wrote {written}", highlight=False, markup=False, soft_wrap=True)
+
+
+def show_grouping(grouped: GroupedSolution) -> None:
+    """The tables of gains and of domains."""
+    console = stdout_console()
+    console.print(gains_table(grouped))
+    console.print()
+    console.print(domains_table(grouped))

@@ -1,0 +1,128 @@
+"""From what an engine's file says to a sound map: everything that engines fail to check is checked here."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.errors import InputError, MapError, OptionError
+from placement.exporters.base import FileMap
+from placement.model import Model
+from placement.placement_map import Placement
+
+
+def imported(
+    file: FileMap,
+    *,
+    name: str,
+    top_k: int,
+    num_nodes: int,
+    gpus_per_node: int | None = None,
+    num_experts: int | None = None,
+    layer_ids: tuple[int, ...] | None = None,
+    num_hidden_layers: int | None = None,
+) -> Placement:
+    """The map of a file and what only its user knows. Raises MapError, OptionError.
+
+    num_experts  E; by default what the file says, else the highest id and one
+    layer_ids    absolute numbers of the MoE layers; by default the file's, else 0 and up
+    """
+    layer_ids, phy2log_LP = _chosen_rows(file, layer_ids)
+    experts = file.num_experts or int(phy2log_LP.max(initial=0)) + 1
+    if num_experts is not None:
+        if file.num_experts not in (None, num_experts):
+            raise OptionError(f"--num-experts {num_experts} is not what the file says, {file.num_experts}")
+        experts = num_experts
+    if num_nodes < 1 or (gpus_per_node is not None and gpus_per_node < 1):
+        raise OptionError(f"--nodes {num_nodes} and --gpus-per-node {gpus_per_node} must be at least 1")
+    if gpus_per_node is None:
+        if file.num_ranks is None:
+            raise OptionError("the file does not say which slots make a GPU; give --gpus-per-node")
+        gpus_per_node = file.num_ranks // num_nodes
+    num_ranks, num_slots = num_nodes * gpus_per_node, phy2log_LP.shape[1]
+    if file.num_ranks not in (None, num_ranks):
+        raise OptionError(
+            f"the file is for {file.num_ranks} GPUs, not for {num_nodes} x {gpus_per_node} = {num_ranks}; give other "
+            "--nodes and --gpus-per-node"
+        )
+    if num_slots % num_ranks:
+        raise MapError(f"{num_slots} slots of a layer cannot be shared evenly by {num_ranks} GPUs")
+    if file.hidden and num_hidden_layers not in (None, len(file.phy2log_RP)):
+        raise MapError(
+            f"the file has {len(file.phy2log_RP)} rows; one for each of {num_hidden_layers} hidden layers is needed"
+        )
+    hidden = len(file.phy2log_RP) if file.hidden else num_hidden_layers
+    try:
+        model = Model(name=name, layer_ids=layer_ids, num_experts=experts, top_k=top_k, num_hidden_layers=hidden)
+    except InputError as error:
+        raise MapError(str(error)) from None
+    return Placement(
+        model=model,
+        num_nodes=num_nodes,
+        gpus_per_node=gpus_per_node,
+        slots_per_gpu=num_slots // num_ranks,
+        phy2log_LP=phy2log_LP,  # type: ignore[arg-type]  # Placement checks the ids, then narrows them
+    )
+
+
+def _chosen_rows(file: FileMap, layer_ids: tuple[int, ...] | None) -> tuple[tuple[int, ...], npt.NDArray[np.int64]]:
+    rows = file.phy2log_RP
+    if not rows.size:
+        raise MapError("the file has no rows; one for each layer is needed")
+    if file.every_layer:
+        if layer_ids is None:
+            raise OptionError("the file has one row for all layers; give --moe-layers, as 0-57")
+        return layer_ids, np.repeat(rows, len(layer_ids), axis=0)
+    if layer_ids is None:
+        return file.layer_ids or tuple(range(len(rows))), rows
+    numbers = file.layer_ids or (tuple(range(len(rows))) if file.hidden else layer_ids)
+    missing = [layer for layer in layer_ids if layer not in numbers]
+    if missing or len(numbers) != len(rows):
+        what = f"no row for layer {missing[0]}" if missing else f"{len(rows)} rows for {len(numbers)} layers"
+        raise MapError(f"the file has {what}; give other --moe-layers")
+    return layer_ids, rows[[numbers.index(layer) for layer in layer_ids]]
+
+
+def json_value(content: bytes) -> Any:
+    """Raises MapError on what is not JSON."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise MapError(f"it is not JSON: {error}") from None
+
+
+def only_keys(value: Any, *keys: str) -> dict[str, Any]:
+    """A mapping that has all of these keys and no other: engines stop at others, or read past them."""
+    if not isinstance(value, dict):
+        raise MapError(f"it holds a {type(value).__name__}; a mapping with {', '.join(keys)} is needed")
+    missing, extra = [key for key in keys if key not in value], [str(key) for key in value if key not in keys]
+    if missing or extra:
+        told = f"{', '.join(missing)} is missing" if missing else f"{', '.join(extra)} is not allowed"
+        raise MapError(f"{told}; it must have {', '.join(keys)} and no other key")
+    return value
+
+
+def whole_rows(value: Any, what: str) -> npt.NDArray[np.int64]:
+    """A list of lists of whole numbers as int64 [R, P]. Raises MapError on anything else."""
+    if not isinstance(value, list) or not value or not all(isinstance(row, list) for row in value):
+        raise MapError(f"{what} must be a list of rows of slots")
+    for number, row in enumerate(value):
+        bad = next((entry for entry in row if type(entry) is not int or abs(entry) >= 2**31), None)
+        if bad is not None:
+            raise MapError(f"{what}: row {number} holds {str(bad)[:20]!r}; ids that are whole numbers are needed")
+    lengths = sorted({len(row) for row in value})
+    if len(lengths) > 1 or not lengths[0]:
+        raise MapError(f"{what} has rows of {', '.join(map(str, lengths))} slots; all need as many")
+    return np.array(value, dtype=np.int64)
+
+
+def whole_array(array: npt.NDArray[Any], what: str, ndim: int = 2) -> npt.NDArray[np.int64]:
+    """An array of whole numbers with `ndim` axes as int64. Raises MapError on anything else."""
+    if array.dtype.kind not in "iu" or array.ndim != ndim or not array.size:
+        raise MapError(f"{what} is {array.dtype} {list(array.shape)}; whole numbers with {ndim} axes are needed")
+    if int(abs(array).max()) >= 2**31:
+        raise MapError(f"{what} holds ids beyond 2^31")
+    return array.astype(np.int64)

@@ -1,0 +1,64 @@
+"""TensorRT-LLM: `moe_config.load_balancer`, YAML with `initial_global_assignments` by absolute layer number.
+
+The engine stops at a layer that is missing, MTP layers included, and at further keys; C++ checks ids alone. Without
+expert parallelism, or for a model that is not on its list, it leaves the file aside without a word.
+"""
+
+from __future__ import annotations
+
+import yaml
+
+from placement.errors import MapError
+from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
+from placement.exporters.imports import only_keys, whole_rows
+from placement.exporters.layers import check_several_ranks
+from placement.placement_map import Placement
+
+KEYS = ("num_slots", "layer_updates_per_iter", "initial_global_assignments")
+
+
+class TensorRTLLM:
+    name = "tensorrt-llm"
+    suffixes = (".yaml", ".yml")
+    takes_load = False
+    replica_choices = ("uniform",)
+
+    def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
+        check_several_ranks(placement, "TensorRT-LLM")
+        model = placement.model
+        lines = [f"num_slots: {placement.num_slots}", "layer_updates_per_iter: 0", "initial_global_assignments:"]
+        lines += [
+            f"  {layer}: {row}" for layer, row in zip(model.layer_ids, placement.phy2log_LP.tolist(), strict=True)
+        ]
+        hints = [
+            "start TensorRT-LLM with, in the YAML of its options: moe_config: {load_balancer: FILE}, "
+            f"moe_expert_parallel_size: {placement.num_ranks}, enable_attention_dp: true",
+            f"redundant experts: {placement.num_redundant} a layer, num_slots {placement.num_slots} on "
+            f"{placement.num_ranks} GPUs of {placement.num_nodes} nodes",
+            "replica choice: copies take turns, as --replica-choice uniform does here",
+            "check: models that are not on the engine's list for load balancing leave the file aside; its log must say "
+            "'Created MoE LoadBalancer'",
+        ]
+        if model.num_main_layers == model.num_layers:
+            hints.append(
+                f"layers {model.layer_ids[0]} to {model.layer_ids[-1]}; if MTP layers are used (DeepSeek-V3 has one), "
+                "give --num-hidden-layers and --mtp-layers: TensorRT-LLM stops where one is missing"
+            )
+        return Export(content="\n".join([*lines, ""]).encode(), hints=tuple(hints))
+
+    def read(self, content: bytes, suffix: str) -> FileMap:
+        try:
+            value = yaml.safe_load(content)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise MapError(f"it is not YAML: {' '.join(str(error).split())[:120]}") from None
+        if isinstance(value, dict):
+            value = {"layer_updates_per_iter": 0} | value  # the engine's default
+        document = only_keys(value, *KEYS)
+        rows, slots = document["initial_global_assignments"], document["num_slots"]
+        if not isinstance(rows, dict) or not rows or any(type(layer) is not int or layer < 0 for layer in rows):
+            raise MapError("initial_global_assignments must map the numbers of layers to rows of slots")
+        layers = sorted(rows)
+        phy2log_RP = whole_rows([rows[layer] for layer in layers], "initial_global_assignments")
+        if type(slots) is not int or slots != phy2log_RP.shape[1]:
+            raise MapError(f"num_slots is {slots!r}, but the rows have {phy2log_RP.shape[1]} slots")
+        return FileMap(phy2log_RP=phy2log_RP, layer_ids=tuple(layers))

@@ -1,0 +1,79 @@
+"""vLLM Ascend: `eplb_config.expert_map_path`, JSON by layer and device (vllm-ascend 0.23.0, eplb/core/eplb_utils.py).
+
+Layers are MoE layers only, MTP layers after them. The engine reads lists by their position, whatever `layer_id` and
+`device_id` say; where an expert is twice on a device or on none, it makes a broken table without a word.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from placement.errors import MapError
+from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
+from placement.exporters.imports import json_value, only_keys, whole_rows
+from placement.exporters.layers import check_several_ranks
+from placement.placement_map import Placement
+
+
+class VLLMAscend:
+    name = "vllm-ascend"
+    suffixes = (".json",)
+    takes_load = False
+    replica_choices = ("uniform",)
+
+    def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
+        check_several_ranks(placement, "vLLM Ascend")
+        held_LGS = placement.phy2log_LP.reshape(placement.model.num_layers, placement.num_ranks, -1)
+        layers = [
+            {
+                "layer_id": index,
+                "device_count": placement.num_ranks,
+                "device_list": [
+                    {"device_id": rank, "device_expert": held} for rank, held in enumerate(held_GS.tolist())
+                ],
+            }
+            for index, held_GS in enumerate(held_LGS)
+        ]
+        document = {"moe_layer_count": len(layers), "layer_list": layers}
+        config = f'{{"expert_map_path": "FILE", "num_redundant_experts": {placement.num_redundant}}}'
+        return Export(
+            content=json.dumps(document, separators=(",", ":")).encode() + b"\n",
+            hints=(
+                "start vLLM with vllm-ascend 0.23: --enable-expert-parallel --additional-config "
+                f"'{{\"eplb_config\": {config}}}'",
+                f"redundant experts: {placement.num_redundant} a layer; tensor x data parallel size must be "
+                f"{placement.num_ranks}, of {placement.num_nodes} nodes",
+                "replica choice: every device sends an expert's tokens to one copy, the rank modulo the number of "
+                "copies; of all devices together that is as --replica-choice uniform",
+                "the option is announced to go: 0.26.0rc1 still reads the file, but its source loads weights in an "
+                "order of its own; check the model's answers there",
+            ),
+        )
+
+    def read(self, content: bytes, suffix: str) -> FileMap:
+        document = only_keys(json_value(content), "moe_layer_count", "layer_list")
+        layers = document["layer_list"]
+        if not isinstance(layers, list) or not layers or document["moe_layer_count"] != len(layers):
+            raise MapError(f"moe_layer_count is {document['moe_layer_count']!r}; layer_list must have as many layers")
+        held = [self._devices(index, layer) for index, layer in enumerate(layers)]
+        counts = sorted({len(devices) for devices in held})
+        if len(counts) > 1:
+            raise MapError(f"layers have {', '.join(map(str, counts))} devices; all need as many")
+        phy2log_RS = np.stack(held)
+        return FileMap(phy2log_RP=phy2log_RS.reshape(len(layers), -1), num_ranks=counts[0])
+
+    def _devices(self, index: int, layer: Any) -> Any:
+        only_keys(layer, "layer_id", "device_count", "device_list")
+        devices = layer["device_list"]
+        if layer["layer_id"] != index or not isinstance(devices, list) or layer["device_count"] != len(devices):
+            raise MapError(
+                f"layer {index} of the list has layer_id {layer['layer_id']!r} and device_count "
+                f"{layer['device_count']!r}; the engine goes by position, so both must agree with the lists"
+            )
+        ids = [only_keys(device, "device_id", "device_expert")["device_id"] for device in devices]
+        if ids != list(range(len(devices))):
+            raise MapError(f"layer {index}: device_id are {str(ids)[:60]}; the engine goes by position: 0 and up")
+        return whole_rows([device["device_expert"] for device in devices], f"layer {index}: device_expert")

@@ -1,0 +1,44 @@
+"""The file for the plugin: a placement file, and the flags to start today's vLLM with."""
+
+from __future__ import annotations
+
+from placement.errors import MapError
+from placement.exporters.base import DEFAULTS, Export, ExportOptions
+from placement.exporters.layers import check_several_ranks, layer_hints
+from placement.exporters.vllm import NEVER, REPLICA_CHOICE
+from placement.exporters.vllm_plugin import VARIABLE
+from placement.placement_json import document_bytes, placement_document
+from placement.placement_map import Placement
+
+MOST_REDUNDANT = 1023  # MAX_EXPERT_REDUNDANCY of vLLM 0.33
+
+
+class VLLMPlugin:
+    name = "vllm-plugin"
+    suffixes = (".json",)
+    takes_load = False
+    replica_choices = ("uniform",)
+
+    def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
+        check_several_ranks(placement, "vLLM")
+        if placement.num_redundant > MOST_REDUNDANT:
+            raise MapError(f"{placement.num_redundant} redundant experts are more than vLLM's {MOST_REDUNDANT}")
+        config = (
+            f'{{"num_redundant_experts": {placement.num_redundant}, "step_interval": {NEVER}, "window_size": 1, '
+            '"use_async": false}'
+        )
+        return Export(
+            content=document_bytes(placement_document(placement)),
+            hints=(
+                "install this package beside vLLM 0.33, on every node, and leave expert-placement in VLLM_PLUGINS if "
+                "that is set",
+                f"start vLLM with: {VARIABLE}=FILE vllm serve MODEL --enable-expert-parallel --enable-eplb "
+                f"--eplb-config '{config}'",
+                f"redundant experts: {placement.num_redundant} a layer; tensor x data parallel size must be "
+                f"{placement.num_ranks}, of {placement.num_nodes} nodes; with Ray also set "
+                f"VLLM_RAY_EXTRA_ENV_VARS_TO_COPY={VARIABLE}",
+                REPLICA_CHOICE,
+                "weights move to their places after the first forward pass; on ROCm set use_async to true",
+                *layer_hints(placement, engine="vLLM", hidden=False),
+            ),
+        )

@@ -1,0 +1,102 @@
+"""Makes vLLM's expert balancer answer with the map of a file; loaded only within vLLM.
+
+One method of vLLM is wrapped, `EplbState.add_model`, which builds the balancer's state once weights are loaded: after
+it the balancer's policy is ours, and the next step is the one that rearranges. Weights move as in any rearrangement.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import numpy as np
+
+from placement.errors import InputError, MapError
+from placement.exporters.layers import main_LP
+from placement.placement_json import load_placement
+from placement.placement_map import Placement
+
+MADE_FOR = "vLLM 0.33.0"
+log = logging.getLogger(__name__)
+
+
+def start_from(path: str) -> None:
+    """Wrap vLLM's balancer. Raises InputError on a bad file and on a vLLM that has no such balancer."""
+    placement, _ = load_placement(path)
+    try:
+        from vllm.distributed.eplb.eplb_state import EplbState
+        from vllm.distributed.eplb.policy import DefaultEplbPolicy
+    except ImportError as error:
+        raise InputError(f"this vLLM has no expert balancer as {MADE_FOR} has: {error}") from None
+    add_model = EplbState.add_model
+    if hasattr(add_model, "placed_from"):
+        return
+    policy = fixed_policy(placement, DefaultEplbPolicy)
+
+    @functools.wraps(add_model)
+    def add_model_placed(self: Any, model: Any, *args: Any, **kwargs: Any) -> None:
+        name = kwargs.get("model_name") or (args[1] if len(args) > 1 else None)
+        if not str(name).endswith("(draft)"):  # as vLLM calls the model that speculates
+            check_model(placement, model, path)
+            check_platform(self.parallel_config.eplb_config.use_async)
+        add_model(self, model, *args, **kwargs)
+        self.policy = policy
+        self.expert_rearrangement_step = self.expert_rearrangement_step_interval - 1
+        log.info("experts will be placed as %s says after the first step", path)
+
+    add_model_placed.placed_from = path  # type: ignore[attr-defined]
+    EplbState.add_model = add_model_placed
+
+
+def fixed_policy(placement: Placement, default: Any) -> type:
+    """A policy, as vLLM's `AbstractEplbPolicy`, that answers with the map; for other models it is `default`."""
+    phy2log_LP = main_LP(placement).astype(np.int64)
+    mine = (len(phy2log_LP), placement.model.num_experts, placement.num_slots, placement.num_ranks)
+
+    class FixedPolicy(default):  # type: ignore[misc]
+        @classmethod
+        def rebalance_experts(
+            cls,
+            weight: Any,
+            num_replicas: int,
+            num_groups: int,
+            num_nodes: int,
+            num_ranks: int,
+            old_global_expert_indices: Any = None,
+        ) -> Any:
+            """[layers, num_replicas]: logical expert of every slot, int64 on the CPU."""
+            if (*weight.shape, num_replicas, num_ranks) == mine:
+                import torch
+
+                return torch.from_numpy(phy2log_LP.copy())
+            log.warning("a model of %s layers x experts is placed by vLLM's own policy", tuple(weight.shape))
+            return super().rebalance_experts(
+                weight, num_replicas, num_groups, num_nodes, num_ranks, old_global_expert_indices
+            )
+
+    return FixedPolicy
+
+
+def check_model(placement: Placement, model: Any, path: str) -> None:
+    """Raise MapError unless the map is for this model on as many GPUs."""
+    wanted = {
+        "num_moe_layers": placement.model.num_main_layers,
+        "num_logical_experts": placement.model.num_experts,
+        "num_physical_experts": placement.num_slots,
+        "num_local_physical_experts": placement.slots_per_gpu,
+    }
+    for name, value in wanted.items():
+        if getattr(model, name) != value:
+            raise MapError(
+                f"{path} is for {name}={value}, but vLLM runs with {getattr(model, name)}; set num_redundant_experts="
+                f"{placement.num_redundant} in --eplb-config and {placement.num_ranks} GPUs, or use another file"
+            )
+
+
+def check_platform(use_async: bool) -> None:
+    """Raise InputError where vLLM would skip the rearrangement: on ROCm, without async, it wants a gain in balance."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_rocm() and not use_async:
+        raise InputError("on ROCm vLLM skips rearrangements that are not async; set use_async to true in --eplb-config")

@@ -1,0 +1,293 @@
+"""Requests to home nodes at the least cost with tokens shared evenly: a generalised assignment problem.
+
+Its relaxation, in which a request's tokens may be shared among nodes, is a minimum-cost flow: that is the bound. The
+flow leaves at most a few requests split; they are put whole, moved and swapped until every node keeps its share. Where
+a gap is left and the problem is small, CP-SAT goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+from placement.errors import OptionError
+
+log = logging.getLogger("placement")
+
+TOLERANCE = 0.02
+GAP = 1e-3  # a smaller gap between answer and bound is not worth more work
+FLOW_UNITS = 1e6  # a token's cost is rounded down to whole parts of the mean, so many
+EXACT_SIZE = 20_000  # requests times nodes that CP-SAT is given
+EXACT_WORK = 4.0  # its units of deterministic time
+SWAP_REQUESTS = 4_000  # beyond, a sweep of swaps would take seconds; there single moves already come close
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """Homes of requests and how good they are.
+
+    home_Q    int32 [Q]
+    cost      sum of the requests' costs at their homes
+    bound     no assignment within the cap costs less
+    cap       tokens that a node may get: (1 + tolerance) times its share, more where no assignment was found within it
+    load_N    int64 [N], tokens of each node
+    """
+
+    home_Q: npt.NDArray[np.int32]
+    cost: float
+    bound: float
+    cap: int
+    load_N: npt.NDArray[np.int64]
+
+    @property
+    def gap(self) -> float:
+        """(cost - bound) / cost, 0 where there is no cost."""
+        return max(self.cost - self.bound, 0.0) / self.cost if self.cost > 0 else 0.0
+
+    @property
+    def token_imbalance(self) -> float:
+        """Most tokens of a node over the mean; 1 without tokens."""
+        mean = self.load_N.mean()
+        return float(self.load_N.max() / mean) if mean > 0 else 1.0
+
+
+def assign_homes(
+    cost_QN: Floats, tokens_Q: npt.NDArray[np.int64], *, tolerance: float = TOLERANCE, exact: bool = True
+) -> Assignment:
+    """The homes that cost least of all that give no node more than (1 + tolerance) times its share of tokens.
+
+    cost_QN   float64 [Q, N], finite: what request q costs if its home is node n
+    tokens_Q  its tokens; those without any go, in turn, to the nodes with the fewest requests
+    exact     let CP-SAT close a gap that is left on small problems
+
+    If a request is longer than that share, or no assignment is found that keeps it, the cap is raised to the lowest
+    that the largest requests first, each to the emptiest node, can keep. Deterministic.
+    """
+    if not 0 <= tolerance <= 1e6:
+        raise OptionError(f"tolerance={tolerance} must be 0 or more: the share of tokens that a node may get too many")
+    cost_QN = np.asarray(cost_QN, dtype=np.float64)
+    tokens_Q = np.asarray(tokens_Q, dtype=np.int64)
+    num_nodes = cost_QN.shape[1]
+    home_Q = np.full(len(tokens_Q), -1, dtype=np.int32)
+    busy = np.flatnonzero(tokens_Q > 0)
+    cost_BN, tokens_B = cost_QN[busy], tokens_Q[busy]
+    share = int(tokens_B.sum() * (1 + tolerance) / num_nodes)
+    greedy_B, reachable = _longest_first(tokens_B, num_nodes)
+    cap = max(share, int(tokens_B.max(initial=0)))
+    bound, flow_BN = cheapest_flow(cost_BN, tokens_B, np.full(num_nodes, cap))
+    home_B = _repaired(cost_BN, tokens_B, flow_BN.argmax(axis=1), cap)
+    if home_B is None:
+        cap = max(cap, reachable)
+        bound, flow_BN = cheapest_flow(cost_BN, tokens_B, np.full(num_nodes, cap))
+        home_B = _repaired(cost_BN, tokens_B, flow_BN.argmax(axis=1), cap)
+        home_B = greedy_B if home_B is None else home_B
+    if cap > share:
+        log.info("tokens of a node: %d at most, where %d are its share; requests are too long or too few", cap, share)
+    improve(cost_BN, tokens_B, home_B, cap, len(tokens_B) <= SWAP_REQUESTS)
+    cost = _cost(cost_BN, home_B)
+    if exact and cost - bound > GAP * abs(cost) and cost_BN.size <= EXACT_SIZE:
+        home_B, bound = _exact(cost_BN, tokens_B, home_B, cap, bound)
+        cost = _cost(cost_BN, home_B)
+    home_Q[busy] = home_B
+    requests_N = np.bincount(home_B, minlength=num_nodes)
+    for q in np.flatnonzero(tokens_Q == 0):
+        home_Q[q] = int(requests_N.argmin())
+        requests_N[home_Q[q]] += 1
+        cost += float(cost_QN[q, home_Q[q]])
+        bound += float(cost_QN[q].min())
+    load_N = np.bincount(home_Q, weights=tokens_Q, minlength=num_nodes).astype(np.int64)
+    return Assignment(home_Q=home_Q, cost=cost, bound=min(bound, cost), cap=cap, load_N=load_N)
+
+
+def _cost(cost_QN: Floats, home_Q: npt.NDArray[np.integer]) -> float:
+    return float(cost_QN[np.arange(len(home_Q)), home_Q].sum())
+
+
+def _longest_first(tokens_Q: npt.NDArray[np.int64], num_nodes: int) -> tuple[npt.NDArray[np.int64], int]:
+    """Each request, the longest first, to the emptiest node; and the tokens of the fullest."""
+    load_N = np.zeros(num_nodes, dtype=np.int64)
+    home_Q = np.zeros(len(tokens_Q), dtype=np.int64)
+    for q in np.argsort(-tokens_Q, kind="stable"):
+        home_Q[q] = load_N.argmin()
+        load_N[home_Q[q]] += tokens_Q[q]
+    return home_Q, int(load_N.max(initial=0))
+
+
+def cheapest_flow(
+    cost_QN: Floats, tokens_Q: npt.NDArray[np.int64], cap_N: npt.NDArray[np.int64]
+) -> tuple[float, npt.NDArray[np.int64]]:
+    """The least cost if requests may be split, rounded down, and how many tokens of each go where, int64 [Q, N].
+
+    With one token a request nothing can be split, so the flow is the best assignment. Caps hold all tokens.
+    """
+    num_requests, num_nodes = cost_QN.shape
+    flow_QN = np.zeros((num_requests, num_nodes), dtype=np.int64)
+    if not num_requests:
+        return 0.0, flow_QN
+    from ortools.graph.python.min_cost_flow import SimpleMinCostFlow  # loaded only for grouping
+
+    each_QN = cost_QN / tokens_Q[:, None]
+    least = float(each_QN.min())
+    spread = float((each_QN - least).mean()) or 1.0
+    unit_QN = np.floor((each_QN - least) * (FLOW_UNITS / spread)).astype(np.int64)
+    solver = SimpleMinCostFlow()
+    source = np.repeat(np.arange(num_requests), num_nodes)
+    node = np.tile(np.arange(num_nodes), num_requests) + num_requests
+    arcs = solver.add_arcs_with_capacity_and_unit_cost(
+        source, node, np.repeat(tokens_Q, num_nodes), unit_QN.reshape(-1)
+    )
+    sink = num_requests + num_nodes
+    solver.add_arcs_with_capacity_and_unit_cost(
+        np.arange(num_requests, sink), np.full(num_nodes, sink), cap_N, np.zeros(num_nodes, np.int64)
+    )
+    solver.set_nodes_supplies(
+        np.arange(sink + 1), np.concatenate([tokens_Q, np.zeros(num_nodes, np.int64), [-tokens_Q.sum()]])
+    )
+    status = solver.solve()
+    if status != solver.OPTIMAL:  # cannot be: caps add up to all tokens
+        return float(cost_QN.min(axis=1).sum()), np.where(cost_QN == cost_QN.min(axis=1, keepdims=True), 1, 0)
+    flow_QN[:] = solver.flows(arcs).reshape(flow_QN.shape)
+    bound = solver.optimal_cost() * (spread / FLOW_UNITS) + least * float(tokens_Q.sum())
+    return bound - 1e-9 * abs(bound), flow_QN
+
+
+def _repaired(
+    cost_QN: Floats, tokens_Q: npt.NDArray[np.int64], home_Q: npt.NDArray[np.int64], cap: int
+) -> npt.NDArray[np.int64] | None:
+    """Homes within the cap, near those given; None if none are found."""
+    home_Q = home_Q.copy()
+    if repair(cost_QN, tokens_Q, home_Q, cap):
+        return home_Q
+    # pack anew: the longest first, each to its cheapest node that has room
+    load_N = np.zeros(cost_QN.shape[1], dtype=np.int64)
+    for q in np.argsort(-tokens_Q, kind="stable"):
+        free = load_N + tokens_Q[q] <= cap
+        if not free.any():
+            return None
+        home_Q[q] = int(np.where(free, cost_QN[q], np.inf).argmin())
+        load_N[home_Q[q]] += tokens_Q[q]
+    return home_Q
+
+
+@nb.njit(cache=True, nogil=True)
+def repair(cost_QN: Floats, tokens_Q: npt.NDArray[np.int64], home_Q: npt.NDArray[np.int64], cap: int) -> bool:
+    """Move requests off nodes beyond the cap, each time the one that costs least per token that it takes away; and swap
+    where nothing fits. False if that does not end within the cap."""
+    num_requests, num_nodes = cost_QN.shape
+    load_N = np.zeros(num_nodes, dtype=np.int64)
+    for q in range(num_requests):
+        load_N[home_Q[q]] += tokens_Q[q]
+    for _ in range(4 * num_requests + 4):
+        full = int(np.argmax(load_N))
+        over = load_N[full] - cap
+        if over <= 0:
+            return True
+        best, best_q, best_r, best_n = np.inf, -1, -1, -1
+        for q in range(num_requests):
+            if home_Q[q] != full:
+                continue
+            for n in range(num_nodes):
+                if n == full:
+                    continue
+                price = cost_QN[q, n] - cost_QN[q, full]
+                if load_N[n] + tokens_Q[q] <= cap:
+                    each = price / min(tokens_Q[q], over)
+                    if each < best:
+                        best, best_q, best_r, best_n = each, q, -1, n
+        if best_q < 0:
+            for q in range(num_requests):
+                if home_Q[q] != full:
+                    continue
+                for r in range(num_requests):
+                    n = home_Q[r]
+                    less = tokens_Q[q] - tokens_Q[r]
+                    if n == full or less <= 0 or load_N[n] + less > max(cap, load_N[full] - 1):
+                        continue
+                    price = cost_QN[q, n] - cost_QN[q, full] + cost_QN[r, full] - cost_QN[r, n]
+                    each = price / min(less, over)
+                    if load_N[n] + less <= cap and each < best:
+                        best, best_q, best_r, best_n = each, q, r, n
+        if best_q < 0:
+            return False
+        load_N[full] -= tokens_Q[best_q]
+        load_N[best_n] += tokens_Q[best_q]
+        home_Q[best_q] = best_n
+        if best_r >= 0:
+            load_N[best_n] -= tokens_Q[best_r]
+            load_N[full] += tokens_Q[best_r]
+            home_Q[best_r] = full
+    return False
+
+
+@nb.njit(cache=True, nogil=True)
+def improve(
+    cost_QN: Floats, tokens_Q: npt.NDArray[np.int64], home_Q: npt.NDArray[np.int64], cap: int, swaps: bool
+) -> None:
+    """Move single requests, and swap pairs of them, while that costs less and keeps the cap."""
+    num_requests, num_nodes = cost_QN.shape
+    load_N = np.zeros(num_nodes, dtype=np.int64)
+    for q in range(num_requests):
+        load_N[home_Q[q]] += tokens_Q[q]
+    better = True
+    while better:
+        better = False
+        for q in range(num_requests):
+            for n in range(num_nodes):
+                a = home_Q[q]
+                if load_N[n] + tokens_Q[q] <= cap and n != a and cost_QN[q, n] < cost_QN[q, a] - 1e-9:
+                    load_N[a] -= tokens_Q[q]
+                    load_N[n] += tokens_Q[q]
+                    home_Q[q] = n
+                    better = True
+        if not swaps:
+            continue
+        for q in range(num_requests):
+            for r in range(q):
+                a, b = home_Q[q], home_Q[r]
+                shift = tokens_Q[q] - tokens_Q[r]
+                if a == b or load_N[b] + shift > cap or load_N[a] - shift > cap:
+                    continue
+                if cost_QN[q, b] + cost_QN[r, a] < cost_QN[q, a] + cost_QN[r, b] - 1e-9:
+                    load_N[a] -= shift
+                    load_N[b] += shift
+                    home_Q[q], home_Q[r] = b, a
+                    better = True
+
+
+def _exact(
+    cost_QN: Floats, tokens_Q: npt.NDArray[np.int64], home_Q: npt.NDArray[np.int64], cap: int, bound: float
+) -> tuple[npt.NDArray[np.int64], float]:
+    """CP-SAT from these homes on, within its work limit: better homes and a higher bound, if it finds any."""
+    from ortools.sat.python import cp_model
+
+    over_QN = cost_QN - cost_QN.min(axis=1, keepdims=True)
+    unit = max(float(over_QN.max()) / 2**24, 1e-12)
+    price_QN = np.floor(over_QN / unit).astype(np.int64)  # rounded down, so that its bound is ours
+    model = cp_model.CpModel()
+    at_QN = [[model.new_bool_var("") for _ in row] for row in price_QN]
+    for q, row in enumerate(at_QN):
+        model.add_exactly_one(row)
+        for n, var in enumerate(row):
+            model.add_hint(var, int(home_Q[q] == n))
+    for n in range(cost_QN.shape[1]):
+        model.add(cp_model.LinearExpr.weighted_sum([row[n] for row in at_QN], tokens_Q.tolist()) <= cap)
+    terms = [var for row in at_QN for var in row]
+    model.minimize(cp_model.LinearExpr.weighted_sum(terms, price_QN.reshape(-1).tolist()))
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = 1
+    solver.parameters.max_deterministic_time = EXACT_WORK
+    solver.parameters.relative_gap_limit = 0.0
+    status = solver.solve(model)
+    floor = float(cost_QN.min(axis=1).sum())
+    bound = max(bound, solver.best_objective_bound * unit + floor - 1e-9 * abs(floor))
+    if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        found_Q = np.array([[solver.value(var) for var in row] for row in at_QN]).argmax(axis=1)
+        if _cost(cost_QN, found_Q) < _cost(cost_QN, home_Q):
+            home_Q = found_Q
+    return home_Q, bound

@@ -1,0 +1,60 @@
+"""The router of a placement, from what its homes save on the training requests."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.grouping.home_costs import HomeCosts
+from placement.grouping.router import BAND, SLACK_REQUESTS, Router
+from placement.workload import Workload
+
+ENOUGH = 0.995  # of what all layers together gain, which the chosen ones must gain
+PREFIX_SHARE = 0.25
+
+
+def fit_router(costs: HomeCosts, workload: Workload) -> tuple[Router, float]:
+    """The router, and what share of all layers' gain its layers keep.
+
+    Layers are added one by one, each time the one with which the homes of the training requests save most, chosen from
+    a quarter of their counts (drawn at random: a router sees the beginning of a request); until they keep ENOUGH of
+    what all layers together save. Fewer layers are less to count and to send to the router.
+    """
+    saved_LEN = costs.saved_LEN / np.maximum(costs.load_LE, 1)[:, :, None]
+    rng = np.random.default_rng(np.random.SeedSequence([workload.seed & (2**63 - 1), 0x5E1EC7]))
+    counts_QLE = rng.binomial(workload.profile_QLE.astype(np.int64), PREFIX_SHARE).astype(np.float32)
+    # what a layer's own homes save, from the counts that were drawn (to choose) and from all (to judge)
+    drawn_LQN = np.einsum("qle,len->lqn", counts_QLE, saved_LEN, optimize=True)
+    whole_QN = np.einsum("qle,len->qn", workload.profile_QLE.astype(np.float32), saved_LEN, optimize=True)
+    layers, kept = _choose_layers(drawn_LQN, whole_QN)
+    busy = costs.tokens_Q[costs.tokens_Q > 0]
+    router = Router(
+        num_layers=workload.model.num_layers,
+        top_k=workload.model.top_k,
+        layers=tuple(layers),
+        saved_MEN=saved_LEN[layers].round(4).astype(np.float32),
+        band=BAND,
+        slack_tokens=float(round(SLACK_REQUESTS * busy.mean(), 1)) if len(busy) else 0.0,
+    )
+    return router, kept
+
+
+def _choose_layers(drawn_LQN: npt.NDArray[np.float64], whole_QN: npt.NDArray[np.float64]) -> tuple[list[int], float]:
+    """Layers, ascending, and the share of the gain of all that they keep."""
+
+    def gain(score_QN: npt.NDArray[np.float64]) -> float:
+        best_Q = score_QN.argmax(axis=1)
+        return float((np.take_along_axis(whole_QN, best_Q[:, None], axis=1)[:, 0] - whole_QN.mean(axis=1)).sum())
+
+    full = gain(drawn_LQN.sum(axis=0))
+    if full <= 0:  # nothing tells homes apart
+        return [0], 1.0
+    chosen: list[int] = []
+    score_QN, kept = np.zeros_like(whole_QN), 0.0
+    while kept < ENOUGH and len(chosen) < len(drawn_LQN):
+        left = [layer for layer in range(len(drawn_LQN)) if layer not in chosen]
+        gains = [gain(score_QN + drawn_LQN[layer]) for layer in left]
+        chosen.append(left[int(np.argmax(gains))])
+        score_QN = score_QN + drawn_LQN[chosen[-1]]
+        kept = gain(score_QN) / full
+    return sorted(chosen), min(kept, 1.0)

@@ -1,0 +1,189 @@
+"""The JSON form of a grouping: schema `expert-grouping/1`, published as placement/schemas/expert-grouping-1.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from placement.errors import InputError, OptionError
+from placement.files import write_atomic
+from placement.grouping.router import Router
+from placement.placement_json import ModelPart, ProvenancePart, SummaryPart
+from placement.placement_map import Placement
+from placement.traces.trace import Trace
+
+SCHEMA = "expert-grouping/1"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class RouterPart(_Part):
+    """What the online router needs; see `placement.grouping.Router`."""
+
+    num_layers: int = Field(description="MoE layers of the model")
+    top_k: int
+    layers: list[int] = Field(description="Positions of the layers that the router looks at, ascending")
+    keeps: float = Field(description="Share of what all layers together would save that these layers keep")
+    band: float = Field(description="Sends per token and layer: homes that differ by less are as good")
+    slack_tokens: float = Field(description="A node whose load exceeds the least by more gets no further request")
+    saved: list[list[list[float]]] = Field(
+        description="[layers][E][N]: mean sends that an assignment of expert e saves if its home is node n"
+    )
+
+    def router(self) -> Router:
+        try:
+            saved_MEN = np.array(self.saved, dtype=np.float32)
+        except ValueError:
+            raise InputError("router.saved: the layers must hold one row an expert, of one number a node") from None
+        return Router(
+            num_layers=self.num_layers,
+            top_k=self.top_k,
+            layers=tuple(self.layers),
+            saved_MEN=saved_MEN,
+            band=self.band,
+            slack_tokens=self.slack_tokens,
+        )
+
+
+class GroupPart(_Part):
+    """The requests whose home is one node."""
+
+    node: int
+    requests: int
+    tokens: int
+    domains: dict[str, int] = Field(description="Requests of each domain, most first")
+
+
+class DomainPart(_Part):
+    """Where the requests of a domain went, and what they send per token and layer; training requests."""
+
+    domain: str
+    tokens: int
+    tokens_by_node: list[int]
+    sends_before: float = Field(description="Under the placement for random homes, at random homes")
+    sends_after: float = Field(description="Under the placement and the homes of this file")
+
+
+class BalancePart(_Part):
+    """How evenly tokens are shared by nodes: max over mean."""
+
+    tolerance: float = Field(description="What was asked for: no node gets more than 1 + tolerance of its share")
+    kept: bool = Field(description="False where requests are too long or too few for that")
+    train: float
+    held_out: float | None = Field(description="Held-out requests, grouped together from the first part of each")
+    routed: float | None = Field(description="The same if the router decides one after the other")
+
+
+class CostPart(_Part):
+    """Sends per token and layer of the training requests at their homes."""
+
+    sends_per_token: float
+    bound: float = Field(description="No homes within the tolerance send less under this placement")
+    gap: float = Field(description="(sends - bound) / sends")
+
+
+class GainPart(_Part):
+    """One way to place and to group."""
+
+    name: str
+    homes: Literal["random", "grouped"]
+    train: SummaryPart
+    held_out: SummaryPart | None = Field(description="Held-out requests; grouped together if homes are grouped")
+    routed: SummaryPart | None = Field(description="Held-out requests, homes decided by the router one by one")
+
+
+class GroupingFile(_Part):
+    """Requests grouped by home node, for one placement."""
+
+    schema_: Literal["expert-grouping/1"] = Field(alias="schema")
+    model: ModelPart
+    num_nodes: int
+    placement_hash: str = Field(description="SHA-256 of the map that this is for, as in expert-migration/1")
+    home_from: str = Field(
+        description="What homes of new requests are decided from: prefill, or the share that is first"
+    )
+    groups: list[GroupPart]
+    domains: list[DomainPart]
+    balance: BalancePart
+    cost: CostPart
+    gains: list[GainPart]
+    without_tokens: list[str] = Field(description="Requests that the trace has no tokens of, and that get no home")
+    provenance: ProvenancePart
+    router: RouterPart
+    homes: dict[str, int] = Field(description="Request id -> home node")
+
+    def home_Q(self, trace: Trace) -> npt.NDArray[np.int32]:
+        """Home node of every entry of the trace's requests, int32; -1 for those that this file does not know."""
+        return np.array([self.homes.get(entry.id, -1) for entry in trace.requests], dtype=np.int32)
+
+    def check_fits(self, placement: Placement) -> None:
+        """Raises OptionError unless the placement has the nodes and the layers that the homes are for."""
+        model, mine = placement.model, self.model
+        same = (list(model.layer_ids), model.num_experts) == (mine.layer_ids, mine.num_experts)
+        if placement.num_nodes != self.num_nodes or not same:
+            raise OptionError(
+                f"the grouping is for {self.num_nodes} nodes and {len(mine.layer_ids)} layers of {mine.num_experts} "
+                f"experts; the map has {placement.num_nodes} nodes and {model.num_layers} layers of {model.num_experts}"
+            )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the grouping file."""
+    schema = GroupingFile.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, **schema}
+
+
+def save_grouping(path: str | Path, document: dict[str, Any]) -> None:
+    """Write a document of this schema, whole or not at all, with a line a request. Raises OutputError."""
+    write_atomic(path, grouping_bytes(document))
+
+
+def grouping_bytes(document: dict[str, Any]) -> bytes:
+    body = dict(document)
+    homes = ",\n  ".join(f"{json.dumps(name)}: {node}" for name, node in body.pop("homes").items())
+    router = dict(body.pop("router"))
+    tables = ",\n   ".join(json.dumps(layer, separators=(",", ":")) for layer in router.pop("saved"))
+    text = json.dumps(
+        body | {"router": router | {"saved": ["@tables@"]}, "homes": "@homes@"}, indent=1, ensure_ascii=False
+    )
+    text = text.replace('"@homes@"', f"{{\n  {homes}\n }}" if homes else "{}")
+    return text.replace('[\n   "@tables@"\n  ]', f"[\n   {tables}\n  ]").encode(errors="replace") + b"\n"
+
+
+def load_grouping(path: str | Path) -> GroupingFile:
+    """Read and check a grouping file. Raises InputError with what is wrong."""
+    path = Path(path)
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; give a grouping file") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}); give a file of schema {SCHEMA}") from None
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA:
+        raise InputError(f"{path} has schema {schema!r}; {SCHEMA!r} is the one that this version reads")
+    try:
+        file = GroupingFile.model_validate(document)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
+        raise InputError(f"{path} has {len(faults)} faults: {'; '.join(faults[:20])}{more}") from None
+    bad = next((f"{name}: {node}" for name, node in file.homes.items() if not 0 <= node < file.num_nodes), None)
+    if bad is not None:
+        raise InputError(f"{path} has home {bad}; nodes from 0 to {file.num_nodes - 1} are allowed")
+    try:
+        router = file.router.router()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if (router.num_nodes, router.num_layers) != (file.num_nodes, len(file.model.layer_ids)):
+        raise InputError(
+            f"{path}: the router is for {router.num_layers} layers and {router.num_nodes} nodes, the file is not"
+        )
+    return file

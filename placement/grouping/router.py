@@ -1,0 +1,158 @@
+"""The online router: a request's expert counts so far in, its home node out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.errors import InputError, OptionError
+from placement.grouping.assign import cheapest_flow
+
+BAND = 0.01  # sends per token: homes that differ by less are as good
+SLACK_REQUESTS = 1.0  # mean requests by which a node may be ahead of the least loaded and still get another
+
+Counts = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A micro-batch: requests (places in the batch) that run on one node together."""
+
+    node: int
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Router:
+    """Holds no state but its tables, so threads may share it; the same question always gets the same answer.
+
+    layers        positions of the layers that it looks at, ascending
+    saved_MEN     float32 [M, E, N], mean sends that an assignment of expert e saves if its home is node n
+    num_layers, top_k   of the model
+    band          sends per token and layer by which a home may be worse than the best and still be chosen for its load
+    slack_tokens  a node whose load exceeds the least by more is not chosen
+    """
+
+    num_layers: int
+    top_k: int
+    layers: tuple[int, ...]
+    saved_MEN: npt.NDArray[np.float32]
+    band: float
+    slack_tokens: float
+    _flat_NX: npt.NDArray[np.float32] = field(init=False, repr=False)
+    _rows_M: npt.NDArray[np.int64] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        saved = np.asarray(self.saved_MEN, dtype=np.float32)
+        if saved.ndim != 3 or len(saved) != len(self.layers) or not np.isfinite(saved).all():
+            raise InputError(
+                f"saved has shape {list(saved.shape)}; [{len(self.layers)}, experts, nodes] is needed, finite"
+            )
+        rows = np.asarray(self.layers, dtype=np.int64)
+        if not len(rows) or rows.min() < 0 or rows.max() >= self.num_layers or (np.diff(rows) <= 0).any():
+            raise InputError(f"layers={list(self.layers)} must be ascending, from 0 to {self.num_layers - 1}")
+        if not (np.isfinite(self.band) and self.band >= 0 and self.slack_tokens >= 0 and self.top_k >= 1):
+            raise InputError(
+                f"band={self.band} and slack_tokens={self.slack_tokens} must be 0 or more, top_k 1 or more"
+            )
+        object.__setattr__(self, "saved_MEN", saved)
+        object.__setattr__(self, "_flat_NX", np.ascontiguousarray(saved.reshape(-1, saved.shape[2]).T))
+        object.__setattr__(self, "_rows_M", rows)
+
+    @property
+    def num_nodes(self) -> int:
+        return int(self.saved_MEN.shape[2])
+
+    @property
+    def num_experts(self) -> int:
+        return int(self.saved_MEN.shape[1])
+
+    @staticmethod
+    def load(path: str | Path) -> Router:
+        """The router of a grouping file (`placement solve --group --grouping-out`). Raises InputError."""
+        from placement.grouping.grouping_json import load_grouping  # pydantic is loaded only to read files
+
+        return load_grouping(path).router.router()
+
+    def assign(self, counts_LE: Counts, load: Sequence[float] | npt.NDArray[Any] | None = None) -> int:
+        """The home node of a request.
+
+        counts_LE  [L, E], how often its tokens visited each expert so far (prefill, or its first tokens); only the
+                   rows of `layers` are looked at, but all are to be there
+        load       [N], tokens that each node has now; None: nothing is known, and the best node is taken
+
+        Of the nodes that are not ahead of the least loaded by more than `slack_tokens`, those whose expected extra
+        sends are within `band` of the best: the least loaded of them, of equals the better, then the first.
+        Raises InputError on a wrong shape, or numbers that are negative or not finite.
+        """
+        extra_N = self.extra_sends(counts_LE)
+        if load is None:
+            return int(extra_N.argmin())
+        load_N = np.asarray(load, dtype=np.float64)
+        if load_N.shape != extra_N.shape or not np.isfinite(load_N).all():
+            raise InputError(f"load has shape {list(load_N.shape)}; one finite number for each of {len(extra_N)} nodes")
+        return self.choose(extra_N, load_N)
+
+    def choose(self, extra_N: npt.NDArray[np.float64], load_N: npt.NDArray[np.float64]) -> int:
+        """The node that `assign` answers for these extra sends and loads."""
+        free_N = load_N <= load_N.min() + self.slack_tokens
+        near_N = free_N & (extra_N <= extra_N[free_N].min() + self.band)
+        return int(np.lexsort((extra_N, np.where(near_N, load_N, np.inf)))[0])
+
+    def extra_sends(self, counts_LE: Counts) -> npt.NDArray[np.float64]:
+        """What each home sends more than the best, per token and layer, float64 [N]. Raises InputError."""
+        counts = np.asarray(counts_LE)
+        if counts.shape != (self.num_layers, self.num_experts):
+            raise InputError(
+                f"counts have shape {list(counts.shape)}; {self.num_layers} layers of {self.num_experts} experts are "
+                f"needed: a row for every MoE layer"
+            )
+        chosen = counts[self._rows_M].astype(np.float32).reshape(-1)
+        total = float(chosen.sum())
+        if not np.isfinite(total) or chosen.min() < 0:
+            raise InputError("counts hold numbers that are negative or not finite; they are numbers of assignments")
+        saved_N = (self._flat_NX @ chosen).astype(np.float64)
+        return np.asarray((saved_N.max() - saved_N) * (self.top_k / max(total, 1.0)))
+
+    def group(self, batch_of_counts: Sequence[Counts] | Counts, size: int) -> list[Group]:
+        """Micro-batches of `size` requests for one step, with the fewest expected sends; by node, then by place.
+
+        Every node gets as many groups as the others, or one more where they do not divide. All groups are full, but
+        the last of one node if the batch is no multiple of `size`. Raises InputError, OptionError.
+        """
+        if size < 1:
+            raise OptionError(f"size={size} must be 1 or more requests")
+        if not len(batch_of_counts):
+            return []
+        extra_BN = np.stack([self.extra_sends(counts) for counts in batch_of_counts])
+        num_groups = -(-len(extra_BN) // size)
+        groups_N = np.full(self.num_nodes, num_groups // self.num_nodes)
+        wanted_N = np.bincount(extra_BN.argmin(axis=1), minlength=self.num_nodes)
+        more = np.argsort(groups_N * size - wanted_N, kind="stable")[: num_groups % self.num_nodes]
+        groups_N[more] += 1
+        cap_N = groups_N * size
+        last = int(np.where(groups_N > 0, wanted_N - cap_N, np.iinfo(np.int64).max).argmin())
+        cap_N[last] -= num_groups * size - len(extra_BN)
+        once_B = np.ones(len(extra_BN), dtype=np.int64)
+        node_B = cheapest_flow(extra_BN, once_B, cap_N)[1].argmax(axis=1)
+        groups = []
+        for node in range(self.num_nodes):
+            mine = np.flatnonzero(node_B == node).tolist()
+            groups += [Group(node=node, members=tuple(mine[at : at + size])) for at in range(0, len(mine), size)]
+        return groups
+
+    def document(self) -> dict[str, Any]:
+        """The JSON form, a part of `expert-grouping/1`."""
+        return {
+            "num_layers": self.num_layers,
+            "top_k": self.top_k,
+            "layers": list(self.layers),
+            "band": self.band,
+            "slack_tokens": self.slack_tokens,
+            "saved": [[[round(float(x), 4) for x in row] for row in layer] for layer in self.saved_MEN],
+        }

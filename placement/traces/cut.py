@@ -1,0 +1,47 @@
+"""Cutting requests in two: what is known of a request when its home is chosen, and the rest of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from placement.errors import OptionError
+from placement.traces.trace import Cut, Trace
+
+PREFILL = "prefill"
+FIRST_QUARTER = "0.25"
+
+
+def cut_requests(trace: Trace, at: str) -> tuple[Trace, Trace]:
+    """(first tokens, rest) of every request; nothing is copied.
+
+    at  `prefill`: the first part is the prefill, the rest the decode; or a share between 0 and 1: the first part is
+        that share of the positions that the request has, rounded up
+    """
+    if trace.cut is not None:
+        raise OptionError("the requests of this trace are cut already; cut the whole trace")
+    if at == PREFILL:
+        return tuple(replace(trace, cut=Cut(position_Q=None, rest=rest)) for rest in (False, True))  # type: ignore[return-value]
+    share = _share(at)
+    first_Q = np.full(len(trace.requests), np.iinfo(np.int64).max)
+    last_Q = np.full(len(trace.requests), -1, dtype=np.int64)
+    for block in trace.blocks():
+        position_T = block.column_T("position").astype(np.int64)
+        np.minimum.at(first_Q, block.request_T, position_T)
+        np.maximum.at(last_Q, block.request_T, position_T)
+    length_Q = np.maximum(last_Q - first_Q + 1, 0)
+    position_Q = np.where(length_Q > 0, first_Q, 0) + np.ceil(share * length_Q - 1e-9).astype(np.int64)
+    return tuple(replace(trace, cut=Cut(position_Q=position_Q, rest=rest)) for rest in (False, True))  # type: ignore[return-value]
+
+
+def _share(at: str) -> float:
+    try:
+        share = float(at)
+    except ValueError:
+        share = np.nan
+    if not 0 < share < 1:
+        raise OptionError(
+            f"homes from {at!r} is unknown; give `{PREFILL}` or a share between 0 and 1, as {FIRST_QUARTER}"
+        )
+    return share

@@ -1,0 +1,69 @@
+"""The registry: a reader is one file and one line here. `placement.traces.readers.convert` writes what they read."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from placement.errors import OptionError, TraceError
+from placement.traces.readers.base import (
+    Batch,
+    CountRecording,
+    Reader,
+    ReadOptions,
+    Recording,
+)
+
+AUTO = "auto"
+READERS = {
+    "sglang": "placement.traces.readers.sglang:SGLang",
+    "sglang-responses": "placement.traces.readers.sglang_responses:SGLangResponses",
+    "vllm": "placement.traces.readers.vllm:VLLM",
+    "routing-log": "placement.traces.readers.routing_log:RoutingLog",
+    "megatron": "placement.traces.readers.megatron:Megatron",
+    "tensorrt-llm": "placement.traces.readers.tensorrt_llm:TensorRTLLM",
+    "llama-cpp": "placement.traces.readers.llama_cpp:LlamaCpp",
+    "arrays": "placement.traces.readers.arrays:Arrays",
+    "parquet": "placement.traces.readers.parquet:Parquet",
+}
+
+
+def get_reader(name: str) -> Reader:
+    """The reader of that name. Raises OptionError."""
+    if name not in READERS:
+        raise OptionError(f"--from {name!r} is unknown; choose one of {AUTO}, {', '.join(READERS)}")
+    module, attribute = READERS[name].split(":")
+    return cast(Reader, getattr(import_module(module), attribute)())
+
+
+def detect(path: str | Path) -> tuple[Reader, str]:
+    """The reader that takes `path`, and why. Raises TraceError where none does, OptionError where several do."""
+    path = Path(path)
+    if not path.exists():
+        raise TraceError(f"{path} does not exist; give the file or folder that an engine recorded")
+    readers = [get_reader(name) for name in READERS]
+    found = [(reader, why) for reader in readers if (why := reader.sniff(path)) is not None]
+    if not found:
+        if (path / "trace.json").exists():
+            raise TraceError(f"{path} is an expert-trace/1 already; every command takes it as it is")
+        raise TraceError(f"{path} is of no known format; name it with --from: one of {', '.join(READERS)}")
+    if len(found) > 1:
+        raise OptionError(
+            f"{path} may be of several formats: {'; '.join(f'{reader.name} ({why})' for reader, why in found)}; "
+            f"choose one with --from"
+        )
+    return found[0]
+
+
+__all__ = [
+    "AUTO",
+    "READERS",
+    "Batch",
+    "CountRecording",
+    "ReadOptions",
+    "Reader",
+    "Recording",
+    "detect",
+    "get_reader",
+]

@@ -1,0 +1,54 @@
+"""Batches of one request, from an array [tokens, layers, top-k] of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.traces.format import RequestEntry
+from placement.traces.readers.base import DECODE, PREFILL, Batch
+
+LAST_POSITION = 2**31 - 1
+
+
+def request_batches(
+    where: str, name: str, chunks: Iterable[npt.NDArray[Any]], *, prompt_tokens: int | None, start: int = 0
+) -> Iterator[Batch]:
+    """`chunks` [T, L, K] of whole numbers follow each other from position `start` on.
+
+    Tokens from position `prompt_tokens` on are decode tokens; of a prompt of unknown length all are prefill.
+    """
+    entry = (RequestEntry(id=name),)
+    for ids_TLK in chunks:
+        position_T = np.arange(start, start + len(ids_TLK), dtype=np.int32)
+        phase = PREFILL if prompt_tokens is None else np.where(position_T < prompt_tokens, PREFILL, DECODE)
+        yield Batch(
+            where=where,
+            ids_LTK=layers_first(ids_TLK),
+            requests=entry,
+            request_T=np.zeros(len(ids_TLK), dtype=np.int32),
+            position_T=position_T,
+            phase_T=np.broadcast_to(np.asarray(phase, dtype=np.uint8), len(ids_TLK)),
+        )
+        start += len(ids_TLK)
+
+
+def whole_column(found: npt.NDArray[Any], name: str, most: int) -> npt.NDArray[np.int32]:
+    """A column [T] of whole numbers from 0 to `most`. Raises ValueError."""
+    if found.dtype.kind not in "iu":
+        raise ValueError(f"{name} has dtype {found.dtype}; whole numbers are needed")
+    if found.size and not 0 <= found.min() <= found.max() <= most:
+        raise ValueError(
+            f"{name} has {found.dtype} from {found.min()} to {found.max()}; whole numbers to {most} are allowed"
+        )
+    return found.astype(np.int32)
+
+
+def layers_first(ids_TLK: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    """[L, T, K] int32, C-contiguous; ids beyond int32 become the largest that it has, which no model has."""
+    if ids_TLK.dtype.itemsize >= 4 and ids_TLK.size:
+        ids_TLK = np.clip(ids_TLK, -(2**31), 2**31 - 1)
+    return np.ascontiguousarray(ids_TLK.transpose(1, 0, 2), dtype=np.int32)

@@ -1,0 +1,212 @@
+"""Recording a trace from a Hugging Face model while it runs (extra `[runtime]`)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from placement.errors import InputError, TraceError
+from placement.expert_modules import ExpertModules, find_experts
+from placement.files import make_folder
+from placement.traces.format import SHARD_TOKENS, RequestEntry, write_manifest
+from placement.traces.recorded_batch import Batch, Step
+from placement.traces.recorded_routing import Chosen, RoutingLog
+from placement.traces.shard_writer import ShardWriter
+from placement.traces.write import check_folder, make_manifest
+
+
+@contextmanager
+def record(
+    model: Any, path: str | Path, *, name: str | None = None, weights: bool = True, shard_tokens: int = SHARD_TOKENS
+) -> Iterator[Recorder]:
+    """Record the experts of every token that `model` sees in this block to the new folder `path` (expert-trace/1).
+
+        with record(model, "trace") as recorder:
+            recorder.requests(["q1", "q2"], domain="code")
+            model.generate(**tokenizer(prompts, padding=True, return_tensors="pt"))
+
+    model         a Mixture-of-Experts model of transformers 5, with its head or without; it is left as it was
+    name          name of the model in the trace; that of its configuration if None
+    weights       also write the router's weights of the chosen experts
+    shard_tokens  tokens that are collected before they are written; what was written stays readable if the process
+                  is killed, the rest is written when the block ends, by an exception too
+
+    Every token that is fed is recorded once: prompts as prefill, single tokens after them as decode; padding and what
+    `generate` feeds to rows that have ended are left out. Raises InputError for a model that is not understood and
+    OutputError for a `path` that is taken; a forward that cannot be recorded raises TraceError.
+    """
+    modules = find_experts(model)
+    if shard_tokens < 1:
+        raise InputError(f"shard_tokens={shard_tokens} must be 1 or more")
+    check_folder(path)
+    make_folder(path)
+    log = RoutingLog(modules.num_experts, weights=weights, most_tokens=shard_tokens)
+    recorder = Recorder(
+        model,
+        modules,
+        Path(path),
+        log,
+        name=_name_of(model) if name is None else name,
+        shard_tokens=shard_tokens,
+    )
+    hooks = [
+        modules.decoder.register_forward_pre_hook(recorder._before, with_kwargs=True),
+        modules.decoder.register_forward_hook(recorder._after),
+        *(
+            module.register_forward_pre_hook(recorder._collector(layer), with_kwargs=True)
+            for layer, module in enumerate(modules.experts_L)
+        ),
+    ]
+    try:
+        yield recorder
+    finally:
+        for hook in hooks:
+            hook.remove()
+        recorder._close()
+    if not recorder.num_tokens:
+        raise TraceError(f"nothing was recorded to {path}: no forward of the model ran inside of the block")
+
+
+class Recorder:
+    """What `record` gives: names requests, and writes on demand."""
+
+    def __init__(
+        self,
+        model: Any,
+        modules: ExpertModules,
+        folder: Path,
+        log: RoutingLog,
+        *,
+        name: str,
+        shard_tokens: int,
+    ) -> None:
+        self._modules, self._folder, self._log = modules, folder, log
+        self._model, self._name, self._shard_tokens = model, name, shard_tokens
+        self._ends: frozenset[int] = frozenset()
+        self._parameters = tuple(inspect.signature(modules.decoder.forward).parameters)
+        self._entries: list[RequestEntry] = []
+        self._named: list[RequestEntry] | None = None
+        self._batch: Batch | None = None
+        self._step: Step | None = None
+        self._chosen_L: list[Chosen | None] = []
+        self._writer: ShardWriter | None = None
+
+    def requests(
+        self,
+        ids: Sequence[str],
+        *,
+        domain: str | Sequence[str | None] | None = None,
+        category: str | Sequence[str | None] | None = None,
+    ) -> None:
+        """Name the rows of the next batch: one id a row, and a domain and a category for all rows or one for each.
+
+        Rows of a batch that nobody named become requests `request-0`, `request-1` and so on.
+        """
+        entries: list[dict[str, str | None]] = [{"id": str(name)} for name in ids]
+        for what, values in (("domain", domain), ("category", category)):
+            column = [values] * len(ids) if values is None or isinstance(values, str) else list(values)
+            if len(column) != len(ids):
+                raise InputError(f"{len(column)} values of {what} for {len(ids)} requests; give one, or one for each")
+            for entry, value in zip(entries, column, strict=True):
+                entry |= {} if value is None else {what: value}
+        self._named = [RequestEntry.model_validate(entry) for entry in entries]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that were written so far."""
+        return 0 if self._writer is None else self._writer.num_tokens
+
+    def flush(self) -> None:
+        """Write what was recorded so far as a shard, so that it outlives this process."""
+        self._write()
+        if self._writer is not None:
+            self._writer.flush()
+            self._commit(recording=True)
+
+    def _before(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = dict(zip(self._parameters, args, strict=False)) | kwargs
+        self._step = step = Step.of(given)
+        self._chosen_L = [None] * len(self._modules.experts_L)
+        if self._batch is None or self._named is not None or not self._batch.continued_by(step):
+            self._batch = self._new_batch(step)
+
+    def _new_batch(self, step: Step) -> Batch:
+        first = len(self._entries)
+        named, self._named = self._named, None
+        if named is None:
+            named = [RequestEntry(id=f"request-{first + row}") for row in range(step.rows)]
+        elif len(named) != step.rows:
+            raise TraceError(f"{len(named)} requests were named for a batch of {step.rows} rows; name one for each row")
+        self._entries += named
+        self._ends = _ends(self._model)
+        return Batch(step, first)
+
+    def _collector(self, layer: int) -> Any:
+        def collect(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            # outside of a forward there are recomputations of gradient checkpointing: their tokens were recorded
+            if self._step is None:
+                return
+            if len(args) < 3:
+                args = tuple(inspect.signature(module.forward).bind(*args, **kwargs).arguments.values())
+            if self._chosen_L[layer] is not None:
+                raise TraceError(f"layer {self._modules.layer_ids[layer]} ran its experts twice in one forward")
+            # detached, or the log would keep the activations of a training step alive
+            self._chosen_L[layer] = (args[1], args[2].detach())
+
+        return collect
+
+    def _after(self, _module: Any, _args: Any, _output: Any) -> None:
+        step, batch, chosen_L = self._step, self._batch, [pair for pair in self._chosen_L if pair is not None]
+        self._step, self._chosen_L = None, []
+        if step is None or batch is None:
+            return
+        tokens = step.rows * step.length
+        if len(chosen_L) < len(self._modules.experts_L) or any(ids.shape[0] != tokens for ids, _ in chosen_L):
+            raise TraceError(
+                f"not every layer sent all {tokens} tokens of a forward to its experts; it cannot be recorded"
+            )
+        if self._log.add(chosen_L, batch.take(step, self._ends)):
+            self._write()
+
+    def _write(self) -> None:
+        """Hand the log over to the shards; the manifest follows whenever one was written."""
+        piece = self._log.drain()
+        if piece is None:
+            return
+        if self._writer is None:
+            model = self._modules.model(self._name, piece.ids_LTK.shape[2])
+            self._writer = ShardWriter(self._folder, model, shard_tokens=self._shard_tokens)
+        if self._writer.add(piece):
+            self._commit(recording=True)
+
+    def _commit(self, *, recording: bool) -> None:
+        assert self._writer is not None
+        manifest = make_manifest(
+            self._writer.model,
+            self._writer.num_tokens,
+            self._entries[: self._writer.num_requests],
+            {"recording": True} if recording else None,
+        )
+        write_manifest(self._folder, manifest)
+
+    def _close(self) -> None:
+        self._step = self._batch = None
+        self._write()
+        if self._writer is not None:
+            self._writer.flush()
+            self._commit(recording=False)
+
+
+def _name_of(model: Any) -> str:
+    return str(getattr(model.config, "_name_or_path", "") or getattr(model.config, "model_type", type(model).__name__))
+
+
+def _ends(model: Any) -> frozenset[int]:
+    """Tokens after which `generate` feeds a row padding, until the others have ended too."""
+    found = (getattr(module, "generation_config", None) for module in model.modules())
+    config = next((config for config in found if config is not None), model.config)
+    ends = getattr(config, "eos_token_id", None)
+    return frozenset() if ends is None else frozenset(ends if isinstance(ends, (list, tuple)) else [ends])

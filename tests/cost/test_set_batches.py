@@ -1,0 +1,64 @@
+"""The recursion over subsets does what going through all splits one by one does, for many sets at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from placement.cost.adam import Adam
+from placement.cost.set_batches import LANES, ascend_batches, recursion
+from placement.cost.set_side import SetClimb, ascend_sets
+
+
+@pytest.mark.parametrize(
+    ("top_k", "nodes", "slots", "home"),
+    [(4, 4, 3, False), (5, 3, 4, False), (6, 2, 3, False), (4, 3, 3, True), (5, 4, 2, True)],
+)
+def test_same_value_and_step_as_one_by_one(top_k: int, nodes: int, slots: int, home: bool) -> None:
+    """More sets than lanes, and some left over; at a high and a low temperature."""
+    rng = np.random.default_rng(top_k)
+    experts, sets = nodes * slots, LANES + 3
+    sets_UK = np.array([rng.choice(experts, top_k, replace=False) for _ in range(sets)])
+    homes = experts + rng.integers(0, nodes, sets) if home else None
+    climb = SetClimb(sets_UK, rng.random(sets), experts + nodes * home, nodes, slots, home_U=homes)
+    side, steps = climb.side, recursion(top_k + home, nodes, slots, home=home)
+    first_UF = rng.normal(0.2, 0.1, side.cell_UF.shape)
+    shared_V = rng.random(climb.cells)
+    for smoothing in (0.2, 0.02):
+        one, many = first_UF.copy(), first_UF.copy()
+        adams = Adam.like(one), Adam.like(many)
+        for _ in range(2):
+            value, _ = ascend_sets(side, 0, sets, one, adams[0], shared_V, smoothing, 0.05)
+            other, _ = ascend_batches(
+                side.cell_UF,
+                side.weight_U,
+                side.splits.ptr_S,
+                side.splits.feature_D,
+                steps,
+                many,
+                adams[1],
+                shared_V,
+                smoothing,
+                0.05,
+            )
+            free = side.weight_U.sum() if home else 0.0
+            assert other - free == pytest.approx(value, abs=1e-4)  # one by one leaves the unlikely out of the step
+        assert many == pytest.approx(one, abs=2e-3)
+        assert not np.array_equal(many, first_UF)
+
+
+def test_recursion_goes_over_every_partition_once() -> None:
+    """Bell's and Stirling's numbers, by weights of 1."""
+    for elements, blocks, largest, count in (
+        (4, 4, 4, 15),
+        (8, 4, 8, 2795),
+        (8, 8, 8, 4140),
+        (4, 2, 2, 3),
+        (3, 1, 2, 0),
+    ):
+        steps = recursion(elements, blocks, largest, home=False)
+        ways = np.zeros(max(steps.numbers, 1))
+        ways[0] = 1
+        for number, _, further in steps.term_T3.reshape(-1, 3):
+            ways[number] += ways[further]
+        assert (ways[-1] if count else 0) == count

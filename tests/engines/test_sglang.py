@@ -1,0 +1,128 @@
+"""SGLang's own parser loads our files, and shows why they are checked before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from placement.errors import MapError
+from placement.exporters import ExportOptions, get_exporter, get_importer
+from placement.exporters.deepseek_eplb import eplb_tensors
+from placement.exporters.imports import imported
+from placement.placement_map import Placement
+from placement.testing.exporters import small_placement
+
+pytestmark = pytest.mark.engines
+NAME = "sglang.srt.eplb.expert_location"
+
+
+@pytest.fixture
+def parse(import_engine: Callable[..., Callable[[str], ModuleType]]) -> Callable[..., Any]:
+    """The engine's metadata of `--init-expert-location`, on rank `rank` of two nodes of two GPUs."""
+    load = import_engine("sglang", NAME)
+    context = load("sglang.srt.runtime_context")
+    loader = load("sglang.srt.model_loader")
+    location = load(NAME)
+
+    def run(path: Path | str, *, layers: int = 4, rank: int = 0, algorithm: str = "static", redundant: int = 2) -> Any:
+        moe = SimpleNamespace(
+            init_expert_location=str(path),
+            ep_num_redundant_experts=redundant,
+            ep_dispatch_algorithm=algorithm,
+            moe_a2a_backend="deepep",
+            ep_join_mode="",
+        )
+        model = location.ModelConfigForExpertLocation(num_layers=layers, num_logical_experts=6, num_groups=None)
+        context.get_exec = location.get_exec = lambda: SimpleNamespace(moe=moe)
+        context.get_device = location.get_device = lambda: SimpleNamespace(device="cpu")
+        location.get_parallel = lambda: SimpleNamespace(ep_size=4, nnodes=2, tp_size=4, elastic_ep_initial_size=None)
+        architecture = SimpleNamespace(get_model_config_for_expert_location=lambda _: model)
+        loader.get_model_architecture = lambda _: (architecture, None)
+        load("sglang.srt.elastic_ep.elastic_ep").elastic_expanded_world_enabled = lambda: False
+        return location.compute_initial_expert_location_metadata(SimpleNamespace(hf_config=None), rank)
+
+    return run
+
+
+def mtp_placement() -> Placement:
+    """The golden map in layers 1 and 3 of four, and an MTP layer."""
+    one = small_placement()
+    model = replace(one.model, layer_ids=(1, 3, 4), num_hidden_layers=4)
+    return replace(one, model=model, phy2log_LP=np.vstack([one.phy2log_LP, one.phy2log_LP[:1]]))
+
+
+@pytest.mark.parametrize("suffix", [".json", ".pt"])
+@pytest.mark.parametrize("rank", range(4))
+def test_it_starts_from_our_map(suffix: str, rank: int, parse: Callable[..., Any], tmp_path: Path) -> None:
+    """Row by row, and every rank dispatches every expert to a slot that holds it: one of its own node if there is."""
+    placement = mtp_placement()
+    path = tmp_path / f"map{suffix}"
+    path.write_bytes(get_exporter("sglang").export(placement, ExportOptions(suffix=suffix)).content)
+    metadata = parse(path, rank=rank)
+    rows = metadata.physical_to_logical_map.tolist()
+    assert len(rows) == 4
+    assert [rows[1], rows[3]] == placement.phy2log_LP[:2].tolist()
+    slot_LE = metadata.logical_to_rank_dispatch_physical_map.numpy()
+    for layer, row in zip((1, 3), placement.phy2log_LP, strict=False):
+        assert row[slot_LE[layer]].tolist() == list(range(6))
+        nodes = placement.node_of_slot_P()
+        for expert in range(6):
+            at = set(nodes[row == expert].tolist())
+            assert nodes[slot_LE[layer, expert]] == (rank // 2 if rank // 2 in at else min(at))
+
+
+SILENT = {
+    "expert without a slot": ("dynamic", [[0, 1, 2, 3, 4, 4, 0, 1]] * 4, "experts 5 have no slot"),
+    "negative id": ("dynamic", [[0, 1, 2, 3, 4, -1, 0, 1]] * 4, "slot 5 holds id -1"),
+    "too few layers": ("static", [[0, 1, 2, 3, 4, 5, 0, 1]] * 3, "3 rows; one for each of 4 hidden layers"),
+    "too few slots": ("static", [[0, 1, 2, 3, 4, 5]] * 4, "cannot be shared evenly"),
+    "twice on a rank": ("static", [[0, 0, 2, 3, 4, 5, 1, 1]] * 4, "rank 0 holds expert 0 2 times"),
+}
+
+
+@pytest.mark.parametrize("defect", SILENT)
+def test_what_it_takes_in_silence_is_refused_here(defect: str, parse: Callable[..., Any], tmp_path: Path) -> None:
+    """The engine's parser makes no objection; `placement import` does, in words."""
+    algorithm, rows, told = SILENT[defect]
+    content = json.dumps({"physical_to_logical_map": rows}).encode()
+    path = tmp_path / "map.json"
+    path.write_bytes(content)
+    assert parse(path, algorithm=algorithm) is not None
+    with pytest.raises(MapError, match=told):
+        imported(
+            get_importer("sglang").read(content, ".json"),
+            name="x",
+            top_k=2,
+            num_nodes=2,
+            gpus_per_node=2,
+            num_experts=6,
+            num_hidden_layers=4,
+        )
+
+
+def test_it_takes_no_further_key(parse: Callable[..., Any]) -> None:
+    """Which is why nothing else is in our file."""
+    rows = [[0, 1, 2, 3, 4, 5, 0, 1]] * 4
+    with pytest.raises(TypeError):
+        parse(json.dumps({"physical_to_logical_map": rows, "made_by": "us"}))
+
+
+def test_eplb_tensors_are_those_of_its_eplb(import_engine: Callable[..., Callable[[str], ModuleType]]) -> None:
+    """DeepSeek's EPLB, as SGLang has it, returns what our exporter makes of the same map."""
+    import torch
+
+    name = "sglang.srt.eplb.eplb_algorithms.deepseek"
+    load_LE = torch.tensor(np.random.default_rng(0).pareto(1.0, (3, 16)) + 0.1)
+    phy2log, log2phy, logcnt = import_engine("sglang", name)(name).rebalance_experts(load_LE, 24, 4, 2, 8, True)
+    made = eplb_tensors(phy2log.numpy(), 16)
+    assert np.array_equal(made["logcnt"], logcnt.numpy())
+    copies = made["log2phy"].shape[2]
+    assert np.array_equal(np.sort(made["log2phy"]), np.sort(log2phy.numpy()[:, :, :copies]))
+    assert (log2phy.numpy()[:, :, copies:] == -1).all()

@@ -1,0 +1,396 @@
+"""Files that engines load are read back, and every defect that an engine would take in silence is refused in words.
+
+Files are written here as the engines define them, without the exporters.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save
+
+from placement.errors import InputError, MapError, OptionError
+from placement.exporters import EXPORTERS, ExportOptions, FileMap, Importer, get_exporter, get_importer
+from placement.exporters.imports import imported
+from placement.model import Model
+from placement.placement_json import load_placement
+from placement.placement_map import Placement
+from placement.testing.exporters import by_rank, exported, small_placement
+
+GOLDEN = [[0, 1, 2, 3, 4, 5, 0, 1], [5, 4, 3, 2, 1, 0, 5, 4]]
+READABLE = [name for name in EXPORTERS if isinstance(get_exporter(name), Importer)]
+Rows = list[list[Any]]
+
+
+def ascend(rows: Rows) -> bytes:
+    layers = []
+    for index, row in enumerate(rows):
+        held = [row[rank * 2 : rank * 2 + 2] for rank in range((len(row) + 1) // 2)]
+        listed = [{"device_id": rank, "device_expert": experts} for rank, experts in enumerate(held)]
+        layers.append({"layer_id": index, "device_count": len(held), "device_list": listed})
+    return json.dumps({"moe_layer_count": len(rows), "layer_list": layers}).encode()
+
+
+def tensorrt(rows: Rows) -> bytes:
+    assignments = dict(enumerate(rows))
+    return yaml.safe_dump(
+        {"num_slots": len(rows[0]) if rows else 0, "initial_global_assignments": assignments}
+    ).encode()
+
+
+def eplb(rows: Rows) -> bytes:
+    """The tables are those of the golden map wherever the rows are not."""
+    log2phy = np.full((2, 6, 2), -1)
+    for layer, row in enumerate(GOLDEN):
+        for slot, expert in enumerate(row):
+            log2phy[layer, expert, int(log2phy[layer, expert, 0] >= 0)] = slot
+    logcnt = (log2phy >= 0).sum(axis=2)
+    return save({"phy2log": np.array(rows), "log2phy": log2phy, "logcnt": logcnt})
+
+
+WRITERS: dict[str, Callable[[Rows], bytes]] = {
+    "sglang": lambda rows: json.dumps({"physical_to_logical_map": rows}).encode(),
+    "vllm": lambda rows: json.dumps(rows).encode(),
+    "vllm-ascend": ascend,
+    "tensorrt-llm": tensorrt,
+    "deepseek-eplb": eplb,
+}
+
+
+def read(name: str, content: bytes, **options: Any) -> Placement:
+    importer = get_importer(name)
+    told: dict[str, Any] = {"name": "golden", "top_k": 2, "num_nodes": 2, "gpus_per_node": 2, "num_experts": 6}
+    return imported(importer.read(content, importer.suffixes[0]), **(told | options))
+
+
+def changed(layer: int, slot: int, value: Any) -> Rows:
+    rows: Rows = [list(row) for row in GOLDEN]
+    rows[layer][slot] = value
+    return rows
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_golden_map_is_read(name: str) -> None:
+    """The fixture that is used against the engines' own parsers."""
+    placement = read(name, WRITERS[name](GOLDEN))
+    assert placement.phy2log_LP.tolist() == GOLDEN
+    assert (placement.num_nodes, placement.gpus_per_node, placement.slots_per_gpu) == (2, 2, 2)
+    assert (placement.model.layer_ids, placement.model.num_experts) == ((0, 1), 6)
+
+
+def test_the_golden_pattern_is_read() -> None:
+    """omni-infer says which rank holds what, not in which order."""
+    holds_GLE = np.zeros((4, 2, 6), dtype=np.int32)
+    for layer, row in enumerate(GOLDEN):
+        holds_GLE[np.arange(8) // 2, layer, row] = 1
+    buffer = io.BytesIO()
+    np.save(buffer, holds_GLE)
+    assert np.array_equal(by_rank(read("omni-infer", buffer.getvalue())), by_rank(small_placement()))
+    assert get_exporter("omni-infer").export(small_placement()).content == buffer.getvalue()
+
+
+DEFECTS: dict[str, tuple[Rows, str]] = {
+    "expert without a slot": (changed(0, 5, 4), "experts 5 have no slot|not those of phy2log"),
+    "id beyond the last": (changed(1, 0, 6), r"id 6; ids from 0 to 5 are allowed"),
+    "negative id": (changed(0, 3, -1), r"id -1; ids from 0 to 5 are allowed"),
+    "twice on a rank": (changed(0, 7, 0), "rank 3 holds expert 0 2 times|not those of phy2log"),
+    "id that is no whole number": (changed(0, 3, 3.5), "whole numbers"),
+    "id that is a text": (changed(0, 3, "3"), "whole numbers"),
+    "id that is true": (changed(0, 1, True), "whole numbers"),
+    "huge id": (changed(0, 3, 2**40), "whole numbers|ids beyond"),
+    "ragged": ([GOLDEN[0], GOLDEN[1][:-2]], "slots; all need as many|devices; all need as many"),
+    "too few slots": ([row[:6] for row in GOLDEN], "6 slots of a layer|3 GPUs, not for|not those of phy2log"),
+    "no layers": ([], "rows|layer_list"),
+}
+
+
+NOT_IN_A_TENSOR = ("ragged", "id that is a text", "id that is true", "no layers")
+
+
+@pytest.mark.parametrize(
+    ("name", "defect"),
+    [
+        (name, defect)
+        for name in WRITERS
+        for defect in DEFECTS
+        if name != "deepseek-eplb" or defect not in NOT_IN_A_TENSOR
+    ],
+)
+def test_defects_are_refused(name: str, defect: str) -> None:
+    """Each in one line that says what is wrong; most engines would start with such a map."""
+    rows, told = DEFECTS[defect]
+    with pytest.raises(InputError, match=told) as refused:
+        read(name, WRITERS[name](rows))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("sglang", {"physical_to_logical_map": GOLDEN, "made_by": "us"}, "made_by is not allowed"),
+        ("sglang", {"logical_count": GOLDEN}, "has no map"),
+        ("sglang", {"physical_to_logical_map": {"0": GOLDEN[0]}}, "list of rows"),
+        ("sglang", {"physical_to_logical_map": GOLDEN[0]}, "list of rows"),
+        ("vllm", {"map": GOLDEN}, "list of rows"),
+        ("vllm-ascend", {"moe_layer_count": 3, "layer_list": [{}]}, "moe_layer_count is 3"),
+        ("vllm-ascend", {"moe_layer_count": 0, "layer_list": []}, "moe_layer_count is 0"),
+        (
+            "tensorrt-llm",
+            {"num_slots": 8, "initial_global_assignments": {0: GOLDEN[0]}, "ep_size": 4},
+            "ep_size is not",
+        ),
+        ("tensorrt-llm", {"num_slots": 9, "initial_global_assignments": {0: GOLDEN[0]}}, "num_slots is 9"),
+        ("tensorrt-llm", {"num_slots": 8, "initial_global_assignments": {"a": GOLDEN[0]}}, "numbers of layers"),
+        ("tensorrt-llm", {"num_slots": 8, "initial_global_assignments": GOLDEN}, "numbers of layers"),
+    ],
+)
+def test_wrong_structure_is_refused(name: str, content: Any, told: str) -> None:
+    """Keys that an engine stops at, reads past or needs."""
+    text = yaml.safe_dump(content) if name == "tensorrt-llm" else json.dumps(content)
+    with pytest.raises(MapError, match=told):
+        read(name, text.encode())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (("layer_list", 1, "layer_id"), 0, "layer 1 of the list has layer_id 0"),
+        (("layer_list", 1, "device_count"), 8, "device_count 8"),
+        (("layer_list", 0, "device_list", 2, "device_id"), 3, r"device_id are \[0, 1, 3, 3\]"),
+    ],
+)
+def test_vllm_ascend_numbers_that_disagree_with_positions(path: tuple[Any, ...], value: int, told: str) -> None:
+    """The engine ignores the numbers: a file in another order would be another map than it says."""
+    document = json.loads(ascend(GOLDEN))
+    place = document
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    with pytest.raises(MapError, match=told):
+        read("vllm-ascend", json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda holds: holds * 2, "0 to 2; 0 and 1 are allowed"),
+        (lambda holds: holds[:, 0], "3 axes"),
+        (lambda holds: holds.astype(float), "whole numbers"),
+        (lambda holds: np.concatenate([holds[:3], holds[3:] * 0]), "all need as many"),
+    ],
+    ids=["not 0 and 1", "two axes", "floats", "unequal ranks"],
+)
+def test_patterns_of_omni_infer_that_are_none(change: Callable[[Any], Any], told: str) -> None:
+    holds = np.load(io.BytesIO(get_exporter("omni-infer").export(small_placement()).content))
+    buffer = io.BytesIO()
+    np.save(buffer, change(holds))
+    with pytest.raises(MapError, match=told):
+        read("omni-infer", buffer.getvalue())
+
+
+def test_a_malicious_torch_file_is_refused(tmp_path: Path) -> None:
+    """A zip of torch's kind whose pickle would make a file."""
+    torch = pytest.importorskip("torch")
+    from placement.testing.exporters import Bomb
+
+    buffer = io.BytesIO()
+    torch.save({"physical_to_logical_map": Bomb(tmp_path / "made")}, buffer)
+    with pytest.raises(MapError, match="tensors alone"):
+        get_importer("sglang").read(buffer.getvalue(), ".pt")
+    assert not (tmp_path / "made").exists()
+
+
+class TestLayers:
+    FILE = FileMap(phy2log_RP=np.array([GOLDEN[0], GOLDEN[0], GOLDEN[1]]), hidden=True)
+
+    def told(self, file: FileMap, **options: Any) -> Placement:
+        return imported(file, name="m", top_k=2, num_nodes=2, gpus_per_node=2, **options)
+
+    def test_rows_of_dense_layers_are_left_out(self) -> None:
+        """Of a file with a row for every hidden layer only the MoE layers count, and their number is kept."""
+        placement = self.told(self.FILE, layer_ids=(1, 2))
+        assert placement.phy2log_LP.tolist() == GOLDEN
+        assert (placement.model.layer_ids, placement.model.num_hidden_layers) == ((1, 2), 3)
+
+    def test_without_their_numbers_all_rows_count(self) -> None:
+        assert self.told(self.FILE).model.layer_ids == (0, 1, 2)
+
+    def test_rows_of_moe_layers_get_numbers(self) -> None:
+        file = FileMap(phy2log_RP=np.array(GOLDEN))
+        placement = self.told(file, layer_ids=(3, 4), num_hidden_layers=5)
+        assert (placement.model.layer_ids, placement.model.num_hidden_layers) == ((3, 4), 5)
+
+    def test_one_row_for_all_layers(self) -> None:
+        """As vLLM's pull request allows."""
+        file = get_importer("vllm").read(json.dumps(GOLDEN[0]).encode(), ".json")
+        assert self.told(file, layer_ids=(3, 4)).phy2log_LP.tolist() == [GOLDEN[0]] * 2
+        with pytest.raises(OptionError, match="--moe-layers"):
+            self.told(file)
+
+    @pytest.mark.parametrize(
+        ("options", "error", "told"),
+        [
+            ({"layer_ids": (1, 3)}, MapError, "no row for layer 3"),
+            ({"num_hidden_layers": 4}, MapError, "3 rows; one for each of 4 hidden layers"),
+            ({"gpus_per_node": None}, OptionError, "give --gpus-per-node"),
+            ({"gpus_per_node": 3}, MapError, "cannot be shared evenly by 6 GPUs"),
+            ({"gpus_per_node": 0}, OptionError, "must be at least 1"),
+            ({"num_nodes": 0}, OptionError, "must be at least 1"),
+            ({"num_experts": 7}, MapError, "experts 6 have no slot"),
+            ({"top_k": 0}, MapError, "top_k=0"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, options: dict[str, Any], error: type[Exception], told: str) -> None:
+        with pytest.raises(error, match=told):
+            imported(self.FILE, **({"name": "m", "top_k": 2, "num_nodes": 2, "gpus_per_node": 2} | options))
+
+    def test_what_the_file_says_is_not_overruled(self) -> None:
+        """vLLM Ascend's file says how many devices there are, EPLB's tensors how many experts."""
+        file = get_importer("vllm-ascend").read(ascend(GOLDEN), ".json")
+        with pytest.raises(OptionError, match="for 4 GPUs, not for 2 x 1"):
+            imported(file, name="m", top_k=2, num_nodes=2, gpus_per_node=1)
+        assert imported(file, name="m", top_k=2, num_nodes=2).gpus_per_node == 2
+        with pytest.raises(OptionError, match="not what the file says, 6"):
+            read("deepseek-eplb", eplb(GOLDEN), num_experts=7)
+
+
+@st.composite
+def placements(draw: st.DrawFn) -> Placement:
+    """Any shape, dense layers between and after; maps are trivial ones with experts and ranks renamed."""
+    nodes, gpus, slots = draw(st.sampled_from([(1, 2, 3), (2, 1, 1), (2, 2, 2), (3, 2, 4), (2, 3, 5)]))
+    num_slots = nodes * gpus * slots
+    num_experts = draw(st.integers(slots, num_slots))
+    layer_ids = tuple(sorted(draw(st.sets(st.integers(0, 9), min_size=1, max_size=4))))
+    rows = []
+    for _ in layer_ids:
+        renamed_E = np.array(draw(st.permutations(range(num_experts))))
+        rank_G = np.array(draw(st.permutations(range(nodes * gpus))))
+        rows.append(renamed_E[(np.arange(num_slots) % num_experts).reshape(-1, slots)[rank_G].ravel()])
+    hidden = draw(st.integers(layer_ids[-1] + 1, 12))
+    model = Model(name="m", layer_ids=layer_ids, num_experts=num_experts, top_k=1, num_hidden_layers=hidden)
+    return Placement(model=model, num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots, phy2log_LP=np.array(rows))
+
+
+@settings(max_examples=30)
+@given(placement=placements())
+def test_any_map_comes_back(placement: Placement) -> None:
+    """Through every format that holds a map: the same model and map, slot for slot, but for the order within a rank
+    where the format does not tell it."""
+    for name in READABLE:
+        exporter, importer = get_exporter(name), get_importer(name)
+        for suffix in exporter.suffixes:
+            loaded = imported(
+                importer.read(exporter.export(placement, ExportOptions(suffix=suffix)).content, suffix),
+                name="m",
+                top_k=1,
+                num_nodes=placement.num_nodes,
+                gpus_per_node=placement.gpus_per_node,
+                num_experts=placement.model.num_experts,
+                layer_ids=placement.model.layer_ids,
+                num_hidden_layers=placement.model.num_hidden_layers,
+            )
+            assert loaded.model == placement.model, suffix
+            if name == "omni-infer":
+                assert np.array_equal(by_rank(loaded), by_rank(placement))
+            else:
+                assert np.array_equal(loaded.phy2log_LP, placement.phy2log_LP), suffix
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_export_and_import_on_the_command_line(name: str, tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    """The same map comes back; flags are beside the file and on the screen, with the file's path."""
+    native, back = tmp_path / "p.json", tmp_path / "back.json"
+    native.write_bytes(get_exporter("native").export(small_placement(layer_ids=(1, 3))).content)
+    for suffix in get_exporter(name).suffixes:
+        file = tmp_path / f"map{suffix}"
+        result = run_cli("export", native, "--to", name, "-o", file, "--num-hidden-layers", 4)
+        assert result.code == 0, result.stderr
+        hints = Path(f"{file}.flags.txt").read_text().splitlines()
+        assert hints and all(hint in result.stdout for hint in hints)
+        assert str(file) in hints[0] or name in ("vllm", "vllm-plugin", "deepseek-eplb")
+        result = run_cli(
+            *("import", file, "--from", name, "--nodes", 2, "--gpus-per-node", 2, "--top-k", 2),
+            *("--moe-layers", "1,3", "--name", "small", "-o", back),
+        )
+        assert result.code == 0, result.stderr
+        assert "2 MoE layers (1 to 3) of 6 experts, 2 redundant, on 2 nodes x 2 GPUs" in result.stdout
+        loaded, _ = load_placement(back)
+        assert np.array_equal(by_rank(loaded), by_rank(small_placement()))
+        assert loaded.model.name == "small"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("export", "P", "--to", "sglang", "-o", "x.bin"), "--to sglang writes .json or .pt"),
+        (("export", "P", "--to", "sglang", "-o", "x.json", "--load", "P"), "--load is not for --to sglang"),
+        (("export", "P", "--to", "lmdeploy", "-o", "x.json"), "give these with --load TRACES"),
+        (("export", "P", "--to", "tensorrt-llm", "-o", "x.yaml", "--mtp-layers", "1"), "give --num-hidden-layers"),
+        (("export", "P", "--to", "sglang", "-o", "x.json", "--moe-layers", "3-9"), "names 7 layers; the map has 2"),
+        (("import", "P", "--from", "native", "--nodes", "2", "--top-k", "2"), "choose one of sglang, vllm"),
+        (("import", "P", "--from", "sglang", "--nodes", "2", "--top-k", "2"), "physical_to_logical_map is missing"),
+        (("import", "x.yaml", "--from", "sglang", "--nodes", "2", "--top-k", "2"), "x.yaml ends otherwise"),
+        (("import", "no.json", "--from", "sglang", "--nodes", "2", "--top-k", "2"), "cannot read no.json"),
+    ],
+)
+def test_what_the_command_line_refuses(
+    words: tuple[str, ...], told: str, tmp_path: Path, run_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2, one line, and no file."""
+    monkeypatch.chdir(tmp_path)
+    Path("p.json").write_bytes(get_exporter("native").export(small_placement()).content)
+    result = run_cli(*("p.json" if word == "P" else word for word in words))
+    assert result.code == 2
+    assert told in " ".join(result.stderr.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
+
+
+def test_a_map_for_another_choice_of_copies_is_pointed_out(
+    tmp_path: Path, run_cli: Callable[..., Any], write_trace: Any
+) -> None:
+    """Sends and balance that were promised hold for one way to choose copies; without copies there is no choice."""
+    trace = write_trace(tmp_path / "t", num_layers=2, num_experts=8).folder
+    for extra, choice, told in ((8, "local-first", False), (8, "min-nodes", True), (0, "min-nodes", False)):
+        solved = ("--nodes", 2, "--gpus-per-node", 2, "--redundant-experts", extra, "--solver", "linear")
+        result = run_cli("solve", trace, *solved, "--replica-choice", choice, "-o", tmp_path / "p.json")
+        assert result.code == 0, result.stderr
+        result = run_cli("export", tmp_path / "p.json", "--to", "sglang", "-o", tmp_path / "s.json")
+        assert ("solved for --replica-choice min-nodes" in result.stdout) is told
+        assert ("min-nodes" in (tmp_path / "s.json.flags.txt").read_text()) is told
+
+
+def test_loads_come_from_a_trace_or_counts(tmp_path: Path, run_cli: Callable[..., Any], write_trace: Any) -> None:
+    """LMDeploy is given what was counted, whichever way; of another model nothing is taken."""
+    trace = write_trace(tmp_path / "t", num_layers=2, num_experts=6, top_k=2, layer_ids=[1, 3])
+    native, file = tmp_path / "p.json", tmp_path / "s.json"
+    native.write_bytes(get_exporter("native").export(small_placement(layer_ids=(1, 3))).content)
+    counted_LE = np.stack([np.bincount(ids.ravel(), minlength=6) for ids in trace.ids_LTK])
+    np.savez(tmp_path / "counts.npz", counts=counted_LE, layer_ids=np.array([1, 3]))
+    for load in (tmp_path / "t", tmp_path / "counts.npz"):
+        result = run_cli("export", native, "--to", "lmdeploy", "-o", file, "--load", load)
+        assert result.code == 0, result.stderr
+        rows = np.array(json.loads(file.read_text()))
+        assert np.array_equal(rows[[1, 3]], counted_LE)
+    write_trace(tmp_path / "other", num_layers=2, num_experts=8)
+    result = run_cli("export", native, "--to", "lmdeploy", "-o", file, "--load", tmp_path / "other")
+    assert result.code == 2
+    assert "of another model" in result.stderr
+
+
+def test_exported_needs_no_torch_but_for_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torch .pt files are refused with the way to mend it, and all others are written."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in ("sglang", "deepseek-eplb"):
+        assert exported(get_exporter(name), small_placement()).content
+        with pytest.raises(OptionError, match=r"expert-placement\[runtime\]"):
+            get_exporter(name).export(small_placement(), ExportOptions(suffix=".pt"))

@@ -1,0 +1,139 @@
+"""The plugin is found by vLLM, does nothing unless asked, and says in words why it cannot do what it is asked."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from placement.errors import InputError, MapError
+from placement.exporters import get_exporter
+from placement.exporters.vllm_plugin import VARIABLE, register
+from placement.testing.exporters import small_placement
+
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+GROUP = "vllm.general_plugins"
+
+
+class Balancer:
+    """As vLLM's `EplbState` is used."""
+
+    def __init__(self, *, use_async: bool = False) -> None:
+        self.parallel_config = SimpleNamespace(eplb_config=SimpleNamespace(use_async=use_async))
+        self.expert_rearrangement_step_interval = 3000
+        self.models: list[Any] = []
+        self.policy: Any = None
+        self.expert_rearrangement_step = 0
+
+    def add_model(self, model: Any, model_config: Any, model_name: str | None = None) -> None:
+        self.models.append((model, model_config, model_name))
+        self.policy, self.expert_rearrangement_step = "default", 2250
+
+
+@pytest.fixture
+def balancer(monkeypatch: pytest.MonkeyPatch) -> type[Balancer]:
+    """The class in a package that looks like vLLM's."""
+    made = type("EplbState", (Balancer,), {"add_model": Balancer.add_model})
+    modules = {
+        "vllm": {},
+        "vllm.platforms": {"current_platform": SimpleNamespace(is_rocm=lambda: False)},
+        "vllm.distributed": {},
+        "vllm.distributed.eplb": {},
+        "vllm.distributed.eplb.eplb_state": {"EplbState": made},
+        "vllm.distributed.eplb.policy": {"DefaultEplbPolicy": type("Default", (), {})},
+    }
+    for name, content in modules.items():
+        module = ModuleType(name)
+        module.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    return made
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The environment variable names a placement file."""
+    path = tmp_path / "p.json"
+    path.write_bytes(get_exporter("vllm-plugin").export(small_placement()).content)
+    monkeypatch.setenv(VARIABLE, str(path))
+    return path
+
+
+def model(**other: int) -> Any:
+    sizes = {"num_moe_layers": 2, "num_logical_experts": 6, "num_physical_experts": 8, "num_local_physical_experts": 2}
+    return SimpleNamespace(**(sizes | other))
+
+
+def test_vllm_finds_the_plugin() -> None:
+    """The entry point of the project leads to the function."""
+    points = tomllib.loads(PROJECT.read_text())["project"]["entry-points"][GROUP]
+    assert list(points) == ["expert-placement"]
+    assert EntryPoint("expert-placement", points["expert-placement"], GROUP).load() is register
+
+
+def test_without_the_variable_nothing_happens(monkeypatch: pytest.MonkeyPatch, balancer: type[Balancer]) -> None:
+    """vLLM loads every plugin that is installed, in each of its processes."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    before = balancer.add_model
+    register()
+    assert balancer.add_model is before
+
+
+def test_it_is_loaded_without_vllm_and_torch(run_python: Any) -> None:
+    """Importing the plugin loads no more than the package itself does."""
+    script = (
+        "import sys; import placement.exporters.vllm_plugin as plugin; plugin.register(); "
+        "print(sorted({'torch', 'vllm', 'ortools', 'matplotlib'} & set(sys.modules)))"
+    )
+    result = run_python(script)
+    assert (result.code, result.stdout) == (0, "[]\n"), result.stderr
+
+
+def test_the_first_step_rearranges_to_our_map(asked: Path, balancer: type[Balancer]) -> None:
+    """vLLM's own method still runs, once, however often the plugin is registered."""
+    pytest.importorskip("torch")
+    register()
+    register()
+    state = balancer()
+    state.add_model(model(), "config", model_name="m")
+    assert [name for *_, name in state.models] == ["m"]
+    assert state.expert_rearrangement_step == 2999
+    made = state.policy.rebalance_experts(np.ones((2, 6)), 8, 1, 2, 4)
+    assert np.array_equal(made.numpy(), small_placement().phy2log_LP)
+
+
+def test_a_model_that_drafts_is_no_reason_to_stop(asked: Path, balancer: type[Balancer]) -> None:
+    """It has other layers; vLLM adds it before the main model."""
+    register()
+    state = balancer()
+    state.add_model(model(num_moe_layers=1), "config", model_name="m (draft)")
+    state.add_model(model(num_moe_layers=1), "config", "m (draft)")
+    with pytest.raises(MapError, match="num_moe_layers=2, but vLLM runs with 1"):
+        state.add_model(model(num_moe_layers=1), "config")
+
+
+def test_rocm_without_async_is_refused(asked: Path, balancer: type[Balancer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM would skip the rearrangement and serve from its own map."""
+    monkeypatch.setattr(sys.modules["vllm.platforms"].current_platform, "is_rocm", lambda: True)
+    register()
+    with pytest.raises(InputError, match="use_async"):
+        balancer().add_model(model(), "config")
+    balancer(use_async=True).add_model(model(), "config")
+
+
+def test_a_vllm_without_such_a_balancer_is_refused(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence would mean that vLLM runs with another map."""
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(InputError, match="no expert balancer as vLLM"):
+        register()
+
+
+def test_a_bad_file_is_refused(asked: Path, balancer: type[Balancer]) -> None:
+    asked.write_text("{}")
+    with pytest.raises(MapError, match="schema"):
+        register()
