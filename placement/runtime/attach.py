@@ -47,6 +47,8 @@ def attach(
     Raises InputError for a model that is not understood, MapError for a map of another model or mesh.
     """
     modules = find_experts(model)
+    if any(isinstance(getattr(one.forward, "__self__", None), AttachedLayer) for one in modules.experts_L):
+        raise OptionError("the model is attached already; call detach() of what attach gave, or swap() for another map")
     _check_map(modules, placement, mesh)
     slots_L = _slots(model, modules, placement, mesh, checkpoint)
     scores = RouterScores(model, modules) if capacity.mode == EXPANDED else None
@@ -68,7 +70,12 @@ def attach(
                 keep_weights=keep_weights,
             )
         )
-    return Attached(placement, mesh, layers, scores)
+    try:
+        return Attached(placement, mesh, layers, scores)
+    except BaseException:
+        if scores is not None:
+            scores.remove()
+        raise
 
 
 class Attached:
@@ -78,7 +85,9 @@ class Attached:
         self, placement: Placement, mesh: Mesh, layers: list[AttachedLayer], scores: RouterScores | None
     ) -> None:
         self.mesh, self.layers, self._scores = mesh, layers, scores
-        self.use(placement)
+        self.use(placement)  # may raise: the model is changed after it
+        for layer in layers:
+            layer.take_over()
 
     @property
     def stats(self) -> list[StepStats | None]:

@@ -18,7 +18,7 @@ MakeLayer = Callable[[Placement, ModuleExperts], MoELayer]
 
 
 class AttachedLayer:
-    """Takes the place of `module.forward` and of the module's weights until `remove`.
+    """Takes the place of `module.forward` and of the module's weights from `take_over` until `remove`.
 
     make    this rank's `MoELayer` for a map
     scores  gives the gate scores of all experts [T, E] of the forward that runs; None where the policy needs none
@@ -37,15 +37,20 @@ class AttachedLayer:
         self.slots, self.stats = slots, None
         self._module, self._make, self._scores, self._top_k = module, make, scores, top_k
         self._hidden = hidden_size(module)
-        weights = {name: value for name, value in module._parameters.items() if value is not None}
-        self._dtype = weights["down_proj"].dtype
-        self._kept = weights if keep_weights else None
-        self._forward_before = module.__dict__.get("forward")
-        for name in weights:
-            module._parameters[name] = None
-        module.forward = self.forward
+        self._dtype, self._keep = module.down_proj.dtype, keep_weights
+        self._kept: dict[str, Any] | None = None
+        self._forward_before: Any = None
 
     stats: StepStats | None
+
+    def take_over(self) -> None:
+        """From now on the module's forward is that of all ranks. `use` comes first."""
+        parameters = self._module._parameters
+        weights = {name: value for name, value in parameters.items() if value is not None}
+        self._kept = weights if self._keep else None
+        parameters.update(dict.fromkeys(weights))
+        self._forward_before = self._module.__dict__.get("forward")
+        self._module.forward = self.forward
 
     def use(self, placement: Placement) -> None:
         """Serve by this map, of which the slots have the weights."""

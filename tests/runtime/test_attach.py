@@ -85,6 +85,26 @@ def test_logits_are_those_of_the_model(family: str, hops: str) -> None:
         assert error(after, wanted[rank]) == 0
 
 
+@pytest.mark.parametrize("family", ["olmoe", "gpt_oss"])
+def test_experts_in_bf16(family: str) -> None:
+    """The first expert module within 2e-2 of its largest output; logits are no measure, since routers may tip over."""
+    model = make_model(family).to(torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 32, generator=generator).to(torch.bfloat16)
+    weights, ids = torch.rand(40, 8, generator=generator).to(torch.bfloat16).topk(2)
+    with torch.no_grad():
+        wanted = model.model.layers[0].mlp.experts(x, ids, weights)
+
+    def program(mesh: Mesh) -> Any:
+        mine = copy.deepcopy(model)
+        attach(mine, make_map(layer_ids(model)), mesh, hops="hierarchical")
+        return mine.model.layers[0].mlp.experts(x, ids, weights)
+
+    for got in Lockstep(*SHAPE).run(program):
+        assert got.dtype == torch.bfloat16
+        assert error([got], [wanted]) < 2e-2 * float(wanted.abs().max())
+
+
 def test_the_experts_are_those_of_the_map() -> None:
     """Protects the test above from a model that goes on by itself: one slot with other weights changes the logits."""
     model = make_model("olmoe")
@@ -188,10 +208,21 @@ def test_models_and_maps_that_do_not_fit() -> None:
         on_first(lambda mesh: attach(model, make_map((0, 1)), mesh))
     with pytest.raises(InputError, match="no Hugging Face model"):
         on_first(lambda mesh: attach(torch.nn.Linear(2, 2), make_map((0, 1)), mesh))
+    fits = make_map((0, 1), num_nodes=1, gpus=1, slots=8)
+    before = model.state_dict().keys()
+    for wrong in ({"hops": "round"}, {"capacity": CapacityPolicy(mode="expanded", gamma={0: 1.0})}):
+        with pytest.raises(OptionError):
+            on_first(lambda mesh, wrong=wrong: attach(model, fits, mesh, **wrong))
+        assert model.state_dict().keys() == before
+        assert not any(module._forward_hooks for module in model.model.layers[0].mlp.modules())
+    twice = copy.deepcopy(model)
+    on_first(lambda mesh: attach(twice, fits, mesh))
+    with pytest.raises(OptionError, match="attached already"):
+        on_first(lambda mesh: attach(twice, fits, mesh))
     odd = copy.deepcopy(model)
     odd.model.layers[1].mlp.experts.register_parameter("scale", torch.nn.Parameter(torch.ones(8)))
     with pytest.raises(InputError, match="load the model without quantization"):
-        on_first(lambda mesh: attach(odd, make_map((0, 1), num_nodes=1, gpus=1, slots=8), mesh))
+        on_first(lambda mesh: attach(odd, fits, mesh))
 
 
 def test_between_processes(tmp_path: Path) -> None:

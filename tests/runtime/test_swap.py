@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import make_model
-from moe import make_placement, torch
+from moe import make_placement, make_tokens, torch
 from processes import run_processes
 from test_attach import error, make_map, prompt, serve
 
 from placement import Placement
 from placement.errors import MapError, OptionError, RankError
 from placement.migration import map_digest
-from placement.runtime import Lockstep, Mesh, SlotWeights, Swap, attach, torch_mesh
+from placement.runtime import Dispatcher, LayerMap, Lockstep, Mesh, SlotWeights, Swap, attach, torch_mesh
 from placement.runtime.swap import DIGEST_BYTES
 from placement.runtime.swap_plan import swap_plan
 from placement.runtime.transport.lockstep import LockstepGroup
@@ -215,7 +215,7 @@ def test_damaged_weights_leave_the_old_map() -> None:
 
 
 def test_ranks_that_ask_for_different_swaps() -> None:
-    """Another map, other options, another step, a forward instead: named on all ranks before anything moves."""
+    """Another map, other options: named on all ranks before anything moves."""
     old, new = maps()
     other = maps(seeds=(0, 2))[1]
     for wrong, words in (
@@ -232,6 +232,26 @@ def test_ranks_that_ask_for_different_swaps() -> None:
             assert holder.right()
 
         Lockstep(2, 2).run(program)
+
+
+def test_a_rank_that_serves_where_others_swap() -> None:
+    """It takes one step too few: all raise, and have the old map."""
+    old, new = maps()
+    tokens = make_tokens([3] * 4, EXPERTS, 3)
+
+    def program(mesh: Mesh) -> None:
+        holder, mine = Holder(old, mesh), tokens[mesh.rank]
+        swap = Swap(holder, new)
+        swap.advance()
+        with pytest.raises(RankError, match=r"rank 3 is at another layer or step than the others"):
+            if mesh.rank == 3:
+                Dispatcher(mesh, LayerMap.of(old, 0)).dispatch(mine.x, mine.ids, mine.weights)
+            else:
+                swap.advance()
+        assert holder.placement is old
+        assert holder.right()
+
+    Lockstep(2, 2).run(program)
 
 
 def test_a_map_of_another_mesh_is_refused() -> None:
