@@ -41,6 +41,7 @@ LABELS = {
     "group": "grouping requests",
     "evaluate": "measuring maps",
     "advise": "solving maps",
+    "apply": "writing files",
 }
 
 
