@@ -1,0 +1,93 @@
+"""What holds for every request: size, security headers, who may ask from a browser."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from placement_api.problems import Problem
+from placement_api.settings import Limits, is_loopback
+from placement_api.tokens import Tokens
+
+UPLOADS = ("/v1/traces",)
+KNOWN_CALLERS = ("/v1/", "/metrics")
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "script-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+}
+
+
+class Guard:
+    """Refuses bodies that are too long, and, where anyone may ask, browsers that another site sent."""
+
+    def __init__(self, app: ASGIApp, *, limits: Limits, loopback: bool) -> None:
+        self.app = app
+        self.limits = limits
+        self.loopback = loopback
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        most = self.limits.upload_bytes if scope["path"] in UPLOADS else self.limits.body_bytes
+        sent = False
+
+        async def guarded_send(message: Message) -> None:
+            nonlocal sent
+            if message["type"] == "http.response.start":
+                sent = True
+                given = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    given.setdefault(name, value)
+                if scope["path"].startswith("/v1"):
+                    given.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        received = 0
+
+        async def counted_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > most:
+                    raise self._too_long(most)
+            return message
+
+        try:
+            length = headers.get("content-length", "0")
+            if length.isdecimal() and int(length) > most:
+                raise self._too_long(most)
+            if self.loopback:
+                self._check_site(headers)
+            if scope["path"].startswith(KNOWN_CALLERS):
+                # before the body is read: strangers cannot make us read it
+                tokens: Tokens = scope["app"].state.service.tokens
+                caller = await tokens.caller(headers.get("authorization"))
+                tokens.spend(caller)
+                scope.setdefault("state", {})["caller"] = caller
+            await self.app(scope, counted_receive, guarded_send)
+        except Problem as problem:
+            if sent:
+                raise
+            await problem.response()(scope, receive, guarded_send)
+
+    def _too_long(self, most: int) -> Problem:
+        return Problem(413, f"the body is longer than {most} bytes", "send less, or register a trace by path")
+
+    def _check_site(self, headers: Headers) -> None:
+        """A name that leads to 127.0.0.1, or a form of another site, does not reach a service for this machine alone."""
+        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        origin = headers.get("origin")
+        if not is_loopback(host):
+            raise Problem(421, f"host {host[:100]!r} is not this machine", "ask http://127.0.0.1 or http://localhost")
+        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            raise Problem(403, f"origin {origin[:100]!r} is another site", "ask from the page of this service")
