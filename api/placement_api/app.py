@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from placement.version import VERSION
 from placement_api import problems
 from placement_api.middleware import Guard
-from placement_api.routes import jobs, operations, placements, traces
+from placement_api.routes import jobs, maps, operations, placements, traces
 from placement_api.service import make_service
 from placement_api.settings import Settings
 
@@ -48,6 +48,6 @@ def create_app(settings: Settings) -> FastAPI:
         return response
 
     app.add_middleware(Guard, limits=settings.limits, loopback=settings.loopback)
-    for router in (traces.router, placements.router, jobs.router, operations.router):
+    for router in (traces.router, placements.router, maps.router, jobs.router, operations.router):
         app.include_router(router)
     return app

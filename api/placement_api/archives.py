@@ -134,7 +134,7 @@ class _Bounded(io.RawIOBase):
         return content
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self.inner.seek(offset, whence)
+        return self.inner.seek(offset, whence) if whence else self.inner.seek(offset)
 
     def tell(self) -> int:
         return self.inner.tell()

@@ -63,12 +63,15 @@ def missing(what: str, name: str) -> Problem:
 
 
 def from_library(error: PlacementError) -> Problem:
-    """The library's errors say what is wrong before the last semicolon and how to mend it after it."""
+    """The library's messages say what is wrong and, after a semicolon, how to mend it; some say it in one sentence."""
     what, _, mend = str(error).rpartition("; ")
-    status = 507 if isinstance(error, OutputError) else 422
-    if isinstance(error, (InfeasibleError, LimitError)) and not what:
-        mend = "ask for less: other caps, more slots, more moves or more time"
-    return Problem(status, what or str(error), mend if what or isinstance(error, InfeasibleError) else str(error))
+    if isinstance(error, OutputError):
+        return Problem(507, what, "free space on the disk of the service")
+    if not what:
+        what, mend = str(error), "give a value that is allowed, as the detail says; /docs has the form"
+    if isinstance(error, (InfeasibleError, LimitError)) and what == str(error):
+        mend = "ask for less: looser caps, more slots, more moves or more time"
+    return Problem(422, what, mend)
 
 
 def faults(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -72,7 +72,7 @@ class Tokens:
             return bool(session.scalar(select(func.count()).select_from(TokenRow)))
 
     async def caller(self, authorization: str | None) -> Caller:
-        """Whom the header names; where there are no tokens (then we listen on loopback alone), anyone. Raises Problem."""
+        """Whom the header names; anyone where there are no tokens, which is on loopback alone. Raises Problem."""
         kind, _, token = (authorization or "").partition(" ")
         given = _hash(token.strip()) if kind.lower() == "bearer" else ""
         found = await self._remembered(given)

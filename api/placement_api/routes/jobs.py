@@ -56,7 +56,7 @@ def cancel_job(here: Here, _: Solver, job: str) -> JobAnswer:
     response_class=StreamingResponse,
 )
 async def job_events(here: Here, _: Reader, job: str, request: Request) -> StreamingResponse:
-    """Server-sent events: `job` whenever something changed, data as `GET /v1/jobs/{job}`; the last says how it ended."""
+    """Server-sent events `job`, data as `GET /v1/jobs/{job}`, at every change; the last says how it ended."""
     first = await run_in_threadpool(find, here, job)
 
     async def events() -> AsyncIterator[str]:

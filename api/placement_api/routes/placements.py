@@ -16,7 +16,7 @@ from placement_api.answers import JobAnswer, PlacementAnswer
 from placement_api.bodies import EvaluateBody, PlacementBody
 from placement_api.problems import MEDIA_TYPE, Problem, faults, missing
 from placement_api.routes import Here, Reader, Solver
-from placement_api.routes.jobs import file_of, find, wait_for
+from placement_api.routes.jobs import file_of, wait_for
 from placement_api.service import Service
 from placement_api.store.tables import DONE, FAILED, JobRow, KeyRow, TraceRow
 
