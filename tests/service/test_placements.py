@@ -17,7 +17,11 @@ from placement.exporters import EXPORTERS, get_exporter
 CLUSTER = {"num_nodes": 2, "gpus_per_node": 2}
 QUICK = {"work_limit": 500, "bound": "none"}
 COUNTS = {"top_k": 1, "counts": [[9, 1, 4, 4], [2, 8, 6, 2]]}
-BALANCE: dict[str, Any] = {"counts": COUNTS, "cluster": CLUSTER | {"gpus_per_node": 1}, "options": {"objective": "balance"}}
+BALANCE: dict[str, Any] = {
+    "counts": COUNTS,
+    "cluster": CLUSTER | {"gpus_per_node": 1},
+    "options": {"objective": "balance"},
+}
 FOREVER = {"solver": "anneal", "bound": "none", "work_limit": 2_000_000_000}
 
 
@@ -112,7 +116,9 @@ def test_events_tell_of_every_change_until_the_end(client: httpx.Client, trace_i
 
 
 @pytest.mark.parametrize("name", list(EXPORTERS))
-def test_every_format_is_what_the_exporter_writes(client: httpx.Client, placement_id: str, tmp_path: Path, name: str) -> None:
+def test_every_format_is_what_the_exporter_writes(
+    client: httpx.Client, placement_id: str, tmp_path: Path, name: str
+) -> None:
     """`?format=` answers the bytes of `placement export`, and the hints beside them; or why it cannot."""
     file = tmp_path / "placement.json"
     file.write_bytes(client.get(f"/v1/placements/{placement_id}").content)
