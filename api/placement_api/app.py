@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from placement.files import make_folder
 from placement.version import VERSION
 from placement_api import problems
 from placement_api.middleware import Guard
@@ -30,6 +32,9 @@ def create_app(settings: Settings) -> FastAPI:
         service = await run_in_threadpool(make_service, settings)
         app.state.service = service
         await run_in_threadpool(service.jobs.start)
+        # uploads are large: not in a /tmp of memory. After the start of jobs, whose sockets need short paths
+        make_folder(settings.uploads)
+        tempfile.tempdir = str(settings.uploads)
         yield
         await run_in_threadpool(service.jobs.stop)
         service.database.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import re
@@ -26,18 +27,17 @@ MEND = "send a tar or zip of a folder that holds trace.json and shard-NNNNN.safe
 def unpack(archive: Path, folder: Path, limits: Limits) -> None:
     """Write the trace files in `archive` to `folder`, each on disk. Raises Problem (413, 422); then some are left."""
     try:
-        members = _zip(archive, limits) if zipfile.is_zipfile(archive) else _tar(archive)
+        members = _zip(archive, limits) if zipfile.is_zipfile(archive) else _tar(archive, limits)
         left = limits.unpacked_bytes
         for number, (name, content) in enumerate(members):
             if number >= limits.archive_members:
-                raise Problem(
-                    422, f"the archive has more than {limits.archive_members} members", "send fewer, larger shards"
-                )
+                raise _too_many(limits)
             left = _write(content, _target(folder, name), left, limits)
     except (
         tarfile.TarError,
         zipfile.BadZipFile,
         zlib.error,
+        gzip.BadGzipFile,
         EOFError,
         NotImplementedError,
         RuntimeError,
@@ -72,22 +72,23 @@ def _write(content: IO[bytes], path: Path, left: int, limits: Limits) -> int:
     return left
 
 
-def _tar(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _tar(archive: Path, limits: Limits) -> Iterator[tuple[str, IO[bytes]]]:
     with archive.open("rb") as raw:
-        mode = "r|gz" if raw.read(2) == b"\x1f\x8b" else "r|"
+        packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        with tarfile.open(fileobj=raw, mode=mode) as tar:  # type: ignore[call-overload]
-            stream = cast(tarfile.TarFile, tar)
-            # what tar keeps in memory of one header (names, attributes) is as long as the header says
-            stream.fileobj = cast(IO[bytes], _Bounded(stream.fileobj))
-            for member in stream:
+        inner = gzip.GzipFile(fileobj=raw) if packed else raw
+        with tarfile.TarFile(fileobj=cast(IO[bytes], _Bounded(cast(IO[bytes], inner)))) as tar:
+            for number, member in enumerate(tar):
+                tar.members = []  # it would keep all that it has seen
+                if number > 2 * limits.archive_members:
+                    raise _too_many(limits)
                 if member.isdir():
                     _check_folder(member.name)
                     continue
                 if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-                    raise Problem(422, f"the archive holds {member.name!r}, which is no plain file", MEND)
+                    raise Problem(422, f"the archive holds {member.name[:100]!r}, which is no plain file", MEND)
                 _check_name(member.name)
-                content = stream.extractfile(member)
+                content = tar.extractfile(member)
                 if content is not None:
                     yield member.name, content
 
@@ -101,12 +102,18 @@ def _zip(archive: Path, limits: Limits) -> Iterator[tuple[str, IO[bytes]]]:
             if (member.external_attr >> 16) & 0o170000 not in (0, 0o100000):
                 raise Problem(422, f"the archive holds {member.filename!r}, which is no plain file", MEND)
             _check_name(member.filename)
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise Problem(422, f"{member.filename} is packed in an unusual way", "send a zip that is deflated or stored")
             if member.file_size > limits.unpacked_bytes:
                 raise Problem(
                     413, f"{member.filename} has {member.file_size} bytes", f"send at most {limits.unpacked_bytes}"
                 )
             with file.open(member) as content:
                 yield member.filename, content
+
+
+def _too_many(limits: Limits) -> Problem:
+    return Problem(422, f"the archive has more than {limits.archive_members} members", "send fewer, larger shards")
 
 
 def _check_name(name: str) -> None:

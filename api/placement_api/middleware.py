@@ -38,10 +38,12 @@ class Guard:
             return
         headers = Headers(scope=scope)
         most = self.limits.upload_bytes if scope["path"] in UPLOADS else self.limits.body_bytes
-        sent = False
+        sent = over = False
 
         async def guarded_send(message: Message) -> None:
             nonlocal sent
+            if over and not sent:  # whoever read the body answered that it is malformed
+                raise self._too_long(most)
             if message["type"] == "http.response.start":
                 sent = True
                 given = MutableHeaders(scope=message)
@@ -54,11 +56,12 @@ class Guard:
         received = 0
 
         async def counted_receive() -> Message:
-            nonlocal received
+            nonlocal received, over
             message = await receive()
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 if received > most:
+                    over = True
                     raise self._too_long(most)
             return message
 
@@ -78,6 +81,7 @@ class Guard:
         except Problem as problem:
             if sent:
                 raise
+            over = False
             await problem.response()(scope, receive, guarded_send)
 
     def _too_long(self, most: int) -> Problem:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 
 import uvicorn
 
@@ -27,9 +26,6 @@ def serve(settings: Settings) -> None:
             f"placement token create, or leave --host out"
         )
     database.close()
-    uploads = settings.data / "uploads"
-    make_folder(uploads)
-    tempfile.tempdir = str(uploads)  # uploads are large: not in a /tmp of memory
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     uvicorn.run(
         create_app(settings),

@@ -79,6 +79,11 @@ class Settings:
         return self._postgres or f"sqlite:///{self.data / 'queue.sqlite'}"
 
     @property
+    def uploads(self) -> Path:
+        """Where uploads lie until they are taken in."""
+        return self.data / "uploads"
+
+    @property
     def loopback(self) -> bool:
         return is_loopback(self.host)
 

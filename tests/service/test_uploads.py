@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import pickle
 import socket
 import tarfile
@@ -91,7 +92,9 @@ def test_a_bad_archive_is_refused(tmp_path: Path, name: str) -> None:
         unpack(archive, folder, SMALL)
     assert caught.value.status == status
     assert reason in caught.value.body.detail
-    assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(folder)} == {archive, folder.parent, folder}
+    assert {path for path in tmp_path.rglob("*") if folder not in path.parents} == {
+        *(archive, folder.parent, folder)
+    }
     assert not any(path.is_symlink() for path in folder.rglob("*"))
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= SMALL.unpacked_bytes
 
@@ -127,8 +130,8 @@ def test_the_same_trace_has_one_id_and_can_be_listed_inspected_and_deleted(
     assert first["id"] == second["id"]
     assert first["num_tokens"] == 60
     assert [row["id"] for row in client.get("/v1/traces").json()].count(first["id"]) == 1
-    told = run_cli("traces", "info", written.folder, "--json").stdout
-    assert client.get(f"/v1/traces/{first['id']}/info").text.split() == told.split() or told
+    told = json.loads(run_cli("traces", "info", written.folder, "--json").stdout)
+    assert client.get(f"/v1/traces/{first['id']}/info").json() == told
     assert (server.data / "traces" / first["id"]).is_dir()
     assert client.delete(f"/v1/traces/{first['id']}").status_code == 204
     assert not (server.data / "traces" / first["id"]).exists()
