@@ -35,7 +35,9 @@ def create_app(settings: Settings) -> FastAPI:
         # uploads are large: not in a /tmp of memory. After the start of jobs, whose sockets need short paths
         make_folder(settings.uploads)
         tempfile.tempdir = str(settings.uploads)
+        service.retention.start()
         yield
+        service.retention.stop()
         await run_in_threadpool(service.jobs.stop)
         service.database.close()
 

@@ -103,7 +103,9 @@ def _zip(archive: Path, limits: Limits) -> Iterator[tuple[str, IO[bytes]]]:
                 raise Problem(422, f"the archive holds {member.filename!r}, which is no plain file", MEND)
             _check_name(member.filename)
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise Problem(422, f"{member.filename} is packed in an unusual way", "send a zip that is deflated or stored")
+                raise Problem(
+                    422, f"{member.filename} is packed in an unusual way", "send a zip that is deflated or stored"
+                )
             if member.file_size > limits.unpacked_bytes:
                 raise Problem(
                     413, f"{member.filename} has {member.file_size} bytes", f"send at most {limits.unpacked_bytes}"

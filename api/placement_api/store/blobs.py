@@ -18,7 +18,9 @@ class Blobs:
         """The digest of the content, which then survives a power cut. Raises OutputError."""
         digest = hashlib.sha256(content).hexdigest()
         path = self.path(digest)
-        if not path.exists():
+        if path.exists():
+            path.touch()  # so that it is not taken for a file that nobody needs
+        else:
             make_folder(path.parent)
             sync_folder(self.folder)
             write_atomic(path, content)
@@ -35,3 +37,13 @@ class Blobs:
 
     def delete(self, digest: str) -> None:
         self.path(digest).unlink(missing_ok=True)
+
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(path.stat().st_size for path in self.folder.glob("*/*") if path.is_file())
+
+    def drop(self, named: set[str], before: float) -> None:
+        """Delete the files that are not named and were written before that time."""
+        for path in self.folder.glob("*/*"):
+            if path.name not in named and path.stat().st_mtime < before:
+                path.unlink(missing_ok=True)
