@@ -79,7 +79,7 @@ def _tar(archive: Path, limits: Limits) -> Iterator[tuple[str, IO[bytes]]]:
         inner = gzip.GzipFile(fileobj=raw) if packed else raw
         with tarfile.TarFile(fileobj=cast(IO[bytes], _Bounded(cast(IO[bytes], inner)))) as tar:
             for number, member in enumerate(tar):
-                tar.members = []  # it would keep all that it has seen
+                tar.members = []  # type: ignore[attr-defined]  # it would keep all that it has seen
                 if number > 2 * limits.archive_members:
                     raise _too_many(limits)
                 if member.isdir():

@@ -11,7 +11,7 @@ from placement.cluster_file import ClusterFile
 from placement.grouping.assign import TOLERANCE
 from placement.problem import Options
 
-COUNTS_EXAMPLE = {"top_k": 1, "counts": [[9, 1, 4, 4], [2, 8, 6, 2]]}
+COUNTS_EXAMPLE: Any = {"top_k": 1, "counts": [[9, 1, 4, 4], [2, 8, 6, 2]]}
 PLACEMENT_EXAMPLES: list[Any] = [
     {
         "counts": COUNTS_EXAMPLE,

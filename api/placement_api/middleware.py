@@ -88,7 +88,7 @@ class Guard:
         return Problem(413, f"the body is longer than {most} bytes", "send less, or register a trace by path")
 
     def _check_site(self, headers: Headers) -> None:
-        """Neither a name that leads to 127.0.0.1 nor a page of another site reaches a service for this machine alone."""
+        """Neither a name that leads to 127.0.0.1 nor another site's page reaches a service for this machine alone."""
         host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
         origin = headers.get("origin")
         if not is_loopback(host):

@@ -17,8 +17,8 @@ for needed in ("fastapi", "uvicorn", "sqlalchemy", "alembic", "dbos", "httpx"):
 sys.path.append(str(Path(__file__).parent))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import httpx
-from tests_service import Server, tar_of
+import httpx  # noqa: E402
+from tests_service import Server, tar_of  # noqa: E402
 
 
 @pytest.fixture(scope="session")

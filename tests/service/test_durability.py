@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from tests_service import Server, tar_of
 
 from placement import Cluster, Options, open_trace, solution_document, solve
 from placement.placement_json import document_bytes
-from tests_service import Server, tar_of
 
 JOBS = 8
 WORK = {"solver": "anneal", "bound": "none", "work_limit": 400_000}
@@ -28,7 +28,7 @@ def test_every_acknowledged_job_ends_once_however_often_the_server_is_killed(
     tmp_path: Path,
     trace: Path,
 ) -> None:
-    """kill -9 amid queued jobs: all end, once, with the bytes of an undisturbed solve; no solver outlives its server."""
+    """kill -9 amid queued jobs: all end, once, with the bytes of a quiet solve; no solver outlives its server."""
     url = () if kind == "sqlite" else ("--database-url", request.getfixturevalue("postgres"))
     server = make_server(tmp_path / "data", "--max-jobs", "2", *url)
     with server.client() as client:

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from tests_service import tar_of
-
 from placement_api.service import Service, make_service, open_store
 from placement_api.settings import Settings
 from placement_api.store.database import Database
 from placement_api.store.retention import DAY_S, GRACE_S
 from placement_api.store.tables import DONE, QUEUED, Base, JobRow
+from tests_service import tar_of
 
 
 @pytest.fixture

@@ -16,11 +16,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from tests_service import Server, problem_of, tar_of
-
 from placement_api.archives import LARGEST_HEADER, unpack
 from placement_api.problems import Problem
 from placement_api.settings import Limits
+from tests_service import Server, problem_of, tar_of
 
 SMALL = Limits(unpacked_bytes=1 << 20, archive_members=50)
 
@@ -167,13 +166,13 @@ def test_files_of_counts_may_be_uploaded_but_never_objects(client: httpx.Client)
 
 def test_a_client_that_goes_away_amid_an_upload_leaves_nothing(client: httpx.Client, server: Server) -> None:
     """Half a body: no trace, no file left, and the server goes on."""
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.tar"\r\n\r\n'
+    head = (
+        f"POST /v1/traces HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Length: 9000000\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+    )
     with socket.create_connection(("127.0.0.1", server.port)) as raw:
-        raw.sendall(
-            b"POST /v1/traces HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: multipart/form-data; boundary=x\r\n"
-            b'Content-Length: 9000000\r\n\r\n--x\r\nContent-Disposition: form-data; name="file"; filename="a.tar"\r\n\r\n'
-            % server.port
-            + bytes(3_000_000)
-        )
+        raw.sendall(head.encode() + part + bytes(3_000_000))
     before = client.get("/v1/traces").json()
     assert client.get("/healthz").status_code == 200
     assert client.get("/v1/traces").json() == before
