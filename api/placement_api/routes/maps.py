@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from placement.cluster import Cluster
 from placement.errors import InputError
@@ -30,6 +30,8 @@ CountsLE = list[list[float]]
 
 
 class RouteBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"counts": [[5, 1, 0, 0]], "load": [900, 450]}]})
+
     counts: CountsLE = Field(description="[layers][experts]: how often the request's tokens visited each expert so far")
     load: list[float] | None = Field(default=None, description="Tokens that each node has now; null: the best is taken")
 
@@ -40,6 +42,8 @@ class RouteAnswer(BaseModel):
 
 
 class GroupsBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"batch": [[[5, 1, 0, 0]], [[0, 0, 4, 2]]], "size": 1}]})
+
     batch: list[CountsLE] = Field(max_length=10_000, description="Counts of every request, as of /route")
     size: int = Field(ge=1, le=1_000_000, description="Requests of a micro-batch")
 
