@@ -5,14 +5,16 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from placement_api.problems import Problem
 from placement_api.settings import Limits, is_loopback
-from placement_api.tokens import Tokens
+from placement_api.tokens import COOKIE, Caller, Tokens
 
-UPLOADS = ("/v1/traces",)
-KNOWN_CALLERS = ("/v1/", "/metrics")
+UPLOADS = ("/v1/traces", "/place")
+OPEN_PATHS = ("/healthz", "/readyz", "/docs", "/openapi.json", "/login")  # and /static/
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -71,18 +73,31 @@ class Guard:
                 raise self._too_long(most)
             if self.loopback:
                 self._check_site(headers)
-            if scope["path"].startswith(KNOWN_CALLERS):
+            if scope["path"] not in OPEN_PATHS and not scope["path"].startswith("/static/"):
                 # before the body is read: strangers cannot make us read it
-                tokens: Tokens = scope["app"].state.service.tokens
-                caller = await tokens.caller(headers.get("authorization"))
-                tokens.spend(caller)
-                scope.setdefault("state", {})["caller"] = caller
+                scope.setdefault("state", {})["caller"] = await self._caller(scope, headers)
             await self.app(scope, counted_receive, guarded_send)
         except Problem as problem:
             if sent:
                 raise
             over = False
+            if problem.status == 401 and "text/html" in headers.get("accept", ""):
+                await RedirectResponse("/login", status_code=303)(scope, receive, guarded_send)
+                return
             await problem.response()(scope, receive, guarded_send)
+
+    async def _caller(self, scope: Scope, headers: Headers) -> Caller:
+        tokens: Tokens = scope["app"].state.service.tokens
+        authorization = headers.get("authorization")
+        cookie = Request(scope).cookies.get(COOKIE)
+        if authorization is None and cookie is not None:
+            origin = headers.get("origin")
+            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+                raise Problem(403, f"origin {origin[:100]!r} is another site", "ask from the page of this service")
+            authorization = f"Bearer {cookie}"
+        caller = await tokens.caller(authorization)
+        tokens.spend(caller)
+        return caller
 
     def _too_long(self, most: int) -> Problem:
         return Problem(413, f"the body is longer than {most} bytes", "send less, or register a trace by path")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from http import HTTPStatus
 from typing import Any
@@ -10,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import DataError, DBAPIError
 from starlette.exceptions import HTTPException
 
 from placement.errors import InfeasibleError, LimitError, OutputError, PlacementError, printable
@@ -118,6 +120,23 @@ def install(app: FastAPI) -> None:
         )
         answer.headers |= dict(error.headers or {})
         return answer.response()
+
+    @app.exception_handler(UnicodeError)
+    @app.exception_handler(DataError)
+    def on_unstorable(_: Request, __: Exception) -> JSONResponse:
+        what = "the request holds characters that cannot be stored"
+        return Problem(422, what, "leave out NUL and halves of surrogate pairs").response()
+
+    @app.exception_handler(DBAPIError)
+    def on_database(_: Request, error: DBAPIError) -> JSONResponse:
+        log.error("the database does not answer: %s", type(error.orig).__name__)
+        return Problem(503, "the database does not answer", "try again later", Retry_After="5").response()
+
+    @app.exception_handler(OSError)
+    def on_disk(request: Request, error: OSError) -> JSONResponse:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return on_bug(request, error)
+        return Problem(507, "the disk of the service is full", "free space, or let it keep less: --keep-days").response()
 
     @app.exception_handler(Exception)
     def on_bug(request: Request, error: Exception) -> JSONResponse:

@@ -19,6 +19,7 @@ from placement_api.store.tables import TokenRow
 
 SCOPES = ("read", "solve", "admin")  # each also allows what stands before it
 PREFIX = "plc_"
+COOKIE = "placement_token"  # of the page, set by /login
 REMEMBER_S = 5.0  # a token that was deleted elsewhere works for so long
 MOST_REMEMBERED = 10_000
 ANYONE = "anyone"

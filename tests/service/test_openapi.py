@@ -32,7 +32,9 @@ def test_every_answer_is_documented(server: Server) -> None:
     for operation in operations:
 
         @given(case=operation.as_strategy())
-        @settings(max_examples=5, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=5, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+        )
         def answers(case: Any) -> None:
             case.call_and_validate(timeout=90, checks=checks)
 

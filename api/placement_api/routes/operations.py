@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Annotated
 
 import numpy as np
@@ -40,7 +41,7 @@ def readyz(here: Here) -> Health:
     """It can work: a tiny problem is solved, the database answers, the store can be written."""
     try:
         here.database.check()
-        here.blobs.delete(here.blobs.put(b"ready?"))
+        here.blobs.delete(here.blobs.put(secrets.token_bytes(16)))
     except Exception as error:
         raise Problem(
             503, f"the store does not answer: {type(error).__name__}", "mend the database or the disk"

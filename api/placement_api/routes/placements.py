@@ -35,7 +35,7 @@ async def solve(
     here: Here, caller: Solver, body: PlacementBody, wait: Wait = 0.0, idempotency_key: Key = None
 ) -> Response:
     """Place the experts: `placement solve`. The same request twice is one job."""
-    request = await run_in_threadpool(_request, here, body)
+    request = await run_in_threadpool(request_of, here, body)
     row = await run_in_threadpool(here.jobs.submit, "solve", request, caller=caller.id, key=idempotency_key)
     return await _answer(here, row, wait, "placement")
 
@@ -130,7 +130,7 @@ def find_placement(here: Service, placement: str) -> JobRow:
     return row
 
 
-def _request(here: Service, body: PlacementBody) -> dict[str, Any]:
+def request_of(here: Service, body: PlacementBody) -> dict[str, Any]:
     """The body as it is kept: checked as far as can be without solving, counts made a trace. Raises Problem."""
     request = body.model_dump(exclude={"counts"})
     Options(**request["options"])

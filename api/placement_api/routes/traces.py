@@ -64,7 +64,7 @@ async def upload(here: Here, _: Solver, request: Request) -> TraceAnswer:
             raise Problem(
                 422, f"top_k={str(top_k)[:40]!r} is no number", "give the experts that a token visits, or leave it out"
             )
-        return await run_in_threadpool(_take, here, file, None if top_k is None else int(top_k))
+        return await run_in_threadpool(take, here, file, None if top_k is None else int(top_k))
 
 
 @router.post("/register", status_code=201, responses=faults())
@@ -124,7 +124,7 @@ def find(here: Service, trace: str) -> TraceRow:
     return row
 
 
-def _take(here: Service, file: UploadFile, top_k: int | None) -> TraceAnswer:
+def take(here: Service, file: UploadFile, top_k: int | None) -> TraceAnswer:
     with tempfile.NamedTemporaryFile(prefix="upload-") as copy:
         shutil.copyfileobj(file.file, copy, 1 << 20)
         copy.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from placement.errors import InputError
@@ -18,9 +19,9 @@ class Blobs:
         """The digest of the content, which then survives a power cut. Raises OutputError."""
         digest = hashlib.sha256(content).hexdigest()
         path = self.path(digest)
-        if path.exists():
-            path.touch()  # so that it is not taken for a file that nobody needs
-        else:
+        try:
+            os.utime(path)  # so that it is not taken for a file that nobody needs
+        except FileNotFoundError:
             make_folder(path.parent)
             sync_folder(self.folder)
             write_atomic(path, content)

@@ -63,7 +63,10 @@ class TraceFolders:
     def register(self, path: str) -> TraceRow:
         """A trace that stays where it is, below an allowed folder. Raises Problem (422)."""
         given = Path(path)
-        wanted = given.resolve()
+        try:
+            wanted = given.resolve()
+        except (OSError, ValueError, RuntimeError):
+            raise Problem(422, f"path {path[:200]!r} is no path", "give the folder of a trace") from None
         if not given.is_absolute() or not any(wanted.is_relative_to(folder.resolve()) for folder in self.allowed):
             where = ", ".join(map(str, self.allowed)) or "no folder: start the service with --traces-folder"
             raise Problem(422, f"path {path[:200]!r} is not below an allowed folder", f"allowed: {where}")
