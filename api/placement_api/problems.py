@@ -136,7 +136,9 @@ def install(app: FastAPI) -> None:
     def on_disk(request: Request, error: OSError) -> JSONResponse:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return on_bug(request, error)
-        return Problem(507, "the disk of the service is full", "free space, or let it keep less: --keep-days").response()
+        return Problem(
+            507, "the disk of the service is full", "free space, or let it keep less: --keep-days"
+        ).response()
 
     @app.exception_handler(Exception)
     def on_bug(request: Request, error: Exception) -> JSONResponse:

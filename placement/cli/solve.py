@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from placement.cli.group import HomeFrom, TokenTolerance, show_grouping
+from placement.cli.remote import check_remote, solve_remotely
 from placement.cli.shared import (
     Json,
     ReplicaChoice,
@@ -101,6 +102,13 @@ def solve_command(
     home_from: HomeFrom = None,
     token_tolerance: TokenTolerance = TOLERANCE,
     workers: Workers = None,
+    server: Annotated[
+        str | None, typer.Option(help="Address of a service (`placement serve`) that solves instead of this machine.")
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="PLACEMENT_TOKEN", show_envvar=False, help="Token for --server, if it needs one."),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
     json_output: Json = False,
 ) -> None:
@@ -140,6 +148,30 @@ def solve_command(
         slots_per_gpu=slots_per_gpu,
         redundant_experts=redundant_experts,
     )
+    if server is not None:
+        check_remote(
+            {
+                "--from": current,
+                "--group": group,
+                "--pareto": pareto,
+                "--migration-out": migration_out,
+                "--workers": workers,
+            }
+        )
+        solve_remotely(
+            server,
+            token,
+            traces,
+            shape,
+            options,
+            top_k=top_k,
+            holdout=holdout,
+            robust=robust,
+            output=output,
+            report=report,
+            json_output=json_output,
+        )
+        return
     grouped = front = None
     with progress_listener(quiet=json_output) as listener:
         if group and isinstance(trace, Trace):

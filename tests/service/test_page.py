@@ -28,7 +28,7 @@ class Elements(HTMLParser):
 
 
 def test_from_the_page_to_a_placement(client: httpx.Client, trace: Path) -> None:
-    """Upload and solve by the form, wait, read the table, open the report, download for an engine, see how to start it."""
+    """Upload and solve by the form, wait, read the table, open the report, download for an engine and start it."""
     home = client.get("/")
     fields = {name["name"] for tag, name in Elements(home.text).found if tag in ("input", "select")}
     assert {"file", "num_nodes", "gpus_per_node", "redundant_experts"} <= fields

@@ -170,3 +170,42 @@ def test_a_change_of_the_placement_in_use_moves_few_slots(client: httpx.Client, 
     start = solved(client, trace_id, options={"solver": "linear"})
     name = solved(client, trace_id, options=QUICK | {"max_moves": 2}, current=start)
     assert client.get(f"/v1/placements/{name}").json()["migration"]["moves"] <= 2
+
+
+def test_the_client_and_the_command_line_solve_on_the_server(
+    server: Any, trace: Path, tmp_path: Path, run_cli: Any
+) -> None:
+    """`solve --server` writes the bytes that `solve` writes here; the client answers the library's types."""
+    from placement import Cluster, Options, solve
+    from placement.client import Client
+    from placement.traces import open_trace
+
+    shared = ("solve", trace, "--nodes", 2, "--gpus-per-node", 2, "--work-limit", 500, "--seed", 4)
+    here, there = (tmp_path / name for name in ("here.json", "there.json"))
+    assert run_cli(*shared, "-o", here).code == 0
+    remote = run_cli(*shared, "-o", there, "--report", tmp_path / "r.html", "--server", server.url)
+    assert remote.code == 0, remote.stderr
+    assert there.read_bytes() == here.read_bytes()
+    assert "<svg" in (tmp_path / "r.html").read_text()
+    assert "measuring maps: 2/2" in remote.stderr
+
+    client, cluster = Client(server.url), Cluster.fit(8, num_nodes=2, gpus_per_node=2, redundant_experts=4)
+    options = Options(work_limit=500, seed=9)
+    stages: list[str] = []
+    placement, file = client.solve([client.upload(trace)], cluster, options, listener=lambda e: stages.append(e.stage))
+    assert (placement.phy2log_LP == solve(open_trace(trace), cluster, options).placement.phy2log_LP).all()
+    assert file.described_cluster() == cluster
+    assert stages[-1] == "evaluate"
+
+
+def test_the_client_tells_what_the_server_found_wrong(server: Any, trace: Path, tmp_path: Path, run_cli: Any) -> None:
+    """One line with what and how to mend it, as for the same mistake here; also where nobody listens."""
+    mistake = run_cli(
+        "solve", trace, "--nodes", 2, "--max-imbalance", 1.0001, "--server", server.url, "-o", tmp_path / "p"
+    )
+    assert mistake.code == 2
+    assert "max_imbalance" in mistake.stderr
+    nobody = run_cli("solve", trace, "--nodes", 2, "--server", "http://127.0.0.1:9", "-o", tmp_path / "p")
+    assert nobody.code == 2
+    assert "is the service running" in nobody.stderr
+    assert not (tmp_path / "p").exists()
