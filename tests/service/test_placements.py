@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests_service import answered
 
 from placement import load_placement
 from placement.exporters import EXPORTERS, get_exporter
@@ -28,7 +29,7 @@ FOREVER = {"solver": "anneal", "bound": "none", "work_limit": 2_000_000_000}
 def solved(client: httpx.Client, trace_id: str, **changes: Any) -> str:
     """The id of a placement."""
     body = {"traces": [trace_id], "cluster": CLUSTER, "options": QUICK} | changes
-    answer = client.post("/v1/placements?wait=60", json=body)
+    answer = answered(client, "/v1/placements", body)
     assert answer.status_code == 200, answer.text
     return answer.headers["content-location"].rpartition("/")[2]
 
@@ -77,7 +78,7 @@ def test_the_same_request_twice_is_one_job(client: httpx.Client, trace_id: str) 
 
 def test_counts_may_be_written_in_the_request(client: httpx.Client) -> None:
     """Inline counts are solved for balance; the trace they become has an id like any other."""
-    answer = client.post("/v1/placements?wait=60", json=BALANCE)
+    answer = answered(client, "/v1/placements", BALANCE)
     assert answer.status_code == 200, answer.text
     assert answer.json()["evaluation"]["train"]["auto"]["rank_imbalance"]["max"] == pytest.approx(20 / 18)
     assert "counts" in {row["kind"] for row in client.get("/v1/traces").json()}
@@ -88,7 +89,7 @@ def test_a_cancelled_job_frees_the_worker_within_a_second(client: httpx.Client, 
     body = {"traces": [trace_id], "cluster": CLUSTER, "options": FOREVER}
     running = client.post("/v1/placements", json=body).json()["id"]
     queued = client.post("/v1/placements", json=body | {"options": FOREVER | {"seed": 5}}).json()["id"]
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while client.get(f"/v1/jobs/{running}").json()["progress"]["stage"] != "solve":
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -142,7 +143,7 @@ def test_evaluate_diff_route_and_group_answer_what_the_library_does(
     old.write_bytes(client.get(f"/v1/placements/{placement_id}").content)
     new.write_bytes(client.get(f"/v1/placements/{other}").content)
 
-    measured = client.post(f"/v1/placements/{placement_id}/evaluate?wait=60", json={"traces": [trace_id]}).json()
+    measured = answered(client, f"/v1/placements/{placement_id}/evaluate", {"traces": [trace_id]}).json()
     said = json.loads(run_cli("evaluate", trace, "--map", old, "--json").stdout)["maps"][0]
     assert (measured["summary"], measured["layers"]) == (said["summary"], said["layers"])
 

@@ -86,3 +86,12 @@ def problem_of(answer: httpx.Response, status: int) -> dict[str, Any]:
     assert body["detail"]
     assert body["mend"]
     return body
+
+
+def answered(client: httpx.Client, path: str, body: dict[str, Any]) -> httpx.Response:
+    """The answer of a job, asked again while it is computed: at first kernels compile. The same request is one job."""
+    for _ in range(5):
+        answer = client.post(path, params={"wait": 60}, json=body)
+        if answer.status_code != 202:
+            break
+    return answer
