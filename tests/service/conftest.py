@@ -15,8 +15,8 @@ import pytest
 sys.path.append(str(Path(__file__).parent))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import httpx  # noqa: E402
-from tests_service import Server, tar_of  # noqa: E402
+import httpx
+from tests_service import Server, tar_of
 
 
 @pytest.fixture(scope="session")
