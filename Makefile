@@ -32,7 +32,7 @@ $(VENV)/core.stamp: pyproject.toml constraints.txt | $(BIN)/python
 # pip learned --group in 25.1, so it is brought up to date first
 $(VENV)/test.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[runtime]" --group test --group lint
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[runtime,service]" --group test --group lint
 	@touch $@ $(VENV)/core.stamp
 
 clean:

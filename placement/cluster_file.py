@@ -49,6 +49,11 @@ def read_cluster(path: Path, num_experts: int) -> Cluster:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
         raise ClusterError(f"{path}: {faults}; allowed keys: {', '.join(ClusterFile.model_fields)}") from None
+    return cluster_of(file, num_experts)
+
+
+def cluster_of(file: ClusterFile, num_experts: int) -> Cluster:
+    """The cluster that is described, for so many experts. Raises ClusterError, InfeasibleError."""
     fitted = Cluster.fit(
         num_experts,
         num_nodes=file.num_nodes,

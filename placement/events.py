@@ -10,7 +10,8 @@ from dataclasses import dataclass
 class Progress:
     """`done` of `total` units of a stage.
 
-    "count" (tokens), "solve" (layers), "robust" and "group" (rounds), "evaluate" (passes), "apply" (files), "advise" (maps)
+    "count" (tokens), "solve" (layers), "robust" and "group" (rounds), "evaluate" (passes), "apply" (files),
+    "advise" (maps)
     """
 
     stage: str

@@ -31,7 +31,7 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         Path(temporary).replace(path)
         temporary = None
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {error.strerror}; give a path in an existing, writable folder"
@@ -95,7 +95,8 @@ def _umask() -> int:
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in the folder are on disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,1 +1,1 @@
-"""The REST service: its rooms are built in a later release."""
+"""The REST service: parses, calls the library, stores and answers. `placement serve` starts it."""

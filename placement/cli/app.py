@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from placement.cli import advise, apply, diff, evaluate, export, group, solve, traces
+from placement.cli import advise, apply, diff, evaluate, export, group, serve, solve, traces
 from placement.version import VERSION
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app.command("diff")(diff.diff_command)
 app.command("apply")(apply.apply_command)
 app.command("export")(export.export_command)
 app.command("import")(export.import_command)
+app.command("serve")(serve.serve_command)
+app.add_typer(serve.token_app, name="token")
 app.add_typer(traces.app, name="traces")
 
 

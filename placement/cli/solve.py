@@ -11,6 +11,7 @@ import typer
 from placement.by_class import by_class_document, save_classes, solve_by
 from placement.cli.by_class import By, MapsOut, show_classes
 from placement.cli.group import HomeFrom, TokenTolerance, show_grouping
+from placement.cli.remote import check_remote, solve_remotely
 from placement.cli.shared import (
     Json,
     ReplicaChoice,
@@ -106,6 +107,13 @@ def solve_command(
     by: By = None,
     maps_out: MapsOut = None,
     workers: Workers = None,
+    server: Annotated[
+        str | None, typer.Option(help="Address of a service (`placement serve`) that solves instead of this machine.")
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="PLACEMENT_TOKEN", show_envvar=False, help="Token for --server, if it needs one."),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
     json_output: Json = False,
 ) -> None:
@@ -152,6 +160,31 @@ def solve_command(
         slots_per_gpu=slots_per_gpu,
         redundant_experts=redundant_experts,
     )
+    if server is not None:
+        check_remote(
+            {
+                "--from": current,
+                "--group": group,
+                "--by": by,
+                "--pareto": pareto,
+                "--migration-out": migration_out,
+                "--workers": workers,
+            }
+        )
+        solve_remotely(
+            server,
+            token,
+            traces,
+            shape,
+            options,
+            top_k=top_k,
+            holdout=holdout,
+            robust=robust,
+            output=output,
+            report=report,
+            json_output=json_output,
+        )
+        return
     grouped = front = classes = None
     with progress_listener(quiet=json_output) as listener:
         if group and isinstance(trace, Trace):

@@ -1,0 +1,83 @@
+"""What answers say."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from placement_api.store.tables import DONE, OPEN, JobRow, TraceRow
+
+
+class TraceAnswer(BaseModel):
+    id: str = Field(description="Digest of the content: the same trace always has the same id")
+    kind: str = Field(description="trace, or counts: enough for balance alone", examples=["trace"])
+    source: str = Field(description="upload, or path: it stays where it is", examples=["upload"])
+    name: str = Field(description="Name of the model")
+    num_bytes: int
+    num_tokens: int
+    num_requests: int
+    num_layers: int
+    num_experts: int
+    top_k: int
+    created: float = Field(description="Seconds since 1970")
+
+    @staticmethod
+    def of(row: TraceRow) -> TraceAnswer:
+        return TraceAnswer(**{name: getattr(row, name) for name in TraceAnswer.model_fields})
+
+
+class Progress(BaseModel):
+    stage: str = Field(
+        description="count, solve, robust, group or evaluate; empty before the first", examples=["solve"]
+    )
+    done: int = Field(description="Tokens (count), layers (solve) or rounds")
+    total: int
+    left_s: float | None = Field(description="Seconds until the stage ends at the pace so far; null: unknown")
+
+
+class JobAnswer(BaseModel):
+    id: str
+    kind: str = Field(description="solve or evaluate", examples=["solve"])
+    state: str = Field(description="queued, running, done, failed or cancelled", examples=["running"])
+    progress: Progress
+    created: float
+    started: float | None
+    finished: float | None
+    error: dict[str, Any] | None = Field(description="Why it failed, as problem+json")
+    result: str | None = Field(description="Where the answer is, once it is done", examples=["/v1/placements/5f0a"])
+
+    @staticmethod
+    def of(row: JobRow) -> JobAnswer:
+        where = f"/v1/placements/{row.id}" if row.kind == "solve" else f"/v1/jobs/{row.id}/evaluation"
+        return JobAnswer(
+            id=row.id,
+            kind=row.kind,
+            state=row.state,
+            progress=Progress(stage=row.stage, done=row.done, total=row.total, left_s=_left_s(row)),
+            created=row.created,
+            started=row.started,
+            finished=row.finished,
+            error=row.error,
+            result=where if row.state == DONE else None,
+        )
+
+
+class PlacementAnswer(BaseModel):
+    """A placement in a list; `GET /v1/placements/{id}` answers the placement itself."""
+
+    id: str
+    created: float
+    summary: dict[str, Any] = Field(description="Model, cluster, and what each map costs")
+    files: list[str] = Field(description="What there is of it: placement, report, grouping")
+
+    @staticmethod
+    def of(row: JobRow) -> PlacementAnswer:
+        return PlacementAnswer(id=row.id, created=row.created, summary=row.summary, files=sorted(row.files))
+
+
+def _left_s(row: JobRow) -> float | None:
+    if row.state not in OPEN or row.stage_started is None or not 0 < row.done < row.total:
+        return None
+    return round((time.time() - row.stage_started) * (row.total - row.done) / row.done, 1)

@@ -1,0 +1,155 @@
+"""Unpacking what strangers send: only the files of a trace come out, below one folder, and never more than allowed."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, cast
+
+from placement.errors import printable
+from placement.files import sync_folder
+from placement_api.problems import Problem
+from placement_api.settings import Limits
+
+NAME = re.compile(r"(?:\./)?(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,99}/){0,2}(?:trace\.json|shard-\d{5}\.safetensors)")
+CHUNK = 1 << 20
+LARGEST_HEADER = 16 << 20  # of an archive's own tables, which its reader holds in memory
+MEND = "send a tar or zip of a folder that holds trace.json and shard-NNNNN.safetensors"
+
+
+def unpack(archive: Path, folder: Path, limits: Limits) -> None:
+    """Write the trace files in `archive` to `folder`, each on disk. Raises Problem (413, 422); then some are left."""
+    try:
+        members = _zip(archive, limits) if zipfile.is_zipfile(archive) else _tar(archive, limits)
+        left = limits.unpacked_bytes
+        for number, (name, content) in enumerate(members):
+            if number >= limits.archive_members:
+                raise _too_many(limits)
+            left = _write(content, _target(folder, name), left, limits)
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        gzip.BadGzipFile,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+    ) as error:
+        raise Problem(422, f"the archive cannot be unpacked: {error or type(error).__name__}", MEND) from None
+    for inner in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+        sync_folder(inner)
+
+
+def _target(folder: Path, name: str) -> Path:
+    path = folder / name.removeprefix("./")
+    if path.exists():
+        raise Problem(422, f"the archive holds {printable(name)} twice", "send each file once")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _write(content: IO[bytes], path: Path, left: int, limits: Limits) -> int:
+    with path.open("xb") as file:
+        while chunk := content.read(CHUNK):
+            left -= len(chunk)
+            if left < 0:
+                raise Problem(
+                    413,
+                    f"the archive unpacks to more than {limits.unpacked_bytes} bytes",
+                    "send a smaller trace, or register it by path",
+                )
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return left
+
+
+def _tar(archive: Path, limits: Limits) -> Iterator[tuple[str, IO[bytes]]]:
+    with archive.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        inner = gzip.GzipFile(fileobj=raw) if packed else raw
+        with tarfile.TarFile(fileobj=cast(IO[bytes], _Bounded(cast(IO[bytes], inner)))) as tar:
+            for number, member in enumerate(tar):
+                tar.members = []  # type: ignore[attr-defined]  # it would keep all that it has seen
+                if number > 2 * limits.archive_members:
+                    raise _too_many(limits)
+                if member.isdir():
+                    _check_folder(member.name)
+                    continue
+                if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                    raise Problem(422, f"the archive holds {member.name[:100]!r}, which is no plain file", MEND)
+                _check_name(member.name)
+                content = tar.extractfile(member)
+                if content is not None:
+                    yield member.name, content
+
+
+def _zip(archive: Path, limits: Limits) -> Iterator[tuple[str, IO[bytes]]]:
+    with archive.open("rb") as raw, zipfile.ZipFile(cast(IO[bytes], _Bounded(raw))) as file:
+        for member in file.infolist():
+            if member.is_dir():
+                _check_folder(member.filename)
+                continue
+            if (member.external_attr >> 16) & 0o170000 not in (0, 0o100000):
+                raise Problem(422, f"the archive holds {member.filename!r}, which is no plain file", MEND)
+            _check_name(member.filename)
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise Problem(
+                    422, f"{member.filename} is packed in an unusual way", "send a zip that is deflated or stored"
+                )
+            if member.file_size > limits.unpacked_bytes:
+                raise Problem(
+                    413, f"{member.filename} has {member.file_size} bytes", f"send at most {limits.unpacked_bytes}"
+                )
+            with file.open(member) as content:
+                yield member.filename, content
+
+
+def _too_many(limits: Limits) -> Problem:
+    return Problem(422, f"the archive has more than {limits.archive_members} members", "send fewer, larger shards")
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise Problem(422, f"the archive holds {name[:100]!r}, which is no file of a trace", MEND)
+
+
+def _check_folder(name: str) -> None:
+    if name.startswith("/") or ".." in name.split("/"):
+        raise Problem(422, f"the archive holds the folder {name[:100]!r}", MEND)
+
+
+class _Bounded(io.RawIOBase):
+    """A file of which no more than `LARGEST_HEADER` bytes are read at once."""
+
+    def __init__(self, inner: IO[bytes]) -> None:
+        self.inner = inner
+
+    def read(self, size: int = -1) -> bytes:
+        if size > LARGEST_HEADER:
+            raise ValueError(f"one of its headers has {size} bytes; at most {LARGEST_HEADER} are allowed")
+        content = self.inner.read(LARGEST_HEADER + 1 if size < 0 else size)
+        if len(content) > LARGEST_HEADER:
+            raise ValueError(f"one of its headers has more than {LARGEST_HEADER} bytes")
+        return content
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.inner.seek(offset, whence) if whence else self.inner.seek(offset)
+
+    def tell(self) -> int:
+        return self.inner.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """The inner file is closed by whoever opened it."""

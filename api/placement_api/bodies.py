@@ -1,0 +1,88 @@
+"""What requests say. Options and clusters are the library's own: their keys, defaults and meaning are not repeated."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from placement.cluster_file import ClusterFile
+from placement.grouping.assign import TOLERANCE
+from placement.problem import Options
+
+COUNTS_EXAMPLE: Any = {"top_k": 1, "counts": [[9, 1, 4, 4], [2, 8, 6, 2]]}
+PLACEMENT_EXAMPLES: list[Any] = [
+    {
+        "counts": COUNTS_EXAMPLE,
+        "cluster": {"num_nodes": 2, "gpus_per_node": 1},
+        "options": {"objective": "balance"},
+    },
+    {
+        "traces": ["0f3c…, an id that POST /v1/traces answered"],
+        "cluster": {"num_nodes": 4, "gpus_per_node": 2, "redundant_experts": 8},
+        "options": {"solver": "auto", "seed": 0},
+        "holdout": 0.2,
+    },
+]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+_HINTS = get_type_hints(Options)
+OptionsBody: type[BaseModel] = create_model(
+    "Options",
+    __config__=ConfigDict(extra="forbid", strict=True),
+    __doc__=Options.__doc__,
+    **{field.name: (_HINTS[field.name], field.default) for field in fields(Options)},  # type: ignore[call-overload]
+)
+
+
+class CountsBody(Body):
+    """Assignments of every expert, enough for `objective: balance`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [COUNTS_EXAMPLE]})
+
+    counts: list[list[float]] | list[list[list[float]]] = Field(description="[layers][experts], or that by request")
+    top_k: int = Field(ge=1, description="Experts that a token visits")
+    layer_ids: list[int] | None = None
+    model: str | None = Field(default=None, max_length=200)
+
+
+class GroupBody(Body):
+    """Group requests by home node together with placing the experts; the placement then has a router."""
+
+    home_from: str | None = Field(default=None, max_length=40)
+    tolerance: float = TOLERANCE
+
+
+class PlacementBody(Body):
+    """A problem: traces (or counts), cluster and options, as `placement solve` takes them."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": PLACEMENT_EXAMPLES})
+
+    traces: list[str] = Field(default=[], max_length=1000, description="Ids of traces")
+    counts: CountsBody | None = Field(default=None, description="Instead of traces")
+    cluster: ClusterFile
+    options: OptionsBody = Field(default_factory=OptionsBody)  # type: ignore[valid-type]
+    holdout: float = Field(default=0.2, ge=0, lt=1, description="Share of the requests to measure on, not to fit")
+    robust: str | None = Field(default=None, max_length=40, description="How the traffic is parted, as solve --robust")
+    current: str | None = Field(default=None, description="Id of the placement in use: the answer is a change of it")
+    group: GroupBody | None = None
+    report: bool = Field(default=True, description="Make the HTML report too")
+
+
+class EvaluateBody(Body):
+    """Measure a placement on other traces."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"traces": ["0f3c…"], "replica_choice": "min-nodes"}]})
+
+    traces: list[str] = Field(min_length=1, max_length=1000)
+    replica_choice: str = Field(default="min-nodes", max_length=40)
+    transport: str = Field(default="node", max_length=40)
+
+
+def options_of(body: dict[str, Any]) -> Options:
+    return Options(**body)

@@ -1,0 +1,108 @@
+"""A job in a process of its own: it can be stopped at any moment, and dies with the service."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from typing import Any
+
+from placement.errors import PlacementError
+from placement.events import Progress
+from placement_api.jobs.work import Answer, Task, compute
+from placement_api.problems import Problem, from_library
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+LOOK_S = 0.1  # how often it is asked whether to stop
+TELL_S = 0.1  # how often the child tells of its progress
+NICE = 5  # answers to requests come before solving
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """answer if it was done, error (the body of a problem) if it failed, neither if it was stopped."""
+
+    answer: Answer | None = None
+    error: dict[str, Any] | None = None
+
+
+def prepare() -> None:
+    """Start the process from which jobs are forked, with the library loaded."""
+    _PROCESSES.set_forkserver_preload(["__main__", "placement_api.jobs.work"])
+    forkserver.ensure_running()
+
+
+def run(task: Task, *, stop: Callable[[], bool], tell: Callable[[Progress], None]) -> Outcome:
+    """Compute `task`; `stop` is asked all the while, `tell` gets the progress."""
+    ours, theirs = _PROCESSES.Pipe()
+    process = _PROCESSES.Process(target=_work, args=(theirs, asdict(task)), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        while not stop():
+            if not ours.poll(LOOK_S):
+                continue
+            try:
+                name, said = json.loads(ours.recv_bytes())
+            except (EOFError, OSError):
+                process.join()
+                return Outcome(error=_died(process.exitcode))
+            if name == "progress":
+                tell(Progress(**said))
+            else:
+                return Outcome(answer=Answer(**said)) if name == "answer" else Outcome(error=said)
+        return Outcome()
+    finally:
+        process.kill()
+        process.join()
+        process.close()
+        ours.close()
+
+
+def _died(code: int | None) -> dict[str, Any]:
+    problem = Problem(500, f"the process of the job ended with {code}", "give it more memory or a smaller problem")
+    return problem.body.model_dump()
+
+
+def _work(connection: Connection, task: dict[str, Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service decides when a job ends
+    os.nice(NICE)
+    threading.Thread(target=_die_with_the_service, args=(connection,), daemon=True).start()
+    say = threading.Lock()
+
+    def send(name: str, said: object) -> None:
+        with say:
+            connection.send_bytes(json.dumps([name, said]).encode())
+
+    told = 0.0
+
+    def listener(event: Progress) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if event.done in (0, event.total) or now - told > TELL_S:
+            told = now
+            send("progress", asdict(event))
+
+    try:
+        send("answer", asdict(compute(Task(**task), listener)))
+    except Problem as error:
+        send("error", error.body.model_dump())
+    except PlacementError as error:
+        send("error", from_library(error).body.model_dump())
+    except MemoryError:
+        send("error", Problem(500, "the job ran out of memory", "give a smaller problem").body.model_dump())
+
+
+def _die_with_the_service(connection: Connection) -> None:
+    """Nothing is ever sent to a job: its end of the pipe becomes readable when the service is gone."""
+    try:
+        connection.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(1)

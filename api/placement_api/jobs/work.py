@@ -1,0 +1,141 @@
+"""What a job computes: calls to the library alone. Runs in a process of its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from placement.cluster import Cluster
+from placement.cluster_file import ClusterFile, cluster_of
+from placement.cost import evaluate
+from placement.errors import OptionError
+from placement.events import Listener
+from placement.group import solve_grouped
+from placement.grouping.grouping_json import grouping_bytes
+from placement.grouping_document import grouping_document
+from placement.parallel import make_executor
+from placement.placement_json import document_bytes, load_placement
+from placement.problem import Options
+from placement.report.html import report_html
+from placement.solution import Solution, solution_document
+from placement.solve import solve
+from placement.traces import Trace
+from placement_api.store.blobs import Blobs
+from placement_api.store.traces import open_input
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A job with everything that it reads resolved to paths.
+
+    kind       solve or evaluate
+    request    the body of the request
+    traces     where its traces lie; top_k is theirs
+    placement  file of the current map (solve) or of the one to measure (evaluate)
+    """
+
+    kind: str
+    request: dict[str, Any]
+    traces: list[str]
+    top_k: int
+    blobs: str
+    workers: int
+    placement: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Digests of the files that were written, by name, and figures for lists."""
+
+    files: dict[str, str]
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+def compute(task: Task, listener: Listener) -> Answer:
+    """Raises PlacementError, Problem."""
+    return _evaluate(task) if task.kind == "evaluate" else _solve(task, listener)
+
+
+def _solve(task: Task, listener: Listener) -> Answer:
+    request, blobs = task.request, Blobs(Path(task.blobs))
+    given = open_input([Path(path) for path in task.traces], task.top_k)
+    cluster = cluster_of(ClusterFile.model_validate(request["cluster"]), given.model.num_experts)
+    options = Options(**request["options"])
+    files: dict[str, str] = {}
+    if request["group"] is None:
+        solution = solve(
+            given,
+            cluster,
+            options,
+            current=None if task.placement is None else load_placement(task.placement)[0],
+            holdout=request["holdout"],
+            robust=request["robust"],
+            by_domain=request["report"],
+            workers=task.workers,
+            listener=listener,
+        )
+    else:
+        if not isinstance(given, Trace):
+            raise OptionError(
+                "group needs a trace: counts do not say which experts a request's tokens visit; leave it out"
+            )
+        grouped = solve_grouped(
+            given,
+            cluster,
+            options,
+            holdout=request["holdout"],
+            home_from=request["group"]["home_from"],
+            tolerance=request["group"]["tolerance"],
+            workers=task.workers,
+            listener=listener,
+        )
+        solution = grouped.solution
+        files["grouping"] = blobs.put(grouping_bytes(grouping_document(grouped)))
+    document = solution_document(solution)
+    files["placement"] = blobs.put(document_bytes(document))
+    if request["report"]:
+        files["report"] = blobs.put(report_html(solution).encode())
+    return Answer(files=files, summary=_summary(solution, document))
+
+
+def _summary(solution: Solution, document: dict[str, Any]) -> dict[str, Any]:
+    """What lists and tables show of a placement: its figures beside those of the baselines."""
+    model, cluster, evaluation = solution.placement.model, solution.cluster, document["evaluation"]
+    return {
+        "model": model.name,
+        "layers": model.num_layers,
+        "experts": model.num_experts,
+        "num_nodes": cluster.num_nodes,
+        "gpus_per_node": cluster.gpus_per_node,
+        "slots_per_gpu": cluster.slots_per_gpu,
+        "result": evaluation["result"],
+        "part": "train" if evaluation["held_out"] is None else "held_out",
+        "maps": evaluation["held_out"] or evaluation["train"],
+    }
+
+
+def _evaluate(task: Task) -> Answer:
+    request = task.request
+    placement, file = load_placement(str(task.placement))
+    trace = open_input([Path(path) for path in task.traces], task.top_k)
+    if not isinstance(trace, Trace):
+        raise OptionError("a placement is measured on a trace: counts do not say sends; give a trace")
+    with make_executor(task.workers) as executor:
+        [answer] = evaluate(
+            trace,
+            [placement],
+            cluster=[file.described_cluster() or Cluster(**dict(file.cluster))],
+            replica_choice=request["replica_choice"],
+            transport=request["transport"],
+            executor=executor,
+        )
+    document = {
+        "replica_choice": request["replica_choice"],
+        "transport": request["transport"],
+        "summary": answer.summary(),
+        "layers": answer.layers(),
+    }
+    content = json.dumps(document, ensure_ascii=False).encode(errors="replace") + b"\n"
+    return Answer(files={"evaluation": Blobs(Path(task.blobs)).put(content)}, summary=answer.summary())

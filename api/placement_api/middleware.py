@@ -1,0 +1,112 @@
+"""What holds for every request: size, security headers, who may ask from a browser."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from placement_api.problems import Problem
+from placement_api.settings import Limits, is_loopback
+from placement_api.tokens import COOKIE, Caller, Tokens
+
+UPLOADS = ("/v1/traces", "/place")
+OPEN_PATHS = ("/healthz", "/readyz", "/docs", "/openapi.json", "/login")  # and /static/
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "script-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+}
+
+
+class Guard:
+    """Refuses bodies that are too long, and, where anyone may ask, browsers that another site sent."""
+
+    def __init__(self, app: ASGIApp, *, limits: Limits, loopback: bool) -> None:
+        self.app = app
+        self.limits = limits
+        self.loopback = loopback
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        most = self.limits.upload_bytes if scope["path"] in UPLOADS else self.limits.body_bytes
+        sent = over = False
+
+        async def guarded_send(message: Message) -> None:
+            nonlocal sent
+            if over and not sent:  # whoever read the body answered that it is malformed
+                raise self._too_long(most)
+            if message["type"] == "http.response.start":
+                sent = True
+                given = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    given.setdefault(name, value)
+                if scope["path"].startswith("/v1"):
+                    given.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        received = 0
+
+        async def counted_receive() -> Message:
+            nonlocal received, over
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > most:
+                    over = True
+                    raise self._too_long(most)
+            return message
+
+        try:
+            length = headers.get("content-length", "0")
+            if length.isdecimal() and int(length) > most:
+                raise self._too_long(most)
+            if self.loopback:
+                self._check_site(headers)
+            if scope["path"] not in OPEN_PATHS and not scope["path"].startswith("/static/"):
+                # before the body is read: strangers cannot make us read it
+                scope.setdefault("state", {})["caller"] = await self._caller(scope, headers)
+            await self.app(scope, counted_receive, guarded_send)
+        except Problem as problem:
+            if sent:
+                raise
+            over = False
+            if problem.status == 401 and "text/html" in headers.get("accept", ""):
+                await RedirectResponse("/login", status_code=303)(scope, receive, guarded_send)
+                return
+            await problem.response()(scope, receive, guarded_send)
+
+    async def _caller(self, scope: Scope, headers: Headers) -> Caller:
+        tokens: Tokens = scope["app"].state.service.tokens
+        authorization = headers.get("authorization")
+        cookie = Request(scope).cookies.get(COOKIE)
+        if authorization is None and cookie is not None:
+            origin = headers.get("origin")
+            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+                raise Problem(403, f"origin {origin[:100]!r} is another site", "ask from the page of this service")
+            authorization = f"Bearer {cookie}"
+        caller = await tokens.caller(authorization)
+        tokens.spend(caller)
+        return caller
+
+    def _too_long(self, most: int) -> Problem:
+        return Problem(413, f"the body is longer than {most} bytes", "send less, or register a trace by path")
+
+    def _check_site(self, headers: Headers) -> None:
+        """Neither a name that leads to 127.0.0.1 nor another site's page reaches a service for this machine alone."""
+        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        origin = headers.get("origin")
+        if not is_loopback(host):
+            raise Problem(421, f"host {host[:100]!r} is not this machine", "ask http://127.0.0.1 or http://localhost")
+        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            raise Problem(403, f"origin {origin[:100]!r} is another site", "ask from the page of this service")

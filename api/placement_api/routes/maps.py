@@ -1,0 +1,112 @@
+"""What is done with a placement: the way to another, homes for requests, micro-batches."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from placement.cluster import Cluster
+from placement.errors import InputError
+from placement.grouping.router import Router
+from placement.migration import migration_plan
+from placement.placement_json import document_bytes, load_placement
+from placement_api.bodies import Body
+from placement_api.problems import Problem, faults
+from placement_api.routes import Here, Reader
+from placement_api.routes.jobs import file_of
+from placement_api.routes.placements import find_placement
+from placement_api.service import Service
+
+router = APIRouter(prefix="/v1/placements/{placement}", tags=["placements"])
+ROUTERS = 64  # kept in memory
+
+CountsLE = list[list[float]]
+
+
+class RouteBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"counts": [[5, 1, 0, 0]], "load": [900, 450]}]})
+
+    counts: CountsLE = Field(description="[layers][experts]: how often the request's tokens visited each expert so far")
+    load: list[float] | None = Field(default=None, description="Tokens that each node has now; null: the best is taken")
+
+
+class RouteAnswer(BaseModel):
+    node: int = Field(description="Home node")
+    extra_sends: list[float] = Field(description="By node: sends per token and layer more than from the best")
+
+
+class GroupsBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"batch": [[[5, 1, 0, 0]], [[0, 0, 4, 2]]], "size": 1}]})
+
+    batch: list[CountsLE] = Field(max_length=10_000, description="Counts of every request, as of /route")
+    size: int = Field(ge=1, le=1_000_000, description="Requests of a micro-batch")
+
+
+class GroupAnswer(BaseModel):
+    node: int
+    members: list[int] = Field(description="Places in the batch")
+
+
+@router.get("/diff", responses=faults(404, 409), response_class=Response)
+def diff(
+    here: Here, _: Reader, placement: str, to: Annotated[str, Query(description="Id of the placement that replaces it")]
+) -> Response:
+    """The copies that lead from this placement to another: `placement diff`, schema expert-migration/1."""
+    old_map, old_file = load_placement(_path(here, placement))
+    new_map, new_file = load_placement(_path(here, to))
+    described = new_file.described_cluster() or old_file.described_cluster() or Cluster(**dict(new_file.cluster))
+    plan = migration_plan(old_map, new_map, described)
+    return Response(document_bytes(plan.document(), "copies"), media_type="application/json")
+
+
+@router.post("/route", responses=faults(404, 409))
+def route(here: Here, _: Reader, placement: str, body: RouteBody) -> RouteAnswer:
+    """The home node of a request, by the online router of a placement that was solved with `group`."""
+    known = _router(here, placement)
+    counts = _counts(body.counts)
+    return RouteAnswer(
+        node=known.assign(counts, body.load), extra_sends=[round(one, 6) for one in known.extra_sends(counts).tolist()]
+    )
+
+
+@router.post("/group", responses=faults(404, 409))
+def group(here: Here, _: Reader, placement: str, body: GroupsBody) -> list[GroupAnswer]:
+    """Micro-batches of a batch of requests, with the fewest expected sends."""
+    groups = _router(here, placement).group([_counts(one) for one in body.batch], body.size)
+    return [GroupAnswer(node=one.node, members=list(one.members)) for one in groups]
+
+
+@router.get("/grouping", responses=faults(404, 409), response_class=Response)
+def grouping(here: Here, _: Reader, placement: str) -> Response:
+    """Homes of the requests of the trace, and the router: schema expert-grouping/1."""
+    content = here.blobs.get(file_of(find_placement(here, placement), "grouping"))
+    return Response(content, media_type="application/json")
+
+
+def _path(here: Service, placement: str) -> Path:
+    return here.blobs.path(file_of(find_placement(here, placement), "placement"))
+
+
+def _router(here: Service, placement: str) -> Router:
+    row = find_placement(here, placement)
+    if "grouping" not in row.files:
+        raise Problem(409, f"placement {row.id} has no router", 'solve with "group": {}')
+    return _load_router(here.blobs.path(file_of(row, "grouping")))
+
+
+@lru_cache(ROUTERS)
+def _load_router(path: Path) -> Router:
+    return Router.load(path)
+
+
+def _counts(rows: CountsLE) -> npt.NDArray[np.float64]:
+    try:
+        return np.array(rows, dtype=np.float64)
+    except ValueError:
+        raise InputError("counts have rows of different lengths; give [layers][experts]") from None

@@ -1,0 +1,71 @@
+"""`/healthz`, `/readyz`, `/metrics`: for whoever runs the service."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel
+from sqlalchemy import func, select
+
+from placement.cluster import Cluster
+from placement.model import Model
+from placement.placement_json import load_placement
+from placement.problem import Options
+from placement.solve import solve
+from placement.traces.counts_file import Counts
+from placement_api.metrics import CONTENT_TYPE, layer_series
+from placement_api.problems import Problem, faults
+from placement_api.routes import Here, Reader
+from placement_api.routes.jobs import file_of
+from placement_api.routes.placements import find_placement
+from placement_api.store.tables import STATES, JobRow
+
+router = APIRouter(tags=["operations"])
+
+
+class Health(BaseModel):
+    status: str = "ok"
+
+
+@router.get("/healthz")
+def healthz() -> Health:
+    """The process answers."""
+    return Health()
+
+
+@router.get("/readyz", responses=faults(503))
+def readyz(here: Here) -> Health:
+    """It can work: a tiny problem is solved, the database answers, the store can be written."""
+    try:
+        here.database.check()
+        here.blobs.delete(here.blobs.put(secrets.token_bytes(16)))
+    except Exception as error:
+        raise Problem(
+            503, f"the store does not answer: {type(error).__name__}", "mend the database or the disk"
+        ) from error
+    count_QLE = np.array([[[5, 1, 1, 1], [1, 5, 1, 1]]], dtype=np.int64)
+    model = Model(name="ready", layer_ids=(0, 1), num_experts=4, top_k=1)
+    counts = Counts(model=model, count_QLE=count_QLE, unit=1.0, selected=np.arange(1))
+    options = Options(objective="balance", solver="balance", bound="none")
+    solve(counts, Cluster.fit(4, num_nodes=2, gpus_per_node=1), options, holdout=0.0, workers=1)
+    return Health()
+
+
+@router.get("/metrics", responses=faults(404), response_class=Response)
+def metrics(
+    here: Here,
+    _: Reader,
+    layers_of: Annotated[str | None, Query(description="Id of a placement: its layers too")] = None,
+) -> Response:
+    """Series for Prometheus."""
+    with here.database.reading() as session:
+        found = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state)).all()
+    text = here.metrics.text({state: 0 for state in STATES} | {state: number for state, number in found})
+    if layers_of is not None:
+        row = find_placement(here, layers_of)
+        file = load_placement(here.blobs.path(file_of(row, "placement")))[1]
+        text += layer_series(row.id, [layer.model_dump() for layer in file.layers or []])
+    return Response(text, media_type=CONTENT_TYPE)

@@ -1,0 +1,170 @@
+"""`/v1/placements`: solve, get, list, delete; formats, report."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import JSONResponse
+from sqlalchemy import delete, select
+from starlette.concurrency import run_in_threadpool
+
+from placement.exporters import EXPORTERS, ExportOptions, get_exporter
+from placement.placement_json import load_placement
+from placement.problem import Options
+from placement_api.answers import JobAnswer, PlacementAnswer
+from placement_api.bodies import EvaluateBody, PlacementBody
+from placement_api.problems import MEDIA_TYPE, Problem, faults, missing
+from placement_api.routes import Here, Reader, Solver
+from placement_api.routes.jobs import file_of, wait_for
+from placement_api.service import Service
+from placement_api.store.tables import DONE, FAILED, JobRow, KeyRow, TraceRow
+
+router = APIRouter(prefix="/v1/placements", tags=["placements"])
+
+Wait = Annotated[float, Query(ge=0, description="Seconds to wait for the answer itself", examples=[30])]
+Key = Annotated[str | None, Header(min_length=1, max_length=200, description="The same key twice is one job")]
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Done in time: the answer itself"},
+    202: {"model": JobAnswer, "description": "A job; `Location` is where it is"},
+}
+
+
+@router.post("", responses={**ACCEPTED, **faults(404, 409, 500)}, response_class=JSONResponse, response_model=None)
+async def solve(
+    here: Here, caller: Solver, body: PlacementBody, wait: Wait = 0.0, idempotency_key: Key = None
+) -> Response:
+    """Place the experts: `placement solve`. The same request twice is one job."""
+    request = await run_in_threadpool(request_of, here, body)
+    row = await run_in_threadpool(here.jobs.submit, "solve", request, caller=caller.id, key=idempotency_key)
+    return await _answer(here, row, wait, "placement")
+
+
+@router.post(
+    "/{placement}/evaluate",
+    responses={**ACCEPTED, **faults(404, 409, 500)},
+    response_class=JSONResponse,
+    response_model=None,
+)
+async def evaluate(
+    here: Here, caller: Solver, placement: str, body: EvaluateBody, wait: Wait = 0.0, idempotency_key: Key = None
+) -> Response:
+    """Measure it on other traces, exactly and on every token."""
+    await run_in_threadpool(_check_inputs, here, body.traces)
+    await run_in_threadpool(find_placement, here, placement)
+    request = body.model_dump() | {"placement": placement}
+    row = await run_in_threadpool(here.jobs.submit, "evaluate", request, caller=caller.id, key=idempotency_key)
+    return await _answer(here, row, wait, "evaluation")
+
+
+@router.get("", responses=faults())
+def list_placements(
+    here: Here,
+    _: Reader,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+) -> list[PlacementAnswer]:
+    """The placements, newest first."""
+    wanted = select(JobRow).where(JobRow.state == DONE, JobRow.kind == "solve")
+    with here.database.reading() as session:
+        rows = session.scalars(wanted.order_by(JobRow.created.desc(), JobRow.id).limit(limit).offset(offset))
+        return [PlacementAnswer.of(row) for row in rows]
+
+
+@router.get("/{placement}", responses=faults(404, 409), response_class=Response)
+def get_placement(
+    here: Here,
+    _: Reader,
+    placement: str,
+    format: Annotated[str | None, Query(description=f"As an engine loads it: {', '.join(EXPORTERS)}")] = None,
+    suffix: Annotated[str, Query(max_length=20, description="Ending of the file, where a format has several")] = "",
+) -> Response:
+    """The placement file, schema expert-placement/1; or the file that an engine loads."""
+    row = find_placement(here, placement)
+    if format is None:
+        return Response(here.blobs.get(file_of(row, "placement")), media_type="application/json")
+    exporter = get_exporter(format)
+    suffix = suffix or exporter.suffixes[0]
+    if suffix not in exporter.suffixes:
+        raise Problem(422, f"suffix={suffix!r} is unknown", f"{format} writes {' or '.join(exporter.suffixes)}")
+    loaded, _file = load_placement(here.blobs.path(file_of(row, "placement")))
+    export = exporter.export(loaded, ExportOptions(suffix=suffix))
+    name = f"placement-{row.id[:8]}{suffix}"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    media = "application/json" if suffix == ".json" else "application/octet-stream"
+    return Response(export.content, media_type=media, headers=headers)
+
+
+@router.get("/{placement}/hints", responses=faults(404, 409))
+def hints(here: Here, _: Reader, placement: str, format: Annotated[str, Query(examples=["sglang"])]) -> list[str]:
+    """How to start the engine with the file of `?format=`; FILE stands for its path."""
+    row = find_placement(here, placement)
+    loaded, _file = load_placement(here.blobs.path(file_of(row, "placement")))
+    return list(get_exporter(format).export(loaded, ExportOptions()).hints)
+
+
+@router.get("/{placement}/report", responses=faults(404, 409), response_class=Response)
+def report(here: Here, _: Reader, placement: str) -> Response:
+    """The HTML report: self-contained, nothing fetched."""
+    content = here.blobs.get(file_of(find_placement(here, placement), "report"))
+    return Response(content, media_type="text/html; charset=utf-8")
+
+
+@router.delete("/{placement}", status_code=204, responses=faults(404, 409))
+def delete_placement(here: Here, _: Solver, placement: str) -> Response:
+    """Delete a placement; retention removes its files."""
+    row = find_placement(here, placement)
+    with here.database.session() as session:
+        session.execute(delete(KeyRow).where(KeyRow.job == row.id))
+        session.execute(delete(JobRow).where(JobRow.id == row.id))
+    return Response(status_code=204)
+
+
+def find_placement(here: Service, placement: str) -> JobRow:
+    """The done job of a placement. Raises Problem (404, 409)."""
+    with here.database.reading() as session:
+        row = session.get(JobRow, placement)
+    if row is None or row.kind != "solve":
+        raise missing("placement", placement)
+    file_of(row, "placement")
+    return row
+
+
+def request_of(here: Service, body: PlacementBody) -> dict[str, Any]:
+    """The body as it is kept: checked as far as can be without solving, counts made a trace. Raises Problem."""
+    request = body.model_dump(exclude={"counts"})
+    Options(**request["options"])
+    if (body.counts is None) == (not body.traces):
+        raise Problem(422, "the body has both traces and counts, or neither", "give ids in traces, or counts")
+    if body.counts is not None:
+        row = here.traces.take_counts(**body.counts.model_dump())
+        with here.database.session() as session:
+            request["traces"] = [session.merge(row).id]
+    _check_inputs(here, request["traces"])
+    if body.current is not None:
+        find_placement(here, body.current)
+    return request
+
+
+def _check_inputs(here: Service, traces: list[str]) -> None:
+    with here.database.reading() as session:
+        for name in traces:
+            if session.get(TraceRow, name) is None:
+                raise missing("trace", name)
+
+
+async def _answer(here: Service, row: JobRow, wait: float, name: str) -> Response:
+    if wait > here.settings.limits.wait_s:
+        raise Problem(
+            422, f"wait={wait:g} is too long", f"wait at most {here.settings.limits.wait_s:g} s, then ask for the job"
+        )
+    row = await wait_for(here, row, wait)
+    where = {"Location": f"/v1/jobs/{row.id}"}
+    if wait and row.state == DONE:
+        content = await run_in_threadpool(here.blobs.get, file_of(row, name))
+        return Response(
+            content, media_type="application/json", headers={"Content-Location": f"/v1/placements/{row.id}", **where}
+        )
+    if wait and row.state == FAILED and row.error is not None:
+        return JSONResponse(row.error, status_code=row.error["status"], media_type=MEDIA_TYPE, headers=where)
+    return JSONResponse(JobAnswer.of(row).model_dump(mode="json"), status_code=202, headers=where)

@@ -1,0 +1,51 @@
+"""Everything that the routes need, put together once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from placement.files import make_folder
+from placement_api.jobs.queue import Jobs
+from placement_api.metrics import Metrics
+from placement_api.settings import Settings
+from placement_api.store.blobs import Blobs
+from placement_api.store.database import Database
+from placement_api.store.retention import Retention
+from placement_api.store.traces import TraceFolders
+from placement_api.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    settings: Settings
+    database: Database
+    blobs: Blobs
+    traces: TraceFolders
+    tokens: Tokens
+    jobs: Jobs
+    metrics: Metrics
+    retention: Retention
+
+
+def open_store(settings: Settings) -> Database:
+    """The database of these settings, up to date. Raises OutputError."""
+    make_folder(settings.data)
+    database = Database(settings.store_url)
+    database.upgrade()
+    return database
+
+
+def make_service(settings: Settings) -> Service:
+    database = open_store(settings)
+    blobs = Blobs(settings.data / "blobs")
+    traces = TraceFolders(folder=settings.data / "traces", allowed=settings.trace_folders, limits=settings.limits)
+    return Service(
+        settings=settings,
+        database=database,
+        blobs=blobs,
+        traces=traces,
+        tokens=Tokens(database=database, requests_per_s=settings.limits.requests_per_s),
+        jobs=Jobs(settings=settings, database=database, blobs=blobs, traces=traces),
+        metrics=Metrics(),
+        retention=Retention(settings=settings, database=database, blobs=blobs, traces=traces),
+    )

@@ -1,0 +1,100 @@
+"""What whoever runs the service decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+
+from placement.errors import OptionError
+from placement.parallel import usable_cores
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a request may ask for; beyond it the answer is 413 (bytes) or 422 (numbers)."""
+
+    body_bytes: int = 32 * MIB
+    upload_bytes: int = 4 * GIB
+    unpacked_bytes: int = 16 * GIB
+    archive_members: int = 20_000
+    layers: int = 1_024
+    experts: int = 4_096
+    wait_s: float = 60.0
+    requests_per_s: float = 200.0
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if not getattr(self, name) > 0:
+                raise OptionError(f"{name}={getattr(self, name)} must be more than 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """data           folder of the database, traces and results; made if absent
+    database_url   `postgresql://...` to share one queue among hosts; empty: SQLite files in `data`
+    host, port     where to listen
+    max_jobs       solves side by side on this host; each gets an equal share of the cores
+    executor       name of this host among those that share a database; a job goes on where it was begun
+    trace_folders  folders below which traces may be registered by path
+    keep_days, keep_bytes  retention of traces and results that no job uses; None: for ever, any size
+    """
+
+    data: Path
+    database_url: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    max_jobs: int = field(default_factory=lambda: max(usable_cores() // 2, 1))
+    executor: str = "local"
+    trace_folders: tuple[Path, ...] = ()
+    keep_days: float | None = None
+    keep_bytes: int | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.max_jobs < 1:
+            raise OptionError(f"max_jobs={self.max_jobs} must be at least 1")
+        if not 0 < self.port < 65536:
+            raise OptionError(f"port={self.port} is out of range: 1 to 65535 are allowed")
+        if self.database_url and not self.database_url.startswith(("postgresql://", "postgresql+psycopg://")):
+            scheme = self.database_url.partition(":")[0]
+            raise OptionError(f"a database of {scheme!r} is unknown; give postgresql://..., or nothing for SQLite")
+
+    @property
+    def workers(self) -> int:
+        """Threads of one solve."""
+        return max(usable_cores() // self.max_jobs, 1)
+
+    @property
+    def store_url(self) -> str:
+        """SQLAlchemy's URL of our tables."""
+        return self._postgres or f"sqlite:///{self.data / 'store.sqlite'}"
+
+    @property
+    def queue_url(self) -> str:
+        """SQLAlchemy's URL of the tables of DBOS."""
+        return self._postgres or f"sqlite:///{self.data / 'queue.sqlite'}"
+
+    @property
+    def uploads(self) -> Path:
+        """Where uploads lie until they are taken in."""
+        return self.data / "uploads"
+
+    @property
+    def loopback(self) -> bool:
+        return is_loopback(self.host)
+
+    @property
+    def _postgres(self) -> str:
+        return self.database_url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def is_loopback(host: str) -> bool:
+    """True of names and addresses that only this machine can reach."""
+    try:
+        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""What is kept: rows in a database (`database`, `tables`), traces and results in folders (`blobs`)."""

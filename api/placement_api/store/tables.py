@@ -1,0 +1,91 @@
+"""The tables. Times are seconds since 1970; ids are lower-case hexadecimal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Float, Index, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+QUEUED, RUNNING, DONE, FAILED, CANCELLED = STATES = ("queued", "running", "done", "failed", "cancelled")
+OPEN = (QUEUED, RUNNING)
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {dict[str, Any]: JSON, list[str]: JSON, int: BigInteger, float: Float}  # noqa: RUF012
+
+
+class TraceRow(Base):
+    """A trace or a file of counts. `id` is the digest of its content; `path` is where it lies."""
+
+    __tablename__ = "traces"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    source: Mapped[str] = mapped_column(String(16))
+    path: Mapped[str]
+    name: Mapped[str]
+    num_bytes: Mapped[int]
+    num_tokens: Mapped[int]
+    num_requests: Mapped[int]
+    num_layers: Mapped[int]
+    num_experts: Mapped[int]
+    top_k: Mapped[int]
+    created: Mapped[float]
+    used: Mapped[float]
+
+
+class JobRow(Base):
+    """A job and, where it is done, its answer: a placement has the id of the job that made it.
+
+    digest         of the request; `active_digest` is the same until the job failed, was cancelled or deleted, so that
+                   the same request twice is one job
+    files          name -> digest of the file in the blobs: placement, report, grouping, evaluation
+    """
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16))
+    request: Mapped[dict[str, Any]]
+    digest: Mapped[str] = mapped_column(String(64))
+    active_digest: Mapped[str | None] = mapped_column(String(64), unique=True)
+    created: Mapped[float]
+    started: Mapped[float | None]
+    finished: Mapped[float | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    stage: Mapped[str] = mapped_column(String(16), default="")
+    stage_started: Mapped[float | None]
+    done: Mapped[int] = mapped_column(default=0)
+    total: Mapped[int] = mapped_column(default=0)
+    cancel: Mapped[bool] = mapped_column(default=False)
+    error: Mapped[dict[str, Any] | None]
+    files: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    summary: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+    __table_args__ = (Index("jobs_by_state", "state", "created"),)
+
+
+class KeyRow(Base):
+    """An `Idempotency-Key` of a caller and the job that it got."""
+
+    __tablename__ = "idempotency_keys"
+
+    caller: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    job: Mapped[str] = mapped_column(String(64))
+    created: Mapped[float]
+
+
+class TokenRow(Base):
+    """A bearer token: only its hash is kept. `scopes` are words."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str]
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[str]]
+    created: Mapped[float]

@@ -1,0 +1,115 @@
+"""`placement serve` and `placement token`. The service's packages are loaded only here, when asked for."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from placement.errors import OptionError
+
+Data = Annotated[Path, typer.Option(help="Folder of the database, traces and results; made if absent.")]
+DatabaseUrl = Annotated[
+    str,
+    typer.Option(
+        envvar="PLACEMENT_DATABASE_URL",
+        show_envvar=False,
+        help="postgresql://..., to share one queue among hosts. [default: SQLite files in the data folder]",
+    ),
+]
+DATA = Path("placement-data")
+MIB = 1 << 20
+
+token_app = typer.Typer(no_args_is_help=True, help="Tokens of those who may use the service.")
+
+
+def serve_command(
+    data: Data = DATA,
+    database_url: DatabaseUrl = "",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; one that others can reach needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    max_jobs: Annotated[int | None, typer.Option(help="Solves side by side. [default: one for two cores]")] = None,
+    executor: Annotated[str, typer.Option(help="Name of this host among those that share a database.")] = "local",
+    traces_folder: Annotated[
+        list[Path] | None, typer.Option(help="Folder below which traces may be registered by path; again for more.")
+    ] = None,
+    max_upload_mib: Annotated[int, typer.Option(min=1, help="Largest upload, MiB.")] = 4096,
+    max_body_mib: Annotated[int, typer.Option(min=1, help="Largest body of other requests, MiB.")] = 32,
+    rate_limit: Annotated[float, typer.Option(help="Requests a second of each token.")] = 200.0,
+    keep_days: Annotated[float | None, typer.Option(help="Days to keep what is not used. [default: for ever]")] = None,
+    keep_mib: Annotated[int | None, typer.Option(help="MiB to keep at most of it. [default: any size]")] = None,
+) -> None:
+    """Start the REST service: placements over HTTP, with durable jobs."""
+    _service()
+    from placement_api.serve import serve
+    from placement_api.settings import Limits, Settings
+
+    chosen: dict[str, Any] = {} if max_jobs is None else {"max_jobs": max_jobs}
+    limits = Limits(upload_bytes=max_upload_mib * MIB, body_bytes=max_body_mib * MIB, requests_per_s=rate_limit)
+    serve(
+        Settings(
+            data=data.absolute(),
+            database_url=database_url,
+            host=host,
+            port=port,
+            executor=executor,
+            trace_folders=tuple(folder.absolute() for folder in traces_folder or ()),
+            keep_days=keep_days,
+            keep_bytes=None if keep_mib is None else keep_mib * MIB,
+            limits=limits,
+            **chosen,
+        )
+    )
+
+
+@token_app.command("create")
+def create_command(
+    name: Annotated[str, typer.Argument(help="Whose it is.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="read, solve (also reads) or admin (does all). [default: solve]")
+    ] = None,
+    data: Data = DATA,
+    database_url: DatabaseUrl = "",
+) -> None:
+    """Make a token and print it, this once: only its hash is kept."""
+    typer.echo(_tokens(data, database_url).create(name, scope or ["solve"]))
+
+
+@token_app.command("list")
+def list_command(data: Data = DATA, database_url: DatabaseUrl = "") -> None:
+    """Show the tokens there are, without the tokens themselves."""
+    for row in _tokens(data, database_url).list():
+        typer.echo(f"{row.id}  {','.join(row.scopes):8}  {row.name}")
+
+
+@token_app.command("delete")
+def delete_command(
+    name: Annotated[str, typer.Argument(help="Name or id, as the list shows them.")],
+    data: Data = DATA,
+    database_url: DatabaseUrl = "",
+) -> None:
+    """Delete a token; within seconds it opens nothing."""
+    if not _tokens(data, database_url).delete(name):
+        raise OptionError(f"there is no token {name!r}; see placement token list")
+
+
+def _tokens(data: Path, database_url: str) -> Any:
+    _service()
+    from placement_api.service import open_store
+    from placement_api.settings import Settings
+    from placement_api.tokens import Tokens
+
+    settings = Settings(data=data.absolute(), database_url=database_url)
+    return Tokens(database=open_store(settings), requests_per_s=settings.limits.requests_per_s)
+
+
+def _service() -> None:
+    absent = [name for name in ("fastapi", "uvicorn", "sqlalchemy", "alembic", "dbos") if find_spec(name) is None]
+    if absent:
+        raise OptionError(
+            f"the service needs {', '.join(absent)}, which is not installed; pip install 'expert-placement[service]'"
+        )

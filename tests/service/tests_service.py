@@ -1,0 +1,97 @@
+"""A real server in a process of its own, asked over HTTP; what tests of the service share."""
+
+from __future__ import annotations
+
+import io
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+START_S = 60.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Server:
+    """`placement serve` on a loopback port."""
+
+    data: Path
+    arguments: tuple[str, ...] = ()
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+    log: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log = self.data.with_suffix(".log")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> Server:
+        self.port = self.port or free_port()
+        command = [sys.executable, "-c", "from placement.cli import main; main()", "serve", "--data", str(self.data)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "--port", str(self.port), *self.arguments], stdout=log, stderr=subprocess.STDOUT
+            )
+        end = time.monotonic() + START_S
+        while time.monotonic() < end:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                httpx.get(f"{self.url}/healthz", timeout=5).raise_for_status()
+                return self
+            except httpx.TransportError:
+                time.sleep(0.05)
+        raise AssertionError(f"the server does not answer: {self.log.read_text()}")
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        if self.process is not None:
+            self.process.send_signal(signum)
+            self.process.wait(30)
+            self.process = None
+
+    def client(self, token: str | None = None) -> httpx.Client:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=90)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def tar_of(folder: Path) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for path in sorted(folder.iterdir()):
+            tar.add(path, path.name)
+    return buffer.getvalue()
+
+
+def problem_of(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """The body of an error, which says what is wrong and how to mend it."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert body["status"] == status
+    assert body["detail"]
+    assert body["mend"]
+    return body
+
+
+def answered(client: httpx.Client, path: str, body: dict[str, Any]) -> httpx.Response:
+    """The answer of a job, asked again while it is computed: at first kernels compile. The same request is one job."""
+    for _ in range(5):
+        answer = client.post(path, params={"wait": 60}, json=body)
+        if answer.status_code != 202:
+            break
+    return answer
