@@ -19,7 +19,8 @@ from placement.model import Model
 from placement.placement_json import load_placement, save_placement
 from placement.placement_map import Placement
 from placement.problem import Options
-from placement.solve import Solution, solution_document, solve
+from placement.solution import Solution, solution_document
+from placement.solve import solve
 from placement.traces import Trace, count, open_trace
 from placement.version import VERSION as __version__
 from placement.workload import Workload

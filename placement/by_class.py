@@ -18,7 +18,8 @@ from placement.parallel import make_executor
 from placement.placement_json import save_placement
 from placement.placement_map import Placement
 from placement.problem import Options
-from placement.solve import BASELINES, Solution, count_training, solution_document
+from placement.solution import Solution, solution_document
+from placement.solve import BASELINES, count_training
 from placement.solvers import get_solver
 from placement.solvers.run import solve_workload
 from placement.traces.classes import Sides, split_classes

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from placement.group import GroupedSolution
+from placement.grouped import GroupedSolution
 from placement.grouping.grouping_json import SCHEMA
 from placement.grouping.requests import domain_counts
 from placement.migration import map_digest

@@ -19,7 +19,8 @@ from placement.parallel import make_executor, usable_cores
 from placement.placement_json import document_bytes, save_placement
 from placement.placement_map import Placement
 from placement.problem import Options
-from placement.solve import BASELINES, Solution, count_training, part_figures, parts_to_measure, solution_document
+from placement.solution import Solution, solution_document
+from placement.solve import BASELINES, count_training, part_figures, parts_to_measure
 from placement.solvers import get_solver
 from placement.solvers.answers import FROM_CURRENT
 from placement.solvers.fronts import Row

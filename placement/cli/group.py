@@ -20,7 +20,8 @@ from placement.cli.shared import (
 from placement.cluster import Cluster, cluster_from_yaml
 from placement.errors import OptionError
 from placement.files import check_writable, write_atomic
-from placement.group import GroupedSolution, solve_grouped
+from placement.group import solve_grouped
+from placement.grouped import GroupedSolution
 from placement.grouping.assign import TOLERANCE
 from placement.grouping.grouping_json import save_grouping
 from placement.grouping_document import grouping_document

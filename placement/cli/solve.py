@@ -36,7 +36,8 @@ from placement.report.front import front_png, front_table
 from placement.report.migration import migration_line
 from placement.report.part_tables import terminal_part_table
 from placement.report.tables import comparison_table, headline
-from placement.solve import solution_document, solve
+from placement.solution import solution_document
+from placement.solve import solve
 from placement.solvers import SOLVERS
 from placement.traces import Trace
 from placement.traces.parts import PARTINGS

@@ -8,23 +8,19 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from placement.errors import InputError, OptionError
 from placement.files import write_atomic
 from placement.grouping.router import Router
-from placement.placement_json import ModelPart, ProvenancePart, SummaryPart
 from placement.placement_map import Placement
+from placement.placement_parts import ModelPart, Part, ProvenancePart, SummaryPart
 from placement.traces.trace import Trace
 
 SCHEMA = "expert-grouping/1"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class RouterPart(_Part):
+class RouterPart(Part):
     """What the online router needs; see `placement.grouping.Router`."""
 
     num_layers: int = Field(description="MoE layers of the model")
@@ -52,7 +48,7 @@ class RouterPart(_Part):
         )
 
 
-class GroupPart(_Part):
+class GroupPart(Part):
     """The requests whose home is one node."""
 
     node: int
@@ -61,7 +57,7 @@ class GroupPart(_Part):
     domains: dict[str, int] = Field(description="Requests of each domain, most first")
 
 
-class DomainPart(_Part):
+class DomainPart(Part):
     """Where the requests of a domain went, and what they send per token and layer; training requests."""
 
     domain: str
@@ -71,7 +67,7 @@ class DomainPart(_Part):
     sends_after: float = Field(description="Under the placement and the homes of this file")
 
 
-class BalancePart(_Part):
+class BalancePart(Part):
     """How evenly tokens are shared by nodes: max over mean."""
 
     tolerance: float = Field(description="What was asked for: no node gets more than 1 + tolerance of its share")
@@ -81,7 +77,7 @@ class BalancePart(_Part):
     routed: float | None = Field(description="The same if the router decides one after the other")
 
 
-class CostPart(_Part):
+class CostPart(Part):
     """Sends per token and layer of the training requests at their homes."""
 
     sends_per_token: float
@@ -89,7 +85,7 @@ class CostPart(_Part):
     gap: float = Field(description="(sends - bound) / sends")
 
 
-class GainPart(_Part):
+class GainPart(Part):
     """One way to place and to group."""
 
     name: str
@@ -99,7 +95,7 @@ class GainPart(_Part):
     routed: SummaryPart | None = Field(description="Held-out requests, homes decided by the router one by one")
 
 
-class GroupingFile(_Part):
+class GroupingFile(Part):
     """Requests grouped by home node, for one placement."""
 
     schema_: Literal["expert-grouping/1"] = Field(alias="schema")

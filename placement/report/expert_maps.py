@@ -9,7 +9,7 @@ import numpy as np
 from placement.report.figures import rank_load_LG
 from placement.report.numbers import number
 from placement.report.summary import shown_part
-from placement.solve import Solution
+from placement.solution import Solution
 
 EDGES = (0.25, 0.5, 0.75, 0.9, 1.1, 1.33, 2.0, 4.0)
 CLASS_LABELS = ("under 0.25", "0.25", "0.5", "0.75", "0.9 to 1.1", "1.1", "1.33", "2", "4 and over")

@@ -13,7 +13,7 @@ from placement.report.numbers import number
 from placement.report.png import heatmap_uri
 from placement.report.summary import shown_part
 from placement.report.svg import Chart, ticks
-from placement.solve import Solution
+from placement.solution import Solution
 
 SHAPES = {"linear": "circle", "eplb": "square", "robust": "triangle"}
 SERIES = {"linear": "s0", "eplb": "s1", "robust": "s3"}

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from placement.cost import Evaluation
 from placement.errors import printable
-from placement.group import Gain, GroupedSolution
+from placement.grouped import Gain, GroupedSolution
 from placement.grouping_document import domain_rows
 from placement.report.numbers import change, number, percent, plural
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from placement.errors import printable
-from placement.group import JOINT, WITH_HOMES, Gain, GroupedSolution
+from placement.grouped import JOINT, WITH_HOMES, Gain, GroupedSolution
 from placement.grouping_document import domain_rows, group_rows
 from placement.report.numbers import change, number, percent, plural
 

@@ -7,7 +7,7 @@ from typing import Any
 from placement.by_class import ByClass
 from placement.cost import Evaluation
 from placement.errors import printable
-from placement.group import GroupedSolution
+from placement.grouped import GroupedSolution
 from placement.report import figures
 from placement.report.by_class import class_table
 from placement.report.expert_maps import CLASS_LABELS, layer_maps
@@ -16,7 +16,7 @@ from placement.report.numbers import change, human_bytes, number, plural
 from placement.report.page import render
 from placement.report.part_tables import part_table
 from placement.report.summary import REFERENCE, baseline_of, headline, objective, parts, proof, sends_known, shown_part
-from placement.solve import Solution, solution_document
+from placement.solution import Solution, solution_document
 
 TEMPLATE = "template.html.j2"
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from placement.errors import printable
 from placement.report.numbers import number
-from placement.solve import Solution
+from placement.solution import Solution
 
 Floats = npt.NDArray[np.float64]
 

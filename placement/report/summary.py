@@ -7,7 +7,7 @@ import numpy as np
 from placement.cost import Evaluation
 from placement.cost.transport import sends_are_fixed
 from placement.report.numbers import change, number, percent
-from placement.solve import Solution
+from placement.solution import Solution
 
 REFERENCE = "eplb"
 

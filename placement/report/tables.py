@@ -12,7 +12,7 @@ from placement.cost import Evaluation
 from placement.errors import printable
 from placement.report.numbers import change, human_bytes, number, plural
 from placement.report.summary import REFERENCE, headline, parts, sends_known
-from placement.solve import Solution
+from placement.solution import Solution
 
 __all__ = ["comparison_table", "evaluation_table", "headline"]
 

@@ -14,7 +14,8 @@ from html_page import Page
 
 import placement as package
 from placement import Cluster, Options, open_trace
-from placement.group import GroupedSolution, solve_grouped
+from placement.group import solve_grouped
+from placement.grouped import GroupedSolution
 from placement.grouping.grouping_json import json_schema, load_grouping, save_grouping
 from placement.grouping_document import grouping_document
 from placement.report.html import report_html
