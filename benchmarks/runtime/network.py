@@ -147,7 +147,7 @@ def table(ways: dict[str, Way], measured: list[dict[str, Any]]) -> list[str]:
         sent = sum(one["bytes"] for rank in rounds[::per_node] for one in rank)
         totals[name] = sum(comm), sum(step)
         plain, alike = next(iter(totals)), next(one for one in totals if one.split(", ")[1] == name.split(", ")[1])
-        low, middle, high = statistics.quantiles(comm, n=4)
+        low, middle, high = statistics.quantiles(comm, n=4, method="inclusive")
         cells = [
             name,
             f"{way.predicted_bytes / 1e6:.1f}",
