@@ -173,12 +173,9 @@ def main() -> None:
     print(
         f"# Quality: {config.num_hidden_layers} layers, {config.num_experts} experts, top-{config.num_experts_per_tok}"
     )
-    print(
-        f"\n{describe_machine()}, torch {torch.__version__}; {sum(map(len, rows.values()))} windows of {args.tokens} "
-    )
-    print(
-        f"tokens, {args.ranks} ranks, renormalize={args.renormalize}, seed {args.seed}; load average {os.getloadavg()[0]:.1f}"
-    )
+    print(f"\n{describe_machine()}, torch {torch.__version__}; {sum(map(len, rows.values()))} windows of ", end="")
+    print(f"{args.tokens} tokens, {args.ranks} ranks, renormalize={args.renormalize}, seed {args.seed}; ", end="")
+    print(f"load average {os.getloadavg()[0]:.1f}")
     curves = {}
     for how in args.batches:
         print(f"\n## {how} batches\n", flush=True)

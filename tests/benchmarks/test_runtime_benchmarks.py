@@ -103,7 +103,7 @@ def test_deal() -> None:
 
 
 def test_straggler_loads() -> None:
-    """At one expert a rank: without a limit the loads are the experts' own; halving gamma leaves half of the largest."""
+    """At one expert a rank: without a limit loads are the experts' own; halving gamma leaves half of the largest."""
     rng = np.random.default_rng(0)
     ids = torch.from_numpy(np.argsort(rng.gumbel(size=(400, EXPERTS)) + np.linspace(0, 2, EXPERTS))[:, :2].copy())
     weights = torch.from_numpy(np.sort(rng.random((400, 2), dtype=np.float32))[:, ::-1].copy())
