@@ -33,10 +33,9 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from machine import describe_machine
 
-from placement import Placement
+from placement import Model, Placement
 from placement.errors import OptionError
 from placement.runtime import CapacityPolicy, Dispatcher, GroupedExperts, LayerMap, Lockstep, Mesh, MoELayer
-from placement.traces.expert_modules import find_experts
 
 NAMES = {
     "Order": {"mode": "drop", "keep": "first"},
@@ -57,16 +56,20 @@ class LimitedExperts:
     def __init__(self, model: Any, ranks: int) -> None:
         self.model, self.policy = model, CapacityPolicy()
         self.dropped = self.extra = self.routed = 0
-        found = find_experts(model)
-        if found.num_experts % ranks:
-            raise OptionError(f"--ranks {ranks} does not divide the {found.num_experts} experts; give a divisor")
-        self._model = found.model("tiny", model.config.num_experts_per_tok)
+        config, layers = model.config, model.model.layers
+        if config.num_experts % ranks:
+            raise OptionError(f"--ranks {ranks} does not divide the {config.num_experts} experts; give a divisor")
+        self._model = Model(
+            name=config.model_type,
+            layer_ids=tuple(range(len(layers))),
+            num_experts=config.num_experts,
+            top_k=config.num_experts_per_tok,
+        )
         self._world = Lockstep(1, ranks)
         self._scores: Tensor | None = None
-        for layer, experts in zip(found.layer_ids, found.experts_L, strict=True):
-            router = model.get_submodule(f"model.layers.{layer}.mlp.gate")
-            router.register_forward_hook(self._see_scores)
-            self._replace(experts, layer, ranks)
+        for number, layer in enumerate(layers):
+            layer.mlp.gate.register_forward_hook(self._see_scores)
+            self._replace(layer.mlp.experts, number, ranks)
 
     def _see_scores(self, _: Any, inputs: Any, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
         self._scores = outputs[0].float().softmax(dim=1)
