@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=100, help="of the split by request and of the search")
     parser.add_argument("--work-limit", type=int, help="of the search; default: by the size of a layer")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that what was started is ended
     if reason := why_not():
         raise SystemExit(f"skipped: {reason}")
     trace = open_trace(args.trace)

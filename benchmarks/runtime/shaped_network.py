@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COUNTER = Path("/sys/class/net/eth0/statistics/tx_bytes")  # of the namespace that it is read in
-SUBNET = "10.77.0"
+PREFIX, SUBNET = "placement", "10.77.0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ def why_not() -> str | None:
     """Why namespaces cannot be made here; None if they can."""
     if not shutil.which("ip") or not shutil.which("tc"):
         return "ip and tc are missing; install iproute2"
-    name = f"placement-{os.getpid()}-probe"
+    name = f"{PREFIX}-{os.getpid()}-probe"
     made = _run("ip", "netns", "add", name)
     if made.returncode:
         return f"network namespaces cannot be made ({made.stderr.strip()}); root with CAP_NET_ADMIN is needed"
@@ -56,7 +56,8 @@ def why_not() -> str | None:
 @contextmanager
 def shaped_network(num_nodes: int, mbit: float) -> Iterator[ShapedNetwork]:
     """`num_nodes` nodes with `mbit` Mbit/s each way (0: as fast as it goes), taken down at the end."""
-    names = [f"placement-{os.getpid()}-{what}" for what in ("switch", *range(num_nodes))]
+    _sweep()
+    names = [f"{PREFIX}-{os.getpid()}-{what}" for what in ("switch", *range(num_nodes))]
     switch = names[0]
     made: list[str] = []
     try:
@@ -78,6 +79,15 @@ def shaped_network(num_nodes: int, mbit: float) -> Iterator[ShapedNetwork]:
         yield ShapedNetwork(namespaces=tuple(names[1:]))
     finally:
         for name in made:  # interfaces go with their namespaces
+            _run("ip", "netns", "del", name)
+
+
+def _sweep() -> None:
+    """Take down what programs of this kind left that were killed outright."""
+    for line in _run("ip", "netns", "list").stdout.splitlines():
+        name = line.split()[0]
+        prefix, _, owner = name.partition("-")
+        if prefix == PREFIX and not Path("/proc", owner.split("-")[0]).exists():
             _run("ip", "netns", "del", name)
 
 
