@@ -219,7 +219,7 @@ def draw(curves: dict[str, dict[str, list[float]]], to: Path, gammas: list[float
     for panel, (how, lines) in zip(axes[0], curves.items(), strict=True):
         panel.axhline(lines["none"][0], color="black", linewidth=1, linestyle=":", label="no limit")
         for name in NAMES:
-            panel.plot(gammas, lines[name], marker="o", label=name)
+            panel.plot(gammas, lines[name], "o--" if name == "Expanded" else "o-", label=name)  # often upon Score's
         panel.set(title=f"{how} batches", xlabel="capacity factor gamma", xticks=gammas)
         panel.grid(alpha=0.3)
     axes[0][0].set(ylabel="perplexity, all domains")
