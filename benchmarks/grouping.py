@@ -26,6 +26,7 @@ from placement.traces.split import split_requests
 SEEDS = range(100, 105)
 HOLDOUT = 0.3
 NODES, GPUS = 4, 2
+LOCAL_WEIGHT = 0.5  # of imbalance, for a row with fewer sends than the default's
 HEADER = ("redundant", "way", "sends", "of linear's", "rank imbalance minus eplb's", "tokens per node, max/mean")
 Row = tuple[float, float, float, float]
 
@@ -52,7 +53,8 @@ def main() -> None:
             grouped = solve_grouped(trace, cluster, Options(seed=seed), holdout=HOLDOUT)
             seconds.append(time.perf_counter() - start)
             gaps.append(grouped.homes.assignment.gap)
-            for name, row in measure(trace, grouped, seed).items():
+            local = solve_grouped(trace, cluster, Options(seed=seed, balance_weight=LOCAL_WEIGHT), holdout=HOLDOUT)
+            for name, row in measure(trace, grouped, local, seed).items():
                 rows.setdefault(name, []).append(row)
         for name, values in rows.items():
             spread = stdev if len(values) > 1 else lambda _: 0.0
@@ -64,7 +66,7 @@ def main() -> None:
         )
 
 
-def measure(trace: Trace, grouped: GroupedSolution, seed: int) -> dict[str, Row]:
+def measure(trace: Trace, grouped: GroupedSolution, local: GroupedSolution, seed: int) -> dict[str, Row]:
     train, held_out = split_requests(trace, HOLDOUT, seed)
     first, rest = cut_requests(held_out, grouped.home_from)
     model, requests, cluster = trace.model, grouped.requests, grouped.solution.cluster
@@ -90,6 +92,8 @@ def measure(trace: Trace, grouped: GroupedSolution, seed: int) -> dict[str, Row]
         rows[f"{name}, {said}"] = row(gain.held_out, None if homes is None else homes.held_out_Q)
     last = grouped.gains[-1]
     rows["joint, routed one by one"] = row(last.routed, last.homes.routed_Q)
+    lighter = local.gains[-1]
+    rows[f"joint, grouped, balance weight {LOCAL_WEIGHT}"] = row(lighter.held_out, lighter.homes.held_out_Q)
     past_QLE, new_QLE = counts_of(train, requests), counts_of(first, requests)
     for balanced, name in ((False, "k-means of load vectors (2604.23150)"), (True, "balanced k-means (after ELDR)")):
         other = group_by_kmeans(past_QLE, new_QLE, cluster, trace, seed, balanced=balanced)

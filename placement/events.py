@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """`done` of `total` units: "count" (tokens), "solve" (layers), "robust" and "group" (rounds), "evaluate"."""
+    """`done` of `total` units of a stage.
+
+    "count" (tokens), "solve" (layers), "robust" and "group" (rounds), "evaluate" (passes), "apply" (files), "advise" (maps)
+    """
 
     stage: str
     done: int

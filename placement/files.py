@@ -4,31 +4,54 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from placement.errors import OutputError
 
+PART = ".part"
 
-def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write `data` beside `path`, fsync, rename over it. Raises OutputError; then `path` is as it was before."""
+
+@contextmanager
+def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write to, beside `path`; where the block ends it is synced and renamed over `path`.
+
+    Raises OutputError for what the system refuses; after any error `path` is as it was before.
+    """
     path = Path(path)
-    payload = data.encode(errors="replace") if isinstance(data, str) else data
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
         with os.fdopen(handle, "wb") as file:
-            file.write(payload)
+            yield file
             file.flush()
             os.fchmod(file.fileno(), 0o666 & ~_umask())
             os.fsync(file.fileno())
         Path(temporary).replace(path)
+        temporary = None
         _sync_folder(path.parent)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise OutputError(
             f"cannot write {path}: {error.strerror}; give a path in an existing, writable folder"
         ) from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Write `data` beside `path`, fsync, rename over it. Raises OutputError; then `path` is as it was before."""
+    payload = data.encode(errors="replace") if isinstance(data, str) else data
+    with open_atomic(path) as file:
+        file.write(payload)
+
+
+def remove_parts(folder: str | Path) -> None:
+    """Remove what a killed process had begun to write to `folder`."""
+    for left in Path(folder).glob(f".*{PART}"):
+        left.unlink(missing_ok=True)
 
 
 def check_writable(path: str | Path) -> None:

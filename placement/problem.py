@@ -23,7 +23,7 @@ from placement.mixing import mixed_order
 OBJECTIVES = ("locality", "balance", "time")
 BALANCE_WEIGHT = 1.5
 BOUNDS = ("quick", "tight", "none")
-CAP_ROUNDING = 1e-9  # a map may exceed a cap by this much
+CAP_ROUNDING = 1e-9  # a map may exceed its caps by this much
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ class Score:
     imbalance      max / mean over ranks of the training loads
     node_imbalance the same over nodes
     expected_imbalance  the mean of that over the training loads and bootstraps of the requests
-    feasible       imbalance is within the caps
+    excess         by how much the imbalances are above their caps, together
     """
 
     objective: float
@@ -123,15 +123,18 @@ class Score:
     imbalance: float
     node_imbalance: float
     expected_imbalance: float
-    feasible: bool
+    excess: float = 0.0
+
+    @property
+    def feasible(self) -> bool:
+        """True if the map keeps all caps."""
+        return self.excess <= CAP_ROUNDING
 
     def better_than(self, other: Score) -> bool:
-        """Feasible beats infeasible; then the lower objective; of infeasible ones the lower imbalance."""
-        if self.feasible != other.feasible:
-            return self.feasible
-        if not self.feasible:
-            return (self.imbalance, self.objective) < (other.imbalance, other.objective)
-        return self.objective < other.objective
+        """Feasible beats infeasible; then the lower objective; of infeasible ones the nearer to the caps."""
+        if self.feasible and other.feasible:
+            return self.objective < other.objective
+        return (self.excess, self.objective) < (other.excess, other.objective)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +234,7 @@ class LayerProblem:
             imbalance=imbalance,
             node_imbalance=node_imbalance,
             expected_imbalance=expected,
-            feasible=all(cap is None or value <= cap + CAP_ROUNDING for value, cap in caps),
+            excess=sum(max(value - cap, 0.0) for value, cap in caps if cap is not None),
         )
 
     def _cost_balanced(self, tables: LayerTables, traffic: Traffic, load_P: npt.NDArray[np.float64]) -> None:

@@ -25,16 +25,16 @@ def holds_GE(phy2log_P: Ids, cluster: Cluster, num_experts: int) -> npt.NDArray[
     return holds
 
 
-def relabel(current_P: Ids, new_P: Ids, cluster: Cluster) -> Row:
+def relabel(current_P: Ids, new_P: Ids, cluster: Cluster, *, ranks: bool = True) -> Row:
     """The map of one layer, int32 [P], that serves as `new_P` does and moves the fewest slots away from `current_P`.
 
     Nodes are permuted where their speeds and links are alike, GPUs of a node where their speeds are; then experts that
     stay on a rank keep their slot, and the others fill the slots that are left, ascending. Under a topology that prices
-    every pair of ranks (`rank_cost`) only the order of slots changes.
+    every pair of ranks (`rank_cost`), or without `ranks`, only the order of slots changes.
     """
     num_ranks, gpus = cluster.num_ranks, cluster.gpus_per_node
     rank_G = np.arange(num_ranks)
-    if not cluster.topology.rank_cost:
+    if ranks and not cluster.topology.rank_cost:
         num_experts = int(max(current_P.max(), new_P.max())) + 1
         old_GE, new_GE = (holds_GE(one, cluster, num_experts).astype(np.float64) for one in (current_P, new_P))
         keep_GG = old_GE @ new_GE.T

@@ -40,6 +40,8 @@ LABELS = {
     "robust": "worst part",
     "group": "grouping requests",
     "evaluate": "measuring maps",
+    "advise": "solving maps",
+    "apply": "writing files",
 }
 
 
@@ -77,7 +79,7 @@ def progress_listener(quiet: bool) -> Iterator[Listener]:
 def _plain_lines(event: Progress) -> None:
     """One line at the start, about every fifth of the way, and at the end of each stage."""
     step = max(event.total // 5, 1)
-    if event.done in (0, event.total) or (event.stage == "solve" and event.done % step == 0):
+    if event.done in (0, event.total) or (event.stage in ("solve", "advise") and event.done % step == 0):
         print(f"{LABELS[event.stage]}: {event.done}/{event.total}", file=sys.stderr)
 
 

@@ -15,8 +15,8 @@ from placement.report.summary import shown_part
 from placement.report.svg import Chart, ticks
 from placement.solution import Solution
 
-SHAPES = {"linear": "circle", "eplb": "square", "robust": "triangle"}
-SERIES = {"linear": "s0", "eplb": "s1", "robust": "s3"}
+SHAPES = {"linear": "circle", "eplb": "square", "robust": "triangle", "grouped": "triangle"}
+SERIES = {"linear": "s0", "eplb": "s1", "robust": "s3", "grouped": "s3"}
 RESULT_SHAPE, RESULT_SERIES = "diamond", "s2"
 NODE_LINES = 16
 PerLayer = Callable[[Evaluation], npt.NDArray[np.float64]]

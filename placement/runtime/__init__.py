@@ -9,6 +9,7 @@ except ImportError:
         'placement.runtime needs torch; install it with: pip install "expert-placement[runtime]"'
     ) from None
 
+from placement.runtime.attach import Attached, attach
 from placement.runtime.capacity import CapacityPolicy, entropy_load
 from placement.runtime.choice import ReplicaChooser
 from placement.runtime.dispatcher import Dispatcher
@@ -16,13 +17,16 @@ from placement.runtime.experts import GroupedExperts, split_interleaved
 from placement.runtime.handle import Arrival, DispatchHandle
 from placement.runtime.layer import MoELayer, StepStats
 from placement.runtime.layer_map import LayerMap, map_version
+from placement.runtime.slot_weights import SlotWeights
 from placement.runtime.static import StaticLayer
+from placement.runtime.swap import Served, Swap
 from placement.runtime.transport.base import Group, Mesh
 from placement.runtime.transport.lockstep import Lockstep
 from placement.runtime.transport.torch_dist import mesh_of, torch_mesh
 
 __all__ = [
     "Arrival",
+    "Attached",
     "CapacityPolicy",
     "DispatchHandle",
     "Dispatcher",
@@ -33,8 +37,12 @@ __all__ = [
     "Mesh",
     "MoELayer",
     "ReplicaChooser",
+    "Served",
+    "SlotWeights",
     "StaticLayer",
     "StepStats",
+    "Swap",
+    "attach",
     "entropy_load",
     "map_version",
     "mesh_of",

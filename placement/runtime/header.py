@@ -16,7 +16,8 @@ from torch import Tensor
 from placement.errors import RankError
 from placement.runtime.transport.base import Group
 
-SCORES, IDS, MAP, LAYER, ROWS = 1, 2, 3, 4, 5
+SCORES, IDS, MAP, LAYER, ROWS, WEIGHTS, MEMORY, SWAP = 1, 2, 3, 4, 5, 6, 7, 8
+SWAP_LAYER = -1  # in the place of a layer while weights move
 FAULTS = {
     SCORES: "has weights or scores that are not finite numbers, or loads beyond 0 to 1024; look at its router",
     IDS: "has expert ids that the model does not have; ids from 0 to {last_expert}, or -1 for none, are allowed",
@@ -24,6 +25,9 @@ FAULTS = {
     LAYER: "is at another layer or step than the others (here: layer {layer}, step {step}); every rank has to "
     "take part in every layer, without tokens too",
     ROWS: "has tokens of another size, type, top-k or capacity policy than the others; give every rank the same",
+    WEIGHTS: "got weights of an expert whose hash is not that of what was sent; the old map stays in force",
+    MEMORY: "has no memory for the weights that come; give less staging_bytes",
+    SWAP: "was asked for another swap than the others: another new map or other options; ask all for the same",
 }
 KIND_SHIFT = 32
 FIELDS = ("rows", "assignments", "fault", "tokens", "version", "layer", "step", "row_kind")
@@ -99,6 +103,7 @@ def fault_of(kind: int, rank: int) -> int:
 def fault_error(fault: int, exchange: Exchange, num_experts: int) -> RankError:
     """The error of a fault, which names the rank."""
     kind, rank = fault >> KIND_SHIFT, fault & ((1 << KIND_SHIFT) - 1)
-    words = FAULTS[kind].format(layer=exchange.layer, step=exchange.step, last_expert=num_experts - 1)
-    here = f"layer {exchange.layer}, step {exchange.step}: " if kind != LAYER else ""
+    layer = "of a swap" if exchange.layer == SWAP_LAYER else f"{exchange.layer}"
+    words = FAULTS[kind].format(layer=layer, step=exchange.step, last_expert=num_experts - 1)
+    here = f"layer {layer}, step {exchange.step}: " if kind != LAYER else ""
     return RankError(f"{here}rank {rank} {words}", (rank,))

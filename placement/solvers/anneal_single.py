@@ -1,10 +1,8 @@
 """Simulated annealing of slot contents where every expert has one copy.
 
 A token costs the fare, from its home, of every distinct unit (node or rank, by the transport) that its top-k set
-touches: where homes are random, that is the mean over homes. Two tables make almost every move a few additions
-(Fiduccia-Mattheyses gains, exact for hyperedges):
-    enter_EX[e, x]  fares of the sets of e that do not touch unit x yet: what they would cost more if e moved there
-    leave_E[e]      fares of the sets of e that touch e's unit only because of e
+touches: where homes are random, that is the mean over homes. Two tables (`single_gains`) make almost every move a few
+additions: Fiduccia-Mattheyses gains, exact for hyperedges.
 For a swap the sum of both experts' gains is a lower bound; it is exact after adding the sets that hold both.
 """
 
@@ -25,6 +23,7 @@ from placement.solvers.anneal_common import (
     random_word,
     three_highest,
 )
+from placement.solvers.single_gains import exchange_shared, fill_gains, move_expert, nearest_unit
 
 CANDIDATES = 4
 
@@ -63,7 +62,7 @@ def anneal_single(
     enter_EX = np.zeros((num_experts, num_units))
     leave_E = np.zeros(num_experts)
     shared_U = np.zeros(sets.shape[0], dtype=np.bool_)
-    wire = _fill(inc, fare_HX, unit_E, touch_UX, enter_EX, leave_E) + cost_of_moves(phy2log_P, bal)
+    wire = fill_gains(inc, fare_HX, unit_E, touch_UX, enter_EX, leave_E) + cost_of_moves(phy2log_P, bal)
     load_GB = np.zeros((num_ranks, num_boots))
     load_N = np.zeros(bal.num_nodes)
     for p in range(num_slots):
@@ -93,7 +92,7 @@ def anneal_single(
             q = random_below(state, num_slots)
         else:  # half of the proposals take an expert to its sets, for one that is drawn to where it was
             i = unit_E[phy2log_P[p]]
-            j = _nearest_unit(phy2log_P[p], i, enter_EX)
+            j = nearest_unit(phy2log_P[p], i, enter_EX)
             q, least = p, np.inf
             for _ in range(CANDIDATES):
                 other = j * slots_per_unit + random_below(state, slots_per_unit)
@@ -145,11 +144,11 @@ def anneal_single(
                 continue
             for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
                 shared_U[inc.pair_sets[x]] = True
-            _move(u, i, j, inc, fare_HX, shared_U, unit_E, touch_UX, enter_EX, leave_E)
-            _move(v, j, i, inc, fare_HX, shared_U, unit_E, touch_UX, enter_EX, leave_E)
+            move_expert(u, i, j, inc, fare_HX, shared_U, unit_E, touch_UX, enter_EX, leave_E)
+            move_expert(v, j, i, inc, fare_HX, shared_U, unit_E, touch_UX, enter_EX, leave_E)
             for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
                 shared_U[inc.pair_sets[x]] = False
-            _exchange_shared(u, v, i, j, inc, fare_HX, row, touch_UX, leave_E)
+            exchange_shared(u, v, i, j, inc, fare_HX, row, touch_UX, leave_E)
             unit_E[u], unit_E[v] = j, i
         wire += gain
         phy2log_P[p], phy2log_P[q] = v, u
@@ -174,16 +173,6 @@ def anneal_single(
     return float(best)
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
-def _nearest_unit(u: int, own: int, enter_EX: npt.NDArray[np.float64]) -> int:
-    """The other unit where u's sets would cost least more; its own if there is no other."""
-    nearest, least = own, np.inf
-    for x in range(enter_EX.shape[1]):
-        if x != own and enter_EX[u, x] < least:
-            nearest, least = x, enter_EX[u, x]
-    return nearest
-
-
 @nb.njit(cache=True, nogil=True)
 def measure_relief(
     high_3B: npt.NDArray[np.float64],
@@ -206,101 +195,3 @@ def node_penalty(load_N: npt.NDArray[np.float64], bal: Balance) -> float:
     for n in range(load_N.shape[0]):
         peak = max(peak, load_N[n] * bal.slowness_N[n])
     return CAP_PRICE * max(0.0, peak - bal.node_cap)
-
-
-@nb.njit(cache=True, nogil=True)
-def _fill(
-    inc: Incidence,
-    fare_HX: npt.NDArray[np.float64],
-    unit_E: npt.NDArray[np.int64],
-    touch_UX: npt.NDArray[np.uint8],
-    enter_EX: npt.NDArray[np.float64],
-    leave_E: npt.NDArray[np.float64],
-) -> float:
-    """Build the tables; returns the sum of all fares."""
-    sets, count = inc.sets_UK, inc.count_U
-    touched_HX = np.zeros(fare_HX.shape, dtype=np.int64)
-    for t in range(sets.shape[0]):
-        fare_X = fare_HX[inc.home_U[t]]
-        for k in range(sets.shape[1]):
-            touch_UX[t, unit_E[sets[t, k]]] += np.uint8(1)
-        for x in range(touch_UX.shape[1]):
-            if touch_UX[t, x] > 0:
-                touched_HX[inc.home_U[t], x] += count[t]
-            else:
-                for k in range(sets.shape[1]):
-                    enter_EX[sets[t, k], x] += count[t] * fare_X[x]
-        for k in range(sets.shape[1]):
-            if touch_UX[t, unit_E[sets[t, k]]] == 1:
-                leave_E[sets[t, k]] += count[t] * fare_X[unit_E[sets[t, k]]]
-    total = 0.0
-    for h in range(fare_HX.shape[0]):
-        for x in range(fare_HX.shape[1]):
-            total += fare_HX[h, x] * touched_HX[h, x]
-    return total
-
-
-@nb.njit(cache=True, nogil=True)
-def _move(
-    u: int,
-    i: int,
-    j: int,
-    inc: Incidence,
-    fare_HX: npt.NDArray[np.float64],
-    shared_U: npt.NDArray[np.bool_],
-    unit_E: npt.NDArray[np.int64],
-    touch_UX: npt.NDArray[np.uint8],
-    enter_EX: npt.NDArray[np.float64],
-    leave_E: npt.NDArray[np.float64],
-) -> None:
-    """Expert u goes from unit i to j in all its sets but the shared ones."""
-    sets = inc.sets_UK
-    top_k = sets.shape[1]
-    for x in range(inc.expert_ptr[u], inc.expert_ptr[u + 1]):
-        t = inc.expert_sets[x]
-        if shared_U[t]:
-            continue
-        fare_i = inc.count_U[t] * fare_HX[inc.home_U[t], i]
-        fare_j = inc.count_U[t] * fare_HX[inc.home_U[t], j]
-        left, entered = touch_UX[t, i], touch_UX[t, j]
-        touch_UX[t, i] = left - np.uint8(1)
-        touch_UX[t, j] = entered + np.uint8(1)
-        if left == 1:
-            leave_E[u] -= fare_i
-            for k in range(top_k):
-                enter_EX[sets[t, k], i] += fare_i
-        elif left == 2:
-            for k in range(top_k):
-                e = sets[t, k]
-                if e != u and unit_E[e] == i:
-                    leave_E[e] += fare_i
-        if entered == 0:
-            leave_E[u] += fare_j
-            for k in range(top_k):
-                enter_EX[sets[t, k], j] -= fare_j
-        elif entered == 1:
-            for k in range(top_k):
-                e = sets[t, k]
-                if e != u and unit_E[e] == j:
-                    leave_E[e] -= fare_j
-
-
-@nb.njit(cache=True, nogil=True)
-def _exchange_shared(
-    u: int,
-    v: int,
-    i: int,
-    j: int,
-    inc: Incidence,
-    fare_HX: npt.NDArray[np.float64],
-    row: int,
-    touch_UX: npt.NDArray[np.uint8],
-    leave_E: npt.NDArray[np.float64],
-) -> None:
-    """Sets that hold both experts touch the same units after the swap, but the two trade places in them."""
-    for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
-        t = inc.pair_sets[x]
-        alone_i = inc.count_U[t] * fare_HX[inc.home_U[t], i] * (touch_UX[t, i] == 1)
-        alone_j = inc.count_U[t] * fare_HX[inc.home_U[t], j] * (touch_UX[t, j] == 1)
-        leave_E[u] += alone_j - alone_i
-        leave_E[v] += alone_i - alone_j

@@ -37,4 +37,4 @@ def spend(fronts: Sequence[Sequence[Point]], max_moves: int | None) -> list[Poin
 
 
 def _value(point: Point) -> float:
-    return point.score.objective + (0.0 if point.score.feasible else _INFEASIBLE * (1.0 + point.score.imbalance))
+    return point.score.objective + (0.0 if point.score.feasible else _INFEASIBLE * (1.0 + point.score.excess))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from placement.errors import InputError, TraceError
+from placement.expert_modules import ExpertModules, find_experts
 from placement.files import make_folder
-from placement.traces.expert_modules import ExpertModules, find_experts
 from placement.traces.format import SHARD_TOKENS, RequestEntry, write_manifest
 from placement.traces.recorded_batch import Batch, Step
 from placement.traces.recorded_routing import Chosen, RoutingLog

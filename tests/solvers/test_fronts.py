@@ -140,7 +140,7 @@ def fronts(draw: st.DrawFn) -> list[list[Point]]:
                 imbalance=1.0 if index >= feasible_from else 2.0,
                 node_imbalance=1.0,
                 expected_imbalance=1.0,
-                feasible=index >= feasible_from,
+                excess=0.0 if index >= feasible_from else 1.0,
             )
             layer.append(Point(moves=moves, score=score, phy2log_P=np.zeros(1, dtype=np.int32), solver="any"))
         layers.append(layer)

@@ -38,6 +38,13 @@ class Group(Protocol):
         """A small matrix of whole numbers on the host: the one wait of a hop. Raises RankError as `all_to_all`."""
         ...
 
+    def decide(self, proposal: str) -> str:
+        """What the first member proposed that asked: the same answer on all, those that failed an exchange before too.
+
+        Members ask equally often. Raises RankError if nobody can be asked.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mesh:

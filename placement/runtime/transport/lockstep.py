@@ -81,6 +81,7 @@ class Lockstep:
         self._fault: RankError | None = None
         self._posted: dict[tuple[tuple[int, ...], int], dict[int, Any]] = {}
         self._number: dict[tuple[tuple[int, ...], int], int] = {}
+        self.decided: dict[tuple[tuple[int, ...], int], str] = {}
 
     def _await_turn(self, rank: int) -> None:
         with self._change:
@@ -132,6 +133,7 @@ class LockstepGroup:
     def __init__(self, world: Lockstep, rank: int, ranks: tuple[int, ...]) -> None:
         self._world, self._me = world, rank
         self.rank, self.ranks = ranks.index(rank), ranks
+        self._decisions = 0
 
     def all_to_all(
         self,
@@ -151,3 +153,7 @@ class LockstepGroup:
 
     def host(self, tensor: Tensor) -> list[list[int]]:
         return tensor.tolist()
+
+    def decide(self, proposal: str) -> str:
+        self._decisions += 1
+        return self._world.decided.setdefault((self.ranks, self._decisions), proposal)

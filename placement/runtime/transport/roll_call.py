@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +21,7 @@ class RollCall:
 
     def __init__(self, store: Any, rank: int, mesh: int, grace_s: float) -> None:
         self._store, self._rank, self._prefix, self._grace_s = store, rank, f"placement/{mesh}", grace_s
+        self._decisions: Counter[tuple[int, ...]] = Counter()
 
     def error(self, ranks: tuple[int, ...], cause: str) -> RankError:
         """The error to raise in a member of the group `ranks`; takes up to the time of grace."""
@@ -29,6 +31,15 @@ class RollCall:
             return RankError(
                 f"an exchange failed ({cause}), and so did the store of rank 0, which has died: {error}", (0,)
             )
+
+    def decide(self, ranks: tuple[int, ...], proposal: str) -> str:
+        """See `Group.decide`: whoever writes first to the store has decided."""
+        self._decisions[ranks] += 1
+        key = f"{self._prefix}/decision/{'-'.join(map(str, ranks))}/{self._decisions[ranks]}"
+        try:
+            return str(self._store.compare_set(key, "", proposal).decode())
+        except Exception as error:  # as above
+            raise RankError(f"the store of rank 0 cannot be asked, it has died: {error}", (0,)) from error
 
     def _named(self, ranks: tuple[int, ...], cause: str) -> RankError:
         self._store.set(self._key("here", self._rank), "1")

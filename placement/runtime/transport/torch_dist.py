@@ -122,3 +122,6 @@ class TorchGroup:
             if time.monotonic() > deadline:
                 raise self._roll_call.error(self.ranks, f"nothing came in {self._timeout_s:g} s")
         return copy.tolist()
+
+    def decide(self, proposal: str) -> str:
+        return self._roll_call.decide(self.ranks, proposal)

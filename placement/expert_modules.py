@@ -48,12 +48,12 @@ def find_experts(model: Any) -> ExpertModules:
     around = [module for name, module in model.named_modules() if all(_inside(name, inner) for inner, _ in found)]
     decoders = [module for module in around if "input_ids" in inspect.signature(module.forward).parameters]
     if not found or not decoders or any(a >= b for a, b in zip((-1, *layer_ids), layer_ids, strict=False)):
-        raise InputError(f"{what} has no expert layers that can be recorded; models that can: {SUPPORTED}")
+        raise InputError(f"{what} has no expert layers that are understood; models that have: {SUPPORTED}")
     if any(module._is_expert_parallel for _, module in found):
         raise InputError(f"{what} runs expert-parallel, where ids are those of one rank; load it without that")
     sizes = {int(module.num_experts) for _, module in found}
     if len(sizes) > 1:
-        raise InputError(f"{what} has layers of {sorted(sizes)} experts; a trace holds layers of one size")
+        raise InputError(f"{what} has layers of {sorted(sizes)} experts; traces and maps are of layers of one size")
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     groups = getattr(text, "n_group", None) or 1
     return ExpertModules(

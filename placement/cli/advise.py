@@ -1,0 +1,95 @@
+"""`placement advise`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from placement.advise import WORK_LIMIT, advise
+from placement.advise.advise import MOST_DROPPED
+from placement.cli.shared import (
+    Json,
+    ReplicaChoice,
+    Traces,
+    Transport,
+    Workers,
+    cluster_from_options,
+    open_input,
+    print_json,
+    progress_listener,
+    stdout_console,
+)
+from placement.files import check_writable, write_atomic
+from placement.problem import Options
+from placement.report.advice_tables import advice_tables
+
+
+def advise_command(
+    traces: Traces,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page to write.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Machines of the EP group.")] = None,
+    gpus_per_node: Annotated[
+        int | None, typer.Option(help="GPUs of a machine. [default: the largest of 8, 4, 2, 1 that all get an expert]")
+    ] = None,
+    slots_per_gpu: Annotated[int | None, typer.Option(help="Experts that a GPU holds of each layer.")] = None,
+    redundant_experts: Annotated[int | None, typer.Option(help="Slots beyond one for each expert.")] = None,
+    cluster: Annotated[Path | None, typer.Option(help="cluster.yaml, instead of the four options above.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Experts that a token visits, where TRACES is a file of counts without it.")
+    ] = None,
+    transport: Transport = "node",
+    replica_choice: ReplicaChoice = "min-nodes",
+    kv_cache_gb: Annotated[
+        float | None, typer.Option(help="GB of a GPU for the KV cache without redundant experts, to say their share.")
+    ] = None,
+    step_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of a step, all GPUs together. [default: 256 for each GPU]")
+    ] = None,
+    max_dropped: Annotated[
+        float, typer.Option(help="Share of the assignments that a capacity factor may drop.")
+    ] = MOST_DROPPED,
+    holdout: Annotated[float, typer.Option(help="Share of the requests to measure on, not to fit; 0 fits all.")] = 0.2,
+    work_limit: Annotated[int, typer.Option(help="Moves that a search proposes per layer, for each map.")] = WORK_LIMIT,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    workers: Workers = None,
+    json_output: Json = False,
+) -> None:
+    """Say what placing the experts in TRACES (or a file of counts) brings on a cluster, and with which settings."""
+    options = Options(transport=transport, replica_choice=replica_choice, seed=seed, work_limit=work_limit)
+    if output is not None:
+        check_writable(output)
+    trace = open_input(traces, top_k)
+    shape = cluster_from_options(
+        trace.model.num_experts,
+        file=cluster,
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        slots_per_gpu=slots_per_gpu,
+        redundant_experts=redundant_experts,
+    )
+    with progress_listener(quiet=json_output) as listener:
+        advice = advise(
+            trace,
+            shape,
+            options,
+            holdout=holdout,
+            step_tokens=step_tokens,
+            most_dropped=max_dropped,
+            kv_cache_bytes=None if kv_cache_gb is None else kv_cache_gb * 1e9,
+            workers=workers,
+            listener=listener,
+        )
+    if output is not None:
+        from placement.report.advice_page import advice_html  # jinja2 is loaded only for a page
+
+        write_atomic(output, advice_html(advice))
+    if json_output:
+        print_json(advice.document())
+        return
+    console = stdout_console()
+    for part in advice_tables(advice):
+        console.print(part, highlight=False)
+    if output is not None:
+        console.print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,81 @@
+"""One expert module of a model whose forward goes through the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from placement.errors import OptionError
+from placement.placement_map import Placement
+from placement.runtime.layer import MoELayer, StepStats
+from placement.runtime.module_experts import ModuleExperts, hidden_size
+from placement.runtime.slot_weights import SlotWeights
+
+MakeLayer = Callable[[Placement, ModuleExperts], MoELayer]
+
+
+class AttachedLayer:
+    """Takes the place of `module.forward` and of the module's weights from `take_over` until `remove`.
+
+    make    this rank's `MoELayer` for a map
+    scores  gives the gate scores of all experts [T, E] of the forward that runs; None where the policy needs none
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        slots: SlotWeights,
+        make: MakeLayer,
+        *,
+        top_k: int,
+        scores: Callable[[], Tensor] | None,
+        keep_weights: bool,
+    ) -> None:
+        self.slots, self.stats = slots, None
+        self._module, self._make, self._scores, self._top_k = module, make, scores, top_k
+        self._hidden = hidden_size(module)
+        self._dtype, self._keep = module.down_proj.dtype, keep_weights
+        self._kept: dict[str, Any] | None = None
+        self._forward_before: Any = None
+
+    stats: StepStats | None
+
+    def take_over(self) -> None:
+        """From now on the module's forward is that of all ranks. `use` comes first."""
+        parameters = self._module._parameters
+        weights = {name: value for name, value in parameters.items() if value is not None}
+        self._kept = weights if self._keep else None
+        parameters.update(dict.fromkeys(weights))
+        self._forward_before = self._module.__dict__.get("forward")
+        self._module.forward = self.forward
+
+    def use(self, placement: Placement) -> None:
+        """Serve by this map, of which the slots have the weights."""
+        self.layer = self._make(placement, ModuleExperts(self._module, self.slots))
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """As the module's own, on all ranks at once."""
+        x = hidden_states.reshape(-1, hidden_states.shape[-1])
+        y, self.stats = self.layer(x, top_k_index, top_k_weights, None if self._scores is None else self._scores())
+        return y.reshape(hidden_states.shape).to(hidden_states.dtype)
+
+    def join(self) -> None:
+        """Take part without tokens."""
+        device, layer_map = self.slots.device, self.layer.dispatcher.layer_map
+        nothing = torch.empty((0, self._top_k), device=device)
+        x = torch.empty((0, self._hidden), dtype=self._dtype, device=device)
+        scores = None if self._scores is None else torch.empty((0, layer_map.num_experts), device=device)
+        _, self.stats = self.layer(x, nothing.long(), nothing, scores)
+
+    def remove(self) -> None:
+        """The module is as it was. Raises OptionError if its weights were not kept."""
+        if self._kept is None:
+            raise OptionError("the model's experts were not kept (keep_weights=False); load the model again")
+        self._module._parameters.update(self._kept)
+        if self._forward_before is None:
+            del self._module.forward
+        else:
+            self._module.forward = self._forward_before

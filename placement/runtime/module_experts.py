@@ -1,0 +1,58 @@
+"""The computation of a transformers 5 expert module on the weights of a rank's slots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from placement.errors import InputError
+from placement.runtime.experts import grouped_mm
+from placement.runtime.slot_weights import SlotWeights
+
+WEIGHTS = ("gate_up_proj", "up_proj", "down_proj", "gate_up_proj_bias", "up_proj_bias", "down_proj_bias")
+
+
+class ModuleExperts:
+    """Outputs of rows [A, D] in slot order as `module` computes them: its flags, its gate, the weights of `slots`."""
+
+    def __init__(self, module: Any, slots: SlotWeights) -> None:
+        self._module, self._slots = module, slots
+
+    @torch.no_grad()
+    def __call__(self, rows: Tensor, counts: Tensor) -> Tensor:
+        module = self._module
+        inner = self._linear(rows, "gate_up_proj" if module.has_gate else "up_proj", counts)
+        inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
+        out = self._linear(inner, "down_proj", counts)
+        return module.post_expert_norm(out) if module.has_post_expert_norm else out
+
+    def _linear(self, rows: Tensor, name: str, counts: Tensor) -> Tensor:
+        tensors = self._slots.tensors
+        weight = tensors[name] if self._module.is_transposed else tensors[name].transpose(1, 2)
+        out = grouped_mm(rows, weight, counts)
+        if not self._module.has_bias:
+            return out
+        return out + tensors[f"{name}_bias"].repeat_interleave(counts, dim=0, output_size=len(rows))
+
+
+def check_module(module: Any, name: str) -> None:
+    """Raise InputError for a module whose weights are not those that all expert modules have: quantized ones."""
+    names = [key for key, value in module._parameters.items() if value is not None]
+    odd = [key for key in names if key not in WEIGHTS]
+    if odd or "down_proj" not in names:
+        raise InputError(
+            f"{name} ({type(module).__name__}) has weights {', '.join(names) or 'none'}; only {', '.join(WEIGHTS)} are "
+            "understood; load the model without quantization"
+        )
+
+
+def hidden_size(module: Any) -> int:
+    return int(module.down_proj.shape[2 if module.is_transposed else 1])
+
+
+def weights_of_module(module: Any, held: list[int]) -> SlotWeights:
+    """Copies of the weights of the experts `held`, one for each slot."""
+    chosen = {key: value for key, value in module._parameters.items() if value is not None}
+    return SlotWeights({key: value.detach()[held] for key, value in chosen.items()})

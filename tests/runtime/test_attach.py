@@ -1,0 +1,242 @@
+"""A model whose experts run on several ranks gives the logits that it gives on one."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models import FAMILIES, layer_ids, make_model
+from moe import make_placement, torch
+from processes import run_processes
+
+from placement import Model, Placement
+from placement.checkpoint import apply_map
+from placement.errors import InputError, MapError, OptionError
+from placement.runtime import Attached, CapacityPolicy, Lockstep, Mesh, attach, torch_mesh
+
+SHAPE = (2, 2)
+STEPS = 3
+
+
+def make_map(ids: tuple[int, ...], *, seed: int = 0, num_nodes: int = 2, gpus: int = 2, slots: int = 3) -> Placement:
+    """Eight experts in twelve slots."""
+    found = make_placement(num_nodes, gpus, slots, 8, 2, seed=seed, layers=len(ids))
+    return Placement(
+        model=Model(name="m", layer_ids=ids, num_experts=8, top_k=2),
+        num_nodes=num_nodes,
+        gpus_per_node=gpus,
+        slots_per_gpu=slots,
+        phy2log_LP=found.phy2log_LP,
+    )
+
+
+def prompt(rank: int) -> Any:
+    """Ranks have batches of different shapes."""
+    generator = torch.Generator().manual_seed(rank)
+    return torch.randint(3, 64, (1 + rank % 2, 4 + rank), generator=generator)
+
+
+@torch.no_grad()
+def serve(model: Any, tokens: Any, steps: int = STEPS) -> list[Any]:
+    """Logits of the prompt, then of greedy decoding with the cache."""
+    found, cache = [], None
+    for _ in range(1 + steps):
+        out = model(input_ids=tokens, past_key_values=cache, use_cache=True)
+        found.append(out.logits)
+        tokens, cache = out.logits[:, -1:].argmax(dim=-1), out.past_key_values
+    return found
+
+
+def error(got: list[Any], want: list[Any]) -> float:
+    return max(float((a - b).abs().max()) for a, b in zip(got, want, strict=True))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("hops", ["flat", "hierarchical"])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_logits_are_those_of_the_model(family: str, hops: str) -> None:
+    """Prefill and decode on four ranks with replicas, within 1e-5; after detach the same bits as before attach."""
+    model = make_model(family)
+    wanted = [serve(model, prompt(rank)) for rank in range(4)]
+    assert all(float(logits.std()) > 0.1 for logits in wanted[0])  # else every model would do
+    placement = make_map(layer_ids(model))
+
+    def program(mesh: Mesh) -> tuple[list[Any], list[Any]]:
+        mine = copy.deepcopy(model)
+        state = {name: tensor.clone() for name, tensor in mine.state_dict().items()}
+        attached = attach(mine, placement, mesh, hops=hops)
+        assert not any(".experts.gate_up_proj" in name for name in mine.state_dict())
+        got = serve(mine, prompt(mesh.rank))
+        assert all(stats is not None for stats in attached.stats)
+        attached.detach()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in mine.state_dict().items())
+        assert set(state) == set(mine.state_dict())
+        return got, serve(mine, prompt(mesh.rank))
+
+    for rank, (got, after) in enumerate(Lockstep(*SHAPE).run(program)):
+        assert error(got, wanted[rank]) < 1e-5
+        assert error(after, wanted[rank]) == 0
+
+
+@pytest.mark.parametrize("family", ["olmoe", "gpt_oss"])
+def test_experts_in_bf16(family: str) -> None:
+    """The first expert module within 2e-2 of its largest output; logits are no measure, since routers may tip over."""
+    model = make_model(family).to(torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 32, generator=generator).to(torch.bfloat16)
+    weights, ids = torch.rand(40, 8, generator=generator).to(torch.bfloat16).topk(2)
+    with torch.no_grad():
+        wanted = model.model.layers[0].mlp.experts(x, ids, weights)
+
+    def program(mesh: Mesh) -> Any:
+        mine = copy.deepcopy(model)
+        attach(mine, make_map(layer_ids(model)), mesh, hops="hierarchical")
+        return mine.model.layers[0].mlp.experts(x, ids, weights)
+
+    for got in Lockstep(*SHAPE).run(program):
+        assert got.dtype == torch.bfloat16
+        assert error([got], [wanted]) < 2e-2 * float(wanted.abs().max())
+
+
+def test_the_experts_are_those_of_the_map() -> None:
+    """Protects the test above from a model that goes on by itself: one slot with other weights changes the logits."""
+    model = make_model("olmoe")
+    wanted = serve(model, prompt(0))
+
+    def program(mesh: Mesh) -> list[Any]:
+        mine = copy.deepcopy(model)
+        attached = attach(mine, make_map(layer_ids(model)), mesh)
+        if mesh.rank == 1:
+            attached.slots_L[0].tensors["down_proj"].mul_(2)
+        return serve(mine, prompt(0))
+
+    assert error(Lockstep(*SHAPE).run(program)[0], wanted) > 1e-3
+
+
+def test_a_rank_that_has_nothing_to_do_joins() -> None:
+    """Rank 3 has no request at all, rank 2 ends early."""
+    model = make_model("qwen3_moe")
+    placement = make_map(layer_ids(model))
+    steps = [STEPS, STEPS, 1, -1]
+
+    def program(mesh: Mesh) -> list[Any]:
+        mine = copy.deepcopy(model)
+        attached = attach(mine, placement, mesh)
+        got = serve(mine, prompt(mesh.rank), steps[mesh.rank])
+        for _ in range(STEPS - steps[mesh.rank]):
+            attached.join()
+        return got
+
+    for rank, got in enumerate(Lockstep(*SHAPE).run(program)[:3]):
+        assert error(got, serve(model, prompt(rank), steps[rank])) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["olmoe", "mixtral", "deepseek_v3", "gpt_oss"])
+def test_weights_from_the_files_of_apply(family: str, tmp_path: Path) -> None:
+    """The checkpoint as transformers saves it, cut by the map, read slot by slot; the model has no experts itself."""
+    model = make_model(family)
+    model.save_pretrained(tmp_path / "in")
+    placement = make_map(layer_ids(model))
+    apply_map(tmp_path / "in", placement, tmp_path / "out")
+    wanted = [serve(model, prompt(rank)) for rank in range(4)]
+
+    def program(mesh: Mesh) -> list[Any]:
+        mine = copy.deepcopy(model)
+        for module in mine.modules():
+            if hasattr(module, "_is_expert_parallel"):
+                module.to("meta")
+        with pytest.raises(OptionError, match="give checkpoint="):
+            attach(mine, placement, mesh)
+        attached = attach(mine, placement, mesh, checkpoint=tmp_path / "out", keep_weights=False)
+        got = serve(mine, prompt(mesh.rank))
+        with pytest.raises(OptionError, match="were not kept"):
+            attached.detach()
+        return got
+
+    for rank, got in enumerate(Lockstep(*SHAPE).run(program)):
+        assert error(got, wanted[rank]) < 1e-5
+    with pytest.raises(MapError, match="cut by another map"):
+        Lockstep(*SHAPE).run(
+            lambda mesh: attach(model, make_map(layer_ids(model), seed=1), mesh, checkpoint=tmp_path / "out")
+        )
+
+
+@pytest.mark.parametrize("mode", ["drop", "expanded"])
+@pytest.mark.parametrize("family", ["olmoe", "deepseek_v3"])
+def test_capacity_holds(family: str, mode: str) -> None:
+    """No slot takes more than its limit; without a limit that binds, `drop` changes nothing."""
+    model = make_model(family)
+    placement = make_map(layer_ids(model))
+
+    def program(mesh: Mesh, gamma: float) -> tuple[list[Any], list[int], int]:
+        mine = copy.deepcopy(model)
+        policy = CapacityPolicy(mode=mode, gamma=gamma, max_extra=1)
+        attached = attach(mine, placement, mesh, capacity=policy)
+        got = serve(mine, prompt(mesh.rank), 0)
+        stats = [one for one in attached.stats if one is not None]
+        attached.detach()
+        assert error(serve(mine, prompt(mesh.rank), 0), serve(model, prompt(mesh.rank), 0)) == 0
+        return got, stats[0].load_P.tolist(), int(stats[0].dropped)
+
+    tokens = sum(prompt(rank).numel() for rank in range(4))
+    tight = Lockstep(*SHAPE).run(lambda mesh: program(mesh, 1.0))
+    limit = int(np.ceil(tokens * 2 / 12))
+    assert max(max(loads) for _, loads, _ in tight) <= limit
+    assert sum(dropped for _, _, dropped in tight) > 0
+    if mode == "drop":
+        for rank, (got, _, _) in enumerate(Lockstep(*SHAPE).run(lambda mesh: program(mesh, 100.0))):
+            assert error(got, serve(model, prompt(rank), 0)) < 1e-5
+
+
+def test_models_and_maps_that_do_not_fit() -> None:
+    """Named before anything is changed."""
+    model = make_model("olmoe")
+
+    def on_first(program: Any) -> None:
+        Lockstep(1, 1).run(program)
+
+    with pytest.raises(MapError, match=r"8 experts in layers \[0, 1\]; the map is for 8 in layers \[0, 2\]"):
+        on_first(lambda mesh: attach(model, make_map((0, 2)), mesh))
+    with pytest.raises(MapError, match="2 nodes x 2 GPUs and the mesh has 1 x 1"):
+        on_first(lambda mesh: attach(model, make_map((0, 1)), mesh))
+    with pytest.raises(InputError, match="no Hugging Face model"):
+        on_first(lambda mesh: attach(torch.nn.Linear(2, 2), make_map((0, 1)), mesh))
+    fits = make_map((0, 1), num_nodes=1, gpus=1, slots=8)
+    before = model.state_dict().keys()
+    for wrong in ({"hops": "round"}, {"capacity": CapacityPolicy(mode="expanded", gamma={0: 1.0})}):
+        with pytest.raises(OptionError):
+            on_first(lambda mesh, wrong=wrong: attach(model, fits, mesh, **wrong))
+        assert model.state_dict().keys() == before
+        assert not any(module._forward_hooks for module in model.model.layers[0].mlp.modules())
+    twice = copy.deepcopy(model)
+    on_first(lambda mesh: attach(twice, fits, mesh))
+    with pytest.raises(OptionError, match="attached already"):
+        on_first(lambda mesh: attach(twice, fits, mesh))
+    odd = copy.deepcopy(model)
+    odd.model.layers[1].mlp.experts.register_parameter("scale", torch.nn.Parameter(torch.ones(8)))
+    with pytest.raises(InputError, match="load the model without quantization"):
+        on_first(lambda mesh: attach(odd, fits, mesh))
+
+
+def test_between_processes(tmp_path: Path) -> None:
+    """The same with gloo."""
+    model = make_model("mixtral")
+    placement = make_map(layer_ids(model), num_nodes=1, slots=5)
+
+    def program(rank: int) -> list[Any]:
+        mesh = torch_mesh(1, 2, timeout_s=20)
+        attached = attach(model, placement, mesh)
+        assert isinstance(attached, Attached)
+        return [logits.numpy() for logits in serve(model, prompt(rank))]
+
+    results = run_processes(2, tmp_path, program)
+    for rank, got in enumerate(results):
+        assert not isinstance(got, Exception), got
+        assert error([torch.from_numpy(one) for one in got], serve(model, prompt(rank))) < 1e-5
