@@ -1,0 +1,172 @@
+"""Placements on a real network of shaped links: bytes on the wire, communication time, step time.
+
+python benchmarks/runtime/network.py TRACE [--mbit 200 0] [--hops hierarchical] [--redundant 0 8]
+
+Every rank is a process with gloo in the network namespace of its node (`shaped_network.py`; root is needed). Maps and
+homes come from training requests; what is replayed are the tokens of held-out requests after the first quarter, from
+which homes are decided. All ways replay the same tokens, in turn at every step: other work on the machine hits all.
+
+linear, eplb, auto  homes by length alone, so that every rank has as many tokens
+grouped             placement and homes solved together
+predicted           what `evaluate` says for these tokens, homes and row sizes; *counted*: the interfaces' counters
+comm                dispatch and combine with nothing in between, from the first rank's start to the last one's end
+step                the same with experts in between: all ranks share this machine's cores
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+import torch
+from machine import describe_machine
+from network_plan import TRANSPORT, Way, plan
+from shaped_network import shaped_network, why_not
+
+from placement import open_trace
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trace", type=Path, help="folder of an expert-trace/1")
+    parser.add_argument(
+        "--mbit", type=float, nargs="+", default=[200.0], help="Mbit/s of every node's link; 0: unshaped"
+    )
+    parser.add_argument("--hops", choices=TRANSPORT, default="hierarchical")
+    parser.add_argument("--redundant", type=int, nargs="+", default=[0, 8], help="redundant experts of a layer")
+    parser.add_argument("--nodes", type=int, default=4)
+    parser.add_argument("--gpus-per-node", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=6, help="so many of the layers are replayed, evenly spread")
+    parser.add_argument("--steps", type=int, default=8, help="the tokens of a layer are dealt out over so many steps")
+    parser.add_argument("--hidden", type=int, default=1024)
+    parser.add_argument("--intermediate", type=int, default=128)
+    parser.add_argument("--no-experts", dest="with_experts", action="store_false", help="leave out step times")
+    parser.add_argument("--seed", type=int, default=100, help="of the split by request and of the search")
+    parser.add_argument("--work-limit", type=int, help="of the search; default: by the size of a layer")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that what was started is ended
+    if reason := why_not():
+        raise SystemExit(f"skipped: {reason}")
+    trace = open_trace(args.trace)
+    print(
+        f"# Shaped network: {trace.model.name} replayed, {args.hops}\n\n"
+        f"{describe_machine()}, torch {torch.__version__}, gloo"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        start = time.perf_counter()
+        ways = plan(trace, args, folder)
+        tokens = next(iter(ways.values())).predicted.num_tokens
+        print(
+            f"\n{args.nodes} nodes x {args.gpus_per_node} ranks, hidden size {args.hidden} in bf16, {tokens} held-out ",
+            end="",
+        )
+        print(
+            f"tokens in {args.steps} steps, {args.layers} of {trace.model.num_layers} layers, split seed {args.seed}; ",
+            end="",
+        )
+        print(f"solved in {time.perf_counter() - start:.0f} s; load average {os.getloadavg()[0]:.1f}")
+        for mbit in args.mbit:
+            measured = run(folder, ways, args, mbit)
+            print(f"\n## {f'{mbit:g} Mbit/s a node and direction' if mbit else 'Unshaped'}\n", flush=True)
+            for line in table(ways, measured):
+                print(line, flush=True)
+
+
+def run(folder: Path, ways: dict[str, Way], args: argparse.Namespace, mbit: float) -> list[dict[str, Any]]:
+    """What every rank measured; whatever happens, no process and no namespace is left."""
+    job = {
+        "nodes": args.nodes,
+        "gpus_per_node": args.gpus_per_node,
+        "hidden": args.hidden,
+        "intermediate": args.intermediate,
+        "hops": args.hops,
+        "with_experts": args.with_experts,
+        "layers": next(iter(ways.values())).placement.model.num_layers,
+        "steps": args.steps,
+        "ways": {
+            name: {
+                "trace": way.trace.name,
+                "slots_per_gpu": way.placement.slots_per_gpu,
+                "map": way.placement.phy2log_LP.tolist(),
+            }
+            for name, way in ways.items()
+        },
+    }
+    (folder / "job.json").write_text(json.dumps(job))
+    (folder / "store").unlink(missing_ok=True)
+    ranks = range(args.nodes * args.gpus_per_node)
+    worker = [sys.executable, str(Path(__file__).with_name("network_rank.py")), str(folder)]
+    with shaped_network(args.nodes, mbit) as network:
+        processes = []
+        try:
+            for rank in ranks:
+                env = {"RANK": str(rank), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+                processes.append(network.start(rank // args.gpus_per_node, worker, env))
+            waiting = dict(enumerate(processes))
+            while waiting:
+                for rank, process in list(waiting.items()):
+                    if process.poll() is not None:
+                        del waiting[rank]
+                        if process.returncode:
+                            raise SystemExit(f"rank {rank} ended with status {process.returncode}")
+                time.sleep(0.1)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in ranks]
+
+
+def table(ways: dict[str, Way], measured: list[dict[str, Any]]) -> list[str]:
+    """One row a way; ratios are to the first way and to the first with as many redundant experts."""
+    per_node = len(measured) // next(iter(ways.values())).placement.num_nodes
+    lines = [
+        "| way | predicted, MB | counted, MB | counted / predicted | comm, ms: median [quartiles] | comm, s: all steps "
+    ]
+    with_experts = measured[0][next(iter(ways))][0]["step"] is not None
+    lines[0] += "| of linear's | of linear's with as many slots |"
+    lines[0] += " step, s: all steps | of linear's |" if with_experts else ""
+    lines.append("|---" * (lines[0].count("|") - 1) + "|")
+    totals: dict[str, tuple[float, float]] = {}
+    for name, way in ways.items():
+        rounds = [one[name] for one in measured]
+
+        def span(what: str) -> list[float]:
+            """Of every step, milliseconds."""
+            both = [[one[what] for one in step] for step in zip(*rounds, strict=True)]  # noqa: B023
+            return [(max(end for _, end in step) - min(start for start, _ in step)) * 1e3 for step in both]
+
+        comm, step = span("comm"), span("step") if with_experts else []
+        sent = sum(one["bytes"] for rank in rounds[::per_node] for one in rank)
+        totals[name] = sum(comm), sum(step)
+        plain, alike = next(iter(totals)), next(one for one in totals if one.split(", ")[1] == name.split(", ")[1])
+        low, middle, high = statistics.quantiles(comm, n=4, method="inclusive")
+        cells = [
+            name,
+            f"{way.predicted_bytes / 1e6:.1f}",
+            f"{sent / 1e6:.1f}",
+            f"{sent / way.predicted_bytes:.4f}",
+            f"{middle:.0f} [{low:.0f}, {high:.0f}]",
+            f"{sum(comm) / 1e3:.2f}",
+            f"{sum(comm) / totals[plain][0]:.3f}",
+            f"{sum(comm) / totals[alike][0]:.3f}",
+        ]
+        if with_experts:
+            cells += [f"{sum(step) / 1e3:.2f}", f"{sum(step) / totals[plain][1]:.3f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
