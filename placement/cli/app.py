@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from placement.cli import diff, evaluate, export, group, solve, traces
+from placement.cli import diff, evaluate, export, group, solve, traces, watch
 from placement.version import VERSION
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("solve")(solve.solve_command)
 app.command("group")(group.group_command)
 app.command("evaluate")(evaluate.evaluate_command)
 app.command("diff")(diff.diff_command)
+app.command("watch")(watch.watch_command)
 app.command("export")(export.export_command)
 app.command("import")(export.import_command)
 app.add_typer(traces.app, name="traces")
