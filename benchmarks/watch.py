@@ -85,7 +85,8 @@ def simulate(trace: Trace, cluster: Cluster, seed: int) -> list[str]:
     order = [str(name) for name in rng.permutation(list(recorded))] * ROUNDS
     streams = {name: _stream(trace, requests, rng) for name, requests in recorded.items()}
     planner: Planner | None = None
-    window, since = Window(WINDOW_STEPS * STEP_TOKENS), 0
+    whole, since = Window(size_tokens=WINDOW_STEPS * STEP_TOKENS), 0
+    window = whole
     policies: dict[str, Policy] = {}
     domain_of: list[str] = []
     with make_executor(2) as executor:
@@ -96,23 +97,24 @@ def simulate(trace: Trace, cluster: Cluster, seed: int) -> list[str]:
         known = {name: count(trace.select(np.isin(np.arange(len(trace.requests)), r))) for name, r in recorded.items()}
         for turn, name in enumerate(order):
             for step in range(PHASE_STEPS + (WINDOW_STEPS if turn == 0 else 0)):
-                window.push(next(streams[name]))
+                piece = next(streams[name])
+                whole, window = whole.push(piece), window.push(piece)
+                now = whole.workload()
                 if planner is None:
-                    if not window.full:
+                    if len(whole.buckets) < WINDOW_STEPS:
                         continue
-                    first = solved(window.workload(), None)
-                    planner = Planner(cluster=cluster, current=first, reference=window.workload(), options=OPTIONS)
+                    first = solved(now, None)
+                    planner = Planner(cluster=cluster, current=first, reference=now, options=OPTIONS)
                     policies = {
                         policy: Policy(placement=first) for policy in ("never", "always", "by window", "oracle", "watch")
                     }
                 else:
-                    now = window.workload()
                     policies["always"].go(solved(now, policies["always"].placement), cluster)
                     since = (since + 1) % WINDOW_STEPS
                     if since == 0:
                         policies["by window"].go(solved(now, policies["by window"].placement), cluster)
-                    decision = planner.step(now)
-                    planner = planner.after(decision, now)
+                    decision = planner.step(window)
+                    planner, window = planner.after(decision), decision.window
                     policies["watch"].go(planner.current, cluster)
                 if step == 0 or not domain_of:
                     policies["oracle"].go(solved(known[name], policies["oracle"].placement), cluster)

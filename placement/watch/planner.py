@@ -17,12 +17,14 @@ from placement.placement_map import Placement
 from placement.problem import Options
 from placement.solvers.layer_problems import layer_problem
 from placement.solvers.run import solve_workload
-from placement.watch.drift import LEVEL, MIN_EFFECT, Drift, drift_test
+from placement.watch.drift import LEVEL, MIN_EFFECT, Drift, changed_at, drift_test
 from placement.watch.halves import halves
+from placement.watch.window import Window
 from placement.workload import Workload
 
 STEADY, NOT_WORTH_IT, CHANGE = "steady", "not-worth-it", "change"
 HORIZON_STEPS = 10_000
+GROWN = 2  # a map is looked at again when the window has so many times the tokens that it was fitted to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +36,14 @@ class Decision:
     new_us       the same of a map that was fitted to the other half: what a new map gains on requests it has not seen
     gain_ms      what the horizon's steps save
     cost_ms      what the copies of weights take, during which nothing is served
-    placement    the proposal, fitted to the whole window
+    window       the window without what came before the drift: what the proposal is fitted to, and what to go on with
+    placement    the proposal
     plan         its copies
     """
 
     verdict: str
     drift: Drift | None
+    window: Window
     now_us: float | None = None
     new_us: float | None = None
     gain_ms: float | None = None
@@ -83,41 +87,46 @@ class Planner:
             if value < 1:
                 raise OptionError(f"{name}={value} must be at least 1")
 
-    def step(self, window: Workload, *, workers: int | None = None) -> Decision:
+    def step(self, window: Window, *, workers: int | None = None) -> Decision:
         """Decide on the present window. Raises MapError if it is of another model, and what `solve_workload` raises.
 
         Deterministic in (self, window) unless the options have a time limit, whatever the number of workers.
         """
-        check_fits(self.current, window.model, self.cluster)
+        traffic = window.workload()
+        check_fits(self.current, traffic.model, self.cluster)
         drift = None
         if self.reference is not None:
             drift = drift_test(
-                self.reference, window, level=self.level, min_effect=self.min_effect, seed=self.options.seed
+                self.reference, traffic, level=self.level, min_effect=self.min_effect, seed=self.options.seed
             )
-            if not drift.drifted:
-                return Decision(verdict=STEADY, drift=drift)
+            if drift.drifted:
+                window = window.without_oldest(changed_at(self.reference, window.buckets))
+                traffic = window.workload()
+            elif traffic.num_tokens < GROWN * self.reference.num_tokens:
+                return Decision(verdict=STEADY, drift=drift, window=window)
+        kept = Decision(verdict=NOT_WORTH_IT, drift=drift, window=window)
+        fitted, unseen = halves(traffic)
+        if not fitted.num_tokens or not unseen.num_tokens:
+            return kept
         with make_executor(workers) as executor:
-            fitted, unseen = halves(window)
-            if not fitted.num_tokens or not unseen.num_tokens:
-                return Decision(verdict=NOT_WORTH_IT, drift=drift)
             twin = self._solve(fitted, executor)
             now_us, new_us = (self.step_us(unseen, one) for one in (self.current, twin))
             gain_ms = (now_us - new_us) * self.horizon_steps / 1e3
-            figures = Decision(verdict=NOT_WORTH_IT, drift=drift, now_us=now_us, new_us=new_us, gain_ms=gain_ms)
+            kept = replace(kept, now_us=now_us, new_us=new_us, gain_ms=gain_ms)
             if gain_ms <= 0:
-                return figures
-            placement = self._solve(window, executor)
+                return kept
+            placement = self._solve(traffic, executor)
         plan = migration_plan(self.current, placement, self.cluster)
-        cost_ms = plan.time_ms()
-        if not plan.num_moves or gain_ms <= cost_ms:
-            return replace(figures, cost_ms=cost_ms)
-        return replace(figures, verdict=CHANGE, cost_ms=cost_ms, placement=placement, plan=plan)
+        kept = replace(kept, cost_ms=plan.time_ms())
+        if not plan.num_moves or gain_ms <= plan.time_ms():
+            return kept
+        return replace(kept, verdict=CHANGE, placement=placement, plan=plan)
 
-    def after(self, decision: Decision, window: Workload) -> Planner:
-        """The planner once the decision on that window was followed."""
+    def after(self, decision: Decision) -> Planner:
+        """The planner once the decision was followed."""
         if decision.placement is not None:
-            return replace(self, current=decision.placement, reference=window)
-        return replace(self, reference=window) if self.reference is None else self
+            return replace(self, current=decision.placement, reference=decision.window.workload())
+        return replace(self, reference=decision.window.workload()) if self.reference is None else self
 
     def step_us(self, workload: Workload, placement: Placement) -> float:
         """Modelled microseconds of a step of this traffic under a map."""
