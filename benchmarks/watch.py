@@ -3,7 +3,7 @@
     python benchmarks/watch.py TRACE [SEED ...]
 
 The requests of each family of domains are halved: one half is recorded, the other measures; no map is measured on
-requests that it was fitted to. Families take turns, twice, in an order drawn by the seed. In each step of a turn some
+requests that it was fitted to. Families take turns in an order drawn by the seed. In each step of a turn some
 recorded requests arrive, the policies decide, and the map in use then serves the family's other half until the next
 step. All policies begin with a map fitted to the first window.
 
@@ -31,7 +31,7 @@ from placement.solvers.run import solve_workload
 from placement.watch import Planner, Window
 
 NODES, GPUS = 4, 2
-PHASE_STEPS, STEP_TOKENS, WINDOW_STEPS, ROUNDS = 10, 2048, 4, 2
+PHASE_STEPS, STEP_TOKENS, WINDOW_STEPS, ROUNDS = 20, 2048, 4, 1
 FEWEST_REQUESTS = 20
 OPTIONS = Options(bound="none", objective="time", work_limit=20_000)
 SEEDS = (0,)

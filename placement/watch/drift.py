@@ -19,7 +19,7 @@ from placement.workload import Workload
 
 LEVEL, MIN_EFFECT, PERMUTATIONS = 0.01, 0.02, 499
 CHANCE = 63  # of the permutations also give what chance makes of the effect
-FEWEST_REQUESTS, FEWEST_NEW = 4, 8  # on either side; to fit a map to
+FEWEST_OLD, FEWEST_NEW = 4, 8  # requests before a cut, and since: a map is fitted to these
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,15 +28,17 @@ Floats = npt.NDArray[np.float64]
 class Drift:
     """What the test found.
 
-    p_value   chance of loads that differ so much if nothing changed; 1 where requests are too few to tell
-    effect    share of assignments that go to other experts than before, mean over layers, less what chance alone makes
+    p_value   chance of requests that differ so much if nothing changed; 1 where requests are too few to tell
+    effect    share of assignments that go to other experts since, mean over layers, less what chance alone makes
     drifted   p_value <= level and effect >= min_effect
-    requests  how many were compared, earlier and now
+    old_buckets  how many of the buckets came before the cut at which the requests differ most
+    requests  how many came before and since
     """
 
     p_value: float
     effect: float
     drifted: bool
+    old_buckets: int
     requests: tuple[int, int]
 
     def summary(self) -> dict[str, Any]:
@@ -50,71 +52,63 @@ class Drift:
 
 def drift_test(
     reference: Workload,
-    present: Workload,
+    buckets: Sequence[Workload],
     *,
     level: float = LEVEL,
     min_effect: float = MIN_EFFECT,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> Drift:
-    """Compare the loads of the experts in two workloads, by the profiles of their requests.
+    """Is there a moment, in the reference or at the start of a bucket, since which requests are others?
 
-    The statistic is the energy distance between both sets of requests (Székely and Rizzo 2004), by the Hellinger distance
-    between their loads; its distribution without drift is that under random assignment of the requests to both sides.
-    Requests that are in both count in neither.
-    Deterministic in its arguments. Raises OptionError, and InputError for workloads that do not add.
+    At every cut between the buckets the requests before it, those of the reference among them, are compared with those
+    since by the energy distance (Székely and Rizzo 2004) between their loads, times n m / (n + m) for n requests against
+    m. The statistic is the largest; its distribution without drift is that under random orders of the requests. A
+    request counts once, where it came first. Deterministic in its arguments. Raises OptionError, and InputError for
+    workloads that do not add.
     """
     for name, value in (("level", level), ("min_effect", min_effect)):
         if not 0 < value < 1:
             raise OptionError(f"{name}={value} must be between 0 and 1, both excluded")
-    if permutations < 1 / level - 1:
-        raise OptionError(f"permutations={permutations} cannot show level={level}; at least {1 / level - 1:.0f} can")
-    reference.check_adds(present)
-    before_QLE, now_QLE = _apart(reference, present)
-    sizes = (len(before_QLE), len(now_QLE))
-    if min(sizes) < FEWEST_REQUESTS:
-        return Drift(p_value=1.0, effect=0.0, drifted=False, requests=sizes)
-    profile_QLE = np.concatenate([before_QLE, now_QLE]).astype(np.float64)
-    mine_Q = np.arange(sum(sizes)) < sizes[0]
+    if permutations < max(1 / level - 1, CHANCE):
+        need = max(round(1 / level - 1), CHANCE)
+        raise OptionError(f"permutations={permutations} cannot show level={level}; give {need} or more")
+    for bucket in buckets:
+        reference.check_adds(bucket)
+    profile_QLE, bucket_Q = _in_order([reference, *buckets])
+    old_C = (bucket_Q <= np.arange(len(buckets))[:, None]).sum(axis=1)  # requests before each cut
+    cut_C = np.flatnonzero((old_C >= FEWEST_OLD) & (len(bucket_Q) - old_C >= FEWEST_NEW))
+    if not len(cut_C):
+        return Drift(p_value=1.0, effect=0.0, drifted=False, old_buckets=0, requests=(len(bucket_Q), 0))
     rng = np.random.default_rng([seed, 0xD21F7])
-    side_RQ = np.stack([mine_Q, *(rng.permutation(mine_Q) for _ in range(permutations))]).astype(np.float64)
-    energy_R = _energy_R(side_RQ, _distance_QQ(profile_QLE))
+    order_RQ = np.stack([np.arange(len(bucket_Q)), *(rng.permutation(len(bucket_Q)) for _ in range(permutations))])
+    distance_QQ = _distance_QQ(profile_QLE)
+    energy_CR = np.stack([_energy_R((order_RQ < old).astype(np.float64), distance_QQ) for old in old_C[cut_C]])
     # ties count against drift, whichever way their sums were rounded
-    p_value = (1 + int(np.count_nonzero(energy_R[1:] >= energy_R[0] - 1e-9))) / (1 + permutations)
-    moved_R = _moved_R(side_RQ[: 1 + CHANCE], profile_QLE)
+    p_value = (1 + int(np.count_nonzero(energy_CR.max(axis=0)[1:] >= energy_CR[:, 0].max() - 1e-9))) / (1 + permutations)
+    best = int(cut_C[energy_CR[:, 0].argmax()])
+    old = int(old_C[best])
+    moved_R = _moved_R((order_RQ[: 1 + CHANCE] < old).astype(np.float64), profile_QLE)
     effect = float(moved_R[0] - moved_R[1:].mean())
-    return Drift(p_value=p_value, effect=effect, drifted=p_value <= level and effect >= min_effect, requests=sizes)
-
-
-def changed_at(reference: Workload, buckets: Sequence[Workload]) -> int:
-    """How many of the oldest buckets still are as the reference: where the two sides of a cut differ most.
-
-    A side of n requests against m others counts n m / (n + m) times their distance. 0 if no cut leaves enough requests.
-    """
-    key_Q, at_Q, profiles = reference.profile_key_Q, [np.zeros(len(reference.profile_key_Q))], [reference.profile_QLE]
-    for number, bucket in enumerate(buckets, start=1):
-        new_Q = ~np.isin(bucket.profile_key_Q, key_Q)
-        key_Q = np.concatenate([key_Q, bucket.profile_key_Q[new_Q]])
-        at_Q.append(np.full(int(new_Q.sum()), float(number)))
-        profiles.append(bucket.profile_QLE[new_Q])
-    first_Q = np.concatenate(at_Q)
-    old_RQ = (first_Q <= np.arange(len(buckets))[:, None]).astype(np.float64)
-    old_R = old_RQ.sum(axis=1)
-    new_R = len(first_Q) - old_R
-    enough_R = (old_R >= FEWEST_REQUESTS) & (new_R >= FEWEST_NEW)
-    if not enough_R.any():
-        return 0
-    energy_R = _energy_R(old_RQ[enough_R], _distance_QQ(np.concatenate(profiles).astype(np.float64)))
-    weighed_R = energy_R * (old_R * new_R / len(first_Q))[enough_R]
-    return int(np.flatnonzero(enough_R)[weighed_R.argmax()])
-
-
-def _apart(a: Workload, b: Workload) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-    """Profiles of the requests that only one of the workloads has."""
-    return (
-        a.profile_QLE[~np.isin(a.profile_key_Q, b.profile_key_Q)],
-        b.profile_QLE[~np.isin(b.profile_key_Q, a.profile_key_Q)],
+    return Drift(
+        p_value=p_value,
+        effect=effect,
+        drifted=p_value <= level and effect >= min_effect,
+        old_buckets=best,
+        requests=(old, len(bucket_Q) - old),
     )
+
+
+def _in_order(parts: Sequence[Workload]) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Profile of every request, float64 [Q, L, E], and the number of the first part that has it, ascending."""
+    known = np.zeros(0, dtype=np.uint64)
+    profiles, first = [], []
+    for number, part in enumerate(parts):
+        new_Q = ~np.isin(part.profile_key_Q, known)
+        known = np.concatenate([known, part.profile_key_Q[new_Q]])
+        profiles.append(part.profile_QLE[new_Q])
+        first.append(np.full(int(new_Q.sum()), number))
+    return np.concatenate(profiles).astype(np.float64), np.concatenate(first)
 
 
 def _distance_QQ(profile_QLE: Floats) -> Floats:
@@ -126,13 +120,13 @@ def _distance_QQ(profile_QLE: Floats) -> Floats:
 
 
 def _energy_R(side_RQ: Floats, distance_QQ: Floats) -> Floats:
-    """Energy distance between the requests of a side and the others, for every way to choose the side."""
+    """Energy distance of n requests of a side from the m others, times n m / (n + m), for every choice of the side."""
     other_RQ = 1.0 - side_RQ
     mine_R, others_R = side_RQ.sum(axis=1), other_RQ.sum(axis=1)
     to_mine_RQ, to_others_RQ = side_RQ @ distance_QQ, other_RQ @ distance_QQ
     across_R = (to_mine_RQ * other_RQ).sum(axis=1) / (mine_R * others_R)
     within_R = (to_mine_RQ * side_RQ).sum(axis=1) / mine_R**2 + (to_others_RQ * other_RQ).sum(axis=1) / others_R**2
-    return np.asarray(2 * across_R - within_R)
+    return np.asarray((2 * across_R - within_R) * mine_R * others_R / (mine_R + others_R))
 
 
 def _moved_R(mine_RQ: Floats, profile_QLE: Floats) -> Floats:

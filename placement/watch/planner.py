@@ -17,8 +17,8 @@ from placement.placement_map import Placement
 from placement.problem import Options
 from placement.solvers.layer_problems import layer_problem
 from placement.solvers.run import solve_workload
-from placement.watch.drift import LEVEL, MIN_EFFECT, Drift, changed_at, drift_test
-from placement.watch.halves import halves
+from placement.watch.drift import LEVEL, MIN_EFFECT, Drift, drift_test
+from placement.watch.unseen import fitted_and_unseen
 from placement.watch.window import Window
 from placement.workload import Workload
 
@@ -32,8 +32,8 @@ class Decision:
     """What is to be done, and why. Figures are None where a test before them ended the matter.
 
     verdict      steady: no drift; not-worth-it: the gain is no more than the cost; change: `placement` is proposed
-    now_us       modelled step time of the map in use, on one half of the window's requests
-    new_us       the same of a map that was fitted to the other half: what a new map gains on requests it has not seen
+    now_us       modelled step time of the map in use, on half of the window's requests that it was not fitted to
+    new_us       the same of a map that was fitted to all others: what a new map gains on requests it has not seen
     gain_ms      what the horizon's steps save
     cost_ms      what the copies of weights take, during which nothing is served
     window       the window without what came before the drift: what the proposal is fitted to, and what to go on with
@@ -97,16 +97,17 @@ class Planner:
         drift = None
         if self.reference is not None:
             drift = drift_test(
-                self.reference, traffic, level=self.level, min_effect=self.min_effect, seed=self.options.seed
+                self.reference, window.buckets, level=self.level, min_effect=self.min_effect, seed=self.options.seed
             )
             if drift.drifted:
-                window = window.without_oldest(changed_at(self.reference, window.buckets))
+                window = window.without_oldest(drift.old_buckets)
                 traffic = window.workload()
             elif traffic.num_tokens < GROWN * self.reference.num_tokens:
                 return Decision(verdict=STEADY, drift=drift, window=window)
         kept = Decision(verdict=NOT_WORTH_IT, drift=drift, window=window)
-        fitted, unseen = halves(traffic)
-        if not fitted.num_tokens or not unseen.num_tokens:
+        known_Q = None if self.reference is None else self.reference.profile_key_Q
+        fitted, unseen = fitted_and_unseen(traffic, known_Q)
+        if not all(len(side.sample_key_S) and len(side.profile_key_Q) for side in (fitted, unseen)):
             return kept
         with make_executor(workers) as executor:
             twin = self._solve(fitted, executor)
