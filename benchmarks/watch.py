@@ -61,9 +61,15 @@ def main() -> None:
     trace = open_trace(sys.argv[1])
     cluster = Cluster.fit(trace.model.num_experts, num_nodes=NODES, gpus_per_node=GPUS)
     print(f"# {trace.model.name}: following domains that arrive in turn\n")
-    print(f"{describe_machine()}; {NODES} nodes x {GPUS} GPUs; windows of {WINDOW_STEPS} steps of {STEP_TOKENS} tokens,")
-    print(f"{PHASE_STEPS} steps a turn, {ROUNDS} rounds; {Planner(cluster=cluster, current=_linear(trace, cluster)).horizon_steps} steps to serve\n")
-    print("| seed | order | policy | gain, us a step | of the oracle's | moves | of always' | of a window's | changes | copies, ms |")
+    print(
+        f"{describe_machine()}; {NODES} nodes x {GPUS} GPUs; windows of {WINDOW_STEPS} steps of {STEP_TOKENS} tokens,"
+    )
+    print(
+        f"{PHASE_STEPS} steps a turn, {ROUNDS} rounds; {Planner(cluster=cluster, current=_linear(trace, cluster)).horizon_steps} steps to serve\n"
+    )
+    print(
+        "| seed | order | policy | gain, us a step | of the oracle's | moves | of always' | of a window's | changes | copies, ms |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for seed in map(int, sys.argv[2:] or SEEDS):
         for line in simulate(trace, cluster, seed):
@@ -73,7 +79,10 @@ def main() -> None:
 def _linear(trace: Trace, cluster: Cluster) -> Placement:
     row = np.arange(cluster.num_slots) % trace.model.num_experts
     return Placement(
-        model=trace.model, num_nodes=NODES, gpus_per_node=GPUS, slots_per_gpu=cluster.slots_per_gpu,
+        model=trace.model,
+        num_nodes=NODES,
+        gpus_per_node=GPUS,
+        slots_per_gpu=cluster.slots_per_gpu,
         phy2log_LP=np.tile(row, (trace.model.num_layers, 1)),
     )
 
@@ -106,7 +115,8 @@ def simulate(trace: Trace, cluster: Cluster, seed: int) -> list[str]:
                     first = solved(now, None)
                     planner = Planner(cluster=cluster, current=first, reference=now, options=OPTIONS)
                     policies = {
-                        policy: Policy(placement=first) for policy in ("never", "always", "by window", "oracle", "watch")
+                        policy: Policy(placement=first)
+                        for policy in ("never", "always", "by window", "oracle", "watch")
                     }
                 else:
                     policies["always"].go(solved(now, policies["always"].placement), cluster)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,13 @@ from placement.cli.shared import ReplicaChoice, Transport, Workers, print_json
 from placement.cluster import Cluster, cluster_from_yaml
 from placement.errors import OptionError, PlacementError
 from placement.files import check_folder, make_folder, write_atomic
-from placement.placement_json import cluster_document, document_bytes, load_placement, placement_document, save_placement
+from placement.placement_json import (
+    cluster_document,
+    document_bytes,
+    load_placement,
+    placement_document,
+    save_placement,
+)
 from placement.problem import Options
 from placement.traces import count, open_trace
 from placement.version import VERSION
@@ -45,7 +52,9 @@ def watch_command(
     interval: Annotated[float, typer.Option(help="Seconds between looks into DIR.")] = 10.0,
     once: Annotated[bool, typer.Option("--once", help="Read what is there, decide, and end.")] = False,
     workers: Workers = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document a line for every event.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document a line for every event.")
+    ] = False,
 ) -> None:
     """Follow the traffic in DIR, and propose another map when the traffic has drifted and a change pays."""
     if not interval > 0:
@@ -70,7 +79,7 @@ def watch_command(
         level=level,
         min_effect=min_effect,
     )
-    watch = _Watch(planner, Window(window_tokens), output, workers, json_output)
+    watch = _Watch(planner, Window(size_tokens=window_tokens), output, workers, json_output)
     follower = Follower(folder, placement.model, seed=seed)
     try:
         watch.look(follower, settled=once)
@@ -89,6 +98,7 @@ class _Watch:
         self.planner, self.window, self.output = planner, window, output
         self.workers, self.json_output = workers, json_output
         self.since = self.tokens = self.decisions = self.proposals = 0
+        self.begun = planner.reference is not None  # else the first window has to fill
 
     def look(self, follower: Follower, *, settled: bool) -> None:
         """Take in what came; decide whenever an eighth of the window is new, and once more at the end of all."""
@@ -96,7 +106,7 @@ class _Watch:
             if arrival.workload is None:
                 self._say({"event": "unreadable", "path": str(arrival.path), "error": arrival.error}, arrival.error)
                 continue
-            self.window.push(arrival.workload)
+            self.window = self.window.push(arrival.workload)
             tokens = arrival.workload.num_tokens
             self.since, self.tokens = self.since + tokens, self.tokens + tokens
             event = {"event": "read", "path": str(arrival.path), "tokens": tokens, "window": self.window.num_tokens}
@@ -108,28 +118,27 @@ class _Watch:
 
     def end(self) -> None:
         event = {"event": "end", "tokens": self.tokens, "decisions": self.decisions, "proposals": self.proposals}
-        waiting = "" if self.window.full else f"; the window has {self.window.num_tokens:,} of {self.window.size_tokens:,}"
+        waiting = "" if self.begun else f"; the window has {self.window.num_tokens:,} of {self.window.size_tokens:,}"
         words = f"{self.tokens:,} tokens, {self.decisions} decisions, {self.proposals} proposals{waiting}"
         self._say(event, words)
 
     def _decide(self) -> None:
-        if not self.window.full:
+        if not self.begun and self.window.num_tokens < self.window.size_tokens:
             return
-        self.since = 0
-        now = self.window.workload()
+        self.begun, self.since = True, 0
         try:
-            decision = self.planner.step(now, workers=self.workers)
+            decision = self.planner.step(self.window, workers=self.workers)
         except PlacementError as error:  # the next window may be better
             self._say({"event": "failed", "error": str(error)}, str(error))
             return
         self.decisions += 1
         files = {}
         if decision.verdict == CHANGE:
-            files = self._propose(decision, now.digest())
-        self.planner = self.planner.after(decision, now)
+            files = self._propose(decision)
+        self.planner, self.window = self.planner.after(decision), decision.window
         self._say({"event": "decision", **decision.summary(), **files}, _words(decision, files))
 
-    def _propose(self, decision: Decision, input_hash: str) -> dict[str, str]:
+    def _propose(self, decision: Decision) -> dict[str, str]:
         assert decision.placement is not None and decision.plan is not None
         self.proposals += 1
         make_folder(self.output)
@@ -139,13 +148,11 @@ class _Watch:
         provenance = {
             "version": VERSION,
             "seed": planner.options.seed,
-            "options": {},
+            "options": asdict(planner.options),
             "cluster": cluster_document(planner.cluster),
-            "input_hash": input_hash,
+            "input_hash": decision.window.workload().digest(),
         }
-        document = placement_document(
-            decision.placement, migration=decision.plan.summary(), provenance=provenance
-        )
+        document = placement_document(decision.placement, migration=decision.plan.summary(), provenance=provenance)
         save_placement(paths["placement"], document)
         return {name: str(path) for name, path in paths.items()}
 
@@ -169,5 +176,7 @@ def _words(decision: Decision, files: dict[str, str]) -> str:
     figures = f"step {decision.now_us:,.0f} -> {decision.new_us:,.0f} us, saves {decision.gain_ms:,.0f} ms{cost}{told}"
     if decision.verdict == CHANGE:
         assert decision.plan is not None
-        return f"change: {figures}; {decision.plan.num_moves:,} moves; wrote {files['placement']} and {files['migration']}"
+        return (
+            f"change: {figures}; {decision.plan.num_moves:,} moves; wrote {files['placement']} and {files['migration']}"
+        )
     return f"not worth it: {figures}"

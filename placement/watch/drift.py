@@ -85,7 +85,9 @@ def drift_test(
     distance_QQ = _distance_QQ(profile_QLE)
     energy_CR = np.stack([_energy_R((order_RQ < old).astype(np.float64), distance_QQ) for old in old_C[cut_C]])
     # ties count against drift, whichever way their sums were rounded
-    p_value = (1 + int(np.count_nonzero(energy_CR.max(axis=0)[1:] >= energy_CR[:, 0].max() - 1e-9))) / (1 + permutations)
+    p_value = (1 + int(np.count_nonzero(energy_CR.max(axis=0)[1:] >= energy_CR[:, 0].max() - 1e-9))) / (
+        1 + permutations
+    )
     best = int(cut_C[energy_CR[:, 0].argmax()])
     old = int(old_C[best])
     moved_R = _moved_R((order_RQ[: 1 + CHANCE] < old).astype(np.float64), profile_QLE)
