@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from placement.cli import main
 
 # pytest imports tests by their path and leaves sys.path alone; this lets them import reference.py and its like
-sys.path += [str(Path(__file__).parent / folder) for folder in ("cost", "solvers", "report")]
+sys.path += [str(Path(__file__).parent / folder) for folder in ("cost", "solvers", "report", "watch")]
 
 # machines that run tests are slow at times: an example may take as long as it needs
 settings.register_profile("patient", parent=settings(), deadline=None)

@@ -62,8 +62,8 @@ def drift_test(
     """Is there a moment, in the reference or at the start of a bucket, since which requests are others?
 
     At every cut between the buckets the requests before it, those of the reference among them, are compared with those
-    since by the energy distance (Székely and Rizzo 2004) between their loads, times n m / (n + m) for n requests against
-    m. The statistic is the largest; its distribution without drift is that under random orders of the requests. A
+    since by the energy distance (Székely and Rizzo 2004) between their loads, times n m / (n + m) for n requests and m.
+    The statistic is the largest; its distribution without drift is that under random orders of the requests. A
     request counts once, where it came first. Deterministic in its arguments. Raises OptionError, and InputError for
     workloads that do not add.
     """
