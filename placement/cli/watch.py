@@ -167,7 +167,7 @@ class _Watch:
 def _words(decision: Decision, files: dict[str, str]) -> str:
     drift, told = decision.drift, ""
     if drift is not None:
-        told = f" (p = {drift.p_value:.3f}, {drift.effect:.1%} of assignments moved)"
+        told = f" (p = {drift.p_value:.3f}, {max(drift.effect, 0.0):.1%} of assignments moved)"
     if decision.verdict == STEADY:
         return f"steady{told}"
     if decision.gain_ms is None:

@@ -140,4 +140,4 @@ def _moved_R(mine_RQ: Floats, profile_QLE: Floats) -> Floats:
 
 def _shares(load_RLE: Floats) -> Floats:
     total_RL = load_RLE.sum(axis=2, keepdims=True)
-    return np.divide(load_RLE, total_RL, out=np.zeros_like(load_RLE), where=total_RL > 0)
+    return np.asarray(np.divide(load_RLE, total_RL, out=np.zeros_like(load_RLE), where=total_RL > 0))

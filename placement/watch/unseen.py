@@ -23,7 +23,7 @@ def fitted_and_unseen(workload: Workload, known_Q: Keys | None) -> tuple[Workloa
 
     def unseen(key_N: Keys) -> npt.NDArray[np.bool_]:
         odd_N = key_N % np.uint64(2) == 1
-        return odd_N if known_Q is None else odd_N & ~np.isin(key_N, known_Q)
+        return np.asarray(odd_N if known_Q is None else odd_N & ~np.isin(key_N, known_Q))
 
     unseen_S, unseen_Q = unseen(workload.sample_owner_S), unseen(workload.profile_key_Q)
     return _only(workload, ~unseen_S, ~unseen_Q), _only(workload, unseen_S, unseen_Q)
