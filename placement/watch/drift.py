@@ -67,12 +67,7 @@ def drift_test(
     request counts once, where it came first. Deterministic in its arguments. Raises OptionError, and InputError for
     workloads that do not add.
     """
-    for name, value in (("level", level), ("min_effect", min_effect)):
-        if not 0 < value < 1:
-            raise OptionError(f"{name}={value} must be between 0 and 1, both excluded")
-    if permutations < max(1 / level - 1, CHANCE):
-        need = max(round(1 / level - 1), CHANCE)
-        raise OptionError(f"permutations={permutations} cannot show level={level}; give {need} or more")
+    check_test(level, min_effect, permutations)
     for bucket in buckets:
         reference.check_adds(bucket)
     profile_QLE, bucket_Q = _in_order([reference, *buckets])
@@ -99,6 +94,16 @@ def drift_test(
         old_buckets=best,
         requests=(old, len(bucket_Q) - old),
     )
+
+
+def check_test(level: float, min_effect: float, permutations: int = PERMUTATIONS) -> None:
+    """Raise OptionError unless the test can find anything."""
+    for name, value in (("level", level), ("min_effect", min_effect)):
+        if not 0 < value < 1:
+            raise OptionError(f"{name}={value} must be between 0 and 1, both excluded")
+    if permutations < max(1 / level - 1, CHANCE):
+        need = max(round(1 / level - 1), CHANCE)
+        raise OptionError(f"permutations={permutations} cannot show level={level}; give {need} or more")
 
 
 def _in_order(parts: Sequence[Workload]) -> tuple[Floats, npt.NDArray[np.int64]]:

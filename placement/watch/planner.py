@@ -17,7 +17,7 @@ from placement.placement_map import Placement
 from placement.problem import Options
 from placement.solvers.layer_problems import layer_problem
 from placement.solvers.run import solve_workload
-from placement.watch.drift import LEVEL, MIN_EFFECT, Drift, drift_test
+from placement.watch.drift import LEVEL, MIN_EFFECT, Drift, check_test, drift_test
 from placement.watch.unseen import fitted_and_unseen
 from placement.watch.window import Window
 from placement.workload import Workload
@@ -82,7 +82,8 @@ class Planner:
     min_effect: float = MIN_EFFECT
 
     def __post_init__(self) -> None:
-        check_fits(self.current, self.current.model, self.cluster)
+        check_fits(self.current, (self.reference or self.current).model, self.cluster)
+        check_test(self.level, self.min_effect)
         for name, value in (("horizon_steps", self.horizon_steps), ("tokens_per_gpu", self.tokens_per_gpu)):
             if value < 1:
                 raise OptionError(f"{name}={value} must be at least 1")

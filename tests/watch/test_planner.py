@@ -127,5 +127,8 @@ def test_bad_input(stream: dict[str, Any], tmp_path: Path, write_trace: Any) -> 
     write_trace(tmp_path / "t", num_experts=8)
     with pytest.raises(MapError):
         planner_of(stream).step(window_of(count(open_trace(tmp_path / "t"))))
-    with pytest.raises(OptionError):
-        planner_of(stream, horizon_steps=0)
+    with pytest.raises(MapError):
+        planner_of(stream, reference=count(open_trace(tmp_path / "t")))
+    for wrong in ({"horizon_steps": 0}, {"level": 1e-6}, {"min_effect": 0.0}):
+        with pytest.raises(OptionError):
+            planner_of(stream, **wrong)
