@@ -47,7 +47,8 @@ class Workload:
     profile_key_Q: npt.NDArray[np.uint64]
     profile_QLE: npt.NDArray[np.uint32]
 
-    def __add__(self, other: Workload) -> Workload:
+    def check_adds(self, other: Workload) -> None:
+        """Raise InputError unless `self + other` has a meaning: one model, one seed, one size of sketches."""
         if not self.model.same_routing(other.model):
             raise InputError(
                 f"workloads of {self.model.name} and {other.model.name} cannot be added: other layers or experts"
@@ -56,6 +57,9 @@ class Workload:
         theirs = (other.seed, other.sample_tokens, other.profile_requests)
         if mine != theirs:
             raise InputError(f"workloads with seed, sample and profile sizes {mine} and {theirs} cannot be added")
+
+    def __add__(self, other: Workload) -> Workload:
+        self.check_adds(other)
         key = np.concatenate([self.sample_key_S, other.sample_key_S])
         order = np.argsort(key, kind="stable")[: self.sample_tokens]
         owners, profiles = _merge_profiles(self, other)

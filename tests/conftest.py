@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from placement.cli import main
 
 # pytest imports tests by their path and leaves sys.path alone; this lets them import reference.py and its like
-FOLDERS = ("cost", "solvers", "report", "runtime", "advise", "checkpoint")
+FOLDERS = ("cost", "solvers", "report", "runtime", "advise", "checkpoint", "watch")
 sys.path += [str(Path(__file__).parent / folder) for folder in FOLDERS]
 
 # machines that run tests are slow at times: an example may take as long as it needs

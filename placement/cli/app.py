@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from placement.cli import advise, apply, diff, evaluate, export, group, serve, solve, traces
+from placement.cli import advise, apply, diff, evaluate, export, group, serve, solve, traces, watch
 from placement.version import VERSION
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("group")(group.group_command)
 app.command("evaluate")(evaluate.evaluate_command)
 app.command("diff")(diff.diff_command)
 app.command("apply")(apply.apply_command)
+app.command("watch")(watch.watch_command)
 app.command("export")(export.export_command)
 app.command("import")(export.import_command)
 app.command("serve")(serve.serve_command)

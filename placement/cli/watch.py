@@ -1,0 +1,182 @@
+"""`placement watch`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from placement.cli.shared import ReplicaChoice, Transport, Workers, print_json
+from placement.cluster import Cluster, cluster_from_yaml
+from placement.errors import OptionError, PlacementError
+from placement.files import check_folder, make_folder, write_atomic
+from placement.placement_json import (
+    cluster_document,
+    document_bytes,
+    load_placement,
+    placement_document,
+    save_placement,
+)
+from placement.problem import Options
+from placement.traces import count, open_trace
+from placement.version import VERSION
+from placement.watch import Decision, Planner, Window
+from placement.watch.drift import LEVEL, MIN_EFFECT
+from placement.watch.follower import Follower
+from placement.watch.planner import CHANGE, HORIZON_STEPS, STEADY
+
+
+def watch_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder into which traces or recordings arrive.")],
+    current: Annotated[Path, typer.Option("--from", help="Placement file in use now.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for proposals: placement-1.json, migration-1.json, ...")
+    ] = Path("proposals"),
+    fitted_on: Annotated[
+        list[str] | None, typer.Option(help="Traces that the map was fitted on. [default: unknown at first]")
+    ] = None,
+    cluster: Annotated[Path | None, typer.Option(help="cluster.yaml, instead of what the placement file says.")] = None,
+    window_tokens: Annotated[int, typer.Option(help="Newest tokens that are looked at.")] = 200_000,
+    level: Annotated[float, typer.Option(help="Level of the test of drift: its false alarms a look.")] = LEVEL,
+    min_effect: Annotated[float, typer.Option(help="Share of assignments that must have moved.")] = MIN_EFFECT,
+    horizon_steps: Annotated[int, typer.Option(help="Steps in which a new map has to pay.")] = HORIZON_STEPS,
+    max_moves: Annotated[int | None, typer.Option(help="Slots whose weights may move at a time.")] = None,
+    transport: Transport = "node",
+    replica_choice: ReplicaChoice = "min-nodes",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    work_limit: Annotated[int | None, typer.Option(help="Moves that a search proposes per layer.")] = None,
+    interval: Annotated[float, typer.Option(help="Seconds between looks into DIR.")] = 10.0,
+    once: Annotated[bool, typer.Option("--once", help="Read what is there, decide, and end.")] = False,
+    workers: Workers = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document a line for every event.")
+    ] = False,
+) -> None:
+    """Follow the traffic in DIR, and propose another map when the traffic has drifted and a change pays."""
+    if not interval > 0:
+        raise OptionError(f"interval={interval} must be more than 0 seconds")
+    check_folder(output)
+    placement, file = load_placement(current)
+    described = file.described_cluster() or Cluster(**dict(file.cluster))
+    planner = Planner(
+        cluster=described if cluster is None else cluster_from_yaml(cluster, placement.model.num_experts),
+        current=placement,
+        reference=None if not fitted_on else count(open_trace(fitted_on), seed=seed),
+        options=Options(
+            objective="time",
+            bound="none",
+            transport=transport,
+            replica_choice=replica_choice,
+            seed=seed,
+            work_limit=work_limit,
+            max_moves=max_moves,
+        ),
+        horizon_steps=horizon_steps,
+        level=level,
+        min_effect=min_effect,
+    )
+    watch = _Watch(planner, Window(size_tokens=window_tokens), output, workers, json_output)
+    follower = Follower(folder, placement.model, seed=seed)
+    try:
+        watch.look(follower, settled=once)
+        while not once:
+            time.sleep(interval)
+            watch.look(follower, settled=False)
+    except KeyboardInterrupt:
+        pass
+    watch.end()
+
+
+class _Watch:
+    """The loop's state: the planner, the window, and how much came since the last decision."""
+
+    def __init__(self, planner: Planner, window: Window, output: Path, workers: int | None, json_output: bool) -> None:
+        self.planner, self.window, self.output = planner, window, output
+        self.workers, self.json_output = workers, json_output
+        self.since = self.tokens = self.decisions = self.proposals = 0
+        self.begun = planner.reference is not None  # else the first window has to fill
+
+    def look(self, follower: Follower, *, settled: bool) -> None:
+        """Take in what came; decide whenever an eighth of the window is new, and once more at the end of all."""
+        for arrival in follower.poll(settled=settled):
+            if arrival.workload is None:
+                self._say({"event": "unreadable", "path": str(arrival.path), "error": arrival.error}, arrival.error)
+                continue
+            self.window = self.window.push(arrival.workload)
+            tokens = arrival.workload.num_tokens
+            self.since, self.tokens = self.since + tokens, self.tokens + tokens
+            event = {"event": "read", "path": str(arrival.path), "tokens": tokens, "window": self.window.num_tokens}
+            self._say(event, f"read {arrival.path}: {tokens:,} tokens, {self.window.num_tokens:,} in the window")
+            if self.since >= self.window.stride_tokens:
+                self._decide()
+        if settled and self.since:
+            self._decide()
+
+    def end(self) -> None:
+        event = {"event": "end", "tokens": self.tokens, "decisions": self.decisions, "proposals": self.proposals}
+        waiting = "" if self.begun else f"; the window has {self.window.num_tokens:,} of {self.window.size_tokens:,}"
+        words = f"{self.tokens:,} tokens, {self.decisions} decisions, {self.proposals} proposals{waiting}"
+        self._say(event, words)
+
+    def _decide(self) -> None:
+        if not self.begun and self.window.num_tokens < self.window.size_tokens:
+            return
+        self.begun, self.since = True, 0
+        try:
+            decision = self.planner.step(self.window, workers=self.workers)
+        except PlacementError as error:  # the next window may be better
+            self._say({"event": "failed", "error": str(error)}, str(error))
+            return
+        self.decisions += 1
+        files = {}
+        if decision.verdict == CHANGE:
+            files = self._propose(decision)
+        self.planner, self.window = self.planner.after(decision), decision.window
+        self._say({"event": "decision", **decision.summary(), **files}, _words(decision, files))
+
+    def _propose(self, decision: Decision) -> dict[str, str]:
+        assert decision.placement is not None and decision.plan is not None
+        self.proposals += 1
+        make_folder(self.output)
+        paths = {name: self.output / f"{name}-{self.proposals}.json" for name in ("migration", "placement")}
+        planner = self.planner
+        write_atomic(paths["migration"], document_bytes(decision.plan.document(), "copies"))
+        provenance = {
+            "version": VERSION,
+            "seed": planner.options.seed,
+            "options": asdict(planner.options),
+            "cluster": cluster_document(planner.cluster),
+            "input_hash": decision.window.workload().digest(),
+        }
+        document = placement_document(decision.placement, migration=decision.plan.summary(), provenance=provenance)
+        save_placement(paths["placement"], document)
+        return {name: str(path) for name, path in paths.items()}
+
+    def _say(self, event: dict[str, Any], words: str | None) -> None:
+        if self.json_output:
+            print_json(event)
+        else:
+            bad = event["event"] in ("unreadable", "failed")
+            print(f"placement: warning: {words}" if bad else words, file=sys.stderr if bad else sys.stdout, flush=True)
+
+
+def _words(decision: Decision, files: dict[str, str]) -> str:
+    drift, told = decision.drift, ""
+    if drift is not None:
+        told = f" (p = {drift.p_value:.3f}, {max(drift.effect, 0.0):.1%} of assignments moved)"
+    if decision.verdict == STEADY:
+        return f"steady{told}"
+    if decision.gain_ms is None:
+        return f"the window's requests are too few to judge a map{told}"
+    cost = "" if decision.cost_ms is None else f", copies take {decision.cost_ms:,.0f} ms"
+    figures = f"step {decision.now_us:,.0f} -> {decision.new_us:,.0f} us, saves {decision.gain_ms:,.0f} ms{cost}{told}"
+    if decision.verdict == CHANGE:
+        assert decision.plan is not None
+        return (
+            f"change: {figures}; {decision.plan.num_moves:,} moves; wrote {files['placement']} and {files['migration']}"
+        )
+    return f"not worth it: {figures}"
