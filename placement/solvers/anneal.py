@@ -36,7 +36,7 @@ Run = Callable[[Row, float, float, float, int, np.uint64], None]  # row (in plac
 BY_CHANCE = ("local-first", "uniform")
 
 MOVES, REPLICA_MOVES = 450_000, 600_000
-MOVES_OF_EXPERT = 2600  # at least, where experts are many
+MOVES_OF_EXPERT = 2000  # at least, where experts are many
 UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
 SETS_OF_MANY_NODES, MOVES_ON_MANY_NODES, SINGLE_MOVES_ON_MANY_NODES = 2048, 20_000, 60_000
 CHANCE_WORK = 400_000_000  # factors of a product that a search may multiply where copies are chosen by chance
