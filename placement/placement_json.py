@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from placement.cluster import Cluster
 from placement.errors import InputError, MapError
@@ -25,6 +25,7 @@ from placement.placement_parts import (
     Part,
     ProvenancePart,
     RobustPart,
+    read_document,
 )
 from placement.topology_json import TopologyPart
 
@@ -131,21 +132,7 @@ def save_placement(path: str | Path, document: dict[str, Any]) -> None:
 def load_placement(path: str | Path) -> tuple[Placement, PlacementFile]:
     """Read and check a placement file. Raises MapError with every fault that was found."""
     path = Path(path)
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise MapError(f"cannot read {path}: {error.strerror}; give a placement file") from None
-    except (ValueError, RecursionError) as error:
-        raise MapError(f"{path} is not JSON ({error}); give a file of schema {SCHEMA}") from None
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != SCHEMA:
-        raise MapError(f"{path} has schema {schema!r}; {SCHEMA!r} is the one that this version reads")
-    try:
-        file = PlacementFile.model_validate(document)
-    except ValidationError as error:
-        faults = tuple(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
-        raise MapError(f"{path} has {len(faults)} faults: {'; '.join(faults[:20])}{more}", faults) from None
+    file = read_document(path, SCHEMA, PlacementFile, "placement", MapError)
     rows = file.physical_to_logical
     if len({len(row) for row in rows}) > 1:
         lengths = sorted({len(row) for row in rows})

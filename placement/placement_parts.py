@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from placement.errors import InputError
 from placement.topology_json import TopologyPart
 
 
@@ -175,3 +179,27 @@ class ProvenancePart(BaseModel):
     options: dict[str, Any] | None = None
     cluster: ClusterDetail | None = None
     input_hash: str | None = Field(default=None, description="Hash of what was counted of the traces")
+
+
+P = TypeVar("P", bound=Part)
+
+
+def read_document(
+    path: Path, schema: str, part: type[P], what: str, error_of: Callable[[str, tuple[str, ...]], InputError]
+) -> P:
+    """Read and check a JSON file of one of our schemas; raises what `error_of` makes of a message and its faults."""
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise error_of(f"cannot read {path}: {error.strerror}; give a {what} file", ()) from None
+    except (ValueError, RecursionError) as error:
+        raise error_of(f"{path} is not JSON ({error}); give a file of schema {schema}", ()) from None
+    found = document.get("schema") if isinstance(document, dict) else None
+    if found != schema:
+        raise error_of(f"{path} has schema {found!r}; {schema!r} is the one that this version reads", ())
+    try:
+        return part.model_validate(document)
+    except ValidationError as error:
+        faults = tuple(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
+        raise error_of(f"{path} has {len(faults)} faults: {'; '.join(faults[:20])}{more}", faults) from None

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from placement.errors import InputError, OptionError
 from placement.files import write_atomic
 from placement.grouping.router import Router
 from placement.placement_map import Placement
-from placement.placement_parts import ModelPart, Part, ProvenancePart, SummaryPart
+from placement.placement_parts import ModelPart, Part, ProvenancePart, SummaryPart, read_document
 from placement.traces.trace import Trace
 
 SCHEMA = "expert-grouping/1"
@@ -156,21 +156,7 @@ def grouping_bytes(document: dict[str, Any]) -> bytes:
 def load_grouping(path: str | Path) -> GroupingFile:
     """Read and check a grouping file. Raises InputError with what is wrong."""
     path = Path(path)
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; give a grouping file") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}); give a file of schema {SCHEMA}") from None
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != SCHEMA:
-        raise InputError(f"{path} has schema {schema!r}; {SCHEMA!r} is the one that this version reads")
-    try:
-        file = GroupingFile.model_validate(document)
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
-        raise InputError(f"{path} has {len(faults)} faults: {'; '.join(faults[:20])}{more}") from None
+    file = read_document(path, SCHEMA, GroupingFile, "grouping", lambda message, _: InputError(message))
     bad = next((f"{name}: {node}" for name, node in file.homes.items() if not 0 <= node < file.num_nodes), None)
     if bad is not None:
         raise InputError(f"{path} has home {bad}; nodes from 0 to {file.num_nodes - 1} are allowed")
