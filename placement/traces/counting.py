@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numba as nb
@@ -40,24 +42,29 @@ def count_load(ids_N: npt.NDArray[Any], load_E: npt.NDArray[np.int64]) -> bool:
     return True
 
 
-@nb.njit(cache=True, nogil=True)
-def count_pairs(ids_TK: npt.NDArray[Any], side_T: npt.NDArray[np.int8], pairs_SEE: npt.NDArray[np.uint32]) -> None:
-    """Add the pairs of every token's experts to those of its side, each pair in the order in which the token has it.
+@cache
+def pair_counter(top_k: int) -> Callable[[npt.NDArray[Any], npt.NDArray[np.int8], npt.NDArray[np.uint32]], None]:
+    """The kernel that adds the pairs of tokens' experts, for so many a token: known, its inner loops are unrolled."""
 
-    side_T: side of each token, or -1, which is not counted. A token of one expert adds to the diagonal, where else
-    only an expert that a set names twice does. All ids must be below E: nothing is checked here.
-    """
-    top_k = ids_TK.shape[1]
-    for t in range(ids_TK.shape[0]):
-        side = side_T[t]
-        if side < 0:
-            continue
-        if top_k == 1:
-            pairs_SEE[side, ids_TK[t, 0], ids_TK[t, 0]] += np.uint32(1)
-        for k in range(1, top_k):
-            a = ids_TK[t, k]
-            for j in range(k):
-                pairs_SEE[side, a, ids_TK[t, j]] += np.uint32(1)
+    @nb.njit(cache=True, nogil=True)
+    def count_pairs(ids_TK: npt.NDArray[Any], side_T: npt.NDArray[np.int8], pairs_ZEE: npt.NDArray[np.uint32]) -> None:
+        """Add each pair of a token, in the order in which the token has it, to those of the token's side.
+
+        side_T: side of each token, or -1, which is not counted. A token of one expert adds to the diagonal, where else
+        only an expert that a set names twice does. All ids must be below E: nothing is checked here.
+        """
+        for t in range(ids_TK.shape[0]):
+            side = side_T[t]
+            if side < 0:
+                continue
+            if top_k == 1:
+                pairs_ZEE[side, ids_TK[t, 0], ids_TK[t, 0]] += np.uint32(1)
+            for k in range(1, top_k):
+                a = np.intp(ids_TK[t, k])
+                for j in range(k):
+                    pairs_ZEE[side, a, np.intp(ids_TK[t, j])] += np.uint32(1)
+
+    return count_pairs
 
 
 @nb.njit(cache=True, nogil=True)
@@ -71,6 +78,14 @@ def count_profiles(
     for r in range(token_R.shape[0]):
         for k in range(ids_TK.shape[1]):
             profile_QE[row_R[r], ids_TK[token_R[r], k]] += np.uint32(1)
+
+
+@nb.njit(cache=True, nogil=True)
+def take_rows(ids_TK: npt.NDArray[Any], token_R: npt.NDArray[np.int64], out_RK: npt.NDArray[Any]) -> None:
+    """`out_RK[:] = ids_TK[token_R]`, which numpy does row by row."""
+    for r in range(token_R.shape[0]):
+        for k in range(ids_TK.shape[1]):
+            out_RK[r, k] = ids_TK[token_R[r], k]
 
 
 @nb.njit(cache=True, nogil=True)

@@ -163,6 +163,14 @@ class Shard:
             begins=_begins(path),
         )
 
+    def stat(self) -> tuple[int, ...]:
+        """What the file system says of the file: it changes whenever the content does."""
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise TraceError(f"cannot read {self.path}: {error.strerror}") from None
+        return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
     def reader(self) -> ShardReader:
         return ShardReader(self)
 

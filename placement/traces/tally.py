@@ -21,20 +21,30 @@ _WORD = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentCounts:
-    """The workload of every side, and the hash of what was read of every span (`hash_span`)."""
+    """The workload of every side, and of every span what it was counted from.
+
+    hashes    of what was read, see `hash_span`
+    requests  how many of its folder's requests it needs: 1 + its largest request index
+    stats     `Shard.stat` before it was read
+    """
 
     sides: tuple[Workload, ...]
     hashes: tuple[int, ...]
+    requests: tuple[int, ...]
+    stats: tuple[tuple[int, ...], ...]
 
 
 def count_segment(segment: Segment) -> SegmentCounts:
     """Count the tokens of every side. Raises TraceError on ids that are out of range or twice in a top-k set."""
+    stats = tuple(span.shard.stat() for span in segment.spans)
     tally = _Tally(segment)
     hashes = []
     for span in segment.spans:
         with span.shard.reader() as reader:
             hashes.append(sum(tally.count(span, reader, *rows) for rows in span.blocks()) % 2**64)
-    return SegmentCounts(sides=tally.workloads(), hashes=tuple(hashes))
+    return SegmentCounts(
+        sides=tally.workloads(), hashes=tuple(hashes), requests=tally.requests, stats=stats
+    )
 
 
 def hash_span(span: Span, num_layers: int) -> int:
@@ -59,11 +69,13 @@ class _Tally:
     def __init__(self, segment: Segment) -> None:
         plan, model = segment.plan, segment.plan.model
         self.plan = plan
+        self.count_pairs = counting.pair_counter(model.top_k)
         self.tokens_Z = np.zeros(plan.num_sides, dtype=np.int64)
         shape = (model.num_layers, plan.num_sides, model.num_experts, model.num_experts)
         self.pairs_LZEE = np.zeros(shape, dtype=np.uint32)
         self.samples = [_Sample(plan) for _ in range(plan.num_sides)]
-        side_Q = np.where(_present(segment), plan.side_Q, -1)
+        present_Q, self.requests = _present(segment)
+        side_Q = np.where(present_Q, plan.side_Q, -1)
         self.kept = [
             np.unique(plan.key_Q[side_Q == side])[: plan.profile_requests] for side in range(plan.num_sides)
         ]
@@ -111,7 +123,7 @@ class _Tally:
         pairs_ZEE = self.pairs_LZEE[layer]
         fits = int(ids_TK.max()) < model.num_experts
         if fits:
-            counting.count_pairs(ids_TK, side_T, pairs_ZEE)
+            self.count_pairs(ids_TK, side_T, pairs_ZEE)
             fits = model.top_k == 1 or not pairs_ZEE.diagonal(axis1=1, axis2=2).any()
         if fits:
             return
@@ -121,7 +133,7 @@ class _Tally:
             token = int(counted[row])
             raise fault_error(model, span.shard.path, start + token, layer, ids_TK[token].tolist(), fault)
         np.minimum(ids_TK, model.num_experts - 1, out=ids_TK)  # only tokens that do not count have others
-        counting.count_pairs(ids_TK, side_T, pairs_ZEE)
+        self.count_pairs(ids_TK, side_T, pairs_ZEE)
 
     def workloads(self) -> tuple[Workload, ...]:
         plan, model = self.plan, self.plan.model
@@ -181,7 +193,7 @@ class _Sample:
         self._waiting.append((key_T[rows], owner_T[rows], new))
 
     def take(self, layer: int, ids_TK: npt.NDArray[Any]) -> None:
-        self._waiting[-1][2][:, layer] = ids_TK[self._rows]
+        counting.take_rows(ids_TK, self._rows, self._waiting[-1][2][:, layer])
 
     def end(self) -> None:
         """Choose once as much has come together as the sample holds."""
@@ -194,19 +206,23 @@ class _Sample:
         self._waiting = []
 
 
-def _present(segment: Segment) -> npt.NDArray[np.bool_]:
-    """Which requests have tokens in the segment that count, bool [Q]."""
+def _present(segment: Segment) -> tuple[npt.NDArray[np.bool_], tuple[int, ...]]:
+    """Which requests have tokens in the segment that count, bool [Q]; 1 + the largest request index of every span."""
     plan = segment.plan
     present_Q = np.zeros(len(plan.key_Q), dtype=bool)
+    most = []
     for span in segment.spans:
+        largest = -1
         with span.shard.reader() as reader:
             for start, stop in span.blocks():
                 request_T = requests_of(span.shard, reader.column("request", start, stop), span.listed)
+                largest = max(largest, int(request_T.max()))
                 request_T = request_T + np.int32(span.offset)
                 if plan.cut is not None:
                     request_T = request_T[plan.cut.keeps(reader.column(plan.cut.column, start, stop), request_T)]
                 present_Q[request_T] = True
-    return present_Q
+        most.append(largest + 1)
+    return present_Q, tuple(most)
 
 
 def _sides(
