@@ -19,6 +19,7 @@ from placement.cli.shared import (
     Transport,
     Workers,
     cluster_from_options,
+    open_counted,
     open_input,
     print_json,
     progress_listener,
@@ -38,9 +39,11 @@ from placement.report.migration import migration_line
 from placement.report.part_tables import terminal_part_table
 from placement.report.tables import comparison_table, headline
 from placement.solution import solution_document
-from placement.solve import solve
+from placement.solve import HOLDOUT, solve
 from placement.solvers import SOLVERS
 from placement.traces import Trace
+from placement.traces.counted import Counted
+from placement.traces.counts_folder import is_counts_folder
 from placement.traces.parts import PARTINGS
 
 
@@ -72,7 +75,14 @@ def solve_command(
         str, typer.Option(help=f"Proof of how good the answer is: {', '.join(BOUNDS)}; tight takes seconds a layer.")
     ] = "quick",
     no_bound: Annotated[bool, typer.Option("--no-bound", help="The same as --bound none.")] = False,
-    holdout: Annotated[float, typer.Option(help="Share of the requests to measure on, not to fit; 0 fits all.")] = 0.2,
+    given_holdout: Annotated[
+        float | None,
+        typer.Option(
+            "--holdout",
+            help=f"Share of the requests to measure on, not to fit; 0 fits all. [default: {HOLDOUT}, or as counted]",
+            show_default=False,
+        ),
+    ] = None,
     robust: Annotated[
         str | None,
         typer.Option(help=f"Minimize the worst part of the traffic, parted by {', '.join(PARTINGS)}."),
@@ -117,7 +127,7 @@ def solve_command(
     report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
     json_output: Json = False,
 ) -> None:
-    """Find a placement for the experts in TRACES (or a file of counts) and measure it beside linear and eplb."""
+    """Find a placement for the experts in TRACES (or in counts) and measure it beside linear and eplb."""
     options = Options(
         solver=solver,
         objective=objective,
@@ -151,7 +161,8 @@ def solve_command(
     if migration_out is not None and current is None:
         raise OptionError("--migration-out says how to get from a map to the answer; give that map with --from FILE")
     in_use = None if current is None else load_placement(current)[0]
-    trace = open_input(traces, top_k)
+    trace = open_counted(traces) if any(is_counts_folder(path) for path in traces) else open_input(traces, top_k)
+    holdout = HOLDOUT if given_holdout is None else given_holdout
     shape = cluster_from_options(
         trace.model.num_experts,
         file=cluster,
@@ -160,6 +171,18 @@ def solve_command(
         slots_per_gpu=slots_per_gpu,
         redundant_experts=redundant_experts,
     )
+    if isinstance(trace, Counted):
+        _check_alone(
+            "a folder of counts",
+            {
+                "--group": group or None,
+                "--by": by,
+                "--pareto": pareto,
+                "--robust": robust,
+                "--server": server,
+                "--top-k": top_k,
+            },
+        )
     if server is not None:
         check_remote(
             {
@@ -206,7 +229,7 @@ def solve_command(
             solution = classes.solution
         elif by is not None:
             raise OptionError("--by needs a trace: counts do not say of which class a token is")
-        elif pareto is not None:
+        elif pareto is not None and not isinstance(trace, Counted):
             front = solve_front(
                 trace,
                 shape,
@@ -223,7 +246,7 @@ def solve_command(
                 shape,
                 options,
                 current=in_use,
-                holdout=holdout,
+                holdout=given_holdout,
                 robust=robust,
                 by_domain=report is not None,
                 workers=workers,
