@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ Transport = Annotated[
     typer.Option(help=f"What the engine sends, one copy for each: {', '.join(TRANSPORTS)} (every token everywhere)."),
 ]
 
+WORTH_TELLING_S = 5.0
 LABELS = {
     "count": "counting tokens",
     "solve": "solving layers",
@@ -64,7 +66,7 @@ def progress_listener(quiet: bool) -> Iterator[Listener]:
     if quiet:
         yield ignore
     elif not console.is_terminal:
-        yield _plain_lines
+        yield _plain_lines()
     else:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with RichProgress(*columns, console=console, transient=True) as bar:
@@ -78,11 +80,28 @@ def progress_listener(quiet: bool) -> Iterator[Listener]:
             yield show
 
 
-def _plain_lines(event: Progress) -> None:
-    """One line at the start, about every fifth of the way, and at the end of each stage."""
-    step = max(event.total // 5, 1)
-    if event.done in (0, event.total) or (event.stage in ("solve", "advise") and event.done % step == 0):
-        print(f"{LABELS[event.stage]}: {event.done}/{event.total}", file=sys.stderr)
+def _plain_lines() -> Listener:
+    """One line at the start, about every fifth of the way, and at the end of each stage; with the time that is left,
+    by the pace so far, where it is more than a few seconds."""
+    begun: dict[str, float] = {}
+    fifths: dict[str, int] = {}
+
+    def show(event: Progress) -> None:
+        now = time.monotonic()
+        since = now - begun.setdefault(event.stage, now)
+        fifth = 5 * event.done // max(event.total, 1)
+        if event.stage in ("count", "solve", "advise"):
+            due = event.done == 0 or fifth > fifths.get(event.stage, 0)
+        else:
+            due = event.done in (0, event.total)
+        if not due:
+            return
+        fifths[event.stage] = fifth
+        left = since * (event.total - event.done) / event.done if event.done else 0.0
+        told = f", {left:.0f} s left" if left >= WORTH_TELLING_S else ""
+        print(f"{LABELS[event.stage]}: {event.done}/{event.total}{told}", file=sys.stderr)
+
+    return show
 
 
 def open_input(paths: list[str], top_k: int | None) -> Trace | Counts:
