@@ -26,9 +26,7 @@ OPTIONS = Options(work_limit=200, bound="none")
 
 @pytest.fixture
 def trace(tmp_path: Path, write_trace: Any) -> Trace:
-    return open_trace(
-        write_trace(tmp_path / "t", tokens=4000, requests=40, num_shards=3, top_k=3, spread=1.5).folder
-    )
+    return open_trace(write_trace(tmp_path / "t", tokens=4000, requests=40, num_shards=3, top_k=3, spread=1.5).folder)
 
 
 def some_maps(trace: Trace, cluster: Cluster) -> list[Placement]:
@@ -97,7 +95,7 @@ def test_a_folder_of_counts_solves_to_what_its_requests_solve_to(trace: Trace, t
 
 
 def test_a_large_trace_is_counted_first(trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit, `solve TRACES` answers what `traces count` and `solve counts/` do, with any number of workers."""
+    """Above the limit, `solve TRACES` answers what `traces count` and `solve counts/` do, with any workers."""
     monkeypatch.setattr("placement.traces.segment.SEGMENT_TOKENS", 700)
     count_to_folder(trace, tmp_path / "c", holdout=0.2)
     from_counts = solution_document(solve(read_counted(tmp_path / "c"), CLUSTER, OPTIONS))

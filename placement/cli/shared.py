@@ -22,8 +22,8 @@ from placement.errors import InputError, OptionError, TraceError
 from placement.events import Listener, Progress, ignore
 from placement.traces import Trace, open_trace
 from placement.traces.counted import Counted
-from placement.traces.counts_folder import read_counted
 from placement.traces.counts_file import Counts, is_counts_file, read_counts
+from placement.traces.counts_folder import read_counted
 from placement.traces.readers import detect
 
 Traces = Annotated[
@@ -37,7 +37,7 @@ Transport = Annotated[
     typer.Option(help=f"What the engine sends, one copy for each: {', '.join(TRANSPORTS)} (every token everywhere)."),
 ]
 
-WORTH_TELLING_S = 5.0
+WORTH_TELLING_S, TELL_EVERY_S = 5.0, 30.0
 LABELS = {
     "count": "counting tokens",
     "solve": "solving layers",
@@ -81,25 +81,23 @@ def progress_listener(quiet: bool) -> Iterator[Listener]:
 
 
 def _plain_lines() -> Listener:
-    """One line at the start, about every fifth of the way, and at the end of each stage; with the time that is left,
-    by the pace so far, where it is more than a few seconds."""
+    """A line at the start, about every fifth of the way or half minute, and at the end of each stage; with the time
+    that is left, by the pace so far, where that is worth telling."""
     begun: dict[str, float] = {}
-    fifths: dict[str, int] = {}
+    last: dict[str, tuple[int, float]] = {}
 
     def show(event: Progress) -> None:
-        now = time.monotonic()
-        since = now - begun.setdefault(event.stage, now)
-        fifth = 5 * event.done // max(event.total, 1)
-        if event.stage in ("count", "solve", "advise"):
-            due = event.done == 0 or fifth > fifths.get(event.stage, 0)
-        else:
-            due = event.done in (0, event.total)
-        if not due:
+        now, fifth = time.monotonic(), 5 * event.done // max(event.total, 1)
+        if fifth < last.get(event.stage, (0, now))[0] or event.stage not in begun:
+            begun[event.stage], last[event.stage] = now, (0, now)
+        before, told = last[event.stage]
+        in_steps = event.stage in ("count", "solve", "advise") and (fifth > before or now - told > TELL_EVERY_S)
+        if event.done not in (0, event.total) and not in_steps:
             return
-        fifths[event.stage] = fifth
-        left = since * (event.total - event.done) / event.done if event.done else 0.0
-        told = f", {left:.0f} s left" if left >= WORTH_TELLING_S else ""
-        print(f"{LABELS[event.stage]}: {event.done}/{event.total}{told}", file=sys.stderr)
+        last[event.stage] = (fifth, now)
+        left = (now - begun[event.stage]) * (event.total - event.done) / max(event.done, 1)
+        remaining = f", {left:.0f} s left" if event.done and left >= WORTH_TELLING_S else ""
+        print(f"{LABELS[event.stage]}: {event.done}/{event.total}{remaining}", file=sys.stderr)
 
     return show
 
@@ -126,7 +124,7 @@ def open_counted(paths: list[str]) -> Counted:
     """One folder of counts."""
     if len(paths) > 1:
         raise OptionError(
-            f"{paths[0]} and {len(paths) - 1} more were given; counts are solved alone: add folders of counts up first, "
+            f"{paths[0]} and {len(paths) - 1} more were given; counts are solved alone: add several up first, "
             f"with `placement traces merge`"
         )
     return read_counted(paths[0])

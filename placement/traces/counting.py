@@ -81,9 +81,7 @@ def set_counter(top_k: int) -> Callable[..., None]:
 
 
 @nb.njit(cache=True, nogil=True)
-def take_rows(
-    ids_TK: npt.NDArray[Any], token_R: npt.NDArray[np.int64], out_RLK: npt.NDArray[Any], layer: int
-) -> None:
+def take_rows(ids_TK: npt.NDArray[Any], token_R: npt.NDArray[np.int64], out_RLK: npt.NDArray[Any], layer: int) -> None:
     """`out_RLK[:, layer] = ids_TK[token_R]`, which numpy does slowly."""
     for r in range(token_R.shape[0]):
         for k in range(ids_TK.shape[1]):
