@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from placement.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
+from placement.documents import parse_json
 from placement.errors import InputError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -60,7 +60,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 def _shards(index: Path) -> list[str]:
     try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        names = sorted(set(parse_json(index.read_bytes())["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{index} has no readable weight_map; fetch it again") from None
     if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):

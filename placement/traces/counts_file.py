@@ -7,7 +7,6 @@ A `.npy` array, or a `.npz` with the array `counts` (or `frac`, shares of a requ
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from placement.array_files import read_arrays
 from placement.errors import InputError, OptionError, TraceError
 from placement.files import write_atomic
 from placement.model import Model
@@ -137,12 +137,9 @@ def write_counts(path: str | Path, model: Model, count_QLE: npt.NDArray[np.int64
 def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return {"counts": loaded}
-            wanted = (*KEYS, "layer_ids", "top_k", "model")
-            return {name: loaded[name] if name in wanted else np.empty(0) for name in loaded.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
+            found = read_arrays(file, *KEYS, "layer_ids", "top_k", "model")
+            return {"counts": found[""]} if "" in found else found
+    except (OSError, ValueError, MemoryError) as error:
         what = getattr(error, "strerror", None) or error
         raise TraceError(
             f"cannot read {path}: {what}; give a .npy or .npz of numbers, without pickled objects"

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
+from placement.documents import parse_json
 from placement.errors import InputError, TraceError
 from placement.files import write_atomic
 from placement.model import Model
@@ -71,12 +72,12 @@ class Manifest(BaseModel):
 def read_manifest(folder: Path) -> Manifest:
     path = folder / "trace.json"
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise TraceError(f"{folder} is not a trace: it has no trace.json; give a folder of format {SCHEMA}") from None
     except OSError as error:
         raise TraceError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise TraceError(f"{path} is not JSON: {error}; write the trace again") from None
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != SCHEMA:

@@ -27,7 +27,7 @@ from placement.traces.readers.base import (
     parse_ids,
     reading,
 )
-from placement.traces.readers.requests import LAST_POSITION, layers_first, whole_column
+from placement.traces.readers.requests import LAST_POSITION, half_weights, layers_first, whole_column
 
 IDS, WEIGHTS = "expert_ids", "expert_weights"
 NUMBERS = ("position", "phase")
@@ -46,7 +46,7 @@ class Parquet:
         files = files_of(path, "*.parquet")
         if not files:
             raise TraceError(f"{path} has no *.parquet; {MEND}")
-        with _opened(files[0]) as file:
+        with _opened(files[0]) as file, reading(files[0], MEND):
             names = file.schema_arrow.names
             metadata = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
         if IDS not in names:
@@ -111,7 +111,7 @@ def _batch(where: str, columns: dict[str, Any], start: int) -> Batch:
         request_T=np.array([number_of[str(owner)] for owner in owners], dtype=np.int32),
         position_T=_numbers(columns, "position", np.arange(start, start + count), LAST_POSITION),
         phase_T=_numbers(columns, "phase", np.zeros(count, dtype=np.uint8), DECODE).astype(np.uint8),
-        weights_LTK=None if weights is None else weights.transpose(1, 0, 2).astype(np.float16),
+        weights_LTK=None if weights is None else half_weights(weights),
     )
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from placement.array_files import ArrayStream, open_array
 from placement.errors import TraceError
 from placement.traces.readers.base import BATCH_TOKENS, Batch, ReadOptions, Recording, files_of, head_of, reading
 from placement.traces.readers.json_lines import json_objects
-from placement.traces.readers.npy_stream import ArrayStream, open_array
 from placement.traces.readers.requests import request_batches
 
 MEND = "save output.routed_experts with np.save, or the server's responses as JSON, again"
