@@ -8,6 +8,7 @@ from __future__ import annotations
 import lzma
 import math
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ class ArrayStream:
         return self.dtype.itemsize * math.prod(self.shape)
 
     def chunks(self, rows: int) -> Iterator[npt.NDArray[Any]]:
-        """The array in pieces of `rows` rows. Raises ValueError where it is truncated, or of no bytes, or by columns."""
+        """The array in pieces of `rows` rows. Raises ValueError if it is truncated, of no bytes, or by columns."""
         if self.columns_first:
             raise ValueError("it stores columns first; save np.ascontiguousarray(array)")
         inner = self.shape[1:]
@@ -53,7 +54,7 @@ class ArrayStream:
             data = self.file.read(count * size)
             if len(data) < count * size:
                 raise ValueError(f"truncated: row {start + len(data) // size} of {self.shape[0]} is not there")
-            yield np.frombuffer(data, dtype=self.dtype).reshape(count, *inner)
+            yield _values(data, self.dtype).reshape(count, *inner)
 
     def whole(self, bytes_there: int) -> npt.NDArray[Any]:
         """All of it, from a file of `bytes_there` bytes. Raises ValueError where they are too few."""
@@ -65,7 +66,7 @@ class ArrayStream:
             if max(self.shape, default=0) > bytes_there:
                 raise ValueError(f"its header says shape {_shown(self.shape)} of {self.dtype}, which cannot be")
             return np.empty(self.shape, dtype=self.dtype)
-        array = np.frombuffer(data, dtype=self.dtype)
+        array = _values(data, self.dtype)
         return array.reshape(self.shape[::-1]).T if self.columns_first else array.reshape(self.shape)
 
 
@@ -130,6 +131,13 @@ def read_arrays(file: IO[bytes], *names: str) -> dict[str, npt.NDArray[Any]]:
             with archive.open(member) as content:
                 found[name] = open_array(content).whole(member.file_size)
     return found
+
+
+def _values(data: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    array = np.frombuffer(data, dtype=dtype)
+    if dtype.kind == "U" and array.view(f"{dtype.byteorder}u4").max(initial=0) > sys.maxunicode:
+        raise ValueError("it holds text with characters that do not exist")
+    return array
 
 
 def _shown(shape: tuple[int, ...]) -> str:

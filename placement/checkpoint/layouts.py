@@ -30,7 +30,7 @@ class Layout:
         keys = "|".join(self.keys)
         if self.stacked:
             return re.compile(rf"{_BEFORE}(?P<part>(?P<key>{keys})(?:_[a-z_]+)?)$")
-        return re.compile(rf"{_BEFORE}(?P<expert>\d{1, 5})\.(?P<part>(?P<key>{keys})\.[\w.]+)$")
+        return re.compile(rf"{_BEFORE}(?P<expert>\d{{1,5}})\.(?P<part>(?P<key>{keys})\.[\w.]+)$")
 
     @property
     def example(self) -> str:

@@ -110,9 +110,9 @@ def whole_rows(value: Any, what: str) -> npt.NDArray[np.int64]:
     if not isinstance(value, list) or not value or not all(isinstance(row, list) for row in value):
         raise MapError(f"{what} must be a list of rows of slots")
     for number, row in enumerate(value):
-        bad = next((entry for entry in row if type(entry) is not int or abs(entry) >= 2**31), None)
-        if bad is not None:
-            raise MapError(f"{what}: row {number} holds {str(bad)[:20]!r}; ids that are whole numbers are needed")
+        bad = [entry for entry in row if type(entry) is not int or abs(entry) >= 2**31]
+        if bad:
+            raise MapError(f"{what}: row {number} holds {str(bad[0])[:20]!r}; ids that are whole numbers are needed")
     lengths = sorted({len(row) for row in value})
     if len(lengths) > 1 or not lengths[0]:
         raise MapError(f"{what} has rows of {', '.join(map(str, lengths))} slots; all need as many")

@@ -88,8 +88,7 @@ def fuzz(name: str, work: Path, seconds: float, memory: int) -> None:
         seeds = target.seeds()
         for data in seeds.values():
             target.run(data)
-    warnings.simplefilter("error")
-    warnings.simplefilter("default", DeprecationWarning)
+    warnings.simplefilter("error", RuntimeWarning)
     inputs, findings = work / name / "inputs", work / name / "findings"
     inputs.mkdir(parents=True, exist_ok=True)
     kept = CORPUS / name

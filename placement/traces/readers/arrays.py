@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from placement.array_files import ArrayStream, open_array, open_zip
 from placement.errors import TraceError
+from placement.model import MOST_LAYERS
 from placement.traces.format import RequestEntry
 from placement.traces.readers.base import BATCH_TOKENS, DECODE, Batch, ReadOptions, Recording, files_of, reading
 from placement.traces.readers.requests import LAST_POSITION, half_weights, layers_first, request_batches, whole_column
@@ -137,6 +138,7 @@ def _small(path: Path, archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
 
 
 def _checked(path: Path, name: str, array: ArrayStream, dimensions: int) -> ArrayStream:
-    if len(array.shape) != dimensions or array.dtype.kind not in KINDS.get(name, "iu"):
+    layers = array.shape[1] if name == IDS and len(array.shape) > 1 else 0
+    if len(array.shape) != dimensions or array.dtype.kind not in KINDS.get(name, "iu") or layers > MOST_LAYERS:
         raise TraceError(f"{path}: {name} has shape {list(array.shape)} and dtype {array.dtype}; {MEND}")
     return array
