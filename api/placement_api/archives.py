@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -42,6 +43,8 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> None:
         NotImplementedError,
         RuntimeError,
         ValueError,
+        OverflowError,  # a size beyond 64 bits
+        struct.error,
     ) as error:
         raise Problem(422, f"the archive cannot be unpacked: {error or type(error).__name__}", MEND) from None
     for inner in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:

@@ -10,17 +10,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from placement.documents import parse_json
 from placement.errors import InputError
-from placement.files import write_atomic
+from placement.files import plain_name, write_atomic
 
 SCHEMA: Final = "expert-checkpoint/1"
 MANIFEST, MAP, COMMON, SOURCES = "manifest.json", "placement.json", "common.safetensors", "sources.json"
-
-
-def plain_name(name: str) -> str:
-    """`name` if it is that of a file in a folder, not of one elsewhere. Raises ValueError."""
-    if Path(name).name != name or name in ("", "..") or "\0" in name:
-        raise ValueError(f"{name!r} is no name of a file in this folder")
-    return name
 
 
 class _Part(BaseModel):

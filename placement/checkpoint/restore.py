@@ -8,13 +8,13 @@ from pathlib import Path
 
 from placement.checkpoint.apply import check_map
 from placement.checkpoint.layouts import find_experts
-from placement.checkpoint.manifest import MAP, SOURCES, Manifest, metadata_of, plain_name, read_manifest
+from placement.checkpoint.manifest import MAP, SOURCES, Manifest, metadata_of, read_manifest
 from placement.checkpoint.safetensors_file import SafetensorsFile, open_safetensors, parse_header, write_header
 from placement.checkpoint.slot_file import Target, hash_targets, target_files
 from placement.documents import parse_json
 from placement.errors import InputError, OutputError
 from placement.events import Listener, Progress, ignore
-from placement.files import make_folder, open_atomic, remove_parts, write_atomic
+from placement.files import make_folder, open_atomic, plain_name, remove_parts, write_atomic
 from placement.migration import map_digest
 from placement.parallel import run_tasks
 from placement.placement_json import load_placement

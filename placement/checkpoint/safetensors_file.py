@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
+from operator import index
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -98,12 +99,13 @@ def parse_header(header: bytes, path: Path) -> tuple[Tensor, ...]:
             Tensor(
                 name=name,
                 dtype=str(entry["dtype"]),
-                shape=tuple(int(size) for size in entry["shape"]),
-                begin=int(entry["data_offsets"][0]),
-                end=int(entry["data_offsets"][1]),
+                shape=tuple(map(index, entry["shape"])),
+                begin=index(entry["data_offsets"][0]),
+                end=index(entry["data_offsets"][1]),
             )
             for name, entry in document.items()
         ]
+        "".join(tensor.name + tensor.dtype for tensor in tensors).encode()  # halves of surrogate pairs are no names
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         raise InputError(f"{path} has a damaged header; fetch it again") from None
     tensors.sort(key=lambda tensor: (tensor.begin, tensor.end))

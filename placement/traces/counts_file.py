@@ -25,6 +25,7 @@ from placement.workload import PROFILE_REQUESTS, SAMPLE_TOKENS, Workload
 SUFFIXES = (".npy", ".npz")
 KEYS = ("counts", "frac")
 LARGEST = 1 << 32  # of one request's count; sums of many stay below 2^63
+SMALLEST = 1e-30  # of the largest fraction
 FINEST = 1 << 24  # to which the largest fraction is scaled
 
 
@@ -166,6 +167,8 @@ def _whole(path: Path, key: str, array: npt.NDArray[Any]) -> tuple[npt.NDArray[n
         if (array.ndim == 3 and largest >= LARGEST) or largest * values.shape[0] * values.shape[2] >= 2**62:
             raise TraceError(f"{path}: {key} has values up to {largest:.3g}; a request has less than 2^32, all 2^62")
         return values.astype(np.int64), 1.0
+    if largest < SMALLEST:
+        raise TraceError(f"{path}: {key} has no value above {largest:.3g}; of fractions one must be {SMALLEST:g} or more")
     unit = largest / FINEST
     return np.rint(values.astype(np.float64) / unit).astype(np.int64), unit
 

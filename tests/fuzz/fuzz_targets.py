@@ -7,10 +7,13 @@ A target returns for sound input and for input that is refused in words of ours;
 from __future__ import annotations
 
 import asyncio
+import gzip
+import io
 import json
 import shutil
-import sys
+import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,13 +59,18 @@ class Target:
     kind: str
 
 
+refusals: list[str] = []  # of the last run; sound input has none
+
+
 @contextmanager
 def refusing() -> Iterator[None]:
     """What is allowed of bad input: an error of the tree, one line of a length that can be read."""
+    refusals.clear()
     try:
         yield
     except PlacementError as error:
         text = str(error)
+        refusals.append(text)
         if "\n" in text or not 20 < len(text) <= LONGEST_MESSAGE:
             raise AssertionError(f"a message of {len(text)} characters: {text[:200]!r}") from error
 
@@ -262,7 +270,8 @@ def _cluster() -> Target:
 
     def seeds() -> Seeds:
         racks = (
-            "num_nodes: 4\ngpus_per_node: 2\nredundant_experts: 8\ninter_gbps: 400.0\ngpu_speeds: [1.0, 1, 1, 1, 2, 2, 2, 2]\n"
+            "num_nodes: 4\ngpus_per_node: 2\nredundant_experts: 8\ninter_gbps: 400.0\n"
+            "gpu_speeds: [1.0, 1, 1, 1, 2, 2, 2, 2]\n"
             "topology:\n  levels:\n  - {name: rack, nodes: 2, gbps: 100.0}\n  node_gbps: [400.0, 400.0, 200.0, 400.0]\n"
         )
         matrix = "num_nodes: 2\ngpus_per_node: 1\ntopology: {rank_cost: [[0.0, 1.0], [1.0, 0.0]]}\nexpert_bytes: 5\n"
@@ -275,11 +284,17 @@ def _engine_map(name: str, suffix: str) -> Target:
     importer = get_importer(name)
 
     def run(data: bytes) -> None:
-        for gpus, layers, hidden in ((2, None, None), (None, (0, 1), 2)):
+        for layers, hidden in (((0, 1), 2), (None, None)):
             with refusing():
                 file = importer.read(data, suffix)
                 placement = imported(
-                    file, name="m", top_k=2, num_nodes=2, gpus_per_node=gpus, layer_ids=layers, num_hidden_layers=hidden
+                    file,
+                    name="m",
+                    top_k=2,
+                    num_nodes=2,
+                    gpus_per_node=2 if file.num_ranks is None else None,
+                    layer_ids=layers,
+                    num_hidden_layers=hidden,
                 )
                 document_bytes(placement_document(placement))
 
@@ -464,14 +479,15 @@ def _archive() -> Target:
             open_trace(base / "into").tokens_Q()
 
     def seeds() -> Seeds:
-        made = {}
-        with folder() as base:
-            (base / "t").mkdir()
+        in_tar, in_zip = io.BytesIO(), io.BytesIO()
+        with tarfile.open(fileobj=in_tar, mode="w") as tar, zipfile.ZipFile(in_zip, "w") as packed:
             for name, content in _trace_parts().items():
-                (base / "t" / name).write_bytes(content)
-            for form in ("tar", "zip", "gztar"):
-                made[form] = Path(shutil.make_archive(str(base / form), form, base, "t")).read_bytes()
-        return made
+                member = tarfile.TarInfo(f"t/{name}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+                packed.writestr(zipfile.ZipInfo(f"t/{name}"), content, zipfile.ZIP_DEFLATED)
+        tar_bytes = in_tar.getvalue()
+        return {"tar": tar_bytes, "zip": in_zip.getvalue(), "tar.gz": gzip.compress(tar_bytes, mtime=0)}
 
     return Target(run=run, seeds=seeds, kind="zip")
 
