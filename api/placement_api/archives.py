@@ -44,6 +44,7 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> None:
         RuntimeError,
         ValueError,
         OverflowError,  # a size beyond 64 bits
+        IndexError,
         struct.error,
     ) as error:
         raise Problem(422, f"the archive cannot be unpacked: {error or type(error).__name__}", MEND) from None
@@ -146,6 +147,8 @@ class _Bounded(io.RawIOBase):
         return content
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        if whence == 0 and offset < 0:
+            raise ValueError(f"one of its members begins at byte {offset}")
         return self.inner.seek(offset, whence) if whence else self.inner.seek(offset)
 
     def tell(self) -> int:
