@@ -168,7 +168,7 @@ def _whole(path: Path, key: str, array: npt.NDArray[Any]) -> tuple[npt.NDArray[n
             raise TraceError(f"{path}: {key} has values up to {largest:.3g}; a request has less than 2^32, all 2^62")
         return values.astype(np.int64), 1.0
     if largest < SMALLEST:
-        raise TraceError(f"{path}: {key} has no value above {largest:.3g}; of fractions one must be {SMALLEST:g} or more")
+        raise TraceError(f"{path}: {key} has values up to {largest:.3g}; of fractions one must be {SMALLEST:g} or more")
     unit = largest / FINEST
     return np.rint(values.astype(np.float64) / unit).astype(np.int64), unit
 

@@ -11,6 +11,8 @@ A shard holds T tokens:
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,16 @@ def id_dtype(num_experts: int) -> npt.DTypeLike:
     return np.uint8 if num_experts <= 256 else np.uint16
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An open shard. Raises TraceError, then and while it is read: files vanish, and are cut off."""
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except (SafetensorError, OSError, ValueError) as error:
+        raise TraceError(f"{path} is truncated or not a safetensors file ({error}); write the shard again") from None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
     """One shard file whose header was checked against its manifest; data are read when asked for."""
@@ -113,16 +125,11 @@ class Shard:
     @staticmethod
     def open(path: Path, model: Model) -> Shard:
         """Check names, dtypes and shapes in the header of `path`. Raises TraceError."""
-        try:
-            with safe_open(path, framework="np") as file:
-                found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-                shapes = {name: list(piece.get_shape()) for name, piece in found.items()}
-                dtypes = {name: str(piece.get_dtype()) for name, piece in found.items()}
-                metadata = file.metadata() or {}
-        except (SafetensorError, OSError, ValueError) as error:
-            raise TraceError(
-                f"{path} is truncated or not a safetensors file ({error}); write the shard again"
-            ) from None
+        with _opened(path) as file:
+            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: list(piece.get_shape()) for name, piece in found.items()}
+            dtypes = {name: str(piece.get_dtype()) for name, piece in found.items()}
+            metadata = file.metadata() or {}
         if metadata.get("schema", SCHEMA) != SCHEMA:
             raise TraceError(f"{path} has schema {metadata['schema']!r}; {SCHEMA!r} is the one that this version reads")
         wanted = {"expert_ids": "U8" if model.num_experts <= 256 else "U16", **TOKEN_COLUMNS}
@@ -151,12 +158,12 @@ class Shard:
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """A per-token column: `request`, `position` or `phase`, [T]."""
-        with safe_open(self.path, framework="np") as file:
+        with _opened(self.path) as file:
             return np.asarray(file.get_tensor(name))
 
     def layer(self, name: str, layer: int, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """Rows `start:stop` of one layer of `expert_ids` or `expert_weights`, [T, K]."""
-        with safe_open(self.path, framework="np") as file:
+        with _opened(self.path) as file:
             return np.asarray(file.get_slice(name)[layer, start : self.num_tokens if stop is None else stop])
 
 

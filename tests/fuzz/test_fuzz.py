@@ -1,4 +1,4 @@
-"""No file, body or archive, however broken, gives anything but an answer or a refusal in words: soon, in little memory."""
+"""No file, body or archive, however broken, gives more than a refusal in words: soon, in little memory."""
 
 from __future__ import annotations
 

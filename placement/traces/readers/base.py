@@ -136,6 +136,14 @@ def reading(path: Path | str, mend: str) -> Iterator[None]:
         raise TraceError(f"cannot read {path}: {what.splitlines()[0]}; {mend}") from None
 
 
+def check_exists(path: Path) -> None:
+    """Raise TraceError where nothing is at `path`, or the system refuses to look."""
+    mend = "give the file or folder that an engine recorded"
+    with reading(path, mend):
+        if not path.exists():
+            raise TraceError(f"{path} does not exist; {mend}")
+
+
 def files_of(path: Path, *patterns: str) -> list[Path]:
     """The file itself, or the files of a folder whose names match, in order of their names and of numbers in them."""
     if path.is_file():
