@@ -44,9 +44,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0, help="In all, shared equally by the targets.")
     parser.add_argument("--rss-limit", type=int, default=MEMORY_MIB, help="MiB above what the libraries take.")
     parser.add_argument("--work", type=Path, default=ROOT / ".fuzz", help="Where inputs and findings go.")
-    parser.add_argument(
-        "--keep", action="store_true", help="Copy what reaches lines of its own to the corpus, and end."
-    )
+    parser.add_argument("--keep", action="store_true", help="Copy what reaches new lines to the corpus, and end.")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from placement.array_files import open_zip
 from placement.errors import TraceError
 from placement.traces.readers.base import reading
 
@@ -137,7 +138,7 @@ def _stored(path: Path, one: Any, base: int) -> Any:
 def mentions(path: Path, *keys: bytes) -> bool:
     """True if a torch file's document names all the keys; it is searched as text, not loaded."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             name = next((one for one in archive.namelist() if one.endswith("/data.pkl")), None)
             if name is None:
                 return False
@@ -147,5 +148,5 @@ def mentions(path: Path, *keys: bytes) -> bool:
                     left = {key for key in left if key not in tail + chunk}
                     tail = chunk[-64:]
             return not left
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, NotImplementedError, EOFError):
+    except (OSError, ValueError):
         return False
