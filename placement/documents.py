@@ -21,8 +21,9 @@ def parse_yaml(text: bytes | str) -> Any:
     class Loader(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
-                raise ValueError(f"it has the alias *{self.peek_event().anchor[:40]}; write out what it stands for")
-            return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+                name = self.peek_event().anchor  # type: ignore[no-untyped-call]
+                raise ValueError(f"it has the alias *{name[:40]}; write out what it stands for")
+            return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys = [key.value for key, _ in getattr(node, "value", ())]
@@ -39,9 +40,9 @@ def parse_yaml(text: bytes | str) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"it has the key {twice[:80]!r} twice")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"it has the key {key[:80]!r} twice")
+        found[key] = value
     return found
