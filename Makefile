@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-engines lint clean
+.PHONY: demo test test-engines fuzz lint clean
 
 demo: $(VENV)/core.stamp
 	@mkdir -p demo
@@ -15,6 +15,12 @@ test: $(VENV)/test.stamp
 # fetches the wheels of serving engines (half a gigabyte) into ~/.cache/expert-placement, once
 test-engines: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -m engines -rs tests/engines
+
+# coverage-guided, over all that reads what others wrote; new findings end up in .fuzz, and the exit code says so
+SECONDS ?= 600
+fuzz: $(VENV)/test.stamp
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group fuzz
+	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ PlacementError             exit code 1
 from __future__ import annotations
 
 UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
+LONGEST_MESSAGE = 4000
 
 
 def printable(text: str) -> str:
@@ -22,16 +23,24 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else UNPRINTABLE for letter in text)
 
 
+def shortened(text: str, longest: int = LONGEST_MESSAGE) -> str:
+    """`text`, or where it is longer its beginning and its end: what is wrong, and how to mend it."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest // 2]} [...] {text[-longest // 4 :]}"
+
+
 class PlacementError(Exception):
     """Base of all errors that this library raises on purpose; `exit_code` is what the command line returns.
 
-    A message is one line: names in it may come from files, so line ends and terminal codes are made visible.
+    A message is one line: names in it may come from files, so line ends and terminal codes are made visible, and of a
+    very long one the middle is left out.
     """
 
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(printable(shortened(message)))
 
 
 class InputError(PlacementError):

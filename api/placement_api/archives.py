@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -42,6 +43,9 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> None:
         NotImplementedError,
         RuntimeError,
         ValueError,
+        OverflowError,  # a size beyond 64 bits
+        IndexError,
+        struct.error,
     ) as error:
         raise Problem(422, f"the archive cannot be unpacked: {error or type(error).__name__}", MEND) from None
     for inner in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
@@ -143,6 +147,8 @@ class _Bounded(io.RawIOBase):
         return content
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        if whence == 0 and offset < 0:
+            raise ValueError(f"one of its members begins at byte {offset}")
         return self.inner.seek(offset, whence) if whence else self.inner.seek(offset)
 
     def tell(self) -> int:

@@ -11,6 +11,8 @@ A shard holds T tokens:
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
+from placement.documents import parse_json
 from placement.errors import InputError, TraceError
 from placement.files import write_atomic
 from placement.model import Model
@@ -71,12 +74,12 @@ class Manifest(BaseModel):
 def read_manifest(folder: Path) -> Manifest:
     path = folder / "trace.json"
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise TraceError(f"{folder} is not a trace: it has no trace.json; give a folder of format {SCHEMA}") from None
     except OSError as error:
         raise TraceError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise TraceError(f"{path} is not JSON: {error}; write the trace again") from None
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != SCHEMA:
@@ -101,6 +104,16 @@ def id_dtype(num_experts: int) -> npt.DTypeLike:
     return np.uint8 if num_experts <= 256 else np.uint16
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An open shard. Raises TraceError, then and while it is read: files vanish, and are cut off."""
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except (SafetensorError, OSError, ValueError) as error:
+        raise TraceError(f"{path} is truncated or not a safetensors file ({error}); write the shard again") from None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
     """One shard file whose header was checked against its manifest; data are read when asked for."""
@@ -112,16 +125,11 @@ class Shard:
     @staticmethod
     def open(path: Path, model: Model) -> Shard:
         """Check names, dtypes and shapes in the header of `path`. Raises TraceError."""
-        try:
-            with safe_open(path, framework="np") as file:
-                found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-                shapes = {name: list(piece.get_shape()) for name, piece in found.items()}
-                dtypes = {name: str(piece.get_dtype()) for name, piece in found.items()}
-                metadata = file.metadata() or {}
-        except (SafetensorError, OSError, ValueError) as error:
-            raise TraceError(
-                f"{path} is truncated or not a safetensors file ({error}); write the shard again"
-            ) from None
+        with _opened(path) as file:
+            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: list(piece.get_shape()) for name, piece in found.items()}
+            dtypes = {name: str(piece.get_dtype()) for name, piece in found.items()}
+            metadata = file.metadata() or {}
         if metadata.get("schema", SCHEMA) != SCHEMA:
             raise TraceError(f"{path} has schema {metadata['schema']!r}; {SCHEMA!r} is the one that this version reads")
         wanted = {"expert_ids": "U8" if model.num_experts <= 256 else "U16", **TOKEN_COLUMNS}
@@ -150,12 +158,12 @@ class Shard:
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """A per-token column: `request`, `position` or `phase`, [T]."""
-        with safe_open(self.path, framework="np") as file:
+        with _opened(self.path) as file:
             return np.asarray(file.get_tensor(name))
 
     def layer(self, name: str, layer: int, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """Rows `start:stop` of one layer of `expert_ids` or `expert_weights`, [T, K]."""
-        with safe_open(self.path, framework="np") as file:
+        with _opened(self.path) as file:
             return np.asarray(file.get_slice(name)[layer, start : self.num_tokens if stop is None else stop])
 
 

@@ -175,9 +175,13 @@ def open_trace(paths: str | Path | Iterable[str | Path]) -> Trace:
 def _folders(path: str | Path) -> Sequence[Path]:
     text = str(path)
     try:
-        exists = Path(text).exists()
-    except (OSError, ValueError) as error:
+        return _folders_below(text)
+    except (OSError, ValueError, RuntimeError) as error:  # too long, not allowed, or links in a circle
         raise TraceError(f"{text} is no path of a folder: {error}; give a folder that holds a trace.json") from None
+
+
+def _folders_below(text: str) -> Sequence[Path]:
+    exists = Path(text).exists()
     matches = [Path(text)] if exists else sorted(Path(m) for m in glob.glob(text))  # noqa: PTH207
     if not matches:
         raise TraceError(f"{text} does not exist; give a folder that holds a trace.json")

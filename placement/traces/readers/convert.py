@@ -12,7 +12,7 @@ from placement.files import check_writable
 from placement.model import Model
 from placement.traces.counts_file import write_counts
 from placement.traces.readers import AUTO, detect, get_reader
-from placement.traces.readers.base import CountRecording, ReadOptions, Recording, ranges
+from placement.traces.readers.base import CountRecording, ReadOptions, Recording, check_exists, ranges
 from placement.traces.readers.cleaning import Cleaner, check_layers, survey
 from placement.traces.write import check_folder, new_folder, write_trace
 
@@ -42,8 +42,7 @@ def convert(
     """
     path, output = Path(path), Path(output)
     options = options or ReadOptions()
-    if not path.exists():
-        raise TraceError(f"{path} does not exist; give the file or folder that an engine recorded")
+    check_exists(path)
     chosen, reason = detect(path) if reader == AUTO else (get_reader(reader), "it was named with --from")
     if output.suffix != COUNTS_SUFFIX:
         check_folder(output)
