@@ -10,9 +10,11 @@ from typing import Any
 import alembic.command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+AWAY = (OperationalError, InterfaceError, TimeoutError)  # gone, full or overrun: it may answer later
 UPGRADE_LOCK = 0x706C6163  # of PostgreSQL: hosts that start together upgrade one after the other
 
 
