@@ -36,6 +36,7 @@ class Limits:
     layers: int = 1_024
     experts: int = 4_096
     wait_s: float = 60.0
+    stall_s: float = 60.0  # a client may be silent within a body
     requests_per_s: float = 200.0
 
     def __post_init__(self) -> None:

@@ -20,10 +20,11 @@ START_S = 60.0
 
 @dataclass(slots=True, kw_only=True)
 class Server:
-    """`placement serve` on a loopback port."""
+    """`placement serve` on a loopback port; `prefix` is a command that runs it."""
 
     data: Path
     arguments: tuple[str, ...] = ()
+    prefix: tuple[str, ...] = ()
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
     log: Path = field(init=False)
@@ -40,7 +41,9 @@ class Server:
         command = [sys.executable, "-c", "from placement.cli import main; main()", "serve", "--data", str(self.data)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--port", str(self.port), *self.arguments], stdout=log, stderr=subprocess.STDOUT
+                [*self.prefix, *command, "--port", str(self.port), *self.arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         end = time.monotonic() + START_S
         while time.monotonic() < end:
@@ -57,6 +60,15 @@ class Server:
             self.process.send_signal(signum)
             self.process.wait(30)
             self.process = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def open_files(self) -> int:
+        """Descriptors of the server's process."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     def client(self, token: str | None = None) -> httpx.Client:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
