@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> Server:
+        return self.launch().wait()
+
+    def launch(self) -> Server:
         self.port = self.port or free_port()
         command = [sys.executable, "-c", "from placement.cli import main; main()", "serve", "--data", str(self.data)]
         with self.log.open("ab") as log:
@@ -45,6 +49,11 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+        return self
+
+    def wait(self) -> Server:
+        """Until it answers."""
+        assert self.process is not None
         end = time.monotonic() + START_S
         while time.monotonic() < end:
             assert self.process.poll() is None, self.log.read_text()
@@ -73,6 +82,13 @@ class Server:
     def client(self, token: str | None = None) -> httpx.Client:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=90)
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def free_port() -> int:
