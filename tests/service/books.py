@@ -34,6 +34,14 @@ class Books:
     def states(self) -> list[str]:
         return [state for (state,) in self._ask("SELECT state FROM jobs ORDER BY created")]
 
+    def attempts(self) -> dict[str, int]:
+        return dict(self._ask("SELECT id, attempts FROM jobs"))  # type: ignore[arg-type]
+
+    def hosts(self) -> dict[str, str]:
+        """Of jobs that run, by the queue of PostgreSQL: the name of the host."""
+        found = self._ask("SELECT workflow_uuid, executor_id FROM dbos.workflow_status WHERE status = 'PENDING'")
+        return {job: host.rpartition("-")[0] for job, host in found}
+
     def endings(self) -> dict[str, list[str]]:
         """Of each job, every time that it ended, and what it was after it had ended."""
         found: dict[str, list[str]] = {}

@@ -26,12 +26,13 @@ class Server:
     data: Path
     arguments: tuple[str, ...] = ()
     prefix: tuple[str, ...] = ()
+    log_name: str = "server"
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
     log: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        self.log = self.data.with_suffix(".log")
+        self.log = self.data.with_suffix(f".{self.log_name}.log")
 
     @property
     def url(self) -> str:
