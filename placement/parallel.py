@@ -6,8 +6,9 @@ The kernels run without the GIL, so threads are the default: one process, one co
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from placement.errors import OptionError
@@ -25,6 +26,24 @@ def run_tasks(task: Callable[[A], B], items: Iterable[A], executor: Executor | N
         return [future.result() for future in futures]
     finally:
         for future in futures:
+            future.cancel()
+
+
+def run_in_order(task: Callable[[A], B], items: Iterable[A], executor: Executor | None, most: int) -> Iterator[B]:
+    """As `run_tasks`, answer by answer, for more items than memory holds: at most `most` are begun and not yet given."""
+    if executor is None:
+        yield from map(task, items)
+        return
+    waiting: deque[Future[B]] = deque()
+    try:
+        for item in items:
+            if len(waiting) == most:
+                yield waiting.popleft().result()
+            waiting.append(executor.submit(task, item))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
             future.cancel()
 
 

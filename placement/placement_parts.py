@@ -70,6 +70,10 @@ class SummaryPart(Part):
     node_imbalance: MeanMax = Field(description="Most loaded node / mean node, mean and max over layers")
     bytes_per_token: BytesPart = Field(description="Bytes between nodes per token and layer, dispatch and combine")
     step_time_us: float | None = Field(description="Modelled time of all MoE layers of a step")
+    sampled_tokens: int | None = Field(
+        default=None, description="Tokens on which sends were measured, drawn uniformly; absent where it were all"
+    )
+    sends_error: float | None = Field(default=None, description="Then the standard error of sends_per_token")
 
 
 class EvaluationPart(Part):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from placement.cluster import Cluster
-from placement.cost import Evaluation, evaluate, evaluate_counts
+from placement.cost import Evaluation, evaluate, evaluate_counts, evaluate_sample
 from placement.cost.by_part import Answers, PartFigures, evaluate_parts
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
@@ -22,6 +25,7 @@ from placement.solvers import get_solver
 from placement.solvers.answers import FROM_CURRENT
 from placement.solvers.run import solve_workload
 from placement.traces import Trace, count
+from placement.traces.counted import Counted, count_sides
 from placement.traces.counts_file import Counts
 from placement.traces.parts import Parts, parts_of
 from placement.traces.split import split_by_part, split_requests
@@ -31,16 +35,18 @@ BASELINES = ("linear", "eplb")
 CURRENT = "current"
 ROBUST = "robust"
 MOST_DOMAINS = 32
+HOLDOUT = 0.2
+MOST_EXACT_TOKENS = 1 << 24  # of a trace on all of whose tokens maps are measured
 PARTS_TOKENS, FEWEST_PART_TOKENS = SAMPLE_TOKENS, 1_024  # of the samples of all parts together, and of one
 
 
 def solve(
-    trace: Trace | Counts,
+    trace: Trace | Counts | Counted,
     cluster: Cluster,
     options: Options | None = None,
     *,
     current: Placement | None = None,
-    holdout: float = 0.2,
+    holdout: float | None = None,
     robust: str | None = None,
     by_domain: bool = False,
     workers: int | None = None,
@@ -56,11 +62,16 @@ def solve(
     by_domain: also measure the maps on every domain of the requests, where there are 2 to 32.
     Of counts alone only the balance is known: the objective must be balance, sends are NaN, and where the counts are
     not by request none are held out.
+    Of a counted trace everything is known, sends by a sample of tokens, with their standard error. A trace of more than
+    MOST_EXACT_TOKENS tokens is counted like that first, unless it is for `robust`; its domains are not told apart.
+    holdout: HOLDOUT, or of a counted trace what it was counted with, if None; of that it may otherwise be 0 alone.
     The placement returned is the one that was measured. Deterministic in (trace, cluster, options, holdout) unless a
     time limit is set, whatever the number of workers. Raises TraceError, InfeasibleError, LimitError, and MapError if
     the current map is for another model or cluster.
     """
     options = options or Options()
+    if holdout is None:
+        holdout = trace.holdout if isinstance(trace, Counted) else HOLDOUT
     if not 0 <= holdout < 1:
         raise OptionError(f"holdout={holdout} must be at least 0 and less than 1")
     cluster.check_fits(trace.model.num_experts)
@@ -68,16 +79,15 @@ def solve(
     _check_current(current, trace, cluster, options)
     if current is not None and robust is not None:
         raise OptionError("robust looks for a new map and knows no current one; leave --from or --robust out")
+    if isinstance(trace, Trace) and trace.num_tokens_stored > MOST_EXACT_TOKENS and robust is None:
+        with make_executor(workers) as executor:
+            trace = count_both_sides(trace, holdout, options, executor, listener)
     parts = parts_to_measure(trace, robust, by_domain, options)
     train, held_out = _split(trace, holdout, options.seed, parts if robust is not None else None)
     result_name = options.solver
     objective_W: dict[str, npt.NDArray[np.float64]] = {}
     with make_executor(workers) as executor:
-        workload = (
-            train.workload(options.seed)
-            if isinstance(train, Counts)
-            else count_training(train, options, executor, listener)
-        )
+        workload = workload_of(train, options, executor, listener)
         maps, layers = solve_workload(
             workload,
             cluster,
@@ -112,17 +122,21 @@ def solve(
             )
             maps, layers, objective_W = maps | {result_name: answer.placement}, answer.layers, answer.cost_W
 
-        def measure(side: Trace | Counts) -> dict[str, Evaluation]:
+        def measure(side: Trace | Counts | Workload) -> dict[str, Evaluation]:
+            placements = list(maps.values())
             if isinstance(side, Counts):
-                known = evaluate_counts(side, list(maps.values()), cluster=cluster, transport=options.transport)
+                known = evaluate_counts(side, placements, cluster=cluster, transport=options.transport)
                 return dict(zip(maps, known, strict=True))
-            answers = evaluate(
-                side,
-                list(maps.values()),
-                cluster=cluster,
-                replica_choice=options.replica_choice,
-                transport=options.transport,
-                executor=executor,
+            how: dict[str, Any] = {
+                "cluster": cluster,
+                "replica_choice": options.replica_choice,
+                "transport": options.transport,
+                "executor": executor,
+            }
+            answers = (
+                evaluate(side, placements, **how)
+                if isinstance(side, Trace)
+                else evaluate_sample(side, placements, **how)
             )
             return dict(zip(maps, answers, strict=True))
 
@@ -151,7 +165,7 @@ def solve(
     )
 
 
-def _check_current(current: Placement | None, trace: Trace | Counts, cluster: Cluster, options: Options) -> None:
+def _check_current(current: Placement | None, trace: Trace | Counts | Counted, cluster: Cluster, options: Options) -> None:
     if current is not None:
         check_fits(current, trace.model, cluster)
     elif options.moves_limited:
@@ -181,7 +195,7 @@ def part_figures(
     )
 
 
-def parts_to_measure(trace: Trace | Counts, robust: str | None, by_domain: bool, options: Options) -> Parts | None:
+def parts_to_measure(trace: Trace | Counts | Counted, robust: str | None, by_domain: bool, options: Options) -> Parts | None:
     """Parts of a robust solve; else the domains, if they are wanted and there are some."""
     if isinstance(trace, Counts):
         if options.sends_count:
@@ -191,6 +205,10 @@ def parts_to_measure(trace: Trace | Counts, robust: str | None, by_domain: bool,
             )
         if robust is not None:
             raise OptionError(f"robust={robust!r} needs a trace: counts do not say which requests belong together")
+        return None
+    if isinstance(trace, Counted):
+        if robust is not None:
+            raise OptionError(f"robust={robust!r} needs the trace: counts do not say of which part a token is")
         return None
     if robust is not None:
         return parts_of(trace, robust)
@@ -204,8 +222,10 @@ def parts_to_measure(trace: Trace | Counts, robust: str | None, by_domain: bool,
 
 
 def _split(
-    trace: Trace | Counts, holdout: float, seed: int, parts: Parts | None
-) -> tuple[Trace | Counts, Trace | Counts | None]:
+    trace: Trace | Counts | Counted, holdout: float, seed: int, parts: Parts | None
+) -> tuple[Trace | Counts | Workload, Trace | Counts | Workload | None]:
+    if isinstance(trace, Counted):
+        return trace.split(holdout)
     if not holdout:
         return trace, None
     if isinstance(trace, Counts):
@@ -217,7 +237,33 @@ def _half_of_the_time(options: Options) -> Options:
     return options if options.time_limit_s is None else replace(options, time_limit_s=options.time_limit_s / 2)
 
 
+def workload_of(
+    side: Trace | Counts | Workload, options: Options, executor: Executor, listener: Listener
+) -> Workload:
+    """What solvers are given of the requests to fit."""
+    if isinstance(side, Counts):
+        return side.workload(options.seed)
+    if isinstance(side, Workload):
+        return side.thinned(SAMPLE_TOKENS)
+    return count_training(side, options, executor, listener)
+
+
 def count_training(trace: Trace, options: Options, executor: Executor, listener: Listener) -> Workload:
+    with counting_progress(trace, listener) as progress:
+        return count(trace, seed=options.seed, executor=executor, progress=progress)
+
+
+def count_both_sides(
+    trace: Trace, holdout: float, options: Options, executor: Executor, listener: Listener
+) -> Counted:
+    """What `placement traces count` counts."""
+    with counting_progress(trace, listener) as progress:
+        return count_sides(trace, holdout=holdout, seed=options.seed, executor=executor, progress=progress)
+
+
+@contextmanager
+def counting_progress(trace: Trace, listener: Listener) -> Iterator[Callable[[int], None]]:
+    """To be told how many tokens were counted; tells the listener of how many all are."""
     total = trace.num_tokens_stored
     done = 0
 
@@ -226,6 +272,5 @@ def count_training(trace: Trace, options: Options, executor: Executor, listener:
         done += tokens
         listener(Progress(stage="count", done=done, total=total))
 
-    workload = count(trace, seed=options.seed, executor=executor, progress=counted)
+    yield counted
     listener(Progress(stage="count", done=total, total=total))
-    return workload

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,8 +60,12 @@ class Workload:
 
     def __add__(self, other: Workload) -> Workload:
         self.check_adds(other)
-        key = np.concatenate([self.sample_key_S, other.sample_key_S])
-        order = np.argsort(key, kind="stable")[: self.sample_tokens]
+        key_S, owner_S, ids_SLK = smallest_keys(
+            np.concatenate([self.sample_key_S, other.sample_key_S]),
+            np.concatenate([self.sample_owner_S, other.sample_owner_S]),
+            np.concatenate([self.sample_ids_SLK, other.sample_ids_SLK]),
+            self.sample_tokens,
+        )
         owners, profiles = _merge_profiles(self, other)
         return Workload(
             model=self.model,
@@ -71,11 +75,21 @@ class Workload:
             profile_requests=self.profile_requests,
             load_LE=self.load_LE + other.load_LE,
             coact_LEE=self.coact_LEE + other.coact_LEE,
-            sample_key_S=key[order],
-            sample_owner_S=np.concatenate([self.sample_owner_S, other.sample_owner_S])[order],
-            sample_ids_SLK=np.concatenate([self.sample_ids_SLK, other.sample_ids_SLK])[order],
+            sample_key_S=key_S,
+            sample_owner_S=owner_S,
+            sample_ids_SLK=ids_SLK,
             profile_key_Q=owners,
             profile_QLE=profiles,
+        )
+
+    def thinned(self, sample_tokens: int) -> Workload:
+        """What counting with so small a token sample would have given."""
+        return replace(
+            self,
+            sample_tokens=sample_tokens,
+            sample_key_S=self.sample_key_S[:sample_tokens],
+            sample_owner_S=self.sample_owner_S[:sample_tokens],
+            sample_ids_SLK=self.sample_ids_SLK[:sample_tokens],
         )
 
     def digest(self) -> str:
@@ -84,6 +98,25 @@ class Workload:
         for array in (self.load_LE, self.sample_key_S, self.sample_ids_SLK, self.profile_key_Q):
             state.update(np.ascontiguousarray(array).tobytes())
         return f"sha256:{state.hexdigest()}"
+
+
+def smallest_keys(
+    key_S: npt.NDArray[np.uint64], owner_S: npt.NDArray[np.uint64], ids_SLK: npt.NDArray[Any], size: int
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[Any]]:
+    """The `size` sampled tokens of the smallest keys, keys ascending; of equal ones in the order of owner and experts.
+
+    So the answer is the same in whatever order the tokens came.
+    """
+    order = np.argsort(key_S, kind="stable")
+    sorted_S = key_S[order]
+    again = np.flatnonzero(sorted_S[1:] == sorted_S[:-1])
+    for start in again[np.diff(again, prepend=-2) > 1].tolist():
+        stop = int(np.searchsorted(sorted_S, sorted_S[start], side="right"))
+        if start < size:
+            tied = order[start:stop].tolist()
+            order[start:stop] = sorted(tied, key=lambda row: (int(owner_S[row]), ids_SLK[row].tobytes()))
+    order = order[:size]
+    return key_S[order], owner_S[order], ids_SLK[order]
 
 
 def _merge_profiles(a: Workload, b: Workload) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:

@@ -20,6 +20,8 @@ from placement.cost.transport import TRANSPORTS
 from placement.errors import InputError, OptionError, TraceError
 from placement.events import Listener, Progress, ignore
 from placement.traces import Trace, open_trace
+from placement.traces.counted import Counted
+from placement.traces.counts_folder import read_counted
 from placement.traces.counts_file import Counts, is_counts_file, read_counts
 from placement.traces.readers import detect
 
@@ -112,6 +114,16 @@ def open_input(paths: list[str], top_k: int | None) -> Trace | Counts:
         return read_counts(files[0], top_k)
     except InputError as error:
         raise _of_an_engine(files[0]) or error from None
+
+
+def open_counted(paths: list[str]) -> Counted:
+    """One folder of counts."""
+    if len(paths) > 1:
+        raise OptionError(
+            f"{paths[0]} and {len(paths) - 1} more were given; counts are solved alone: add folders of counts up first, "
+            f"with `placement traces merge`"
+        )
+    return read_counted(paths[0])
 
 
 def _of_an_engine(path: str) -> TraceError | None:

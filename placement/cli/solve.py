@@ -14,7 +14,6 @@ from placement.cli.remote import check_remote, solve_remotely
 from placement.cli.shared import (
     ClusterFile,
     GpusPerNode,
-    Holdout,
     Json,
     Nodes,
     RedundantExperts,
@@ -26,6 +25,7 @@ from placement.cli.shared import (
     Transport,
     Workers,
     cluster_from_options,
+    open_counted,
     open_input,
     print_json,
     progress_listener,
@@ -40,10 +40,12 @@ from placement.grouping.assign import TOLERANCE
 from placement.pareto import solve_front
 from placement.placement_json import load_placement
 from placement.problem import BALANCE_WEIGHT, BOUNDS, OBJECTIVES, Options
-from placement.solve import solve
+from placement.solve import HOLDOUT, solve
 from placement.solvers import SOLVERS
 from placement.traces import Trace
+from placement.traces.counted import Counted
 from placement.traces.counts_file import Counts
+from placement.traces.counts_folder import is_counts_folder
 from placement.traces.parts import PARTINGS
 
 
@@ -71,7 +73,14 @@ def solve_command(
         str, typer.Option(help=f"Proof of how good the answer is: {', '.join(BOUNDS)}; tight takes seconds a layer.")
     ] = "quick",
     no_bound: Annotated[bool, typer.Option("--no-bound", help="The same as --bound none.")] = False,
-    holdout: Holdout = 0.2,
+    given_holdout: Annotated[
+        float | None,
+        typer.Option(
+            "--holdout",
+            help=f"Share of the requests to measure on, not to fit; 0 fits all. [default: {HOLDOUT}, or as counted]",
+            show_default=False,
+        ),
+    ] = None,
     robust: Annotated[
         str | None,
         typer.Option(help=f"Minimize the worst part of the traffic, parted by {', '.join(PARTINGS)}."),
@@ -116,7 +125,7 @@ def solve_command(
     report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
     json_output: Json = False,
 ) -> None:
-    """Find a placement for the experts in TRACES (or a file of counts) and measure it beside linear and eplb."""
+    """Find a placement for the experts in TRACES (or in counts) and measure it beside linear and eplb."""
     options = Options(
         solver=solver,
         objective=objective,
@@ -154,7 +163,8 @@ def solve_command(
     if migration_out is not None and current is None:
         raise OptionError("--migration-out says how to get from a map to the answer; give that map with --from FILE")
     in_use = None if current is None else load_placement(current)[0]
-    trace = open_input(traces, top_k)
+    trace = open_counted(traces) if any(is_counts_folder(path) for path in traces) else open_input(traces, top_k)
+    holdout = HOLDOUT if given_holdout is None else given_holdout
     shape = cluster_from_options(
         trace.model.num_experts,
         file=cluster,
@@ -163,6 +173,9 @@ def solve_command(
         slots_per_gpu=slots_per_gpu,
         redundant_experts=redundant_experts,
     )
+    if isinstance(trace, Counted):
+        of_tokens = {"--group": group, "--by": by, "--pareto": pareto, "--robust": robust}
+        check_alone("a folder of counts", {**of_tokens, "--server": server, "--top-k": top_k})
     if server is not None:
         not_there = {"--from": current, "--by": by, "--pareto": pareto, "--migration-out": migration_out}
         check_remote({**not_there, "--group": group, "--workers": workers})
@@ -192,12 +205,21 @@ def solve_command(
             of_classes = tokens_of(trace, "--by needs a trace: counts do not say of which class a token is")
             classes = solve_by(of_classes, shape, options, by=by, **common)
             answer = Answer(solution=classes.solution, classes=classes)
-        elif pareto is not None:
+        elif pareto is not None and not isinstance(trace, Counted):
             front = solve_front(trace, shape, options, by_domain=report is not None, **common)
             answer = Answer(solution=front.solution, front=front)
         else:
-            by_domain = report is not None
-            solution = solve(trace, shape, options, current=in_use, robust=robust, by_domain=by_domain, **common)
+            solution = solve(
+                trace,
+                shape,
+                options,
+                current=in_use,
+                holdout=given_holdout,
+                robust=robust,
+                by_domain=report is not None,
+                workers=workers,
+                listener=listener,
+            )
             answer = Answer(solution=solution)
     answer.write(outputs)
     if json_output:
@@ -215,7 +237,7 @@ class Common(TypedDict):
     listener: Listener
 
 
-def tokens_of(trace: Trace | Counts, why: str) -> Trace:
+def tokens_of(trace: Trace | Counts | Counted, why: str) -> Trace:
     """The trace; raises OptionError, which says why it is needed, for counts."""
     if isinstance(trace, Trace):
         return trace

@@ -1,4 +1,4 @@
-"""`placement traces`: describe, convert, study, split, merge and make traces."""
+"""`placement traces`: describe, convert, study, count, split, merge and make traces."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ from placement.events import Progress
 from placement.files import check_writable, write_atomic
 from placement.parallel import make_executor
 from placement.report.numbers import plural
+from placement.solve import HOLDOUT
 from placement.traces import open_trace
+from placement.traces.counted import Counted
 from placement.traces.counts_file import Counts
+from placement.traces.counts_folder import count_to_folder, is_counts_folder, merge_counted, parse_part
 from placement.traces.info import describe
 from placement.traces.presets import PRESETS, Shape, custom_shape, preset
 from placement.traces.split import split_requests
@@ -35,7 +38,7 @@ from placement.traces.study import BY, characterize
 from placement.traces.synth import write_synthetic
 from placement.traces.write import check_folder, merge_traces, write_split
 
-app = typer.Typer(help="Describe, convert, study, split, merge and make traces.", no_args_is_help=True)
+app = typer.Typer(help="Describe, convert, study, count, split, merge and make traces.", no_args_is_help=True)
 app.command("convert")(convert_command)
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to make; nothing is overwritten.")]
@@ -135,10 +138,46 @@ def split_command(
         _say_written(output / name, size)
 
 
+@app.command("count")
+def count_command(
+    traces: Traces,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder of counts to make; one that was begun is gone on with.")
+    ],
+    part: Annotated[
+        str, typer.Option(help="Count part I of N of the shards, as 3/8; `placement traces merge` puts them together.")
+    ] = "1/1",
+    holdout: Annotated[float, typer.Option(help="Share of the requests that is held out.")] = HOLDOUT,
+    seed: Seed = 0,
+    workers: Workers = None,
+    json_output: Json = False,
+) -> None:
+    """Count TRACES once, in bounded memory, into a folder that `placement solve` takes instead of them."""
+    number, of = parse_part(part)
+    trace = open_trace(traces)
+    done = known = 0
+    with progress_listener(quiet=json_output) as listener, make_executor(workers) as executor:
+
+        def count_done(tokens: int, counted_now: bool) -> None:
+            nonlocal done, known
+            done += tokens
+            known += 0 if counted_now else tokens
+            listener(Progress(stage="count", done=done, total=max(trace.num_tokens_stored // of, done)))
+
+        counted = count_to_folder(
+            trace, output, holdout=holdout, seed=seed, part=(number, of), executor=executor, progress=count_done
+        )
+        listener(Progress(stage="count", done=done, total=done))
+    _report_counts(output, counted, known, json_output)
+
+
 @app.command("merge")
 def merge_command(traces: Traces, output: Output, json_output: Json = False) -> None:
-    """Write all tokens of TRACES to one folder with shards of even size."""
+    """Write all tokens of TRACES to one folder with shards of even size; or add up folders of counts."""
     check_folder(output)
+    if any(is_counts_folder(path) for path in traces):
+        _report_counts(output, merge_counted(traces, output), 0, json_output)
+        return
     num_tokens = merge_traces(open_trace(traces), output)
     _report(output, num_tokens, json_output)
 
@@ -197,6 +236,22 @@ def _report(output: Path, num_tokens: int, json_output: bool) -> None:
         print_json({"folder": str(output), "num_tokens": num_tokens})
     else:
         _say_written(output, num_tokens)
+
+
+def _report_counts(output: Path, counted: Counted, known: int, json_output: bool) -> None:
+    sizes = [side.num_tokens for side in counted.sides]
+    if json_output:
+        names = ("num_tokens_train", "num_tokens_held_out")
+        print_json({"folder": str(output), "num_tokens": sum(sizes), **dict(zip(names, sizes, strict=False))})
+        return
+    before = f", {known:,} of them counted before" if known else ""
+    held_out = f"; {sizes[1]:,} are held out" if len(sizes) > 1 else ""
+    stdout_console().print(
+        f"wrote {output}: counts of {plural(sum(sizes), 'token')}{before}{held_out}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _say_written(folder: Path, num_tokens: int) -> None:

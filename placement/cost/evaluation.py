@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from placement.cluster import Cluster
-from placement.cost.balanced import RunningLoad, cost_balanced
-from placement.cost.kernels import cost_replicated, cost_single
-from placement.cost.min_nodes import cost_min_nodes
-from placement.cost.replica_choice import MIN_NODES, MIN_NODES_BALANCED, replica_choice_code
-from placement.cost.sets import distinct_sets_with_homes
+from placement.cost.meter import Meter
 from placement.cost.step_time import step_time_us
-from placement.cost.tables import LayerTables, layer_tables
 from placement.cost.traffic import Traffic
-from placement.cost.transport import check_transport, links_alike, wire_cost
+from placement.cost.transport import check_transport, wire_cost
 from placement.errors import MapError, OptionError
-from placement.parallel import run_tasks
 from placement.placement_map import Placement
 from placement.traces.counts_file import Counts
-from placement.traces.gathered import Gathered, gather
+from placement.traces.gathered import gather
 from placement.traces.trace import Trace
+from placement.workload import Workload
 
 Summary = dict[str, Any]
+SAMPLE_GROUPS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +37,9 @@ class Evaluation:
     sends_L              what it sends per token, each copy weighed by the cost of its link
     load_LP              float64 [L, P], assignments served by each slot
 
+    sampled_tokens       tokens on which sends were measured; None: all
+    sends_error          then the standard error of the mean of `sends_L`; None: unknown
+
     Where only counts are known (`evaluate_counts`), sends are NaN here and None in `summary` and `layers`.
     """
 
@@ -53,6 +52,8 @@ class Evaluation:
     transport: str
     sends_L: npt.NDArray[np.float64]
     load_LP: npt.NDArray[np.float64]
+    sampled_tokens: int | None = None
+    sends_error: float | None = None
 
     def load_LG(self) -> npt.NDArray[np.float64]:
         """Assignments served by each rank, [L, G]."""
@@ -79,7 +80,10 @@ class Evaluation:
         return float(copies_L.mean()) * (self.cluster.dispatch_bytes + self.cluster.combine_bytes)
 
     def summary(self) -> Summary:
-        """The figures that every command and file shows, with the same keys everywhere; means over layers."""
+        """The figures that every command and file shows, with the same keys everywhere; means over layers.
+
+        Where sends were measured on a sample it is said, in two keys more.
+        """
         copy_bytes = self.cluster.dispatch_bytes + self.cluster.combine_bytes
         rank_imbalance_L = self.rank_imbalance_L()
         return {
@@ -99,7 +103,13 @@ class Evaluation:
                 step_time_us(self.cluster, top_k=self.top_k, sends_L=self.sends_L, rank_imbalance_L=rank_imbalance_L),
                 2,
             ),
-        }
+        } | self._sampling()
+
+    def _sampling(self) -> Summary:
+        if self.sampled_tokens is None:
+            return {}
+        error = None if self.sends_error is None else _round(self.sends_error)
+        return {"sampled_tokens": self.sampled_tokens, "sends_error": error}
 
     def layers(self) -> list[Summary]:
         """The figures of every layer."""
@@ -132,7 +142,6 @@ def evaluate(
     cluster: links, bytes and speeds, one for all or one for each (defaults where None; shapes must agree)
     home_Q:  home node of every request, int32 [Q]; None, or -1 for a request, takes the mean over all nodes
     """
-    code = replica_choice_code(replica_choice)
     check_transport(transport)
     for placement in placements:
         if not trace.model.same_routing(placement.model):
@@ -144,50 +153,72 @@ def evaluate(
     given = [cluster] * len(placements) if cluster is None or isinstance(cluster, Cluster) else cluster
     clusters = [_cluster_of(placement, one) for placement, one in zip(placements, given, strict=True)]
     homes = _checked_homes(home_Q, len(trace.requests), placements)
-    num_layers = trace.model.num_layers
-    traffic = [[Traffic.start(one.num_nodes, one.num_ranks) for _ in range(num_layers)] for one in placements]
-    loads = [np.zeros((num_layers, placement.num_slots)) for placement in placements]
-    singles = [placement.num_redundant == 0 for placement in placements]
-    tables = [[_tables(placement, layer) for layer in range(num_layers)] for placement in placements]
-    running = [
-        [RunningLoad.start(placement.num_ranks, one.speed_G()) for _ in range(num_layers)]
-        for placement, one in zip(placements, clusters, strict=True)
-    ]
-    without_ends = [home_Q is None and code == MIN_NODES and links_alike(one, transport) for one in clusters]
-    num_tokens = 0
-    in_order = code == MIN_NODES_BALANCED and not all(singles)
-    for tokens in gather(trace, mixed=in_order):
-        home_T = homes[tokens.request_T]
-        once_T = np.ones(len(home_T), dtype=np.int64)
-
-        def cost_one(
-            layer: int,
-            tokens: Gathered = tokens,
-            home_T: npt.NDArray[np.int32] = home_T,
-            once_T: npt.NDArray[np.int64] = once_T,
-        ) -> None:
-            ids_TK = tokens.ids_TK(layer)
-            merge = not (in_order or all(singles))
-            sets = distinct_sets_with_homes(ids_TK, home_T, trace.model.num_experts) if merge else None
-            for m, single in enumerate(singles):
-                out = (tables[m][layer], traffic[m][layer], loads[m][layer])
-                if single:
-                    cost_single(ids_TK, once_T, home_T, *out)
-                elif sets is None:
-                    cost_balanced(ids_TK, home_T, *out, running[m][layer])
-                else:
-                    sets_UK, home_U, count_U = sets
-                    if without_ends[m]:
-                        cost_min_nodes(sets_UK, count_U, *out)
-                    else:
-                        cost_replicated(sets_UK, count_U, home_U, code, *out)
-
-        run_tasks(cost_one, range(num_layers), executor)
-        num_tokens += len(home_T)
+    meter = Meter(trace.model, placements, clusters, replica_choice, transport, homes_are_random=home_Q is None)
+    for tokens in gather(trace, mixed=meter.in_order):
+        meter.add(homes[tokens.request_T], tokens.ids_TK, executor)
     return [
-        _evaluation(num_tokens, trace.model.top_k, one, transport, layers, load_LP)
-        for one, layers, load_LP in zip(clusters, traffic, loads, strict=True)
+        _evaluation(meter.num_tokens, trace.model.top_k, one, transport, layers, load_LP)
+        for one, layers, load_LP in zip(clusters, meter.traffic, meter.loads, strict=True)
     ]
+
+
+def evaluate_sample(
+    side: Workload,
+    placements: Sequence[Placement],
+    *,
+    cluster: Cluster,
+    replica_choice: str = "min-nodes",
+    transport: str = "node",
+    executor: Executor | None = None,
+) -> list[Evaluation]:
+    """Cost of each placement by what was counted: loads exact, sends on the sampled tokens.
+
+    Where an expert has several slots, the sample says how its load is shared among them. The sample is uniform, so the
+    standard error of the mean sends is that of the means of SAMPLE_GROUPS random groups of its tokens; it says how far
+    the sends of all tokens may be, and is 0 where all were sampled.
+    """
+    check_transport(transport)
+    clusters = [_cluster_of(placement, cluster) for placement in placements]
+    meter = Meter(side.model, placements, clusters, replica_choice, transport, homes_are_random=True)
+    sampled = len(side.sample_ids_SLK)
+    sent_MG = np.zeros((len(placements), SAMPLE_GROUPS + 1))
+    stops = np.linspace(0, sampled, SAMPLE_GROUPS + 1).astype(np.int64)
+    for group, (start, stop) in enumerate(zip(stops[:-1], stops[1:], strict=True), start=1):
+        ids_TLK = side.sample_ids_SLK[start:stop]
+        home_T = np.full(stop - start, -1, dtype=np.int32)
+        meter.add(home_T, lambda layer, ids_TLK=ids_TLK: np.ascontiguousarray(ids_TLK[:, layer]), executor)
+        for m, one in enumerate(clusters):
+            sends_L = [wire_cost(traffic, one, transport, stop) for traffic in meter.traffic[m]]
+            sent_MG[m, group] = np.mean(sends_L) * stop
+    answers = []
+    for m, (placement, one) in enumerate(zip(placements, clusters, strict=True)):
+        load_LP = np.stack([
+            _shared_load(load_E, load_P, row)
+            for load_E, load_P, row in zip(side.load_LE, meter.loads[m], placement.phy2log_LP, strict=True)
+        ])  # fmt: skip
+        exact = _evaluation(sampled, side.model.top_k, one, transport, meter.traffic[m], load_LP)
+        error = _sampling_error(sent_MG[m], stops, side.num_tokens)
+        answers.append(replace(exact, num_tokens=side.num_tokens, sampled_tokens=sampled, sends_error=error))
+    return answers
+
+
+def _sampling_error(sent_G: npt.NDArray[np.float64], stops: npt.NDArray[np.int64], num_tokens: int) -> float | None:
+    """Standard error of the mean by what groups of tokens sent, drawn without replacement; None of too few tokens."""
+    if stops[-1] == num_tokens:
+        return 0.0
+    if stops[-1] < 2 * SAMPLE_GROUPS:
+        return None
+    mean_G = np.diff(sent_G) / np.diff(stops)
+    return float(mean_G.std(ddof=1) / np.sqrt(SAMPLE_GROUPS) * np.sqrt(1 - stops[-1] / num_tokens))
+
+
+def _shared_load(
+    load_E: npt.NDArray[np.int64], sampled_P: npt.NDArray[np.float64], phy2log_P: npt.NDArray[np.integer]
+) -> npt.NDArray[np.float64]:
+    """The load of each slot where experts share theirs as on the sampled tokens; evenly where none visits them."""
+    sampled_E = np.bincount(phy2log_P, weights=sampled_P, minlength=len(load_E))[phy2log_P]
+    even_P = 1.0 / np.bincount(phy2log_P, minlength=len(load_E))[phy2log_P]
+    return np.asarray(load_E[phy2log_P] * np.divide(sampled_P, sampled_E, out=even_P, where=sampled_E > 0))
 
 
 def evaluate_counts(
@@ -245,15 +276,6 @@ def _evaluation(
         transport=transport,
         sends_L=np.array([wire_cost(one, cluster, transport, num_tokens) for one in traffic]),
         load_LP=load_LP,
-    )
-
-
-def _tables(placement: Placement, layer: int) -> LayerTables:
-    return layer_tables(
-        placement.phy2log_LP[layer],
-        num_experts=placement.model.num_experts,
-        num_nodes=placement.num_nodes,
-        gpus_per_node=placement.gpus_per_node,
     )
 
 

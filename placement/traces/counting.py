@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numba as nb
 import numpy as np
 import numpy.typing as npt
+
+from placement.mixing import GOLDEN, mix_word
 
 OK, ID_OUT_OF_RANGE, DUPLICATE_ID = 0, 1, 2
 
@@ -38,33 +42,85 @@ def count_load(ids_N: npt.NDArray[Any], load_E: npt.NDArray[np.int64]) -> bool:
     return True
 
 
-@nb.njit(cache=True, nogil=True)
-def count_sets(
-    ids_TK: npt.NDArray[Any],
-    row_T: npt.NDArray[np.int32],
-    coact_EE: npt.NDArray[np.int64],
-    profile_QE: npt.NDArray[np.uint32],
-) -> tuple[int, int]:
-    """Add top-k sets to co-activations (upper triangle) and request profiles; returns (fault, row of the fault).
+@cache
+def pair_counter(top_k: int) -> Callable[[npt.NDArray[Any], npt.NDArray[np.int8], npt.NDArray[np.uint32]], None]:
+    """The kernel that adds the pairs of tokens' experts, for so many a token: known, its inner loops are unrolled."""
 
-    row_T: row of each token's request in `profile_QE`, or -1 where no profile is kept.
+    @nb.njit(cache=True, nogil=True)
+    def count_pairs(ids_TK: npt.NDArray[Any], side_T: npt.NDArray[np.int8], pairs_ZEE: npt.NDArray[np.uint32]) -> None:
+        """Add each pair of a token, in the order in which the token has it, to those of the token's side.
+
+        side_T: side of each token, or -1, which is not counted. A token of one expert adds to the diagonal, where else
+        only an expert that a set names twice does. All ids must be below E: nothing is checked here.
+        """
+        for t in range(ids_TK.shape[0]):
+            side = side_T[t]
+            if side < 0:
+                continue
+            if top_k == 1:
+                pairs_ZEE[side, ids_TK[t, 0], ids_TK[t, 0]] += np.uint32(1)
+            for k in range(1, top_k):
+                a = np.intp(ids_TK[t, k])
+                for j in range(k):
+                    pairs_ZEE[side, a, np.intp(ids_TK[t, j])] += np.uint32(1)
+
+    return count_pairs
+
+
+@nb.njit(cache=True, nogil=True)
+def count_profiles(
+    ids_TK: npt.NDArray[Any],
+    token_R: npt.NDArray[np.int64],
+    row_R: npt.NDArray[np.int32],
+    profile_QE: npt.NDArray[np.uint32],
+) -> None:
+    """Add the experts of some tokens to the rows of `profile_QE` that belong to their requests."""
+    for r in range(token_R.shape[0]):
+        for k in range(ids_TK.shape[1]):
+            profile_QE[row_R[r], ids_TK[token_R[r], k]] += np.uint32(1)
+
+
+@nb.njit(cache=True, nogil=True)
+def take_rows(ids_TK: npt.NDArray[Any], token_R: npt.NDArray[np.int64], out_RK: npt.NDArray[Any]) -> None:
+    """`out_RK[:] = ids_TK[token_R]`, which numpy does row by row."""
+    for r in range(token_R.shape[0]):
+        for k in range(ids_TK.shape[1]):
+            out_RK[r, k] = ids_TK[token_R[r], k]
+
+
+@nb.njit(cache=True, nogil=True)
+def token_keys(
+    owner_T: npt.NDArray[np.uint64],
+    position_T: npt.NDArray[np.int32],
+    phase_T: npt.NDArray[np.uint8],
+    ids_TV: npt.NDArray[Any],
+) -> npt.NDArray[np.uint64]:
+    """A pseudo-random key of every token, uint64 [T], of its request's key and what the token is.
+
+    ids_TV: some of the experts that it visits; folders that number their requests alike must not share keys.
     """
-    num_experts = coact_EE.shape[0]
-    top_k = ids_TK.shape[1]
-    for t in range(ids_TK.shape[0]):
-        row = row_T[t]
-        for k in range(top_k):
-            a = np.int64(ids_TK[t, k])
-            if a >= num_experts:
-                return ID_OUT_OF_RANGE, t
-            if row >= 0:
-                profile_QE[row, a] += np.uint32(1)
-            for j in range(k):
-                b = np.int64(ids_TK[t, j])
-                if a == b:
-                    return DUPLICATE_ID, t
-                coact_EE[min(a, b), max(a, b)] += 1
-    return OK, 0
+    key_T = np.empty(len(owner_T), dtype=np.uint64)
+    for t in range(len(owner_T)):
+        place = np.uint64(np.int64(position_T[t])) * np.uint64(2) + np.uint64(phase_T[t])
+        key = mix_word((owner_T[t] ^ mix_word(place + GOLDEN)) + GOLDEN)
+        for v in range(ids_TV.shape[1]):
+            key = mix_word((key ^ np.uint64(ids_TV[t, v])) + GOLDEN)
+        key_T[t] = key
+    return key_T
+
+
+@nb.njit(cache=True, nogil=True)
+def hash_words(word_N: npt.NDArray[np.uint64], first: int) -> np.uint64:
+    """A hash of words that have the numbers `first`, `first + 1`, ...; hashes of pieces add up to that of the whole.
+
+    It tells changes of files apart, not the work of an adversary.
+    """
+    total = np.uint64(0)
+    for i in range(word_N.shape[0]):
+        word = word_N[i] + np.uint64(first + i) * GOLDEN
+        word = (word ^ (word >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+        total += word ^ (word >> np.uint64(32))
+    return total
 
 
 @nb.njit(cache=True, nogil=True)

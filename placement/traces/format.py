@@ -11,9 +11,10 @@ A shard holds T tokens:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from placement.model import Model
 SCHEMA = "expert-trace/1"
 SHARD_TOKENS = 16_384
 TOKEN_COLUMNS = {"request": "I32", "position": "I32", "phase": "U8"}
+_DTYPES = {"request": np.int32, "position": np.int32, "phase": np.uint8}
 
 
 class RequestEntry(BaseModel):
@@ -116,11 +118,17 @@ def _opened(path: Path) -> Iterator[Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """One shard file whose header was checked against its manifest; data are read when asked for."""
+    """One shard file whose header was checked against its manifest; data are read when asked for.
+
+    begins  byte of the file at which each tensor begins
+    """
 
     path: Path
     num_tokens: int
+    top_k: int
+    id_dtype: np.dtype[Any]
     has_weights: bool
+    begins: dict[str, int] = field(compare=False)
 
     @staticmethod
     def open(path: Path, model: Model) -> Shard:
@@ -154,17 +162,95 @@ class Shard:
                     f"{path}: tensor {name!r} has shape {shapes[name]}; trace.json asks for {shape} (layers, tokens, "
                     f"top-k); mend the manifest or the shard"
                 )
-        return Shard(path=path, num_tokens=num_tokens, has_weights="expert_weights" in shapes)
+        return Shard(
+            path=path,
+            num_tokens=num_tokens,
+            top_k=model.top_k,
+            id_dtype=np.dtype(id_dtype(model.num_experts)),
+            has_weights="expert_weights" in shapes,
+            begins=_begins(path),
+        )
 
-    def column(self, name: str) -> npt.NDArray[Any]:
-        """A per-token column: `request`, `position` or `phase`, [T]."""
-        with _opened(self.path) as file:
-            return np.asarray(file.get_tensor(name))
+    def stat(self) -> tuple[int, ...]:
+        """What the file system says of the file: it changes whenever the content does."""
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise TraceError(f"cannot read {self.path}: {error.strerror}") from None
+        return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+    def reader(self) -> ShardReader:
+        return ShardReader(self)
+
+    def column(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Rows `start:stop` of a per-token column: `request`, `position` or `phase`, [T]."""
+        with self.reader() as reader:
+            return reader.column(name, start, self.num_tokens if stop is None else stop)
 
     def layer(self, name: str, layer: int, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """Rows `start:stop` of one layer of `expert_ids` or `expert_weights`, [T, K]."""
-        with _opened(self.path) as file:
-            return np.asarray(file.get_slice(name)[layer, start : self.num_tokens if stop is None else stop])
+        with self.reader() as reader:
+            return reader.layer(name, layer, start, self.num_tokens if stop is None else stop)
+
+
+class ShardReader:
+    """An open shard, read into buffers: a map of the file would count as memory of this process."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        try:
+            self._file = shard.path.open("rb", buffering=0)
+        except OSError as error:
+            raise TraceError(f"cannot read {shard.path}: {error.strerror}") from None
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def column(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """As `Shard.column`."""
+        out = np.empty(stop - start, dtype=_DTYPES[name])
+        self._read(name, start, out)
+        return out
+
+    def layer(
+        self, name: str, layer: int, start: int, stop: int, out: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
+        """As `Shard.layer`; into `out` if it is given, which must have that shape and type and be contiguous."""
+        shard = self._shard
+        if out is None:
+            dtype = shard.id_dtype if name == "expert_ids" else np.dtype(np.float16)
+            out = np.empty((stop - start, shard.top_k), dtype=dtype)
+        self._read(name, (layer * shard.num_tokens + start) * shard.top_k, out)
+        return out
+
+    def _read(self, name: str, first: int, out: npt.NDArray[Any]) -> None:
+        """Fill `out` with the tensor's values from number `first` on."""
+        left = memoryview(out.reshape(-1).view(np.uint8))
+        try:
+            self._file.seek(self._shard.begins[name] + first * out.itemsize)
+            while left:
+                size = self._file.readinto(left)
+                if not size:
+                    raise TraceError(f"{self._shard.path} is truncated; write the shard again")
+                left = left[size:]
+        except OSError as error:
+            raise TraceError(f"cannot read {self._shard.path}: {error.strerror}") from None
+
+
+def _begins(path: Path) -> dict[str, int]:
+    """Where the tensors of a safetensors file begin, whose header has been checked."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+    except (OSError, ValueError) as error:
+        raise TraceError(f"{path} is truncated or not a safetensors file ({error}); write the shard again") from None
+    return {name: 8 + size + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
 
 
 def write_shard(

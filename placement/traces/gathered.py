@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.mixing import mixed_order
-from placement.traces.count import checked_ids
+from placement.traces.checked import checked_ids
 from placement.traces.trace import Block, Trace
 
 MIXED_TOKENS = 1 << 20  # at most, unless one block has more: their ids in one layer are held in memory

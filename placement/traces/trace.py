@@ -41,7 +41,7 @@ class Block:
         return self._layer("expert_weights", layer)
 
     def column_T(self, name: str) -> npt.NDArray[Any]:
-        values = self.shard.column(name)[self.start : self.stop]
+        values = self.shard.column(name, self.start, self.stop)
         return values if self.rows_T is None else values[self.rows_T]
 
     def _layer(self, name: str, layer: int) -> npt.NDArray[Any]:
@@ -58,6 +58,16 @@ class Cut:
 
     position_Q: npt.NDArray[np.int64] | None
     rest: bool
+
+    @property
+    def column(self) -> str:
+        """What of a token decides."""
+        return "phase" if self.position_Q is None else "position"
+
+    def keeps(self, column_T: npt.NDArray[Any], request_T: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """Which tokens are kept, bool [T], by that column of them."""
+        rest_T = column_T > 0 if self.position_Q is None else column_T >= self.position_Q[request_T]
+        return np.asarray(rest_T if self.rest else ~rest_T)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,36 +101,23 @@ class Trace:
     def blocks(self) -> Iterator[Block]:
         """Kept tokens in order, in pieces of bounded size. Raises TraceError on a request index out of range."""
         for shard, offset, count in zip(self.shards, self.offsets, self.counts, strict=True):
-            request = shard.column("request")
             for start in range(0, shard.num_tokens, CHUNK_TOKENS):
-                piece = request[start : start + CHUNK_TOKENS]
-                low, high = int(piece.min()), int(piece.max())
-                if low < 0 or high >= count:
-                    bad = low if low < 0 else high
-                    raise TraceError(
-                        f"{shard.path}: request index {bad} is out of range; trace.json lists {count} requests "
-                        f"(0 to {count - 1}); mend the manifest or the shard"
-                    )
-                whole = (piece + offset).astype(np.int32, copy=False)
+                stop = min(start + CHUNK_TOKENS, shard.num_tokens)
+                whole = requests_of(shard, shard.column("request", start, stop), count) + np.int32(offset)
                 kept_T = self._kept(shard, start, whole)
                 if kept_T is None:
-                    yield Block(shard=shard, start=start, stop=start + len(piece), rows_T=None, request_T=whole)
+                    yield Block(shard=shard, start=start, stop=stop, rows_T=None, request_T=whole)
                     continue
                 rows = np.flatnonzero(kept_T)
                 if len(rows):
-                    yield Block(shard=shard, start=start, stop=start + len(piece), rows_T=rows, request_T=whole[rows])
+                    yield Block(shard=shard, start=start, stop=stop, rows_T=rows, request_T=whole[rows])
 
     def _kept(self, shard: Shard, start: int, request_T: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_] | None:
         """Which of the tokens from row `start` on are kept, bool [T]; None: all."""
         kept_T = None if self.selected_Q is None else self.selected_Q[request_T]
         if self.cut is None:
             return kept_T
-        rows = slice(start, start + len(request_T))
-        if self.cut.position_Q is None:
-            rest_T = shard.column("phase")[rows] > 0
-        else:
-            rest_T = shard.column("position")[rows] >= self.cut.position_Q[request_T]
-        mine_T = rest_T if self.cut.rest else ~rest_T
+        mine_T = self.cut.keeps(shard.column(self.cut.column, start, start + len(request_T)), request_T)
         return np.asarray(mine_T if kept_T is None else mine_T & kept_T)
 
     def tokens_Q(self) -> npt.NDArray[np.int64]:
@@ -129,6 +126,18 @@ class Trace:
         for block in self.blocks():
             total += np.bincount(block.request_T, minlength=len(total))
         return total
+
+
+def requests_of(shard: Shard, request_T: npt.NDArray[np.int32], listed: int) -> npt.NDArray[np.int32]:
+    """`request_T`, read from the shard. Raises TraceError where it is no index of the `listed` requests."""
+    low, high = int(request_T.min()), int(request_T.max())
+    if low < 0 or high >= listed:
+        bad = low if low < 0 else high
+        raise TraceError(
+            f"{shard.path}: request index {bad} is out of range; trace.json lists {listed} requests "
+            f"(0 to {listed - 1}); mend the manifest or the shard"
+        )
+    return request_T
 
 
 def open_trace(paths: str | Path | Iterable[str | Path]) -> Trace:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from placement.errors import OutputError, TraceError
 from placement.model import Model
-from placement.traces.count import checked_ids
+from placement.traces.checked import checked_ids
 from placement.traces.format import (
     SCHEMA,
     SHARD_TOKENS,

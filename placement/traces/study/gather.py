@@ -13,7 +13,8 @@ import numpy.typing as npt
 from placement.errors import TraceError
 from placement.model import Model
 from placement.parallel import run_tasks
-from placement.traces.count import checked_ids, request_keys
+from placement.traces.checked import checked_ids
+from placement.traces.count import request_keys
 from placement.traces.counts_file import Counts
 from placement.traces.statistics import count_overlap, previous_rows
 from placement.traces.study.kernels import count_experts, count_nodes

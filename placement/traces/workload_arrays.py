@@ -1,0 +1,97 @@
+"""Workloads as named arrays: both sides of a trace in one safetensors file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from placement.errors import TraceError
+from placement.model import Model
+from placement.traces.counted import Counted, counted_of
+from placement.traces.format import id_dtype
+from placement.workload import Workload
+
+SIDES = ("train", "held_out")
+# field: dtypes that it may have in a file, shape letters
+_FIELDS = {
+    "load_LE": ("u4 u8", "LE"),
+    "coact_LEE": ("u4 u8", "LEE"),
+    "sample_key_S": ("u8", "S"),
+    "sample_owner_S": ("u8", "S"),
+    "sample_ids_SLK": ("u1 u2", "SLK"),
+    "profile_key_Q": ("u8", "Q"),
+    "profile_QLE": ("u4", "QLE"),
+}
+
+
+def packed(counted: Counted) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of every side, counts in 32 bits where that is enough."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, side in zip(SIDES, counted.sides, strict=False):
+        arrays[f"{name}.num_tokens"] = np.array([side.num_tokens], dtype=np.uint64)
+        for field in _FIELDS:
+            values = getattr(side, field)
+            if values.dtype == np.int64:
+                values = values.astype(np.uint32 if values.max(initial=0) < 2**32 else np.uint64)
+            arrays[f"{name}.{field}"] = np.ascontiguousarray(values)
+    return arrays
+
+
+def read_packed(path: Path, model: Model, settings: dict[str, Any]) -> Counted:
+    """What `packed` gave, of this model and these settings. Raises TraceError where the file holds anything else."""
+    try:
+        arrays = load_file(path)
+        names = SIDES if settings["holdout"] else SIDES[:1]
+        return counted_of(settings["holdout"], tuple(_side(arrays, name, model, settings) for name in names))
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise TraceError(f"cannot read {path}: {told}; remove it and count again") from None
+
+
+def empty(model: Model, settings: dict[str, Any]) -> Counted:
+    """The counts of no tokens."""
+    layers, experts = model.num_layers, model.num_experts
+    side = Workload(
+        model=model,
+        num_tokens=0,
+        seed=settings["seed"],
+        sample_tokens=settings["sample_tokens"],
+        profile_requests=settings["profile_requests"],
+        load_LE=np.zeros((layers, experts), dtype=np.int64),
+        coact_LEE=np.zeros((layers, experts, experts), dtype=np.int64),
+        sample_key_S=np.empty(0, dtype=np.uint64),
+        sample_owner_S=np.empty(0, dtype=np.uint64),
+        sample_ids_SLK=np.empty((0, layers, model.top_k), dtype=id_dtype(experts)),
+        profile_key_Q=np.empty(0, dtype=np.uint64),
+        profile_QLE=np.empty((0, layers, experts), dtype=np.uint32),
+    )
+    return counted_of(settings["holdout"], (side, side) if settings["holdout"] else (side,))
+
+
+def _side(arrays: dict[str, npt.NDArray[Any]], name: str, model: Model, settings: dict[str, Any]) -> Workload:
+    sizes = {"L": model.num_layers, "E": model.num_experts, "K": model.top_k}
+    fields = {}
+    for field, (dtypes, letters) in _FIELDS.items():
+        values = arrays[f"{name}.{field}"]
+        shape = tuple(sizes.setdefault(letter, size) for letter, size in zip(letters, values.shape, strict=True))
+        if values.shape != shape or values.dtype.str[1:] not in dtypes.split():
+            raise ValueError(f"{name}.{field} has shape {list(values.shape)} and dtype {values.dtype}, not {list(shape)}")
+        fields[field] = values.astype(np.int64) if field in ("load_LE", "coact_LEE") else values
+    ids = fields["sample_ids_SLK"]
+    if ids.dtype != id_dtype(model.num_experts) or ids.max(initial=0) >= model.num_experts:
+        raise ValueError(f"{name}.sample_ids_SLK has ids that are out of range of {model.num_experts} experts")
+    if sizes["S"] > settings["sample_tokens"] or sizes["Q"] > settings["profile_requests"]:
+        raise ValueError(f"{name} has more sampled tokens or requests than its settings say")
+    return Workload(
+        model=model,
+        num_tokens=int(arrays[f"{name}.num_tokens"][0]),
+        seed=settings["seed"],
+        sample_tokens=settings["sample_tokens"],
+        profile_requests=settings["profile_requests"],
+        **fields,
+    )
