@@ -29,7 +29,7 @@ MEND = f"send a tar or zip of a trace's folder, or a file or archive of what an 
 def unpack(archive: Path, folder: Path, limits: Limits) -> None:
     """Write the files in `archive` to `folder`, each on disk. Raises Problem (413, 422); then some are left."""
     try:
-        members = _zip(archive, limits) if zipfile.is_zipfile(archive) else _tar(archive, limits)
+        members = _zip(archive, limits) if _is_zip(archive) else _tar(archive, limits)
         left = limits.unpacked_bytes
         for number, (name, content) in enumerate(members):
             if number >= limits.archive_members:
@@ -48,6 +48,12 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> None:
         raise Problem(422, f"the archive cannot be unpacked: {error or type(error).__name__}", MEND) from None
     for inner in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
         sync_folder(inner)
+
+
+def _is_zip(archive: Path) -> bool:
+    """By its start: a tar may end in a file that is a zip."""
+    with archive.open("rb") as file:
+        return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def _target(folder: Path, name: str) -> Path:

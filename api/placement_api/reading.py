@@ -75,8 +75,10 @@ def read(path: Path, work: Path, read_as: ReadAs, limits: Limits) -> Found:
     end = time.monotonic() + limits.reading_s
     before = sum(_sizes(work))
     try:
-        while not ours.poll(LOOK_S):
-            if time.monotonic() > end:
+        done = False
+        while not done:
+            done = ours.poll(LOOK_S)
+            if not done and time.monotonic() > end:
                 raise Problem(422, f"it is not read in {limits.reading_s:g} s", MEND)
             if sum(_sizes(work)) - before > limits.unpacked_bytes:
                 raise Problem(413, f"it becomes more than {limits.unpacked_bytes} bytes", MEND)
