@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-engines lint clean
+.PHONY: demo test test-engines test-image lint clean
 
 demo: $(VENV)/core.stamp
 	@mkdir -p demo
@@ -15,6 +15,10 @@ test: $(VENV)/test.stamp
 # fetches the wheels of serving engines (half a gigabyte) into ~/.cache/expert-placement, once
 test-engines: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -m engines -rs tests/engines
+
+# installs what the Dockerfile installs into a clean environment and runs the service there, a minute or two
+test-image: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -m image -rs tests/deploy
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
