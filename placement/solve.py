@@ -165,7 +165,9 @@ def solve(
     )
 
 
-def _check_current(current: Placement | None, trace: Trace | Counts | Counted, cluster: Cluster, options: Options) -> None:
+def _check_current(
+    current: Placement | None, trace: Trace | Counts | Counted, cluster: Cluster, options: Options
+) -> None:
     if current is not None:
         check_fits(current, trace.model, cluster)
     elif options.moves_limited:
@@ -195,7 +197,9 @@ def part_figures(
     )
 
 
-def parts_to_measure(trace: Trace | Counts | Counted, robust: str | None, by_domain: bool, options: Options) -> Parts | None:
+def parts_to_measure(
+    trace: Trace | Counts | Counted, robust: str | None, by_domain: bool, options: Options
+) -> Parts | None:
     """Parts of a robust solve; else the domains, if they are wanted and there are some."""
     if isinstance(trace, Counts):
         if options.sends_count:
@@ -237,9 +241,7 @@ def _half_of_the_time(options: Options) -> Options:
     return options if options.time_limit_s is None else replace(options, time_limit_s=options.time_limit_s / 2)
 
 
-def workload_of(
-    side: Trace | Counts | Workload, options: Options, executor: Executor, listener: Listener
-) -> Workload:
+def workload_of(side: Trace | Counts | Workload, options: Options, executor: Executor, listener: Listener) -> Workload:
     """What solvers are given of the requests to fit."""
     if isinstance(side, Counts):
         return side.workload(options.seed)
@@ -253,9 +255,7 @@ def count_training(trace: Trace, options: Options, executor: Executor, listener:
         return count(trace, seed=options.seed, executor=executor, progress=progress)
 
 
-def count_both_sides(
-    trace: Trace, holdout: float, options: Options, executor: Executor, listener: Listener
-) -> Counted:
+def count_both_sides(trace: Trace, holdout: float, options: Options, executor: Executor, listener: Listener) -> Counted:
     """What `placement traces count` counts."""
     with counting_progress(trace, listener) as progress:
         return count_sides(trace, holdout=holdout, seed=options.seed, executor=executor, progress=progress)

@@ -33,6 +33,8 @@ class Limits:
     upload_bytes: int = 4 * GIB
     unpacked_bytes: int = 16 * GIB
     archive_members: int = 20_000
+    reading_bytes: int = 4 * GIB  # of memory, of the process that reads what was sent
+    reading_s: float = 600.0
     layers: int = 1_024
     experts: int = 4_096
     wait_s: float = 60.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
 from starlette.concurrency import run_in_threadpool
 
 from placement.errors import OptionError
@@ -19,6 +21,7 @@ from placement_api.store.tables import TokenRow
 
 SCOPES = ("read", "solve", "admin")  # each also allows what stands before it
 PREFIX = "plc_"
+LEAST_LETTERS = 32  # of a token that was made elsewhere
 COOKIE = "placement_token"  # of the page, set by /login
 REMEMBER_S = 5.0  # a token that was deleted elsewhere works for so long
 MOST_REMEMBERED = 10_000
@@ -45,16 +48,29 @@ class Tokens:
 
     def create(self, name: str, scopes: list[str]) -> str:
         """A new token, which nobody can find out later. Raises OptionError."""
+        token = PREFIX + secrets.token_urlsafe(32)
+        self._add(name, scopes, token)
+        return token
+
+    def admit(self, name: str, scopes: list[str], token: str) -> None:
+        """Make a token known that was made elsewhere; if it is known, nothing happens. Raises OptionError."""
+        if len(token) < LEAST_LETTERS or not token.isascii() or not token.isprintable() or " " in token:
+            raise OptionError(
+                f"the token has {len(token)} letters, or others than may be in a header; give {LEAST_LETTERS} random "
+                f"ones or more, as openssl rand -hex 32 prints"
+            )
+        with contextlib.suppress(IntegrityError):
+            self._add(name, scopes, token)
+
+    def _add(self, name: str, scopes: list[str], token: str) -> None:
         unknown = [scope for scope in scopes if scope not in SCOPES]
         if unknown or not scopes:
             raise OptionError(f"scope {', '.join(unknown) or 'none'} is unknown; choose of {', '.join(SCOPES)}")
-        token = PREFIX + secrets.token_urlsafe(32)
         row = TokenRow(
             id=secrets.token_hex(8), name=name[:200], hash=_hash(token), scopes=list(scopes), created=time.time()
         )
         with self.database.session() as session:
             session.add(row)
-        return token
 
     def list(self) -> list[TokenRow]:
         with self.database.reading() as session:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from placement.errors import OptionError
+from placement.errors import InputError, OptionError
 
 Data = Annotated[Path, typer.Option(help="Folder of the database, traces and results; made if absent.")]
 DatabaseUrl = Annotated[
@@ -75,11 +75,21 @@ def create_command(
     scope: Annotated[
         list[str] | None, typer.Option(help="read, solve (also reads) or admin (does all). [default: solve]")
     ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Take the token in this file, as of a secret store, and print nothing.")
+    ] = None,
     data: Data = DATA,
     database_url: DatabaseUrl = "",
 ) -> None:
     """Make a token and print it, this once: only its hash is kept."""
-    typer.echo(_tokens(data, database_url).create(name, scope or ["solve"]))
+    tokens, scopes = _tokens(data, database_url), scope or ["solve"]
+    if token_file is None:
+        typer.echo(tokens.create(name, scopes))
+        return
+    try:
+        tokens.admit(name, scopes, token_file.read_text().strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {token_file}: {error}; give a file that holds a token") from None
 
 
 @token_app.command("list")

@@ -21,8 +21,8 @@ from placement.errors import InputError, OptionError, TraceError
 from placement.events import Listener, Progress, ignore
 from placement.traces import Trace, open_trace
 from placement.traces.counted import Counted
-from placement.traces.counts_folder import read_counted
 from placement.traces.counts_file import Counts, is_counts_file, read_counts
+from placement.traces.counts_folder import read_counted
 from placement.traces.readers import detect
 
 Traces = Annotated[

@@ -93,7 +93,9 @@ def read_counted(folder: str | Path) -> Counted:
     manifest = read_complete(folder)
     counted = read_packed(folder / ARRAYS, manifest.model, manifest.settings.model_dump())
     if counted.num_tokens != manifest.num_tokens:
-        raise TraceError(f"{folder / ARRAYS} is not of {folder / MANIFEST}; run the same `placement traces count` again")
+        raise TraceError(
+            f"{folder / ARRAYS} is not of {folder / MANIFEST}; run the same `placement traces count` again"
+        )
     return counted
 
 

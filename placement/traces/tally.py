@@ -42,9 +42,7 @@ def count_segment(segment: Segment) -> SegmentCounts:
     for span in segment.spans:
         with span.shard.reader() as reader:
             hashes.append(sum(tally.count(span, reader, *rows) for rows in span.blocks()) % 2**64)
-    return SegmentCounts(
-        sides=tally.workloads(), hashes=tuple(hashes), requests=tally.requests, stats=stats
-    )
+    return SegmentCounts(sides=tally.workloads(), hashes=tuple(hashes), requests=tally.requests, stats=stats)
 
 
 def hash_span(span: Span, num_layers: int) -> int:
@@ -76,9 +74,7 @@ class _Tally:
         self.samples = [_Sample(plan) for _ in range(plan.num_sides)]
         present_Q, self.requests = _present(segment)
         side_Q = np.where(present_Q, plan.side_Q, -1)
-        self.kept = [
-            np.unique(plan.key_Q[side_Q == side])[: plan.profile_requests] for side in range(plan.num_sides)
-        ]
+        self.kept = [np.unique(plan.key_Q[side_Q == side])[: plan.profile_requests] for side in range(plan.num_sides)]
         self.first = np.cumsum([0, *(len(key_Q) for key_Q in self.kept)]).tolist()
         self.row_Q = np.full(len(plan.key_Q), -1, dtype=np.int32)
         for side, key_Q in enumerate(self.kept):

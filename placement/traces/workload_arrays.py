@@ -80,7 +80,9 @@ def _side(arrays: dict[str, npt.NDArray[Any]], name: str, model: Model, settings
         values = arrays[f"{name}.{field}"]
         shape = tuple(sizes.setdefault(letter, size) for letter, size in zip(letters, values.shape, strict=True))
         if values.shape != shape or values.dtype.str[1:] not in dtypes.split():
-            raise ValueError(f"{name}.{field} has shape {list(values.shape)} and dtype {values.dtype}, not {list(shape)}")
+            raise ValueError(
+                f"{name}.{field} has shape {list(values.shape)} and dtype {values.dtype}, not {list(shape)}"
+            )
         fields[field] = values.astype(np.int64) if field in ("load_LE", "coact_LEE") else values
     ids = fields["sample_ids_SLK"]
     if ids.dtype != id_dtype(model.num_experts) or ids.max(initial=0) >= model.num_experts:

@@ -239,7 +239,7 @@ class Jobs:
             request=row.request,
             traces=[str(self.traces.path_of(trace)) for trace in known],
             top_k=known[0].top_k,
-            blobs=str(self.blobs.folder),
+            data=str(self.settings.data),
             workers=self.settings.workers,
             placement=None if based is None else str(self._placement_path(based, other)),
         )
