@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,6 +24,7 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "script-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
 }
+_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 class Guard:
@@ -48,11 +49,11 @@ class Guard:
                 raise self._too_long(most)
             if message["type"] == "http.response.start":
                 sent = True
-                given = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    given.setdefault(name, value)
-                if scope["path"].startswith("/v1"):
-                    given.setdefault("Cache-Control", "no-store")
+                given = message.setdefault("headers", [])
+                names = {name for name, _ in given}
+                given += [header for header in _RAW_HEADERS if header[0] not in names]
+                if scope["path"].startswith("/v1") and b"cache-control" not in names:
+                    given.append((b"cache-control", b"no-store"))
             await send(message)
 
         received = 0
@@ -89,7 +90,7 @@ class Guard:
     async def _caller(self, scope: Scope, headers: Headers) -> Caller:
         tokens: Tokens = scope["app"].state.service.tokens
         authorization = headers.get("authorization")
-        cookie = Request(scope).cookies.get(COOKIE)
+        cookie = Request(scope).cookies.get(COOKIE) if "cookie" in headers else None
         if authorization is None and cookie is not None:
             origin = headers.get("origin")
             if origin is not None and urlsplit(origin).netloc != headers.get("host"):

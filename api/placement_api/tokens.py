@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 from sqlalchemy import func, select
-from starlette.concurrency import run_in_threadpool
 
 from placement.errors import OptionError
+from placement_api.memory import Memory, Once
 from placement_api.problems import Problem
 from placement_api.store.database import Database
 from placement_api.store.tables import TokenRow
@@ -20,8 +20,9 @@ from placement_api.store.tables import TokenRow
 SCOPES = ("read", "solve", "admin")  # each also allows what stands before it
 PREFIX = "plc_"
 COOKIE = "placement_token"  # of the page, set by /login
-REMEMBER_S = 5.0  # a token that was deleted elsewhere works for so long
+REMEMBER_S = 1.0  # a token that was deleted works for so long
 MOST_REMEMBERED = 10_000
+FROM_MEMORY = 0.02  # of a request: what is counted of one that was answered from memory
 ANYONE = "anyone"
 
 
@@ -36,12 +37,13 @@ class Caller:
 
 @dataclass(slots=True, kw_only=True)
 class Tokens:
-    """`caller` and `spend` belong to the event loop, the others to any thread."""
+    """`caller`, `spend` and `refund` belong to the event loop, the others to any thread."""
 
     database: Database
     requests_per_s: float
-    _callers: dict[str, tuple[float, Caller | None]] = field(default_factory=dict)
+    _callers: Memory[tuple[float, Caller | None]] = field(default_factory=lambda: Memory(MOST_REMEMBERED))
     _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _once: Once = field(default_factory=Once)
 
     def create(self, name: str, scopes: list[str]) -> str:
         """A new token, which nobody can find out later. Raises OptionError."""
@@ -95,17 +97,21 @@ class Tokens:
         if left < 1.0:
             raise Problem(429, f"more than {rate:g} requests a second", "wait and ask again", Retry_After="1")
 
+    def refund(self, caller: Caller) -> None:
+        """The request that was counted last was answered from memory."""
+        left, then = self._buckets[caller.id]
+        self._buckets[caller.id] = (left + 1.0 - FROM_MEMORY, then)
+
     async def _remembered(self, given: str) -> Caller | None:
         now = time.monotonic()
-        until, caller = self._callers.get(given, (0.0, None))
-        if now < until:
-            return caller
-        caller = await run_in_threadpool(self._look_up, given)
-        if len(self._callers) >= MOST_REMEMBERED:
-            self._callers.clear()
-        if caller is not None:
-            self._callers[given] = (now + REMEMBER_S, caller)
-        return caller
+        known = self._callers.get(given)
+        if known is not None and now < known[0]:
+            return known[1]
+        return await self._once.read(
+            given,
+            lambda: self._look_up(given),
+            lambda caller: self._callers.put(given, (now + REMEMBER_S, caller)),
+        )
 
     def _look_up(self, given: str) -> Caller | None:
         with self.database.reading() as session:
@@ -122,7 +128,7 @@ def _hash(token: str) -> str:
 def allow(scope: str) -> Callable[[Request], Caller]:
     """Of a route: who asks must have this scope."""
 
-    def check(request: Request) -> Caller:
+    async def check(request: Request) -> Caller:  # async: others are run in a thread
         caller: Caller = request.state.caller
         if not caller.may(scope):
             raise Problem(403, f"this token may not {scope}", f"use a token of scope {scope}")

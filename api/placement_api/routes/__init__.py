@@ -10,7 +10,7 @@ from placement_api.service import Service
 from placement_api.tokens import Caller, allow
 
 
-def service_of(request: Request) -> Service:
+async def service_of(request: Request) -> Service:  # async: others are run in a thread
     service: Service = request.app.state.service
     return service
 

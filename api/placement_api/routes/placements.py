@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy import delete, select
 from starlette.concurrency import run_in_threadpool
@@ -19,6 +20,8 @@ from placement_api.routes import Here, Reader, Solver
 from placement_api.routes.jobs import file_of, wait_for
 from placement_api.service import Service
 from placement_api.store.tables import DONE, FAILED, JobRow, KeyRow, TraceRow
+from placement_api.stored import stored
+from placement_api.tokens import Caller
 
 router = APIRouter(prefix="/v1/placements", tags=["placements"])
 
@@ -28,6 +31,7 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
     200: {"description": "Done in time: the answer itself"},
     202: {"model": JobAnswer, "description": "A job; `Location` is where it is"},
 }
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "It is as `If-None-Match` has it"}}
 
 
 @router.post("", responses={**ACCEPTED, **faults(404, 409, 500)}, response_class=JSONResponse, response_model=None)
@@ -71,28 +75,19 @@ def list_placements(
         return [PlacementAnswer.of(row) for row in rows]
 
 
-@router.get("/{placement}", responses=faults(404, 409), response_class=Response)
-def get_placement(
+@router.get("/{placement}", responses={**NOT_MODIFIED, **faults(404, 409)}, response_class=Response)
+async def get_placement(
     here: Here,
-    _: Reader,
+    reader: Reader,
+    request: Request,
     placement: str,
     format: Annotated[str | None, Query(description=f"As an engine loads it: {', '.join(EXPORTERS)}")] = None,
     suffix: Annotated[str, Query(max_length=20, description="Ending of the file, where a format has several")] = "",
 ) -> Response:
     """The placement file, schema expert-placement/1; or the file that an engine loads."""
-    row = find_placement(here, placement)
     if format is None:
-        return Response(here.blobs.get(file_of(row, "placement")), media_type="application/json")
-    exporter = get_exporter(format)
-    suffix = suffix or exporter.suffixes[0]
-    if suffix not in exporter.suffixes:
-        raise Problem(422, f"suffix={suffix!r} is unknown", f"{format} writes {' or '.join(exporter.suffixes)}")
-    loaded, _file = load_placement(here.blobs.path(file_of(row, "placement")))
-    export = exporter.export(loaded, ExportOptions(suffix=suffix))
-    name = f"placement-{row.id[:8]}{suffix}"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    media = "application/json" if suffix == ".json" else "application/octet-stream"
-    return Response(export.content, media_type=media, headers=headers)
+        return await stored_file(here, reader, request, placement, "placement", "application/json")
+    return await run_in_threadpool(_exported, here, placement, format, suffix)
 
 
 @router.get("/{placement}/hints", responses=faults(404, 409))
@@ -103,21 +98,33 @@ def hints(here: Here, _: Reader, placement: str, format: Annotated[str, Query(ex
     return list(get_exporter(format).export(loaded, ExportOptions()).hints)
 
 
-@router.get("/{placement}/report", responses=faults(404, 409), response_class=Response)
-def report(here: Here, _: Reader, placement: str) -> Response:
+@router.get("/{placement}/report", responses={**NOT_MODIFIED, **faults(404, 409)}, response_class=Response)
+async def report(here: Here, reader: Reader, request: Request, placement: str) -> Response:
     """The HTML report: self-contained, nothing fetched."""
-    content = here.blobs.get(file_of(find_placement(here, placement), "report"))
-    return Response(content, media_type="text/html; charset=utf-8")
+    return await stored_file(here, reader, request, placement, "report", "text/html; charset=utf-8")
 
 
 @router.delete("/{placement}", status_code=204, responses=faults(404, 409))
-def delete_placement(here: Here, _: Solver, placement: str) -> Response:
+async def delete_placement(here: Here, _: Solver, placement: str) -> Response:
     """Delete a placement; retention removes its files."""
-    row = find_placement(here, placement)
-    with here.database.session() as session:
-        session.execute(delete(KeyRow).where(KeyRow.job == row.id))
-        session.execute(delete(JobRow).where(JobRow.id == row.id))
+    await run_in_threadpool(_delete, here, placement)
+    here.recent.forget(placement)
     return Response(status_code=204)
+
+
+async def stored_file(
+    here: Service, reader: Caller, request: Request, placement: str, name: str, media_type: str
+) -> Response:
+    """A file of a placement, from memory if it was asked for before. Raises Problem (404, 409)."""
+    row = await recent_placement(here, placement)
+    answer = await stored(request, here.recent, file_of(row, name), media_type)
+    here.tokens.refund(reader)
+    return answer
+
+
+async def recent_placement(here: Service, placement: str) -> JobRow:
+    """As `find_placement`, less than a second ago or now."""
+    return await here.recent.row(placement, partial(find_placement, here))
 
 
 def find_placement(here: Service, placement: str) -> JobRow:
@@ -144,6 +151,27 @@ def request_of(here: Service, body: PlacementBody) -> dict[str, Any]:
     if body.current is not None:
         find_placement(here, body.current)
     return request
+
+
+def _exported(here: Service, placement: str, format: str, suffix: str) -> Response:
+    row = find_placement(here, placement)
+    exporter = get_exporter(format)
+    suffix = suffix or exporter.suffixes[0]
+    if suffix not in exporter.suffixes:
+        raise Problem(422, f"suffix={suffix!r} is unknown", f"{format} writes {' or '.join(exporter.suffixes)}")
+    loaded, _file = load_placement(here.blobs.path(file_of(row, "placement")))
+    export = exporter.export(loaded, ExportOptions(suffix=suffix))
+    name = f"placement-{row.id[:8]}{suffix}"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    media = "application/json" if suffix == ".json" else "application/octet-stream"
+    return Response(export.content, media_type=media, headers=headers)
+
+
+def _delete(here: Service, placement: str) -> None:
+    row = find_placement(here, placement)
+    with here.database.session() as session:
+        session.execute(delete(KeyRow).where(KeyRow.job == row.id))
+        session.execute(delete(JobRow).where(JobRow.id == row.id))
 
 
 def _check_inputs(here: Service, traces: list[str]) -> None:
