@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from placement.files import make_folder
 from placement.version import VERSION
 from placement_api import problems
+from placement_api.hits import Hits
 from placement_api.measure import Measure
 from placement_api.middleware import Guard
 from placement_api.routes import jobs, maps, operations, pages, placements, traces
@@ -48,6 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     problems.install(app)
 
+    app.add_middleware(Hits)
     app.add_middleware(Guard, limits=settings.limits, loopback=settings.loopback)
     app.add_middleware(Measure)
     for router in (traces.router, placements.router, maps.router, jobs.router, operations.router, pages.router):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
@@ -51,19 +52,68 @@ class Once:
 
     async def read(self, key: Hashable, read: Callable[[], T], keep: Callable[[T], None]) -> T:
         """What `read` answers, after `keep` got it; not if the key was forgotten meanwhile. Raises what it raises."""
-        future: asyncio.Future[T] | None = self._under_way.get(key)
-        if future is None:
-            future = self._under_way[key] = asyncio.ensure_future(run_in_threadpool(read))
-
-            def done(ended: asyncio.Future[T]) -> None:
-                if self._under_way.get(key) is ended:
-                    del self._under_way[key]
-                    if not ended.cancelled() and ended.exception() is None:
-                        keep(ended.result())
-
-            future.add_done_callback(done)
+        future: asyncio.Future[T] = self._under_way.get(key) or self.begin(key, read, keep)
         return await asyncio.shield(future)
+
+    def begin(self, key: Hashable, read: Callable[[], T], keep: Callable[[T], None]) -> asyncio.Future[T]:
+        """The same, for nobody who waits."""
+        future = self._under_way[key] = asyncio.ensure_future(run_in_threadpool(read))
+
+        def done(ended: asyncio.Future[T]) -> None:
+            failed = ended.cancelled() or ended.exception() is not None
+            if self._under_way.get(key) is ended:
+                del self._under_way[key]
+                if not failed:
+                    keep(ended.result())
+
+        future.add_done_callback(done)
+        return future
 
     def forget(self, key: Hashable) -> None:
         """Whoever asks from now on reads anew."""
         self._under_way.pop(key, None)
+
+    def reads(self, key: Hashable) -> bool:
+        return key in self._under_way
+
+
+class Fresh(Generic[T]):
+    """Values that may change: each is answered for at most `sure_s` seconds after it was asked for.
+
+    While it is in use it is read again behind the answers, so that nobody waits. None is not kept.
+    """
+
+    def __init__(self, room: int, sure_s: float) -> None:
+        self.sure_s = sure_s
+        self._kept: Memory[tuple[float, T]] = Memory(room)
+        self._once = Once()
+
+    def known(self, key: Hashable, read: Callable[[], T | None]) -> T | None:
+        """What is sure now, if anything."""
+        until, value = self._kept.get(key) or (0.0, None)
+        now = time.monotonic()
+        if now >= until:
+            return None
+        if now >= until - self.sure_s / 2 and not self._once.reads(key):
+            self._once.begin(key, read, self._keeper(key))
+        return value
+
+    async def get(self, key: Hashable, read: Callable[[], T | None]) -> T | None:
+        """The same, or what `read` answers now. Raises what it raises."""
+        value = self.known(key, read)
+        return value if value is not None else await self._once.read(key, read, self._keeper(key))
+
+    def forget(self, key: Hashable) -> None:
+        self._once.forget(key)
+        self._kept.drop(key)
+
+    def _keeper(self, key: Hashable) -> Callable[[T | None], None]:
+        until = time.monotonic() + self.sure_s
+
+        def keep(value: T | None) -> None:
+            if value is None:
+                self._kept.drop(key)
+            else:
+                self._kept.put(key, (until, value))
+
+        return keep

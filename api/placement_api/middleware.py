@@ -45,8 +45,8 @@ class Guard:
 
         async def guarded_send(message: Message) -> None:
             nonlocal sent
-            if over and not sent:  # whoever read the body answered that it is malformed
-                raise self._too_long(most)
+            if over and not sent:  # whoever read the body says that it is malformed; what is right comes below
+                return
             if message["type"] == "http.response.start":
                 sent = True
                 given = message.setdefault("headers", [])
@@ -78,6 +78,8 @@ class Guard:
                 # before the body is read: strangers cannot make us read it
                 scope.setdefault("state", {})["caller"] = await self._caller(scope, headers)
             await self.app(scope, counted_receive, guarded_send)
+            if over and not sent:
+                raise self._too_long(most)
         except Problem as problem:
             if sent:
                 raise
@@ -97,7 +99,7 @@ class Guard:
                 raise Problem(403, f"origin {origin[:100]!r} is another site", "ask from the page of this service")
             authorization = f"Bearer {cookie}"
         caller = await tokens.caller(authorization)
-        tokens.spend(caller)
+        tokens.check(caller)
         return caller
 
     def _too_long(self, most: int) -> Problem:

@@ -45,7 +45,7 @@ def make_service(settings: Settings) -> Service:
         settings=settings,
         database=database,
         blobs=blobs,
-        recent=Recent(blobs=blobs),
+        recent=Recent(database=database, blobs=blobs),
         traces=traces,
         tokens=Tokens(database=database, requests_per_s=settings.limits.requests_per_s),
         jobs=Jobs(settings=settings, database=database, blobs=blobs, traces=traces),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from fastapi import Request
 from sqlalchemy import func, select
 
 from placement.errors import OptionError
-from placement_api.memory import Memory, Once
+from placement_api.memory import Fresh
 from placement_api.problems import Problem
 from placement_api.store.database import Database
 from placement_api.store.tables import TokenRow
@@ -20,9 +21,9 @@ from placement_api.store.tables import TokenRow
 SCOPES = ("read", "solve", "admin")  # each also allows what stands before it
 PREFIX = "plc_"
 COOKIE = "placement_token"  # of the page, set by /login
-REMEMBER_S = 1.0  # a token that was deleted works for so long
+SURE_S = 1.0  # a token that was deleted works for at most so long
 MOST_REMEMBERED = 10_000
-FROM_MEMORY = 0.02  # of a request: what is counted of one that was answered from memory
+FROM_MEMORY = 0.02  # the price of a request that is answered from memory
 ANYONE = "anyone"
 
 
@@ -37,13 +38,12 @@ class Caller:
 
 @dataclass(slots=True, kw_only=True)
 class Tokens:
-    """`caller`, `spend` and `refund` belong to the event loop, the others to any thread."""
+    """`caller`, `check` and `spend` belong to the event loop, the others to any thread."""
 
     database: Database
     requests_per_s: float
-    _callers: Memory[tuple[float, Caller | None]] = field(default_factory=lambda: Memory(MOST_REMEMBERED))
+    _callers: Fresh[Caller] = field(default_factory=lambda: Fresh(MOST_REMEMBERED, SURE_S))
     _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
-    _once: Once = field(default_factory=Once)
 
     def create(self, name: str, scopes: list[str]) -> str:
         """A new token, which nobody can find out later. Raises OptionError."""
@@ -78,7 +78,7 @@ class Tokens:
         """Whom the header names; anyone where there are no tokens, which is on loopback alone. Raises Problem."""
         kind, _, token = (authorization or "").partition(" ")
         given = _hash(token.strip()) if kind.lower() == "bearer" else ""
-        found = await self._remembered(given)
+        found = await self._callers.get(given, partial(self._look_up, given))
         if found is None:
             raise Problem(
                 401,
@@ -88,30 +88,19 @@ class Tokens:
             )
         return found
 
-    def spend(self, caller: Caller) -> None:
-        """Count a request. Raises Problem (429) where a caller asks faster than allowed for more than a second."""
-        now, rate = time.monotonic(), self.requests_per_s
-        left, then = self._buckets.get(caller.id, (rate, now))
-        left = min(rate, left + (now - then) * rate)
-        self._buckets[caller.id] = (left if left < 1.0 else left - 1.0, now)
-        if left < 1.0:
-            raise Problem(429, f"more than {rate:g} requests a second", "wait and ask again", Retry_After="1")
+    def check(self, caller: Caller) -> None:
+        """Raises Problem (429) where a caller asks faster than allowed for more than a second."""
+        if self._left(caller) < 0.0:
+            raise Problem(429, f"more than {self.requests_per_s:g} requests a second", "wait a second", Retry_After="1")
 
-    def refund(self, caller: Caller) -> None:
-        """The request that was counted last was answered from memory."""
-        left, then = self._buckets[caller.id]
-        self._buckets[caller.id] = (left + 1.0 - FROM_MEMORY, then)
+    def spend(self, caller: Caller, price: float) -> None:
+        """Count a request: `price` is 1, or less if it costs the service less."""
+        self._buckets[caller.id] = (self._left(caller) - price, time.monotonic())
 
-    async def _remembered(self, given: str) -> Caller | None:
-        now = time.monotonic()
-        known = self._callers.get(given)
-        if known is not None and now < known[0]:
-            return known[1]
-        return await self._once.read(
-            given,
-            lambda: self._look_up(given),
-            lambda caller: self._callers.put(given, (now + REMEMBER_S, caller)),
-        )
+    def _left(self, caller: Caller) -> float:
+        rate = self.requests_per_s
+        left, then = self._buckets.get(caller.id, (rate, 0.0))
+        return min(rate, left + (time.monotonic() - then) * rate)
 
     def _look_up(self, given: str) -> Caller | None:
         with self.database.reading() as session:
@@ -125,11 +114,12 @@ def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def allow(scope: str) -> Callable[[Request], Caller]:
-    """Of a route: who asks must have this scope."""
+def allow(scope: str, price: float = 1.0) -> Callable[[Request], Awaitable[Caller]]:
+    """Of a route: who asks must have this scope, and pays that many requests."""
 
     async def check(request: Request) -> Caller:  # async: others are run in a thread
         caller: Caller = request.state.caller
+        request.app.state.service.tokens.spend(caller, price)
         if not caller.may(scope):
             raise Problem(403, f"this token may not {scope}", f"use a token of scope {scope}")
         return caller

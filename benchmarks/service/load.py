@@ -96,8 +96,10 @@ def measure(server: Server, trace: Path, folder: Path, seconds: int) -> None:
     ]
     print("# The service under load\n")
     print(f"{describe_machine()}. wrk, {seconds} s a run, {RUNS} runs; a token; {PLACEMENTS} placements in turn.\n")
-    print("| case | connections | solve runs | requests/s | p50 ms | p99 ms | longest ms | errors |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| case | connections | solve runs | requests/s | p50 ms | p99 ms | longest ms | service us/request | errors |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for solving in (True, False):
         job = server.json("POST", "/v1/placements", body | {"options": FOREVER})["id"] if solving else None
         if job is not None:
@@ -126,10 +128,12 @@ def wrk(server: Server, case: Case, folder: Path, seconds: int) -> dict[str, flo
         lines += [one["method"], one["path"], one.get("tag", ""), one.get("body", "")]
     asked.write_text("\n".join(lines) + "\n")
     command = ["wrk", "-t1", f"-c{case.connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(SCRIPT)]
+    busy_s = server.busy_s()
     done = subprocess.run(
         [*command, server.url, "--", str(asked), server.token], check=True, capture_output=True, text=True
     )
     measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    measured["busy_us"] = (server.busy_s() - busy_s) * 1e6 / max(measured["requests"], 1)
     return measured
 
 
@@ -141,7 +145,7 @@ def show(case: Case, solving: bool, runs: list[dict[str, float]]) -> None:
     print(
         f"| {case.title} | {case.connections} | {'yes' if solving else 'no'} | {both('rate', ',.0f')} "
         f"| {both('p50', '.1f')} | {both('p99', '.1f')} | {both('longest', '.0f')} "
-        f"| {sum(run['errors'] for run in runs):.0f} |",
+        f"| {both('busy_us', '.0f')} | {sum(run['errors'] for run in runs):.0f} |",
         flush=True,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -41,6 +42,11 @@ class Server:
 
     def json(self, method: str, path: str, body: Any = None) -> Any:
         return json.loads(self.ask(method, path, body)[1])
+
+    def busy_s(self) -> float:
+        """CPU time of the process of the service, its jobs not counted."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def until(self, job: str, true: Callable[[Any], bool]) -> Any:
         """The job as soon as that is true of it."""

@@ -22,7 +22,7 @@ end
 function done(summary, latency)
    local e = summary.errors
    io.write(string.format(
-      '{"rate": %.1f, "p50": %.3f, "p99": %.3f, "longest": %.3f, "errors": %d}\n',
-      summary.requests / (summary.duration / 1e6), latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+      '{"requests": %d, "rate": %.1f, "p50": %.3f, "p99": %.3f, "longest": %.3f, "errors": %d}\n',
+      summary.requests, summary.requests / (summary.duration / 1e6), latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
       latency.max / 1e3, e.connect + e.read + e.write + e.status + e.timeout))
 end

@@ -19,7 +19,7 @@ from placement.migration import migration_plan
 from placement.placement_json import document_bytes, load_placement
 from placement_api.bodies import Body
 from placement_api.problems import Problem, faults
-from placement_api.routes import Here, Reader
+from placement_api.routes import Frequent, Here, Reader
 from placement_api.routes.jobs import file_of
 from placement_api.routes.placements import NOT_MODIFIED, find_placement, recent_placement, stored_file
 from placement_api.service import Service
@@ -66,14 +66,9 @@ def diff(
 
 
 @router.post("/route", responses=faults(404, 409), response_model=RouteAnswer)
-async def route(here: Here, reader: Reader, placement: str, body: RouteBody) -> Response:
+async def route(here: Here, _: Frequent, placement: str, body: RouteBody) -> Response:
     """The home node of a request, by the online router of a placement that was solved with `group`."""
-    known = await _router(here, placement)
-    extra_N = known.extra_sends(_counts(body.counts))
-    node = known.choose(extra_N, body.load)
-    here.tokens.refund(reader)
-    content = json.dumps({"node": node, "extra_sends": [round(one, 6) for one in extra_N.tolist()]})
-    return Response(content, media_type="application/json")
+    return routed(await _router(here, placement), body)
 
 
 @router.post("/group", responses=faults(404, 409))
@@ -85,9 +80,17 @@ async def group(here: Here, _: Reader, placement: str, body: GroupsBody) -> list
 
 
 @router.get("/grouping", responses={**NOT_MODIFIED, **faults(404, 409)}, response_class=Response)
-async def grouping(here: Here, reader: Reader, request: Request, placement: str) -> Response:
+async def grouping(here: Here, _: Frequent, request: Request, placement: str) -> Response:
     """Homes of the requests of the trace, and the router: schema expert-grouping/1."""
-    return await stored_file(here, reader, request, placement, "grouping", "application/json")
+    return await stored_file(here, request, placement, "grouping")
+
+
+def routed(known: Router, body: RouteBody) -> Response:
+    """A `RouteAnswer`. Raises InputError."""
+    extra_N = known.extra_sends(_counts(body.counts))
+    node = known.choose(extra_N, body.load)
+    content = json.dumps({"node": node, "extra_sends": [round(one, 6) for one in extra_N.tolist()]})
+    return Response(content, media_type="application/json")
 
 
 def _path(here: Service, placement: str) -> Path:

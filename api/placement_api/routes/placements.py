@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -16,12 +15,11 @@ from placement.problem import Options
 from placement_api.answers import JobAnswer, PlacementAnswer
 from placement_api.bodies import EvaluateBody, PlacementBody
 from placement_api.problems import MEDIA_TYPE, Problem, faults, missing
-from placement_api.routes import Here, Reader, Solver
+from placement_api.routes import Frequent, Here, Reader, Solver
 from placement_api.routes.jobs import file_of, wait_for
 from placement_api.service import Service
 from placement_api.store.tables import DONE, FAILED, JobRow, KeyRow, TraceRow
-from placement_api.stored import stored
-from placement_api.tokens import Caller
+from placement_api.stored import Stored
 
 router = APIRouter(prefix="/v1/placements", tags=["placements"])
 
@@ -78,7 +76,7 @@ def list_placements(
 @router.get("/{placement}", responses={**NOT_MODIFIED, **faults(404, 409)}, response_class=Response)
 async def get_placement(
     here: Here,
-    reader: Reader,
+    _: Frequent,
     request: Request,
     placement: str,
     format: Annotated[str | None, Query(description=f"As an engine loads it: {', '.join(EXPORTERS)}")] = None,
@@ -86,7 +84,7 @@ async def get_placement(
 ) -> Response:
     """The placement file, schema expert-placement/1; or the file that an engine loads."""
     if format is None:
-        return await stored_file(here, reader, request, placement, "placement", "application/json")
+        return await stored_file(here, request, placement, "placement")
     return await run_in_threadpool(_exported, here, placement, format, suffix)
 
 
@@ -99,9 +97,9 @@ def hints(here: Here, _: Reader, placement: str, format: Annotated[str, Query(ex
 
 
 @router.get("/{placement}/report", responses={**NOT_MODIFIED, **faults(404, 409)}, response_class=Response)
-async def report(here: Here, reader: Reader, request: Request, placement: str) -> Response:
+async def report(here: Here, _: Frequent, request: Request, placement: str) -> Response:
     """The HTML report: self-contained, nothing fetched."""
-    return await stored_file(here, reader, request, placement, "report", "text/html; charset=utf-8")
+    return await stored_file(here, request, placement, "report")
 
 
 @router.delete("/{placement}", status_code=204, responses=faults(404, 409))
@@ -112,19 +110,16 @@ async def delete_placement(here: Here, _: Solver, placement: str) -> Response:
     return Response(status_code=204)
 
 
-async def stored_file(
-    here: Service, reader: Caller, request: Request, placement: str, name: str, media_type: str
-) -> Response:
+async def stored_file(here: Service, request: Request, placement: str, name: str) -> Response:
     """A file of a placement, from memory if it was asked for before. Raises Problem (404, 409)."""
     row = await recent_placement(here, placement)
-    answer = await stored(request, here.recent, file_of(row, name), media_type)
-    here.tokens.refund(reader)
-    return answer
+    return await Stored.of(request.headers, name, file_of(row, name)).read(here.recent)
 
 
 async def recent_placement(here: Service, placement: str) -> JobRow:
-    """As `find_placement`, less than a second ago or now."""
-    return await here.recent.row(placement, partial(find_placement, here))
+    """As `find_placement`, from what was known less than a second ago."""
+    row = await here.recent.row(placement)
+    return row if row is not None else await run_in_threadpool(find_placement, here, placement)
 
 
 def find_placement(here: Service, placement: str) -> JobRow:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from placement.grouping.router import Router
-from placement_api.memory import Memory, Once
+from placement_api.memory import Fresh, Memory, Once
 from placement_api.store.blobs import Blobs
-from placement_api.store.tables import JobRow
+from placement_api.store.database import Database
+from placement_api.store.tables import DONE, JobRow
 
-SURE_S = 1.0  # for so long a placement may be answered that another host deleted
+SURE_S = 1.0  # for at most so long a placement is answered that another host deleted
 MOST_ROWS = 10_000
 CONTENT_BYTES = 128 << 20
 ROUTER_BYTES = 128 << 20
@@ -22,34 +22,39 @@ ROUTER_BYTES = 128 << 20
 class Recent:
     """Belongs to the event loop: what is known is answered at once, what is not is read in a thread.
 
-    Contents are named by their digests and never go out of date; the row that names them is looked up every second.
+    Contents are named by their digests and never go out of date; the rows that name them are read again every second.
     """
 
+    database: Database
     blobs: Blobs
-    _rows: Memory[tuple[float, JobRow]] = field(default_factory=lambda: Memory(MOST_ROWS))
+    _rows: Fresh[JobRow] = field(default_factory=lambda: Fresh(MOST_ROWS, SURE_S))
     _contents: Memory[bytes] = field(default_factory=lambda: Memory(CONTENT_BYTES))
     _routers: Memory[Router] = field(default_factory=lambda: Memory(ROUTER_BYTES))
     _once: Once = field(default_factory=Once)
 
-    async def row(self, placement: str, find: Callable[[str], JobRow]) -> JobRow:
-        """What `find` answered of a placement that is done less than a second ago, or answers now."""
-        known = self._rows.get(placement)
-        now = time.monotonic()
-        if known is not None and now < known[0]:
-            return known[1]
-        return await self._once.read(
-            placement, lambda: find(placement), lambda row: self._rows.put(placement, (now + SURE_S, row))
-        )
+    def known_row(self, placement: str) -> JobRow | None:
+        """The row of a placement that was there less than a second ago, if it was asked for."""
+        return self._rows.known(placement, partial(self._find, placement))
+
+    async def row(self, placement: str) -> JobRow | None:
+        """The same, or what the database says now; None if there is no such placement, or not yet."""
+        return await self._rows.get(placement, partial(self._find, placement))
 
     def forget(self, placement: str) -> None:
         """It was deleted here."""
-        self._once.forget(placement)
-        self._rows.drop(placement)
+        self._rows.forget(placement)
+
+    def _find(self, placement: str) -> JobRow | None:
+        with self.database.reading() as session:
+            row = session.get(JobRow, placement)
+        return row if row is not None and (row.kind, row.state) == ("solve", DONE) else None
+
+    def known_content(self, digest: str, *, packed: bool = False) -> bytes | None:
+        return self._contents.get((digest, packed))
 
     async def content(self, digest: str, *, packed: bool = False) -> bytes:
         """A file of the blobs; `packed` by gzip. Raises InputError."""
-        key = (digest, packed)
-        known = self._contents.get(key)
+        known = self.known_content(digest, packed=packed)
         if known is not None:
             return known
 
@@ -57,11 +62,15 @@ class Recent:
             content = self.blobs.get(digest)
             return gzip.compress(content, mtime=0) if packed else content
 
+        key = (digest, packed)
         return await self._once.read(key, read, lambda content: self._contents.put(key, content, len(content)))
+
+    def known_router(self, digest: str) -> Router | None:
+        return self._routers.get(digest)
 
     async def router(self, digest: str) -> Router:
         """The router of a grouping file. Raises InputError."""
-        known = self._routers.get(digest)
+        known = self.known_router(digest)
         if known is not None:
             return known
         return await self._once.read(
