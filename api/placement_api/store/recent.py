@@ -13,9 +13,9 @@ from placement_api.store.database import Database
 from placement_api.store.tables import DONE, JobRow
 
 SURE_S = 1.0  # for at most so long a placement is answered that another host deleted
-MOST_ROWS = 10_000
-CONTENT_BYTES = 128 << 20
-ROUTER_BYTES = 128 << 20
+MOST_ROWS = 1_000
+CONTENT_BYTES = 64 << 20
+ROUTER_BYTES = 64 << 20
 
 
 @dataclass(slots=True, kw_only=True)
