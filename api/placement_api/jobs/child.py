@@ -34,8 +34,8 @@ class Outcome:
 
 
 def prepare() -> None:
-    """Start the process from which jobs are forked, with the library loaded."""
-    _PROCESSES.set_forkserver_preload(["__main__", "placement_api.jobs.work"])
+    """Start the process from which jobs are forked, with the library and its kernels loaded."""
+    _PROCESSES.set_forkserver_preload(["__main__", "placement_api.jobs.work", "placement_api.jobs.warm"])
     forkserver.ensure_running()
 
 
