@@ -31,7 +31,7 @@ from placement_api.store.traces import TraceFolders
 QUEUE = "placement"
 WORKFLOW_VERSION = "1"  # of the steps below: raise it when jobs that an earlier version began cannot go on
 MOST_ATTEMPTS = 5
-POLL_S = 0.2
+POLL_S = 0.1
 LOOK_S = 0.4  # how often the database is asked whether another host wants a job to stop
 log = logging.getLogger("placement.service")
 
