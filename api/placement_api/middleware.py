@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,6 +28,7 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "script-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
 }
+_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 class Guard:
@@ -49,19 +50,19 @@ class Guard:
 
         async def guarded_send(message: Message) -> None:
             nonlocal sent, more
-            if over and not sent:  # whoever read the body answered that it is malformed
-                raise self._too_long(most)
+            if over and not sent:  # whoever read the body says that it is malformed; what is right comes below
+                return
             if message["type"] == "http.response.start":
                 if more and message["status"] >= 400 and message["status"] != 408 and "expect" not in headers:
                     with suppress(TimeoutError):  # who is still sending might never read the answer
                         await asyncio.wait_for(_drain(receive), DRAIN_S)
                     more = False
                 sent = True
-                given = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    given.setdefault(name, value)
-                if scope["path"].startswith("/v1"):
-                    given.setdefault("Cache-Control", "no-store")
+                given = message.setdefault("headers", [])
+                names = {name for name, _ in given}
+                given += [header for header in _RAW_HEADERS if header[0] not in names]
+                if scope["path"].startswith("/v1") and b"cache-control" not in names:
+                    given.append((b"cache-control", b"no-store"))
             await send(message)
 
         received = 0
@@ -92,6 +93,8 @@ class Guard:
                 # before the body is read: strangers cannot make us read it
                 scope.setdefault("state", {})["caller"] = await self._caller(scope, headers)
             await self.app(scope, counted_receive, guarded_send)
+            if over and not sent:
+                raise self._too_long(most)
         except (Problem, *AWAY) as error:
             if sent:
                 raise
@@ -105,14 +108,14 @@ class Guard:
     async def _caller(self, scope: Scope, headers: Headers) -> Caller:
         tokens: Tokens = scope["app"].state.service.tokens
         authorization = headers.get("authorization")
-        cookie = Request(scope).cookies.get(COOKIE)
+        cookie = Request(scope).cookies.get(COOKIE) if "cookie" in headers else None
         if authorization is None and cookie is not None:
             origin = headers.get("origin")
             if origin is not None and urlsplit(origin).netloc != headers.get("host"):
                 raise Problem(403, f"origin {origin[:100]!r} is another site", "ask from the page of this service")
             authorization = f"Bearer {cookie}"
         caller = await tokens.caller(authorization)
-        tokens.spend(caller)
+        tokens.check(caller)
         return caller
 
     def _too_long(self, most: int) -> Problem:

@@ -11,6 +11,7 @@ from placement_api.settings import Settings
 from placement_api.store.blobs import Blobs
 from placement_api.store.database import Database
 from placement_api.store.files import LocalFiles
+from placement_api.store.recent import Recent
 from placement_api.store.retention import Retention
 from placement_api.store.traces import TraceFolders
 from placement_api.tokens import Tokens
@@ -21,6 +22,7 @@ class Service:
     settings: Settings
     database: Database
     blobs: Blobs
+    recent: Recent
     traces: TraceFolders
     tokens: Tokens
     jobs: Jobs
@@ -47,6 +49,7 @@ def make_service(settings: Settings) -> Service:
         settings=settings,
         database=database,
         blobs=blobs,
+        recent=Recent(database=database, blobs=blobs),
         traces=traces,
         tokens=Tokens(database=database, requests_per_s=settings.limits.requests_per_s),
         jobs=Jobs(settings=settings, database=database, blobs=blobs, traces=traces),

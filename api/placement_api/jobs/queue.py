@@ -35,7 +35,8 @@ from placement_api.store.traces import TraceFolders
 QUEUE = "placement"
 WORKFLOW_VERSION = "1"  # of the steps below: raise it when jobs that an earlier version began cannot go on
 MOST_ATTEMPTS = 25  # beginnings of a job that may be what kills the service
-POLL_S = 0.2
+POLL_S = 0.1
+LOOK_S = 0.4  # how often the database is asked whether another host wants a job to stop
 BROKEN = Problem(500, "the service failed on this job", "try again; if it stays, report it")
 log = logging.getLogger("placement.service")
 
