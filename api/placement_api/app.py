@@ -14,7 +14,7 @@ from placement.files import make_folder
 from placement.version import VERSION
 from placement_api import problems
 from placement_api.middleware import Guard
-from placement_api.routes import jobs, maps, operations, pages, placements, traces
+from placement_api.routes import jobs, maps, operations, pages, placement_pages, placements, traces
 from placement_api.service import make_service
 from placement_api.settings import Settings
 
@@ -57,6 +57,6 @@ def create_app(settings: Settings) -> FastAPI:
         return response
 
     app.add_middleware(Guard, limits=settings.limits, loopback=settings.loopback)
-    for router in (traces.router, placements.router, maps.router, jobs.router, operations.router, pages.router):
-        app.include_router(router)
+    for routes in (traces, placements, maps, jobs, operations, pages, placement_pages):
+        app.include_router(routes.router)
     return app

@@ -65,10 +65,7 @@ def list_placements(
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
 ) -> list[PlacementAnswer]:
     """The placements, newest first."""
-    wanted = select(JobRow).where(JobRow.state == DONE, JobRow.kind == "solve")
-    with here.database.reading() as session:
-        rows = session.scalars(wanted.order_by(JobRow.created.desc(), JobRow.id).limit(limit).offset(offset))
-        return [PlacementAnswer.of(row) for row in rows]
+    return [PlacementAnswer.of(row) for row in rows(here, limit=limit, offset=offset)]
 
 
 @router.get("/{placement}", responses=faults(404, 409), response_class=Response)
@@ -128,6 +125,13 @@ def find_placement(here: Service, placement: str) -> JobRow:
         raise missing("placement", placement)
     file_of(row, "placement")
     return row
+
+
+def rows(here: Service, *, limit: int, offset: int = 0) -> list[JobRow]:
+    """The jobs that made placements, newest first."""
+    wanted = select(JobRow).where(JobRow.state == DONE, JobRow.kind == "solve")
+    with here.database.reading() as session:
+        return list(session.scalars(wanted.order_by(JobRow.created.desc(), JobRow.id).limit(limit).offset(offset)))
 
 
 def request_of(here: Service, body: PlacementBody) -> dict[str, Any]:

@@ -70,7 +70,7 @@ async def upload(here: Here, _: Solver, request: Request) -> TraceAnswer:
 @router.post("/register", status_code=201, responses=faults())
 def register(here: Here, _: Solver, body: RegisterBody) -> TraceAnswer:
     """Use a trace that lies below a folder that the service was told of (`--traces-folder`), where it is."""
-    return _add(here, here.traces.register(body.path))
+    return add(here, here.traces.register(body.path))
 
 
 @router.get("", responses=faults())
@@ -124,13 +124,20 @@ def find(here: Service, trace: str) -> TraceRow:
     return row
 
 
+def names(here: Service, traces: list[str]) -> list[tuple[str, str]]:
+    """(id, name of the model) of those of these traces that are still here."""
+    with here.database.reading() as session:
+        rows = [session.get(TraceRow, trace) for trace in traces]
+    return [(row.id, row.name) for row in rows if row is not None]
+
+
 def take(here: Service, file: UploadFile, top_k: int | None) -> TraceAnswer:
     with tempfile.NamedTemporaryFile(prefix="upload-") as copy:
         shutil.copyfileobj(file.file, copy, 1 << 20)
         copy.flush()
-        return _add(here, here.traces.take(Path(copy.name), file.filename or "", top_k))
+        return add(here, here.traces.take(Path(copy.name), file.filename or "", top_k))
 
 
-def _add(here: Service, row: TraceRow) -> TraceAnswer:
+def add(here: Service, row: TraceRow) -> TraceAnswer:
     with here.database.session() as session:
         return TraceAnswer.of(session.merge(row))
