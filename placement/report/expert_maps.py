@@ -20,13 +20,13 @@ CLASS_LABELS = ("under 0.25", "0.25", "0.5", "0.75", "0.9 to 1.1", "1.1", "1.33"
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A slot: its expert, its load over the mean slot of the layer and the colour class 0..8 of that, and whether the
-    expert has further slots."""
+    """A slot: its expert, its load over the mean slot of the layer, the colour class 0..8 of that, and the slots that
+    the expert has."""
 
     expert: int
     load: float
     level: int
-    replicated: bool
+    copies: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,9 @@ def layer_map(
 ) -> LayerMap:
     """One layer, its loads given over their means."""
     shape = (placement.num_nodes, placement.gpus_per_node, placement.slots_per_gpu)
-    replicated_E = placement.copies_LE()[layer] > 1
+    copies_E = placement.copies_LE()[layer]
     expert_P, level_P = placement.phy2log_LP[layer], np.searchsorted(EDGES, slot_load_P, side="right")
-    columns = zip(
-        expert_P.tolist(), slot_load_P.tolist(), level_P.tolist(), replicated_E[expert_P].tolist(), strict=True
-    )
+    columns = zip(expert_P.tolist(), slot_load_P.tolist(), level_P.tolist(), copies_E[expert_P].tolist(), strict=True)
     cells = [Cell(*column) for column in columns]
     rows = [
         RankRow(rank, load, sorted(cells[rank * shape[2] : (rank + 1) * shape[2]], key=lambda cell: cell.expert))

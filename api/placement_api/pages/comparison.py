@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from placement_api.pages.charts import IMBALANCE, SENDS, SERIES, SHAPES, LayerChart, layer_chart
+from placement_api.pages.front import measured_on
 from placement_api.pages.looks import Look, size, wanted
 
 MOST = len(SERIES)
@@ -44,14 +45,7 @@ def compare(looks: Sequence[Look]) -> Comparison:
         )
         for number, one in enumerate(looks)
     ]
-    inputs = {
-        (
-            tuple(sorted(one.row.request["traces"])),
-            one.row.request["holdout"],
-            one.file.provenance.seed if one.file.provenance else None,
-        )
-        for one in looks
-    }
+    inputs = {measured_on(one.row) for one in looks}
     return Comparison(columns=columns, same_input=len(inputs) == 1, charts=_charts(columns))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from placement.report.figures import series_of, shape_of
 from placement.report.numbers import number
 from placement.report.svg import Chart, ticks
 from placement_api.pages.looks import REFERENCE, wanted
@@ -48,31 +49,42 @@ def open_count(here: Service, row: JobRow) -> int:
 def more(row: JobRow) -> list[dict[str, Any]]:
     """Requests for other prices of imbalance; none where nothing is traded."""
     options = row.request["options"]
-    if options["objective"] != "locality" or options["transport"] == "allgather" or row.request["current"] is not None:
+    if options["objective"] != "locality" or options["transport"] == "allgather":
+        return []
+    if row.request["current"] is not None or row.request["group"] is not None:
         return []
     plain = {"bound": "none", "max_imbalance": None, "max_node_imbalance": None}
     return [
-        row.request | {"options": options | plain | {"balance_weight": weight}, "group": None, "report": False}
+        row.request | {"options": options | plain | {"balance_weight": weight}, "report": False}
         for weight in WEIGHTS
         if weight != options["balance_weight"]
     ]
 
 
-def points(rows: Sequence[JobRow], this: str | None) -> list[Point]:
-    """The baselines once, then every placement; those whose sends are unknown are left out."""
+def points(
+    rows: Sequence[JobRow], this: str | None, marks: dict[str, tuple[str, str, str]] | None = None
+) -> list[Point]:
+    """The baselines once, then every placement; those whose sends are unknown are left out.
+
+    marks: id -> (name, series, shape) where they are not told apart by what was asked for
+    """
     rows = [row for row in rows if row.summary["maps"][row.summary["result"]]["sends_per_token"] is not None]
-    found: list[Point] = []
     if not rows:
-        return found
-    for name, series, shape in (("linear", "s0", "circle"), (REFERENCE, "s1", "square")):
-        if name in rows[0].summary["maps"]:
-            found.append(_point(rows[0].summary["maps"][name], name=name, link="", series=series, shape=shape))
+        return []
+    baselines = rows[0].summary["maps"] if all(_problem(row) == _problem(rows[0]) for row in rows) else {}
+    found = [
+        _point(baselines[name], name=name, link="", series=series_of(name), shape=shape_of(name))
+        for name in ("linear", REFERENCE)
+        if name in baselines
+    ]
     for row in rows:
         summary = row.summary
-        one = {"series": "s3", "shape": "diamond"} if row.id != this else {"series": "s2", "shape": "diamond"}
         name = wanted(row) + (", this one" if row.id == this else "")
+        name, series, shape = (marks or {}).get(row.id, (name, "s2" if row.id == this else "s3", "diamond"))
         mine = summary["maps"][summary["result"]]
-        found.append(_point(mine, name=name, link=f"/placements/{row.id}", is_this=row.id == this, **one))
+        found.append(
+            _point(mine, name=name, link=f"/placements/{row.id}", is_this=row.id == this, series=series, shape=shape)
+        )
     return [_marked(point, found) for point in sorted(found, key=lambda point: (point.sends, point.imbalance))]
 
 
@@ -96,15 +108,23 @@ def chart(points: Sequence[Point]) -> str:
     return drawn.svg(f"Scatter of sends per token against rank imbalance: {said} The table has all figures.")
 
 
-def _problem(row: JobRow) -> tuple[Any, ...]:
+def measured_on(row: JobRow) -> tuple[Any, ...]:
+    """What tells the requests that were measured: with homes it is only the rest of each one that was held out."""
     request = row.request
+    group = request["group"] and request["group"]["home_from"]
     return (
-        sorted(request["traces"]),
-        request["cluster"],
+        tuple(sorted(request["traces"])),
         request["holdout"],
-        request["options"]["transport"],
         request["options"]["seed"],
+        group,
+        request["group"] is None,
     )
+
+
+def _problem(row: JobRow) -> tuple[Any, ...]:
+    """What figures depend on beside the map."""
+    options = row.request["options"]
+    return *measured_on(row), row.request["cluster"], options["transport"], options["replica_choice"]
 
 
 def _point(summary: dict[str, Any], **named: Any) -> Point:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 from fastapi.responses import HTMLResponse
+from markupsafe import Markup, escape
 
 from placement.report.numbers import change, human_bytes, number, percent, plural
 from placement.version import VERSION
@@ -53,6 +54,12 @@ def _template(name: str) -> str:
     return folder.joinpath(name).read_text("utf-8")
 
 
+def codes(text: str) -> Markup:
+    """Words in backticks as code."""
+    parts = [str(escape(part)) for part in text.split("`")]
+    return Markup("".join(f"<code>{part}</code>" if odd % 2 else part for odd, part in enumerate(parts)))
+
+
 @cache
 def _templates() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -67,6 +74,7 @@ def _templates() -> jinja2.Environment:
         "number": number,
         "percent": percent,
         "bytes": human_bytes,
+        "codes": codes,
         "when": lambda seconds: time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds)),
     }
     return environment

@@ -88,9 +88,9 @@ def comparison(here: Here, _: Reader, id: Annotated[list[str] | None, Query()] =
     if not 2 <= len(chosen) <= MOST:
         raise Problem(422, f"{len(chosen)} placements are chosen", f"choose 2 to {MOST} of the list at /")
     looks = [look(here.blobs, placements.find_placement(here, name)) for name in chosen]
-    rows = [one.row for one in looks]
-    points = front.points(rows, None)
     compared = compare(looks)
+    marks = {one.look.row.id: (f"{one.letter}: {one.wanted}", one.series, one.shape) for one in compared.columns}
+    points = front.points([one.row for one in looks], None, marks)
     return page(
         "compare",
         compared=compared,

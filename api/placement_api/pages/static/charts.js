@@ -33,7 +33,7 @@ function lines(table) {
   const layers = rows.map((row) => row.cells[0].textContent);
   const options = common("layer", table.caption.textContent);
   options.interaction = { mode: "index", intersect: false };
-  options.scales.y.beginAtZero = table.caption.textContent.startsWith("sends");
+  options.scales.y.suggestedMin = table.caption.textContent.startsWith("sends") ? 0 : 1;
   options.plugins.tooltip.callbacks = { title: ([item]) => `Layer ${item.label}` };
   options.onClick = (event, items) => items.length && choose(event.chart.canvas, layers[items[0].index]);
   const datasets = heads.slice(1).map((head, at) => ({
@@ -58,6 +58,7 @@ function points(table) {
   const options = common("sends per token to other nodes", "rank imbalance (max / mean)");
   const label = ({ dataset, parsed }) => `${dataset.label}: ${parsed.x} sends, imbalance ${parsed.y}`;
   options.plugins.tooltip.callbacks = { label };
+  for (const axis of Object.values(options.scales)) axis.grace = "6%";
   options.plugins.tooltip.filter = ({ dataset }) => dataset.label !== "best";
   options.onClick = (event, items) => {
     const link = items.length && rows[items[0].datasetIndex]?.querySelector("a");
