@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -9,7 +10,6 @@ from typing import Any, Literal
 from placement.cluster import Cluster
 from placement.cost import REPLICA_CHOICES
 from placement.cost.transport import TRANSPORTS
-from placement.errors import InputError
 from placement.problem import BOUNDS, OBJECTIVES, Options
 from placement.solvers import SOLVERS
 from placement_api.problems import Problem
@@ -121,15 +121,16 @@ def body_of(trace: str, form: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(field: Field, text: str) -> Any:
+    shown = f"{field.label}: {text[:LONGEST]!r} is not allowed"
     if field.kind == "choice":
+        if text not in field.choices:
+            raise Problem(422, shown, f"choose one of {', '.join(field.choices)}")
         return text
     try:
-        value: float = int(text) if field.kind == "whole" else float(text)
-        if len(text) > LONGEST or not field.least <= value < 1e18:
-            raise InputError
-    except (ValueError, InputError):
+        value = int(text) if field.kind == "whole" else float(text)
+    except ValueError:
+        value = math.nan
+    if not (field.least <= value < 1e18 and len(text) <= LONGEST):
         what = "a whole number" if field.kind == "whole" else "a number"
-        raise Problem(
-            422, f"{field.label}: {text[:LONGEST]!r} is not allowed", f"give {what} from {field.least:g} on"
-        ) from None
+        raise Problem(422, shown, f"give {what} from {field.least:g} on")
     return value

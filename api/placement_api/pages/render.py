@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
+import re
 import time
 from functools import cache
 from importlib.resources import files
@@ -75,6 +76,9 @@ def _templates() -> jinja2.Environment:
         "percent": percent,
         "bytes": human_bytes,
         "codes": codes,
+        "flags": lambda text: re.sub(
+            r"--([a-z-]+)", lambda flag: flag[1].replace("-", " "), text
+        ),  # the form has fields
         "when": lambda seconds: time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds)),
     }
     return environment

@@ -9,12 +9,13 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import RedirectResponse
 
 from placement.errors import PlacementError
-from placement.exporters import EXPORTERS
+from placement.exporters import EXPORTERS, get_exporter
 from placement_api.pages import charts, front
 from placement_api.pages.comparison import MOST, compare, moves_fit
 from placement_api.pages.looks import Look, look, size, wanted
 from placement_api.pages.moves import moves_page
 from placement_api.pages.render import page
+from placement_api.pages.start import start_of
 from placement_api.problems import Problem, from_library
 from placement_api.routes import Here, Reader, Solver, maps, placements, traces
 from placement_api.routes.pages import PageRoute
@@ -103,11 +104,13 @@ def comparison(here: Here, _: Reader, id: Annotated[list[str] | None, Query()] =
 def _start(here: Service, reader: Reader, placement: str, engine: str | None) -> dict[str, Any]:
     """How to start the engine, or why its file cannot be written."""
     if engine is None:
-        return {"hints": [], "problem": None}
+        return {"start": None, "problem": None}
     try:
-        return {"hints": placements.hints(here, reader, placement, engine), "problem": None}
+        hints = placements.hints(here, reader, placement, engine)
     except PlacementError as error:
-        return {"hints": [], "problem": from_library(error).body}
+        return {"start": None, "problem": from_library(error).body}
+    name = placements.file_name(placement, get_exporter(engine).suffixes[0])
+    return {"start": start_of(hints, name), "problem": None}
 
 
 def _grouping(here: Service, shown: Look) -> dict[str, Any] | None:

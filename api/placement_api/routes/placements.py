@@ -86,8 +86,7 @@ def get_placement(
         raise Problem(422, f"suffix={suffix!r} is unknown", f"{format} writes {' or '.join(exporter.suffixes)}")
     loaded, _file = load_placement(here.blobs.path(file_of(row, "placement")))
     export = exporter.export(loaded, ExportOptions(suffix=suffix))
-    name = f"placement-{row.id[:8]}{suffix}"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    headers = {"Content-Disposition": f'attachment; filename="{file_name(row.id, suffix)}"'}
     media = "application/json" if suffix == ".json" else "application/octet-stream"
     return Response(export.content, media_type=media, headers=headers)
 
@@ -115,6 +114,10 @@ def delete_placement(here: Here, _: Solver, placement: str) -> Response:
         session.execute(delete(KeyRow).where(KeyRow.job == row.id))
         session.execute(delete(JobRow).where(JobRow.id == row.id))
     return Response(status_code=204)
+
+
+def file_name(placement: str, suffix: str) -> str:
+    return f"placement-{placement[:8]}{suffix}"
 
 
 def find_placement(here: Service, placement: str) -> JobRow:
