@@ -83,7 +83,7 @@ class PlacementAnswer(BaseModel):
     id: str
     created: float
     summary: dict[str, Any] = Field(description="Model, cluster, and what each map costs")
-    files: list[str] = Field(description="What there is of it: placement, report, grouping")
+    files: list[str] = Field(description="What there is of it: placement, figures (of the page), report, grouping")
 
     @staticmethod
     def of(row: JobRow) -> PlacementAnswer:

@@ -16,7 +16,7 @@ from placement_api import problems
 from placement_api.hits import Hits
 from placement_api.measure import Measure
 from placement_api.middleware import Guard
-from placement_api.routes import jobs, maps, operations, pages, placements, traces
+from placement_api.routes import jobs, maps, operations, pages, placement_pages, placements, traces
 from placement_api.service import make_service
 from placement_api.settings import Settings
 
@@ -52,6 +52,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Hits)
     app.add_middleware(Guard, limits=settings.limits, loopback=settings.loopback)
     app.add_middleware(Measure)
-    for router in (traces.router, placements.router, maps.router, jobs.router, operations.router, pages.router):
-        app.include_router(router)
+    for routes in (traces, placements, maps, jobs, operations, pages, placement_pages):
+        app.include_router(routes.router)
     return app

@@ -17,12 +17,12 @@ from placement_api.store.database import AWAY
 from placement_api.tokens import COOKIE, Caller, Tokens
 
 DRAIN_S = 5.0  # how long the rest of a body is read, and thrown away, before it is refused
-UPLOADS = ("/v1/traces", "/place")
+UPLOADS = ("/v1/traces", "/traces")
 OPEN_PATHS = ("/healthz", "/readyz", "/docs", "/openapi.json", "/login")  # and /static/
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with no-referrer browsers send forms with "Origin: null"
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "

@@ -22,6 +22,7 @@ from placement.report.html import report_html
 from placement.solution import Solution, solution_document
 from placement.solve import solve
 from placement.traces import Trace
+from placement_api.pages.figures import figures_bytes
 from placement_api.store.blobs import Blobs
 from placement_api.store.files import LocalFiles
 from placement_api.store.traces import open_input
@@ -66,6 +67,7 @@ def _solve(task: Task, listener: Listener) -> Answer:
     cluster = cluster_of(ClusterFile.model_validate(request["cluster"]), given.model.num_experts)
     options = Options(**request["options"])
     files: dict[str, str] = {}
+    grouped = None
     if request["group"] is None:
         solution = solve(
             given,
@@ -96,9 +98,10 @@ def _solve(task: Task, listener: Listener) -> Answer:
         solution = grouped.solution
         files["grouping"] = blobs.put(grouping_bytes(grouping_document(grouped)))
     document = solution_document(solution)
+    files["figures"] = blobs.put(figures_bytes(solution))
     files["placement"] = blobs.put(document_bytes(document))
     if request["report"]:
-        files["report"] = blobs.put(report_html(solution).encode())
+        files["report"] = blobs.put(report_html(solution, grouped=grouped).encode())
     return Answer(files=files, summary=_summary(solution, document))
 
 

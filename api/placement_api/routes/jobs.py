@@ -34,10 +34,7 @@ def list_jobs(
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
 ) -> list[JobAnswer]:
     """The jobs, newest first."""
-    wanted = select(JobRow) if state is None else select(JobRow).where(JobRow.state == state)
-    with here.database.reading() as session:
-        rows = session.scalars(wanted.order_by(JobRow.created.desc(), JobRow.id).limit(limit).offset(offset))
-        return [JobAnswer.of(row) for row in rows]
+    return [JobAnswer.of(row) for row in rows(here, state, limit, offset)]
 
 
 @router.get("/{job}", responses=faults(404))
@@ -85,6 +82,13 @@ async def job_events(here: Here, _: Reader, job: str, request: Request) -> Strea
 def evaluation(here: Here, _: Reader, job: str) -> Response:
     """What `POST /v1/placements/{id}/evaluate` measured: `placement evaluate --json` of one map."""
     return Response(here.blobs.get(file_of(find(here, job), "evaluation")), media_type="application/json")
+
+
+def rows(here: Service, state: str | None, limit: int, offset: int = 0) -> list[JobRow]:
+    """The jobs in a state, or all, newest first."""
+    wanted = select(JobRow) if state is None else select(JobRow).where(JobRow.state == state)
+    with here.database.reading() as session:
+        return list(session.scalars(wanted.order_by(JobRow.created.desc(), JobRow.id).limit(limit).offset(offset)))
 
 
 def find(here: Service, job: str) -> JobRow:

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from placement.cluster import Cluster
 from placement.errors import InputError
 from placement.grouping.router import Router
-from placement.migration import migration_plan
+from placement.migration import MigrationPlan, migration_plan
 from placement.placement_json import document_bytes, load_placement
 from placement_api.bodies import Body
 from placement_api.problems import Problem, faults
@@ -58,11 +58,7 @@ def diff(
     here: Here, _: Reader, placement: str, to: Annotated[str, Query(description="Id of the placement that replaces it")]
 ) -> Response:
     """The copies that lead from this placement to another: `placement diff`, schema expert-migration/1."""
-    old_map, old_file = load_placement(_path(here, placement))
-    new_map, new_file = load_placement(_path(here, to))
-    described = new_file.described_cluster() or old_file.described_cluster() or Cluster(**dict(new_file.cluster))
-    plan = migration_plan(old_map, new_map, described)
-    return Response(document_bytes(plan.document(), "copies"), media_type="application/json")
+    return Response(document_bytes(plan_of(here, placement, to).document(), "copies"), media_type="application/json")
 
 
 @router.post("/route", responses=faults(404, 409), response_model=RouteAnswer)
@@ -91,6 +87,14 @@ def routed(known: Router, body: RouteBody) -> Response:
     node = known.choose(extra_N, body.load)
     content = json.dumps({"node": node, "extra_sends": [round(one, 6) for one in extra_N.tolist()]})
     return Response(content, media_type="application/json")
+
+
+def plan_of(here: Service, placement: str, to: str) -> MigrationPlan:
+    """The copies from one placement to another. Raises Problem, MapError."""
+    old_map, old_file = load_placement(_path(here, placement))
+    new_map, new_file = load_placement(_path(here, to))
+    described = new_file.described_cluster() or old_file.described_cluster() or Cluster(**dict(new_file.cluster))
+    return migration_plan(old_map, new_map, described)
 
 
 def _path(here: Service, placement: str) -> Path:

@@ -67,10 +67,7 @@ def list_placements(
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
 ) -> list[PlacementAnswer]:
     """The placements, newest first."""
-    wanted = select(JobRow).where(JobRow.state == DONE, JobRow.kind == "solve")
-    with here.database.reading() as session:
-        rows = session.scalars(wanted.order_by(JobRow.created.desc(), JobRow.id).limit(limit).offset(offset))
-        return [PlacementAnswer.of(row) for row in rows]
+    return [PlacementAnswer.of(row) for row in rows(here, limit=limit, offset=offset)]
 
 
 @router.get("/{placement}", responses={**NOT_MODIFIED, **faults(404, 409)}, response_class=Response)
@@ -110,6 +107,10 @@ async def delete_placement(here: Here, _: Solver, placement: str) -> Response:
     return Response(status_code=204)
 
 
+def file_name(placement: str, suffix: str) -> str:
+    return f"placement-{placement[:8]}{suffix}"
+
+
 async def stored_file(here: Service, request: Request, placement: str, name: str) -> Response:
     """A file of a placement, from memory if it was asked for before. Raises Problem (404, 409)."""
     row = await recent_placement(here, placement)
@@ -130,6 +131,13 @@ def find_placement(here: Service, placement: str) -> JobRow:
         raise missing("placement", placement)
     file_of(row, "placement")
     return row
+
+
+def rows(here: Service, *, limit: int, offset: int = 0) -> list[JobRow]:
+    """The jobs that made placements, newest first."""
+    wanted = select(JobRow).where(JobRow.state == DONE, JobRow.kind == "solve")
+    with here.database.reading() as session:
+        return list(session.scalars(wanted.order_by(JobRow.created.desc(), JobRow.id).limit(limit).offset(offset)))
 
 
 def request_of(here: Service, body: PlacementBody) -> dict[str, Any]:
@@ -156,8 +164,7 @@ def _exported(here: Service, placement: str, format: str, suffix: str) -> Respon
         raise Problem(422, f"suffix={suffix!r} is unknown", f"{format} writes {' or '.join(exporter.suffixes)}")
     loaded, _file = load_placement(here.blobs.path(file_of(row, "placement")))
     export = exporter.export(loaded, ExportOptions(suffix=suffix))
-    name = f"placement-{row.id[:8]}{suffix}"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    headers = {"Content-Disposition": f'attachment; filename="{file_name(row.id, suffix)}"'}
     media = "application/json" if suffix == ".json" else "application/octet-stream"
     return Response(export.content, media_type=media, headers=headers)
 

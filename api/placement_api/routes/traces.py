@@ -132,17 +132,24 @@ def find(here: Service, trace: str) -> TraceRow:
     return row
 
 
+def names(here: Service, traces: list[str]) -> list[tuple[str, str]]:
+    """(id, name of the model) of those of these traces that are still here."""
+    with here.database.reading() as session:
+        rows = [session.get(TraceRow, trace) for trace in traces]
+    return [(row.id, row.name) for row in rows if row is not None]
+
+
 def take(here: Service, file: UploadFile, read_as: ReadAs | None = None) -> TraceAnswer:
     with tempfile.NamedTemporaryFile(prefix="upload-") as copy:
         shutil.copyfileobj(file.file, copy, 1 << 20)
         copy.flush()
-        return _add(here, here.traces.take(Path(copy.name), file.filename or "", read_as))
+        return add(here, here.traces.take(Path(copy.name), file.filename or "", read_as))
 
 
 def _register(here: Service, body: RegisterBody) -> TraceAnswer:
-    return _add(here, here.traces.register(body.path, body.read_as))
+    return add(here, here.traces.register(body.path, body.read_as))
 
 
-def _add(here: Service, taken: Taken) -> TraceAnswer:
+def add(here: Service, taken: Taken) -> TraceAnswer:
     with here.database.session() as session:
         return TraceAnswer.of(session.merge(taken.row), taken.converted)
