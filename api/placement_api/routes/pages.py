@@ -23,6 +23,7 @@ from placement_api.pages.forms import CLUSTER, GROUP, MORE, body_of, proposal, v
 from placement_api.pages.looks import size, wanted
 from placement_api.pages.render import asset, page
 from placement_api.problems import Problem, from_library
+from placement_api.reading import ReadAs
 from placement_api.routes import Here, Reader, Solver, jobs, placements, traces
 from placement_api.service import Service
 from placement_api.store.tables import DONE, OPEN, JobRow, TraceRow
