@@ -124,16 +124,16 @@ def main() -> None:
         rate = f"{rows / took['cpu_s'] / 1e6:.0f}" if rated else ""
         print(f"| {name} | {took['wall_s']:.1f} | {took['cpu_s']:.1f} | {rate} | {took['peak_gib']:.2f} |")
     ratio = {name: best[name] / numpy[name] for name in best}
-    print(f"\nCounting takes {ratio['cpu_s']:.2f} times the CPU time of numpy.bincount ({ratio['wall_s']:.2f} of wall).")
+    print(
+        f"\nCounting takes {ratio['cpu_s']:.2f} times the CPU time of numpy.bincount ({ratio['wall_s']:.2f} of wall)."
+    )
     held_out = document["evaluation"]["held_out"]
     told = ", ".join(
         f"{name} {answer['sends_per_token']:.4f} (standard error {answer['sends_error']:.4f})"
         for name, answer in held_out.items()
     )
     tokens = next(iter(held_out.values()))
-    print(
-        f"Held-out sends per token, on {tokens['sampled_tokens']:,} sampled tokens of {tokens['tokens']:,}: {told}."
-    )
+    print(f"Held-out sends per token, on {tokens['sampled_tokens']:,} sampled tokens of {tokens['tokens']:,}: {told}.")
 
 
 if __name__ == "__main__":

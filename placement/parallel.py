@@ -30,7 +30,7 @@ def run_tasks(task: Callable[[A], B], items: Iterable[A], executor: Executor | N
 
 
 def run_in_order(task: Callable[[A], B], items: Iterable[A], executor: Executor | None, most: int) -> Iterator[B]:
-    """As `run_tasks`, answer by answer, for more items than memory holds: at most `most` are begun and not yet given."""
+    """As `run_tasks`, answer by answer, for more than memory holds: at most `most` are begun and not yet given."""
     if executor is None:
         yield from map(task, items)
         return

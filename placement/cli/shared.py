@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,7 @@ Transport = Annotated[
     typer.Option(help=f"What the engine sends, one copy for each: {', '.join(TRANSPORTS)} (every token everywhere)."),
 ]
 
+WORTH_TELLING_S, TELL_EVERY_S = 5.0, 30.0
 LABELS = {
     "count": "counting tokens",
     "solve": "solving layers",
@@ -77,7 +79,7 @@ def progress_listener(quiet: bool) -> Iterator[Listener]:
     if quiet:
         yield ignore
     elif not console.is_terminal:
-        yield _plain_lines
+        yield _plain_lines()
     else:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with RichProgress(*columns, console=console, transient=True) as bar:
@@ -91,11 +93,26 @@ def progress_listener(quiet: bool) -> Iterator[Listener]:
             yield show
 
 
-def _plain_lines(event: Progress) -> None:
-    """One line at the start, about every fifth of the way, and at the end of each stage."""
-    step = max(event.total // 5, 1)
-    if event.done in (0, event.total) or (event.stage in ("solve", "advise") and event.done % step == 0):
-        print(f"{LABELS[event.stage]}: {event.done}/{event.total}", file=sys.stderr)
+def _plain_lines() -> Listener:
+    """A line at the start, about every fifth of the way or half minute, and at the end of each stage; with the time
+    that is left, by the pace so far, where that is worth telling."""
+    begun: dict[str, float] = {}
+    last: dict[str, tuple[int, float]] = {}
+
+    def show(event: Progress) -> None:
+        now, fifth = time.monotonic(), 5 * event.done // max(event.total, 1)
+        if fifth < last.get(event.stage, (0, now))[0] or event.stage not in begun:
+            begun[event.stage], last[event.stage] = now, (0, now)
+        before, told = last[event.stage]
+        in_steps = event.stage in ("count", "solve", "advise") and (fifth > before or now - told > TELL_EVERY_S)
+        if event.done not in (0, event.total) and not in_steps:
+            return
+        last[event.stage] = (fifth, now)
+        left = (now - begun[event.stage]) * (event.total - event.done) / max(event.done, 1)
+        remaining = f", {left:.0f} s left" if event.done and left >= WORTH_TELLING_S else ""
+        print(f"{LABELS[event.stage]}: {event.done}/{event.total}{remaining}", file=sys.stderr)
+
+    return show
 
 
 def open_input(paths: list[str], top_k: int | None) -> Trace | Counts:
@@ -120,7 +137,7 @@ def open_counted(paths: list[str]) -> Counted:
     """One folder of counts."""
     if len(paths) > 1:
         raise OptionError(
-            f"{paths[0]} and {len(paths) - 1} more were given; counts are solved alone: add folders of counts up first, "
+            f"{paths[0]} and {len(paths) - 1} more were given; counts are solved alone: add several up first, "
             f"with `placement traces merge`"
         )
     return read_counted(paths[0])

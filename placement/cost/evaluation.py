@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,8 @@ from placement.placement_map import Placement
 from placement.traces.counts_file import Counts
 from placement.traces.gathered import gather
 from placement.traces.trace import Trace
-from placement.workload import Workload
 
 Summary = dict[str, Any]
-SAMPLE_GROUPS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,74 +149,15 @@ def evaluate(
                 f"{trace.model.top_k} (layers {trace.model.layer_ids[0]} to {trace.model.layer_ids[-1]})"
             )
     given = [cluster] * len(placements) if cluster is None or isinstance(cluster, Cluster) else cluster
-    clusters = [_cluster_of(placement, one) for placement, one in zip(placements, given, strict=True)]
+    clusters = [cluster_of(placement, one) for placement, one in zip(placements, given, strict=True)]
     homes = _checked_homes(home_Q, len(trace.requests), placements)
     meter = Meter(trace.model, placements, clusters, replica_choice, transport, homes_are_random=home_Q is None)
     for tokens in gather(trace, mixed=meter.in_order):
         meter.add(homes[tokens.request_T], tokens.ids_TK, executor)
     return [
-        _evaluation(meter.num_tokens, trace.model.top_k, one, transport, layers, load_LP)
+        evaluation_of(meter.num_tokens, trace.model.top_k, one, transport, layers, load_LP)
         for one, layers, load_LP in zip(clusters, meter.traffic, meter.loads, strict=True)
     ]
-
-
-def evaluate_sample(
-    side: Workload,
-    placements: Sequence[Placement],
-    *,
-    cluster: Cluster,
-    replica_choice: str = "min-nodes",
-    transport: str = "node",
-    executor: Executor | None = None,
-) -> list[Evaluation]:
-    """Cost of each placement by what was counted: loads exact, sends on the sampled tokens.
-
-    Where an expert has several slots, the sample says how its load is shared among them. The sample is uniform, so the
-    standard error of the mean sends is that of the means of SAMPLE_GROUPS random groups of its tokens; it says how far
-    the sends of all tokens may be, and is 0 where all were sampled.
-    """
-    check_transport(transport)
-    clusters = [_cluster_of(placement, cluster) for placement in placements]
-    meter = Meter(side.model, placements, clusters, replica_choice, transport, homes_are_random=True)
-    sampled = len(side.sample_ids_SLK)
-    sent_MG = np.zeros((len(placements), SAMPLE_GROUPS + 1))
-    stops = np.linspace(0, sampled, SAMPLE_GROUPS + 1).astype(np.int64)
-    for group, (start, stop) in enumerate(zip(stops[:-1], stops[1:], strict=True), start=1):
-        ids_TLK = side.sample_ids_SLK[start:stop]
-        home_T = np.full(stop - start, -1, dtype=np.int32)
-        meter.add(home_T, lambda layer, ids_TLK=ids_TLK: np.ascontiguousarray(ids_TLK[:, layer]), executor)
-        for m, one in enumerate(clusters):
-            sends_L = [wire_cost(traffic, one, transport, stop) for traffic in meter.traffic[m]]
-            sent_MG[m, group] = np.mean(sends_L) * stop
-    answers = []
-    for m, (placement, one) in enumerate(zip(placements, clusters, strict=True)):
-        load_LP = np.stack([
-            _shared_load(load_E, load_P, row)
-            for load_E, load_P, row in zip(side.load_LE, meter.loads[m], placement.phy2log_LP, strict=True)
-        ])  # fmt: skip
-        exact = _evaluation(sampled, side.model.top_k, one, transport, meter.traffic[m], load_LP)
-        error = _sampling_error(sent_MG[m], stops, side.num_tokens)
-        answers.append(replace(exact, num_tokens=side.num_tokens, sampled_tokens=sampled, sends_error=error))
-    return answers
-
-
-def _sampling_error(sent_G: npt.NDArray[np.float64], stops: npt.NDArray[np.int64], num_tokens: int) -> float | None:
-    """Standard error of the mean by what groups of tokens sent, drawn without replacement; None of too few tokens."""
-    if stops[-1] == num_tokens:
-        return 0.0
-    if stops[-1] < 2 * SAMPLE_GROUPS:
-        return None
-    mean_G = np.diff(sent_G) / np.diff(stops)
-    return float(mean_G.std(ddof=1) / np.sqrt(SAMPLE_GROUPS) * np.sqrt(1 - stops[-1] / num_tokens))
-
-
-def _shared_load(
-    load_E: npt.NDArray[np.int64], sampled_P: npt.NDArray[np.float64], phy2log_P: npt.NDArray[np.integer]
-) -> npt.NDArray[np.float64]:
-    """The load of each slot where experts share theirs as on the sampled tokens; evenly where none visits them."""
-    sampled_E = np.bincount(phy2log_P, weights=sampled_P, minlength=len(load_E))[phy2log_P]
-    even_P = 1.0 / np.bincount(phy2log_P, minlength=len(load_E))[phy2log_P]
-    return np.asarray(load_E[phy2log_P] * np.divide(sampled_P, sampled_E, out=even_P, where=sampled_E > 0))
 
 
 def evaluate_counts(
@@ -239,7 +178,7 @@ def evaluate_counts(
         Evaluation(
             num_tokens=counts.num_tokens,
             top_k=counts.model.top_k,
-            cluster=_cluster_of(placement, cluster),
+            cluster=cluster_of(placement, cluster),
             node_sends_L=unknown_L,
             rank_sends_L=unknown_L,
             remote_assignments_L=unknown_L,
@@ -257,7 +196,7 @@ def _even_load(load_E: npt.NDArray[np.float64], phy2log_P: npt.NDArray[np.intege
     return np.asarray((load_E / np.bincount(phy2log_P, minlength=len(load_E)))[phy2log_P])
 
 
-def _evaluation(
+def evaluation_of(
     num_tokens: int,
     top_k: int,
     cluster: Cluster,
@@ -279,7 +218,7 @@ def _evaluation(
     )
 
 
-def _cluster_of(placement: Placement, cluster: Cluster | None) -> Cluster:
+def cluster_of(placement: Placement, cluster: Cluster | None) -> Cluster:
     shape = (placement.num_nodes, placement.gpus_per_node, placement.slots_per_gpu)
     if cluster is None:
         return Cluster(num_nodes=shape[0], gpus_per_node=shape[1], slots_per_gpu=shape[2])

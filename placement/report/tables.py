@@ -37,7 +37,7 @@ def comparison_table(solution: Solution) -> Table:
             style = f"{dim}{'bold' if name == solution.result_name else ''}".strip()
             table.add_row(_name(name, indent=1), *_cells(evaluation, answers[REFERENCE]), style=style)
         table.add_section()
-        tokens.append(f"{part} {plural(answers[REFERENCE].num_tokens, 'token')}")
+        tokens.append(f"{part} {plural(answers[REFERENCE].num_tokens, 'token')}{_sampling(answers[REFERENCE])}")
     table.caption = _caption(", ".join(tokens), sends_known(solution))
     return table
 
@@ -72,6 +72,14 @@ def _table(reference: str) -> Table:
 def _caption(tokens: str, known: bool = True) -> Text:
     sends = "sends and bytes are those between nodes" if known else "sends are unknown: the input holds counts only"
     return Text(f"{tokens}; means over layers; {sends}", style="dim")
+
+
+def _sampling(evaluation: Evaluation) -> str:
+    """Where sends are those of a sample: its size, and how far those of all tokens may be."""
+    if evaluation.sampled_tokens in (None, evaluation.num_tokens):
+        return ""
+    error = "" if evaluation.sends_error is None else f", standard error {evaluation.sends_error:.2g}"
+    return f" (sends of {evaluation.sampled_tokens:,} of them{error})"
 
 
 def _cells(evaluation: Evaluation, reference: Evaluation) -> list[str]:

@@ -43,15 +43,24 @@ def count_load(ids_N: npt.NDArray[Any], load_E: npt.NDArray[np.int64]) -> bool:
 
 
 @cache
-def pair_counter(top_k: int) -> Callable[[npt.NDArray[Any], npt.NDArray[np.int8], npt.NDArray[np.uint32]], None]:
-    """The kernel that adds the pairs of tokens' experts, for so many a token: known, its inner loops are unrolled."""
+def set_counter(top_k: int) -> Callable[..., None]:
+    """The kernel that counts top-k sets of so many experts: known, its inner loops are unrolled."""
 
     @nb.njit(cache=True, nogil=True)
-    def count_pairs(ids_TK: npt.NDArray[Any], side_T: npt.NDArray[np.int8], pairs_ZEE: npt.NDArray[np.uint32]) -> None:
-        """Add each pair of a token, in the order in which the token has it, to those of the token's side.
+    def count_sets(
+        ids_TK: npt.NDArray[Any],
+        side_T: npt.NDArray[np.int8],
+        row_T: npt.NDArray[np.int32],
+        pairs_ZEE: npt.NDArray[np.uint32],
+        profile_QLE: npt.NDArray[np.uint32],
+        layer: int,
+    ) -> None:
+        """Add each pair of a token, in the order in which the token has it, to those of the token's side, and its
+        experts to the profile of its request.
 
-        side_T: side of each token, or -1, which is not counted. A token of one expert adds to the diagonal, where else
-        only an expert that a set names twice does. All ids must be below E: nothing is checked here.
+        side_T: side of each token, or -1, which is not counted; row_T: row of `profile_QLE`, or -1. A token of one
+        expert adds to the diagonal, where else only an expert that a set names twice does. All ids must be below E:
+        nothing is checked here.
         """
         for t in range(ids_TK.shape[0]):
             side = side_T[t]
@@ -63,29 +72,36 @@ def pair_counter(top_k: int) -> Callable[[npt.NDArray[Any], npt.NDArray[np.int8]
                 a = np.intp(ids_TK[t, k])
                 for j in range(k):
                     pairs_ZEE[side, a, np.intp(ids_TK[t, j])] += np.uint32(1)
+            row = row_T[t]
+            if row >= 0:
+                for k in range(top_k):
+                    profile_QLE[row, layer, np.intp(ids_TK[t, k])] += np.uint32(1)
 
-    return count_pairs
-
-
-@nb.njit(cache=True, nogil=True)
-def count_profiles(
-    ids_TK: npt.NDArray[Any],
-    token_R: npt.NDArray[np.int64],
-    row_R: npt.NDArray[np.int32],
-    profile_QE: npt.NDArray[np.uint32],
-) -> None:
-    """Add the experts of some tokens to the rows of `profile_QE` that belong to their requests."""
-    for r in range(token_R.shape[0]):
-        for k in range(ids_TK.shape[1]):
-            profile_QE[row_R[r], ids_TK[token_R[r], k]] += np.uint32(1)
+    return count_sets
 
 
 @nb.njit(cache=True, nogil=True)
-def take_rows(ids_TK: npt.NDArray[Any], token_R: npt.NDArray[np.int64], out_RK: npt.NDArray[Any]) -> None:
-    """`out_RK[:] = ids_TK[token_R]`, which numpy does row by row."""
+def take_rows(ids_TK: npt.NDArray[Any], token_R: npt.NDArray[np.int64], out_RLK: npt.NDArray[Any], layer: int) -> None:
+    """`out_RLK[:, layer] = ids_TK[token_R]`, which numpy does slowly."""
     for r in range(token_R.shape[0]):
         for k in range(ids_TK.shape[1]):
-            out_RK[r, k] = ids_TK[token_R[r], k]
+            out_RLK[r, layer, k] = ids_TK[token_R[r], k]
+
+
+@nb.njit(cache=True, nogil=True)
+def look_up(
+    request_T: npt.NDArray[np.int32],
+    key_Q: npt.NDArray[np.uint64],
+    side_Q: npt.NDArray[np.int8],
+    row_Q: npt.NDArray[np.int32],
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int8], npt.NDArray[np.int32]]:
+    """What is known of each token's request."""
+    size = len(request_T)
+    key_T, side_T, row_T = np.empty(size, np.uint64), np.empty(size, np.int8), np.empty(size, np.int32)
+    for t in range(size):
+        q = request_T[t]
+        key_T[t], side_T[t], row_T[t] = key_Q[q], side_Q[q], row_Q[q]
+    return key_T, side_T, row_T
 
 
 @nb.njit(cache=True, nogil=True)

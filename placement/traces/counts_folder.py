@@ -109,9 +109,9 @@ def merge_counted(folders: Sequence[str | Path], out: str | Path) -> Counted:
     manifests = [read_complete(path) for path in paths]
     first = manifests[0]
     parts = {manifest.part for manifest in manifests}
-    for number, of in ((number, of) for _, of in sorted(parts) for number in range(1, of + 1)):
-        if (number, of) not in parts:
-            raise TraceError(f"part {number}/{of} is missing; give the folders of all {of} parts")
+    missing = [(number, of) for _, of in sorted(parts) for number in range(1, of + 1) if (number, of) not in parts]
+    for number, of in missing:
+        raise TraceError(f"part {number}/{of} is missing; give the folders of all {of} parts")
     counted_in: dict[Source, Path] = {}
     for path, manifest in zip(paths, manifests, strict=True):
         if not first.model.same_routing(manifest.model):

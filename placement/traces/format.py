@@ -11,7 +11,6 @@ A shard holds T tokens:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,11 +27,11 @@ from placement.documents import parse_json
 from placement.errors import InputError, TraceError
 from placement.files import write_atomic
 from placement.model import Model
+from placement.traces.shard_reader import ShardReader
 
 SCHEMA = "expert-trace/1"
 SHARD_TOKENS = 16_384
 TOKEN_COLUMNS = {"request": "I32", "position": "I32", "phase": "U8"}
-_DTYPES = {"request": np.int32, "position": np.int32, "phase": np.uint8}
 
 
 class RequestEntry(BaseModel):
@@ -191,55 +190,6 @@ class Shard:
         """Rows `start:stop` of one layer of `expert_ids` or `expert_weights`, [T, K]."""
         with self.reader() as reader:
             return reader.layer(name, layer, start, self.num_tokens if stop is None else stop)
-
-
-class ShardReader:
-    """An open shard, read into buffers: a map of the file would count as memory of this process."""
-
-    def __init__(self, shard: Shard) -> None:
-        self._shard = shard
-        try:
-            self._file = shard.path.open("rb", buffering=0)
-        except OSError as error:
-            raise TraceError(f"cannot read {shard.path}: {error.strerror}") from None
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-
-    def __enter__(self) -> ShardReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def column(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
-        """As `Shard.column`."""
-        out = np.empty(stop - start, dtype=_DTYPES[name])
-        self._read(name, start, out)
-        return out
-
-    def layer(
-        self, name: str, layer: int, start: int, stop: int, out: npt.NDArray[Any] | None = None
-    ) -> npt.NDArray[Any]:
-        """As `Shard.layer`; into `out` if it is given, which must have that shape and type and be contiguous."""
-        shard = self._shard
-        if out is None:
-            dtype = shard.id_dtype if name == "expert_ids" else np.dtype(np.float16)
-            out = np.empty((stop - start, shard.top_k), dtype=dtype)
-        self._read(name, (layer * shard.num_tokens + start) * shard.top_k, out)
-        return out
-
-    def _read(self, name: str, first: int, out: npt.NDArray[Any]) -> None:
-        """Fill `out` with the tensor's values from number `first` on."""
-        left = memoryview(out.reshape(-1).view(np.uint8))
-        try:
-            self._file.seek(self._shard.begins[name] + first * out.itemsize)
-            while left:
-                size = self._file.readinto(left)
-                if not size:
-                    raise TraceError(f"{self._shard.path} is truncated; write the shard again")
-                left = left[size:]
-        except OSError as error:
-            raise TraceError(f"cannot read {self._shard.path}: {error.strerror}") from None
 
 
 def _begins(path: Path) -> dict[str, int]:

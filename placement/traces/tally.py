@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from placement.traces import counting
 from placement.traces.checked import fault_error
-from placement.traces.format import ShardReader, id_dtype
+from placement.traces.format import id_dtype
 from placement.traces.segment import Plan, Segment, Span
+from placement.traces.shard_reader import ShardReader
 from placement.traces.trace import requests_of
 from placement.workload import Workload, smallest_keys
 
@@ -67,7 +68,7 @@ class _Tally:
     def __init__(self, segment: Segment) -> None:
         plan, model = segment.plan, segment.plan.model
         self.plan = plan
-        self.count_pairs = counting.pair_counter(model.top_k)
+        self.count_sets = counting.set_counter(model.top_k)
         self.tokens_Z = np.zeros(plan.num_sides, dtype=np.int64)
         shape = (model.num_layers, plan.num_sides, model.num_experts, model.num_experts)
         self.pairs_LZEE = np.zeros(shape, dtype=np.uint32)
@@ -89,22 +90,20 @@ class _Tally:
         total = _hash_columns(columns, start)
         request_T, position_T, phase_T = columns
         request_T = requests_of(span.shard, request_T, span.listed) + np.int32(span.offset)
-        side_T = _sides(plan, request_T, position_T, phase_T)
-        self.tokens_Z += np.bincount(side_T + 1, minlength=plan.num_sides + 1)[1:]
-        row_T = np.where(side_T >= 0, self.row_Q[request_T], -1)
-        token_R = np.flatnonzero(row_T >= 0)
-        row_R = row_T[token_R]
-        owner_T = plan.key_Q[request_T]
+        owner_T, side_T, row_T = counting.look_up(request_T, plan.key_Q, plan.side_Q, self.row_Q)
+        if plan.cut is not None:
+            side_T[~plan.cut.keeps(phase_T if plan.cut.column == "phase" else position_T, request_T)] = -1
+        mine_ZT = [side_T == side for side in range(plan.num_sides)]
+        self.tokens_Z += [np.count_nonzero(mine_T) for mine_T in mine_ZT]
         ends = [reader.layer("expert_ids", layer, start, stop) for layer in sorted({0, num_layers - 1})]
         key_T = counting.token_keys(owner_T, position_T, phase_T, np.concatenate(ends, axis=1))
-        for side, sample in enumerate(self.samples):
-            sample.begin(key_T, owner_T, side_T == side)
+        for sample, mine_T in zip(self.samples, mine_ZT, strict=True):
+            sample.begin(key_T, owner_T, mine_T)
         ids_TK = ends[0]
         for layer in range(num_layers):
             reader.layer("expert_ids", layer, start, stop, out=ids_TK)
             total += _hash(ids_TK, layer, start)
-            self._count_layer(span, start, layer, ids_TK, side_T)
-            counting.count_profiles(ids_TK, token_R, row_R, self.profile_QLE[:, layer])
+            self._count_layer(span, start, layer, ids_TK, side_T, row_T)
             for sample in self.samples:
                 sample.take(layer, ids_TK)
         for sample in self.samples:
@@ -112,14 +111,20 @@ class _Tally:
         return total
 
     def _count_layer(
-        self, span: Span, start: int, layer: int, ids_TK: npt.NDArray[Any], side_T: npt.NDArray[np.int8]
+        self,
+        span: Span,
+        start: int,
+        layer: int,
+        ids_TK: npt.NDArray[Any],
+        side_T: npt.NDArray[np.int8],
+        row_T: npt.NDArray[np.int32],
     ) -> None:
-        """Add the pairs. The kernel trusts the ids, so what it cannot be given is looked for before and after it."""
+        """The kernel trusts the ids, so what it cannot be given is looked for before and after it."""
         model = self.plan.model
         pairs_ZEE = self.pairs_LZEE[layer]
         fits = int(ids_TK.max()) < model.num_experts
         if fits:
-            self.count_pairs(ids_TK, side_T, pairs_ZEE)
+            self.count_sets(ids_TK, side_T, row_T, pairs_ZEE, self.profile_QLE, layer)
             fits = model.top_k == 1 or not pairs_ZEE.diagonal(axis1=1, axis2=2).any()
         if fits:
             return
@@ -129,7 +134,7 @@ class _Tally:
             token = int(counted[row])
             raise fault_error(model, span.shard.path, start + token, layer, ids_TK[token].tolist(), fault)
         np.minimum(ids_TK, model.num_experts - 1, out=ids_TK)  # only tokens that do not count have others
-        self.count_pairs(ids_TK, side_T, pairs_ZEE)
+        self.count_sets(ids_TK, side_T, row_T, pairs_ZEE, self.profile_QLE, layer)
 
     def workloads(self) -> tuple[Workload, ...]:
         plan, model = self.plan, self.plan.model
@@ -173,6 +178,7 @@ class _Sample:
         shape = (0, model.num_layers, model.top_k)
         self.ids_SLK: npt.NDArray[Any] = np.empty(shape, dtype=id_dtype(model.num_experts))
         self._waiting: list[tuple[npt.NDArray[Any], ...]] = []
+        self._num_waiting = 0
         self._rows = np.empty(0, dtype=np.int64)
 
     def begin(
@@ -189,17 +195,18 @@ class _Sample:
         self._waiting.append((key_T[rows], owner_T[rows], new))
 
     def take(self, layer: int, ids_TK: npt.NDArray[Any]) -> None:
-        counting.take_rows(ids_TK, self._rows, self._waiting[-1][2][:, layer])
+        counting.take_rows(ids_TK, self._rows, self._waiting[-1][2], layer)
 
     def end(self) -> None:
         """Choose once as much has come together as the sample holds."""
-        if sum(len(keys) for keys, _, _ in self._waiting) >= self.size:
+        self._num_waiting += len(self._rows)
+        if self._num_waiting >= self.size:
             self.settle()
 
     def settle(self) -> None:
         columns = zip((self.key_S, self.owner_S, self.ids_SLK), *self._waiting, strict=True)
         self.key_S, self.owner_S, self.ids_SLK = smallest_keys(*(np.concatenate(c) for c in columns), self.size)
-        self._waiting = []
+        self._waiting, self._num_waiting = [], 0
 
 
 def _present(segment: Segment) -> tuple[npt.NDArray[np.bool_], tuple[int, ...]]:
@@ -219,18 +226,6 @@ def _present(segment: Segment) -> tuple[npt.NDArray[np.bool_], tuple[int, ...]]:
                 present_Q[request_T] = True
         most.append(largest + 1)
     return present_Q, tuple(most)
-
-
-def _sides(
-    plan: Plan,
-    request_T: npt.NDArray[np.int32],
-    position_T: npt.NDArray[np.int32],
-    phase_T: npt.NDArray[np.uint8],
-) -> npt.NDArray[np.int8]:
-    side_T = plan.side_Q[request_T]
-    if plan.cut is not None:
-        side_T[~plan.cut.keeps(phase_T if plan.cut.column == "phase" else position_T, request_T)] = -1
-    return side_T
 
 
 def _hash_columns(columns: list[npt.NDArray[Any]], start: int) -> int:
