@@ -9,7 +9,8 @@ PlacementError             exit code 1
 │   └── OutputError        a file that cannot be written
 ├── InfeasibleError        exit code 3: no placement can satisfy what was asked
 ├── LimitError             exit code 4: none was found within the limit
-└── RankError              exit code 5: a rank of a running group failed, was late or disagreed
+├── RankError              exit code 5: a rank of a running group failed, was late or disagreed
+└── WorkerError            exit code 6: workers of other machines failed at a task again and again
 """
 
 from __future__ import annotations
@@ -93,3 +94,9 @@ class RankError(PlacementError):
     def __init__(self, message: str, ranks: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.ranks = ranks
+
+
+class WorkerError(PlacementError):
+    """A worker on another machine cannot run our tasks, or a task died again and again with its worker."""
+
+    exit_code = 6

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, TypedDict
 
@@ -9,6 +11,7 @@ import typer
 
 from placement.by_class import solve_by
 from placement.cli.by_class import By, MapsOut
+from placement.cli.engine import THREADS, Address, Engine, open_engine
 from placement.cli.group import HomeFrom, TokenTolerance
 from placement.cli.remote import check_remote, solve_remotely
 from placement.cli.shared import (
@@ -115,6 +118,8 @@ def solve_command(
     by: By = None,
     maps_out: MapsOut = None,
     workers: Workers = None,
+    engine: Engine = THREADS,
+    address: Address = None,
     server: Annotated[
         str | None, typer.Option(help="Address of a service (`placement serve`) that solves instead of this machine.")
     ] = None,
@@ -149,8 +154,9 @@ def solve_command(
         maps=maps_out,
         pareto=pareto,
     )
+    far = None if engine == THREADS else engine
     if group:
-        check_alone("--group", {"--robust": robust, "--from": current, "--pareto": pareto})
+        check_alone("--group", {"--robust": robust, "--from": current, "--pareto": pareto, f"--engine {far}": far})
     else:
         check_needed("--group", "about homes of requests", {"--grouping-out": grouping_out, "--home-from": home_from})
     if by is not None:
@@ -178,7 +184,7 @@ def solve_command(
         check_alone("a folder of counts", {**of_tokens, "--server": server, "--top-k": top_k})
     if server is not None:
         not_there = {"--from": current, "--by": by, "--pareto": pareto, "--migration-out": migration_out}
-        check_remote({**not_there, "--group": group, "--workers": workers})
+        check_remote({**not_there, "--group": group, "--workers": workers, "--engine": far})
         solve_remotely(
             server,
             token,
@@ -193,12 +199,25 @@ def solve_command(
             json_output=json_output,
         )
         return
-    with progress_listener(quiet=json_output) as listener:
-        common: Common = {"holdout": holdout, "workers": workers, "listener": listener}
+    far_executor = open_engine(engine, address, workers)
+    with far_executor or nullcontext() as executor, progress_listener(quiet=json_output) as listener:
+        common: Common = {
+            "holdout": holdout,
+            "engine": executor,
+            "workers": workers if executor is None else None,
+            "listener": listener,
+        }
         if group:
             of_requests = tokens_of(trace, "--group needs a trace: counts do not say which tokens are of one request")
             grouped = solve_grouped(
-                of_requests, shape, options, home_from=home_from, tolerance=token_tolerance, **common
+                of_requests,
+                shape,
+                options,
+                home_from=home_from,
+                tolerance=token_tolerance,
+                holdout=holdout,
+                workers=workers,
+                listener=listener,
             )
             answer = Answer(solution=grouped.solution, grouped=grouped)
         elif by is not None:
@@ -233,6 +252,7 @@ class Common(TypedDict):
     """What every kind of solve takes."""
 
     holdout: float
+    engine: Executor | None
     workers: int | None
     listener: Listener
 
