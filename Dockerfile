@@ -1,20 +1,30 @@
-# docker build -t expert-placement .
-# docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD:/data" expert-placement solve examples/traces --nodes 4
-FROM python:3.11-slim AS build
-RUN python -m venv /opt/placement
-COPY pyproject.toml README.md LICENSE /src/
+# One image for the command line and the service; neither needs root, nor a root file system that can be written.
+#
+#   docker build -t expert-placement .
+#   docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD:/data" expert-placement solve examples/traces --nodes 4
+#
+# docs/deploy.md tells how to run the service.
+FROM python:3.11.14-slim-bookworm AS build
+COPY pyproject.toml README.md LICENSE constraints.txt /src/
 COPY api /src/api
 COPY placement /src/placement
-RUN /opt/placement/bin/pip install --no-cache-dir --disable-pip-version-check /src
+RUN python -m venv /opt/placement \
+    && /opt/placement/bin/pip install --no-cache-dir --disable-pip-version-check \
+        --constraint /src/constraints.txt "/src[service,s3,parquet]"
 
-FROM python:3.11-slim
+FROM python:3.11.14-slim-bookworm
 COPY --from=build /opt/placement /opt/placement
 # compiled code is cached outside of the package, where any user may write; keep it on a volume to compile only once
 ENV PATH=/opt/placement/bin:$PATH \
-    NUMBA_CACHE_DIR=/var/cache/placement
+    PYTHONDONTWRITEBYTECODE=1 \
+    NUMBA_CACHE_DIR=/var/cache/placement \
+    MPLCONFIGDIR=/tmp/matplotlib
 RUN install --directory --mode 1777 /var/cache/placement \
     && install --directory --owner 10001 --group 10001 /data
 USER 10001:10001
 WORKDIR /data
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
 ENTRYPOINT ["placement"]
 CMD ["--help"]

@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-engines lint clean
+.PHONY: demo test test-engines test-image fuzz lint clean
 
 demo: $(VENV)/core.stamp
 	@mkdir -p demo
@@ -15,6 +15,16 @@ test: $(VENV)/test.stamp
 # fetches the wheels of serving engines (half a gigabyte) into ~/.cache/expert-placement, once
 test-engines: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -m engines -rs tests/engines
+
+# coverage-guided, over all that reads what others wrote; new findings end up in .fuzz, and the exit code says so
+SECONDS ?= 600
+fuzz: $(VENV)/test.stamp
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group fuzz
+	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
+
+# installs what the Dockerfile installs into a clean environment and runs the service there, a minute or two
+test-image: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -m image -rs tests/deploy
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

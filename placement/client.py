@@ -23,9 +23,10 @@ from placement.placement_json import PlacementFile, cluster_document, load_place
 from placement.placement_map import Placement
 from placement.problem import Options
 from placement.traces import open_trace
-from placement.traces.counts_file import is_counts_file
+from placement.traces.readers import AUTO, ReadOptions
 
 TIMEOUT_S = 60.0  # without a byte; the events of a job come at least every 15 s
+READING_S = 900.0  # until the service has read, and if need be converted, what was uploaded
 
 
 class Client:
@@ -41,18 +42,35 @@ class Client:
         self.url = url.rstrip("/")
         self._token = token
 
-    def upload(self, path: str | Path, top_k: int | None = None) -> str:
-        """The id of a trace folder (or a folder of such), or of a file of counts, after it was uploaded."""
+    def upload(
+        self, path: str | Path, top_k: int | None = None, *, reader: str = AUTO, options: ReadOptions | None = None
+    ) -> str:
+        """The id of what lies at `path`, after it was uploaded: a trace folder (or a folder of such), a file of counts,
+        or a file or folder that an engine recorded, which the service converts.
+
+        `reader` and `options` are those of `placement.traces.readers.convert.convert`.
+        """
         self._ask("GET", "/v1/traces?limit=1")  # a token that is refused is told before the upload, not amid it
+        given = options or ReadOptions()
+        fields = {
+            "from": None if reader == AUTO else reader,
+            "experts": given.num_experts,
+            "top_k": top_k or given.top_k,
+            "layer_ids": None if given.layer_ids is None else ",".join(map(str, given.layer_ids)),
+            "model": given.model,
+        }
         with tempfile.TemporaryDirectory() as folder:
-            if is_counts_file(path):
-                packed = Path(path)
-            else:
+            source = Path(path)
+            packed = source
+            if source.is_dir() and not any(found for one in ("", "*/") for found in source.glob(f"{one}trace.json")):
+                packed = Path(folder) / f"{source.resolve().name}.tar"
+                _pack([(file, file.name) for file in sorted(source.iterdir()) if file.is_file()], packed)
+            elif not source.is_file() or source.name == "trace.json":
                 packed = Path(folder) / "trace.tar"
-                _pack(path, packed)
-            fields = {} if top_k is None else {"top_k": str(top_k)}
-            with _multipart(Path(folder) / "body", packed, fields) as (body, length, media):
-                answer = self._ask("POST", "/v1/traces", body, media, length)
+                _pack(_trace_files(path), packed)
+            said = {name: str(value) for name, value in fields.items() if value is not None}
+            with _multipart(Path(folder) / "body", packed, said) as (body, length, media):
+                answer = self._ask("POST", "/v1/traces", body, media, length, READING_S)
         return str(json.loads(answer)["id"])
 
     def solve(
@@ -132,8 +150,9 @@ class Client:
         body: bytes | IO[bytes] | None = None,
         media: str = "application/json",
         length: int | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> bytes:
-        with self._open(method, path, body, media, length) as answer:
+        with self._open(method, path, body, media, length, timeout_s) as answer:
             content: bytes = answer.read()
             return content
 
@@ -144,6 +163,7 @@ class Client:
         body: bytes | IO[bytes] | None = None,
         media: str = "application/json",
         length: int | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> Any:
         headers = {"Accept": "application/json"} | ({} if body is None else {"Content-Type": media})
         if length is not None:
@@ -152,7 +172,7 @@ class Client:
             headers["Authorization"] = f"Bearer {self._token}"
         request = urllib.request.Request(self.url + path, data=body, headers=headers, method=method)
         try:
-            return urllib.request.urlopen(request, timeout=TIMEOUT_S)
+            return urllib.request.urlopen(request, timeout=timeout_s)
         except urllib.error.HTTPError as error:
             try:
                 raise _error(json.loads(error.read())) from None
@@ -167,16 +187,24 @@ def _error(problem: dict[str, Any]) -> PlacementError:
     return InputError(f"{problem['detail']}; {problem['mend']}")
 
 
-def _pack(path: str | Path, target: Path) -> None:
-    """A tar of the files of the traces below a path. Raises TraceError, OutputError."""
+def _trace_files(path: str | Path) -> list[tuple[Path, str]]:
+    """The files of the traces at a path, and what to call them. Raises TraceError."""
     folders = sorted({shard.path.parent for shard in open_trace(path).shards})
+    return [
+        (file, file.name if len(folders) == 1 else f"{number:05d}/{file.name}")
+        for number, folder in enumerate(folders)
+        for file in [folder / "trace.json", *sorted(folder.glob("shard-*.safetensors"))]
+    ]
+
+
+def _pack(files: list[tuple[Path, str]], target: Path) -> None:
+    """A tar of files under new names. Raises OutputError."""
     try:
         with tarfile.open(target, "w") as tar:
-            for number, folder in enumerate(folders):
-                for file in [folder / "trace.json", *sorted(folder.glob("shard-*.safetensors"))]:
-                    tar.add(file.resolve(), file.name if len(folders) == 1 else f"{number:05d}/{file.name}")
+            for file, name in files:
+                tar.add(file.resolve(), name)
     except OSError as error:
-        raise OutputError(f"cannot pack {path}: {error.strerror}; free space in {tempfile.gettempdir()}") from None
+        raise OutputError(f"cannot pack {target.name}: {error.strerror}; free space in {target.parent}") from None
 
 
 @contextmanager

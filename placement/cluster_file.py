@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from placement.cluster import Cluster
+from placement.documents import parse_yaml
 from placement.errors import ClusterError
 from placement.topology_json import TopologyPart
+
+MOST_FAULTS = 8  # that a message names
 
 
 class ClusterFile(BaseModel):
@@ -41,13 +43,14 @@ def read_cluster(path: Path, num_experts: int) -> Cluster:
     except UnicodeDecodeError:
         raise ClusterError(f"{path} is not text; write YAML with at least num_nodes") from None
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ClusterError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        document = parse_yaml(text)
+    except ValueError as error:
+        raise ClusterError(f"{path} is not YAML: {error}") from None
     try:
         file = ClusterFile.model_validate(document)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        first = error.errors()[:MOST_FAULTS]
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in first)
         raise ClusterError(f"{path}: {faults}; allowed keys: {', '.join(ClusterFile.model_fields)}") from None
     return cluster_of(file, num_experts)
 

@@ -9,12 +9,14 @@ PlacementError             exit code 1
 │   └── OutputError        a file that cannot be written
 ├── InfeasibleError        exit code 3: no placement can satisfy what was asked
 ├── LimitError             exit code 4: none was found within the limit
-└── RankError              exit code 5: a rank of a running group failed, was late or disagreed
+├── RankError              exit code 5: a rank of a running group failed, was late or disagreed
+└── WorkerError            exit code 6: workers of other machines failed at a task again and again
 """
 
 from __future__ import annotations
 
 UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
+LONGEST_MESSAGE = 4000
 
 
 def printable(text: str) -> str:
@@ -22,16 +24,24 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else UNPRINTABLE for letter in text)
 
 
+def shortened(text: str, longest: int = LONGEST_MESSAGE) -> str:
+    """`text`, or where it is longer its beginning and its end: what is wrong, and how to mend it."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest // 2]} [...] {text[-longest // 4 :]}"
+
+
 class PlacementError(Exception):
     """Base of all errors that this library raises on purpose; `exit_code` is what the command line returns.
 
-    A message is one line: names in it may come from files, so line ends and terminal codes are made visible.
+    A message is one line: names in it may come from files, so line ends and terminal codes are made visible, and of a
+    very long one the middle is left out.
     """
 
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(printable(shortened(message)))
 
 
 class InputError(PlacementError):
@@ -84,3 +94,9 @@ class RankError(PlacementError):
     def __init__(self, message: str, ranks: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.ranks = ranks
+
+
+class WorkerError(PlacementError):
+    """A worker on another machine cannot run our tasks, or a task died again and again with its worker."""
+
+    exit_code = 6

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from placement.errors import OutputError
 
 PART = ".part"
+LONGEST_NAME = 200  # bytes; systems allow 255, of which temporary names take some
 
 
 @contextmanager
@@ -46,6 +47,15 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
     payload = data.encode(errors="replace") if isinstance(data, str) else data
     with open_atomic(path) as file:
         file.write(payload)
+
+
+def plain_name(name: object) -> str:
+    """`name` if it is that of a file within a folder, not of one elsewhere. Raises ValueError."""
+    if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or "\0" in name:
+        raise ValueError(f"{str(name)[:80]!r} is no name of a file in a folder")
+    if len(name.encode()) > LONGEST_NAME:
+        raise ValueError(f"{name[:80]!r} and so on is longer than the {LONGEST_NAME} bytes that a file name may have")
+    return name
 
 
 def remove_parts(folder: str | Path) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from placement.errors import InputError
 
+MOST_LAYERS = 4096
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
@@ -31,7 +33,12 @@ class Model:
         if not self.layer_ids:
             raise InputError("layer_ids is empty: a model needs at least one MoE layer")
         if min(self.layer_ids) < 0 or any(a >= b for a, b in zip(self.layer_ids, self.layer_ids[1:], strict=False)):
-            raise InputError(f"layer_ids={list(self.layer_ids)} must be non-negative and strictly ascending")
+            raise InputError(f"layer_ids={str(list(self.layer_ids))[:200]} must be non-negative and strictly ascending")
+        if max(self.layer_ids[-1], self.num_hidden_layers or 0) > MOST_LAYERS:
+            raise InputError(
+                f"layer {max(self.layer_ids[-1], self.num_hidden_layers or 0)} is out of range: a model has at most "
+                f"{MOST_LAYERS} layers"
+            )
         if not 1 <= self.num_experts <= 65536:
             raise InputError(f"num_experts={self.num_experts} is out of range: 1 to 65536 are allowed")
         if not 1 <= self.top_k <= self.num_experts:

@@ -54,5 +54,15 @@ def make_executor(workers: int | None) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="placement")
 
 
+def width(executor: Executor) -> int:
+    """How many tasks `executor` runs at once; the pools of the standard library keep it to themselves."""
+    return int(getattr(executor, "_max_workers", 0)) or usable_cores()
+
+
+def shares_memory(executor: Executor) -> bool:
+    """True if the tasks of `executor` run in this process, and what they write is seen here."""
+    return isinstance(executor, ThreadPoolExecutor) and not getattr(executor, "remote", False)
+
+
 def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

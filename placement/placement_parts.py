@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from pydantic import (
     model_serializer,
 )
 
+from placement.documents import parse_json
 from placement.errors import InputError
 from placement.topology_json import TopologyPart
 
@@ -206,10 +206,10 @@ def read_document(
 ) -> P:
     """Read and check a JSON file of one of our schemas; raises what `error_of` makes of a message and its faults."""
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(path.read_bytes())
     except OSError as error:
         raise error_of(f"cannot read {path}: {error.strerror}; give a {what} file", ()) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise error_of(f"{path} is not JSON ({error}); give a file of schema {schema}", ()) from None
     found = document.get("schema") if isinstance(document, dict) else None
     if found != schema:

@@ -49,6 +49,7 @@ def solve(
     holdout: float | None = None,
     robust: str | None = None,
     by_domain: bool = False,
+    engine: Executor | None = None,
     workers: int | None = None,
     listener: Listener = ignore,
 ) -> Solution:
@@ -60,14 +61,16 @@ def solve(
     robust: how the traffic is parted (`placement.traces.parts`); the result, named `robust`, is then the map whose
     worst part costs least, beside the plain one of the solver.
     by_domain: also measure the maps on every domain of the requests, where there are 2 to 32.
+    engine: what runs the tasks that only return something, such as a `placement.ray_executor.RayExecutor`: counting
+    segments of the trace and solving layers; None: the threads, which also measure.
     Of counts alone only the balance is known: the objective must be balance, sends are NaN, and where the counts are
     not by request none are held out.
     Of a counted trace everything is known, sends by a sample of tokens, with their standard error. A trace of more than
     MOST_EXACT_TOKENS tokens is counted like that first, unless it is for `robust`; its domains are not told apart.
     holdout: HOLDOUT, or of a counted trace what it was counted with, if None; of that it may otherwise be 0 alone.
     The placement returned is the one that was measured. Deterministic in (trace, cluster, options, holdout) unless a
-    time limit is set, whatever the number of workers. Raises TraceError, InfeasibleError, LimitError, and MapError if
-    the current map is for another model or cluster.
+    time limit is set, whatever the engine and the number of workers. Raises TraceError, InfeasibleError, LimitError,
+    WorkerError of the engine, and MapError if the current map is for another model or cluster.
     """
     options = options or Options()
     if holdout is None:
@@ -81,21 +84,21 @@ def solve(
         raise OptionError("robust looks for a new map and knows no current one; leave --from or --robust out")
     if isinstance(trace, Trace) and trace.num_tokens_stored > MOST_EXACT_TOKENS and robust is None:
         with make_executor(workers) as executor:
-            trace = count_both_sides(trace, holdout, options, executor, listener)
+            trace = count_both_sides(trace, holdout, options, engine or executor, listener)
     parts = parts_to_measure(trace, robust, by_domain, options)
     train, held_out = _split(trace, holdout, options.seed, parts if robust is not None else None)
     result_name = options.solver
     objective_W: dict[str, npt.NDArray[np.float64]] = {}
     with make_executor(workers) as executor:
-        workload = workload_of(train, options, executor, listener)
+        tasks = engine or executor
+        workload = workload_of(train, options, tasks, listener)
         maps, layers = solve_workload(
             workload,
             cluster,
             options if robust is None else _half_of_the_time(options),
             baselines=BASELINES,
             current=current,
-            executor=executor,
-            workers=workers,
+            executor=tasks,
             listener=listener,
         )
         if current is not None:
@@ -108,7 +111,7 @@ def solve(
             answer = solve_robust(
                 workload,
                 [
-                    count(parts.of(train, part), seed=options.seed, sample_tokens=part_tokens, executor=executor)
+                    count(parts.of(train, part), seed=options.seed, sample_tokens=part_tokens, executor=tasks)
                     for part in range(len(parts.names))
                 ],
                 cluster,

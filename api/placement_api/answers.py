@@ -10,6 +10,14 @@ from pydantic import BaseModel, Field
 from placement_api.store.tables import DONE, OPEN, JobRow, TraceRow
 
 
+class Converted(BaseModel):
+    """How a recording of an engine became a trace or counts."""
+
+    reader: str = Field(examples=["vllm"])
+    reason: str = Field(description="Why it was taken for that")
+    notes: list[str] = Field(description="What was left out or assumed")
+
+
 class TraceAnswer(BaseModel):
     id: str = Field(description="Digest of the content: the same trace always has the same id")
     kind: str = Field(description="trace, or counts: enough for balance alone", examples=["trace"])
@@ -23,9 +31,14 @@ class TraceAnswer(BaseModel):
     top_k: int
     created: float = Field(description="Seconds since 1970")
 
+    converted: Converted | None = Field(
+        default=None, description="Of a recording that was just sent: how it was read; else null"
+    )
+
     @staticmethod
-    def of(row: TraceRow) -> TraceAnswer:
-        return TraceAnswer(**{name: getattr(row, name) for name in TraceAnswer.model_fields})
+    def of(row: TraceRow, converted: dict[str, Any] | None = None) -> TraceAnswer:
+        told = {name: getattr(row, name) for name in TraceAnswer.model_fields if name != "converted"}
+        return TraceAnswer(**told, converted=None if converted is None else Converted(**converted))
 
 
 class Progress(BaseModel):
@@ -70,7 +83,7 @@ class PlacementAnswer(BaseModel):
     id: str
     created: float
     summary: dict[str, Any] = Field(description="Model, cluster, and what each map costs")
-    files: list[str] = Field(description="What there is of it: placement, report, grouping")
+    files: list[str] = Field(description="What there is of it: placement, figures (of the page), report, grouping")
 
     @staticmethod
     def of(row: JobRow) -> PlacementAnswer:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from placement.files import make_folder
 from placement.version import VERSION
 from placement_api import problems
+from placement_api.hits import Hits
+from placement_api.measure import Measure
 from placement_api.middleware import Guard
-from placement_api.routes import jobs, maps, operations, pages, placements, traces
+from placement_api.routes import jobs, maps, operations, pages, placement_pages, placements, traces
 from placement_api.service import make_service
 from placement_api.settings import Settings
 
@@ -36,6 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
         make_folder(settings.uploads)
         tempfile.tempdir = str(settings.uploads)
         service.retention.start()
+        gc.freeze()  # the libraries stay: a full collection need not look at them, which would take 0.1 s
         yield
         service.retention.stop()
         await run_in_threadpool(service.jobs.stop)
@@ -46,17 +49,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     problems.install(app)
 
-    @app.middleware("http")
-    async def measure(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        began = time.perf_counter()
-        response = await answer(request)
-        route = getattr(request.scope.get("route"), "path", "none")
-        metrics = request.app.state.service.metrics
-        metrics.requests.labels(request.method, route, str(response.status_code)).inc()
-        metrics.seconds.labels(route).observe(time.perf_counter() - began)
-        return response
-
+    app.add_middleware(Hits)
     app.add_middleware(Guard, limits=settings.limits, loopback=settings.loopback)
-    for router in (traces.router, placements.router, maps.router, jobs.router, operations.router, pages.router):
-        app.include_router(router)
+    app.add_middleware(Measure)
+    for routes in (traces, placements, maps, jobs, operations, pages, placement_pages):
+        app.include_router(routes.router)
     return app

@@ -1,4 +1,4 @@
-"""Unpacking what strangers send: only the files of a trace come out, below one folder, and never more than allowed."""
+"""Unpacking what strangers send: only files that readers know come out, below one folder, and no more than allowed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -18,16 +19,18 @@ from placement.files import sync_folder
 from placement_api.problems import Problem
 from placement_api.settings import Limits
 
-NAME = re.compile(r"(?:\./)?(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,99}/){0,2}(?:trace\.json|shard-\d{5}\.safetensors)")
+SUFFIXES = (".safetensors", ".json", ".jsonl", ".npy", ".npz", ".parquet", ".gguf", ".pt")
+WORD = r"[A-Za-z0-9_][A-Za-z0-9._=-]{0,149}"
+NAME = re.compile(rf"(?:\./)?(?:{WORD}/){{0,3}}{WORD}(?:{'|'.join(map(re.escape, SUFFIXES))})")
 CHUNK = 1 << 20
 LARGEST_HEADER = 16 << 20  # of an archive's own tables, which its reader holds in memory
-MEND = "send a tar or zip of a folder that holds trace.json and shard-NNNNN.safetensors"
+MEND = f"send a tar or zip of a trace's folder, or a file or archive of what an engine recorded: {', '.join(SUFFIXES)}"
 
 
 def unpack(archive: Path, folder: Path, limits: Limits) -> None:
-    """Write the trace files in `archive` to `folder`, each on disk. Raises Problem (413, 422); then some are left."""
+    """Write the files in `archive` to `folder`, each on disk. Raises Problem (413, 422); then some are left."""
     try:
-        members = _zip(archive, limits) if zipfile.is_zipfile(archive) else _tar(archive, limits)
+        members = _zip(archive, limits) if _is_zip(archive) else _tar(archive, limits)
         left = limits.unpacked_bytes
         for number, (name, content) in enumerate(members):
             if number >= limits.archive_members:
@@ -42,17 +45,29 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> None:
         NotImplementedError,
         RuntimeError,
         ValueError,
+        OverflowError,  # a size beyond 64 bits
+        IndexError,
+        struct.error,
     ) as error:
         raise Problem(422, f"the archive cannot be unpacked: {error or type(error).__name__}", MEND) from None
     for inner in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
         sync_folder(inner)
 
 
+def _is_zip(archive: Path) -> bool:
+    """By its start: a tar may end in a file that is a zip."""
+    with archive.open("rb") as file:
+        return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+
+
 def _target(folder: Path, name: str) -> Path:
     path = folder / name.removeprefix("./")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise Problem(422, f"the archive holds {printable(name)} below a file", "send folders of files") from None
     if path.exists():
         raise Problem(422, f"the archive holds {printable(name)} twice", "send each file once")
-    path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -120,7 +135,7 @@ def _too_many(limits: Limits) -> Problem:
 
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
-        raise Problem(422, f"the archive holds {name[:100]!r}, which is no file of a trace", MEND)
+        raise Problem(422, f"the archive holds {name[:100]!r}, which is no file of a trace or recording", MEND)
 
 
 def _check_folder(name: str) -> None:
@@ -143,6 +158,8 @@ class _Bounded(io.RawIOBase):
         return content
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        if whence == 0 and offset < 0:
+            raise ValueError(f"one of its members begins at byte {offset}")
         return self.inner.seek(offset, whence) if whence else self.inner.seek(offset)
 
     def tell(self) -> int:

@@ -13,6 +13,7 @@ from placement_api.app import create_app
 from placement_api.service import open_store
 from placement_api.settings import Settings
 from placement_api.tokens import Tokens
+from placement_api.wire import BoundedHttp
 
 
 def serve(settings: Settings) -> None:
@@ -33,6 +34,8 @@ def serve(settings: Settings) -> None:
         port=settings.port,
         log_config=None,
         access_log=False,
+        loop="asyncio",  # uvloop answers more a second, and some connections far later than others
+        http=BoundedHttp,
         server_header=False,
         timeout_graceful_shutdown=5,
     )

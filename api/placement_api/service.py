@@ -10,6 +10,8 @@ from placement_api.metrics import Metrics
 from placement_api.settings import Settings
 from placement_api.store.blobs import Blobs
 from placement_api.store.database import Database
+from placement_api.store.files import LocalFiles
+from placement_api.store.recent import Recent
 from placement_api.store.retention import Retention
 from placement_api.store.traces import TraceFolders
 from placement_api.tokens import Tokens
@@ -20,6 +22,7 @@ class Service:
     settings: Settings
     database: Database
     blobs: Blobs
+    recent: Recent
     traces: TraceFolders
     tokens: Tokens
     jobs: Jobs
@@ -37,12 +40,16 @@ def open_store(settings: Settings) -> Database:
 
 def make_service(settings: Settings) -> Service:
     database = open_store(settings)
-    blobs = Blobs(settings.data / "blobs")
-    traces = TraceFolders(folder=settings.data / "traces", allowed=settings.trace_folders, limits=settings.limits)
+    files = LocalFiles(root=settings.data)
+    blobs = Blobs(files=files)
+    traces = TraceFolders(
+        folder=settings.data / "traces", files=files, allowed=settings.trace_folders, limits=settings.limits
+    )
     return Service(
         settings=settings,
         database=database,
         blobs=blobs,
+        recent=Recent(database=database, blobs=blobs),
         traces=traces,
         tokens=Tokens(database=database, requests_per_s=settings.limits.requests_per_s),
         jobs=Jobs(settings=settings, database=database, blobs=blobs, traces=traces),

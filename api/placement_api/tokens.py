@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from fastapi import Request
 from sqlalchemy import func, select
-from starlette.concurrency import run_in_threadpool
+from sqlalchemy.exc import IntegrityError
 
 from placement.errors import OptionError
+from placement_api.memory import Fresh
 from placement_api.problems import Problem
 from placement_api.store.database import Database
 from placement_api.store.tables import TokenRow
 
 SCOPES = ("read", "solve", "admin")  # each also allows what stands before it
 PREFIX = "plc_"
+LEAST_LETTERS = 32  # of a token that was made elsewhere
 COOKIE = "placement_token"  # of the page, set by /login
-REMEMBER_S = 5.0  # a token that was deleted elsewhere works for so long
+SURE_S = 1.0  # a token that was deleted works for at most so long
 MOST_REMEMBERED = 10_000
+FROM_MEMORY = 0.02  # the price of a request that is answered from memory
 ANYONE = "anyone"
 
 
@@ -36,25 +41,38 @@ class Caller:
 
 @dataclass(slots=True, kw_only=True)
 class Tokens:
-    """`caller` and `spend` belong to the event loop, the others to any thread."""
+    """`caller`, `check` and `spend` belong to the event loop, the others to any thread."""
 
     database: Database
     requests_per_s: float
-    _callers: dict[str, tuple[float, Caller | None]] = field(default_factory=dict)
+    _callers: Fresh[Caller] = field(default_factory=lambda: Fresh(MOST_REMEMBERED, SURE_S))
     _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def create(self, name: str, scopes: list[str]) -> str:
         """A new token, which nobody can find out later. Raises OptionError."""
+        token = PREFIX + secrets.token_urlsafe(32)
+        self._add(name, scopes, token)
+        return token
+
+    def admit(self, name: str, scopes: list[str], token: str) -> None:
+        """Make a token known that was made elsewhere; if it is known, nothing happens. Raises OptionError."""
+        if len(token) < LEAST_LETTERS or not token.isascii() or not token.isprintable() or " " in token:
+            raise OptionError(
+                f"the token has {len(token)} letters, or others than may be in a header; give {LEAST_LETTERS} random "
+                f"ones or more, as openssl rand -hex 32 prints"
+            )
+        with contextlib.suppress(IntegrityError):
+            self._add(name, scopes, token)
+
+    def _add(self, name: str, scopes: list[str], token: str) -> None:
         unknown = [scope for scope in scopes if scope not in SCOPES]
         if unknown or not scopes:
             raise OptionError(f"scope {', '.join(unknown) or 'none'} is unknown; choose of {', '.join(SCOPES)}")
-        token = PREFIX + secrets.token_urlsafe(32)
         row = TokenRow(
             id=secrets.token_hex(8), name=name[:200], hash=_hash(token), scopes=list(scopes), created=time.time()
         )
         with self.database.session() as session:
             session.add(row)
-        return token
 
     def list(self) -> list[TokenRow]:
         with self.database.reading() as session:
@@ -76,7 +94,7 @@ class Tokens:
         """Whom the header names; anyone where there are no tokens, which is on loopback alone. Raises Problem."""
         kind, _, token = (authorization or "").partition(" ")
         given = _hash(token.strip()) if kind.lower() == "bearer" else ""
-        found = await self._remembered(given)
+        found = await self._callers.get(given, partial(self._look_up, given))
         if found is None:
             raise Problem(
                 401,
@@ -86,26 +104,19 @@ class Tokens:
             )
         return found
 
-    def spend(self, caller: Caller) -> None:
-        """Count a request. Raises Problem (429) where a caller asks faster than allowed for more than a second."""
-        now, rate = time.monotonic(), self.requests_per_s
-        left, then = self._buckets.get(caller.id, (rate, now))
-        left = min(rate, left + (now - then) * rate)
-        self._buckets[caller.id] = (left if left < 1.0 else left - 1.0, now)
-        if left < 1.0:
-            raise Problem(429, f"more than {rate:g} requests a second", "wait and ask again", Retry_After="1")
+    def check(self, caller: Caller) -> None:
+        """Raises Problem (429) where a caller asks faster than allowed for more than a second."""
+        if self._left(caller) < 0.0:
+            raise Problem(429, f"more than {self.requests_per_s:g} requests a second", "wait a second", Retry_After="1")
 
-    async def _remembered(self, given: str) -> Caller | None:
-        now = time.monotonic()
-        until, caller = self._callers.get(given, (0.0, None))
-        if now < until:
-            return caller
-        caller = await run_in_threadpool(self._look_up, given)
-        if len(self._callers) >= MOST_REMEMBERED:
-            self._callers.clear()
-        if caller is not None:
-            self._callers[given] = (now + REMEMBER_S, caller)
-        return caller
+    def spend(self, caller: Caller, price: float) -> None:
+        """Count a request: `price` is 1, or less if it costs the service less."""
+        self._buckets[caller.id] = (self._left(caller) - price, time.monotonic())
+
+    def _left(self, caller: Caller) -> float:
+        rate = self.requests_per_s
+        left, then = self._buckets.get(caller.id, (rate, 0.0))
+        return min(rate, left + (time.monotonic() - then) * rate)
 
     def _look_up(self, given: str) -> Caller | None:
         with self.database.reading() as session:
@@ -119,11 +130,12 @@ def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def allow(scope: str) -> Callable[[Request], Caller]:
-    """Of a route: who asks must have this scope."""
+def allow(scope: str, price: float = 1.0) -> Callable[[Request], Awaitable[Caller]]:
+    """Of a route: who asks must have this scope, and pays that many requests."""
 
-    def check(request: Request) -> Caller:
+    async def check(request: Request) -> Caller:  # async: others are run in a thread
         caller: Caller = request.state.caller
+        request.app.state.service.tokens.spend(caller, price)
         if not caller.may(scope):
             raise Problem(403, f"this token may not {scope}", f"use a token of scope {scope}")
         return caller

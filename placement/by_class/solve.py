@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 
 from placement.by_class.answer import ONE, OWN, ByClass, TrafficClass
@@ -31,6 +32,7 @@ def solve_by(
     *,
     by: str,
     holdout: float = 0.2,
+    engine: Executor | None = None,
     workers: int | None = None,
     listener: Listener = ignore,
 ) -> ByClass:
@@ -40,8 +42,8 @@ def solve_by(
 
     The search for a class's own map also starts from the one for all: with `auto` and `anneal` it is never worse on the
     class's training objective. Requests of no class are fitted by the one map. `options.time_limit_s` is for all solves
-    together. Deterministic like `placement.solve`. Raises TraceError, InfeasibleError, LimitError, and OptionError
-    where fewer than two classes are found.
+    together. engine: as of `placement.solve`; deterministic like it. Raises TraceError, InfeasibleError, LimitError,
+    and OptionError where fewer than two classes are found.
     """
     options = options or Options()
     if not 0 <= holdout < 1:
@@ -56,6 +58,7 @@ def solve_by(
     if options.time_limit_s is not None:
         each = replace(options, time_limit_s=options.time_limit_s / solves)
     with make_executor(workers) as executor:
+        tasks = engine or executor
 
         def measure(side: Trace, maps: dict[str, Placement]) -> dict[str, Evaluation]:
             answers = evaluate(
@@ -70,15 +73,14 @@ def solve_by(
 
         def solved(number: int, sides: Sides, known: dict[str, Placement], name: str) -> Solution:
             """Fitted to the first of the sides, measured on all of them beside the known maps."""
-            workload = count_training(sides[0], each, executor, ignore if number else listener)
+            workload = count_training(sides[0], each, tasks, ignore if number else listener)
             found, layers = solve_workload(
                 workload,
                 cluster,
                 each,
                 baselines=() if known else BASELINES,
                 starts=known.get(ONE),
-                executor=executor,
-                workers=workers,
+                executor=tasks,
                 listener=_part_of(listener, number, solves),
             )
             maps = known | {OWN: found[options.solver]} if known else found

@@ -10,9 +10,10 @@ from pathlib import Path
 from placement.checkpoint.safetensors_file import SafetensorsFile, Tensor
 from placement.errors import InputError
 
-_BEFORE = r"^(?P<before>(?:.+\.)?layers\.(?P<layer>\d+)\.(?:.+\.)?experts)\."
+_BEFORE = r"^(?P<before>(?:.+\.)?layers\.(?P<layer>\d{1,5})\.(?:.+\.)?experts)\."
 _EXPERTS = re.compile(r"(?:^|\.)experts\.")
 _SHOWN = 8
+MOST_EXPERTS = 65_536  # of a layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ class Layout:
         keys = "|".join(self.keys)
         if self.stacked:
             return re.compile(rf"{_BEFORE}(?P<part>(?P<key>{keys})(?:_[a-z_]+)?)$")
-        return re.compile(rf"{_BEFORE}(?P<expert>\d+)\.(?P<part>(?P<key>{keys})\.[\w.]+)$")
+        return re.compile(rf"{_BEFORE}(?P<expert>\d{{1,5}})\.(?P<part>(?P<key>{keys})\.[\w.]+)$")
 
     @property
     def example(self) -> str:
@@ -141,6 +142,11 @@ def _parts(
 def _stacked(name: str, tensor: Tensor, file: SafetensorsFile) -> Part:
     if not tensor.shape or not tensor.shape[0]:
         raise InputError(f"{file.path}: {name} has shape {list(tensor.shape)}; experts come first in it, [E, ...]")
+    if tensor.shape[0] > MOST_EXPERTS or tensor.num_bytes % tensor.shape[0]:
+        raise InputError(
+            f"{file.path}: {name} has {tensor.num_bytes} bytes for {tensor.shape[0]} experts; all have as many, and at "
+            f"most {MOST_EXPERTS} experts are allowed"
+        )
     size = tensor.num_bytes // tensor.shape[0]
     return Part(
         name=name,

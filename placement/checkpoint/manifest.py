@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from placement.documents import parse_json
 from placement.errors import InputError
-from placement.files import write_atomic
+from placement.files import plain_name, write_atomic
 
 SCHEMA: Final = "expert-checkpoint/1"
 MANIFEST, MAP, COMMON, SOURCES = "manifest.json", "placement.json", "common.safetensors", "sources.json"
@@ -35,7 +36,9 @@ class Manifest(_Part):
     layer_ids: list[int]
     layers_left: list[int] = Field(description="Layers with experts that the map does not place; they are in common")
     source: str = Field(description="Fingerprint of the checkpoint's files")
-    others: list[str] = Field(description="Small files of the checkpoint that lie beside this one")
+    others: list[Annotated[str, AfterValidator(plain_name)]] = Field(
+        description="Small files of the checkpoint that lie beside this one"
+    )
     files: dict[str, FileEntry] = Field(description="By name; those that are written so far")
 
     def write(self, folder: Path) -> None:
@@ -56,9 +59,9 @@ def read_manifest(folder: str | Path) -> Manifest:
     """Raises InputError where there is none, or none that this version reads."""
     path = Path(folder) / MANIFEST
     try:
-        return Manifest.model_validate(json.loads(path.read_bytes()))
+        return Manifest.model_validate(parse_json(path.read_bytes()))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; give a folder that `placement apply` wrote") from None
-    except (ValueError, ValidationError) as error:
+    except ValueError as error:
         first = str(error).splitlines()[0]
         raise InputError(f"{path} is not of schema {SCHEMA} ({first}); run `placement apply` again") from None

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
+from placement.checkpoint.apply import check_map
 from placement.checkpoint.layouts import find_experts
 from placement.checkpoint.manifest import MAP, SOURCES, Manifest, metadata_of, read_manifest
 from placement.checkpoint.safetensors_file import SafetensorsFile, open_safetensors, parse_header, write_header
 from placement.checkpoint.slot_file import Target, hash_targets, target_files
+from placement.documents import parse_json
 from placement.errors import InputError, OutputError
 from placement.events import Listener, Progress, ignore
-from placement.files import make_folder, open_atomic, remove_parts, write_atomic
+from placement.files import make_folder, open_atomic, plain_name, remove_parts, write_atomic
 from placement.migration import map_digest
 from placement.parallel import run_tasks
 from placement.placement_json import load_placement
@@ -89,7 +90,11 @@ def _check(out: Path, executor: Executor | None, only: str | None = None) -> _Wr
     if map_digest(placement) != manifest.map:
         raise InputError(f"{out / MAP} is not the map of the manifest ({manifest.map}); run `placement apply` again")
     sources = _sources(out / SOURCES)
-    files = target_files(sources, find_experts(sources, out), placement)
+    experts = find_experts(sources, out)
+    check_map(experts, placement, out)
+    files = target_files(sources, experts, placement)
+    if only is not None and only not in files:
+        raise InputError(f"{out} has no file {only}; it has {', '.join(list(files)[:4])} and so on")
 
     def check(name: str) -> None:
         hashes, promised = hash_targets(out / name, files[name], metadata_of(manifest.map)), manifest.files.get(name)
@@ -112,7 +117,7 @@ def _check(out: Path, executor: Executor | None, only: str | None = None) -> _Wr
 def _sources(path: Path) -> tuple[SafetensorsFile, ...]:
     """The headers of the checkpoint's files; their paths are names alone."""
     try:
-        headers = {Path(Path(name).name): text.encode() for name, text in json.loads(path.read_bytes()).items()}
+        headers = {Path(plain_name(name)): text.encode() for name, text in parse_json(path.read_bytes()).items()}
     except (OSError, ValueError, AttributeError, TypeError):
         raise InputError(f"cannot read {path}; run `placement apply` again") from None
     return tuple(

@@ -7,13 +7,17 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
+from operator import index
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from placement.documents import parse_json
 from placement.errors import InputError
 
 LENGTH_BYTES = 8
 MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+MOST_PER_BYTE = 2  # numbers: the smallest types have four bits
+LONGEST_NAME = 1000  # of a tensor
 CHUNK_BYTES = 4 << 20
 ALIGN = 8
 
@@ -89,25 +93,27 @@ def open_safetensors(path: Path) -> SafetensorsFile:
 def parse_header(header: bytes, path: Path) -> tuple[Tensor, ...]:
     """The tensors in the order of their bytes, which follow one another without gaps."""
     try:
-        document: dict[str, Any] = json.loads(header)
+        document: dict[str, Any] = parse_json(header)
         document.pop("__metadata__", None)
         tensors = [
             Tensor(
                 name=name,
                 dtype=str(entry["dtype"]),
-                shape=tuple(int(size) for size in entry["shape"]),
-                begin=int(entry["data_offsets"][0]),
-                end=int(entry["data_offsets"][1]),
+                shape=tuple(map(index, entry["shape"])),
+                begin=index(entry["data_offsets"][0]),
+                end=index(entry["data_offsets"][1]),
             )
             for name, entry in document.items()
         ]
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        "".join(tensor.name + tensor.dtype for tensor in tensors).encode()  # halves of surrogate pairs are no names
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         raise InputError(f"{path} has a damaged header; fetch it again") from None
     tensors.sort(key=lambda tensor: (tensor.begin, tensor.end))
     at = 0
     for tensor in tensors:
-        if tensor.begin != at or tensor.end < at or min(tensor.shape, default=0) < 0:
-            raise InputError(f"{path} has a damaged header at tensor {tensor.name}; fetch it again")
+        sound = tensor.begin == at <= tensor.end and min(tensor.shape, default=0) >= 0
+        if not sound or prod(tensor.shape) > MOST_PER_BYTE * tensor.num_bytes or len(tensor.name) > LONGEST_NAME:
+            raise InputError(f"{path} has a damaged header at tensor {tensor.name[:LONGEST_NAME]}; fetch it again")
         at = tensor.end
     return tuple(tensors)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from placement.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
+from placement.documents import parse_json
 from placement.errors import InputError
+from placement.files import plain_name
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 KEPT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py", ".md")
@@ -60,9 +61,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 def _shards(index: Path) -> list[str]:
     try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{index} has no readable weight_map; fetch it again") from None
-    if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
-        raise InputError(f"{index} names files outside of its folder, or none; fetch it again")
+        names = sorted(set(map(plain_name, parse_json(index.read_bytes())["weight_map"].values())))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index} has no readable weight_map ({error}); fetch it again") from None
+    if not names:
+        raise InputError(f"{index} names no files; fetch it again")
     return names

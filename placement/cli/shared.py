@@ -43,7 +43,9 @@ TopK = Annotated[
 ]
 Holdout = Annotated[float, typer.Option(help="Share of the requests to measure on, not to fit; 0 fits all.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-Workers = Annotated[int | None, typer.Option(help="Threads; the answer does not depend on them. [default: the cores]")]
+Workers = Annotated[
+    int | None, typer.Option(help="Threads, or tasks at once on Ray; the answer is the same. [default: the cores]")
+]
 ReplicaChoice = Annotated[str, typer.Option(help=f"How a copy is chosen among replicas: {', '.join(REPLICA_CHOICES)}.")]
 Transport = Annotated[
     str,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, TypedDict
 
@@ -9,6 +11,7 @@ import typer
 
 from placement.by_class import solve_by
 from placement.cli.by_class import By, MapsOut
+from placement.cli.engine import THREADS, Address, Engine, open_engine
 from placement.cli.group import HomeFrom, TokenTolerance
 from placement.cli.remote import check_remote, solve_remotely
 from placement.cli.shared import (
@@ -115,6 +118,8 @@ def solve_command(
     by: By = None,
     maps_out: MapsOut = None,
     workers: Workers = None,
+    engine: Engine = THREADS,
+    address: Address = None,
     server: Annotated[
         str | None, typer.Option(help="Address of a service (`placement serve`) that solves instead of this machine.")
     ] = None,
@@ -149,8 +154,9 @@ def solve_command(
         maps=maps_out,
         pareto=pareto,
     )
+    far = None if engine == THREADS else engine
     if group:
-        check_alone("--group", {"--robust": robust, "--from": current, "--pareto": pareto})
+        check_alone("--group", {"--robust": robust, "--from": current, "--pareto": pareto, f"--engine {far}": far})
     else:
         check_needed("--group", "about homes of requests", {"--grouping-out": grouping_out, "--home-from": home_from})
     if by is not None:
@@ -165,17 +171,8 @@ def solve_command(
     in_use = None if current is None else load_placement(current)[0]
     trace = open_counted(traces) if any(map(is_counts_folder, traces)) else open_input(traces, top_k)
     if isinstance(trace, Counted):
-        check_alone(
-            "a folder of counts",
-            {
-                "--group": group,
-                "--by": by,
-                "--pareto": pareto,
-                "--robust": robust,
-                "--server": server,
-                "--top-k": top_k,
-            },
-        )
+        of_tokens = {"--group": group, "--by": by, "--pareto": pareto, "--robust": robust}
+        check_alone("a folder of counts", {**of_tokens, "--server": server, "--top-k": top_k})
     holdout = HOLDOUT if given_holdout is None else given_holdout
     shape = cluster_from_options(
         trace.model.num_experts,
@@ -187,7 +184,7 @@ def solve_command(
     )
     if server is not None:
         not_there = {"--from": current, "--by": by, "--pareto": pareto, "--migration-out": migration_out}
-        check_remote({**not_there, "--group": group, "--workers": workers})
+        check_remote({**not_there, "--group": group, "--workers": workers, "--engine": far})
         solve_remotely(
             server,
             token,
@@ -202,20 +199,33 @@ def solve_command(
             json_output=json_output,
         )
         return
-    with progress_listener(quiet=json_output) as listener:
-        common: Common = {"holdout": holdout, "workers": workers, "listener": listener}
+    far_executor = open_engine(engine, address, workers)
+    with far_executor or nullcontext() as executor, progress_listener(quiet=json_output) as listener:
+        common: Common = {
+            "engine": executor,
+            "workers": workers if executor is None else None,
+            "listener": listener,
+        }
         if group:
             of_requests = tokens_of(trace, "--group needs a trace: counts do not say which tokens are of one request")
             grouped = solve_grouped(
-                of_requests, shape, options, home_from=home_from, tolerance=token_tolerance, **common
+                of_requests,
+                shape,
+                options,
+                home_from=home_from,
+                tolerance=token_tolerance,
+                holdout=holdout,
+                workers=workers,
+                listener=listener,
             )
             answer = Answer(solution=grouped.solution, grouped=grouped)
         elif by is not None:
             of_classes = tokens_of(trace, "--by needs a trace: counts do not say of which class a token is")
-            classes = solve_by(of_classes, shape, options, by=by, **common)
+            classes = solve_by(of_classes, shape, options, by=by, holdout=holdout, **common)
             answer = Answer(solution=classes.solution, classes=classes)
         elif pareto is not None and not isinstance(trace, Counted):
-            front = solve_front(trace, shape, options, by_domain=report is not None, **common)
+            by_domain = report is not None
+            front = solve_front(trace, shape, options, by_domain=by_domain, holdout=holdout, **common)
             answer = Answer(solution=front.solution, front=front)
         else:
             solution = solve(
@@ -226,8 +236,7 @@ def solve_command(
                 holdout=given_holdout,
                 robust=robust,
                 by_domain=report is not None,
-                workers=workers,
-                listener=listener,
+                **common,
             )
             answer = Answer(solution=solution)
     answer.write(outputs)
@@ -239,9 +248,9 @@ def solve_command(
 
 
 class Common(TypedDict):
-    """What every kind of solve takes."""
+    """What solves on any engine take."""
 
-    holdout: float
+    engine: Executor | None
     workers: int | None
     listener: Listener
 

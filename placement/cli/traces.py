@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from placement.cli.convert import convert_command
+from placement.cli.engine import THREADS, Address, Engine, open_engine
 from placement.cli.shared import (
     Json,
     Seed,
@@ -150,13 +151,18 @@ def count_command(
     holdout: Annotated[float, typer.Option(help="Share of the requests that is held out.")] = HOLDOUT,
     seed: Seed = 0,
     workers: Workers = None,
+    engine: Engine = THREADS,
+    address: Address = None,
     json_output: Json = False,
 ) -> None:
     """Count TRACES once, in bounded memory, into a folder that `placement solve` takes instead of them."""
     number, of = parse_part(part)
     trace = open_trace(traces)
     done = known = 0
-    with progress_listener(quiet=json_output) as listener, make_executor(workers) as executor:
+    with (
+        open_engine(engine, address, workers) or make_executor(workers) as executor,
+        progress_listener(quiet=json_output) as listener,
+    ):
 
         def count_done(tokens: int, counted_now: bool) -> None:
             nonlocal done, known

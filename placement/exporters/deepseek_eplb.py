@@ -6,7 +6,6 @@ phy2log int64 [L, P]; log2phy int64 [L, E, most copies], slots ascending, then -
 from __future__ import annotations
 
 import io
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from placement.array_files import read_arrays
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
 from placement.exporters.imports import only_keys, whole_array
@@ -60,9 +60,11 @@ class DeepSeekEPLB:
         if phy2log.min() < 0 or phy2log.max() >= num_experts:
             bad = phy2log.min() if phy2log.min() < 0 else phy2log.max()
             raise MapError(f"phy2log holds id {bad}; ids from 0 to {num_experts - 1} are allowed")
-        made = eplb_tensors(phy2log, num_experts)
-        same = np.array_equal(made["logcnt"], logcnt) and log2phy.shape == made["log2phy"].shape
-        if not same or not np.array_equal(np.sort(log2phy, axis=2), np.sort(made["log2phy"], axis=2)):
+        copies_LE = np.stack([np.bincount(row, minlength=num_experts) for row in phy2log])
+        same = np.array_equal(copies_LE, logcnt) and log2phy.shape == (*copies_LE.shape, copies_LE.max())
+        if not same or not np.array_equal(
+            np.sort(log2phy, axis=2), np.sort(eplb_tensors(phy2log, num_experts)["log2phy"], axis=2)
+        ):
             raise MapError("log2phy and logcnt are not those of phy2log; write all three from one map")
         return FileMap(phy2log_RP=phy2log, num_experts=num_experts)
 
@@ -86,9 +88,6 @@ def _arrays(content: bytes, suffix: str) -> dict[str, Any]:
     try:
         if suffix == ".safetensors":
             return dict(safetensors.numpy.load(content))
-        loaded = np.load(io.BytesIO(content), allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise MapError(f"it is not a .npz file with {', '.join(NAMES)}")
-        return {name: loaded[name] for name in loaded.files}
-    except (SafetensorError, ValueError, EOFError, OSError, KeyError, MemoryError, zipfile.BadZipFile) as error:
+        return dict(read_arrays(io.BytesIO(content)))
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
         raise MapError(f"it is not a {suffix} file of numbers: {error}") from None

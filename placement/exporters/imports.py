@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from placement.documents import parse_json
 from placement.errors import InputError, MapError, OptionError
 from placement.exporters.base import FileMap
 from placement.model import Model
@@ -89,8 +89,8 @@ def _chosen_rows(file: FileMap, layer_ids: tuple[int, ...] | None) -> tuple[tupl
 def json_value(content: bytes) -> Any:
     """Raises MapError on what is not JSON."""
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
+        return parse_json(content)
+    except ValueError as error:
         raise MapError(f"it is not JSON: {error}") from None
 
 
@@ -110,9 +110,9 @@ def whole_rows(value: Any, what: str) -> npt.NDArray[np.int64]:
     if not isinstance(value, list) or not value or not all(isinstance(row, list) for row in value):
         raise MapError(f"{what} must be a list of rows of slots")
     for number, row in enumerate(value):
-        bad = next((entry for entry in row if type(entry) is not int or abs(entry) >= 2**31), None)
-        if bad is not None:
-            raise MapError(f"{what}: row {number} holds {str(bad)[:20]!r}; ids that are whole numbers are needed")
+        bad = [entry for entry in row if type(entry) is not int or abs(entry) >= 2**31]
+        if bad:
+            raise MapError(f"{what}: row {number} holds {str(bad[0])[:20]!r}; ids that are whole numbers are needed")
     lengths = sorted({len(row) for row in value})
     if len(lengths) > 1 or not lengths[0]:
         raise MapError(f"{what} has rows of {', '.join(map(str, lengths))} slots; all need as many")
@@ -123,6 +123,6 @@ def whole_array(array: npt.NDArray[Any], what: str, ndim: int = 2) -> npt.NDArra
     """An array of whole numbers with `ndim` axes as int64. Raises MapError on anything else."""
     if array.dtype.kind not in "iu" or array.ndim != ndim or not array.size:
         raise MapError(f"{what} is {array.dtype} {list(array.shape)}; whole numbers with {ndim} axes are needed")
-    if int(abs(array).max()) >= 2**31:
+    if not -(2**31) < int(array.min()) <= int(array.max()) < 2**31:
         raise MapError(f"{what} holds ids beyond 2^31")
     return array.astype(np.int64)

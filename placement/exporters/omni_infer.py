@@ -10,6 +10,7 @@ import io
 
 import numpy as np
 
+from placement.array_files import open_array
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
 from placement.exporters.imports import whole_array
@@ -46,7 +47,7 @@ class OmniInfer:
 
     def read(self, content: bytes, suffix: str) -> FileMap:
         try:
-            loaded = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+            loaded = open_array(io.BytesIO(content)).whole(len(content))
         except (ValueError, MemoryError) as error:
             raise MapError(f"it is not a .npy file of numbers: {error}") from None
         holds_GLE = whole_array(loaded, "the pattern", ndim=3)

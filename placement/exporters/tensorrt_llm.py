@@ -6,8 +6,7 @@ expert parallelism, or for a model that is not on its list, it leaves the file a
 
 from __future__ import annotations
 
-import yaml
-
+from placement.documents import parse_yaml
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
 from placement.exporters.imports import only_keys, whole_rows
@@ -48,9 +47,9 @@ class TensorRTLLM:
 
     def read(self, content: bytes, suffix: str) -> FileMap:
         try:
-            value = yaml.safe_load(content)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise MapError(f"it is not YAML: {' '.join(str(error).split())[:120]}") from None
+            value = parse_yaml(content)
+        except ValueError as error:
+            raise MapError(f"it is not YAML: {error}") from None
         if isinstance(value, dict):
             value = {"layer_updates_per_iter": 0} | value  # the engine's default
         document = only_keys(value, *KEYS)

@@ -35,9 +35,9 @@ def torch_arrays(content: bytes) -> dict[str, npt.NDArray[Any]]:
     torch = _torch()
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if isinstance(loaded, dict) and all(isinstance(value, torch.Tensor) for value in loaded.values()):
+            return {str(name): tensor.numpy() for name, tensor in loaded.items()}
     except Exception as error:  # torch's reader fails on junk in ways of every kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MapError(f"it is not a .pt file of tensors alone: {reason[:120]}") from None
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise MapError("it does not hold a dict of tensors")
-    return {str(name): tensor.numpy() for name, tensor in loaded.items()}
+    raise MapError("it does not hold a dict of tensors")

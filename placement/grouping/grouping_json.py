@@ -35,7 +35,8 @@ class RouterPart(Part):
 
     def router(self) -> Router:
         try:
-            saved_MEN = np.array(self.saved, dtype=np.float32)
+            with np.errstate(over="ignore"):  # infinite values are refused
+                saved_MEN = np.array(self.saved, dtype=np.float32)
         except ValueError:
             raise InputError("router.saved: the layers must hold one row an expert, of one number a node") from None
         return Router(

@@ -90,16 +90,15 @@ class Router:
         sends are within `band` of the best: the least loaded of them, of equals the better, then the first.
         Raises InputError on a wrong shape, or numbers that are negative or not finite.
         """
-        extra_N = self.extra_sends(counts_LE)
+        return self.choose(self.extra_sends(counts_LE), load)
+
+    def choose(self, extra_N: npt.NDArray[np.float64], load: Sequence[float] | npt.NDArray[Any] | None = None) -> int:
+        """The node that `assign` answers for these extra sends. Raises InputError on a wrong load."""
         if load is None:
             return int(extra_N.argmin())
         load_N = np.asarray(load, dtype=np.float64)
         if load_N.shape != extra_N.shape or not np.isfinite(load_N).all():
             raise InputError(f"load has shape {list(load_N.shape)}; one finite number for each of {len(extra_N)} nodes")
-        return self.choose(extra_N, load_N)
-
-    def choose(self, extra_N: npt.NDArray[np.float64], load_N: npt.NDArray[np.float64]) -> int:
-        """The node that `assign` answers for these extra sends and loads."""
         free_N = load_N <= load_N.min() + self.slack_tokens
         near_N = free_N & (extra_N <= extra_N[free_N].min() + self.band)
         return int(np.lexsort((extra_N, np.where(near_N, load_N, np.inf)))[0])

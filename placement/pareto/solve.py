@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +15,7 @@ from placement.cost import Evaluation, evaluate
 from placement.cost.by_part import Answers, evaluate_parts
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
-from placement.parallel import make_executor, usable_cores
+from placement.parallel import make_executor, width
 from placement.pareto.answer import Front, FrontPoint
 from placement.placement_map import Placement
 from placement.problem import Options
@@ -23,11 +25,12 @@ from placement.solvers import get_solver
 from placement.solvers.answers import FROM_CURRENT
 from placement.solvers.fronts import Row
 from placement.solvers.layer_problems import layer_problem
-from placement.solvers.run import Deadlines, placement_of, side_by_side
+from placement.solvers.run import Deadlines, end_of, placement_of, side_by_side
 from placement.solvers.weights import LayerWeights, Pick, solve_weights, weights_with
 from placement.traces import Trace
 from placement.traces.counts_file import Counts
 from placement.traces.split import split_requests
+from placement.workload import Workload
 
 T = TypeVar("T")
 
@@ -39,6 +42,7 @@ def solve_front(
     *,
     holdout: float = 0.2,
     by_domain: bool = False,
+    engine: Executor | None = None,
     workers: int | None = None,
     listener: Listener = ignore,
 ) -> Front:
@@ -47,8 +51,9 @@ def solve_front(
     Chosen is the map of `options.balance_weight`; with `options.max_imbalance`, which binds no other, the map that has
     in each layer the fewest sends of those found whose training imbalance is within. Of weights that give the same map
     one is kept: the chosen, else the lowest.
-    holdout, by_domain, workers, listener: as of `placement.solve`, and deterministic like it; `options.work_limit` is
-    for one layer and weight. Raises as `solve` does, and OptionError where sends are not traded at a weight.
+    holdout, by_domain, engine, workers, listener: as of `placement.solve`, and deterministic like it;
+    `options.work_limit` is for one layer and weight. Raises as `solve` does, and OptionError where sends are not traded
+    at a weight.
     """
     options = options or Options()
     if not 0 <= holdout < 1:
@@ -65,15 +70,11 @@ def solve_front(
     weights = weights_with(options.balance_weight)
     model = trace.model
     with make_executor(workers) as executor:
-        workload = count_training(train, options, executor, listener)
-        deadlines = Deadlines(options.time_limit_s, model.num_layers, workers or usable_cores())
-
-        def task(layer: int) -> tuple[list[Row], LayerWeights]:
-            problem = replace(layer_problem(workload, cluster, options, layer), deadline=deadlines.next())
-            rows = [get_solver(name).solve_layer(problem).phy2log_P for name in BASELINES]
-            return rows, solve_weights(problem, model.layer_ids[layer], weights)
-
-        answers = side_by_side(task, model.num_layers, executor, listener)
+        tasks = engine or executor
+        workload = count_training(train, options, tasks, listener)
+        deadlines = Deadlines(options.time_limit_s, model.num_layers, width(tasks))
+        task = partial(_solve_one, workload, cluster, options, weights)
+        answers = side_by_side(task, tasks, listener, deadlines)
         picks = _distinct(weights, [layer for _, layer in answers], options)
         columns = [*zip(*(rows for rows, _ in answers), strict=True)]
         columns += [tuple(pick.point.phy2log_P for pick in column) for column in picks.values()]
@@ -133,6 +134,19 @@ def solve_front(
             )
         )
     return Front(points=tuple(points), chosen=next(point for point in points if point.weight == own))
+
+
+def _solve_one(
+    workload: Workload,
+    cluster: Cluster,
+    options: Options,
+    weights: tuple[float, ...],
+    layer: int,
+    seconds: float | None,
+) -> tuple[list[Row], LayerWeights]:
+    problem = replace(layer_problem(workload, cluster, options, layer), deadline=end_of(seconds))
+    rows = [get_solver(name).solve_layer(problem).phy2log_P for name in BASELINES]
+    return rows, solve_weights(problem, workload.model.layer_ids[layer], weights)
 
 
 def _check_options(options: Options) -> None:

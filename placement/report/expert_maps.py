@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from placement.cost import Evaluation
+from placement.placement_map import Placement
 from placement.report.figures import rank_load_LG
 from placement.report.numbers import number
 from placement.report.summary import shown_part
@@ -16,12 +19,23 @@ CLASS_LABELS = ("under 0.25", "0.25", "0.5", "0.75", "0.9 to 1.1", "1.1", "1.33"
 
 
 @dataclass(frozen=True, slots=True)
+class Cell:
+    """A slot: its expert, its load over the mean slot of the layer, the colour class 0..8 of that, and the slots that
+    the expert has."""
+
+    expert: int
+    load: float
+    level: int
+    copies: int
+
+
+@dataclass(frozen=True, slots=True)
 class RankRow:
-    """cells: (expert, colour class 0..8, whether the expert has further slots), by expert id."""
+    """The cells of a rank, by expert id."""
 
     rank: int
-    load: str
-    cells: list[tuple[int, int, bool]]
+    load: float
+    cells: list[Cell]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +48,45 @@ class LayerMap:
 def layer_maps(solution: Solution) -> list[LayerMap]:
     """The result's map, slots coloured by their load over the mean slot of the layer."""
     _, answers = shown_part(solution)
-    answer, placement = answers[solution.result_name], solution.placement
-    rank_load = rank_load_LG(answer)
-    load_LP = answer.load_LP / np.maximum(answer.load_LP.mean(axis=1, keepdims=True), 1e-300)
-    class_LP = np.searchsorted(EDGES, load_LP, side="right")
-    copies_LE = placement.copies_LE()
+    answer = answers[solution.result_name]
+    rank_load, slot_load = rank_load_LG(answer), slot_load_LP(answer)
     sends_L, imbalance_L = answer.sends_L, answer.rank_imbalance_L()
+    return [
+        layer_map(
+            solution.placement,
+            layer,
+            rank_load[layer],
+            slot_load[layer],
+            float(sends_L[layer]),
+            float(imbalance_L[layer]),
+        )
+        for layer in range(solution.placement.model.num_layers)
+    ]
+
+
+def slot_load_LP(answer: Evaluation) -> npt.NDArray[np.float64]:
+    """Load of each slot over the mean slot of its layer."""
+    return np.asarray(answer.load_LP / np.maximum(answer.load_LP.mean(axis=1, keepdims=True), 1e-300))
+
+
+def layer_map(
+    placement: Placement,
+    layer: int,
+    rank_load_G: npt.NDArray[np.float64],
+    slot_load_P: npt.NDArray[np.float64],
+    sends: float,
+    imbalance: float,
+) -> LayerMap:
+    """One layer, its loads given over their means."""
     shape = (placement.num_nodes, placement.gpus_per_node, placement.slots_per_gpu)
-    maps = []
-    for layer, layer_id in enumerate(placement.model.layer_ids):
-        experts = placement.phy2log_LP[layer].reshape(shape)
-        classes = class_LP[layer].reshape(shape)
-        nodes = []
-        for node in range(shape[0]):
-            rows = []
-            for gpu in range(shape[1]):
-                rank = node * shape[1] + gpu
-                held = sorted(zip(experts[node, gpu].tolist(), classes[node, gpu].tolist(), strict=True))
-                cells = [(expert, level, bool(copies_LE[layer, expert] > 1)) for expert, level in held]
-                rows.append(RankRow(rank, number(float(rank_load[layer, rank])), cells))
-            nodes.append(rows)
-        note = f"{number(float(sends_L[layer]))} sends, rank imbalance {number(float(imbalance_L[layer]))}"
-        maps.append(LayerMap(layer_id, note, nodes))
-    return maps
+    copies_E = placement.copies_LE()[layer]
+    expert_P, level_P = placement.phy2log_LP[layer], np.searchsorted(EDGES, slot_load_P, side="right")
+    columns = zip(expert_P.tolist(), slot_load_P.tolist(), level_P.tolist(), copies_E[expert_P].tolist(), strict=True)
+    cells = [Cell(*column) for column in columns]
+    rows = [
+        RankRow(rank, load, sorted(cells[rank * shape[2] : (rank + 1) * shape[2]], key=lambda cell: cell.expert))
+        for rank, load in enumerate(rank_load_G.tolist())
+    ]
+    note = f"{number(sends)} sends, rank imbalance {number(imbalance)}"
+    nodes = [rows[node * shape[1] : (node + 1) * shape[1]] for node in range(shape[0])]
+    return LayerMap(placement.model.layer_ids[layer], note, nodes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -75,9 +75,14 @@ def imbalance_by_layer(solution: Solution) -> str:
 
 
 def load_reach(solution: Solution) -> float:
-    """Where the colour scale of all heatmaps ends: the largest deviation of a rank from the mean, at most 1."""
+    """Where the colour scale of all heatmaps ends."""
     _, answers = shown_part(solution)
-    largest = max(float(np.abs(rank_load_LG(answer) - 1).max()) for answer in answers.values())
+    return reach_of([rank_load_LG(answer) for answer in answers.values()])
+
+
+def reach_of(ratios: Sequence[npt.NDArray[np.float64]]) -> float:
+    """The largest deviation from 1, rounded up, at most 1."""
+    largest = max(float(np.abs(ratio - 1).max()) for ratio in ratios)
     return min(max(float(np.ceil(largest * 10)) / 10, 0.1), 1.0)
 
 
@@ -90,10 +95,20 @@ def rank_load_LG(answer: Evaluation) -> npt.NDArray[np.float64]:
 def load_heatmap(solution: Solution, name: str) -> str:
     """Load of every rank (down) in every layer (across) under one map."""
     part, answers = shown_part(solution)
-    cluster, layer_ids = solution.cluster, solution.placement.model.layer_ids
-    ratio_LG = rank_load_LG(answers[name])
-    num_ranks = cluster.num_ranks
-    columns = len(layer_ids)
+    return rank_heatmap(
+        rank_load_LG(answers[name]),
+        solution.placement.model.layer_ids,
+        load_reach(solution),
+        solution.cluster.num_nodes,
+        f"under {name}, {part} requests",
+    )
+
+
+def rank_heatmap(
+    ratio_LG: npt.NDArray[np.float64], layer_ids: Sequence[int], reach: float, num_nodes: int, whose: str
+) -> str:
+    """Loads over the mean rank; `whose` ends what a screen reader says first."""
+    columns, num_ranks = ratio_LG.shape
     shown = layer_ticks(layer_ids, 6)
     chart = Chart(
         x_ticks=[],
@@ -110,16 +125,21 @@ def load_heatmap(solution: Solution, name: str) -> str:
             chart.text(chart.x(index), chart.bottom + 18, f"{layer_id}", "middle")
     for rank in range(0, num_ranks, max(-(-num_ranks // 8), 1)):
         chart.text(chart.left - 8, chart.y(rank) + 4, f"{rank}", "end")
-    chart.image(heatmap_uri(ratio_LG.T, load_reach(solution)))
-    if nodes_are_parted(solution):
-        for node in range(1, cluster.num_nodes):
-            chart.rule(node * cluster.gpus_per_node - 0.5)
+    chart.image(heatmap_uri(ratio_LG.T, reach))
+    gpus_per_node = num_ranks // num_nodes
+    if _parted(num_nodes, gpus_per_node):
+        for node in range(1, num_nodes):
+            chart.rule(node * gpus_per_node - 0.5)
     return chart.svg(
-        f"Load of {num_ranks} ranks in {columns} layers under {name}, {part} requests: from "
+        f"Load of {num_ranks} ranks in {columns} layers {whose}: from "
         f"{number(float(ratio_LG.min()))} to {number(float(ratio_LG.max()))} times the mean rank."
     )
 
 
 def nodes_are_parted(solution: Solution) -> bool:
     """Lines between nodes help while there is room for them."""
-    return solution.cluster.gpus_per_node > 1 and 1 < solution.cluster.num_nodes <= NODE_LINES
+    return _parted(solution.cluster.num_nodes, solution.cluster.gpus_per_node)
+
+
+def _parted(num_nodes: int, gpus_per_node: int) -> bool:
+    return gpus_per_node > 1 and 1 < num_nodes <= NODE_LINES

@@ -31,7 +31,7 @@ from placement.solvers import get_solver
 from placement.solvers.answers import LayerReport
 from placement.solvers.layer_problems import layer_problem
 from placement.solvers.mixtures import Mixtures
-from placement.solvers.run import Deadlines
+from placement.solvers.run import Deadlines, end_of
 from placement.workload import Workload
 
 log = logging.getLogger("placement")
@@ -159,7 +159,7 @@ def _improve(weight_W: Floats, starts: Sequence[int], number: int, deadlines: De
     mixture = replace(
         layer.mixtures.problem(weight_W, seed),
         starts=(layer.rows[starts[layer.index]],),
-        deadline=deadlines.next(),
+        deadline=end_of(deadlines.next_s()),
     )
     options = replace(options, bound="none", work_limit=_work(mixture))
     if options.replica_choice == "min-nodes-balanced":  # goes through tokens one by one; the mixture's are weighted

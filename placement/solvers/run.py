@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from placement.cluster import Cluster
 from placement.events import Listener, Progress, ignore
 from placement.model import Model
-from placement.parallel import usable_cores
+from placement.parallel import width
 from placement.placement_map import Placement
 from placement.problem import Options
 from placement.solvers import get_solver
@@ -52,17 +53,9 @@ def solve_workload(
     """
     model = workload.model
     cluster.check_fits(model.num_experts)
-    deadlines = Deadlines(options.time_limit_s, model.num_layers, workers or usable_cores())
-    current_LP: Sequence[Row | None] = [None] * model.num_layers if current is None else list(current.phy2log_LP)
-
-    def task(layer: int) -> tuple[dict[str, Row], Answer]:
-        problem = layer_problem(workload, cluster, options, layer, home_S)
-        given = () if starts is None else (starts.phy2log_LP[layer],)
-        problem = replace(problem, deadline=deadlines.next(), starts=given)
-        rows = {name: get_solver(name).solve_layer(problem).phy2log_P for name in baselines}
-        return rows, solve_layer(problem, model.layer_ids[layer], current_LP[layer])
-
-    answers = side_by_side(task, model.num_layers, executor, listener)
+    deadlines = Deadlines(options.time_limit_s, model.num_layers, workers or width(executor))
+    task = partial(_solve_one, workload, cluster, options, tuple(baselines), current, starts, home_S)
+    answers = side_by_side(task, executor, listener, deadlines)
     chosen = spend([answer.points for _, answer in answers], options.max_moves)
     rows_of = {name: [rows[name] for rows, _ in answers] for name in baselines}
     rows_of[options.solver] = [point.phy2log_P for point in chosen]
@@ -71,19 +64,54 @@ def solve_workload(
     return maps, tuple(reports)
 
 
-def side_by_side(task: Callable[[int], T], num_layers: int, executor: Executor, listener: Listener) -> list[T]:
-    """What `task` answers for every layer; of several failures the first layer's is raised."""
+def _solve_one(
+    workload: Workload,
+    cluster: Cluster,
+    options: Options,
+    baselines: Sequence[str],
+    current: Placement | None,
+    starts: Placement | None,
+    home_S: npt.NDArray[np.int32] | None,
+    layer: int,
+    seconds: float | None,
+) -> tuple[dict[str, Row], Answer]:
+    """The baselines' rows of one layer and its answer; a function of its own, so that any process can run it."""
+    problem = layer_problem(workload, cluster, options, layer, home_S)
+    given = () if starts is None else (starts.phy2log_LP[layer],)
+    problem = replace(problem, deadline=end_of(seconds), starts=given)
+    rows = {name: get_solver(name).solve_layer(problem).phy2log_P for name in baselines}
+    current_P = None if current is None else current.phy2log_LP[layer]
+    return rows, solve_layer(problem, workload.model.layer_ids[layer], current_P)
+
+
+def side_by_side(
+    task: Callable[[int, float | None], T], executor: Executor, listener: Listener, deadlines: Deadlines
+) -> list[T]:
+    """What `task` answers for every layer, given the seconds that it has; of several failures the first layer's.
+
+    A layer is handed out when a worker is free for it, so that its seconds begin with it; clocks of other machines
+    do not matter then.
+    """
+    num_layers = deadlines.num_layers
     # layers already use all cores; BLAS threads of its own would fight them, and round differently
     with threadpool_limits(1, user_api="blas"):
-        futures = [executor.submit(task, layer) for layer in range(num_layers)]
+        futures: list[Future[T]] = []
+        running: set[Future[T]] = set()
+        failed, done = False, 0
+        listener(Progress(stage="solve", done=0, total=num_layers))
         try:
-            listener(Progress(stage="solve", done=0, total=num_layers))
-            for done, future in enumerate(as_completed(futures), start=1):
-                if future.exception() is not None:
-                    break
-                listener(Progress(stage="solve", done=done, total=num_layers))
+            while running or (len(futures) < num_layers and not failed):
+                while len(running) < deadlines.workers and len(futures) < num_layers and not failed:
+                    futures.append(executor.submit(task, len(futures), deadlines.next_s()))
+                    running.add(futures[-1])
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    failed = failed or future.exception() is not None
+                    done += 1
+                    if not failed:
+                        listener(Progress(stage="solve", done=done, total=num_layers))
             # after a failure only the layers that were begun are waited for: all before the first that failed
-            return [future.result() for future in futures if future.done() or not future.cancel()]
+            return [future.result() for future in futures]
         finally:
             for future in futures:
                 future.cancel()
@@ -104,14 +132,20 @@ class Deadlines:
     """Shares what is left of the time limit evenly among the layers that have not begun."""
 
     def __init__(self, limit_s: float | None, num_layers: int, workers: int) -> None:
-        self.end = None if limit_s is None else time.monotonic() + limit_s
+        self.end = end_of(limit_s)
+        self.num_layers = num_layers
         self.left = num_layers
         self.workers = workers
 
-    def next(self) -> float | None:
+    def next_s(self) -> float | None:
+        """Seconds for the layer that begins now; None: as many as it needs."""
         if self.end is None:
             return None
-        now = time.monotonic()
         waves = max(-(-self.left // self.workers), 1)
         self.left -= 1
-        return now + max(self.end - now, 0.0) / waves
+        return max(self.end - time.monotonic(), 0.0) / waves
+
+
+def end_of(seconds: float | None) -> float | None:
+    """`time.monotonic()` in so many seconds, on the clock of this process."""
+    return None if seconds is None else time.monotonic() + seconds

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from placement.errors import OptionError, TraceError
-from placement.parallel import run_in_order
-from placement.traces.segment import Plan, Segment, segments_of, spans_of
+from placement.parallel import run_in_order, shares_memory, width
+from placement.traces.segment import Plan, Segment, Span, segments_of, spans_of
 from placement.traces.tally import SegmentCounts, count_segment
 from placement.traces.trace import Trace
 from placement.workload import PROFILE_REQUESTS, SAMPLE_TOKENS, Workload
@@ -57,9 +58,18 @@ def count(
 
 
 def count_segments(segments: Iterable[Segment], plan: Plan, executor: Executor | None) -> Iterator[SegmentCounts]:
-    """Count segments side by side, as many as MEMORY_BYTES allow; the answers come in order."""
+    """Count segments side by side, as many as MEMORY_BYTES allow; the answers come in order.
+
+    Other machines have memory of their own: there as many are begun as keep every worker busy.
+    """
     most = max(MEMORY_BYTES // plan.segment_bytes(), 1)
-    return run_in_order(count_segment, segments, executor, most)
+    if executor is not None and not shares_memory(executor):
+        most = 2 * width(executor)
+    return run_in_order(partial(_count_spans, plan), (segment.spans for segment in segments), executor, most)
+
+
+def _count_spans(plan: Plan, spans: tuple[Span, ...]) -> SegmentCounts:
+    return count_segment(Segment(plan=plan, spans=spans))
 
 
 def request_keys(ids: list[str], seed: int) -> npt.NDArray[np.uint64]:

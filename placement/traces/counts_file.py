@@ -7,7 +7,6 @@ A `.npy` array, or a `.npz` with the array `counts` (or `frac`, shares of a requ
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from placement.array_files import read_arrays
 from placement.errors import InputError, OptionError, TraceError
 from placement.files import write_atomic
 from placement.model import Model
@@ -25,6 +25,7 @@ from placement.workload import PROFILE_REQUESTS, SAMPLE_TOKENS, Workload
 SUFFIXES = (".npy", ".npz")
 KEYS = ("counts", "frac")
 LARGEST = 1 << 32  # of one request's count; sums of many stay below 2^63
+SMALLEST = 1e-30  # of the largest fraction
 FINEST = 1 << 24  # to which the largest fraction is scaled
 
 
@@ -137,12 +138,9 @@ def write_counts(path: str | Path, model: Model, count_QLE: npt.NDArray[np.int64
 def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return {"counts": loaded}
-            wanted = (*KEYS, "layer_ids", "top_k", "model")
-            return {name: loaded[name] if name in wanted else np.empty(0) for name in loaded.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
+            found = read_arrays(file, *KEYS, "layer_ids", "top_k", "model")
+            return {"counts": found[""]} if "" in found else found
+    except (OSError, ValueError, MemoryError) as error:
         what = getattr(error, "strerror", None) or error
         raise TraceError(
             f"cannot read {path}: {what}; give a .npy or .npz of numbers, without pickled objects"
@@ -169,6 +167,8 @@ def _whole(path: Path, key: str, array: npt.NDArray[Any]) -> tuple[npt.NDArray[n
         if (array.ndim == 3 and largest >= LARGEST) or largest * values.shape[0] * values.shape[2] >= 2**62:
             raise TraceError(f"{path}: {key} has values up to {largest:.3g}; a request has less than 2^32, all 2^62")
         return values.astype(np.int64), 1.0
+    if largest < SMALLEST:
+        raise TraceError(f"{path}: {key} has values up to {largest:.3g}; of fractions one must be {SMALLEST:g} or more")
     unit = largest / FINEST
     return np.rint(values.astype(np.float64) / unit).astype(np.int64), unit
 

@@ -17,24 +17,27 @@ from placement.files import write_atomic
 from placement.traces.counted import counted_of
 from placement.traces.counts_manifest import Source
 from placement.traces.segment import Plan, Segment, Span
+from placement.traces.stored_path import StoredPath
 from placement.traces.tally import SegmentCounts, hash_span
 from placement.traces.trace import Trace
 from placement.traces.workload_arrays import packed
 
 
-def trace_names(trace: Trace) -> dict[Path, str]:
+def trace_names(trace: Trace) -> dict[Path | StoredPath, str]:
     """A short name of every folder of the trace."""
-    parents = {shard.path.parent for shard in trace.shards}
-    above = Path(os.path.commonpath(parents)) if len(parents) > 1 else next(iter(parents)).parent
-    return {parent: parent.relative_to(above).as_posix() for parent in parents}
+    paths = {shard.path.parent: Path(str(shard.path.parent)) for shard in trace.shards}
+    above = Path(os.path.commonpath(paths.values())) if len(paths) > 1 else next(iter(paths.values())).parent
+    return {parent: path.relative_to(above).as_posix() for parent, path in paths.items()}
 
 
-def piece_name(segment: Segment, names: dict[Path, str]) -> str:
+def piece_name(segment: Segment, names: dict[Path | StoredPath, str]) -> str:
     rows = [[names[span.shard.path.parent], span.shard.path.name, span.start, span.stop] for span in segment.spans]
     return f"{hashlib.blake2b(json.dumps(rows).encode(), digest_size=12).hexdigest()}.safetensors"
 
 
-def write_piece(path: Path, segment: Segment, counts: SegmentCounts, names: dict[Path, str], holdout: float) -> None:
+def write_piece(
+    path: Path, segment: Segment, counts: SegmentCounts, names: dict[Path | StoredPath, str], holdout: float
+) -> None:
     """Write the file, whole or not at all. Raises OutputError."""
     entries = []
     read = zip(segment.spans, counts.hashes, counts.requests, counts.stats, strict=True)

@@ -21,10 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
+from placement.documents import parse_json
 from placement.errors import InputError, TraceError
 from placement.files import write_atomic
 from placement.model import Model
 from placement.traces.shard_reader import ShardReader
+from placement.traces.stored_header import read_stored_header
+from placement.traces.stored_path import StoredPath
 
 SCHEMA = "expert-trace/1"
 SHARD_TOKENS = 16_384
@@ -69,15 +72,15 @@ class Manifest(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path | StoredPath) -> Manifest:
     path = folder / "trace.json"
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise TraceError(f"{folder} is not a trace: it has no trace.json; give a folder of format {SCHEMA}") from None
     except OSError as error:
         raise TraceError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise TraceError(f"{path} is not JSON: {error}; write the trace again") from None
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != SCHEMA:
@@ -109,7 +112,7 @@ class Shard:
     begins  byte of the file at which each tensor begins
     """
 
-    path: Path
+    path: Path | StoredPath
     num_tokens: int
     top_k: int
     id_dtype: np.dtype[Any]
@@ -117,18 +120,9 @@ class Shard:
     begins: dict[str, int] = field(compare=False)
 
     @staticmethod
-    def open(path: Path, model: Model) -> Shard:
+    def open(path: Path | StoredPath, model: Model) -> Shard:
         """Check names, dtypes and shapes in the header of `path`. Raises TraceError."""
-        try:
-            with safe_open(path, framework="np") as file:
-                found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-                shapes = {name: list(piece.get_shape()) for name, piece in found.items()}
-                dtypes = {name: str(piece.get_dtype()) for name, piece in found.items()}
-                metadata = file.metadata() or {}
-        except (SafetensorError, OSError, ValueError) as error:
-            raise TraceError(
-                f"{path} is truncated or not a safetensors file ({error}); write the shard again"
-            ) from None
+        shapes, dtypes, metadata, begins = _header(path)
         if metadata.get("schema", SCHEMA) != SCHEMA:
             raise TraceError(f"{path} has schema {metadata['schema']!r}; {SCHEMA!r} is the one that this version reads")
         wanted = {"expert_ids": "U8" if model.num_experts <= 256 else "U16", **TOKEN_COLUMNS}
@@ -159,12 +153,14 @@ class Shard:
             top_k=model.top_k,
             id_dtype=np.dtype(id_dtype(model.num_experts)),
             has_weights="expert_weights" in shapes,
-            begins=_begins(path),
+            begins=begins,
         )
 
     def stat(self) -> tuple[int, ...]:
         """What the file system says of the file: it changes whenever the content does."""
         try:
+            if isinstance(self.path, StoredPath):
+                return self.path.version()
             found = self.path.stat()
         except OSError as error:
             raise TraceError(f"cannot read {self.path}: {error.strerror}") from None
@@ -184,15 +180,26 @@ class Shard:
             return reader.layer(name, layer, start, self.num_tokens if stop is None else stop)
 
 
-def _begins(path: Path) -> dict[str, int]:
-    """Where the tensors of a safetensors file begin, whose header has been checked."""
+def _header(path: Path | StoredPath) -> tuple[dict[str, list[int]], dict[str, str], dict[str, Any], dict[str, int]]:
+    """Shape and dtype of each tensor, the metadata, and the byte at which each tensor begins. Raises TraceError."""
     try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size))
-    except (OSError, ValueError) as error:
+        if isinstance(path, StoredPath):
+            entries, metadata, start = read_stored_header(path)
+            shapes = {name: list(entry["shape"]) for name, entry in entries.items()}
+            dtypes = {name: str(entry["dtype"]) for name, entry in entries.items()}
+        else:
+            with safe_open(path, framework="np") as file:
+                found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                shapes = {name: list(piece.get_shape()) for name, piece in found.items()}
+                dtypes = {name: str(piece.get_dtype()) for name, piece in found.items()}
+                metadata = file.metadata() or {}
+            with path.open("rb") as raw:
+                size = int.from_bytes(raw.read(8), "little")
+                entries, start = json.loads(raw.read(size)), 8 + size
+    except (SafetensorError, OSError, ValueError) as error:
         raise TraceError(f"{path} is truncated or not a safetensors file ({error}); write the shard again") from None
-    return {name: 8 + size + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
+    begins = {name: start + entry["data_offsets"][0] for name, entry in entries.items() if name != "__metadata__"}
+    return shapes, dtypes, metadata, begins
 
 
 def write_shard(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from io import FileIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from placement.errors import TraceError
+from placement.traces.stored_path import StoredFile, StoredPath
 
 if TYPE_CHECKING:
     from placement.traces.format import Shard
@@ -22,11 +25,9 @@ class ShardReader:
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
         try:
-            self._file = shard.path.open("rb", buffering=0)
+            self._file = _opened(shard.path)
         except OSError as error:
             raise TraceError(f"cannot read {shard.path}: {error.strerror}") from None
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def __enter__(self) -> ShardReader:
         return self
@@ -63,3 +64,12 @@ class ShardReader:
                 left = left[size:]
         except OSError as error:
             raise TraceError(f"cannot read {self._shard.path}: {error.strerror}") from None
+
+
+def _opened(path: Path | StoredPath) -> FileIO | StoredFile:
+    if isinstance(path, StoredPath):
+        return path.open()
+    file = path.open("rb", buffering=0)
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+    return file

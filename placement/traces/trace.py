@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ import numpy.typing as npt
 
 from placement.errors import TraceError
 from placement.model import Model
+from placement.parallel import run_tasks
 from placement.traces.format import Manifest, RequestEntry, Shard, read_manifest
+from placement.traces.stored_path import StoredPath, is_url
 
 CHUNK_TOKENS = 131_072
+REQUESTS_AT_ONCE = 16  # to shared storage, for the headers of shards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +146,7 @@ def requests_of(shard: Shard, request_T: npt.NDArray[np.int32], listed: int) -> 
 
 
 def open_trace(paths: str | Path | Iterable[str | Path]) -> Trace:
-    """Open folders, globs of folders, or folders of such folders as one trace.
+    """Open folders, globs of folders, or folders of such folders as one trace; also on shared storage, s3://bucket/...
 
     Headers and manifests are checked; expert ids are checked when they are first counted. Raises TraceError.
     """
@@ -181,28 +186,45 @@ def open_trace(paths: str | Path | Iterable[str | Path]) -> Trace:
     )
 
 
-def _folders(path: str | Path) -> Sequence[Path]:
+def _folders(path: str | Path | StoredPath) -> Sequence[Path | StoredPath]:
     text = str(path)
     try:
-        exists = Path(text).exists()
-    except (OSError, ValueError) as error:
-        raise TraceError(f"{text} is no path of a folder: {error}; give a folder that holds a trace.json") from None
-    matches = [Path(text)] if exists else sorted(Path(m) for m in glob.glob(text))  # noqa: PTH207
-    if not matches:
-        raise TraceError(f"{text} does not exist; give a folder that holds a trace.json")
-    folders: list[Path] = []
-    for match in matches:
-        if match.is_file():
-            if match.name != "trace.json":
-                raise TraceError(f"{match} is a file; give the folder that holds its trace.json")
-            match = match.parent
-        inner = [] if (match / "trace.json").exists() else sorted(p.parent for p in match.glob("*/trace.json"))
-        folders += inner or [match]
-    return [folder.resolve() for folder in folders]
+        matches: Sequence[Path | StoredPath] = _stored(text) if is_url(path) else _local(text)
+        if not matches:
+            raise TraceError(f"{text} does not exist; give a folder that holds a trace.json")
+        folders: list[Path | StoredPath] = []
+        for match in matches:
+            if match.is_file():
+                if match.name != "trace.json":
+                    raise TraceError(f"{match} is a file; give the folder that holds its trace.json")
+                match = match.parent
+            inner = [] if (match / "trace.json").exists() else sorted(p.parent for p in match.glob("*/trace.json"))
+            folders += inner or [match]
+        return [folder.resolve() for folder in folders]
+    except (OSError, ValueError, RuntimeError) as error:  # too long, not allowed, or links in a circle
+        what = getattr(error, "strerror", None) or error
+        raise TraceError(f"{text} is no path of a folder: {what}; give a folder that holds a trace.json") from None
 
 
-def _shards(folder: Path, manifest: Manifest, model: Model) -> list[Shard]:
-    shards = [Shard.open(path, model) for path in sorted(folder.glob("shard-*.safetensors"))]
+def _local(text: str) -> list[Path]:
+    return [Path(text)] if Path(text).exists() else sorted(Path(m) for m in glob.glob(text))  # noqa: PTH207
+
+
+def _stored(text: str) -> list[StoredPath]:
+    path = StoredPath(text)
+    return [path] if path.exists() else sorted(path.glob("")) if glob.has_magic(text) else []
+
+
+def _shards(folder: Path | StoredPath, manifest: Manifest, model: Model) -> list[Shard]:
+    try:
+        paths: Sequence[Path | StoredPath] = sorted(folder.glob("shard-*.safetensors"))
+    except OSError as error:
+        raise TraceError(f"cannot read {folder}: {error.strerror}") from None
+    if isinstance(folder, StoredPath):
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+            shards = run_tasks(partial(Shard.open, model=model), paths, pool)
+    else:
+        shards = [Shard.open(path, model) for path in paths]
     if manifest.recording:
         shards = list(_committed(shards, manifest.num_tokens))
     total = sum(shard.num_tokens for shard in shards)

@@ -74,7 +74,8 @@ def test_the_migrations_make_the_tables_that_the_code_uses(database: Database) -
 
 def test_what_is_old_goes_and_what_is_needed_stays(service: Service, tmp_path: Path, write_trace: Any) -> None:
     """After keep_days: old jobs, their files, old traces; but no trace of a queued job, and no young result."""
-    rows = [service.traces.take(packed(write_trace(tmp_path / str(n), seed=n).folder), "t.tgz") for n in range(2)]
+    folders = [write_trace(tmp_path / str(n), seed=n).folder for n in range(2)]
+    rows = [service.traces.take(packed(folder), "t.tgz").row for folder in folders]
     with service.database.session() as session:
         for row in rows:
             row.used = 0.0

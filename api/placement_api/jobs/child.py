@@ -22,7 +22,7 @@ from placement_api.problems import Problem, from_library
 _PROCESSES = multiprocessing.get_context("forkserver")
 LOOK_S = 0.1  # how often it is asked whether to stop
 TELL_S = 0.1  # how often the child tells of its progress
-NICE = 5  # answers to requests come before solving
+NICE = 19  # answers to requests come before solving, which gets what they leave
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +34,8 @@ class Outcome:
 
 
 def prepare() -> None:
-    """Start the process from which jobs are forked, with the library loaded."""
-    _PROCESSES.set_forkserver_preload(["__main__", "placement_api.jobs.work"])
+    """Start the process from which jobs are forked, with the library and its kernels loaded."""
+    _PROCESSES.set_forkserver_preload(["__main__", "placement_api.jobs.work", "placement_api.jobs.warm"])
     forkserver.ensure_running()
 
 

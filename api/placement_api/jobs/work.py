@@ -22,7 +22,9 @@ from placement.report.html import report_html
 from placement.solution import Solution, solution_document
 from placement.solve import solve
 from placement.traces import Trace
+from placement_api.pages.figures import figures_bytes
 from placement_api.store.blobs import Blobs
+from placement_api.store.files import LocalFiles
 from placement_api.store.traces import open_input
 
 
@@ -33,6 +35,7 @@ class Task:
     kind       solve or evaluate
     request    the body of the request
     traces     where its traces lie; top_k is theirs
+    data       folder of the store
     placement  file of the current map (solve) or of the one to measure (evaluate)
     """
 
@@ -40,7 +43,7 @@ class Task:
     request: dict[str, Any]
     traces: list[str]
     top_k: int
-    blobs: str
+    data: str
     workers: int
     placement: str | None = None
 
@@ -59,11 +62,12 @@ def compute(task: Task, listener: Listener) -> Answer:
 
 
 def _solve(task: Task, listener: Listener) -> Answer:
-    request, blobs = task.request, Blobs(Path(task.blobs))
+    request, blobs = task.request, _blobs(task)
     given = open_input([Path(path) for path in task.traces], task.top_k)
     cluster = cluster_of(ClusterFile.model_validate(request["cluster"]), given.model.num_experts)
     options = Options(**request["options"])
     files: dict[str, str] = {}
+    grouped = None
     if request["group"] is None:
         solution = solve(
             given,
@@ -94,10 +98,15 @@ def _solve(task: Task, listener: Listener) -> Answer:
         solution = grouped.solution
         files["grouping"] = blobs.put(grouping_bytes(grouping_document(grouped)))
     document = solution_document(solution)
+    files["figures"] = blobs.put(figures_bytes(solution))
     files["placement"] = blobs.put(document_bytes(document))
     if request["report"]:
-        files["report"] = blobs.put(report_html(solution).encode())
+        files["report"] = blobs.put(report_html(solution, grouped=grouped).encode())
     return Answer(files=files, summary=_summary(solution, document))
+
+
+def _blobs(task: Task) -> Blobs:
+    return Blobs(files=LocalFiles(root=Path(task.data)))
 
 
 def _summary(solution: Solution, document: dict[str, Any]) -> dict[str, Any]:
@@ -138,4 +147,4 @@ def _evaluate(task: Task) -> Answer:
         "layers": answer.layers(),
     }
     content = json.dumps(document, ensure_ascii=False).encode(errors="replace") + b"\n"
-    return Answer(files={"evaluation": Blobs(Path(task.blobs)).put(content)}, summary=answer.summary())
+    return Answer(files={"evaluation": _blobs(task).put(content)}, summary=answer.summary())

@@ -1,1 +1,1 @@
-"""The page: rendered here, nothing fetched from elsewhere. Without script everything works but the live progress."""
+"""The page: rendered here, nothing fetched from elsewhere. Without script everything works but what moves by itself."""

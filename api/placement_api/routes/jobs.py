@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -17,6 +18,7 @@ from placement_api.answers import JobAnswer
 from placement_api.problems import Problem, faults, missing
 from placement_api.routes import Here, Reader, Solver
 from placement_api.service import Service
+from placement_api.store.database import AWAY
 from placement_api.store.tables import DONE, OPEN, JobRow
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -32,10 +34,7 @@ def list_jobs(
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
 ) -> list[JobAnswer]:
     """The jobs, newest first."""
-    wanted = select(JobRow) if state is None else select(JobRow).where(JobRow.state == state)
-    with here.database.reading() as session:
-        rows = session.scalars(wanted.order_by(JobRow.created.desc(), JobRow.id).limit(limit).offset(offset))
-        return [JobAnswer.of(row) for row in rows]
+    return [JobAnswer.of(row) for row in rows(here, state, limit, offset)]
 
 
 @router.get("/{job}", responses=faults(404))
@@ -73,7 +72,8 @@ async def job_events(here: Here, _: Reader, job: str, request: Request) -> Strea
             if row.state not in OPEN or await request.is_disconnected():
                 return
             await asyncio.sleep(EVENT_S)
-            row = await run_in_threadpool(find, here, job)
+            with suppress(*AWAY):  # the job goes on, and so do its events
+                row = await run_in_threadpool(find, here, job)
 
     return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
@@ -82,6 +82,13 @@ async def job_events(here: Here, _: Reader, job: str, request: Request) -> Strea
 def evaluation(here: Here, _: Reader, job: str) -> Response:
     """What `POST /v1/placements/{id}/evaluate` measured: `placement evaluate --json` of one map."""
     return Response(here.blobs.get(file_of(find(here, job), "evaluation")), media_type="application/json")
+
+
+def rows(here: Service, state: str | None, limit: int, offset: int = 0) -> list[JobRow]:
+    """The jobs in a state, or all, newest first."""
+    wanted = select(JobRow) if state is None else select(JobRow).where(JobRow.state == state)
+    with here.database.reading() as session:
+        return list(session.scalars(wanted.order_by(JobRow.created.desc(), JobRow.id).limit(limit).offset(offset)))
 
 
 def find(here: Service, job: str) -> JobRow:

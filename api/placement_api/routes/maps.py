@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import json
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 
 from placement.cluster import Cluster
 from placement.errors import InputError
 from placement.grouping.router import Router
-from placement.migration import migration_plan
+from placement.migration import MigrationPlan, migration_plan
 from placement.placement_json import document_bytes, load_placement
 from placement_api.bodies import Body
 from placement_api.problems import Problem, faults
-from placement_api.routes import Here, Reader
+from placement_api.routes import Frequent, Here, Reader
 from placement_api.routes.jobs import file_of
-from placement_api.routes.placements import find_placement
+from placement_api.routes.placements import NOT_MODIFIED, find_placement, recent_placement, stored_file
 from placement_api.service import Service
 
 router = APIRouter(prefix="/v1/placements/{placement}", tags=["placements"])
-ROUTERS = 64  # kept in memory
 
 CountsLE = list[list[float]]
 
@@ -58,51 +58,54 @@ def diff(
     here: Here, _: Reader, placement: str, to: Annotated[str, Query(description="Id of the placement that replaces it")]
 ) -> Response:
     """The copies that lead from this placement to another: `placement diff`, schema expert-migration/1."""
-    old_map, old_file = load_placement(_path(here, placement))
-    new_map, new_file = load_placement(_path(here, to))
-    described = new_file.described_cluster() or old_file.described_cluster() or Cluster(**dict(new_file.cluster))
-    plan = migration_plan(old_map, new_map, described)
-    return Response(document_bytes(plan.document(), "copies"), media_type="application/json")
+    return Response(document_bytes(plan_of(here, placement, to).document(), "copies"), media_type="application/json")
 
 
-@router.post("/route", responses=faults(404, 409))
-def route(here: Here, _: Reader, placement: str, body: RouteBody) -> RouteAnswer:
+@router.post("/route", responses=faults(404, 409), response_model=RouteAnswer)
+async def route(here: Here, _: Frequent, placement: str, body: RouteBody) -> Response:
     """The home node of a request, by the online router of a placement that was solved with `group`."""
-    known = _router(here, placement)
-    counts = _counts(body.counts)
-    return RouteAnswer(
-        node=known.assign(counts, body.load), extra_sends=[round(one, 6) for one in known.extra_sends(counts).tolist()]
-    )
+    return routed(await _router(here, placement), body)
 
 
 @router.post("/group", responses=faults(404, 409))
-def group(here: Here, _: Reader, placement: str, body: GroupsBody) -> list[GroupAnswer]:
+async def group(here: Here, _: Reader, placement: str, body: GroupsBody) -> list[GroupAnswer]:
     """Micro-batches of a batch of requests, with the fewest expected sends."""
-    groups = _router(here, placement).group([_counts(one) for one in body.batch], body.size)
+    known = await _router(here, placement)
+    groups = await run_in_threadpool(lambda: known.group([_counts(one) for one in body.batch], body.size))
     return [GroupAnswer(node=one.node, members=list(one.members)) for one in groups]
 
 
-@router.get("/grouping", responses=faults(404, 409), response_class=Response)
-def grouping(here: Here, _: Reader, placement: str) -> Response:
+@router.get("/grouping", responses={**NOT_MODIFIED, **faults(404, 409)}, response_class=Response)
+async def grouping(here: Here, _: Frequent, request: Request, placement: str) -> Response:
     """Homes of the requests of the trace, and the router: schema expert-grouping/1."""
-    content = here.blobs.get(file_of(find_placement(here, placement), "grouping"))
+    return await stored_file(here, request, placement, "grouping")
+
+
+def routed(known: Router, body: RouteBody) -> Response:
+    """A `RouteAnswer`. Raises InputError."""
+    extra_N = known.extra_sends(_counts(body.counts))
+    node = known.choose(extra_N, body.load)
+    content = json.dumps({"node": node, "extra_sends": [round(one, 6) for one in extra_N.tolist()]})
     return Response(content, media_type="application/json")
+
+
+def plan_of(here: Service, placement: str, to: str) -> MigrationPlan:
+    """The copies from one placement to another. Raises Problem, MapError."""
+    old_map, old_file = load_placement(_path(here, placement))
+    new_map, new_file = load_placement(_path(here, to))
+    described = new_file.described_cluster() or old_file.described_cluster() or Cluster(**dict(new_file.cluster))
+    return migration_plan(old_map, new_map, described)
 
 
 def _path(here: Service, placement: str) -> Path:
     return here.blobs.path(file_of(find_placement(here, placement), "placement"))
 
 
-def _router(here: Service, placement: str) -> Router:
-    row = find_placement(here, placement)
+async def _router(here: Service, placement: str) -> Router:
+    row = await recent_placement(here, placement)
     if "grouping" not in row.files:
         raise Problem(409, f"placement {row.id} has no router", 'solve with "group": {}')
-    return _load_router(here.blobs.path(file_of(row, "grouping")))
-
-
-@lru_cache(ROUTERS)
-def _load_router(path: Path) -> Router:
-    return Router.load(path)
+    return await here.recent.router(file_of(row, "grouping"))
 
 
 def _counts(rows: CountsLE) -> npt.NDArray[np.float64]:

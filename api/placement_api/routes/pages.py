@@ -1,46 +1,54 @@
-"""`/`, `/jobs/{id}`, `/placements/{id}`, `/docs`: what people look at. They call the same functions as `/v1`."""
+"""`/`, `/traces/{id}`, `/jobs/{id}`, `/docs`, `/login`: what people look at. They call the same functions as `/v1`."""
 
 from __future__ import annotations
 
-import time
-from importlib.resources import files
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-import jinja2
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
+from placement.cluster_file import cluster_of
 from placement.errors import PlacementError
-from placement.exporters import EXPORTERS
-from placement.report.numbers import number
 from placement_api.answers import JobAnswer
 from placement_api.bodies import PlacementBody
+from placement_api.pages.example import write_example
+from placement_api.pages.forms import CLUSTER, GROUP, MORE, body_of, proposal, values_of
+from placement_api.pages.looks import size, wanted
+from placement_api.pages.render import asset, page
 from placement_api.problems import Problem, from_library
+from placement_api.reading import ReadAs
 from placement_api.routes import Here, Reader, Solver, jobs, placements, traces
 from placement_api.service import Service
-from placement_api.store.tables import DONE, OPEN
-from placement_api.tokens import COOKIE
+from placement_api.store.tables import DONE, OPEN, JobRow, TraceRow
+from placement_api.tokens import COOKIE, Caller
 
-router = APIRouter(include_in_schema=False)
-SHOWN = 50
-MEDIA = {"job.js": "text/javascript", "placement.js": "text/javascript"}
-
-_folder = files("placement_api.pages")
-_pages = jinja2.Environment(
-    loader=jinja2.FunctionLoader(lambda name: _folder.joinpath(name).read_text("utf-8")),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_pages.globals["style"] = files("placement.report").joinpath("report.css").read_text("utf-8")
-_pages.filters["number"] = number
-_pages.filters["when"] = lambda seconds: time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+SHOWN, JOBS_SHOWN = 50, 10
 
 
-def page(name: str, status: int = 200, **context: Any) -> HTMLResponse:
-    return HTMLResponse(_pages.get_template(f"{name}.html.j2").render(**context), status_code=status)
+class PageRoute(APIRoute):
+    """What goes wrong is said on a page."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def answer_or_explain(request: Request) -> Response:
+            try:
+                return await answer(request)
+            except (Problem, PlacementError) as error:
+                body = _problem(error).body
+                return page("error", status=body.status, problem=body)
+
+        return answer_or_explain
+
+
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
 @router.get("/")
@@ -48,53 +56,55 @@ def home(here: Here, reader: Reader) -> Response:
     return _home(here, reader)
 
 
-@router.post("/place")
-async def place(here: Here, solver: Solver, request: Request) -> Response:
-    async with request.form(max_files=1, max_fields=20) as form:
+@router.post("/traces")
+async def upload(here: Here, solver: Solver, request: Request) -> Response:
+    """A trace by the form; with script the page sends it to `/v1/traces` and shows how far it is."""
+    async with request.form(max_files=1, max_fields=2) as form:
         try:
-            row = await run_in_threadpool(_place, here, solver.id, form)
+            trace = await run_in_threadpool(_taken, here, form)
         except (Problem, PlacementError) as error:
-            problem = error if isinstance(error, Problem) else from_library(error)
-            return await run_in_threadpool(_home, here, solver, problem)
-    return RedirectResponse(f"/jobs/{row}", status_code=303)
+            return await run_in_threadpool(_home, here, solver, _problem(error))
+    return RedirectResponse(f"/traces/{trace}", status_code=303)
+
+
+@router.post("/example")
+def example(here: Here, _: Solver) -> Response:
+    with TemporaryDirectory(prefix="example-") as folder:
+        archive = Path(folder) / "example.tar"
+        write_example(archive)
+        row = traces.add(here, here.traces.take(archive, archive.name))
+    return RedirectResponse(f"/traces/{row.id}", status_code=303)
+
+
+@router.get("/traces/{trace}")
+def trace_page(here: Here, _: Reader, trace: str, like: str | None = None) -> Response:
+    row = traces.find(here, trace)
+    values = proposal(row)
+    if like is not None:
+        values |= values_of(jobs.find(here, like).request)
+    return _trace(here, row, values)
+
+
+@router.post("/traces/{trace}/solve")
+async def solve(here: Here, solver: Solver, trace: str, request: Request) -> Response:
+    async with request.form(max_files=0, max_fields=40) as form:
+        values = {name: str(value)[:200] for name, value in form.items()}
+    return await run_in_threadpool(_solve, here, solver, trace, values)
 
 
 @router.get("/jobs/{job}")
 def job_page(here: Here, _: Reader, job: str) -> Response:
     row = jobs.find(here, job)
-    if row.state == DONE:
+    if row.state == DONE and row.kind == "solve":
         return RedirectResponse(f"/placements/{job}", status_code=303)
-    return page("job", job=JobAnswer.of(row), live=row.state in OPEN)
+    named = traces.names(here, row.request["traces"])
+    return page("job", job=JobAnswer.of(row), row=row, named=named, live=row.state in OPEN, wanted=_wanted(row))
 
 
 @router.post("/jobs/{job}/cancel")
 def cancel(here: Here, _: Solver, job: str) -> Response:
     here.jobs.cancel(job)
     return RedirectResponse(f"/jobs/{job}", status_code=303)
-
-
-@router.get("/placements/{placement}")
-def placement_page(
-    here: Here, reader: Reader, placement: str, engine: Annotated[str | None, Query(max_length=40)] = None
-) -> Response:
-    row = placements.find_placement(here, placement)
-    hints: list[str] = []
-    problem = None
-    if engine is not None:
-        try:
-            hints = placements.hints(here, reader, placement, engine)
-        except PlacementError as error:
-            problem = from_library(error).body
-    return page(
-        "placement",
-        id=row.id,
-        summary=row.summary,
-        report="report" in row.files,
-        engines=list(EXPORTERS),
-        engine=engine,
-        hints=hints,
-        problem=problem,
-    )
 
 
 @router.get("/docs")
@@ -110,7 +120,7 @@ def docs(request: Request) -> Response:
 
 @router.get("/login")
 def login_page() -> Response:
-    return page("login")
+    return page("login", problem=None)
 
 
 @router.post("/login")
@@ -127,37 +137,78 @@ async def login(here: Here, request: Request) -> Response:
     return answer
 
 
-@router.get("/static/{name}")
-def static(name: str) -> Response:
-    if name not in MEDIA:
+@router.get("/static/{name:path}")
+def static(name: str, v: str = "") -> Response:
+    found = asset(name)
+    if found is None:
         raise Problem(404, f"there is no file {name[:80]!r}", "see /")
-    return Response(_folder.joinpath(name).read_bytes(), media_type=MEDIA[name])
+    kept = {"Cache-Control": "public, max-age=31536000, immutable"} if v else {}
+    return Response(found[0], media_type=found[1], headers=kept)
 
 
-def _home(here: Service, reader: Reader, problem: Problem | None = None) -> Response:
+def _problem(error: Problem | PlacementError) -> Problem:
+    return error if isinstance(error, Problem) else from_library(error)
+
+
+def _home(here: Service, reader: Caller, problem: Problem | None = None) -> Response:
+    rows = placements.rows(here, limit=SHOWN)
+    not_done = [row for state in ("running", "queued", "failed") for row in jobs.rows(here, state, JOBS_SHOWN)]
     return page(
         "home",
         status=200 if problem is None else problem.status,
         traces=traces.list_traces(here, reader, limit=SHOWN),
-        placements=placements.list_placements(here, reader, limit=SHOWN),
+        placements=[(row, wanted(row), size(row.summary)) for row in rows],
+        jobs=[(JobAnswer.of(row), _wanted(row)) for row in not_done[:JOBS_SHOWN]],
+        live=any(row.state in OPEN for row in not_done),
         problem=None if problem is None else problem.body,
     )
 
 
-def _place(here: Service, caller: str, form: FormData) -> str:
-    """The id of the job of a form. Raises Problem, PlacementError."""
-    file, trace = form.get("file"), str(form.get("trace") or "")
-    if isinstance(file, UploadFile) and file.filename:
-        trace = traces.take(here, file, None).id
-    if not trace:
-        raise Problem(422, "no trace was chosen", "choose a file, or one of the traces that are here")
-    cluster = {}
-    for name in ("num_nodes", "gpus_per_node", "redundant_experts"):
-        value = str(form.get(name, ""))
-        if not value.isdecimal() or len(value) > 9:
-            raise Problem(422, f"{name}={value[:40]!r} is no number", "give a whole number")
-        cluster[name] = int(value)
-    counts = traces.find(here, trace).kind == "counts"
-    body = {"traces": [trace], "cluster": cluster, "options": {"objective": "balance"} if counts else {}}
-    request = placements.request_of(here, PlacementBody.model_validate(body))
-    return here.jobs.submit("solve", request, caller=caller).id
+def _wanted(row: JobRow) -> str:
+    if row.kind != "solve":
+        return "measure a placement"
+    cluster = row.request["cluster"]
+    return f"{cluster['num_nodes']} × {cluster.get('gpus_per_node') or 'any'} GPUs, {wanted(row)}"
+
+
+def _taken(here: Service, form: FormData) -> str:
+    """The id of the trace of a form. Raises Problem, PlacementError."""
+    file, top_k = form.get("file"), str(form.get("top_k") or "")
+    if not isinstance(file, UploadFile) or not file.filename:
+        raise Problem(422, "no file was chosen", "choose a tar or zip of a trace folder, or .npy or .npz of counts")
+    if top_k and not (top_k.isdecimal() and len(top_k) < 5):
+        raise Problem(
+            422, f"top_k={top_k[:40]!r} is no number", "give the experts that a token visits, or leave it empty"
+        )
+    return traces.take(here, file, ReadAs(top_k=int(top_k) if top_k else None)).id
+
+
+def _trace(here: Service, row: TraceRow, values: dict[str, str], problem: Problem | None = None) -> Response:
+    solved = [one for one in placements.rows(here, limit=1000) if row.id in one.request["traces"]]
+    return page(
+        "trace",
+        status=200 if problem is None else problem.status,
+        trace=row,
+        cluster=CLUSTER,
+        more=MORE,
+        group=GROUP,
+        values=values,
+        changed=any(values.get(field.name, "") != proposal(row).get(field.name, "") for field in MORE),
+        placements=[(one, wanted(one), size(one.summary)) for one in solved[:SHOWN]],
+        problem=None if problem is None else problem.body,
+    )
+
+
+def _solve(here: Service, solver: Caller, trace: str, values: dict[str, str]) -> Response:
+    row = traces.find(here, trace)
+    try:
+        try:
+            body = PlacementBody.model_validate(body_of(trace, values))
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise Problem(422, f"{fault['loc'][-1]}: {fault['msg']}", "change this value") from None
+        cluster_of(body.cluster, row.num_experts)
+        job = here.jobs.submit("solve", placements.request_of(here, body), caller=solver.id)
+    except (Problem, PlacementError) as error:
+        return _trace(here, row, values, _problem(error))
+    return RedirectResponse(f"/jobs/{job.id}", status_code=303)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy import delete, select
 from starlette.concurrency import run_in_threadpool
@@ -15,10 +15,11 @@ from placement.problem import Options
 from placement_api.answers import JobAnswer, PlacementAnswer
 from placement_api.bodies import EvaluateBody, PlacementBody
 from placement_api.problems import MEDIA_TYPE, Problem, faults, missing
-from placement_api.routes import Here, Reader, Solver
+from placement_api.routes import Frequent, Here, Reader, Solver
 from placement_api.routes.jobs import file_of, wait_for
 from placement_api.service import Service
 from placement_api.store.tables import DONE, FAILED, JobRow, KeyRow, TraceRow
+from placement_api.stored import Stored
 
 router = APIRouter(prefix="/v1/placements", tags=["placements"])
 
@@ -28,6 +29,7 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
     200: {"description": "Done in time: the answer itself"},
     202: {"model": JobAnswer, "description": "A job; `Location` is where it is"},
 }
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "It is as `If-None-Match` has it"}}
 
 
 @router.post("", responses={**ACCEPTED, **faults(404, 409, 500)}, response_class=JSONResponse, response_model=None)
@@ -65,34 +67,22 @@ def list_placements(
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
 ) -> list[PlacementAnswer]:
     """The placements, newest first."""
-    wanted = select(JobRow).where(JobRow.state == DONE, JobRow.kind == "solve")
-    with here.database.reading() as session:
-        rows = session.scalars(wanted.order_by(JobRow.created.desc(), JobRow.id).limit(limit).offset(offset))
-        return [PlacementAnswer.of(row) for row in rows]
+    return [PlacementAnswer.of(row) for row in rows(here, limit=limit, offset=offset)]
 
 
-@router.get("/{placement}", responses=faults(404, 409), response_class=Response)
-def get_placement(
+@router.get("/{placement}", responses={**NOT_MODIFIED, **faults(404, 409)}, response_class=Response)
+async def get_placement(
     here: Here,
-    _: Reader,
+    _: Frequent,
+    request: Request,
     placement: str,
     format: Annotated[str | None, Query(description=f"As an engine loads it: {', '.join(EXPORTERS)}")] = None,
     suffix: Annotated[str, Query(max_length=20, description="Ending of the file, where a format has several")] = "",
 ) -> Response:
     """The placement file, schema expert-placement/1; or the file that an engine loads."""
-    row = find_placement(here, placement)
     if format is None:
-        return Response(here.blobs.get(file_of(row, "placement")), media_type="application/json")
-    exporter = get_exporter(format)
-    suffix = suffix or exporter.suffixes[0]
-    if suffix not in exporter.suffixes:
-        raise Problem(422, f"suffix={suffix!r} is unknown", f"{format} writes {' or '.join(exporter.suffixes)}")
-    loaded, _file = load_placement(here.blobs.path(file_of(row, "placement")))
-    export = exporter.export(loaded, ExportOptions(suffix=suffix))
-    name = f"placement-{row.id[:8]}{suffix}"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    media = "application/json" if suffix == ".json" else "application/octet-stream"
-    return Response(export.content, media_type=media, headers=headers)
+        return await stored_file(here, request, placement, "placement")
+    return await run_in_threadpool(_exported, here, placement, format, suffix)
 
 
 @router.get("/{placement}/hints", responses=faults(404, 409))
@@ -103,21 +93,34 @@ def hints(here: Here, _: Reader, placement: str, format: Annotated[str, Query(ex
     return list(get_exporter(format).export(loaded, ExportOptions()).hints)
 
 
-@router.get("/{placement}/report", responses=faults(404, 409), response_class=Response)
-def report(here: Here, _: Reader, placement: str) -> Response:
+@router.get("/{placement}/report", responses={**NOT_MODIFIED, **faults(404, 409)}, response_class=Response)
+async def report(here: Here, _: Frequent, request: Request, placement: str) -> Response:
     """The HTML report: self-contained, nothing fetched."""
-    content = here.blobs.get(file_of(find_placement(here, placement), "report"))
-    return Response(content, media_type="text/html; charset=utf-8")
+    return await stored_file(here, request, placement, "report")
 
 
 @router.delete("/{placement}", status_code=204, responses=faults(404, 409))
-def delete_placement(here: Here, _: Solver, placement: str) -> Response:
+async def delete_placement(here: Here, _: Solver, placement: str) -> Response:
     """Delete a placement; retention removes its files."""
-    row = find_placement(here, placement)
-    with here.database.session() as session:
-        session.execute(delete(KeyRow).where(KeyRow.job == row.id))
-        session.execute(delete(JobRow).where(JobRow.id == row.id))
+    await run_in_threadpool(_delete, here, placement)
+    here.recent.forget(placement)
     return Response(status_code=204)
+
+
+def file_name(placement: str, suffix: str) -> str:
+    return f"placement-{placement[:8]}{suffix}"
+
+
+async def stored_file(here: Service, request: Request, placement: str, name: str) -> Response:
+    """A file of a placement, from memory if it was asked for before. Raises Problem (404, 409)."""
+    row = await recent_placement(here, placement)
+    return await Stored.of(request.headers, name, file_of(row, name)).read(here.recent)
+
+
+async def recent_placement(here: Service, placement: str) -> JobRow:
+    """As `find_placement`, from what was known less than a second ago."""
+    row = await here.recent.row(placement)
+    return row if row is not None else await run_in_threadpool(find_placement, here, placement)
 
 
 def find_placement(here: Service, placement: str) -> JobRow:
@@ -128,6 +131,13 @@ def find_placement(here: Service, placement: str) -> JobRow:
         raise missing("placement", placement)
     file_of(row, "placement")
     return row
+
+
+def rows(here: Service, *, limit: int, offset: int = 0) -> list[JobRow]:
+    """The jobs that made placements, newest first."""
+    wanted = select(JobRow).where(JobRow.state == DONE, JobRow.kind == "solve")
+    with here.database.reading() as session:
+        return list(session.scalars(wanted.order_by(JobRow.created.desc(), JobRow.id).limit(limit).offset(offset)))
 
 
 def request_of(here: Service, body: PlacementBody) -> dict[str, Any]:
@@ -144,6 +154,26 @@ def request_of(here: Service, body: PlacementBody) -> dict[str, Any]:
     if body.current is not None:
         find_placement(here, body.current)
     return request
+
+
+def _exported(here: Service, placement: str, format: str, suffix: str) -> Response:
+    row = find_placement(here, placement)
+    exporter = get_exporter(format)
+    suffix = suffix or exporter.suffixes[0]
+    if suffix not in exporter.suffixes:
+        raise Problem(422, f"suffix={suffix!r} is unknown", f"{format} writes {' or '.join(exporter.suffixes)}")
+    loaded, _file = load_placement(here.blobs.path(file_of(row, "placement")))
+    export = exporter.export(loaded, ExportOptions(suffix=suffix))
+    headers = {"Content-Disposition": f'attachment; filename="{file_name(row.id, suffix)}"'}
+    media = "application/json" if suffix == ".json" else "application/octet-stream"
+    return Response(export.content, media_type=media, headers=headers)
+
+
+def _delete(here: Service, placement: str) -> None:
+    row = find_placement(here, placement)
+    with here.database.session() as session:
+        session.execute(delete(KeyRow).where(KeyRow.job == row.id))
+        session.execute(delete(JobRow).where(JobRow.id == row.id))
 
 
 def _check_inputs(here: Service, traces: list[str]) -> None:

@@ -7,21 +7,25 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import Field
+from fastapi.exceptions import RequestValidationError
+from pydantic import Field, ValidationError
 from sqlalchemy import select
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from placement.traces import Trace
 from placement.traces.info import describe
+from placement.traces.readers import READERS
 from placement_api.answers import TraceAnswer
+from placement_api.archives import SUFFIXES
 from placement_api.bodies import Body
 from placement_api.problems import Problem, faults, missing
+from placement_api.reading import ReadAs
 from placement_api.routes import Here, Reader, Solver
 from placement_api.service import Service
 from placement_api.store.tables import OPEN, JobRow, TraceRow
-from placement_api.store.traces import open_input
+from placement_api.store.traces import Taken, open_input
 
 router = APIRouter(prefix="/v1/traces", tags=["traces"])
 
@@ -37,40 +41,44 @@ UPLOAD: dict[str, Any] = {
                     "file": {
                         "type": "string",
                         "format": "binary",
-                        "description": "tar, tar.gz or zip of expert-trace/1; or .npy, .npz of counts",
+                        "description": "expert-trace/1 as tar, tar.gz or zip; counts as .npy or .npz; or what an "
+                        f"engine recorded ({', '.join(READERS)}): a file ({', '.join(SUFFIXES)}), or its folder as an "
+                        "archive",
                     },
-                    "top_k": {"type": "integer", "minimum": 1, "description": "Of counts that do not say it"},
+                    **ReadAs.model_json_schema()["properties"],
                 },
             }
         }
     },
 }
+TAKING_IN = CapacityLimiter(4)  # uploads that are read at a time; others wait, and block no other request
 
 
 class RegisterBody(Body):
     path: str = Field(max_length=4000, examples=["/srv/traces/monday"], description="Folder of the service's machine")
+    read_as: ReadAs = Field(default_factory=ReadAs, description="Of a recording of an engine, which is converted")
 
 
-@router.post("", status_code=201, responses=faults(507), openapi_extra={"requestBody": UPLOAD})
+@router.post("", status_code=201, responses=faults(), openapi_extra={"requestBody": UPLOAD})
 async def upload(here: Here, _: Solver, request: Request) -> TraceAnswer:
-    """Upload a trace. The same trace again gets the same id."""
+    """Upload a trace, counts, or what an engine recorded. The same trace again gets the same id."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise Problem(415, "the body is no multipart/form-data", "send the archive as the part 'file'")
-    async with request.form(max_files=1, max_fields=2) as form:
-        file, top_k = form.get("file"), form.get("top_k")
+        raise Problem(415, "the body is no multipart/form-data", "send the file or archive as the part 'file'")
+    async with request.form(max_files=1, max_fields=10) as form:
+        file = form.get("file")
         if not isinstance(file, UploadFile):
             raise Problem(422, "the part 'file' is missing", "send the archive as the part 'file', with a file name")
-        if top_k is not None and not (isinstance(top_k, str) and top_k.isdecimal()):
-            raise Problem(
-                422, f"top_k={str(top_k)[:40]!r} is no number", "give the experts that a token visits, or leave it out"
-            )
-        return await run_in_threadpool(take, here, file, None if top_k is None else int(top_k))
+        try:
+            read_as = ReadAs.model_validate({name: value for name, value in form.items() if name != "file"})
+        except ValidationError as error:
+            raise RequestValidationError(error.errors()) from None
+        return await to_thread.run_sync(take, here, file, read_as, limiter=TAKING_IN)
 
 
-@router.post("/register", status_code=201, responses=faults())
-def register(here: Here, _: Solver, body: RegisterBody) -> TraceAnswer:
+@router.post("/register", status_code=201, responses=faults(507))
+async def register(here: Here, _: Solver, body: RegisterBody) -> TraceAnswer:
     """Use a trace that lies below a folder that the service was told of (`--traces-folder`), where it is."""
-    return _add(here, here.traces.register(body.path))
+    return await to_thread.run_sync(_register, here, body, limiter=TAKING_IN)
 
 
 @router.get("", responses=faults())
@@ -124,13 +132,24 @@ def find(here: Service, trace: str) -> TraceRow:
     return row
 
 
-def take(here: Service, file: UploadFile, top_k: int | None) -> TraceAnswer:
+def names(here: Service, traces: list[str]) -> list[tuple[str, str]]:
+    """(id, name of the model) of those of these traces that are still here."""
+    with here.database.reading() as session:
+        rows = [session.get(TraceRow, trace) for trace in traces]
+    return [(row.id, row.name) for row in rows if row is not None]
+
+
+def take(here: Service, file: UploadFile, read_as: ReadAs | None = None) -> TraceAnswer:
     with tempfile.NamedTemporaryFile(prefix="upload-") as copy:
         shutil.copyfileobj(file.file, copy, 1 << 20)
         copy.flush()
-        return _add(here, here.traces.take(Path(copy.name), file.filename or "", top_k))
+        return add(here, here.traces.take(Path(copy.name), file.filename or "", read_as))
 
 
-def _add(here: Service, row: TraceRow) -> TraceAnswer:
+def _register(here: Service, body: RegisterBody) -> TraceAnswer:
+    return add(here, here.traces.register(body.path, body.read_as))
+
+
+def add(here: Service, taken: Taken) -> TraceAnswer:
     with here.database.session() as session:
-        return TraceAnswer.of(session.merge(row))
+        return TraceAnswer.of(session.merge(taken.row), taken.converted)

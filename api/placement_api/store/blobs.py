@@ -1,50 +1,45 @@
-"""Files named by the SHA-256 of their content: written once, whole, and on disk before anyone is told of them."""
+"""Results: files named by the SHA-256 of their content, so that the same result is kept once."""
 
 from __future__ import annotations
 
 import hashlib
-import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from placement.errors import InputError
-from placement.files import make_folder, sync_folder, write_atomic
+from placement_api.store.files import Entry, Files
+
+FOLDER = "blobs/"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Blobs:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        make_folder(folder)
+    files: Files
 
     def put(self, content: bytes) -> str:
-        """The digest of the content, which then survives a power cut. Raises OutputError."""
+        """The digest of the content, which is then kept. Raises OutputError, Problem."""
         digest = hashlib.sha256(content).hexdigest()
-        path = self.path(digest)
-        try:
-            os.utime(path)  # so that it is not taken for a file that nobody needs
-        except FileNotFoundError:
-            make_folder(path.parent)
-            sync_folder(self.folder)
-            write_atomic(path, content)
+        self.files.write(_key(digest), content)
         return digest
 
     def get(self, digest: str) -> bytes:
+        """Raises InputError, Problem."""
         try:
             return self.path(digest).read_bytes()
         except OSError as error:
             raise InputError(f"the result {digest[:12]} cannot be read: {error.strerror}; restore it") from None
 
     def path(self, digest: str) -> Path:
-        return self.folder / digest[:2] / digest
+        """A file of this machine with the content. Raises InputError, Problem."""
+        return self.files.local(_key(digest))
 
     def delete(self, digest: str) -> None:
-        self.path(digest).unlink(missing_ok=True)
+        self.files.remove(_key(digest))
 
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(path.stat().st_size for path in self.folder.glob("*/*") if path.is_file())
+    def list(self) -> dict[str, Entry]:
+        """What there is, by digest."""
+        return {entry.key.rpartition("/")[2]: entry for entry in self.files.list(FOLDER)}
 
-    def drop(self, named: set[str], before: float) -> None:
-        """Delete the files that are not named and were written before that time."""
-        for path in self.folder.glob("*/*"):
-            if path.name not in named and path.stat().st_mtime < before:
-                path.unlink(missing_ok=True)
+
+def _key(digest: str) -> str:
+    return f"{FOLDER}{digest[:2]}/{digest}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -19,34 +20,56 @@ import numpy as np
 from placement.files import make_folder, sync_folder, write_atomic
 from placement.traces import Trace, open_trace
 from placement.traces.counts_file import Counts, is_counts_file, read_counts
-from placement_api.archives import unpack
+from placement_api.archives import SUFFIXES, unpack
 from placement_api.problems import Problem
+from placement_api.reading import Found, ReadAs, found_of, read
 from placement_api.settings import Limits
+from placement_api.store.files import Files
 from placement_api.store.tables import TraceRow
 
 CHUNK = 1 << 20
 COUNTS_FILE = "counts.npz"
+FOLDER = "traces/"
+INCOMING = ".incoming-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A trace that is kept, and how it was read if it was a recording of an engine (see `Found`)."""
+
+    row: TraceRow
+    converted: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceFolders:
-    """`folder` holds a folder for each uploaded trace; `allowed` are those below which traces may be registered."""
+    """`files` keeps a folder for each trace that was sent; what is taken in lies in `folder` meanwhile.
+
+    `allowed` are the folders below which traces may be registered.
+    """
 
     folder: Path
+    files: Files
     allowed: tuple[Path, ...]
     limits: Limits
 
-    def take(self, upload: Path, file_name: str, top_k: int | None = None) -> TraceRow:
-        """An uploaded archive, or a file of counts. Raises Problem, TraceError, OptionError."""
+    def take(self, upload: Path, file_name: str, read_as: ReadAs | None = None) -> Taken:
+        """An uploaded archive or file. Raises Problem, TraceError, OptionError."""
         with self._incoming() as incoming:
-            if not is_counts_file(file_name):
-                unpack(upload, incoming, self.limits)
-                return self._keep(incoming, open_trace(incoming), "")
-            target = incoming / f"counts{Path(file_name).suffix}"
-            shutil.copyfile(upload, target)
-            with target.open("rb") as file:
-                os.fsync(file.fileno())
-            return self._keep(incoming, read_counts(target, top_k), target.name)
+            sent = incoming / "sent"
+            sent.mkdir()
+            name = _plain_name(file_name)
+            if name.endswith(SUFFIXES):
+                target = sent / name
+                shutil.copyfile(upload, target)
+                with target.open("rb") as file:
+                    os.fsync(file.fileno())
+            else:
+                target = sent / name.partition(".")[0]
+                target.mkdir()
+                unpack(upload, target, self.limits)
+                target = _innermost(target)
+            return self._keep(read(target, incoming, read_as or ReadAs(), self.limits), incoming)
 
     def take_counts(self, counts: list[Any], **named: object) -> TraceRow:
         """Counts that were written in a request: [L, E], or [Q, L, E] by request."""
@@ -57,11 +80,15 @@ class TraceFolders:
         except (ValueError, OverflowError):
             raise Problem(422, "counts have rows of different lengths", "give [layers][experts]") from None
         with self._incoming() as incoming:
-            write_atomic(incoming / COUNTS_FILE, buffer.getvalue())
-            return self._keep(incoming, read_counts(incoming / COUNTS_FILE), COUNTS_FILE)
+            path = incoming / COUNTS_FILE
+            write_atomic(path, buffer.getvalue())
+            return self._keep(found_of(path, read_counts(path)), incoming).row
 
-    def register(self, path: str) -> TraceRow:
-        """A trace that stays where it is, below an allowed folder. Raises Problem (422)."""
+    def register(self, path: str, read_as: ReadAs | None = None) -> Taken:
+        """A trace that stays where it is, below an allowed folder; a recording is converted and kept.
+
+        Raises Problem.
+        """
         given = Path(path)
         try:
             wanted = given.resolve()
@@ -70,67 +97,72 @@ class TraceFolders:
         if not given.is_absolute() or not any(wanted.is_relative_to(folder.resolve()) for folder in self.allowed):
             where = ", ".join(map(str, self.allowed)) or "no folder: start the service with --traces-folder"
             raise Problem(422, f"path {path[:200]!r} is not below an allowed folder", f"allowed: {where}")
-        if is_counts_file(wanted):
-            opened: Trace | Counts = read_counts(wanted)
-        else:
-            opened = open_trace(wanted)
-            outside = [shard.path for shard in opened.shards if not shard.path.resolve().is_relative_to(wanted)]
-            if outside:
-                raise Problem(422, f"{outside[0].name} is a link out of the folder", "give a folder of plain files")
-        digest = digest_of_names(wanted)
-        return self._row(opened, digest, "path", str(wanted), size_of(wanted))
+        for one in (*wanted.glob("*"), *wanted.glob("*/*")):
+            if not one.resolve().is_relative_to(wanted):
+                raise Problem(422, f"{one.name} is a link out of the folder", "give a folder of plain files")
+        with self._incoming() as incoming:
+            found = read(wanted, incoming, read_as or ReadAs(), self.limits)
+            if found.converted is not None:
+                return self._keep(found, incoming)
+            self._check(found)
+            return Taken(row=_row(found, digest_of_names(wanted), "path", str(wanted), size_of(wanted)))
 
     def path_of(self, row: TraceRow) -> Path:
-        """Where the trace lies. Raises Problem if a registered one has changed since."""
-        path = Path(row.path) if row.source == "path" else self.folder / row.path
-        if row.source == "path" and digest_of_names(path) != row.id:
+        """Where the trace lies on this machine. Raises Problem if a registered one has changed since."""
+        if row.source != "path":
+            return self.files.local(FOLDER + row.path)
+        path = Path(row.path)
+        if digest_of_names(path) != row.id:
             raise Problem(409, f"the trace {row.path} has changed since it was registered", "register it again")
         return path
 
     def remove(self, row: TraceRow) -> None:
-        if row.source == "upload":
-            shutil.rmtree(self.folder / row.id, ignore_errors=True)
+        if row.source != "path":
+            self.files.remove(FOLDER + row.id)
 
-    def _keep(self, incoming: Path, opened: Trace | Counts, file_name: str) -> TraceRow:
-        digest = _digest_of_content(incoming)
-        row = self._row(opened, digest, "upload", f"{digest}/{file_name}".rstrip("/"), size_of(incoming))
-        try:
-            incoming.rename(self.folder / digest)
-        except OSError:  # the same trace is there already
-            if not (self.folder / digest).is_dir():
-                raise
-        sync_folder(self.folder)
-        return row
+    def kept(self) -> dict[str, float]:
+        """When the youngest file of each trace was written, by id; what was not taken in to its end has none."""
+        youngest: dict[str, float] = {}
+        for entry in self.files.list(FOLDER):
+            name = entry.key.split("/")[1]
+            youngest[name] = max(entry.modified, youngest.get(name, 0.0))
+        for path in self.folder.glob(f"{INCOMING}*"):
+            youngest[path.name] = max(path.stat().st_mtime, youngest.get(path.name, 0.0))
+        return youngest
 
-    def _row(self, opened: Trace | Counts, digest: str, source: str, path: str, num_bytes: int) -> TraceRow:
-        model = opened.model
+    def drop(self, names: set[str]) -> None:
+        """Remove what `kept` told of."""
+        for name in names:
+            self.files.remove(FOLDER + name)
+            if name.startswith(INCOMING):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def _keep(self, found: Found, incoming: Path) -> Taken:
+        self._check(found)
+        path, file_name = Path(found.path), ""
+        if path.is_file():
+            file_name = f"counts{path.suffix}"
+            (incoming / "kept").mkdir()
+            path = path.rename(incoming / "kept" / file_name).parent
+        digest, num_bytes = _digest_of_content(path), size_of(path)
+        for folder in (path, *(one for one in path.rglob("*") if one.is_dir())):
+            sync_folder(folder)
+        self.files.take(FOLDER + digest, path)
+        row = _row(found, digest, "upload", f"{digest}/{file_name}".rstrip("/"), num_bytes)
+        return Taken(row=row, converted=found.converted)
+
+    def _check(self, found: Found) -> None:
         for what, value, most in (
-            ("layers", model.num_layers, self.limits.layers),
-            ("experts", model.num_experts, self.limits.experts),
+            ("layers", found.num_layers, self.limits.layers),
+            ("experts", found.num_experts, self.limits.experts),
         ):
             if value > most:
                 raise Problem(422, f"the trace has {value} {what}", f"at most {most} are allowed here")
-        counts = isinstance(opened, Counts)
-        return TraceRow(
-            id=digest,
-            kind="counts" if counts else "trace",
-            source=source,
-            path=path,
-            name=model.name[:200],
-            num_bytes=num_bytes,
-            num_tokens=opened.num_tokens if isinstance(opened, Counts) else opened.num_tokens_stored,
-            num_requests=len(opened.count_QLE) if isinstance(opened, Counts) else len(opened.requests),
-            num_layers=model.num_layers,
-            num_experts=model.num_experts,
-            top_k=model.top_k,
-            created=time.time(),
-            used=time.time(),
-        )
 
     @contextmanager
     def _incoming(self) -> Iterator[Path]:
         make_folder(self.folder)
-        path = Path(tempfile.mkdtemp(prefix=".incoming-", dir=self.folder))
+        path = Path(tempfile.mkdtemp(prefix=INCOMING, dir=self.folder))
         try:
             yield path
         finally:
@@ -156,6 +188,37 @@ def digest_of_names(path: Path) -> str:
     files = [path] if path.is_file() else sorted(path.rglob("trace.json")) + sorted(path.rglob("shard-*.safetensors"))
     lines = [f"{one}\n{one.stat().st_size}\n{one.stat().st_mtime_ns}" for one in files]
     return hashlib.sha256("\n".join([str(path), *lines]).encode(errors="surrogateescape")).hexdigest()[:32]
+
+
+def _row(found: Found, digest: str, source: str, path: str, num_bytes: int) -> TraceRow:
+    return TraceRow(
+        id=digest,
+        kind=found.kind,
+        source=source,
+        path=path,
+        name=found.name,
+        num_bytes=num_bytes,
+        num_tokens=found.num_tokens,
+        num_requests=found.num_requests,
+        num_layers=found.num_layers,
+        num_experts=found.num_experts,
+        top_k=found.top_k,
+        created=time.time(),
+        used=time.time(),
+    )
+
+
+def _plain_name(file_name: str) -> str:
+    """A name for a file that a stranger named: its end, without what a path could mean."""
+    name = re.sub(r"[^A-Za-z0-9._=-]", "_", file_name.rpartition("/")[2])[-100:].lstrip(".")
+    return name or "trace"
+
+
+def _innermost(path: Path) -> Path:
+    """Whatever packed an archive, with folders around its files or without."""
+    while len(inner := list(path.iterdir())) == 1 and inner[0].is_dir():
+        path = inner[0]
+    return path
 
 
 def _digest_of_content(folder: Path) -> str:

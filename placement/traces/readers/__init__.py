@@ -13,6 +13,7 @@ from placement.traces.readers.base import (
     Reader,
     ReadOptions,
     Recording,
+    check_exists,
 )
 
 AUTO = "auto"
@@ -40,8 +41,7 @@ def get_reader(name: str) -> Reader:
 def detect(path: str | Path) -> tuple[Reader, str]:
     """The reader that takes `path`, and why. Raises TraceError where none does, OptionError where several do."""
     path = Path(path)
-    if not path.exists():
-        raise TraceError(f"{path} does not exist; give the file or folder that an engine recorded")
+    check_exists(path)
     readers = [get_reader(name) for name in READERS]
     found = [(reader, why) for reader in readers if (why := reader.sniff(path)) is not None]
     if not found:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from placement.array_files import ArrayStream, open_array, open_zip
 from placement.errors import TraceError
+from placement.model import MOST_LAYERS
 from placement.traces.format import RequestEntry
 from placement.traces.readers.base import BATCH_TOKENS, DECODE, Batch, ReadOptions, Recording, files_of, reading
-from placement.traces.readers.npy_stream import ArrayStream, open_array
-from placement.traces.readers.requests import LAST_POSITION, layers_first, request_batches, whole_column
+from placement.traces.readers.requests import LAST_POSITION, half_weights, layers_first, request_batches, whole_column
 
 PATTERNS = ("*.npz", "*.npy")
 IDS, WEIGHTS = "expert_ids", "expert_weights"
@@ -37,14 +38,14 @@ class Arrays:
         file = next(iter(files_of(path, *PATTERNS)), None)
         try:
             if file is not None and file.suffix == ".npz":
-                with zipfile.ZipFile(file) as archive:
+                with open_zip(file) as archive:
                     return f"{file.name} has the array {IDS}" if f"{IDS}.npy" in archive.namelist() else None
             if file is not None and file.suffix == ".npy":
                 with file.open("rb") as stream:
                     array = open_array(stream)
                 if len(array.shape) == 3 and array.dtype.kind in "iu" and array.dtype not in (np.uint8, np.uint16):
                     return f"{file.name} is an array [tokens, layers, top-k] of {array.dtype}"
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError):
+        except (OSError, ValueError):
             pass
         return None
 
@@ -77,7 +78,7 @@ def _told(path: Path) -> tuple[int, dict[str, npt.NDArray[Any]], set[str]]:
         if path.suffix == ".npy":
             with path.open("rb") as file:
                 return _checked(path, IDS, open_array(file), 3).shape[1], {}, {IDS}
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist()}
             if IDS not in names:
                 raise TraceError(f"{path} has no array {IDS!r}; it has {', '.join(sorted(names)) or 'none'}; {MEND}")
@@ -93,7 +94,7 @@ def _batches(path: Path) -> Iterator[Batch]:
             array = _checked(path, IDS, open_array(stack.enter_context(path.open("rb"))), 3)
             yield from request_batches(str(path), path.stem, array.chunks(BATCH_TOKENS), prompt_tokens=None)
             return
-        archive = stack.enter_context(zipfile.ZipFile(path))
+        archive = stack.enter_context(open_zip(path))
         names = set(archive.namelist())
         arrays = {
             name: open_array(stack.enter_context(archive.open(f"{name}.npy")))
@@ -124,20 +125,20 @@ def _batch(path: Path, ids_TLK: npt.NDArray[Any], found: dict[str, npt.NDArray[A
         request_T=request_T.astype(np.int32),
         position_T=whole_column(found.get("position", np.arange(start, start + count)), "position", LAST_POSITION),
         phase_T=whole_column(found.get("phase", np.zeros(count, dtype=np.uint8)), "phase", DECODE).astype(np.uint8),
-        weights_LTK=None if weights is None else weights.transpose(1, 0, 2).astype(np.float16),
+        weights_LTK=None if weights is None else half_weights(weights),
     )
 
 
 def _small(path: Path, archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
     with archive.open(f"{name}.npy") as file:
         array = open_array(file)
-        size = array.dtype.itemsize * int(np.prod(array.shape, dtype=np.int64))
-        if size > TINY:
-            raise TraceError(f"{path}: {name} takes {size} bytes; {TINY} are allowed")
-        return np.frombuffer(file.read(size), dtype=array.dtype).reshape(array.shape)
+        if array.num_bytes > TINY:
+            raise TraceError(f"{path}: {name} takes {array.num_bytes} bytes; {TINY} are allowed")
+        return array.whole(TINY)
 
 
 def _checked(path: Path, name: str, array: ArrayStream, dimensions: int) -> ArrayStream:
-    if len(array.shape) != dimensions or array.dtype.kind not in KINDS.get(name, "iu"):
+    layers = array.shape[1] if name == IDS and len(array.shape) > 1 else 0
+    if len(array.shape) != dimensions or array.dtype.kind not in KINDS.get(name, "iu") or layers > MOST_LAYERS:
         raise TraceError(f"{path}: {name} has shape {list(array.shape)} and dtype {array.dtype}; {MEND}")
     return array

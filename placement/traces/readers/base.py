@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import OptionError, PlacementError, TraceError
+from placement.model import MOST_LAYERS
 from placement.traces.format import RequestEntry
 
 BATCH_TOKENS = 2048  # of a batch at most, where a reader can choose
@@ -124,11 +126,22 @@ def reading(path: Path | str, mend: str) -> Iterator[None]:
         RecursionError,
         MemoryError,
         NotImplementedError,
+        IndexError,
+        AttributeError,
+        struct.error,
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
         what = getattr(error, "strerror", None) or f"{error}" or type(error).__name__
         raise TraceError(f"cannot read {path}: {what.splitlines()[0]}; {mend}") from None
+
+
+def check_exists(path: Path) -> None:
+    """Raise TraceError where nothing is at `path`, or the system refuses to look."""
+    mend = "give the file or folder that an engine recorded"
+    with reading(path, mend):
+        if not path.exists():
+            raise TraceError(f"{path} does not exist; {mend}")
 
 
 def files_of(path: Path, *patterns: str) -> list[Path]:
@@ -163,8 +176,13 @@ def parse_ids(text: str) -> tuple[int, ...]:
     """Numbers from 3-60 or 0,2,4-7. Raises OptionError."""
     parts = [re.fullmatch(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?", part) for part in text.split(",")]
     if None in parts:
-        raise OptionError(f"--layer-ids {text!r} is no list of numbers and ranges; write for example 3-60 or 1,3,5-7")
-    return tuple(one for part in parts if part for one in range(int(part[1]), int(part[2] or part[1]) + 1))
+        raise OptionError(
+            f"--layer-ids {text[:200]!r} is no list of numbers and ranges; write for example 3-60 or 1,3,5-7"
+        )
+    ends = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
+    if sum(last - first + 1 for first, last in ends) > MOST_LAYERS:
+        raise OptionError(f"--layer-ids {text[:60]!r} names more than {MOST_LAYERS} layers; no model has as many")
+    return tuple(one for first, last in ends for one in range(first, last + 1))
 
 
 def whole_number(value: Any, what: str, where: str, *, least: int = 0) -> int:

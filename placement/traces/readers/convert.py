@@ -12,7 +12,14 @@ from placement.files import check_writable
 from placement.model import Model
 from placement.traces.counts_file import write_counts
 from placement.traces.readers import AUTO, detect, get_reader
-from placement.traces.readers.base import CountRecording, ReadOptions, Recording, ranges
+from placement.traces.readers.base import (
+    CountRecording,
+    Reader,
+    ReadOptions,
+    Recording,
+    check_exists,
+    ranges,
+)
 from placement.traces.readers.cleaning import Cleaner, check_layers, survey
 from placement.traces.write import check_folder, new_folder, write_trace
 
@@ -40,20 +47,38 @@ def convert(
     Tokens become a new folder `output`; counts become a file `output`, which must end in .npz. Nothing is unpickled.
     Raises TraceError, OptionError and OutputError; then nothing was written.
     """
-    path, output = Path(path), Path(output)
-    options = options or ReadOptions()
-    if not path.exists():
-        raise TraceError(f"{path} does not exist; give the file or folder that an engine recorded")
-    chosen, reason = detect(path) if reader == AUTO else (get_reader(reader), "it was named with --from")
+    path, output, options = Path(path), Path(output), options or ReadOptions()
+    chosen, reason = _choose(path, reader)
     if output.suffix != COUNTS_SUFFIX:
         check_folder(output)
+    return _write(path, output, chosen.read(path, options), options, chosen.name, reason)
+
+
+def convert_below(
+    path: str | Path, folder: str | Path, *, reader: str = AUTO, options: ReadOptions | None = None
+) -> Conversion:
+    """As `convert`, to `folder/trace` or, where the recording holds counts without tokens, to `folder/counts.npz`."""
+    path, options = Path(path), options or ReadOptions()
+    chosen, reason = _choose(path, reader)
     recording = chosen.read(path, options)
+    output = Path(folder) / (f"counts{COUNTS_SUFFIX}" if isinstance(recording, CountRecording) else "trace")
+    return _write(path, output, recording, options, chosen.name, reason)
+
+
+def _choose(path: Path, reader: str) -> tuple[Reader, str]:
+    check_exists(path)
+    return detect(path) if reader == AUTO else (get_reader(reader), "it was named with --from")
+
+
+def _write(
+    path: Path, output: Path, recording: Recording | CountRecording, options: ReadOptions, reader: str, reason: str
+) -> Conversion:
     if isinstance(recording, CountRecording):
         model, num_tokens, requests, notes = *_write_counts(path, output, recording, options), recording.notes
     else:
         model, num_tokens, requests, notes = _write_tokens(path, output, recording, options)
     return Conversion(
-        reader=chosen.name,
+        reader=reader,
         reason=reason,
         output=output,
         model=model,

@@ -48,6 +48,9 @@ def gguf_tensors(file: IO[bytes]) -> dict[str, GgufTensor]:
     if not isinstance(align, int) or align < 1:
         raise ValueError(f"its alignment is {align!r}")
     start = -(-file.tell() // align) * align
+    promised, there = sum(4 * math.prod(one.shape) for one in found.values() if one.kind == FLOAT32), file.seek(0, 2)
+    if promised > there:
+        raise ValueError(f"its header says {promised} bytes of tensors in a file of {there}")
     return {
         name: GgufTensor(shape=one.shape, kind=one.kind, offset_bytes=start + one.offset_bytes)
         for name, one in found.items()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from placement.array_files import LARGEST_BYTES, MOST_PACKED
 from placement.errors import TraceError
 from placement.traces.format import RequestEntry
 from placement.traces.readers.base import (
@@ -27,10 +28,11 @@ from placement.traces.readers.base import (
     parse_ids,
     reading,
 )
-from placement.traces.readers.requests import LAST_POSITION, layers_first, whole_column
+from placement.traces.readers.requests import LAST_POSITION, half_weights, layers_first, whole_column
 
 IDS, WEIGHTS = "expert_ids", "expert_weights"
 NUMBERS = ("position", "phase")
+VALUE_BYTES = 4
 MEND = f"write the column {IDS} as list<list<int>>: layers of top-k sets, one row a token"
 
 
@@ -46,7 +48,7 @@ class Parquet:
         files = files_of(path, "*.parquet")
         if not files:
             raise TraceError(f"{path} has no *.parquet; {MEND}")
-        with _opened(files[0]) as file:
+        with _opened(files[0]) as file, reading(files[0], MEND):
             names = file.schema_arrow.names
             metadata = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
         if IDS not in names:
@@ -73,7 +75,17 @@ def _opened(path: Path) -> Any:
     except ImportError:
         raise TraceError(f"{path} is read with pyarrow; install expert-placement[parquet]") from None
     with reading(path, MEND):
-        return ParquetFile(path)
+        file = ParquetFile(path)
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        for column in (group.column(number) for group in groups for number in range(group.num_columns)):
+            values, packed = column.num_values, column.total_compressed_size
+            listed = column.path_in_schema.count(".") > 0
+            if listed and values * VALUE_BYTES > LARGEST_BYTES and values * VALUE_BYTES > MOST_PACKED * packed:
+                raise TraceError(
+                    f"{path}: {column.path_in_schema} has {values} values in {packed} bytes, more than {MOST_PACKED} "
+                    f"times as many as they take; {MEND}"
+                )
+        return file
 
 
 def _batches(files: list[Path]) -> Iterator[Batch]:
@@ -111,7 +123,7 @@ def _batch(where: str, columns: dict[str, Any], start: int) -> Batch:
         request_T=np.array([number_of[str(owner)] for owner in owners], dtype=np.int32),
         position_T=_numbers(columns, "position", np.arange(start, start + count), LAST_POSITION),
         phase_T=_numbers(columns, "phase", np.zeros(count, dtype=np.uint8), DECODE).astype(np.uint8),
-        weights_LTK=None if weights is None else weights.transpose(1, 0, 2).astype(np.float16),
+        weights_LTK=None if weights is None else half_weights(weights),
     )
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from placement.errors import TraceError
 from placement.traces.format import RequestEntry
 from placement.traces.readers.base import DECODE, PREFILL, Batch
 
 LAST_POSITION = 2**31 - 1
+LARGEST_WEIGHT = 65504.0  # of float16
 
 
 def request_batches(
@@ -19,10 +21,15 @@ def request_batches(
 ) -> Iterator[Batch]:
     """`chunks` [T, L, K] of whole numbers follow each other from position `start` on.
 
-    Tokens from position `prompt_tokens` on are decode tokens; of a prompt of unknown length all are prefill.
+    Tokens from position `prompt_tokens` on are decode tokens; of a prompt of unknown length all are prefill. Raises
+    TraceError on positions beyond int32.
     """
     entry = (RequestEntry(id=name),)
     for ids_TLK in chunks:
+        if start + len(ids_TLK) > LAST_POSITION:
+            raise TraceError(
+                f"{where} has tokens at position {start} and up; up to {LAST_POSITION} is allowed; is it cut?"
+            )
         position_T = np.arange(start, start + len(ids_TLK), dtype=np.int32)
         phase = PREFILL if prompt_tokens is None else np.where(position_T < prompt_tokens, PREFILL, DECODE)
         yield Batch(
@@ -45,6 +52,13 @@ def whole_column(found: npt.NDArray[Any], name: str, most: int) -> npt.NDArray[n
             f"{name} has {found.dtype} from {found.min()} to {found.max()}; whole numbers to {most} are allowed"
         )
     return found.astype(np.int32)
+
+
+def half_weights(weights_TLK: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
+    """Router weights as [L, T, K] float16. Raises ValueError on what no router gives: none, or beyond float16."""
+    if not (np.abs(weights_TLK) <= LARGEST_WEIGHT).all():
+        raise ValueError(f"router weights must be numbers from {-LARGEST_WEIGHT:.0f} to {LARGEST_WEIGHT:.0f}")
+    return weights_TLK.transpose(1, 0, 2).astype(np.float16)
 
 
 def layers_first(ids_TLK: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

@@ -28,6 +28,7 @@ from placement.traces.readers.base import (
     whole_number,
 )
 from placement.traces.readers.json_lines import json_objects
+from placement.traces.readers.requests import half_weights
 
 PATTERN = "*.jsonl"
 MEND = "log it again"
@@ -134,7 +135,8 @@ def _batch(where: str, owner: str, waiting: list[tuple[int, list[_Row]]]) -> Bat
     weighted = all(weights is not None for _, rows in waiting for _, weights in rows)
     with reading(where, MEND):
         ids_TLK = np.array([[ids for ids, _ in rows] for _, rows in waiting], dtype=np.int32)
-        weights_TLK = np.array([[w for _, w in rows] for _, rows in waiting], dtype=np.float32) if weighted else None
+        weights_TLK = np.array([[w for _, w in rows] for _, rows in waiting], dtype=np.float64) if weighted else None
+        weights_LTK = None if weights_TLK is None else half_weights(weights_TLK)
     return Batch(
         where=where,
         ids_LTK=np.ascontiguousarray(ids_TLK.transpose(1, 0, 2)),
@@ -142,5 +144,5 @@ def _batch(where: str, owner: str, waiting: list[tuple[int, list[_Row]]]) -> Bat
         request_T=np.zeros(count, dtype=np.int32),
         position_T=np.array([position for position, _ in waiting], dtype=np.int32),
         phase_T=np.full(count, PREFILL, dtype=np.uint8),
-        weights_LTK=None if weights_TLK is None else weights_TLK.transpose(1, 0, 2).astype(np.float16),
+        weights_LTK=weights_LTK,
     )

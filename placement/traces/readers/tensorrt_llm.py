@@ -8,7 +8,6 @@ the ids [tokens, top-k] themselves, they are read instead: a trace. Read in the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from placement.documents import parse_json
 from placement.errors import TraceError
 from placement.traces.format import RequestEntry
 from placement.traces.readers.base import (
@@ -51,7 +51,7 @@ class TensorRTLLM:
     def read(self, path: Path, options: ReadOptions) -> Recording | CountRecording:
         folder = path if path.is_dir() else path.parent
         with reading(folder / META, MEND):
-            meta = json.loads((folder / META).read_bytes())
+            meta = parse_json((folder / META).read_bytes())
         if not isinstance(meta, dict):
             raise TraceError(f"{folder / META} is no object of JSON; {MEND}")
         experts, top_k = (whole_number(meta.get(key), key, str(folder / META), least=1) for key in KEYS)

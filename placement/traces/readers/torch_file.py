@@ -1,32 +1,50 @@
-"""Files of `torch.save`, read without their tensors: those stay on disk until they are asked for, a part at a time.
+"""Files of `torch.save`, read without torch and without unpickling; tensors stay on disk until they are asked for.
 
-The document is loaded with `weights_only=True`, so nothing that a file names is ever called, and with `mmap=True`, so
-no tensor is read. Where a tensor lies in the file follows from its address in the mapping, which is checked against
-the zip directory; then the mapping is dropped, whose pages would count as memory.
+Such a file is a zip: `data.pkl`, the document as a program for pickle's machine, and each tensor's values as they are.
+The few instructions that plain data need are followed here; nothing that a file names is imported or called, except
+that `torch._utils._rebuild_tensor_v2`, whose arguments say where a tensor lies, is understood.
 """
 
 from __future__ import annotations
 
+import io
 import math
-import pickle
+import pickletools
+import re
 import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from placement.array_files import open_zip
 from placement.errors import TraceError
 from placement.traces.readers.base import reading
 
-if TYPE_CHECKING:
-    import torch
-
-KINDS = ("int8", "uint8", "int16", "int32", "int64", "float16", "float32", "float64", "bool")
+KINDS = {
+    "torch CharStorage": "int8",
+    "torch ByteStorage": "uint8",
+    "torch ShortStorage": "int16",
+    "torch IntStorage": "int32",
+    "torch LongStorage": "int64",
+    "torch HalfStorage": "float16",
+    "torch FloatStorage": "float32",
+    "torch DoubleStorage": "float64",
+    "torch BoolStorage": "bool",
+}
+TENSOR, ORDERED, SIZE = "torch._utils _rebuild_tensor_v2", "collections OrderedDict", "torch Size"
 MEND = "give a file that torch.save wrote, of tensors, numbers, text, lists and dicts alone"
 LOCAL_HEADER, NAME_LENGTHS = 30, 26
+MOST_EMPTY = 1 << 20  # an axis of a tensor without values: it takes no bytes, but time
+LITERALS = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+}
+CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,91 +67,174 @@ class StoredTensor:
         return values
 
 
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """Something that the file names: `module attribute`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    """Values of a tensor, or of several: their type, where they lie and how many there are."""
+
+    dtype: np.dtype[Any]
+    offset_bytes: int
+    count: int
+
+
 def open_document(path: Path) -> Any:
     """What `torch.save` saved, tensors as StoredTensor and lists of whole numbers as int64 arrays.
 
     Raises TraceError; never calls what a file names.
     """
-    try:
-        import torch
-    except ImportError:
-        raise TraceError(f"{path} is read with PyTorch; install expert-placement[runtime]") from None
-    try:
-        with reading(path, MEND):
-            document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            tensors = dict(_tensors(document))
-            base = _base_address(path, list(tensors.values()))
-            return _stored(path, document, base)
-    except (pickle.UnpicklingError, RuntimeError, AttributeError, IndexError, AssertionError) as error:
-        text = str(error)
-        if "weights_only" in text or "WeightsUnpickler" in text or "Unsupported" in text:
-            named = next((line.strip() for line in text.splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
-            raise TraceError(f"{path} asks to run code when loaded, which is refused ({named[:160]}); {MEND}") from None
-        raise TraceError(f"cannot read {path}: {text.splitlines()[0] if text else error!r}; {MEND}") from None
+    with reading(path, MEND), open_zip(path) as archive, path.open("rb") as file:
+        names = [one for one in archive.namelist() if one.endswith("/data.pkl")]
+        if not names:
+            raise ValueError("it is no file of torch.save: it has no data.pkl")
+        folder = names[0].removesuffix("data.pkl")
+        if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
+            raise ValueError("its numbers are big-endian")
+        program = archive.read(names[0])
+        try:
+            document = _Machine(path, folder, archive, file).run(program)
+        except (IndexError, AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"its document is damaged ({error})") from None
+        return _compact(document, {})
 
 
-def _tensors(document: Any) -> list[tuple[int, torch.Tensor]]:
-    import torch
+class _Machine:
+    """Pickle's machine, as far as plain data need it."""
 
-    found: list[tuple[int, torch.Tensor]] = []
-    waiting = [document]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, torch.Tensor):
-            found.append((id(one), one))
-        elif isinstance(one, dict):
-            waiting += one.values()
-        elif isinstance(one, list | tuple):
-            waiting += [inner for inner in one if not isinstance(inner, int | float | str)]
-    return found
+    def __init__(self, path: Path, folder: str, archive: zipfile.ZipFile, file: IO[bytes]) -> None:
+        self.path, self.folder, self.archive, self.file = path, folder, archive, file
+        self.stack: list[Any] = []
+        self.below: list[list[Any]] = []  # what was on the stack when a MARK was set
+        self.memo: dict[int, Any] = {}
+
+    def run(self, program: bytes) -> Any:
+        for opcode, argument, _ in pickletools.genops(io.BytesIO(program)):
+            name = opcode.name
+            if name in LITERALS:
+                self.stack.append(argument)
+            elif name in ("BINPUT", "LONG_BINPUT"):
+                self.memo[argument] = self.stack[-1]
+            elif name in ("BINGET", "LONG_BINGET"):
+                self.stack.append(self.memo[argument])
+            elif name in CONSTANTS:
+                self.stack.append(CONSTANTS[name])
+            elif name == "STOP":
+                return self.stack.pop()
+            else:
+                self._follow(name, argument)
+        raise ValueError("its document has no end")
+
+    def _follow(self, name: str, argument: Any) -> None:
+        stack = self.stack
+        if name == "MARK":
+            self.below.append(stack)
+            self.stack = []
+        elif name == "EMPTY_DICT":
+            stack.append({})
+        elif name == "EMPTY_LIST":
+            stack.append([])
+        elif name == "TUPLE":
+            items = self._marked()
+            self.stack.append(tuple(items))
+        elif name in TUPLES:
+            stack[-TUPLES[name] :] = [tuple(stack[-TUPLES[name] :])]
+        elif name in ("APPEND", "APPENDS"):
+            items = [stack.pop()] if name == "APPEND" else self._marked()
+            self._last(list).extend(items)
+        elif name in ("SETITEM", "SETITEMS"):
+            items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else self._marked()
+            self._last(dict).update(zip(items[::2], items[1::2], strict=True))
+        elif name == "MEMOIZE":
+            self.memo[len(self.memo)] = stack[-1]
+        elif name in ("GLOBAL", "STACK_GLOBAL"):
+            stack.append(self._named(argument if name == "GLOBAL" else " ".join([stack.pop(-2), stack.pop()])))
+        elif name == "BINPERSID":
+            stack.append(self._storage(stack.pop()))
+        elif name == "REDUCE":
+            arguments = stack.pop()
+            stack.append(self._made(stack.pop(), arguments))
+        elif name not in ("PROTO", "FRAME"):
+            raise self._refused(f"instruction {name}")
+
+    def _marked(self) -> list[Any]:
+        """What was put on the stack since the last MARK."""
+        items, self.stack = self.stack, self.below.pop()
+        return items
+
+    def _last(self, kind: type) -> Any:
+        if type(self.stack[-1]) is not kind:
+            raise ValueError("its document is damaged")
+        return self.stack[-1]
+
+    def _named(self, text: str) -> _Name:
+        if text not in (*KINDS, TENSOR, ORDERED, SIZE):
+            if re.fullmatch(r"torch \w+Storage", text):
+                raise ValueError(f"it has a tensor in {text}; {', '.join(KINDS.values())} are read")
+            raise self._refused(text)
+        return _Name(text)
+
+    def _made(self, what: Any, arguments: tuple[Any, ...]) -> Any:
+        if what == _Name(TENSOR):
+            return self._tensor(*arguments[:4])
+        if what == _Name(ORDERED):
+            return dict(*arguments)
+        if what == _Name(SIZE):
+            return tuple(*arguments)
+        raise self._refused(getattr(what, "text", type(what).__name__))
+
+    def _storage(self, said: tuple[Any, ...]) -> _Storage:
+        _, kind, key, _, count = said
+        if not isinstance(kind, _Name) or kind.text not in KINDS:
+            raise ValueError("a tensor does not say its type")
+        dtype, member = np.dtype(KINDS[kind.text]), self.archive.getinfo(f"{self.folder}data/{key}")
+        if member.compress_type != zipfile.ZIP_STORED:
+            raise ValueError("its tensors are compressed")
+        if type(count) is not int or not 0 <= count * dtype.itemsize <= member.file_size:
+            raise ValueError("a tensor is larger than its values")
+        self.file.seek(member.header_offset + NAME_LENGTHS)
+        name, extra = struct.unpack("<HH", self.file.read(4))
+        return _Storage(dtype, member.header_offset + LOCAL_HEADER + name + extra, count)
+
+    def _tensor(self, storage: _Storage, start: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> StoredTensor:
+        if min((start, *shape)) < 0 or start + math.prod(shape) > storage.count:
+            raise ValueError("a tensor is larger than its values")
+        if not math.prod(shape) and max(shape) > MOST_EMPTY:
+            raise ValueError(f"it has a tensor of shape {list(shape)}, which cannot be")
+        step = 1
+        for length, given in zip(reversed(shape), reversed(stride), strict=True):
+            if length > 1 and given != step and math.prod(shape):
+                raise ValueError("it has a tensor that is a view of another; save tensor.contiguous()")
+            step *= length
+        offset_bytes = storage.offset_bytes + start * storage.dtype.itemsize
+        return StoredTensor(shape=tuple(shape), dtype=storage.dtype, offset_bytes=offset_bytes)
+
+    def _refused(self, what: str) -> TraceError:
+        return TraceError(f"{self.path} asks to run code when loaded, which is refused ({what[:160]}); {MEND}")
 
 
-def _base_address(path: Path, tensors: list[torch.Tensor]) -> int:
-    """Address that the first byte of the file is mapped to."""
-    sizes = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    sizes = {address: size for address, size in sizes.items() if size}
-    if not sizes:
-        return 0
-    places = {}
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        for member in archive.infolist():
-            if member.file_size and "/data/" in member.filename:
-                if member.compress_type != zipfile.ZIP_STORED:
-                    raise ValueError("its tensors are compressed")
-                file.seek(member.header_offset + NAME_LENGTHS)
-                name, extra = struct.unpack("<HH", file.read(4))
-                places[member.header_offset + LOCAL_HEADER + name + extra] = member.file_size
-    base = min(sizes) - min(places, default=0)
-    if any(places.get(address - base) != size for address, size in sizes.items()):
-        raise ValueError("its tensors are not where its directory says")
-    return base
-
-
-def _stored(path: Path, one: Any, base: int) -> Any:
-    import torch
-
-    if isinstance(one, torch.Tensor):
-        kind = str(one.dtype).removeprefix("torch.")
-        if kind not in KINDS or one.layout != torch.strided:
-            raise ValueError(f"it has a tensor of {one.dtype}; {', '.join(KINDS)} are read")
-        if not one.is_contiguous():
-            raise ValueError("it has a tensor that is a view of another; save tensor.contiguous()")
-        return StoredTensor(
-            shape=tuple(one.shape), dtype=np.dtype(kind), offset_bytes=one.data_ptr() - base if one.numel() else 0
-        )
-    if isinstance(one, dict):
-        return {key: _stored(path, value, base) for key, value in one.items()}
-    if isinstance(one, list | tuple):
-        if one and all(type(inner) is int for inner in one):
-            return np.array(one, dtype=np.int64)  # a fifth of the memory
-        return [_stored(path, inner, base) for inner in one]
-    return one
+def _compact(one: Any, done: dict[int, Any]) -> Any:
+    """Lists of whole numbers as arrays, a fifth of the memory; `done` knows by id what is in the document twice."""
+    if not isinstance(one, dict | list | tuple):
+        return one
+    if id(one) not in done:
+        if isinstance(one, dict):
+            done[id(one)] = one
+            one.update({key: _compact(value, done) for key, value in one.items()})
+        else:
+            whole = one and all(type(inner) is int for inner in one)
+            done[id(one)] = np.array(one, dtype=np.int64) if whole else [_compact(inner, done) for inner in one]
+    return done[id(one)]
 
 
 def mentions(path: Path, *keys: bytes) -> bool:
     """True if a torch file's document names all the keys; it is searched as text, not loaded."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             name = next((one for one in archive.namelist() if one.endswith("/data.pkl")), None)
             if name is None:
                 return False
@@ -143,5 +244,5 @@ def mentions(path: Path, *keys: bytes) -> bool:
                     left = {key for key in left if key not in tail + chunk}
                     tail = chunk[-64:]
             return not left
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, NotImplementedError, EOFError):
+    except (OSError, ValueError):
         return False

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from placement.array_files import ArrayStream, open_array
 from placement.errors import TraceError
+from placement.model import MOST_LAYERS
 from placement.traces.readers.base import BATCH_TOKENS, Batch, ReadOptions, Recording, files_of, head_of, reading
 from placement.traces.readers.json_lines import json_objects
-from placement.traces.readers.npy_stream import ArrayStream, open_array
 from placement.traces.readers.requests import request_batches
 
 MEND = "save output.routed_experts with np.save, or the server's responses as JSON, again"
@@ -108,7 +109,7 @@ def _positions(response: dict[str, Any], choices: int, rows: int) -> tuple[int |
 def _checked(where: str, file: Any) -> ArrayStream:
     with reading(where, MEND):
         array = open_array(file)
-    if len(array.shape) != 3 or array.dtype not in (np.uint8, np.uint16):
+    if len(array.shape) != 3 or array.dtype not in (np.uint8, np.uint16) or array.shape[1] > MOST_LAYERS:
         raise TraceError(
             f"{where}: routed_experts has shape {list(array.shape)} and dtype {array.dtype}; "
             f"[tokens, layers, top-k] of uint8 or uint16 is needed; {MEND}"

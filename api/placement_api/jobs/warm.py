@@ -1,0 +1,66 @@
+"""Imported by the process that jobs are forked from: compiled kernels are loaded there once, not in every job."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from placement.cluster import Cluster
+from placement.model import Model
+from placement.parallel import make_executor
+from placement.problem import Options
+from placement.report.html import report_html
+from placement.solve import solve
+from placement.solvers.anneal_replicas import anneal_replicas
+from placement.solvers.anneal_single import anneal_single
+from placement.solvers.balance_kernels import balanced_row
+from placement.traces import open_trace
+from placement.traces.counts_file import Counts
+from placement.traces.presets import custom_shape
+from placement.traces.synth import write_synthetic
+
+WORK = 100
+
+
+def warm() -> None:
+    """Solve a tiny problem of each kind whose kernels were compiled before. Those of a new installation are compiled by
+    the first jobs that need them: no other job is to wait for that."""
+    if _compiled(balanced_row):
+        _balance()
+    redundant = [number for number, kernel in ((0, anneal_single), (4, anneal_replicas)) if _compiled(kernel)]
+    if redundant:
+        _place(redundant)
+
+
+def _balance() -> None:
+    count_QLE = np.array([[[5, 1, 1, 1], [1, 5, 1, 1]]], dtype=np.int64)
+    model = Model(name="warm", layer_ids=(0, 1), num_experts=4, top_k=1)
+    counts = Counts(model=model, count_QLE=count_QLE, unit=1.0, selected=np.arange(1))
+    for solver in ("balance", "auto"):
+        options = Options(objective="balance", solver=solver)
+        solve(counts, Cluster.fit(4, num_nodes=2, gpus_per_node=1), options, holdout=0.0, workers=1)
+
+
+def _place(redundant: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as folder, make_executor(1) as executor:
+        shape = custom_shape(2, 8, 2)
+        write_synthetic(Path(folder) / "trace", shape, num_tokens=256, num_requests=8, seed=0, executor=executor)
+        trace = open_trace(Path(folder) / "trace")
+        for number in redundant:
+            cluster = Cluster.fit(8, num_nodes=2, gpus_per_node=2, redundant_experts=number)
+            report_html(solve(trace, cluster, Options(work_limit=WORK), workers=1))
+
+
+def _compiled(kernel: Any) -> bool:
+    """True if the compiled kernel lies in numba's cache."""
+    return any(Path(kernel.stats.cache_path).glob(f"*.{kernel.__name__}-*.nbi"))
+
+
+with suppress(Exception):  # jobs say what is wrong, and go without
+    warm()
+gc.freeze()  # collections in jobs do not touch, and so not copy, what they share

@@ -1,0 +1,90 @@
+"""Charts that stand on the page without script: the report's. With script, `charts.js` draws those that it can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from placement.report.expert_maps import CLASS_LABELS, LayerMap, layer_map
+from placement.report.figures import rank_heatmap, reach_of, series_of, shape_of
+from placement.report.layer_lines import Line, layer_lines
+from placement_api.pages.figures import Figures, Floats
+from placement_api.pages.looks import Look
+
+SENDS, IMBALANCE = "sends per token to other nodes", "rank imbalance (max / mean)"
+SERIES = tuple(f"s{number}" for number in (2, 1, 3, 0, 4, 5, 6, 7))
+SHAPES = ("diamond", "square", "triangle", "circle")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerChart:
+    """heads: (name, series, shape) of the columns; rows: (layer id, values)."""
+
+    label: str
+    svg: str
+    heads: list[tuple[str, str, str]]
+    rows: list[tuple[int, list[float]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heatmaps:
+    """svgs: (map, load of every rank in every layer); reach is where their colour scale ends."""
+
+    reach: float
+    svgs: list[tuple[str, str]]
+
+
+def layer_charts(look: Look) -> list[LayerChart]:
+    """Sends, if they are known, and imbalance of every map; none without figures."""
+    if look.figures is None:
+        return []
+    layer_ids, figures = look.placement.model.layer_ids, look.figures
+    heads = {name: (series_of(name), shape_of(name)) for name in figures.imbalance}
+    charts = [layer_chart(layer_ids, figures.imbalance, heads, IMBALANCE, 1.0)]
+    if figures.sends_known:
+        charts.insert(0, layer_chart(layer_ids, figures.sends, heads, SENDS, 0.0))
+    return charts
+
+
+def layer_chart(
+    layer_ids: Sequence[int], values: dict[str, Floats], heads: dict[str, tuple[str, str]], label: str, lowest: float
+) -> LayerChart:
+    lines = [Line(name, *heads[name], values_L.tolist()) for name, values_L in values.items()]
+    rows = [[float(values_L[layer]) for values_L in values.values()] for layer in range(len(layer_ids))]
+    return LayerChart(
+        label=label,
+        svg=layer_lines(layer_ids, lines, label, lowest, f"{label} by layer"),
+        heads=[(name, *heads[name]) for name in values],
+        rows=list(zip(layer_ids, rows, strict=True)),
+    )
+
+
+def heatmaps(look: Look) -> Heatmaps | None:
+    if look.figures is None:
+        return None
+    reach = reach_of(list(look.figures.rank_load.values()))
+    ids, nodes = look.placement.model.layer_ids, look.placement.num_nodes
+    svgs = [
+        (name, rank_heatmap(load_LG, ids, reach, nodes, f"under {name}"))
+        for name, load_LG in look.figures.rank_load.items()
+    ]
+    return Heatmaps(reach=reach, svgs=svgs)
+
+
+def experts_of(look: Look, layer: int) -> LayerMap | None:
+    """Which rank holds which expert in a layer, given by its position."""
+    figures: Figures | None = look.figures
+    if figures is None:
+        return None
+    name = look.row.summary["result"]
+    return layer_map(
+        look.placement,
+        layer,
+        figures.rank_load[name][layer],
+        figures.slot_load_LP[layer],
+        float(figures.sends[name][layer]),
+        float(figures.imbalance[name][layer]),
+    )
+
+
+__all__ = ["CLASS_LABELS", "Heatmaps", "LayerChart", "experts_of", "heatmaps", "layer_chart", "layer_charts"]

@@ -1,0 +1,84 @@
+"""Templates and files of the page."""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+import re
+import time
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from fastapi.responses import HTMLResponse
+from markupsafe import Markup, escape
+
+from placement.report.numbers import change, human_bytes, number, percent, plural
+from placement.version import VERSION
+
+STYLE = "report.css"  # of the report: same colours, same letters
+OF_REPORT = ("legend.html.j2",)
+OWN = ("page.css", "page.js", "upload.js", "job.js", "charts.js", "vendor/chart.umd.min.js", "vendor/chart.LICENSE.md")
+
+_folder = files("placement_api.pages")
+
+
+def render(name: str, **context: Any) -> str:
+    return _templates().get_template(f"{name}.html.j2").render(**context)
+
+
+def page(name: str, status: int = 200, **context: Any) -> HTMLResponse:
+    return HTMLResponse(render(name, **context), status_code=status)
+
+
+@cache
+def asset(name: str) -> tuple[bytes, str] | None:
+    """Content and media type of a file of the page; None if there is none of that name."""
+    if name not in (STYLE, *OWN):
+        return None
+    found = files("placement.report").joinpath(STYLE) if name == STYLE else _folder.joinpath("static", name)
+    return found.read_bytes(), mimetypes.guess_type(name)[0] or "text/plain"
+
+
+@cache
+def address(name: str) -> str:
+    """Where the page finds a file: another address for another content, so that browsers may keep it."""
+    found = asset(name)
+    if found is None:
+        raise LookupError(name)
+    return f"/static/{name}?v={hashlib.sha256(found[0]).hexdigest()[:12]}"
+
+
+def _template(name: str) -> str:
+    folder = files("placement.report") if name in OF_REPORT else _folder.joinpath("templates")
+    return folder.joinpath(name).read_text("utf-8")
+
+
+def codes(text: str) -> Markup:
+    """Words in backticks as code."""
+    parts = [str(escape(part)) for part in text.split("`")]
+    return Markup("".join(f"<code>{part}</code>" if odd % 2 else part for odd, part in enumerate(parts)))
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"address": address, "version": VERSION, "plural": plural, "change": change}
+    environment.filters |= {
+        "number": number,
+        "percent": percent,
+        "bytes": human_bytes,
+        "codes": codes,
+        "flags": lambda text: re.sub(
+            r"--([a-z-]+)", lambda flag: flag[1].replace("-", " "), text
+        ),  # the form has fields
+        "when": lambda seconds: time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds)),
+    }
+    return environment

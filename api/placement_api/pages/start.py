@@ -1,0 +1,26 @@
+"""How an engine is started with the file of a placement, apart from what else is to be known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+OPENINGS = ("start ", "use it with")  # of the hint of an exporter that says it, before a colon
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """command is what may be copied, with the file's name in it; empty where an exporter has none."""
+
+    title: str
+    command: str
+    notes: list[str]
+
+
+def start_of(hints: Sequence[str], file_name: str) -> Start:
+    for number, hint in enumerate(hints):
+        title, colon, command = hint.partition(": ")
+        if colon and title.startswith(OPENINGS):
+            notes = [*hints[:number], *hints[number + 1 :]]
+            return Start(title=title, command=command.replace("FILE", file_name), notes=notes)
+    return Start(title="", command="", notes=list(hints))

@@ -1,0 +1,52 @@
+// Shows the job's events; goes to the placement when it is done.
+"use strict";
+const job = document.getElementById("job");
+const bar = document.getElementById("progress");
+const state = document.getElementById("state");
+const said = document.getElementById("said");
+const stages = [...document.querySelectorAll("#stages li")];
+const words = { count: "Counting tokens", solve: "Solving layers", robust: "Worst part", group: "Grouping requests", evaluate: "Measuring maps" };
+const units = { count: "tokens", solve: "layers", evaluate: "passes" };
+let spoken = "";
+
+function mark(stage) {
+  const at = stages.findIndex((one) => one.dataset.stage === stage);
+  if (at < 0) return; // a stage of its own kind, within those that are shown
+  stages.forEach((one, place) => {
+    one.classList.toggle("over", place < at);
+    if (place === at) one.setAttribute("aria-current", "step");
+    else one.removeAttribute("aria-current");
+  });
+}
+
+function tell(now) {
+  const { stage, done, total, left_s: left } = now.progress;
+  if (now.state === "running" && stage) {
+    mark(stage);
+    bar.max = total || 1;
+    bar.value = done;
+    const pace = left ? `, about ${Math.ceil(left)} s left` : "";
+    state.textContent = `${words[stage] ?? stage}: ${done.toLocaleString("en")} of ${total.toLocaleString("en")} ${units[stage] ?? "rounds"}${pace}`;
+  } else {
+    bar.removeAttribute("value");
+    state.textContent = now.state === "queued" ? "Waiting for its turn" : "Starting";
+  }
+  // a screen reader hears each stage once, and every quarter of it
+  const quarter = total ? Math.floor((4 * done) / total) : 0;
+  if (spoken !== `${stage}${quarter}`) {
+    spoken = `${stage}${quarter}`;
+    said.textContent = state.textContent;
+  }
+}
+
+const events = new EventSource(job.dataset.events);
+events.addEventListener("job", (event) => {
+  const now = JSON.parse(event.data);
+  tell(now);
+  if (now.state === "done") location.replace(now.kind === "solve" ? job.dataset.result : location.href);
+  if (now.state === "failed" || now.state === "cancelled") location.reload();
+  if (!["queued", "running"].includes(now.state)) events.close();
+});
+events.addEventListener("error", () => {
+  if (events.readyState !== EventSource.CLOSED) state.textContent = "The service does not answer; trying again…";
+});
