@@ -28,6 +28,7 @@ RUN_SHARE = 0.1  # of the moves of an unlimited search, for each price
 PRICE_STEP = 2.0
 LOWEST_PRICE = 0.25  # in units of the mean gain of a move of the unlimited search
 MOST_SCORES, FEWEST_SCORES = 1000, 32  # of maps on walks; with a work limit its share of the first
+FREE_SETS = 1 << 17  # top-k sets whose scores are no work to speak of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,8 @@ class _Search:
         self.now_GE = holds_GE(current_P, problem.cluster, problem.num_experts)
         self.moves = REPLICA_MOVES if problem.num_redundant else MOVES  # of an unlimited search
         share = 1.0 if problem.options.work_limit is None else problem.options.work_limit / self.moves
-        self.most_scores = max(int(MOST_SCORES * min(share, 1.0)), FEWEST_SCORES)
+        free = FREE_SETS // max(len(problem.sets_UK), 1)
+        self.most_scores = min(max(int(MOST_SCORES * share), free, FEWEST_SCORES), MOST_SCORES)
 
     def priced(self, best: Point) -> list[Point]:
         """What annealing finds under falling and rising prices of a move."""
@@ -126,7 +128,8 @@ class _Search:
         """The front with the maps on the way from each point to the next, by the best of the steps that lead there."""
         scores, found = 0, list(points)
         for at, goal in pairwise(points):
-            while at.moves < min(goal.moves, most_moves) and scores < self.most_scores and not self.problem.out_of_time():
+            last = min(goal.moves, most_moves)
+            while at.moves < last and scores < self.most_scores and not self.problem.out_of_time():
                 steps = self._points(_steps(self.problem, at.phy2log_P, goal.phy2log_P))
                 if not steps:
                     break
