@@ -51,12 +51,12 @@ class Router:
 
     def __post_init__(self) -> None:
         saved = np.asarray(self.saved_MEN, dtype=np.float32)
-        sized = saved.ndim == 3 and saved.size > 0 and len(saved) == len(self.layers)
+        sized = saved.ndim == 3 and 0 not in saved.shape[1:] and len(saved) == len(self.layers)
         if not sized or not np.isfinite(saved).all():
             raise InputError(
                 f"saved has shape {list(saved.shape)}; [{len(self.layers)}, experts, nodes] is needed, finite"
             )
-        within = all(0 <= layer < self.num_layers for layer in self.layers)
+        within = bool(self.layers) and all(0 <= layer < self.num_layers for layer in self.layers)
         if not within or any(one >= two for one, two in pairwise(self.layers)) or self.num_layers > MOST_LAYERS:
             raise InputError(
                 f"layers={str(list(self.layers))[:200]} must be ascending, from 0 to {self.num_layers - 1}, of at most "
