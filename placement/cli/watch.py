@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from placement.cli.shared import MapCluster, ReplicaChoice, Seed, Transport, Workers, print_json
+from placement.cli.watch_remote import Service
+from placement.client import Client
 from placement.cluster import Cluster, cluster_from_yaml
 from placement.errors import OptionError, PlacementError
 from placement.files import check_folder, make_folder, write_atomic
@@ -26,13 +28,14 @@ from placement.traces import count, open_trace
 from placement.version import VERSION
 from placement.watch import Decision, Planner, Window
 from placement.watch.drift import LEVEL, MIN_EFFECT
+from placement.watch.engine import Recorder
 from placement.watch.follower import Follower
-from placement.watch.planner import CHANGE, HORIZON_STEPS, STEADY
+from placement.watch.planner import CHANGE, HORIZON_STEPS, STEADY, Solve
 
 
 def watch_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder into which traces or recordings arrive.")],
-    current: Annotated[Path, typer.Option("--from", help="Placement file in use now.")],
+    current: Annotated[str, typer.Option("--from", help="Placement file in use now; with --server the id of one.")],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for proposals: placement-1.json, migration-1.json, ...")
     ] = Path("proposals"),
@@ -49,6 +52,17 @@ def watch_command(
     replica_choice: ReplicaChoice = "min-nodes",
     seed: Seed = 0,
     work_limit: Annotated[int | None, typer.Option(help="Moves that a search proposes per layer.")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="SGLang server whose recorder dumps into DIR: asked to before every look."),
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Have proposals made and kept by the service at URL.")
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="PLACEMENT_TOKEN", show_envvar=False, help="Token for --server, if it needs one."),
+    ] = None,
     interval: Annotated[float, typer.Option(help="Seconds between looks into DIR.")] = 10.0,
     once: Annotated[bool, typer.Option("--once", help="Read what is there, decide, and end.")] = False,
     workers: Workers = None,
@@ -60,7 +74,8 @@ def watch_command(
     if not interval > 0:
         raise OptionError(f"interval={interval} must be more than 0 seconds")
     check_folder(output)
-    placement, file = load_placement(current)
+    service = None if server is None else Service(Client(server, token), current)
+    placement, file = load_placement(current) if service is None else service.placement()
     described = file.described_cluster() or Cluster(**dict(file.cluster))
     planner = Planner(
         cluster=described if cluster is None else cluster_from_yaml(cluster, placement.model.num_experts),
@@ -79,29 +94,48 @@ def watch_command(
         level=level,
         min_effect=min_effect,
     )
-    watch = _Watch(planner, Window(size_tokens=window_tokens), output, workers, json_output)
+    watch = _Watch(planner, Window(size_tokens=window_tokens), output, workers, json_output, service)
     follower = Follower(folder, placement.model, seed=seed)
+    recorder = None if engine is None else Recorder(url=engine)
+    if recorder is not None and not once:
+        recorder.start()
     try:
-        watch.look(follower, settled=once)
+        watch.look(follower, recorder if once else None, settled=once)
         while not once:
             time.sleep(interval)
-            watch.look(follower, settled=False)
+            watch.look(follower, recorder, settled=False)
     except KeyboardInterrupt:
         pass
+    finally:
+        if recorder is not None and not once:
+            recorder.stop()
     watch.end()
 
 
 class _Watch:
     """The loop's state: the planner, the window, and how much came since the last decision."""
 
-    def __init__(self, planner: Planner, window: Window, output: Path, workers: int | None, json_output: bool) -> None:
-        self.planner, self.window, self.output = planner, window, output
+    def __init__(
+        self,
+        planner: Planner,
+        window: Window,
+        output: Path,
+        workers: int | None,
+        json_output: bool,
+        service: Service | None,
+    ) -> None:
+        self.planner, self.window, self.output, self.service = planner, window, output, service
         self.workers, self.json_output = workers, json_output
         self.since = self.tokens = self.decisions = self.proposals = 0
         self.begun = planner.reference is not None  # else the first window has to fill
 
-    def look(self, follower: Follower, *, settled: bool) -> None:
+    def look(self, follower: Follower, recorder: Recorder | None, *, settled: bool) -> None:
         """Take in what came; decide whenever an eighth of the window is new, and once more at the end of all."""
+        if recorder is not None:
+            try:
+                recorder.dump()
+            except PlacementError as error:  # an engine that starts again may be back at the next look
+                self._say({"event": "failed", "error": str(error)}, str(error))
         for arrival in follower.poll(settled=settled):
             if arrival.workload is None:
                 self._say({"event": "unreadable", "path": str(arrival.path), "error": arrival.error}, arrival.error)
@@ -127,7 +161,7 @@ class _Watch:
             return
         self.begun, self.since = True, 0
         try:
-            decision = self.planner.step(self.window, workers=self.workers)
+            decision = self.planner.step(self.window, workers=self.workers, solve=self._solve_there())
         except PlacementError as error:  # the next window may be better
             self._say({"event": "failed", "error": str(error)}, str(error))
             return
@@ -137,6 +171,10 @@ class _Watch:
             files = self._propose(decision)
         self.planner, self.window = self.planner.after(decision), decision.window
         self._say({"event": "decision", **decision.summary(), **files}, _words(decision, files))
+
+    def _solve_there(self) -> Solve | None:
+        service, planner = self.service, self.planner
+        return None if service is None else lambda traffic: service.solve(traffic, planner.cluster, planner.options)
 
     def _propose(self, decision: Decision) -> dict[str, str]:
         assert decision.placement is not None and decision.plan is not None
@@ -154,7 +192,8 @@ class _Watch:
         }
         document = placement_document(decision.placement, migration=decision.plan.summary(), provenance=provenance)
         save_placement(paths["placement"], document)
-        return {name: str(path) for name, path in paths.items()}
+        posted = {} if self.service is None else {"id": self.service.follow()}
+        return {name: str(path) for name, path in paths.items()} | posted
 
     def _say(self, event: dict[str, Any], words: str | None) -> None:
         if self.json_output:
@@ -178,5 +217,6 @@ def _words(decision: Decision, files: dict[str, str]) -> str:
         assert decision.plan is not None
         return (
             f"change: {figures}; {decision.plan.num_moves:,} moves; wrote {files['placement']} and {files['migration']}"
+            + (f"; {files['id']} on the service" if "id" in files else "")
         )
     return f"not worth it: {figures}"

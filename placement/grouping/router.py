@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from placement.errors import InputError, OptionError
 from placement.grouping.assign import cheapest_flow
+from placement.model import MOST_LAYERS
 
 BAND = 0.01  # sends per token: homes that differ by less are as good
 SLACK_REQUESTS = 1.0  # mean requests by which a node may be ahead of the least loaded and still get another
@@ -49,20 +51,24 @@ class Router:
 
     def __post_init__(self) -> None:
         saved = np.asarray(self.saved_MEN, dtype=np.float32)
-        if saved.ndim != 3 or len(saved) != len(self.layers) or not np.isfinite(saved).all():
+        sized = saved.ndim == 3 and 0 not in saved.shape[1:] and len(saved) == len(self.layers)
+        if not sized or not np.isfinite(saved).all():
             raise InputError(
                 f"saved has shape {list(saved.shape)}; [{len(self.layers)}, experts, nodes] is needed, finite"
             )
-        rows = np.asarray(self.layers, dtype=np.int64)
-        if not len(rows) or rows.min() < 0 or rows.max() >= self.num_layers or (np.diff(rows) <= 0).any():
-            raise InputError(f"layers={list(self.layers)} must be ascending, from 0 to {self.num_layers - 1}")
+        within = bool(self.layers) and all(0 <= layer < self.num_layers for layer in self.layers)
+        if not within or any(one >= two for one, two in pairwise(self.layers)) or self.num_layers > MOST_LAYERS:
+            raise InputError(
+                f"layers={str(list(self.layers))[:200]} must be ascending, from 0 to {self.num_layers - 1}, of at most "
+                f"{MOST_LAYERS} layers"
+            )
         if not (np.isfinite(self.band) and self.band >= 0 and self.slack_tokens >= 0 and self.top_k >= 1):
             raise InputError(
                 f"band={self.band} and slack_tokens={self.slack_tokens} must be 0 or more, top_k 1 or more"
             )
         object.__setattr__(self, "saved_MEN", saved)
         object.__setattr__(self, "_flat_NX", np.ascontiguousarray(saved.reshape(-1, saved.shape[2]).T))
-        object.__setattr__(self, "_rows_M", rows)
+        object.__setattr__(self, "_rows_M", np.asarray(self.layers, dtype=np.int64))
 
     @property
     def num_nodes(self) -> int:

@@ -27,7 +27,8 @@ CURRENT, ANNEAL = "current", "anneal"
 RUN_SHARE = 0.1  # of the moves of an unlimited search, for each price
 PRICE_STEP = 2.0
 LOWEST_PRICE = 0.25  # in units of the mean gain of a move of the unlimited search
-MOST_SCORES = 1000  # of maps on walks
+MOST_SCORES, FEWEST_SCORES = 1000, 32  # of maps on walks; with a work limit its share of the first
+FREE_SETS = 1 << 17  # top-k sets whose scores are no work to speak of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,10 @@ class _Search:
         self.inc = incidence(problem, problem.num_experts)
         self.bal = balance(problem, problem.num_experts)
         self.now_GE = holds_GE(current_P, problem.cluster, problem.num_experts)
+        self.moves = REPLICA_MOVES if problem.num_redundant else MOVES  # of an unlimited search
+        share = 1.0 if problem.options.work_limit is None else problem.options.work_limit / self.moves
+        free = FREE_SETS // max(len(problem.sets_UK), 1)
+        self.most_scores = min(max(int(MOST_SCORES * share), free, FEWEST_SCORES), MOST_SCORES)
 
     def priced(self, best: Point) -> list[Point]:
         """What annealing finds under falling and rising prices of a move."""
@@ -90,8 +95,7 @@ class _Search:
             return []
         number = 1 + int(np.ceil(np.log(best.moves / LOWEST_PRICE) / np.log(PRICE_STEP)))
         prices = gain / PRICE_STEP ** np.arange(number)
-        options = self.problem.options
-        each = int(RUN_SHARE * (options.work_limit or (REPLICA_MOVES if self.problem.num_redundant else MOVES)))
+        each = int(RUN_SHARE * (self.problem.options.work_limit or self.moves))
         points: list[Point] = []
         for start, order in ((self.current_P, prices), (best.phy2log_P, prices[::-1])):
             row = start
@@ -116,7 +120,7 @@ class _Search:
     def single_steps(self) -> list[Point]:
         """All maps one step from the current one, where there are few: annealing may miss what tiny budgets need."""
         slots, redundant = self.problem.cluster.num_slots, self.problem.num_redundant
-        if slots * (slots / 2 + (self.problem.num_experts if redundant else 0)) > MOST_SCORES:
+        if slots * (slots / 2 + (self.problem.num_experts if redundant else 0)) > self.most_scores:
             return []
         return self._points(_steps(self.problem, self.current_P))
 
@@ -124,7 +128,8 @@ class _Search:
         """The front with the maps on the way from each point to the next, by the best of the steps that lead there."""
         scores, found = 0, list(points)
         for at, goal in pairwise(points):
-            while at.moves < min(goal.moves, most_moves) and scores < MOST_SCORES and not self.problem.out_of_time():
+            last = min(goal.moves, most_moves)
+            while at.moves < last and scores < self.most_scores and not self.problem.out_of_time():
                 steps = self._points(_steps(self.problem, at.phy2log_P, goal.phy2log_P))
                 if not steps:
                     break

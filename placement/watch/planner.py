@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,6 +26,9 @@ from placement.workload import Workload
 STEADY, NOT_WORTH_IT, CHANGE = "steady", "not-worth-it", "change"
 HORIZON_STEPS = 10_000
 GROWN = 2  # a map is looked at again when the window has so many times the tokens that it was fitted to
+
+
+Solve = Callable[[Workload], Placement]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +92,10 @@ class Planner:
             if value < 1:
                 raise OptionError(f"{name}={value} must be at least 1")
 
-    def step(self, window: Window, *, workers: int | None = None) -> Decision:
+    def step(self, window: Window, *, workers: int | None = None, solve: Solve | None = None) -> Decision:
         """Decide on the present window. Raises MapError if it is of another model, and what `solve_workload` raises.
+
+        solve  makes the proposal, a change of `current`, of the window's traffic; None: it is made here
 
         Deterministic in (self, window) unless the options have a time limit, whatever the number of workers.
         """
@@ -117,7 +123,8 @@ class Planner:
             kept = replace(kept, now_us=now_us, new_us=new_us, gain_ms=gain_ms)
             if gain_ms <= 0:
                 return kept
-            placement = self._solve(traffic, executor)
+            placement = self._solve(traffic, executor) if solve is None else solve(traffic)
+        check_fits(placement, traffic.model, self.cluster)
         plan = migration_plan(self.current, placement, self.cluster)
         kept = replace(kept, cost_ms=plan.time_ms())
         if not plan.num_moves or gain_ms <= plan.time_ms():
