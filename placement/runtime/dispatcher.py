@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -10,9 +12,10 @@ from placement.errors import MapError, OptionError
 from placement.runtime.choice import ReplicaChooser
 from placement.runtime.handle import Arrival, DispatchHandle
 from placement.runtime.header import IDS, SCORES, Exchange, fault_error, fault_of
-from placement.runtime.hop import Hop, HopHandle
+from placement.runtime.hop import Hop, HopHandle, Write
+from placement.runtime.kernels import cpu
 from placement.runtime.layer_map import LayerMap
-from placement.runtime.reduce import gather_rows, sum_rows
+from placement.runtime.reduce import gather_rows, order_rows, sum_rows
 from placement.runtime.transport.base import Mesh
 from placement.runtime.wire import Wire
 from placement.runtime.workspace import Workspace
@@ -91,6 +94,12 @@ class Dispatcher:
         """Ids with -1 for those that do not exist, and the fault of this input (0 for none), both on the device."""
         if ids.shape != weights.shape or ids.ndim != 2:
             raise OptionError(f"ids {list(ids.shape)} and weights {list(weights.shape)} must both be [T, K]")
+        if not ids.is_cuda:
+            checked, beyond, unsound = cpu.check_choices(
+                ids.to(torch.int64).contiguous().numpy(), weights.detach().float().numpy(), self.layer_map.num_experts
+            )
+            fault = fault_of(IDS, self.mesh.rank) if beyond else unsound * fault_of(SCORES, self.mesh.rank)
+            return torch.from_numpy(checked), torch.tensor(fault)
         wrong = (ids < -1) | (ids >= self.layer_map.num_experts)
         bad = ~torch.isfinite(weights.masked_fill(ids < 0, 0)).all()
         return ids.masked_fill(wrong, -1), torch.where(
@@ -124,13 +133,13 @@ class Dispatcher:
             version=self.layer_map.version, layer=self.layer_map.layer, step=self._step, row_kind=wire.kind
         )
         self._step += 1
-        room = self.mesh.workspace.empty("tokens", len(x), wire.row_bytes, torch.uint8, x.device)
-        rows = wire.encode(x, slots, weights, room)
+        write: Write = partial(wire.write, x, slots, weights)
         handles: list[HopHandle] = []
         slot_RK, known, tokens = slots, fault, len(x)
         for hop in self._hops:
-            rows, handle = hop.send(rows, slot_RK, exchange, known, tokens)
+            rows, handle = hop.send(write, wire.row_bytes, slot_RK, exchange, known, tokens)
             handles.append(handle)
+            write = partial(gather_rows, rows)
             slot_RK, tokens = wire.slots(rows).long(), handle.announced.tokens
             known = handle.announced.fault
         if handles[-1].announced.fault:
@@ -147,9 +156,8 @@ class Dispatcher:
     def by_slot(self, arrival: Arrival, *, reuse: bool = False) -> tuple[Tensor, Tensor, DispatchHandle]:
         """Copies that came, repeated for each slot that they visit here, in the order of slots; as `dispatch`."""
         local = arrival.local.reshape(-1)
-        order = torch.argsort(local, stable=True)[: arrival.hops[-1].announced.assignments]
-        counts = torch.zeros(self.layer_map.slots_per_gpu + 1, dtype=torch.int64, device=local.device)
-        counts.scatter_add_(0, local, torch.ones_like(local))
+        order, start = order_rows(local, self.layer_map.slots_per_gpu)
+        order = order[: arrival.hops[-1].announced.assignments]
         row_A = order // arrival.wire.width
         handle = DispatchHandle(
             wire=arrival.wire,
@@ -161,7 +169,7 @@ class Dispatcher:
         hidden, shape = arrival.hidden, (len(row_A), arrival.wire.hidden)
         workspace = self.mesh.workspace if reuse else Workspace()
         rows = gather_rows(hidden, row_A, workspace.empty("rows", *shape, hidden.dtype, hidden.device))
-        return rows, counts[:-1], handle
+        return rows, start.diff(), handle
 
     @torch.no_grad()
     def combine(self, rows: Tensor, handle: DispatchHandle) -> Tensor:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from placement.runtime.header import Announced, Exchange, announce
-from placement.runtime.reduce import gather_rows, sum_rows
+from placement.runtime.kernels import cpu
+from placement.runtime.reduce import sum_rows
 from placement.runtime.transport.base import Group
 from placement.runtime.workspace import Workspace
+
+Write = Callable[[Tensor, Tensor], Tensor]  # rows of these numbers, written to and returned in a buffer of bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,27 +54,53 @@ class Hop:
         self._member_P = torch.tensor([*inside, size], device=device)  # the last entry is for slot -1
 
     def send(
-        self, rows: Tensor, slot_RK: Tensor, exchange: Exchange, fault: Tensor | int, tokens: int
+        self, write: Write, row_bytes: int, slot_RK: Tensor, exchange: Exchange, fault: Tensor | int, tokens: int
     ) -> tuple[Tensor, HopHandle]:
-        """Rows [R, bytes] with their slots, -1 for none; returns the rows that came. None move if there is a fault."""
-        size = len(self.group.ranks)
-        member_RK = self._member_P[slot_RK]
-        hit_XR = torch.zeros((size + 1, len(rows)), dtype=torch.bool, device=rows.device)
-        hit_XR.scatter_(0, member_RK.T, True)
-        hit_XR = hit_XR[:size]
-        assignments_X = torch.zeros(size + 1, dtype=torch.int64, device=rows.device)
-        assignments_X.scatter_add_(0, member_RK.reshape(-1), torch.ones_like(member_RK).reshape(-1))
-        announced = announce(self.group, exchange, hit_XR.sum(dim=1), assignments_X[:size], fault, tokens)
-        row_S = torch.nonzero_static(hit_XR, size=sum(announced.send_rows))[:, 1]
+        """Rows with these slots, -1 for none; returns the rows that came. None move if there is a fault."""
+        plan = _plan(slot_RK, self._member_P, len(self.group.ranks))
+        announced = announce(self.group, exchange, plan.rows_X, plan.assignments_X, fault, tokens)
+        row_S = plan.rows(sum(announced.send_rows))
         handle = HopHandle(
-            group=self.group, workspace=self._workspace, num_rows=len(rows), row_S=row_S, announced=announced
+            group=self.group, workspace=self._workspace, num_rows=len(slot_RK), row_S=row_S, announced=announced
         )
+        sent = self._room("sent", len(row_S), row_bytes, slot_RK.device)
+        room = self._room("came", sum(announced.recv_rows), row_bytes, slot_RK.device)
         if announced.fault:
-            return rows[:0], handle
-        sent = self._room("sent", len(row_S), rows)
-        gather_rows(rows, row_S, sent)
-        room = self._room("came", sum(announced.recv_rows), rows)
-        return self.group.all_to_all(sent, announced.send_rows, announced.recv_rows, room), handle
+            return room, handle
+        return self.group.all_to_all(write(row_S, sent), announced.send_rows, announced.recv_rows, room), handle
 
-    def _room(self, what: str, num_rows: int, like: Tensor) -> Tensor:
-        return self._workspace.empty(f"{what} {self._name}", num_rows, like.shape[1], like.dtype, like.device)
+    def _room(self, what: str, num_rows: int, row_bytes: int, device: torch.device) -> Tensor:
+        return self._workspace.empty(f"{what} {self._name}", num_rows, row_bytes, torch.uint8, device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """Rows and assignments for each member, int64 [X]; then either which rows, or on a GPU the bits that say so."""
+
+    rows_X: Tensor
+    assignments_X: Tensor
+    row_S: Tensor | None = None
+    hit_XR: Tensor | None = None
+
+    def rows(self, number: int) -> Tensor:
+        """Which rows go, by member, [number]: the first ones of the bits; on the host the number is known already."""
+        if self.hit_XR is None:
+            assert self.row_S is not None
+            return self.row_S[:number]
+        return torch.nonzero_static(self.hit_XR, size=number)[:, 1]
+
+
+def _plan(slot_RK: Tensor, member_P: Tensor, size: int) -> _Plan:
+    if not slot_RK.is_cuda:
+        rows_X, assignments, row_S = cpu.distinct_members(slot_RK.numpy(), member_P.numpy(), size)
+        return _Plan(
+            rows_X=torch.from_numpy(rows_X),
+            assignments_X=torch.from_numpy(assignments),
+            row_S=torch.from_numpy(row_S),
+        )
+    member_RK = member_P[slot_RK]
+    hit_XR = torch.zeros((size + 1, len(slot_RK)), dtype=torch.bool, device=slot_RK.device)
+    hit_XR = hit_XR.scatter_(0, member_RK.T, True)[:size]
+    assignments_X = torch.zeros(size + 1, dtype=torch.int64, device=slot_RK.device)
+    assignments_X.scatter_add_(0, member_RK.reshape(-1), torch.ones_like(member_RK).reshape(-1))
+    return _Plan(rows_X=hit_XR.sum(dim=1), assignments_X=assignments_X[:size], hit_XR=hit_XR)

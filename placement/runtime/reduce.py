@@ -1,13 +1,29 @@
-"""Rows gathered, and rows summed by destination: in fp32 and in a fixed order, the same bits every time."""
+"""Rows gathered, ordered, and summed by destination: in fp32 and in a fixed order, the same bits every time."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from placement.runtime.kernels import has_triton
+from placement.runtime.kernels import cpu, has_triton
 
-CHUNK_BYTES = 1 << 20  # of sums at a time on a CPU: they stay in its cache
+NO_WEIGHTS = np.empty(0, dtype=np.float32)
+
+
+def order_rows(row_S: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Entries in the order of their rows, and where each row's entries start, int64 [num_rows + 1].
+
+    Entries of rows from `num_rows` on belong to nobody; if there are any, they are beyond `start[-1]` or left out.
+    """
+    if not row_S.is_cuda:
+        order_S, start = cpu.order_rows(row_S.numpy(), num_rows)
+        return torch.from_numpy(order_S), torch.from_numpy(start)
+    order = torch.argsort(row_S, stable=True)
+    return order, torch.searchsorted(row_S[order], torch.arange(num_rows + 1, device=row_S.device))
 
 
 def sum_rows(
@@ -16,10 +32,13 @@ def sum_rows(
     """`out[r]` is the sum of `weight_S[s] * values_SD[s]` over all `s` with `row_S[s] == r`, typed as the values."""
     if out is None:
         out = values_SD.new_empty((num_rows, values_SD.shape[1]))
-    order_S = torch.argsort(row_S, stable=True)
-    start = torch.searchsorted(row_S[order_S], torch.arange(num_rows + 1, device=row_S.device))
+    if values_SD.dtype == torch.float16 and not values_SD.is_cuda:
+        return out.copy_(sum_rows(values_SD.float(), row_S, num_rows, weight_S))
+    order_S, start = order_rows(row_S, num_rows)
     if not values_SD.is_cuda:
-        return _on_cpu(values_SD, order_S, start, weight_S, out)
+        weights = NO_WEIGHTS if weight_S is None else weight_S.numpy()
+        cpu.sum_rows(_numbers(values_SD), order_S.numpy(), start.numpy(), weights, _numbers(out))
+        return out
     if has_triton():
         from placement.runtime.kernels import gpu
 
@@ -41,33 +60,7 @@ def gather_rows(source: Tensor, index_A: Tensor, out: Tensor) -> Tensor:
     return torch.index_select(source, 0, index_A, out=out)
 
 
-def _on_cpu(values_SD: Tensor, order_S: Tensor, start: Tensor, weight_S: Tensor | None, out: Tensor) -> Tensor:
-    """Bags of rows: torch adds them up in fp32 without a copy. It wants weights of the rows' type.
-
-    A short type holds too little of a weight, so every row is taken twice, with the weight and with what rounding lost.
-    """
-    if weight_S is not None:
-        weight = weight_S[order_S]
-        short = weight.to(values_SD.dtype)
-        if values_SD.dtype != torch.float32:
-            lost = (weight - short.float()).to(values_SD.dtype)
-            short = torch.stack([short, lost], dim=1).view(-1)
-            order_S, start = order_S.repeat_interleave(2), start * 2
-        weight_S = short
-    bounds = start.tolist()
-    step = max(1, CHUNK_BYTES // max(1, out.shape[1] * out.element_size()))
-    for low in range(0, len(out), step):
-        high = min(low + step, len(out))
-        first, last = bounds[low], bounds[high]
-        if first == last:
-            out[low:high] = 0
-            continue
-        out[low:high] = torch.nn.functional.embedding_bag(
-            order_S[first:last],
-            values_SD,
-            start[low : high + 1] - first,
-            mode="sum",
-            per_sample_weights=None if weight_S is None else weight_S[first:last],
-            include_last_offset=True,
-        )
-    return out
+def _numbers(rows: Tensor) -> npt.NDArray[Any]:
+    """Rows on a CPU as numpy has them: bfloat16, which it has not, as its bits."""
+    rows = rows.detach()
+    return rows.view(torch.int16).numpy().view(np.uint16) if rows.dtype == torch.bfloat16 else rows.numpy()

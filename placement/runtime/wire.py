@@ -8,10 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from placement.errors import OptionError
+from placement.runtime.kernels import cpu
+from placement.runtime.reduce import gather_rows
 
 FP8: Any = getattr(torch, "float8_e4m3fn", None)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -77,6 +80,19 @@ class Wire:
         body = (blocks / scale[:, :, None]).flatten(1)[:, : self.hidden].to(FP8)
         rows[:, self.head_bytes : self.head_bytes + self.hidden] = body.view(torch.uint8)
         return rows
+
+    def write(self, x_TD: Tensor, slot_TK: Tensor, weight_TK: Tensor, row_S: Tensor, out: Tensor) -> Tensor:
+        """Fills `out`, uint8 [S, row_bytes], with the rows of tokens `row_S`; on a CPU in one pass."""
+        if self.fp8 or x_TD.is_cuda:
+            rows = torch.empty((len(x_TD), self.row_bytes), dtype=torch.uint8, device=x_TD.device)
+            return gather_rows(self.encode(x_TD, slot_TK, weight_TK, rows), row_S, out)
+        head = np.empty((len(x_TD), 2 * self.width), dtype=np.int32)
+        head[:, : self.width] = slot_TK.numpy()
+        head[:, self.width :].view(np.float32)[:] = weight_TK.float().numpy()
+        body = x_TD.detach().contiguous().view(torch.uint8).numpy()
+        word = np.uint64 if body.shape[1] % 8 == 0 else np.uint16
+        cpu.pack_rows(head.view(word), body.view(word), row_S.numpy(), out.numpy().view(word))
+        return out
 
     def slots(self, rows: Tensor) -> Tensor:
         """Slots of rows, int32 [R, width]; -1 where there is none."""

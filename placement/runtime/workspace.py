@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,5 +20,5 @@ class Workspace:
         size = rows * columns * dtype.itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.numel() < size:
-            buffer = self._buffers[name] = torch.empty(size, dtype=torch.uint8)
+            buffer = self._buffers[name] = torch.from_numpy(np.empty(max(size, 16), dtype=np.uint8))  # large pages
         return buffer[:size].view(dtype).view(rows, columns)

@@ -1,0 +1,140 @@
+"""The same for CPUs in numba: one pass over the rows, one thread, a fixed order. bfloat16 comes as its bits, uint16."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+from numba.extending import overload
+
+Ints = npt.NDArray[np.int64]
+Matrix = npt.NDArray[Any]
+
+_HALF, _ONE, _SIXTEEN = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
+_SIGN_OFF, _INFINITE, _QUIET = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000), np.uint32(0x40)
+
+
+@nb.njit(cache=True, nogil=True)
+def order_rows(row_S: Ints, num_rows: int) -> tuple[Ints, Ints]:
+    """Entries in the order of their rows, and where each row's entries start, [num_rows + 1]; others are left out."""
+    start = np.zeros(num_rows + 1, dtype=np.int64)
+    for row in row_S:
+        if row < num_rows:
+            start[row + 1] += 1
+    for row in range(num_rows):
+        start[row + 1] += start[row]
+    order, place = np.empty(start[num_rows], dtype=np.int64), start[:num_rows].copy()
+    for s in range(len(row_S)):
+        row = row_S[s]
+        if row < num_rows:
+            order[place[row]] = s
+            place[row] += 1
+    return order, start
+
+
+@nb.njit(cache=True, nogil=True)
+def distinct_members(slot_RK: Ints, member_P: Ints, size: int) -> tuple[Ints, Ints, Ints]:
+    """Rows once for each distinct member among their slots, by member: rows for each, slots for each, the rows.
+
+    member_P  of each slot, `size` and more for nobody; its last entry is for slot -1
+    """
+    rows_X, assignments_X = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
+    last_X = np.full(size, -1, dtype=np.int64)
+    for r in range(slot_RK.shape[0]):
+        for k in range(slot_RK.shape[1]):
+            member = member_P[slot_RK[r, k]]
+            if member < size:
+                assignments_X[member] += 1
+                rows_X[member] += last_X[member] != r
+                last_X[member] = r
+    place_X = np.cumsum(rows_X) - rows_X
+    row_S = np.empty(rows_X.sum(), dtype=np.int64)
+    last_X[:] = -1
+    for r in range(slot_RK.shape[0]):
+        for k in range(slot_RK.shape[1]):
+            member = member_P[slot_RK[r, k]]
+            if member < size and last_X[member] != r:
+                last_X[member] = r
+                row_S[place_X[member]] = r
+                place_X[member] += 1
+    return rows_X, assignments_X, row_S
+
+
+@nb.njit(cache=True, nogil=True)
+def pack_rows(head_TX: Matrix, body_TY: Matrix, row_S: Ints, out: Matrix) -> None:
+    """Heads and bodies side by side, in words: `out[s]` starts with those of row `row_S[s]`."""
+    head, body = head_TX.shape[1], body_TY.shape[1]
+    for s in range(len(row_S)):
+        _copy(out[s, :head], head_TX[row_S[s]])
+        _copy(out[s, head : head + body], body_TY[row_S[s]])
+
+
+@nb.njit(cache=True, nogil=True)
+def _copy(out_X: Matrix, values_X: Matrix) -> None:
+    for x in range(len(out_X)):
+        out_X[x] = values_X[x]
+
+
+@nb.njit(cache=True, nogil=True)
+def check_choices(ids_TK: Matrix, weight_TK: Matrix, num_experts: int) -> tuple[Ints, bool, bool]:
+    """Ids with -1 for those that do not exist; whether there are such; whether a weight of the others is no number."""
+    checked = np.empty(ids_TK.shape, dtype=np.int64)
+    wrong = bad = False
+    for t in range(ids_TK.shape[0]):
+        for k in range(ids_TK.shape[1]):
+            e = ids_TK[t, k]
+            exists = 0 <= e < num_experts
+            checked[t, k] = e if exists else -1
+            wrong |= not exists and e != -1
+            bad |= e >= 0 and not np.isfinite(weight_TK[t, k])
+    return checked, wrong, bad
+
+
+@nb.njit(cache=True, nogil=True)
+def sum_rows(values_SD: Matrix, order_S: Ints, start: Ints, weight_S: Matrix, out: Matrix) -> None:
+    """See `placement.runtime.reduce.sum_rows`; no weights are all 1. Weighted values are added up in fp32."""
+    total_D = np.empty(values_SD.shape[1], dtype=np.float32)
+    for row in range(len(start) - 1):
+        total_D[:] = 0
+        for entry in range(start[row], start[row + 1]):
+            s = order_S[entry]
+            _add(total_D, values_SD[s], weight_S[s] if len(weight_S) else np.float32(1))
+        _store(out[row], total_D)
+
+
+def _add(total_D: Matrix, values_D: Matrix, weight: Any) -> None: ...
+
+
+def _store(out_D: Matrix, total_D: Matrix) -> None: ...
+
+
+@overload(_add)
+def _add_of(total_D: Any, values_D: Any, weight: Any) -> Any:
+    def of_float32(total_D: Any, values_D: Any, weight: Any) -> None:
+        for d in range(len(total_D)):
+            total_D[d] += weight * values_D[d]
+
+    def of_bfloat16(total_D: Any, values_D: Any, weight: Any) -> None:
+        for d in range(len(total_D)):
+            total_D[d] += weight * np.uint32(np.uint32(values_D[d]) << _SIXTEEN).view(np.float32)
+
+    return of_bfloat16 if values_D.dtype == nb.types.uint16 else of_float32
+
+
+@overload(_store)
+def _store_of(out_D: Any, total_D: Any) -> Any:
+    def in_float32(out_D: Any, total_D: Any) -> None:
+        for d in range(len(out_D)):
+            out_D[d] = total_D[d]
+
+    def in_bfloat16(out_D: Any, total_D: Any) -> None:  # to the nearest, ties to even
+        bits_D = total_D.view(np.uint32)
+        for d in range(len(out_D)):
+            bits = bits_D[d]
+            rounded = np.uint32(bits + _HALF + ((bits >> _SIXTEEN) & _ONE)) >> _SIXTEEN
+            no_number = np.uint32(bits & _SIGN_OFF) > _INFINITE
+            out_D[d] = np.uint16((bits >> _SIXTEEN) | _QUIET if no_number else rounded)
+
+    return in_bfloat16 if out_D.dtype == nb.types.uint16 else in_float32
