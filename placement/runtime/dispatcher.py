@@ -11,7 +11,7 @@ from placement.cluster import Cluster
 from placement.errors import MapError, OptionError
 from placement.runtime.choice import ReplicaChooser
 from placement.runtime.handle import Arrival, DispatchHandle
-from placement.runtime.header import IDS, SCORES, Exchange, fault_error, fault_of
+from placement.runtime.header import IDS, SCORES, Exchange, fault_of, settled_error
 from placement.runtime.hop import Hop, HopHandle, Write
 from placement.runtime.kernels import cpu
 from placement.runtime.layer_map import LayerMap
@@ -142,8 +142,11 @@ class Dispatcher:
             write = partial(gather_rows, rows)
             slot_RK, tokens = wire.slots(rows).long(), handle.announced.tokens
             known = handle.announced.fault
-        if handles[-1].announced.fault:
-            raise fault_error(handles[-1].announced.fault, exchange, self.layer_map.num_experts)
+        last = handles[-1]
+        if last.announced.fault:
+            raise settled_error(
+                last.announced, last.group, self.mesh.world, exchange, self.layer_map.num_experts, self.device
+            )
         return Arrival(
             wire=wire,
             hops=tuple(handles),

@@ -13,6 +13,7 @@ from placement.errors import OptionError, RankError
 from placement.migration import MigrationPlan
 from placement.placement_map import Placement
 from placement.runtime.header import (
+    KIND_SHIFT,
     MEMORY,
     ROWS,
     SWAP,
@@ -209,7 +210,8 @@ class Swap:
         return announce(self._mesh.world, exchange, rows, rows, fault, 0), exchange
 
     def _raise_fault(self, announced: Announced, exchange: Exchange) -> None:
-        kind, rank = divmod(announced.fault, fault_of(1, 0))
-        if kind:
-            fault = fault_of(SWAP, rank) if kind == ROWS else announced.fault
+        fault = announced.fault
+        if fault:
+            if fault >> KIND_SHIFT == ROWS:
+                fault += fault_of(SWAP - ROWS, 0)
             raise fault_error(fault, exchange, self._served.placement.model.num_experts)

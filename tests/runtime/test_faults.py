@@ -10,7 +10,7 @@ import pytest
 from moe import make_placement, make_tokens, torch
 
 from placement.errors import MapError, OptionError, RankError
-from placement.runtime import Dispatcher, LayerMap, Lockstep, Mesh
+from placement.runtime import CapacityPolicy, Dispatcher, LayerMap, Lockstep, Mesh, MoELayer
 from placement.runtime.header import FIELDS, LAYER, MAP, fault_of, judge
 
 HOPS = pytest.mark.parametrize("hops", ["flat", "hierarchical"])
@@ -58,19 +58,44 @@ def test_an_expert_that_does_not_exist(hops: str, bad: int) -> None:
 
 
 @HOPS
-def test_maps_that_differ(hops: str) -> None:
-    """One rank has loaded another map."""
+@pytest.mark.parametrize("with_other", [(3,), (0,), (0, 2), (0, 1), (0, 1, 3)])
+def test_maps_that_differ(with_other: tuple[int, ...], hops: str) -> None:
+    """Ranks that have loaded another map are named where they are fewer, also where every hop sees but a pair of ranks;
+    else both sides are. All go on afterwards."""
     other = make_placement(2, 2, 4, 12, 3, layers=2, seed=1)
+    maps = [LayerMap.of(other if rank in with_other else PLACEMENT, 0) for rank in range(4)]
 
-    def program(mesh: Mesh) -> None:
+    def program(mesh: Mesh) -> tuple[str, tuple[int, ...]]:
         mine = make_tokens([5] * 4, 12, 3)[mesh.rank]
-        layer_map = LayerMap.of(other if mesh.rank == 3 else PLACEMENT, 0)
-        Dispatcher(mesh, layer_map, hops=hops).dispatch(mine.x, mine.ids, mine.weights)
+        with pytest.raises(RankError) as raised:
+            Dispatcher(mesh, maps[mesh.rank], hops=hops).dispatch(mine.x, mine.ids, mine.weights)
+        Dispatcher(mesh, LayerMap.of(PLACEMENT, 1), hops=hops).dispatch(mine.x, mine.ids, mine.weights)
+        return str(raised.value), raised.value.ranks
 
-    messages = errors_of(program)
-    assert all("uses another placement map than the others" in message for message in messages)
-    if hops == "flat":  # in pairs, as between two nodes, nobody can tell who is right
-        assert all("rank 3 uses" in message for message in messages)
+    fewer = [rank for rank in range(4) if (rank in with_other) == (len(with_other) <= 2)]
+    for message, ranks in Lockstep(*SHAPE).run(program):
+        assert set(ranks) == (set(range(4)) if len(with_other) == 2 else set(fewer))
+        if len(fewer) == 1:
+            assert f"rank {fewer[0]} uses another placement map than the others (rank " in message
+        assert f"rank {', '.join(map(str, with_other))}: map {maps[with_other[0]].version:016x}" in message
+
+
+@HOPS
+def test_both_of_a_pair_are_named(hops: str) -> None:
+    """Of two ranks with different maps, or policies, nobody knows who is right."""
+    maps = [LayerMap.of(make_placement(2, 1, 6, 12, 3, seed=seed), 0) for seed in (0, 1)]
+
+    def program(mesh: Mesh, ways: str) -> None:
+        mine = make_tokens([5] * 2, 12, 3)[mesh.rank]
+        policy = CapacityPolicy(mode="drop", gamma=1.0 + mesh.rank * (ways == "policies"))
+        layer_map = maps[mesh.rank * (ways == "maps")]
+        MoELayer(Dispatcher(mesh, layer_map, hops=hops), lambda rows, counts: rows, policy)(
+            mine.x, mine.ids, mine.weights
+        )
+
+    for ways, words in (("maps", "rank 0 or rank 1 uses another"), ("policies", "rank 0 or rank 1 has tokens of")):
+        outcomes = Lockstep(2, 1).try_run(lambda mesh, ways=ways: program(mesh, ways))
+        assert all(isinstance(one, RankError) and words in str(one) and one.ranks == (0, 1) for one in outcomes)
 
 
 @HOPS
@@ -85,9 +110,8 @@ def test_a_rank_that_skips_a_layer_and_goes_on(hops: str) -> None:
             dispatcher.combine(rows, handle)
 
     messages = errors_of(program)
-    assert all("is at another layer or step than the others" in message for message in messages)
-    if hops == "flat":
-        assert all("rank 2 is" in message for message in messages)
+    words = "rank 2 is at another layer or step than the others (rank 0, 1, 3: layer 0; rank 2: layer 1)"
+    assert all(words in message for message in messages)
 
 
 @HOPS
@@ -115,15 +139,15 @@ def test_tokens_of_another_make(hops: str) -> None:
         mine = make_tokens([5] * 4, 12, 3, hidden=32 if mesh.rank == 0 else 16)[mesh.rank]
         Dispatcher(mesh, LayerMap.of(PLACEMENT, 0), hops=hops).dispatch(mine.x, mine.ids, mine.weights)
 
-    assert all("has tokens of another size, type, top-k or" in message for message in errors_of(program))
+    assert all("rank 0 has tokens of another size, type, top-k or" in message for message in errors_of(program))
 
 
 def test_the_majority_is_right() -> None:
-    """Who differs is named; of equals the first is believed; told faults come before found ones."""
+    """Who differs is named; of equals one on each side; told faults come before found ones."""
     header = dict.fromkeys(FIELDS, 0)
     row = lambda **more: list((header | more).values())  # noqa: E731
     assert judge([row(), row(), row(version=7), row()], (4, 5, 6, 7)) == fault_of(MAP, 6)
-    assert judge([row(version=7), row()], (4, 6)) == fault_of(MAP, 6)
+    assert judge([row(version=7), row()], (4, 6)) == fault_of(MAP, 6, 4)
     assert judge([row(layer=3), row(), row()], (0, 1, 2)) == fault_of(LAYER, 0)
     assert judge([row(version=1), row(fault=fault_of(LAYER, 9)), row()], (0, 1, 2)) == fault_of(LAYER, 9)
     assert judge([row(rows=3), row(tokens=4)], (0, 1)) == 0

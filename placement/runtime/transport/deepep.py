@@ -98,6 +98,7 @@ class DeepEPDispatcher(Dispatcher):
             assignments=sum(handle.num_recv_tokens_per_expert_list),
             tokens=len(x),
             fault=0,
+            headers=[],
         )
         hop = DeepEPHop(group=self.mesh.world, announced=announced, buffer=self._buffer, handle=handle)
         return Arrival(
