@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from placement.runtime.capacity import CapacityPolicy
+from placement.runtime.capacity import LARGEST_PRIORITY, CapacityPolicy
 from placement.runtime.words import mix, mix_int
 
-LARGEST_PRIORITY = (1 << 16) - 1
+PRIORITY_SHIFT = 32
 
 
 def order_keys(
@@ -28,24 +28,35 @@ def order_keys(
     else:
         key = torch.zeros(score_TK.shape, dtype=torch.int64, device=score_TK.device)
     if priority_T is not None:
-        key = key + (priority_T.long().clamp(0, LARGEST_PRIORITY)[:, None] << 32)
+        key = key + (priority_T.long().clamp(0, LARGEST_PRIORITY)[:, None] << PRIORITY_SHIFT)
     return key
 
 
-def admit(key_A: Tensor, unit_A: Tensor, load_A: Tensor, limit: int, *, latest_first: bool) -> Tensor:
+def class_of(policy: CapacityPolicy, key: Tensor) -> Tensor:
+    """Index among `policy.class_factors()` of candidates with these keys."""
+    *named, _ = policy.class_factors()
+    out = torch.full_like(key, len(named))
+    for index, (priority, _) in enumerate(named):
+        out[key >> PRIORITY_SHIFT == priority] = index
+    return out
+
+
+def admit(key_A: Tensor, unit_A: Tensor, load_A: Tensor, limit_A: Tensor, *, latest_first: bool) -> Tensor:
     """True for the candidates that are admitted, bool [A].
 
     Candidates come in the order of source rank, row and column, which settles ties (`latest_first`: the other way).
 
-    unit_A  slot or rank that each wants, any whole numbers
-    load_A  what it takes of the unit's `limit`
+    unit_A   slot or rank that each wants, any whole numbers
+    load_A   what it takes of the unit's limit
+    limit_A  limit of the unit
     """
     if latest_first:
-        return admit(key_A.flip(0), unit_A.flip(0), load_A.flip(0), limit, latest_first=False).flip(0)
+        flipped = (one.flip(0) for one in (key_A, unit_A, load_A, limit_A))
+        return admit(*flipped, latest_first=False).flip(0)
     order = torch.argsort(key_A, descending=True, stable=True)
     order = order[torch.argsort(unit_A[order], stable=True)]
     unit, load = unit_A[order], load_A[order]
     before = torch.cumsum(load, 0) - load
     start = torch.searchsorted(unit, unit)  # the first candidate of the same unit
-    fits = before - before[start] + load <= limit if len(unit) else torch.zeros_like(unit, dtype=torch.bool)
+    fits = before - before[start] + load <= limit_A[order] if len(unit) else torch.zeros_like(unit, dtype=torch.bool)
     return torch.zeros_like(fits).scatter_(0, order, fits)

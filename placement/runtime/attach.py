@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from placement.cluster import Cluster
 from placement.errors import MapError, OptionError
@@ -104,6 +107,19 @@ class Attached:
         self.placement = placement
         for layer in self.layers:
             layer.use(placement)
+
+    @contextmanager
+    def marked(self, *, priority: Tensor | None = None, load: Tensor | None = None) -> Iterator[None]:
+        """Forwards inside have tokens with these `priority` and `load`, in the order of the input; see `MoELayer`."""
+        given = {"priority": priority, "load": load}
+        marks = {name: one.reshape(-1) for name, one in given.items() if one is not None}
+        for layer in self.layers:
+            layer.marks = marks
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer.marks = {}
 
     def swap(self, new: Placement, **options: Any) -> Swap:
         """Go to another map, by `Swap`, which has the options; all ranks ask for the same."""

@@ -22,6 +22,7 @@ class AttachedLayer:
 
     make    this rank's `MoELayer` for a map
     scores  gives the gate scores of all experts [T, E] of the forward that runs; None where the policy needs none
+    marks   `priority` and `load` of the tokens of the forward that runs, [T]; see `Attached.marked`
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class AttachedLayer:
         self._dtype, self._keep = module.down_proj.dtype, keep_weights
         self._kept: dict[str, Any] | None = None
         self._forward_before: Any = None
+        self.marks: dict[str, Tensor] = {}
 
     stats: StepStats | None
 
@@ -59,7 +61,11 @@ class AttachedLayer:
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """As the module's own, on all ranks at once."""
         x = hidden_states.reshape(-1, hidden_states.shape[-1])
-        y, self.stats = self.layer(x, top_k_index, top_k_weights, None if self._scores is None else self._scores())
+        scores = None if self._scores is None else self._scores()
+        for name, mark in self.marks.items():
+            if len(mark) != len(x):
+                raise OptionError(f"{name} has {len(mark)} values and the forward {len(x)} tokens; give one a token")
+        y, self.stats = self.layer(x, top_k_index, top_k_weights, scores, **self.marks)
         return y.reshape(hidden_states.shape).to(hidden_states.dtype)
 
     def join(self) -> None:

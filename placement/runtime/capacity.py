@@ -14,6 +14,7 @@ from placement.errors import OptionError
 
 NONE, DROP, EXPANDED = "none", "drop", "expanded"
 MOST_LOAD = 1024
+LARGEST_PRIORITY = (1 << 16) - 1
 LOAD_UNIT = 1 << 16  # loads are whole numbers of 1/65536, so that sums do not depend on their order
 
 
@@ -28,6 +29,9 @@ class CapacityPolicy:
     scope        `global`: the limit is on the tokens of all ranks, exact, agreed on before any token moves (24 bytes a
                  candidate there, one back); `source`: each rank limits what it sends by its own tokens, no message
     keep         which are kept: `score` (the highest), `first`, `last` (by rank and row) or `random`
+    classes      capacities by modality (after MACS, arXiv 2605.05225): tokens of a priority that is named have
+                 their own capacity, ceil(factor * gamma * mean) with the mean of their own assignments, so that it
+                 follows what a batch is made of; those of all other priorities share one with factor 1. None: one for all
     max_extra    `expanded`: at most so many further experts for a token; None is all on its rank
     renormalize  scale what is left of a token's weights to the sum that they had; else a dropped weight is lost
     seed         of `random`
@@ -41,6 +45,7 @@ class CapacityPolicy:
     level: str = "expert"
     scope: str = "global"
     keep: str = "score"
+    classes: Mapping[int, float] | None = None
     max_extra: int | None = None
     renormalize: bool = False
     seed: int = 0
@@ -57,6 +62,12 @@ class CapacityPolicy:
         for gamma in self.gamma.values() if isinstance(self.gamma, Mapping) else (self.gamma,):
             if not 0 < gamma < 1e6:
                 raise OptionError(f"gamma={gamma} must be a positive number below 1e6")
+        for priority, factor in (self.classes or {}).items():
+            if not 0 <= priority <= LARGEST_PRIORITY or not 0 < factor < 1e6:
+                raise OptionError(
+                    f"classes has {priority}: {factor}; priorities from 0 to {LARGEST_PRIORITY} and positive factors "
+                    "below 1e6 are allowed"
+                )
         if self.max_extra is not None and self.max_extra < 0:
             raise OptionError(f"max_extra={self.max_extra} must be 0 or more, or None for no limit")
 
@@ -71,13 +82,22 @@ class CapacityPolicy:
     def number(self) -> int:
         """The same on ranks with the same policy."""
         gamma = sorted(self.gamma.items()) if isinstance(self.gamma, Mapping) else self.gamma
-        words = (self.mode, gamma, self.level, self.scope, self.keep, self.max_extra, self.renormalize, self.seed)
+        classes = sorted((self.classes or {}).items())
+        limits = (self.mode, gamma, self.level, self.scope, classes, self.max_extra)
+        words = (*limits, self.keep, self.renormalize, self.seed)
         return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:7], "little")
 
-    def limit(self, load: int, units: int, layer: int) -> int:
-        """C in units of load, for `units` slots or ranks that share a total `load`."""
-        mean = self.gamma_of(layer) * load / (LOAD_UNIT * units)
-        return math.ceil(mean - 1e-9 * max(mean, 1.0)) * LOAD_UNIT
+    def class_factors(self) -> list[tuple[int, float]]:
+        """Priorities that have a capacity of their own, with their factors; then all others (-1)."""
+        return [*sorted((self.classes or {}).items()), (-1, 1.0)]
+
+    def limits(self, loads: list[int], units: int, layer: int) -> list[int]:
+        """C of each of `class_factors`, in units of load, for `units` slots or ranks that share their total loads."""
+        out = []
+        for load, (_, factor) in zip(loads, self.class_factors(), strict=True):
+            mean = factor * self.gamma_of(layer) * load / (LOAD_UNIT * units)
+            out.append(math.ceil(mean - 1e-9 * max(mean, 1.0)) * LOAD_UNIT)
+        return out
 
 
 def load_units(load_T: Tensor | None, num_tokens: int, device: torch.device) -> Tensor:
@@ -90,8 +110,8 @@ def load_units(load_T: Tensor | None, num_tokens: int, device: torch.device) -> 
 def entropy_load(chance_TX: Tensor, text_T: Tensor) -> Tensor:
     """Loads of tokens, fp32 [T]: 1 for text; for others the entropy of their distribution over that of an even one.
 
-    A patch of plain sky counts for little, so an expert takes more of them (after MACS, arXiv 2605.05225; the paper's
-    capacities by modality are not here).
+    A patch of plain sky counts for little, so an expert takes more of them (after MACS, arXiv 2605.05225; its
+    capacities by modality are `CapacityPolicy.classes`).
 
     chance_TX  any distribution of each token, rows that sum to 1: attention or router probabilities
     """

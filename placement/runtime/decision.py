@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from placement.errors import OptionError
-from placement.runtime.admission import admit, order_keys
+from placement.runtime.admission import admit, class_of, order_keys
 from placement.runtime.capacity import EXPANDED, MOST_LOAD, NONE, CapacityPolicy, load_units
 from placement.runtime.header import SCORES, Exchange, announce, fault_of
 from placement.runtime.layer_map import LayerMap
@@ -81,9 +81,10 @@ class Capacity:
         load_T = load_units(load, len(slots), slots.device)
         self._rows_seen += len(slots)
         wanted = slots >= 0
-        routed = (load_T * wanted[:, :top_k].sum(dim=1)).sum()
+        routed_M = torch.zeros(len(self.policy.class_factors()), dtype=torch.int64, device=slots.device)
+        routed_M.scatter_add_(0, class_of(self.policy, key[:, 0]), load_T * wanted[:, :top_k].sum(dim=1))
         chosen = self._of_all if self.policy.scope == "global" else self._of_mine
-        kept, fault = chosen(slots, key, load_T[:, None].expand_as(slots), routed, fault)
+        kept, fault = chosen(slots, key, load_T[:, None].expand_as(slots), routed_M, fault)
         weights = torch.where(kept, weights, 0.0)
         if self.policy.renormalize:
             left = weights.sum(dim=1, keepdim=True)
@@ -120,24 +121,23 @@ class Capacity:
             torch.cat([weights, extra_score * ratio], dim=1),
         )
 
-    def _unit(self, slots: Tensor) -> Tensor:
-        device = self.policy.level == "device"
-        return torch.div(slots, self._map.slots_per_gpu, rounding_mode="floor") if device else slots
-
-    def _limit(self, load: int) -> int:
-        units = self._map.num_ranks if self.policy.level == "device" else self._map.num_slots
-        return self.policy.limit(load, units, self._map.layer)
+    def _admit(self, key_A: Tensor, slot_A: Tensor, load_A: Tensor, routed: list[int]) -> Tensor:
+        """Which candidates are admitted, bool [A]: each class of each slot or rank up to its limit."""
+        by_rank, last = self.policy.level == "device", self.policy.keep == "last"
+        units = self._map.num_ranks if by_rank else self._map.num_slots
+        limit_M = torch.tensor(self.policy.limits(routed, units, self._map.layer), device=key_A.device)
+        unit_A = torch.div(slot_A, self._map.slots_per_gpu, rounding_mode="floor") if by_rank else slot_A
+        class_A = class_of(self.policy, key_A)
+        return admit(key_A, unit_A * len(limit_M) + class_A, load_A, limit_M[class_A], latest_first=last)
 
     def _of_mine(
-        self, slots: Tensor, key: Tensor, load: Tensor, routed: Tensor, fault: Tensor | int
+        self, slots: Tensor, key: Tensor, load: Tensor, routed_M: Tensor, fault: Tensor | int
     ) -> tuple[Tensor, Tensor | int]:
-        last = self.policy.keep == "last"
-        unit_A = self._unit(slots).reshape(-1)  # -1 is a unit of those that want none
-        kept = admit(key.reshape(-1), unit_A, load.reshape(-1), self._limit(int(routed)), latest_first=last)
-        return kept.view_as(slots) & (slots >= 0), fault
+        flat = (one.reshape(-1) for one in (key, slots, load))  # slot -1 is one of those that want none
+        return self._admit(*flat, routed_M.tolist()).view_as(slots) & (slots >= 0), fault
 
     def _of_all(
-        self, slots: Tensor, key: Tensor, load: Tensor, routed: Tensor, fault: Tensor | int
+        self, slots: Tensor, key: Tensor, load: Tensor, routed_M: Tensor, fault: Tensor | int
     ) -> tuple[Tensor, Tensor | int]:
         """Every rank decides for its own slots on the candidates of all, and tells who is admitted."""
         size = self._map.num_ranks
@@ -148,15 +148,17 @@ class Capacity:
             version=self._map.version, layer=self._map.layer, step=self._step, row_kind=self.policy.number()
         )
         self._step += 1
-        told = announce(self._world, exchange, rows_G[:size], routed.expand(size), fault, len(slots))
+        told = announce(self._world, exchange, rows_G[:size], routed_M.sum().expand(size), fault, len(slots))
         order = torch.argsort(rank_A, stable=True)[: sum(told.send_rows)]  # by rank, then in order of rows and columns
         kept = torch.zeros(slots.numel(), dtype=torch.bool, device=slots.device)
         if told.fault:
             return kept.view_as(slots), told.fault
         asked = torch.stack([key.reshape(-1), slots.reshape(-1), load.reshape(-1)], dim=1)[order]
         got = self._world.all_to_all(asked, told.send_rows, told.recv_rows)
-        last = self.policy.keep == "last"
-        answer = admit(got[:, 0], self._unit(got[:, 1]), got[:, 2], self._limit(told.assignments), latest_first=last)
+        routed = [told.assignments]
+        if self.policy.classes:
+            routed = self._world.all_to_all(routed_M.repeat(size, 1)).sum(dim=0).tolist()
+        answer = self._admit(got[:, 0], got[:, 1], got[:, 2], routed)
         back = self._world.all_to_all(answer.view(torch.uint8), told.recv_rows, told.send_rows)
         kept[order] = back.bool()
         return kept.view_as(slots), 0

@@ -105,6 +105,41 @@ def test_experts_in_bf16(family: str) -> None:
         assert error([got], [wanted]) < 2e-2 * float(wanted.abs().max())
 
 
+def test_marked_tokens() -> None:
+    """Priorities and loads of a forward reach the policy: text is kept where images are dropped; afterwards none do."""
+    model = make_model("olmoe")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 20, 32, generator=generator)
+    weights, ids = torch.full((40, 2), 0.5), torch.tensor([[0, 1]]).expand(40, 2)
+    text = torch.arange(40).view(2, 20) % 4 == 0
+
+    def program(mesh: Mesh) -> list[Any]:
+        mine = copy.deepcopy(model)
+        policy = CapacityPolicy(mode="drop", gamma=0.3)
+        attached = attach(mine, make_map(layer_ids(model)), mesh, capacity=policy)
+        experts = mine.model.layers[0].mlp.experts
+
+        def served() -> Any:
+            kept = (experts(x.view(40, 32), ids, weights) != 0).any(dim=1)
+            return torch.stack([kept[text.flatten()].sum(), kept[~text.flatten()].sum()])
+
+        found = [served()]
+        with attached.marked(priority=text):
+            found.append(served())
+        with attached.marked(priority=text, load=torch.where(text, 0.001, 1.0)):
+            found.append(served())
+        assert torch.equal(served(), found[0])
+        words = "priority has 40 values and the forward 39 tokens; give one a token"
+        with attached.marked(priority=text), pytest.raises(OptionError, match=words):
+            experts(x.view(40, 32)[:39], ids[:39], weights[:39])
+        return found
+
+    plain, classed, light = (sum(one).tolist() for one in zip(*Lockstep(*SHAPE).run(program), strict=True))
+    assert plain[1] > plain[0] > 0
+    assert classed[0] > 0 == classed[1]
+    assert light[0] == 40
+
+
 def test_the_experts_are_those_of_the_map() -> None:
     """Protects the test above from a model that goes on by itself: one slot with other weights changes the logits."""
     model = make_model("olmoe")

@@ -73,13 +73,20 @@ def reference(
     num_units = placement.num_ranks if policy.level == "device" else placement.num_slots
     kept: Kept = set()
     for ranks in scopes:
-        total = sum(float(loads[rank][row]) * TOP_K for rank in ranks for row in range(len(tokens[rank].x)))
-        limit = math.ceil(policy.gamma * total / num_units - 1e-9)
+        classes = policy.classes or {}
+        total: dict[Any, float] = defaultdict(float)
         units = defaultdict(list)
+        for rank in ranks:
+            for row in range(len(tokens[rank].x)):
+                own = int(priorities[rank][row])
+                total[own if own in classes else None] += float(loads[rank][row]) * TOP_K
         for one in candidates(policy, tokens, slots, placement):
             if one[1] in ranks:
-                units[one[3] // placement.slots_per_gpu if policy.level == "device" else one[3]].append(one)
-        for wanted in units.values():
+                own = int(priorities[one[1]][one[2]])
+                unit = one[3] // placement.slots_per_gpu if policy.level == "device" else one[3]
+                units[unit, own if own in classes else None].append(one)
+        for (_, own), wanted in units.items():
+            limit = math.ceil(classes.get(own, 1.0) * policy.gamma * total[own] / num_units - 1e-9)
             order = list(reversed(wanted)) if policy.keep == "last" else wanted
             if policy.keep == "score":
                 order = sorted(order, key=lambda one: -one[0])
@@ -131,6 +138,7 @@ def decided(
     keep=st.sampled_from(["score", "first", "last"]),
     gamma=st.sampled_from([0.3, 1.0, 1.5, 2.0]),
     max_extra=st.sampled_from([None, 0, 1, 2]),
+    classes=st.sampled_from([None, {0: 0.5}, {0: 0.75, 1: 2.0}, {1: 1.0, 7: 3.0}]),
     weighted=st.booleans(),
     seed=st.integers(0, 1000),
 )
@@ -145,9 +153,12 @@ def test_kept_are_those_of_one_process(
     keep: str,
     gamma: float,
     max_extra: int | None,
+    classes: dict[int, float] | None,
 ) -> None:
-    """Every policy, with forced ties, classes of priority, uneven loads, empty ranks and a hot expert."""
-    policy = CapacityPolicy(mode=mode, level=level, scope=scope, keep=keep, gamma=gamma, max_extra=max_extra)
+    """Every policy, with forced ties, priorities, capacities by class, uneven loads, empty ranks and a hot expert."""
+    policy = CapacityPolicy(
+        mode=mode, level=level, scope=scope, keep=keep, gamma=gamma, max_extra=max_extra, classes=classes
+    )
     sizes = sizes[: placement.num_ranks]
     tokens = coarse(make_tokens(sizes, EXPERTS, TOP_K, seed=seed, hot=seed % 3 == 0))
     rng = np.random.default_rng(seed)
@@ -230,6 +241,25 @@ def test_images_go_before_text() -> None:
     assert asked - kept
 
 
+def test_capacity_follows_what_a_batch_is_made_of() -> None:
+    """One hot expert, 30 of 40 tokens of image: with classes it takes so many of each as its share of the capacity."""
+    tokens = make_tokens([10] * 4, EXPERTS, TOP_K, hot=True)
+    placement = make_placement(4, 1, 3, EXPERTS + 2, TOP_K)
+    text = [(torch.arange(10) >= 7.5).long() if rank % 2 else (torch.arange(10) >= 7).long() for rank in range(4)]
+    ones = [torch.ones(10)] * 4
+    hot = next(p for p in range(12) if placement.phy2log_LP[0, p] == 0)
+
+    def served(classes: dict[int, float] | None) -> list[int]:
+        policy = CapacityPolicy(mode="drop", gamma=2.0, classes=classes)
+        kept, _ = decided(policy, tokens, text, ones, placement)
+        return np.bincount([int(text[r][t]) for r, t, slot in kept if slot == hot], minlength=2).tolist()
+
+    assert served(None) == [10, 10]  # C = ceil(2 * 40 * 3 / 12) = 20: all text, then images
+    assert served({0: 1.0, 1: 1.0}) == [15, 5]  # each its own share
+    assert served({0: 0.5}) == [8, 5]
+    assert served({0: 0.5, 1: 2.0}) == [8, 10]
+
+
 def test_decode_steps_are_limited() -> None:
     """One token a rank, all to one expert: C = ceil(4 * 3 / 12) = 1."""
     tokens = make_tokens([1] * 4, EXPERTS, TOP_K, hot=True)
@@ -276,6 +306,8 @@ def test_bad_policies() -> None:
         ({"mode": "some"}, "mode='some' is unknown; choose one of none, drop, expanded"),
         ({"gamma": 0.0}, "gamma=0.0 must be a positive number"),
         ({"gamma": {0: float("nan")}}, "gamma=nan must be a positive number"),
+        ({"classes": {1: 0.0}}, "classes has 1: 0.0; priorities from 0 to 65535 and positive factors"),
+        ({"classes": {1 << 16: 1.0}}, "classes has 65536: 1.0; priorities"),
         ({"max_extra": -1}, "max_extra=-1 must be 0 or more"),
     ):
         with pytest.raises(OptionError, match=words):
