@@ -31,7 +31,7 @@ class CapacityPolicy:
     keep         which are kept: `score` (the highest), `first`, `last` (by rank and row) or `random`
     classes      capacities by modality (after MACS, arXiv 2605.05225): tokens of a priority that is named have
                  their own capacity, ceil(factor * gamma * mean) with the mean of their own assignments, so that it
-                 follows what a batch is made of; those of all other priorities share one with factor 1. None: one for all
+                 follows what a batch is made of; those of all other priorities share one with factor 1
     max_extra    `expanded`: at most so many further experts for a token; None is all on its rank
     renormalize  scale what is left of a token's weights to the sum that they had; else a dropped weight is lost
     seed         of `random`

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from moe import make_placement, torch
+from moe import make_placement, make_tokens, torch
 
 from placement import Cluster, Placement, evaluate, open_trace
 from placement.cost.balanced import RunningLoad, cost_balanced
@@ -16,7 +16,8 @@ from placement.cost.kernels import cost_replicated
 from placement.cost.replica_choice import REPLICA_CHOICES
 from placement.cost.tables import LayerTables
 from placement.cost.traffic import Traffic
-from placement.runtime import Dispatcher, LayerMap, Lockstep, Mesh, ReplicaChooser
+from placement.runtime import CapacityPolicy, Dispatcher, LayerMap, Lockstep, Mesh, MoELayer, ReplicaChooser
+from placement.runtime.decision import Capacity
 from placement.runtime.wire import Wire
 
 NODES, GPUS, SLOTS, EXPERTS, TOP_K, HIDDEN = 4, 2, 3, 16, 4, 32
@@ -71,6 +72,36 @@ def test_bytes_are_those_of_an_evaluation(slots: int, choice: str, tmp_path: Pat
         by_chance = slots > 2 and (choice == "local-first" or transport == "rank")
         bound = 0.02 if by_chance else 1e-9  # an expectation, and what was drawn; else the same number
         assert across == pytest.approx(predicted.bytes_per_token() * predicted.num_tokens, rel=bound)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 1e5])
+@pytest.mark.parametrize("mode", ["drop", "expanded"])
+@pytest.mark.parametrize("hops", ["flat", "hierarchical"])
+def test_bytes_under_a_capacity(hops: str, mode: str, gamma: float) -> None:
+    """Further experts are on the token's own rank and move no copy: their places widen the row, no more. Without drops
+    the copies are those of no policy; with drops those of what is left, counted here token by token."""
+    placement, extra = make_placement(NODES, GPUS, SLOTS, EXPERTS, TOP_K), 2 * (mode == "expanded")
+    layer_map = LayerMap.of(placement, 0)
+    policy = CapacityPolicy(mode=mode, gamma=gamma, max_extra=2)
+    tokens = make_tokens([40] * (NODES * GPUS), EXPERTS, TOP_K, hidden=HIDDEN, dtype=torch.bfloat16)
+    wire = replace(WIRE, width=TOP_K + extra)
+    per = GPUS * SLOTS if hops == "hierarchical" else SLOTS  # slots behind one copy
+
+    def program(mesh: Mesh) -> tuple[int, int, int]:
+        mine, counted = tokens[mesh.rank], []
+        for way in (policy, CapacityPolicy()):
+            layer = MoELayer(Dispatcher(mesh, layer_map, hops=hops), lambda rows, counts: rows, way)
+            counted.append(layer(mine.x, mine.ids, mine.weights, mine.scores)[1].across_bytes)
+        slots = Dispatcher(mesh, layer_map, hops=hops).choose(mine.ids)
+        left = Capacity(policy, layer_map, mesh.world).decide(mine.ids, slots, mine.weights, mine.scores).slots
+        home = mesh.rank // GPUS
+        copies = sum(len({s // per for s in row if s >= 0 and s // (GPUS * SLOTS) != home}) for row in left.tolist())
+        return (*counted, copies)
+
+    for limited, unlimited, copies in Lockstep(NODES, GPUS).run(program):
+        assert limited == copies * (wire.row_bytes + wire.return_bytes)
+        same = unlimited // (WIRE.row_bytes + WIRE.return_bytes)
+        assert copies == same if gamma > 1e4 else copies < same
 
 
 def sets(seed: int, tokens: int) -> Any:
