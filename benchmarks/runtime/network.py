@@ -9,6 +9,8 @@ which homes are decided. All ways replay the same tokens, in turn at every step:
 linear, eplb, auto  homes by length alone, so that every rank has as many tokens
 grouped             placement and homes solved together
 predicted           what `evaluate` says for these tokens, homes and row sizes; *counted*: the interfaces' counters
+busiest             copies through the busiest direction of a link, step by step: no step ends before them; *of the
+                    mean*: beside what there were if all links were alike
 comm                dispatch and combine with nothing in between, from the first rank's start to the last one's end
 step                the same with experts in between: all ranks share this machine's cores
 """
@@ -28,6 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
+import numpy as np
 import torch
 from machine import describe_machine
 from network_plan import TRANSPORT, Way, plan
@@ -135,10 +138,11 @@ def table(ways: dict[str, Way], measured: list[dict[str, Any]]) -> list[str]:
         "| way | predicted, MB | counted, MB | counted / predicted | comm, ms: median [quartiles] | comm, s: all steps "
     ]
     with_experts = measured[0][next(iter(ways))][0]["step"] is not None
-    lines[0] += "| of linear's | of linear's with as many slots |"
+    lines[0] += "| of linear's | of linear's with as many slots | busiest, of the mean | busiest, of linear's |"
     lines[0] += " step, s: all steps | of linear's |" if with_experts else ""
     lines.append("|---" * (lines[0].count("|") - 1) + "|")
     totals: dict[str, tuple[float, float]] = {}
+    busiest: dict[str, int] = {}
     for name, way in ways.items():
         rounds = [one[name] for one in measured]
 
@@ -150,6 +154,7 @@ def table(ways: dict[str, Way], measured: list[dict[str, Any]]) -> list[str]:
         comm, step = span("comm"), span("step") if with_experts else []
         sent = sum(one["bytes"] for rank in rounds[::per_node] for one in rank)
         totals[name] = sum(comm), sum(step)
+        busiest[name], mean = links([[one["copies_N"] for one in rank] for rank in rounds], per_node)
         plain, alike = next(iter(totals)), next(one for one in totals if one.split(", ")[1] == name.split(", ")[1])
         low, middle, high = statistics.quantiles(comm, n=4, method="inclusive")
         cells = [
@@ -161,11 +166,23 @@ def table(ways: dict[str, Way], measured: list[dict[str, Any]]) -> list[str]:
             f"{sum(comm) / 1e3:.2f}",
             f"{sum(comm) / totals[plain][0]:.3f}",
             f"{sum(comm) / totals[alike][0]:.3f}",
+            f"{busiest[name] / mean:.3f}",
+            f"{busiest[name] / busiest[plain]:.3f}",
         ]
         if with_experts:
             cells += [f"{sum(step) / 1e3:.2f}", f"{sum(step) / totals[plain][1]:.3f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def links(copies_GSN: list[list[list[int]]], per_node: int) -> tuple[int, float]:
+    """Copies through the busiest direction of a link and through the mean one, each summed over steps."""
+    copies = np.array(copies_GSN)
+    sent_NSN = copies.reshape(-1, per_node, *copies.shape[1:]).sum(axis=1)
+    nodes = np.arange(len(sent_NSN))
+    sent_NSN[nodes, :, nodes] = 0
+    out_NS, in_NS = sent_NSN.sum(axis=2), sent_NSN.sum(axis=0).T
+    return int(np.maximum(out_NS, in_NS).max(axis=0).sum()), float(sent_NSN.sum() / len(nodes))
 
 
 if __name__ == "__main__":

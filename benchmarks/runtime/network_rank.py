@@ -19,7 +19,7 @@ import torch.distributed as dist
 from shaped_network import COUNTER
 
 from placement import Placement, Trace, open_trace
-from placement.runtime import Dispatcher, GroupedExperts, LayerMap, torch_mesh
+from placement.runtime import Dispatcher, DispatchHandle, GroupedExperts, LayerMap, torch_mesh
 
 COMM, STEP = "comm", "step"
 
@@ -73,23 +73,30 @@ def measure(
 ) -> dict[str, Any]:
     """Start and end of dispatch and combine alone and, if asked for, with experts in between; bytes that left.
 
-    The clock is the computer's, the same for all ranks. The bytes are the node's, of the first round, with a barrier.
+    The clock is the computer's, the same for all ranks. The bytes are the node's, of the first round, with a barrier;
+    `copies_N` are those that this rank sent to each node, as it counted them.
     """
     weights = torch.full(ids.shape, 1 / ids.shape[1])
 
-    def once(middle: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> tuple[float, float]:
+    def once(
+        middle: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> tuple[tuple[float, float], DispatchHandle]:
         dist.barrier()
         start = time.perf_counter()
         rows, counts, handle = dispatcher.dispatch(x, ids, weights, reuse=True)
         dispatcher.combine(middle(rows, counts), handle)
-        return start, time.perf_counter()
+        return (start, time.perf_counter()), handle
 
     dist.barrier()
     before = int(COUNTER.read_text())
-    comm = once(lambda rows, counts: rows)
+    comm, handle = once(lambda rows, counts: rows)
     dist.barrier()
     sent = int(COUNTER.read_text()) - before
-    return {COMM: comm, STEP: once(experts) if with_experts else None, "bytes": sent}
+    copies_N = [0] * dispatcher.mesh.num_nodes
+    for rank, copies in handle.copies(0).items():
+        copies_N[rank // dispatcher.mesh.gpus_per_node] += copies
+    step = once(experts)[0] if with_experts else None
+    return {COMM: comm, STEP: step, "bytes": sent, "copies_N": copies_N}
 
 
 if __name__ == "__main__":
