@@ -93,19 +93,13 @@ def main() -> None:
     skew = float(load_E.max() / load_E.float().mean())
     # the limit is ceil(gamma * mean): exactly half of the largest load, rounded up
     halving = math.ceil(int(load_E.max()) / 2) / float(load_E.float().mean())
+    sizes = f"{len(batch.ids)} tokens drawn from the trace, hidden size {args.hidden}, intermediate {args.intermediate}"
+    skewed = f"largest expert load {skew:.3f} of the mean, so gamma={halving:.3f} halves it"
+    print(f"# Straggler: {model.name}, layer {model.layer_ids[layer]} of {model.num_layers}\n")
     print(
-        f"# Straggler: {model.name}, layer {model.layer_ids[layer]} of {model.num_layers}\n\n{describe_machine()}, ",
-        end="",
+        f"{describe_machine()}, torch {torch.__version__}, {device_words(args.device)}; {sizes}, {args.rounds} rounds; "
     )
-    print(
-        f"torch {torch.__version__}, {device_words(args.device)}; {len(batch.ids)} tokens drawn from the trace, ",
-        end="",
-    )
-    print(
-        f"hidden size {args.hidden}, intermediate {args.intermediate}, {args.rounds} rounds; largest expert load {skew:.3f} of ",
-        end="",
-    )
-    print(f"the mean, so gamma={halving:.3f} halves it; load average {os.getloadavg()[0]:.1f}")
+    print(f"{sizes}, {args.rounds} rounds; {skewed}; load average {os.getloadavg()[0]:.1f}")
     for ranks in args.ranks or (model.num_experts, model.num_experts // 4):
         if model.num_experts % ranks:
             raise OptionError(f"--ranks {ranks} does not divide the {model.num_experts} experts; give a divisor")

@@ -17,7 +17,7 @@ GUIDE = (REPOSITORY / "docs" / "runtime.md").read_text()
 
 
 def test_what_is_to_be_measured_is_there() -> None:
-    """Scripts and tests that the guide's commands name exist, all of the harness are named, with options that they have."""
+    """Scripts and tests that the guide's commands name exist with these options; all of the harness are named."""
     commands = [shlex.split(line[2:], comments=True) for line in GUIDE.splitlines() if line.startswith("$ p")]
     scripts = {words[1] for words in commands if words[0] == "python"}
     harness = {path for path in (REPOSITORY / "benchmarks" / "runtime").glob("*.py") if "argparse." in path.read_text()}
