@@ -52,8 +52,8 @@ def admit(key_A: Tensor, unit_A: Tensor, load_A: Tensor, limit_A: Tensor, *, lat
     limit_A  limit of the unit
     """
     if not key_A.is_cuda:
-        arrays = (one.contiguous().numpy() for one in (key_A, unit_A, load_A, limit_A))
-        return torch.from_numpy(cpu.admit(*arrays, latest_first))
+        key, unit, load, limit = (one.contiguous().numpy() for one in (key_A, unit_A, load_A, limit_A))
+        return torch.from_numpy(cpu.admit(key, unit, load, limit, latest_first))
     return admit_on_device(key_A, unit_A, load_A, limit_A, latest_first=latest_first)
 
 
