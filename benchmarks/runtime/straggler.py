@@ -1,6 +1,6 @@
 """Layer time of the most loaded rank by capacity policy and gamma, on routing of a real trace.
 
-python benchmarks/runtime/straggler.py TRACE [--ranks 32 8] [--layer 12]
+python benchmarks/runtime/straggler.py TRACE [--ranks 32 8] [--layer 12] [--device cuda]
 
 Every emulated rank does its own work alone, in turn, on the rows that it really gets: copies to slot order, two grouped
 products with SwiGLU between, weighted sums. The layer takes as long as its slowest rank. Policies take turns within
@@ -12,6 +12,9 @@ mean      of all ranks instead of the slowest
 decision  a rank's share of the time to decide what is dropped (ranks run in turn, waits left out)
 speed-up  layer without a limit over layer with one, then over layer with its decision; *loads* is the ratio of largest
           rank loads, which it can come near to but for what does not depend on load
+
+With `--device cuda` ranks share one GPU, in bf16; times are those between CUDA events, with the L2 cache flushed
+before. The decision then waits for the GPU: its processor time is an upper estimate. (Not run on a GPU yet.)
 
 The trace has scores of the top-k experts alone. `expanded` gives the others random scores below the token's least: that
 says how many further experts get tokens but not which. Its time is right, its choice means nothing.
@@ -41,6 +44,7 @@ from placement.runtime.decision import Capacity
 from placement.runtime.reduce import sum_rows
 
 GAMMAS = (1.0, 1.5, 2.0)
+FLUSH_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +83,7 @@ def main() -> None:
     parser.add_argument("--intermediate", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--seed", type=int, default=0, help="which tokens")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     args = parser.parse_args()
     torch.set_num_threads(1)
     trace = open_trace(args.trace)
@@ -88,18 +93,13 @@ def main() -> None:
     skew = float(load_E.max() / load_E.float().mean())
     # the limit is ceil(gamma * mean): exactly half of the largest load, rounded up
     halving = math.ceil(int(load_E.max()) / 2) / float(load_E.float().mean())
+    sizes = f"{len(batch.ids)} tokens drawn from the trace, hidden size {args.hidden}, intermediate {args.intermediate}"
+    skewed = f"largest expert load {skew:.3f} of the mean, so gamma={halving:.3f} halves it"
+    print(f"# Straggler: {model.name}, layer {model.layer_ids[layer]} of {model.num_layers}\n")
     print(
-        f"# Straggler: {model.name}, layer {model.layer_ids[layer]} of {model.num_layers}\n\n{describe_machine()}, ",
-        end="",
+        f"{describe_machine()}, torch {torch.__version__}, {device_words(args.device)}; {sizes}, {args.rounds} rounds; "
     )
-    print(
-        f"torch {torch.__version__}, fp32, 1 thread; {len(batch.ids)} tokens drawn from the trace, hidden size ", end=""
-    )
-    print(
-        f"{args.hidden}, intermediate {args.intermediate}, {args.rounds} rounds; largest expert load {skew:.3f} of ",
-        end="",
-    )
-    print(f"the mean, so gamma={halving:.3f} halves it; load average {os.getloadavg()[0]:.1f}")
+    print(f"{sizes}, {args.rounds} rounds; {skewed}; load average {os.getloadavg()[0]:.1f}")
     for ranks in args.ranks or (model.num_experts, model.num_experts // 4):
         if model.num_experts % ranks:
             raise OptionError(f"--ranks {ranks} does not divide the {model.num_experts} experts; give a divisor")
@@ -139,7 +139,10 @@ def table(model: Model, ranks: int, batch: Batch, halving: float, args: argparse
     if ranks < model.num_experts:
         policies["drop of ranks, gamma=1"] = CapacityPolicy(mode="drop", gamma=1.0, level="device")
     work = {name: emulate(model, ranks, batch, policy, args) for name, policy in policies.items()}
-    rounds = [{name: [timed(rank) for rank in group] for name, group in work.items()} for _ in range(args.rounds + 2)]
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda") if args.device == "cuda" else None
+    rounds = [
+        {name: [timed(rank, flush) for rank in group] for name, group in work.items()} for _ in range(args.rounds + 2)
+    ]
     lines = ["| policy | dropped | extra | largest rank load | of the mean | layer, ms | mean, ms | decision, ms "]
     lines[0] += "| speed-up | with decision | loads | layer by the clock, ms | speed-up |"
     lines.append("|---" * 13 + "|")
@@ -172,8 +175,20 @@ def table(model: Model, ranks: int, batch: Batch, halving: float, args: argparse
     return lines
 
 
-def timed(rank: Rank) -> tuple[float, float]:
-    """Milliseconds of one rank's work: of processor time, and by the clock."""
+def device_words(device: str) -> str:
+    return f"bf16, {torch.cuda.get_device_name()}" if device == "cuda" else "fp32, 1 thread"
+
+
+def timed(rank: Rank, flush: torch.Tensor | None) -> tuple[float, float]:
+    """Milliseconds of one rank's work: of processor time, and by the clock; on a GPU twice those of the GPU."""
+    if flush is not None:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        flush.zero_()
+        start.record()
+        rank.work()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end), start.elapsed_time(end)
     clock, cpu = time.perf_counter(), time.thread_time()
     rank.work()
     return (time.thread_time() - cpu) * 1e3, (time.perf_counter() - clock) * 1e3
@@ -193,9 +208,14 @@ def emulate(model: Model, ranks: int, batch: Batch, policy: CapacityPolicy, args
 
     def program(mesh: Mesh) -> Rank:
         mine = slice(mesh.rank, None, ranks)
-        ids, weights, scores = batch.ids[mine], batch.weights[mine], batch.scores[mine]
-        x = torch.randn(len(ids), args.hidden, generator=generator)
-        dispatcher = Dispatcher(mesh, layer_map)
+        ids, weights, scores = (one[mine].to(args.device) for one in (batch.ids, batch.weights, batch.scores))
+        dispatcher = Dispatcher(mesh, layer_map, device=args.device)
+        dtype = torch.float32 if args.device == "cpu" else torch.bfloat16
+
+        def drawn(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, generator=generator).to(args.device, dtype)
+
+        x = drawn(len(ids), args.hidden)
         slots = dispatcher.choose(ids)
         capacity = Capacity(policy, layer_map, mesh.world)
         decided = [capacity.decide(ids, slots, weights, scores) for _ in range(3)][-1]
@@ -205,8 +225,8 @@ def emulate(model: Model, ranks: int, batch: Batch, policy: CapacityPolicy, args
         arrival = dispatcher.send(x, decided.slots, decided.weights, decided.fault)
         per_rank = placement.slots_per_gpu
         experts = GroupedExperts(
-            gate_up=torch.randn(per_rank, 2 * args.intermediate, args.hidden, generator=generator).mT,
-            down=torch.randn(per_rank, args.hidden, args.intermediate, generator=generator).mT,
+            gate_up=drawn(per_rank, 2 * args.intermediate, args.hidden).mT,
+            down=drawn(per_rank, args.hidden, args.intermediate).mT,
         )
         return Rank(
             dispatcher=dispatcher,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from placement.runtime.capacity import LARGEST_PRIORITY, CapacityPolicy
+from placement.runtime.kernels import cpu
 from placement.runtime.words import mix, mix_int
 
 PRIORITY_SHIFT = 32
@@ -50,9 +51,17 @@ def admit(key_A: Tensor, unit_A: Tensor, load_A: Tensor, limit_A: Tensor, *, lat
     load_A   what it takes of the unit's limit
     limit_A  limit of the unit
     """
+    if not key_A.is_cuda:
+        key, unit, load, limit = (one.contiguous().numpy() for one in (key_A, unit_A, load_A, limit_A))
+        return torch.from_numpy(cpu.admit(key, unit, load, limit, latest_first))
+    return admit_on_device(key_A, unit_A, load_A, limit_A, latest_first=latest_first)
+
+
+def admit_on_device(key_A: Tensor, unit_A: Tensor, load_A: Tensor, limit_A: Tensor, *, latest_first: bool) -> Tensor:
+    """The same in torch."""
     if latest_first:
         flipped = (one.flip(0) for one in (key_A, unit_A, load_A, limit_A))
-        return admit(*flipped, latest_first=False).flip(0)
+        return admit_on_device(*flipped, latest_first=False).flip(0)
     order = torch.argsort(key_A, descending=True, stable=True)
     order = order[torch.argsort(unit_A[order], stable=True)]
     unit, load = unit_A[order], load_A[order]

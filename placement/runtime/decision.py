@@ -133,8 +133,8 @@ class Capacity:
     def _of_mine(
         self, slots: Tensor, key: Tensor, load: Tensor, routed_M: Tensor, fault: Tensor | int
     ) -> tuple[Tensor, Tensor | int]:
-        flat = (one.reshape(-1) for one in (key, slots, load))  # slot -1 is one of those that want none
-        return self._admit(*flat, routed_M.tolist()).view_as(slots) & (slots >= 0), fault
+        kept = self._admit(key.reshape(-1), slots.reshape(-1), load.reshape(-1), routed_M.tolist())
+        return kept.view_as(slots) & (slots >= 0), fault  # slot -1 is one of those that want none
 
     def _of_all(
         self, slots: Tensor, key: Tensor, load: Tensor, routed_M: Tensor, fault: Tensor | int

@@ -17,6 +17,7 @@ from placement import Placement
 from placement.errors import OptionError, RankError
 from placement.mixing import mix
 from placement.runtime import CapacityPolicy, Dispatcher, LayerMap, Lockstep, Mesh, MoELayer, entropy_load
+from placement.runtime.admission import admit, admit_on_device
 from placement.runtime.decision import Capacity
 from placement.runtime.words import mix as torch_mix
 
@@ -166,6 +167,19 @@ def test_kept_are_those_of_one_process(
     loads = [torch.from_numpy(rng.choice([0.25, 0.5, 1.0], size) if weighted else np.ones(size)) for size in sizes]
     kept, slots = decided(policy, tokens, priorities, loads, placement)
     assert kept == reference(policy, tokens, slots, priorities, loads, placement)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    wanted=st.lists(st.tuples(st.integers(0, 5), st.integers(-1, 3), st.integers(0, 4)), max_size=40),
+    latest_first=st.booleans(),
+)
+def test_admission_on_a_gpu_is_that_on_a_cpu(wanted: list[tuple[int, int, int]], latest_first: bool) -> None:
+    """What runs in torch on GPUs admits the same candidates, ties and loads of 0 included."""
+    key, unit, load = torch.tensor(wanted, dtype=torch.int64).reshape(-1, 3).unbind(dim=1)
+    limit = 3 + 2 * unit
+    on_cpu = admit(key << 40, unit, load, limit, latest_first=latest_first)
+    assert torch.equal(admit_on_device(key << 40, unit, load, limit, latest_first=latest_first), on_cpu)
 
 
 @pytest.mark.parametrize("renormalize", [False, True])

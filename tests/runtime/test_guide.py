@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,28 @@ from moe import make_placement, torch
 from placement import save_placement
 from placement.placement_json import placement_document
 
+REPOSITORY = Path(__file__).parents[2]
+GUIDE = (REPOSITORY / "docs" / "runtime.md").read_text()
+
+
+def test_what_is_to_be_measured_is_there() -> None:
+    """Scripts and tests that the guide's commands name exist with these options; all of the harness are named."""
+    commands = [shlex.split(line[2:], comments=True) for line in GUIDE.splitlines() if line.startswith("$ p")]
+    scripts = {words[1] for words in commands if words[0] == "python"}
+    harness = {path for path in (REPOSITORY / "benchmarks" / "runtime").glob("*.py") if "argparse." in path.read_text()}
+    mains = {str(path.relative_to(REPOSITORY)) for path in harness if "__main__" in path.read_text()}
+    assert scripts == mains
+    for program, *words in commands:
+        for word in words:
+            if "/" in word:
+                assert (REPOSITORY / word).exists(), word
+            if program == "python" and word.startswith("--"):
+                assert f'"{word}"' in (REPOSITORY / words[0]).read_text(), word
+
 
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands, on a map of the kind that `solve` writes; every rank gets a sum for each of its tokens."""
-    text = (Path(__file__).parents[2] / "docs" / "runtime.md").read_text()
-    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (example,) = re.findall(r"^```python\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
     save_placement(tmp_path / "placement.json", placement_document(make_placement(2, 2, 4, 12, 3)))
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}

@@ -93,6 +93,21 @@ def check_choices(ids_TK: Matrix, weight_TK: Matrix, num_experts: int) -> tuple[
 
 
 @nb.njit(cache=True, nogil=True)
+def admit(key_A: Ints, unit_A: Ints, load_A: Ints, limit_A: Ints, latest_first: bool) -> npt.NDArray[np.bool_]:
+    """See `placement.runtime.admission.admit`; units are small whole numbers."""
+    size = len(key_A)
+    kept, least = np.zeros(size, dtype=np.bool_), unit_A.min() if size else 0
+    used_U = np.zeros(unit_A.max() - least + 1 if size else 0, dtype=np.int64)
+    falling_A = -key_A[::-1] if latest_first else -key_A
+    for place in np.argsort(falling_A, kind="mergesort"):
+        a = size - 1 - place if latest_first else place
+        unit = unit_A[a] - least
+        used_U[unit] += load_A[a]  # of those that do not fit too: nobody after them does
+        kept[a] = used_U[unit] <= limit_A[a]
+    return kept
+
+
+@nb.njit(cache=True, nogil=True)
 def sum_rows(values_SD: Matrix, order_S: Ints, start: Ints, weight_S: Matrix, out: Matrix) -> None:
     """See `placement.runtime.reduce.sum_rows`; no weights are all 1. Weighted values are added up in fp32."""
     total_D = np.empty(values_SD.shape[1], dtype=np.float32)

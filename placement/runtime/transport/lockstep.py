@@ -63,7 +63,7 @@ class Lockstep:
             except BaseException as error:
                 outcomes[rank] = error
             finally:
-                with self._change:
+                with self._lock:
                     self._state[rank] = DONE
                     self._pass_turn(rank)
 
@@ -75,7 +75,8 @@ class Lockstep:
         return outcomes
 
     def _reset(self) -> None:
-        self._change = threading.Condition()
+        self._lock = threading.Lock()
+        self._called = [threading.Condition(self._lock) for _ in range(self.num_ranks)]  # so that one alone wakes up
         self._state = [READY] * self.num_ranks
         self._turn = 0
         self._fault: RankError | None = None
@@ -84,8 +85,8 @@ class Lockstep:
         self.decided: dict[tuple[tuple[int, ...], int], str] = {}
 
     def _await_turn(self, rank: int) -> None:
-        with self._change:
-            self._change.wait_for(lambda: self._turn == rank)
+        with self._lock:
+            self._called[rank].wait_for(lambda: self._turn == rank)
 
     def _pass_turn(self, rank: int) -> None:
         """The next rank that can go on gets the turn; if none can, all that wait are told why."""
@@ -99,7 +100,7 @@ class Lockstep:
             ready = waiting[:1]
         if ready:
             self._turn = ready[0]
-        self._change.notify_all()
+            self._called[self._turn].notify()
 
     def _who_is_missing(self) -> RankError:
         missing = sorted({r for (ranks, _), posted in self._posted.items() if posted for r in ranks if r not in posted})
@@ -109,7 +110,7 @@ class Lockstep:
 
     def swap(self, ranks: tuple[int, ...], rank: int, posted: Any) -> list[Any]:
         """What every member of `ranks` posted, once all have."""
-        with self._change:
+        with self._lock:
             number = self._number.get((ranks, rank), 0)
             self._number[ranks, rank] = number + 1
             slot = self._posted.setdefault((ranks, number), {})
@@ -121,7 +122,7 @@ class Lockstep:
             else:
                 self._state[rank] = WAITING
             self._pass_turn(rank)
-            self._change.wait_for(lambda: self._turn == rank)
+            self._called[rank].wait_for(lambda: self._turn == rank)
             if self._fault is not None and len(slot) < len(ranks):
                 raise self._fault
             return [slot[member] for member in ranks]
