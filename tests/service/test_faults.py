@@ -143,7 +143,7 @@ def test_a_slow_upload_is_taken(server: Server, client: httpx.Client, trace: Pat
     """In small pieces with pauses, while others are answered."""
     content = tar_of(trace)
     size = -(-len(content) // 20)
-    edge = b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.tgz\"\r\n\r\n"
+    edge = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.tgz"\r\n\r\n'
 
     def pieces() -> Any:
         yield edge
