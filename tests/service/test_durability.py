@@ -53,7 +53,7 @@ def test_every_acknowledged_job_ends_once_however_often_the_server_is_killed(
             assert not psutil.wait_procs(solvers, timeout=30)[1]
             server.launch()
         server.wait()
-        wait_until(lambda: not set(books.states()) & {"queued", "running"}, seconds=180)
+        wait_until(lambda: not set(books.states()) & {"queued", "running"}, seconds=300)
         assert interrupted > kills / 2
         assert books.endings() == {job: ["done"] for job in jobs}
         with server.client() as client:
@@ -90,7 +90,7 @@ def test_a_queue_that_forgot_jobs_gets_them_again(tmp_path: Path, trace: Path) -
                 queue.executemany(change, [("PENDING", host, jobs[1]), ("ERROR", host, jobs[2])])
                 queue.execute("DELETE FROM workflow_status WHERE workflow_uuid = ?", [jobs[3]])
             queue.close()
-            wait_until(lambda: set(books.states()) == {"done"})
+            wait_until(lambda: set(books.states()) == {"done"}, seconds=300)
             assert books.endings() == {job: ["done"] for job in jobs}
     finally:
         server.kill()

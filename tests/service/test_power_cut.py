@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests_service import Server, tar_of
+from tests_service import Server, answered, tar_of
 
 CALLS = "fsync,fdatasync,rename,renameat,renameat2,pwrite64,sendto"
 FINISHED = re.compile(r"^(\d+) +(\w+)\((.*)\) += \d", re.DOTALL)
@@ -59,7 +59,7 @@ def test_files_are_on_disk_before_rows_name_them_and_rows_before_the_answer(tmp_
             uploaded = client.post("/v1/traces", files={"file": ("t.tgz", tar_of(trace))}).json()["id"]
             options = {"solver": "linear", "bound": "none"}
             body: dict[str, Any] = {"traces": [uploaded], "cluster": {"num_nodes": 2}, "options": options}
-            answer = client.post("/v1/placements?wait=60", json=body | {"report": False})
+            answer = answered(client, "/v1/placements", body | {"report": False})
             assert answer.status_code == 200, answer.text
     finally:
         server.kill(signal.SIGTERM)
