@@ -19,7 +19,7 @@ from placement_api.settings import Limits
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
-from tests_service import Server, problem_of, tar_of, wait_until
+from tests_service import Server, answered, problem_of, tar_of, wait_until
 
 from placement import Cluster, Options, open_trace, solution_document, solve
 from placement.placement_json import document_bytes
@@ -78,11 +78,10 @@ def test_a_full_disk_is_told_and_nothing_is_lost(
         with disk.server.client() as client:
             uploaded = client.post("/v1/traces", files={"file": ("t.tgz", tar_of(trace))}).json()["id"]
             body = {"traces": [uploaded], "cluster": {"num_nodes": 2, "gpus_per_node": 2}, "report": False}
-            kept = client.post("/v1/placements?wait=60", json=body | {"options": {"solver": "linear"}})
+            kept = answered(client, "/v1/placements", body | {"options": {"solver": "linear"}})
             files = disk.server.open_files()
             job = client.post("/v1/placements", json=body | {"options": WORK}).json()["id"]
-            wait_until(lambda: client.get(f"/v1/jobs/{job}").json()["state"] == "running")
-            wait_until(lambda: _solvers(disk.server))
+            wait_until(lambda: _solvers(disk.server) or client.get(f"/v1/jobs/{job}").json()["finished"])
             disk.fill()
             for size in (100_000, 3_000_000):
                 answer = client.post("/v1/traces", files={"file": ("t.tar", bytes(size))})
@@ -93,7 +92,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(
             assert client.get("/healthz").status_code == 200
             [name] = [row["id"] for row in client.get("/v1/placements").json()]
             assert client.get(f"/v1/placements/{name}").content == kept.content
-            wait_until(lambda: not _solvers(disk.server))
+            wait_until(lambda: not _solvers(disk.server), seconds=180)
             if kind == "postgres":
                 wait_until(lambda: client.get(f"/v1/jobs/{job}").json()["state"] == "failed")
             assert disk.temporary() == []
@@ -101,7 +100,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(
             wait_until(lambda: client.get(f"/v1/jobs/{job}").json()["state"] in ("done", "failed"))
             ended = client.get(f"/v1/jobs/{job}").json()
             assert ended["state"] == "done" or (ended["error"]["status"] == 507 and "full" in ended["error"]["detail"])
-            again = client.post("/v1/placements?wait=60", json=body | {"options": WORK})
+            again = answered(client, "/v1/placements", body | {"options": WORK})
             alone = solve(open_trace(trace), Cluster.fit(8, num_nodes=2, gpus_per_node=2), Options(**WORK))
             assert again.content == document_bytes(solution_document(alone))
             assert client.get("/readyz").status_code == 200
@@ -143,7 +142,7 @@ def test_a_slow_upload_is_taken(server: Server, client: httpx.Client, trace: Pat
     """In small pieces with pauses, while others are answered."""
     content = tar_of(trace)
     size = -(-len(content) // 20)
-    edge = b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.tgz\"\r\n\r\n"
+    edge = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.tgz"\r\n\r\n'
 
     def pieces() -> Any:
         yield edge
