@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -9,10 +11,12 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from placement_api.problems import Problem
+from placement_api.problems import Problem, from_database
 from placement_api.settings import Limits, is_loopback
+from placement_api.store.database import AWAY
 from placement_api.tokens import COOKIE, Caller, Tokens
 
+DRAIN_S = 5.0  # how long the rest of a body is read, and thrown away, before it is refused
 UPLOADS = ("/v1/traces", "/place")
 OPEN_PATHS = ("/healthz", "/readyz", "/docs", "/openapi.json", "/login")  # and /static/
 HEADERS = {
@@ -42,12 +46,17 @@ class Guard:
         headers = Headers(scope=scope)
         most = self.limits.upload_bytes if scope["path"] in UPLOADS else self.limits.body_bytes
         sent = over = False
+        more = True  # of the body is still to come
 
         async def guarded_send(message: Message) -> None:
-            nonlocal sent
+            nonlocal sent, more
             if over and not sent:  # whoever read the body says that it is malformed; what is right comes below
                 return
             if message["type"] == "http.response.start":
+                if more and message["status"] >= 400 and message["status"] != 408 and "expect" not in headers:
+                    with suppress(TimeoutError):  # who is still sending might never read the answer
+                        await asyncio.wait_for(_drain(receive), DRAIN_S)
+                    more = False
                 sent = True
                 given = message.setdefault("headers", [])
                 names = {name for name, _ in given}
@@ -59,8 +68,14 @@ class Guard:
         received = 0
 
         async def counted_receive() -> Message:
-            nonlocal received, over
-            message = await receive()
+            nonlocal received, over, more
+            try:  # silent within the body, which lies on our disk; after it, silence is a client that waits
+                async with asyncio.timeout(self.limits.stall_s if more else None):
+                    message = await receive()
+            except TimeoutError:
+                silent = f"nothing of the body came for {self.limits.stall_s:g} s"
+                raise Problem(408, silent, "send it again, without a pause") from None
+            more = more and message.get("more_body", False)
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 if received > most:
@@ -80,9 +95,10 @@ class Guard:
             await self.app(scope, counted_receive, guarded_send)
             if over and not sent:
                 raise self._too_long(most)
-        except Problem as problem:
+        except (Problem, *AWAY) as error:
             if sent:
                 raise
+            problem = error if isinstance(error, Problem) else from_database(error)
             over = False
             if problem.status == 401 and "text/html" in headers.get("accept", ""):
                 await RedirectResponse("/login", status_code=303)(scope, receive, guarded_send)
@@ -113,3 +129,8 @@ class Guard:
             raise Problem(421, f"host {host[:100]!r} is not this machine", "ask http://127.0.0.1 or http://localhost")
         if origin is not None and urlsplit(origin).netloc != headers.get("host"):
             raise Problem(403, f"origin {origin[:100]!r} is another site", "ask from the page of this service")
+
+
+async def _drain(receive: Receive) -> None:
+    while (await receive()).get("more_body", False):
+        pass

@@ -11,8 +11,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, TimeoutError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from placement.errors import InfeasibleError, LimitError, OutputError, PlacementError, printable
 
@@ -67,6 +68,8 @@ def missing(what: str, name: str) -> Problem:
 def from_library(error: PlacementError) -> Problem:
     """The library's messages say what is wrong and, after a semicolon, how to mend it; some say it in one sentence."""
     what, _, mend = str(error).rpartition("; ")
+    if isinstance(error.__context__, OSError) and is_full(error.__context__):
+        return full_disk()
     if isinstance(error, OutputError):
         return Problem(507, what, "free space on the disk of the service")
     if not what:
@@ -76,15 +79,32 @@ def from_library(error: PlacementError) -> Problem:
     return Problem(422, what, mend)
 
 
+def from_database(error: DBAPIError | TimeoutError) -> Problem:
+    """What to answer when the database, or its disk, fails."""
+    reason = getattr(error, "orig", None) or error
+    log.error("the database does not answer: %s", type(reason).__name__)
+    if getattr(reason, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(reason, "sqlstate", "") == "53100":
+        return full_disk()
+    return Problem(503, "the database does not answer", "try again later", Retry_After="5")
+
+
+def is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def full_disk() -> Problem:
+    return Problem(507, "the disk of the service is full", "free space, or let it keep less: --keep-days")
+
+
 def faults(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route documents beside its success; 401, 403 and 429 may happen everywhere."""
+    """What a route documents beside its success; some may happen everywhere."""
     return {
         status: {
             "model": ProblemBody,
             "description": HTTPStatus(status).phrase,
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}},
         }
-        for status in sorted({400, 401, 403, 413, 422, 429, 503, *statuses})
+        for status in sorted({400, 401, 403, 408, 413, 422, 429, 503, 507, *statuses})
     }
 
 
@@ -128,17 +148,18 @@ def install(app: FastAPI) -> None:
         return Problem(422, what, "leave out NUL and halves of surrogate pairs").response()
 
     @app.exception_handler(DBAPIError)
-    def on_database(_: Request, error: DBAPIError) -> JSONResponse:
-        log.error("the database does not answer: %s", type(error.orig).__name__)
-        return Problem(503, "the database does not answer", "try again later", Retry_After="5").response()
+    @app.exception_handler(TimeoutError)
+    def on_database(_: Request, error: DBAPIError | TimeoutError) -> JSONResponse:
+        return from_database(error).response()
 
     @app.exception_handler(OSError)
     def on_disk(request: Request, error: OSError) -> JSONResponse:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return on_bug(request, error)
-        return Problem(
-            507, "the disk of the service is full", "free space, or let it keep less: --keep-days"
-        ).response()
+        return full_disk().response() if is_full(error) else on_bug(request, error)
+
+    @app.exception_handler(ClientDisconnect)
+    def on_gone(request: Request, _: ClientDisconnect) -> JSONResponse:
+        log.info("%s %s: the client went away", request.method, request.url.path)
+        return Problem(400, "the body ended early", "send all of it").response()
 
     @app.exception_handler(Exception)
     def on_bug(request: Request, error: Exception) -> JSONResponse:

@@ -5,12 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+from socket import gethostname
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from placement.errors import OptionError
 from placement.parallel import usable_cores
 
 MIB = 1 << 20
 GIB = 1 << 30
+# of libpq: a database that vanished without a word is noticed within seconds, unless the URL says otherwise
+NOTICE = {
+    "connect_timeout": "5",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +36,7 @@ class Limits:
     layers: int = 1_024
     experts: int = 4_096
     wait_s: float = 60.0
+    stall_s: float = 60.0  # a client may be silent within a body
     requests_per_s: float = 200.0
 
     def __post_init__(self) -> None:
@@ -38,7 +51,7 @@ class Settings:
     database_url   `postgresql://...` to share one queue among hosts; empty: SQLite files in `data`
     host, port     where to listen
     max_jobs       solves side by side on this host; each gets an equal share of the cores
-    executor       name of this host among those that share a database; a job goes on where it was begun
+    executor       name of this host among those that share a database; coming back it goes on with its jobs at once
     trace_folders  folders below which traces may be registered by path
     keep_days, keep_bytes  retention of traces and results that no job uses; None: for ever, any size
     """
@@ -48,7 +61,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     max_jobs: int = field(default_factory=lambda: max(usable_cores() // 2, 1))
-    executor: str = "local"
+    executor: str = field(default_factory=gethostname)
     trace_folders: tuple[Path, ...] = ()
     keep_days: float | None = None
     keep_bytes: int | None = None
@@ -62,6 +75,10 @@ class Settings:
         if self.database_url and not self.database_url.startswith(("postgresql://", "postgresql+psycopg://")):
             scheme = self.database_url.partition(":")[0]
             raise OptionError(f"a database of {scheme!r} is unknown; give postgresql://..., or nothing for SQLite")
+        try:
+            make_url(self.database_url or "sqlite://")
+        except (ArgumentError, ValueError):
+            raise OptionError("the database's URL cannot be read; give postgresql://USER@HOST:PORT/NAME") from None
 
     @property
     def workers(self) -> int:
@@ -89,7 +106,11 @@ class Settings:
 
     @property
     def _postgres(self) -> str:
-        return self.database_url.replace("postgresql://", "postgresql+psycopg://", 1)
+        if not self.database_url:
+            return ""
+        url = make_url(self.database_url)
+        url = url.set(drivername="postgresql+psycopg", query={**NOTICE, **url.query})
+        return url.render_as_string(hide_password=False)
 
 
 def is_loopback(host: str) -> bool:

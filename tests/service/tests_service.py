@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,28 +21,40 @@ START_S = 60.0
 
 @dataclass(slots=True, kw_only=True)
 class Server:
-    """`placement serve` on a loopback port."""
+    """`placement serve` on a loopback port; `prefix` is a command that runs it."""
 
     data: Path
     arguments: tuple[str, ...] = ()
+    prefix: tuple[str, ...] = ()
+    log_name: str = "server"
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
     log: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        self.log = self.data.with_suffix(".log")
+        self.log = self.data.with_suffix(f".{self.log_name}.log")
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> Server:
+        return self.launch().wait()
+
+    def launch(self) -> Server:
         self.port = self.port or free_port()
         command = [sys.executable, "-c", "from placement.cli import main; main()", "serve", "--data", str(self.data)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--port", str(self.port), *self.arguments], stdout=log, stderr=subprocess.STDOUT
+                [*self.prefix, *command, "--port", str(self.port), *self.arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
+        return self
+
+    def wait(self) -> Server:
+        """Until it answers."""
+        assert self.process is not None
         end = time.monotonic() + START_S
         while time.monotonic() < end:
             assert self.process.poll() is None, self.log.read_text()
@@ -58,9 +71,25 @@ class Server:
             self.process.wait(30)
             self.process = None
 
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def open_files(self) -> int:
+        """Descriptors of the server's process."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
     def client(self, token: str | None = None) -> httpx.Client:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=90)
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def free_port() -> int:

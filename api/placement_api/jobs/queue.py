@@ -8,6 +8,9 @@ import logging
 import threading
 import time
 import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,22 +20,23 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
 from placement.errors import PlacementError
-from placement.events import Progress
 from placement.version import VERSION
 from placement_api.jobs import child
+from placement_api.jobs.hosts import Hosts
+from placement_api.jobs.watch import Watch, patiently
 from placement_api.jobs.work import Task
 from placement_api.problems import Problem, from_library, missing
 from placement_api.settings import Settings
 from placement_api.store.blobs import Blobs
-from placement_api.store.database import Database
+from placement_api.store.database import Database, quick_commits
 from placement_api.store.tables import CANCELLED, DONE, FAILED, OPEN, QUEUED, RUNNING, JobRow, KeyRow, TraceRow
 from placement_api.store.traces import TraceFolders
 
 QUEUE = "placement"
 WORKFLOW_VERSION = "1"  # of the steps below: raise it when jobs that an earlier version began cannot go on
-MOST_ATTEMPTS = 5
+MOST_ATTEMPTS = 25  # beginnings of a job that may be what kills the service
 POLL_S = 0.1
-LOOK_S = 0.4  # how often the database is asked whether another host wants a job to stop
+BROKEN = Problem(500, "the service failed on this job", "try again; if it stays, report it")
 log = logging.getLogger("placement.service")
 
 
@@ -44,18 +48,31 @@ class Jobs:
     database: Database
     blobs: Blobs
     traces: TraceFolders
+    _hosts: Hosts = field(init=False)
+    _running: Counter[str] = field(default_factory=Counter)  # a job that was put back may run beside its shadow
     _stopping: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._hosts = Hosts(
+            database=self.database,
+            name=self.settings.executor,
+            alone=not self.settings.database_url,
+            queue=QUEUE,
+            running=self.running,
+            enqueue=self._enqueue,
+        )
 
     def start(self) -> None:
         """Listen to the queue, and go on with what was queued or running when the process ended."""
         global _jobs
         _jobs = self
         child.prepare()
+        quick_commits(self.settings.queue_url)
         config = DBOSConfig(
             name="placement",
             system_database_url=self.settings.queue_url,
-            executor_id=self.settings.executor,
+            executor_id=self._hosts.id,
             application_version=WORKFLOW_VERSION,
             serializer=DBOSPortableJSONSerializer(),
             log_level="ERROR",
@@ -63,14 +80,12 @@ class Jobs:
         DBOS(config=config)
         DBOS.launch()
         DBOS.register_queue(QUEUE, worker_concurrency=self.settings.max_jobs, polling_interval_sec=POLL_S)
-        with self.database.reading() as session:
-            queued = session.scalars(select(JobRow.id).where(JobRow.state.in_(OPEN)).order_by(JobRow.created)).all()
-        for job in queued:
-            self._enqueue(job)
+        self._hosts.start()
 
     def stop(self) -> None:
-        """What runs is begun again at the next start."""
+        """What runs is begun again at the next start, or by another host now."""
         DBOS.destroy()
+        self._hosts.stop()
 
     def submit(self, kind: str, request: dict[str, Any], *, caller: str, key: str | None = None) -> JobRow:
         """The job of this request: a new one, or the one that the same request or key got before. Raises Problem."""
@@ -99,48 +114,73 @@ class Jobs:
             self._stopping.add(job)
         return row
 
-    def begin(self, job: str) -> Task | None:
-        """The task of a job that is to run now; None if it was cancelled. Raises Problem."""
-        with self.database.session() as session:
-            row = session.get(JobRow, job)
-            if row is None or row.state not in OPEN or row.cancel:
-                return None
-            row.state, row.started, row.attempts = RUNNING, time.time(), row.attempts + 1
-            row.stage, row.done, row.total = "", 0, 0
-            attempts = row.attempts
-        if attempts > MOST_ATTEMPTS:
-            raise Problem(500, f"the job was begun {MOST_ATTEMPTS} times and never ended", "give a smaller problem")
-        return self._task(row)
-
     def compute(self, job: str) -> dict[str, Any]:
         """Run it; what `finish` needs to know."""
+        attempt = 0
         try:
-            task = self.begin(job)
-            if task is None:
+            attempt = patiently(lambda: self._begin(job))
+            if not attempt:
                 return {"state": CANCELLED}
-            watch = _Watch(jobs=self, job=job)
+            task = patiently(lambda: self._task(job))
+            watch = Watch(database=self.database, job=job, attempt=attempt, told_here=lambda: self.wants_stop(job))
             outcome = child.run(task, stop=watch.stop, tell=watch.tell)
         except Problem as error:
-            return {"state": FAILED, "error": error.body.model_dump()}
+            outcome = child.Outcome(error=error.body.model_dump())
         except PlacementError as error:
-            return {"state": FAILED, "error": from_library(error).body.model_dump()}
+            outcome = child.Outcome(error=from_library(error).body.model_dump())
+        except Exception:
+            log.exception("job %s failed", job)
+            outcome = child.Outcome(error=BROKEN.body.model_dump())
         if outcome.answer is not None:
-            return {"state": DONE, **asdict(outcome.answer)}
-        return {"state": CANCELLED} if outcome.error is None else {"state": FAILED, "error": outcome.error}
+            return {"state": DONE, "attempts": attempt, **asdict(outcome.answer)}
+        if outcome.error is not None:
+            return {"state": FAILED, "attempts": attempt, "error": outcome.error}
+        return {"state": CANCELLED, "attempts": attempt}
 
     def finish(self, job: str, outcome: dict[str, Any]) -> None:
-        """Ends the job unless it has ended."""
-        ended = {**outcome, "finished": time.time()}
-        if outcome["state"] != DONE:
-            ended["active_digest"] = None
-        with self.database.session() as session:
-            session.execute(update(JobRow).where(JobRow.id == job, JobRow.state.in_(OPEN)).values(**ended))
+        """Ends the job, unless it has ended or was begun again after this outcome."""
+        patiently(lambda: self._finish(job, outcome))
         with self._lock:
             self._stopping.discard(job)
+
+    @contextmanager
+    def holding(self, job: str) -> Iterator[None]:
+        """While a job runs here."""
+        with self._lock:
+            self._running[job] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= Counter([job])
+
+    def running(self) -> set[str]:
+        with self._lock:
+            return set(self._running)
 
     def wants_stop(self, job: str) -> bool:
         with self._lock:
             return job in self._stopping
+
+    def _begin(self, job: str) -> int:
+        """Which beginning of the job this is, from 1; 0 if it is not wanted any more. Raises Problem."""
+        with self.database.session() as session:
+            row = session.get(JobRow, job, with_for_update=True)
+            if row is None or row.state not in OPEN or row.cancel:
+                return 0
+            row.state, row.started, row.attempts = RUNNING, time.time(), row.attempts + 1
+            row.stage, row.done, row.total = "", 0, 0
+            return row.attempts
+
+    def _finish(self, job: str, outcome: dict[str, Any]) -> None:
+        ended = {**outcome, "finished": time.time()}
+        mine = [JobRow.id == job, JobRow.state.in_(OPEN)]
+        if outcome.get("attempts"):
+            mine.append(JobRow.attempts == outcome["attempts"])
+        if outcome["state"] != DONE:
+            ended["active_digest"] = None
+        with self.database.session() as session:
+            session.execute(update(JobRow).where(*mine).values(**ended))
 
     def _find_or_add(self, kind: str, request: dict[str, Any], digest: str, caller: str, key: str | None) -> JobRow:
         with self.database.session() as session:
@@ -181,8 +221,12 @@ class Jobs:
         with SetWorkflowID(job):
             DBOS.enqueue_workflow(QUEUE, run_job, job)
 
-    def _task(self, row: JobRow) -> Task:
+    def _task(self, job: str) -> Task:
         with self.database.session() as session:
+            row = session.get_one(JobRow, job)
+            if row.attempts > MOST_ATTEMPTS:
+                what = f"the job was begun {MOST_ATTEMPTS} times and never ended"
+                raise Problem(500, what, "give a smaller problem")
             traces = [session.get(TraceRow, name) for name in row.request["traces"]]
             for name, trace in zip(row.request["traces"], traces, strict=True):
                 if trace is None:
@@ -207,34 +251,6 @@ class Jobs:
         return self.blobs.path(job.files["placement"])
 
 
-@dataclass(slots=True, kw_only=True)
-class _Watch:
-    """Between a job's process and the database: progress one way, the wish to stop the other."""
-
-    jobs: Jobs
-    job: str
-    stage: str = ""
-    looked: float = 0.0
-
-    def stop(self) -> bool:
-        if self.jobs.wants_stop(self.job):
-            return True
-        now = time.monotonic()
-        if now - self.looked < LOOK_S:
-            return False
-        self.looked = now
-        with self.jobs.database.reading() as session:
-            return session.scalars(select(JobRow.cancel).where(JobRow.id == self.job)).one_or_none() is not False
-
-    def tell(self, event: Progress) -> None:
-        told: dict[str, Any] = {"stage": event.stage, "done": event.done, "total": event.total}
-        if event.stage != self.stage:
-            self.stage = event.stage
-            told["stage_started"] = time.time()
-        with self.jobs.database.session() as session:
-            session.execute(update(JobRow).where(JobRow.id == self.job, JobRow.state == RUNNING).values(**told))
-
-
 _jobs: Jobs | None = None
 
 
@@ -249,11 +265,12 @@ def compute(job: str) -> dict[str, Any]:
     return _running().compute(job)
 
 
-@DBOS.step(name="finish", retries_allowed=True, max_attempts=20)
+@DBOS.step(name="finish")
 def finish(job: str, outcome: dict[str, Any]) -> None:
     _running().finish(job, outcome)
 
 
 @DBOS.workflow(name="job", max_recovery_attempts=1000)
 def run_job(job: str) -> None:
-    finish(job, compute(job))
+    with _running().holding(job):
+        finish(job, compute(job))

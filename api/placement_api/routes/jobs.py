@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -17,6 +18,7 @@ from placement_api.answers import JobAnswer
 from placement_api.problems import Problem, faults, missing
 from placement_api.routes import Here, Reader, Solver
 from placement_api.service import Service
+from placement_api.store.database import AWAY
 from placement_api.store.tables import DONE, OPEN, JobRow
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -73,7 +75,8 @@ async def job_events(here: Here, _: Reader, job: str, request: Request) -> Strea
             if row.state not in OPEN or await request.is_disconnected():
                 return
             await asyncio.sleep(EVENT_S)
-            row = await run_in_threadpool(find, here, job)
+            with suppress(*AWAY):  # the job goes on, and so do its events
+                row = await run_in_threadpool(find, here, job)
 
     return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 

@@ -11,13 +11,14 @@ from pydantic import BaseModel
 from sqlalchemy import func, select
 
 from placement.cluster import Cluster
+from placement.errors import PlacementError
 from placement.model import Model
 from placement.placement_json import load_placement
 from placement.problem import Options
 from placement.solve import solve
 from placement.traces.counts_file import Counts
 from placement_api.metrics import CONTENT_TYPE, layer_series
-from placement_api.problems import Problem, faults
+from placement_api.problems import Problem, faults, from_library
 from placement_api.routes import Here, Reader
 from placement_api.routes.jobs import file_of
 from placement_api.routes.placements import find_placement
@@ -31,8 +32,8 @@ class Health(BaseModel):
 
 
 @router.get("/healthz")
-def healthz() -> Health:
-    """The process answers."""
+async def healthz() -> Health:
+    """The process answers, also while all its threads wait for a database."""
     return Health()
 
 
@@ -43,9 +44,8 @@ def readyz(here: Here) -> Health:
         here.database.check()
         here.blobs.delete(here.blobs.put(secrets.token_bytes(16)))
     except Exception as error:
-        raise Problem(
-            503, f"the store does not answer: {type(error).__name__}", "mend the database or the disk"
-        ) from error
+        why = from_library(error).body.detail if isinstance(error, PlacementError) else type(error).__name__
+        raise Problem(503, f"the store does not answer: {why}", "mend the database or the disk") from error
     count_QLE = np.array([[[5, 1, 1, 1], [1, 5, 1, 1]]], dtype=np.int64)
     model = Model(name="ready", layer_ids=(0, 1), num_experts=4, top_k=1)
     counts = Counts(model=model, count_QLE=count_QLE, unit=1.0, selected=np.arange(1))

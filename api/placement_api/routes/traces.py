@@ -51,7 +51,7 @@ class RegisterBody(Body):
     path: str = Field(max_length=4000, examples=["/srv/traces/monday"], description="Folder of the service's machine")
 
 
-@router.post("", status_code=201, responses=faults(507), openapi_extra={"requestBody": UPLOAD})
+@router.post("", status_code=201, responses=faults(), openapi_extra={"requestBody": UPLOAD})
 async def upload(here: Here, _: Solver, request: Request) -> TraceAnswer:
     """Upload a trace. The same trace again gets the same id."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):

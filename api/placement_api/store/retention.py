@@ -13,6 +13,7 @@ from sqlalchemy import delete, select
 from placement_api.settings import Settings
 from placement_api.store.blobs import Blobs
 from placement_api.store.database import Database
+from placement_api.store.leftovers import drop_leftovers
 from placement_api.store.tables import OPEN, JobRow, KeyRow, TraceRow
 from placement_api.store.traces import TraceFolders
 
@@ -49,6 +50,7 @@ class Retention:
                     break
                 self._drop_files(now)
         self._drop_files(now - GRACE_S)
+        drop_leftovers(self.settings.data, now - GRACE_S)
 
     def _run(self) -> None:
         while not self._stopped.wait(EVERY_S):

@@ -89,3 +89,13 @@ class TokenRow(Base):
     hash: Mapped[str] = mapped_column(String(64), unique=True)
     scopes: Mapped[list[str]]
     created: Mapped[float]
+
+
+class HostRow(Base):
+    """A process that runs jobs. It changes `seen` every few seconds; `name` stays the same when its host comes back."""
+
+    __tablename__ = "hosts"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str]
+    seen: Mapped[float]
