@@ -107,7 +107,7 @@ class Client:
             for line in events:
                 if line.startswith(b"data: "):
                     now = json.loads(line[6:])
-                    event = Progress(**{name: now["progress"][name] for name in ("stage", "done", "total")})
+                    event = Progress(**{name: now["progress"].get(name) for name in ("stage", "done", "total", "best")})
                     if event.stage and event != told:
                         listener(event)
                     told = event

@@ -2,8 +2,8 @@
 
     python benchmarks/service/memory.py [--jobs N] [--every N]
 
-Each job solves 8 experts of one layer from counts and has its own seed, so that none is answered by another; clients ask
-with `?wait=30`, as many side by side as the queue is kept full by. Prints a Markdown result.
+Each job solves 8 experts of one layer from counts, with a seed of its own, so that none is answered by another. Clients
+ask with `?wait=30`, enough of them side by side that the queue is never empty. Prints a Markdown result.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ def main() -> None:
     parser.add_argument("--database-url", default="")
     given = parser.parse_args()
     database = ("--database-url", given.database_url) if given.database_url else ()
-    with tempfile.TemporaryDirectory() as folder, served(Path(folder) / "data", "--rate-limit", "100000", *database) as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(Path(folder) / "data", "--rate-limit", "100000", *database) as server,
+    ):
         measure(server, given.jobs, given.every)
 
 
@@ -62,8 +65,9 @@ def show(server: Server, done: int, ms: float) -> None:
     starters = [child for child in service.children() if "forkserver" in " ".join(child.cmdline())]
     mib = [process.memory_info().rss / (1 << 20) for process in (service, *starters)]
     print(
-        f"| {done:,} | {mib[0]:.1f} | {sum(mib[1:]):.1f} | {service.num_fds()} | {service.num_threads()} "
-        f"| {ms:.0f} |" if done else f"| 0 | {mib[0]:.1f} | {sum(mib[1:]):.1f} | {service.num_fds()} | {service.num_threads()} | |",
+        f"| {done:,} | {mib[0]:.1f} | {sum(mib[1:]):.1f} | {service.num_fds()} | {service.num_threads()} | {ms:.0f} |"
+        if done
+        else f"| 0 | {mib[0]:.1f} | {sum(mib[1:]):.1f} | {service.num_fds()} | {service.num_threads()} | |",
         flush=True,
     )
 

@@ -62,7 +62,10 @@ def solve_workload(
         rows = {name: get_solver(name).solve_layer(problem).phy2log_P for name in baselines}
         return rows, solve_layer(problem, model.layer_ids[layer], current_LP[layer])
 
-    answers = side_by_side(task, model.num_layers, executor, listener)
+    def objective(answer: tuple[dict[str, Row], Answer]) -> float:
+        return answer[1].points[-1].score.objective
+
+    answers = side_by_side(task, model.num_layers, executor, listener, objective)
     chosen = spend([answer.points for _, answer in answers], options.max_moves)
     rows_of = {name: [rows[name] for rows, _ in answers] for name in baselines}
     rows_of[options.solver] = [point.phy2log_P for point in chosen]
@@ -71,17 +74,29 @@ def solve_workload(
     return maps, tuple(reports)
 
 
-def side_by_side(task: Callable[[int], T], num_layers: int, executor: Executor, listener: Listener) -> list[T]:
-    """What `task` answers for every layer; of several failures the first layer's is raised."""
+def side_by_side(
+    task: Callable[[int], T],
+    num_layers: int,
+    executor: Executor,
+    listener: Listener,
+    objective: Callable[[T], float] | None = None,
+) -> list[T]:
+    """What `task` answers for every layer; of several failures the first layer's is raised.
+
+    objective: of an answer; its mean so far is told to the listener.
+    """
     # layers already use all cores; BLAS threads of its own would fight them, and round differently
     with threadpool_limits(1, user_api="blas"):
         futures = [executor.submit(task, layer) for layer in range(num_layers)]
         try:
             listener(Progress(stage="solve", done=0, total=num_layers))
+            whole = 0.0
             for done, future in enumerate(as_completed(futures), start=1):
                 if future.exception() is not None:
                     break
-                listener(Progress(stage="solve", done=done, total=num_layers))
+                whole += 0.0 if objective is None else objective(future.result())
+                best = None if objective is None else whole / done
+                listener(Progress(stage="solve", done=done, total=num_layers, best=best))
             # after a failure only the layers that were begun are waited for: all before the first that failed
             return [future.result() for future in futures if future.done() or not future.cancel()]
         finally:

@@ -132,7 +132,7 @@ class Jobs:
             log.exception("job %s failed", job)
             outcome = child.Outcome(error=BROKEN.body.model_dump())
         if outcome.answer is not None:
-            return {"state": DONE, "attempts": attempt, **asdict(outcome.answer)}
+            return {"state": DONE, "attempts": attempt, **asdict(outcome.answer), **watch.told}
         if outcome.error is not None:
             return {"state": FAILED, "attempts": attempt, "error": outcome.error}
         return {"state": CANCELLED, "attempts": attempt}
@@ -169,7 +169,7 @@ class Jobs:
             if row is None or row.state not in OPEN or row.cancel:
                 return 0
             row.state, row.started, row.attempts = RUNNING, time.time(), row.attempts + 1
-            row.stage, row.done, row.total = "", 0, 0
+            row.stage, row.done, row.total, row.best = "", 0, 0, None
             return row.attempts
 
     def _finish(self, job: str, outcome: dict[str, Any]) -> None:
