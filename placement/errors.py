@@ -14,6 +14,7 @@ PlacementError             exit code 1
 
 from __future__ import annotations
 
+TYPE_URI = "urn:placement:error:"
 UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -84,3 +85,14 @@ class RankError(PlacementError):
     def __init__(self, message: str, ranks: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.ranks = ranks
+
+
+def error_of_type(uri: str) -> type[PlacementError] | None:
+    """The class of this tree that a service named as the `type` of a problem (RFC 9457); None of other types."""
+    found = globals().get(uri.removeprefix(TYPE_URI)) if uri.startswith(TYPE_URI) else None
+    return found if isinstance(found, type) and issubclass(found, PlacementError) else None
+
+
+def type_of_error(error: PlacementError) -> str:
+    """The URI by which a service names the class of an error, or the nearest above it in this tree."""
+    return TYPE_URI + next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == __name__)

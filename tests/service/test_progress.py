@@ -26,7 +26,9 @@ def test_a_job_that_is_done_tells_the_objective_of_its_placement(client: httpx.C
 def test_a_job_that_runs_tells_how_far_it_is(client: httpx.Client, trace_id: str) -> None:
     """Within a second of its beginning; a layer that is not solved yet has no best."""
     options = {"solver": "anneal", "bound": "none", "work_limit": 2_000_000_000, "seed": 32}
-    job = client.post("/v1/placements", json={"traces": [trace_id], "cluster": CLUSTER, "options": options}).json()["id"]
+    job = client.post("/v1/placements", json={"traces": [trace_id], "cluster": CLUSTER, "options": options}).json()[
+        "id"
+    ]
     with client.stream("GET", f"/v1/jobs/{job}/events") as stream:
         for line in stream.iter_lines():
             if line.startswith("data: ") and (now := json.loads(line[6:]))["progress"]["stage"] == "solve":
