@@ -1,9 +1,13 @@
-"""What a result file must say about where it was measured."""
+"""What a result file must say about where it was measured; a command as a user runs it, measured."""
 
 from __future__ import annotations
 
 import datetime
+import os
 import platform
+import subprocess
+import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,3 +26,16 @@ def describe_machine() -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("expert-placement", "numpy", "numba", "ortools"))
     today = datetime.datetime.now(tz=datetime.UTC).date()
     return f"{today}, {cpu}, {usable_cores()} cores, Python {platform.python_version()}, {packages}"
+
+
+def placement(*arguments: str) -> tuple[str, float, float, int]:
+    """(stdout, wall seconds, seconds of all cores, peak resident bytes) of one `placement` command."""
+    command = [str(Path(sys.executable).parent / "placement"), *arguments]
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        output = process.stdout.read() if process.stdout else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed with code {process.returncode}")
+    return output, time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024

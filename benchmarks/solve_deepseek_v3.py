@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
-from pathlib import Path
 
-from machine import describe_machine
+from machine import describe_machine, placement
 
 SEED = 1
 SYNTH = ["--preset", "deepseek-v3", "--no-group-limit", "--tokens", "100000", "--requests", "400", "--seed", str(SEED)]
@@ -18,19 +13,6 @@ SHAPES = {
     "4 nodes x 8 GPUs": ["--nodes", "4", "--gpus-per-node", "8"],
     "40 nodes x 8 GPUs, 64 redundant experts": ["--nodes", "40", "--gpus-per-node", "8", "--slots-per-gpu", "1"],
 }
-
-
-def placement(*arguments: str) -> tuple[str, float, float, int]:
-    """(stdout, wall seconds, seconds of all cores, peak resident bytes) of one `placement` command."""
-    command = [str(Path(sys.executable).parent / "placement"), *arguments]
-    start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        output = process.stdout.read() if process.stdout else ""
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed with code {process.returncode}")
-    return output, time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
 def measure(trace: str, title: str, shape: list[str], answer: str) -> None:

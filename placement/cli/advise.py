@@ -10,8 +10,16 @@ import typer
 from placement.advise import WORK_LIMIT, advise
 from placement.advise.advise import MOST_DROPPED
 from placement.cli.shared import (
+    ClusterFile,
+    GpusPerNode,
+    Holdout,
     Json,
+    Nodes,
+    RedundantExperts,
     ReplicaChoice,
+    Seed,
+    SlotsPerGpu,
+    TopK,
     Traces,
     Transport,
     Workers,
@@ -29,16 +37,12 @@ from placement.report.advice_tables import advice_tables
 def advise_command(
     traces: Traces,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page to write.")] = None,
-    nodes: Annotated[int | None, typer.Option(help="Machines of the EP group.")] = None,
-    gpus_per_node: Annotated[
-        int | None, typer.Option(help="GPUs of a machine. [default: the largest of 8, 4, 2, 1 that all get an expert]")
-    ] = None,
-    slots_per_gpu: Annotated[int | None, typer.Option(help="Experts that a GPU holds of each layer.")] = None,
-    redundant_experts: Annotated[int | None, typer.Option(help="Slots beyond one for each expert.")] = None,
-    cluster: Annotated[Path | None, typer.Option(help="cluster.yaml, instead of the four options above.")] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Experts that a token visits, where TRACES is a file of counts without it.")
-    ] = None,
+    nodes: Nodes = None,
+    gpus_per_node: GpusPerNode = None,
+    slots_per_gpu: SlotsPerGpu = None,
+    redundant_experts: RedundantExperts = None,
+    cluster: ClusterFile = None,
+    top_k: TopK = None,
     transport: Transport = "node",
     replica_choice: ReplicaChoice = "min-nodes",
     kv_cache_gb: Annotated[
@@ -50,9 +54,9 @@ def advise_command(
     max_dropped: Annotated[
         float, typer.Option(help="Share of the assignments that a capacity factor may drop.")
     ] = MOST_DROPPED,
-    holdout: Annotated[float, typer.Option(help="Share of the requests to measure on, not to fit; 0 fits all.")] = 0.2,
+    holdout: Holdout = 0.2,
     work_limit: Annotated[int, typer.Option(help="Moves that a search proposes per layer, for each map.")] = WORK_LIMIT,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Seed = 0,
     workers: Workers = None,
     json_output: Json = False,
 ) -> None:

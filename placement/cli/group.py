@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from placement.cli.shared import (
+    Holdout,
     Json,
+    MapCluster,
     ReplicaChoice,
+    Seed,
     Traces,
     Transport,
     Workers,
@@ -44,13 +47,13 @@ def group_command(
     traces: Traces,
     map_file: Annotated[Path, typer.Option("--map", help="Placement file to group the requests for.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Grouping file to write.")] = Path("grouping.json"),
-    cluster: Annotated[Path | None, typer.Option(help="cluster.yaml, instead of what the placement file says.")] = None,
+    cluster: MapCluster = None,
     home_from: HomeFrom = None,
     token_tolerance: TokenTolerance = TOLERANCE,
     replica_choice: ReplicaChoice = "min-nodes",
     transport: Transport = "node",
-    holdout: Annotated[float, typer.Option(help="Share of the requests to measure on, not to fit; 0 fits all.")] = 0.2,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    holdout: Holdout = 0.2,
+    seed: Seed = 0,
     workers: Workers = None,
     report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
     json_output: Json = False,

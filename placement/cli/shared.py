@@ -27,6 +27,19 @@ Traces = Annotated[
     list[str], typer.Argument(metavar="TRACES...", help="Folders (or globs, or folders of folders) of expert-trace/1.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+Nodes = Annotated[int | None, typer.Option(help="Machines of the EP group.")]
+GpusPerNode = Annotated[
+    int | None, typer.Option(help="GPUs of a machine. [default: the largest of 8, 4, 2, 1 that all get an expert]")
+]
+SlotsPerGpu = Annotated[int | None, typer.Option(help="Experts that a GPU holds of each layer.")]
+RedundantExperts = Annotated[int | None, typer.Option(help="Slots beyond one for each expert.")]
+ClusterFile = Annotated[Path | None, typer.Option(help="cluster.yaml, instead of the four options above.")]
+MapCluster = Annotated[Path | None, typer.Option(help="cluster.yaml, instead of what the placement file says.")]
+TopK = Annotated[
+    int | None, typer.Option(help="Experts that a token visits, where TRACES is a file of counts without it.")
+]
+Holdout = Annotated[float, typer.Option(help="Share of the requests to measure on, not to fit; 0 fits all.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Workers = Annotated[int | None, typer.Option(help="Threads; the answer does not depend on them. [default: the cores]")]
 ReplicaChoice = Annotated[str, typer.Option(help=f"How a copy is chosen among replicas: {', '.join(REPLICA_CHOICES)}.")]
 Transport = Annotated[

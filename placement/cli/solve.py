@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import typer
 
-from placement.by_class import by_class_document, save_classes, solve_by
-from placement.cli.by_class import By, MapsOut, show_classes
-from placement.cli.group import HomeFrom, TokenTolerance, show_grouping
+from placement.by_class import solve_by
+from placement.cli.by_class import By, MapsOut
+from placement.cli.group import HomeFrom, TokenTolerance
 from placement.cli.remote import check_remote, solve_remotely
 from placement.cli.shared import (
+    ClusterFile,
+    GpusPerNode,
+    Holdout,
     Json,
+    Nodes,
+    RedundantExperts,
     ReplicaChoice,
+    Seed,
+    SlotsPerGpu,
+    TopK,
     Traces,
     Transport,
     Workers,
@@ -24,36 +31,30 @@ from placement.cli.shared import (
     progress_listener,
     stdout_console,
 )
+from placement.cli.solve_checks import Outputs, check_alone, check_needed
+from placement.cli.solve_output import Answer
 from placement.errors import OptionError
-from placement.files import check_folder, check_writable, write_atomic
+from placement.events import Listener
 from placement.group import solve_grouped
 from placement.grouping.assign import TOLERANCE
-from placement.grouping.grouping_json import save_grouping
-from placement.grouping_document import grouping_document
-from placement.pareto import PLOT_FILE, save_front, solve_front
-from placement.placement_json import document_bytes, load_placement, save_placement
+from placement.pareto import solve_front
+from placement.placement_json import load_placement
 from placement.problem import BALANCE_WEIGHT, BOUNDS, OBJECTIVES, Options
-from placement.report.front import front_png, front_table
-from placement.report.migration import migration_line
-from placement.report.part_tables import terminal_part_table
-from placement.report.tables import comparison_table, headline
-from placement.solution import solution_document
 from placement.solve import solve
 from placement.solvers import SOLVERS
 from placement.traces import Trace
+from placement.traces.counts_file import Counts
 from placement.traces.parts import PARTINGS
 
 
 def solve_command(
     traces: Traces,
     output: Annotated[Path, typer.Option("-o", "--output", help="Placement file to write.")] = Path("placement.json"),
-    nodes: Annotated[int | None, typer.Option(help="Machines of the EP group.")] = None,
-    gpus_per_node: Annotated[
-        int | None, typer.Option(help="GPUs of a machine. [default: the largest of 8, 4, 2, 1 that all get an expert]")
-    ] = None,
-    slots_per_gpu: Annotated[int | None, typer.Option(help="Experts that a GPU holds of each layer.")] = None,
-    redundant_experts: Annotated[int | None, typer.Option(help="Slots beyond one for each expert.")] = None,
-    cluster: Annotated[Path | None, typer.Option(help="cluster.yaml, instead of the four options above.")] = None,
+    nodes: Nodes = None,
+    gpus_per_node: GpusPerNode = None,
+    slots_per_gpu: SlotsPerGpu = None,
+    redundant_experts: RedundantExperts = None,
+    cluster: ClusterFile = None,
     solver: Annotated[str, typer.Option(help=f"One of {', '.join(SOLVERS)}.")] = "auto",
     balance_weight: Annotated[
         float, typer.Option(help="Sends per token that one unit of rank imbalance (max/mean) is worth.")
@@ -63,21 +64,19 @@ def solve_command(
     ] = None,
     max_node_imbalance: Annotated[float | None, typer.Option(help="The same for nodes.")] = None,
     objective: Annotated[str, typer.Option(help=f"What is best: {', '.join(OBJECTIVES)}.")] = "locality",
-    top_k: Annotated[
-        int | None, typer.Option(help="Experts that a token visits, where TRACES is a file of counts without it.")
-    ] = None,
+    top_k: TopK = None,
     transport: Transport = "node",
     replica_choice: ReplicaChoice = "min-nodes",
     bound: Annotated[
         str, typer.Option(help=f"Proof of how good the answer is: {', '.join(BOUNDS)}; tight takes seconds a layer.")
     ] = "quick",
     no_bound: Annotated[bool, typer.Option("--no-bound", help="The same as --bound none.")] = False,
-    holdout: Annotated[float, typer.Option(help="Share of the requests to measure on, not to fit; 0 fits all.")] = 0.2,
+    holdout: Holdout = 0.2,
     robust: Annotated[
         str | None,
         typer.Option(help=f"Minimize the worst part of the traffic, parted by {', '.join(PARTINGS)}."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Seed = 0,
     time_limit: Annotated[
         float | None, typer.Option(help="Seconds for solving; the answer then depends on the machine.")
     ] = None,
@@ -133,21 +132,25 @@ def solve_command(
         max_moves=max_moves,
         max_moves_per_layer=max_moves_per_layer,
     )
-    outputs = {"--output": output, "--report": report, "--migration-out": migration_out, "--grouping-out": grouping_out}
+    outputs = Outputs(
+        placement=output,
+        report=report,
+        migration=migration_out,
+        grouping=grouping_out,
+        maps=maps_out,
+        pareto=pareto,
+    )
     if group:
-        _check_alone("--group", {"--robust": robust, "--from": current, "--pareto": pareto})
-    elif grouping_out is not None or home_from is not None:
-        raise OptionError("--grouping-out and --home-from are about homes of requests; add --group")
+        check_alone("--group", {"--robust": robust, "--from": current, "--pareto": pareto})
+    else:
+        check_needed("--group", "about homes of requests", {"--grouping-out": grouping_out, "--home-from": home_from})
     if by is not None:
-        _check_alone("--by", {"--robust": robust, "--from": current, "--pareto": pareto, "--group": group or None})
-    elif maps_out is not None:
-        raise OptionError("--maps-out is for the maps of classes of traffic; add --by")
+        check_alone("--by", {"--robust": robust, "--from": current, "--pareto": pareto, "--group": group})
+    else:
+        check_needed("--by", "for the maps of classes of traffic", {"--maps-out": maps_out})
     if pareto is not None:
-        _check_pareto(pareto, {"--robust": robust, "--from": current})
-    for option, folder in (("--pareto", pareto), ("--maps-out", maps_out)):
-        if folder is not None:
-            _check_own_folder(option, folder, outputs)
-    _check_outputs(outputs)
+        check_alone("--pareto", {"--robust": robust, "--from": current})
+    outputs.check()
     if migration_out is not None and current is None:
         raise OptionError("--migration-out says how to get from a map to the answer; give that map with --from FILE")
     in_use = None if current is None else load_placement(current)[0]
@@ -161,16 +164,8 @@ def solve_command(
         redundant_experts=redundant_experts,
     )
     if server is not None:
-        check_remote(
-            {
-                "--from": current,
-                "--group": group,
-                "--by": by,
-                "--pareto": pareto,
-                "--migration-out": migration_out,
-                "--workers": workers,
-            }
-        )
+        not_there = {"--from": current, "--by": by, "--pareto": pareto, "--migration-out": migration_out}
+        check_remote({**not_there, "--group": group, "--workers": workers})
         solve_remotely(
             server,
             token,
@@ -185,119 +180,43 @@ def solve_command(
             json_output=json_output,
         )
         return
-    grouped = front = classes = None
     with progress_listener(quiet=json_output) as listener:
-        if group and isinstance(trace, Trace):
+        common: Common = {"holdout": holdout, "workers": workers, "listener": listener}
+        if group:
+            of_requests = tokens_of(trace, "--group needs a trace: counts do not say which tokens are of one request")
             grouped = solve_grouped(
-                trace,
-                shape,
-                options,
-                holdout=holdout,
-                home_from=home_from,
-                tolerance=token_tolerance,
-                workers=workers,
-                listener=listener,
+                of_requests, shape, options, home_from=home_from, tolerance=token_tolerance, **common
             )
-            solution = grouped.solution
-        elif group:
-            raise OptionError("--group needs a trace: counts do not say which experts the tokens of a request visit")
-        elif by is not None and isinstance(trace, Trace):
-            classes = solve_by(trace, shape, options, by=by, holdout=holdout, workers=workers, listener=listener)
-            solution = classes.solution
+            answer = Answer(solution=grouped.solution, grouped=grouped)
         elif by is not None:
-            raise OptionError("--by needs a trace: counts do not say of which class a token is")
+            of_classes = tokens_of(trace, "--by needs a trace: counts do not say of which class a token is")
+            classes = solve_by(of_classes, shape, options, by=by, **common)
+            answer = Answer(solution=classes.solution, classes=classes)
         elif pareto is not None:
-            front = solve_front(
-                trace,
-                shape,
-                options,
-                holdout=holdout,
-                by_domain=report is not None,
-                workers=workers,
-                listener=listener,
-            )
-            solution = front.solution
+            front = solve_front(trace, shape, options, by_domain=report is not None, **common)
+            answer = Answer(solution=front.solution, front=front)
         else:
-            solution = solve(
-                trace,
-                shape,
-                options,
-                current=in_use,
-                holdout=holdout,
-                robust=robust,
-                by_domain=report is not None,
-                workers=workers,
-                listener=listener,
-            )
-    document = solution_document(solution) if classes is None else by_class_document(classes)
-    if pareto is not None and front is not None:
-        save_front(pareto, front)
-        write_atomic(pareto / PLOT_FILE, front_png(front))
-    save_placement(output, document)
-    if grouped is not None and grouping_out is not None:
-        save_grouping(grouping_out, grouping_document(grouped))
-    if classes is not None and maps_out is not None:
-        save_classes(maps_out, classes)
-    plan = solution.migration()
-    if plan is not None and migration_out is not None:
-        write_atomic(migration_out, document_bytes(plan.document(), "copies"))
-    if report is not None:
-        from placement.report.html import report_html  # jinja2 is loaded only for a report
-
-        write_atomic(report, report_html(solution, grouped=grouped, by_class=classes))
+            by_domain = report is not None
+            solution = solve(trace, shape, options, current=in_use, robust=robust, by_domain=by_domain, **common)
+            answer = Answer(solution=solution)
+    answer.write(outputs)
     if json_output:
-        print_json(document)
+        print_json(answer.document())
         return
-    console = stdout_console()
-    console.print(comparison_table(solution))
-    if grouped is not None:
-        show_grouping(grouped)
-    if classes is not None:
-        show_classes(classes)
-    if front is not None:
-        console.print(front_table(front))
-    by_part = terminal_part_table(solution)
-    if by_part is not None:
-        console.print(by_part)
-    console.print(headline(solution), highlight=False, markup=False)
-    if plan is not None:
-        console.print(migration_line(plan), highlight=False, markup=False)
-    written = " and ".join(
-        str(path) for path in (output, grouping_out, maps_out, migration_out, report, pareto) if path is not None
-    )
-    console.print(f"wrote {written}", highlight=False, markup=False, soft_wrap=True)
+    answer.show()
+    stdout_console().print(f"wrote {outputs.named()}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _check_outputs(outputs: dict[str, Path | None]) -> None:
-    """Raise now if a file could not be written later, or if two options name the same one."""
-    given = {option: path for option, path in outputs.items() if path is not None}
-    for (one, path), (other, same) in combinations(given.items(), 2):
-        if path.resolve() == same.resolve():
-            raise OptionError(f"{other} and {one} are both {path}; give each its own file")
-    for path in given.values():
-        check_writable(path)
+class Common(TypedDict):
+    """What every kind of solve takes."""
+
+    holdout: float
+    workers: int | None
+    listener: Listener
 
 
-def _check_alone(option: str, others: dict[str, object]) -> None:
-    given = [name for name, value in others.items() if value is not None]
-    if given:
-        raise OptionError(f"{option} and {' and '.join(given)} do not go together; leave one out")
-
-
-def _check_pareto(folder: Path, others: dict[str, object]) -> None:
-    """Raise now if the front cannot be looked for."""
-    given = [name for name, value in others.items() if value is not None]
-    if given:
-        raise OptionError(
-            f"--pareto {folder} looks for new maps at many weights and knows no {' or '.join(given)}; leave one out"
-        )
-
-
-def _check_own_folder(option: str, folder: Path, outputs: dict[str, Path | None]) -> None:
-    """Raise now if the folder could not be written later, or if other outputs lie in it or hold it."""
-    check_folder(folder)
-    for other, path in outputs.items():
-        if path is not None and (
-            path.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(path.resolve())
-        ):
-            raise OptionError(f"{other} {path} and {option} {folder} overlap; give the maps a folder of their own")
+def tokens_of(trace: Trace | Counts, why: str) -> Trace:
+    """The trace; raises OptionError, which says why it is needed, for counts."""
+    if isinstance(trace, Trace):
+        return trace
+    raise OptionError(why)

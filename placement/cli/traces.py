@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from placement.cli.convert import convert_command
-from placement.cli.shared import Json, Traces, Workers, open_input, print_json, progress_listener, stdout_console
+from placement.cli.shared import (
+    Json,
+    Seed,
+    TopK,
+    Traces,
+    Workers,
+    open_input,
+    print_json,
+    progress_listener,
+    stdout_console,
+)
 from placement.cli.study_tables import study_tables
 from placement.cli.trace_tables import info_tables
 from placement.errors import OptionError
@@ -29,7 +39,6 @@ app = typer.Typer(help="Describe, convert, study, split, merge and make traces."
 app.command("convert")(convert_command)
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to make; nothing is overwritten.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
 @app.command("info")
@@ -67,9 +76,7 @@ def characterize_command(
         int | None, typer.Option(help="Machines of the EP group. [default: 4, or as many as experts]")
     ] = None,
     gpus_per_node: Annotated[int, typer.Option(help="GPUs of a machine.")] = 1,
-    top_k: Annotated[
-        int | None, typer.Option(help="Experts that a token visits, where TRACES is a file of counts without it.")
-    ] = None,
+    top_k: TopK = None,
     seed: Annotated[int, typer.Option(help="Seed of the folds in which domains are told held out.")] = 0,
     workers: Workers = None,
     json_output: Json = False,

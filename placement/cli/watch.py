@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from placement.cli.shared import ReplicaChoice, Transport, Workers, print_json
+from placement.cli.shared import MapCluster, ReplicaChoice, Seed, Transport, Workers, print_json
 from placement.cluster import Cluster, cluster_from_yaml
 from placement.errors import OptionError, PlacementError
 from placement.files import check_folder, make_folder, write_atomic
@@ -39,7 +39,7 @@ def watch_command(
     fitted_on: Annotated[
         list[str] | None, typer.Option(help="Traces that the map was fitted on. [default: unknown at first]")
     ] = None,
-    cluster: Annotated[Path | None, typer.Option(help="cluster.yaml, instead of what the placement file says.")] = None,
+    cluster: MapCluster = None,
     window_tokens: Annotated[int, typer.Option(help="Newest tokens that are looked at.")] = 200_000,
     level: Annotated[float, typer.Option(help="Level of the test of drift: its false alarms a look.")] = LEVEL,
     min_effect: Annotated[float, typer.Option(help="Share of assignments that must have moved.")] = MIN_EFFECT,
@@ -47,7 +47,7 @@ def watch_command(
     max_moves: Annotated[int | None, typer.Option(help="Slots whose weights may move at a time.")] = None,
     transport: Transport = "node",
     replica_choice: ReplicaChoice = "min-nodes",
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Seed = 0,
     work_limit: Annotated[int | None, typer.Option(help="Moves that a search proposes per layer.")] = None,
     interval: Annotated[float, typer.Option(help="Seconds between looks into DIR.")] = 10.0,
     once: Annotated[bool, typer.Option("--once", help="Read what is there, decide, and end.")] = False,

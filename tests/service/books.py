@@ -26,9 +26,8 @@ class Books:
             self._ask(f"CREATE TRIGGER note {EVENT} BEGIN {INSERT} END")
             return
         self._ask(f"DROP TABLE IF EXISTS changes; {TABLE}")
-        self._ask(
-            f"CREATE OR REPLACE FUNCTION note() RETURNS trigger AS $$ BEGIN {INSERT} RETURN NULL; END $$ LANGUAGE plpgsql"
-        )
+        body = f"$$ BEGIN {INSERT} RETURN NULL; END $$ LANGUAGE plpgsql"
+        self._ask(f"CREATE OR REPLACE FUNCTION note() RETURNS trigger AS {body}")
         self._ask(f"CREATE OR REPLACE TRIGGER note {EVENT} EXECUTE FUNCTION note()")
 
     def states(self) -> list[str]:

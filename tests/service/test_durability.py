@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,33 @@ def test_every_acknowledged_job_ends_once_however_often_the_server_is_killed(
         blobs = [path.name for path in (server.data / "blobs").glob("*/*") if not path.name.startswith(".")]
         assert sorted(blobs) == books.files()
         assert len(blobs) == JOBS
+    finally:
+        server.kill()
+
+
+def test_a_queue_that_forgot_jobs_gets_them_again(tmp_path: Path, trace: Path) -> None:
+    """A disk or a database failed at the wrong time: the queue takes a job for running here, for ended, or has none."""
+    server = Server(data=tmp_path / "data", arguments=("--max-jobs", "1"))
+    try:
+        server.start()
+        books = Books(server.data)
+        with server.client() as client:
+            uploaded = client.post("/v1/traces", files={"file": ("t.tgz", tar_of(trace))}).json()["id"]
+            works = [
+                {"solver": "anneal", "bound": "none", "work_limit": limit, "seed": seed}
+                for seed, limit in enumerate([2_000_000, 100_000, 100_000, 100_000])
+            ]
+            jobs = [_ask(client, uploaded, work) for work in works]
+            wait_until(lambda: "running" in books.states())
+            queue = sqlite3.connect(server.data / "queue.sqlite", timeout=30)
+            with queue:
+                [host] = queue.execute("SELECT executor_id FROM workflow_status WHERE status = 'PENDING'").fetchone()
+                change = "UPDATE workflow_status SET status = ?, executor_id = ? WHERE workflow_uuid = ?"
+                queue.executemany(change, [("PENDING", host, jobs[1]), ("ERROR", host, jobs[2])])
+                queue.execute("DELETE FROM workflow_status WHERE workflow_uuid = ?", [jobs[3]])
+            queue.close()
+            wait_until(lambda: set(books.states()) == {"done"})
+            assert books.endings() == {job: ["done"] for job in jobs}
     finally:
         server.kill()
 

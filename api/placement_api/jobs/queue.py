@@ -111,7 +111,8 @@ class Jobs:
         if row is None:
             raise missing("job", job)
         with self._lock:
-            self._stopping.add(job)
+            if job in self._running:
+                self._stopping.add(job)
         return row
 
     def compute(self, job: str) -> dict[str, Any]:
@@ -140,8 +141,6 @@ class Jobs:
     def finish(self, job: str, outcome: dict[str, Any]) -> None:
         """Ends the job, unless it has ended or was begun again after this outcome."""
         patiently(lambda: self._finish(job, outcome))
-        with self._lock:
-            self._stopping.discard(job)
 
     @contextmanager
     def holding(self, job: str) -> Iterator[None]:
@@ -153,6 +152,7 @@ class Jobs:
         finally:
             with self._lock:
                 self._running -= Counter([job])
+                self._stopping &= self._running.keys()
 
     def running(self) -> set[str]:
         with self._lock:

@@ -1,110 +1,27 @@
-"""One map for each class of traffic, beside one map for all: a node pool for code, one for chat; prefill and decode."""
+"""Solves for all traffic and for each class of it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
+from placement.by_class.answer import ONE, OWN, ByClass, TrafficClass
 from placement.cluster import Cluster
 from placement.cost import Evaluation, evaluate
-from placement.cost.by_part import Answers, PartFigures
 from placement.errors import InfeasibleError, LimitError, OptionError
 from placement.events import Listener, Progress, ignore
-from placement.files import make_folder
 from placement.parallel import make_executor
-from placement.placement_json import save_placement
 from placement.placement_map import Placement
 from placement.problem import Options
-from placement.solution import Solution, solution_document
+from placement.solution import Solution
 from placement.solve import BASELINES, count_training
 from placement.solvers import get_solver
 from placement.solvers.run import solve_workload
 from placement.traces.classes import Sides, split_classes
 from placement.traces.trace import Trace
 
-ONE, OWN = "one", "own"  # names of the map for all and of the class's own
 LONGEST_NAME = 80
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrafficClass:
-    """A class of traffic and its own map.
-
-    file      a name for its placement file that every file system takes, different for every class
-    solution  the result `own` was fitted to the class's training requests and is measured on the class alone, beside
-              `one`, `linear` and `eplb`, which were fitted to all traffic
-    """
-
-    name: str
-    file: str
-    solution: Solution
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What a map costs on some traffic: means over layers, `cost` at the prices of the objective."""
-
-    tokens: int
-    sends: float
-    rank_imbalance: float
-    cost: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ByClass:
-    """solution is of the one map for all traffic; left_out are classes that are too small for a map of their own."""
-
-    by: str
-    solution: Solution
-    classes: tuple[TrafficClass, ...]
-    left_out: tuple[str, ...]
-
-    def figures(self) -> PartFigures:
-        """All maps on every class."""
-        options, top_k = self.solution.options, self.solution.placement.model.top_k
-        send_price, balance_price = options.prices(self.solution.cluster, top_k)
-        held_out = tuple(one.solution.held_out for one in self.classes)
-        return PartFigures(
-            by=self.by,
-            names=tuple(one.name for one in self.classes),
-            left_out=self.left_out,
-            train=tuple(one.solution.train for one in self.classes),
-            held_out=held_out if any(held_out) else (),
-            send_price=send_price,
-            balance_price=balance_price,
-            objective_W={},
-        )
-
-    def cost(self, evaluation: Evaluation) -> Cost:
-        return Cost(
-            tokens=evaluation.num_tokens,
-            sends=float(evaluation.sends_L.mean()),
-            rank_imbalance=float(evaluation.rank_imbalance_L().mean()),
-            cost=self.figures().cost(evaluation),
-        )
-
-    def mean(self, answers: Answers, name: str) -> Cost:
-        """Of one map over the classes, each weighted by its tokens."""
-        costs = [self.cost(answer[name]) for answer in answers if answer]
-        tokens = sum(one.tokens for one in costs)
-        sends, imbalance, cost = (
-            sum(one.tokens * getattr(one, key) for one in costs) / max(tokens, 1)
-            for key in ("sends", "rank_imbalance", "cost")
-        )
-        return Cost(tokens=tokens, sends=sends, rank_imbalance=imbalance, cost=cost)
-
-    def not_better(self) -> list[str]:
-        """Classes whose own map costs no less than the one for all, on held-out requests where there are any."""
-        figures = self.figures()
-        _, answers = figures.shown()
-        return [
-            name
-            for name, answer in zip(figures.names, answers, strict=True)
-            if figures.cost(answer[OWN]) >= figures.cost(answer[ONE])
-        ]
 
 
 def solve_by(
@@ -216,51 +133,3 @@ def file_names(names: Sequence[str]) -> list[str]:
         taken.add(file.lower())
         files.append(f"{file}.json")
     return files
-
-
-def by_class_document(answer: ByClass) -> dict[str, Any]:
-    """The placement file of the one map, with what own maps gain over it on every class."""
-    figures = answer.figures()
-    sides = {"train": figures.train, "held_out": figures.held_out}
-    document = solution_document(
-        answer.solution,
-        classes={
-            "by": answer.by,
-            "mean": {
-                side: {
-                    name: {
-                        "sends_per_token": round(mean.sends, 6),
-                        "rank_imbalance": round(mean.rank_imbalance, 6),
-                        "cost": round(mean.cost, 6),
-                    }
-                    for name in answer.classes[0].solution.maps
-                    for mean in [answer.mean(answers, name)]
-                }
-                if any(answers)
-                else None
-                for side, answers in sides.items()
-            },
-            "classes": [
-                {
-                    "name": one.name,
-                    "file": one.file,
-                    "train": {name: answer.summary() for name, answer in one.solution.train.items()},
-                    "held_out": {name: answer.summary() for name, answer in one.solution.held_out.items()} or None,
-                }
-                for one in answer.classes
-            ],
-            "left_out": list(answer.left_out),
-            "own_not_better": answer.not_better(),
-        },
-    )
-    document["provenance"]["options"] |= {"by": answer.by}
-    return document
-
-
-def save_classes(folder: Path, answer: ByClass) -> None:
-    """Write the placement file of every class, whole or not at all; make the folder if absent. Raises OutputError."""
-    make_folder(folder)
-    for one in answer.classes:
-        document = solution_document(one.solution)
-        document["provenance"]["options"] |= {"by": answer.by, "class": one.name}
-        save_placement(folder / one.file, document)

@@ -1,11 +1,10 @@
-"""The whole front of sends against rank imbalance: one placement for every price of imbalance."""
+"""Solves at every price of imbalance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,12 +13,11 @@ from placement.cost import Evaluation, evaluate
 from placement.cost.by_part import Answers, evaluate_parts
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
-from placement.files import make_folder, write_atomic
 from placement.parallel import make_executor, usable_cores
-from placement.placement_json import document_bytes, save_placement
+from placement.pareto.answer import Front, FrontPoint
 from placement.placement_map import Placement
 from placement.problem import Options
-from placement.solution import Solution, solution_document
+from placement.solution import Solution
 from placement.solve import BASELINES, count_training, part_figures, parts_to_measure
 from placement.solvers import get_solver
 from placement.solvers.answers import FROM_CURRENT
@@ -32,42 +30,6 @@ from placement.traces.counts_file import Counts
 from placement.traces.split import split_requests
 
 T = TypeVar("T")
-
-SCHEMA = "expert-front/1"
-FRONT_FILE, PLOT_FILE, CAPPED_FILE = "front.json", "front.png", "capped.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FrontPoint:
-    """One placement of the front.
-
-    weight    the price of imbalance that gave it; None: it was picked layer by layer to keep `max_imbalance`
-    solution  as if it had been solved for alone; bounds has only the chosen one
-    sends, expected_imbalance  what was traded: on the training requests, means over layers
-    """
-
-    weight: float | None
-    solution: Solution
-    sends: float
-    expected_imbalance: float
-
-    @property
-    def file(self) -> str:
-        """Name of its placement file."""
-        return CAPPED_FILE if self.weight is None else f"weight-{self.weight!r}.json".replace(".0.json", ".json")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Front:
-    """Placements by ascending weight, none of which dominates another; one picked to keep a cap comes last."""
-
-    points: tuple[FrontPoint, ...]
-    chosen: FrontPoint
-
-    @property
-    def solution(self) -> Solution:
-        """The chosen one."""
-        return self.chosen.solution
 
 
 def solve_front(
@@ -210,53 +172,3 @@ def _distinct(
 def _named(answers: Sequence[T], number: int, options: Options) -> dict[str, T]:
     """The baselines' and that of one point, by the names of a solution."""
     return dict(zip((*BASELINES, options.solver), (*answers[: len(BASELINES)], answers[number]), strict=True))
-
-
-def front_document(front: Front) -> dict[str, Any]:
-    """What `front.json` holds: the baselines and every point, on the requests fitted and on those held out."""
-    solution = front.solution
-    return {
-        "schema": SCHEMA,
-        "balance_weight": solution.options.balance_weight,
-        "max_imbalance": solution.options.max_imbalance,
-        "replica_choice": solution.options.replica_choice,
-        "transport": solution.options.transport,
-        "input_hash": solution.input_hash,
-        "chosen": front.chosen.file,
-        "baselines": [{"name": name} | _figures(solution, name) for name in BASELINES],
-        "points": [
-            {
-                "weight": point.weight,
-                "file": point.file,
-                "objective": {
-                    "sends": round(point.sends, 9),
-                    "expected_imbalance": round(point.expected_imbalance, 9),
-                },
-            }
-            | _figures(point.solution, point.solution.result_name)
-            for point in front.points
-        ],
-    }
-
-
-def _figures(solution: Solution, name: str) -> dict[str, Any]:
-    sides = {"train": solution.train, "held_out": solution.held_out}
-    return {
-        side: {
-            key: value for key, value in answers[name].summary().items() if key in ("sends_per_token", "rank_imbalance")
-        }
-        if answers
-        else None
-        for side, answers in sides.items()
-    }
-
-
-def save_front(folder: Path, front: Front) -> None:
-    """Write the placement file of every point, then `front.json`, each whole or not at all; make the folder if absent.
-
-    Raises OutputError.
-    """
-    make_folder(folder)
-    for point in front.points:
-        save_placement(folder / point.file, solution_document(point.solution))
-    write_atomic(folder / FRONT_FILE, document_bytes(front_document(front), "points"))

@@ -1,0 +1,77 @@
+"""How time and memory of `placement solve` grow with each thing that can be larger, on synthetic traces."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+
+from machine import describe_machine, placement
+
+SEED = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A trace and a cluster; GPUs hold one slot or more, as `Cluster.fit` chooses, beside the redundant ones."""
+
+    tokens: int = 100_000
+    layers: int = 24
+    experts: int = 64
+    top_k: int = 6
+    nodes: int = 4
+    gpus_per_node: int = 8
+    redundant: int = 0
+    workers: int = 2
+
+    def synth(self) -> list[str]:
+        shape = ["--layers", self.layers, "--experts", self.experts, "--top-k", self.top_k, "--tokens", self.tokens]
+        return [str(word) for word in ["--requests", 400, "--seed", SEED, *shape]]
+
+    def solve(self) -> list[str]:
+        shape = ["--nodes", self.nodes, "--gpus-per-node", self.gpus_per_node, "--redundant-experts", self.redundant]
+        return [str(word) for word in [*shape, "--workers", self.workers]]
+
+
+BASE = Point()
+AXES = {
+    "tokens": [replace(BASE, tokens=number) for number in (10_000, 100_000, 1_000_000, 4_000_000)],
+    "layers": [replace(BASE, layers=number) for number in (6, 12, 24, 48, 96)],
+    "experts": [replace(BASE, experts=number, top_k=8) for number in (32, 64, 128, 256, 512)],
+    "nodes": [replace(BASE, experts=256, top_k=8, nodes=number, gpus_per_node=4) for number in (2, 4, 8, 16, 32, 64)],
+    "redundant": [replace(BASE, redundant=number) for number in (0, 32, 64)],
+    "workers": [replace(BASE, workers=number) for number in (1, 2)],
+}
+
+
+def row(point: Point) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        trace, answer = f"{folder}/trace", f"{folder}/placement.json"
+        placement("traces", "synth", *point.synth(), "-o", trace)
+        output, seconds, busy, peak = placement("solve", trace, *point.solve(), "--json", "-o", answer)
+    held_out = json.loads(output)["evaluation"]["held_out"]
+    against = held_out["auto"]["node_sends_per_token"] / held_out["eplb"]["node_sends_per_token"] - 1
+    shape = [point.tokens, point.layers, point.experts, point.top_k, point.nodes, point.gpus_per_node]
+    cells = [f"{value:,}" for value in [*shape, point.redundant, point.workers]]
+    cells += [f"{seconds:.1f}", f"{busy:.1f}", f"{peak / 1e6:.0f}", f"{100 * against:+.1f}%"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    print(f"# Time and memory of a solve\n\n{describe_machine()}, seed {SEED}, synthetic traces of 400 requests\n")
+    print(
+        "`placement traces synth ... -o TRACE; placement solve TRACE ...`: wall and CPU seconds of the solve alone, all"
+    )
+    print("of it: counting, solving, measuring three maps on all tokens; sends held out against eplb's.")
+    for axis in sys.argv[1:] or AXES:
+        print(f"\n## {axis}\n")
+        heads = ["tokens", "layers", "experts", "top-k", "nodes", "GPUs a node", "redundant", "workers"]
+        print("| " + " | ".join([*heads, "wall s", "CPU s", "peak MB", "sends"]) + " |")
+        print("|---" * 12 + "|")
+        for point in AXES[axis]:
+            print(row(point), flush=True)
+
+
+if __name__ == "__main__":
+    main()
