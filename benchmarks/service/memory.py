@@ -55,21 +55,19 @@ def measure(server: Server, jobs: int, every: int) -> None:
 
 def solve(server: Server, seed: int) -> None:
     body = {"counts": COUNTS, "cluster": CLUSTER, "options": {"objective": "balance", "seed": seed}, "report": False}
-    status, content, _ = server.ask("POST", "/v1/placements?wait=30", body)
-    if status != 200 or not content.startswith(b"{"):
-        raise SystemExit(f"job {seed} was not done in time: {content.decode()}")
+    for _ in range(20):  # on a busy machine it may take longer; the same request is the same job
+        status, content, _ = server.ask("POST", "/v1/placements?wait=30", body)
+        if status == 200:
+            return
+    raise SystemExit(f"job {seed} does not end: {content.decode()}")
 
 
 def show(server: Server, done: int, ms: float) -> None:
     service = psutil.Process(server.pid)
     starters = [child for child in service.children() if "forkserver" in " ".join(child.cmdline())]
     mib = [process.memory_info().rss / (1 << 20) for process in (service, *starters)]
-    print(
-        f"| {done:,} | {mib[0]:.1f} | {sum(mib[1:]):.1f} | {service.num_fds()} | {service.num_threads()} | {ms:.0f} |"
-        if done
-        else f"| 0 | {mib[0]:.1f} | {sum(mib[1:]):.1f} | {service.num_fds()} | {service.num_threads()} | |",
-        flush=True,
-    )
+    figures = [f"{done:,}", f"{mib[0]:.1f}", f"{sum(mib[1:]):.1f}", service.num_fds(), service.num_threads()]
+    print("|", " | ".join(map(str, figures)), "|", f"{ms:.0f}" if done else "", "|", flush=True)
 
 
 if __name__ == "__main__":
