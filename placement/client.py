@@ -29,7 +29,7 @@ TIMEOUT_S = 60.0  # without a byte; the events of a job come at least every 15 s
 
 
 class Client:
-    """A service at `url`; `token` where it asks for one. Raises what the library would raise, with what the service says;
+    """A service at `url`; `token` where it asks for one. Raises what the library would raise, as the service words it;
     InputError where it refuses the request or does not answer, PlacementError where it fails.
 
     client = Client("http://127.0.0.1:8000")
