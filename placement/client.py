@@ -17,7 +17,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from placement.cluster import Cluster
-from placement.errors import InputError, OptionError, OutputError, PlacementError
+from placement.errors import InputError, OptionError, OutputError, PlacementError, error_of_type
 from placement.events import Listener, Progress, ignore
 from placement.placement_json import PlacementFile, cluster_document, load_placement
 from placement.placement_map import Placement
@@ -30,7 +30,8 @@ READING_S = 900.0  # until the service has read, and if need be converted, what 
 
 
 class Client:
-    """A service at `url`; `token` where it asks for one. Raises InputError with what the service says is wrong.
+    """A service at `url`; `token` where it asks for one. Raises what the library would raise, as the service words it;
+    InputError where it refuses the request or does not answer, PlacementError where it fails.
 
     client = Client("http://127.0.0.1:8000")
     placement, file = client.solve([client.upload("traces/")], cluster, Options())
@@ -125,7 +126,7 @@ class Client:
             for line in events:
                 if line.startswith(b"data: "):
                     now = json.loads(line[6:])
-                    event = Progress(**{name: now["progress"][name] for name in ("stage", "done", "total")})
+                    event = Progress(**{name: now["progress"].get(name) for name in ("stage", "done", "total", "best")})
                     if event.stage and event != told:
                         listener(event)
                     told = event
@@ -184,7 +185,10 @@ class Client:
 
 
 def _error(problem: dict[str, Any]) -> PlacementError:
-    return InputError(f"{problem['detail']}; {problem['mend']}")
+    """The error that the library would raise here; of others, whether the request or the service is at fault."""
+    known = error_of_type(problem["type"])
+    message = f"{problem['detail']}; {problem['mend']}"
+    return (known or (InputError if problem["status"] < 500 else PlacementError))(message)
 
 
 def _trace_files(path: str | Path) -> list[tuple[Path, str]]:

@@ -15,6 +15,7 @@ PlacementError             exit code 1
 
 from __future__ import annotations
 
+TYPE_URI = "urn:placement:error:"
 UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
 LONGEST_MESSAGE = 4000
 
@@ -100,3 +101,14 @@ class WorkerError(PlacementError):
     """A worker on another machine cannot run our tasks, or a task died again and again with its worker."""
 
     exit_code = 6
+
+
+def error_of_type(uri: str) -> type[PlacementError] | None:
+    """The class of this tree that a service named as the `type` of a problem (RFC 9457); None of other types."""
+    found = globals().get(uri.removeprefix(TYPE_URI)) if uri.startswith(TYPE_URI) else None
+    return found if isinstance(found, type) and issubclass(found, PlacementError) else None
+
+
+def type_of_error(error: PlacementError) -> str:
+    """The URI by which a service names the class of an error, or the nearest above it in this tree."""
+    return TYPE_URI + next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == __name__)

@@ -12,11 +12,14 @@ class Progress:
 
     "count" (tokens), "solve" (layers), "robust" and "group" (rounds), "evaluate" (passes), "apply" (files),
     "advise" (maps)
+
+    best  of "solve": the objective of the best maps found so far, mean over the layers that are done
     """
 
     stage: str
     done: int
     total: int
+    best: float | None = None
 
 
 Listener = Callable[[Progress], None]

@@ -47,6 +47,10 @@ class Progress(BaseModel):
     )
     done: int = Field(description="Tokens (count), layers (solve) or rounds")
     total: int
+    best: float | None = Field(
+        description="Objective of the best maps so far, mean over the layers that are solved; null: none is",
+        examples=[1.37],
+    )
     left_s: float | None = Field(description="Seconds until the stage ends at the pace so far; null: unknown")
 
 
@@ -68,7 +72,7 @@ class JobAnswer(BaseModel):
             id=row.id,
             kind=row.kind,
             state=row.state,
-            progress=Progress(stage=row.stage, done=row.done, total=row.total, left_s=_left_s(row)),
+            progress=Progress(stage=row.stage, done=row.done, total=row.total, best=row.best, left_s=_left_s(row)),
             created=row.created,
             started=row.started,
             finished=row.finished,

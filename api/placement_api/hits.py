@@ -21,7 +21,7 @@ from placement_api.tokens import FROM_MEMORY
 
 PREFIX = "/v1/placements/"
 LONGEST_BODY = 1 << 20
-_FILES = {"": "placement", "report": "report", "grouping": "grouping"}  # by the end of the path
+_FILES = {"": "placement", "/report": "report", "/grouping": "grouping"}  # by the end of the path
 
 
 class Hits:
@@ -33,18 +33,19 @@ class Hits:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(PREFIX) and not scope["query_string"]:
             here: Service = scope["app"].state.service
-            placement, _, rest = scope["path"][len(PREFIX) :].partition("/")
+            placement = scope["path"][len(PREFIX) :].partition("/")[0]
+            end = scope["path"][len(PREFIX) + len(placement) :]
             row = here.recent.known_row(placement)
             answer = None
-            if row is not None and scope["method"] == "GET" and rest in _FILES:
-                answer = _file(here, row, _FILES[rest], Headers(scope=scope))
-            elif row is not None and scope["method"] == "POST" and rest == "route":
-                body = await receive()
+            if row is not None and scope["method"] == "GET" and end in _FILES:
+                answer = _file(here, row, _FILES[end], Headers(scope=scope))
+            elif row is not None and scope["method"] == "POST" and end == "/route":
+                body = await _begin(receive)
                 receive = _again(body, receive)
                 answer = _route(here, row, body, Headers(scope=scope))
             if answer is not None:
                 here.tokens.spend(scope["state"]["caller"], FROM_MEMORY)
-                scope["route"] = SimpleNamespace(path=f"{PREFIX}{{placement}}{'/' if rest else ''}{rest}")
+                scope["route"] = SimpleNamespace(path=f"{PREFIX}{{placement}}{end}")
                 await answer(scope, receive, send)
                 return
         await self.app(scope, receive, send)
@@ -56,27 +57,32 @@ def _file(here: Service, row: JobRow, name: str, headers: Headers) -> Response |
     return Stored.of(headers, name, row.files[name]).from_memory(here.recent)
 
 
-def _route(here: Service, row: JobRow, body: Message, headers: Headers) -> Response | None:
+def _route(here: Service, row: JobRow, body: list[Message], headers: Headers) -> Response | None:
     router = here.recent.known_router(row.files.get("grouping", ""))
-    if router is None or body.get("more_body") or len(body.get("body", b"")) > LONGEST_BODY:
+    if router is None or body[-1].get("more_body"):
         return None
     if not headers.get("content-type", "").startswith("application/json"):
         return None
     try:
-        return routed(router, RouteBody.model_validate_json(body["body"]))
+        content = b"".join(message.get("body", b"") for message in body)
+        return routed(router, RouteBody.model_validate_json(content))
     except (ValidationError, PlacementError):
         return None
 
 
-def _again(first: Message, receive: Receive) -> Receive:
-    """Receives the first message once more, then what follows."""
-    told = False
+async def _begin(receive: Receive) -> list[Message]:
+    """The messages of a body, all of them unless it is long."""
+    messages = [await receive()]
+    while messages[-1].get("more_body") and sum(len(one["body"]) for one in messages) < LONGEST_BODY:
+        messages.append(await receive())
+    return messages
+
+
+def _again(messages: list[Message], receive: Receive) -> Receive:
+    """Receives these once more, then what follows."""
+    left = messages[::-1]
 
     async def again() -> Message:
-        nonlocal told
-        if told:
-            return await receive()
-        told = True
-        return first
+        return left.pop() if left else await receive()
 
     return again

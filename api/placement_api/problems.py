@@ -15,7 +15,15 @@ from sqlalchemy.exc import DataError, DBAPIError, TimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from placement.errors import InfeasibleError, LimitError, OutputError, PlacementError, printable
+from placement.errors import (
+    TYPE_URI,
+    InfeasibleError,
+    LimitError,
+    OutputError,
+    PlacementError,
+    printable,
+    type_of_error,
+)
 
 MEDIA_TYPE = "application/problem+json"
 MOST_FAULTS = 20
@@ -30,7 +38,9 @@ class Fault(BaseModel):
 class ProblemBody(BaseModel):
     """Every answer that is no success."""
 
-    type: str = Field(default="about:blank", examples=["about:blank"])
+    type: str = Field(
+        default="about:blank", description="Of the library's errors: its class", examples=[f"{TYPE_URI}InfeasibleError"]
+    )
     title: str = Field(examples=["Unprocessable Content"])
     status: int = Field(examples=[422])
     detail: str = Field(description="What is wrong, and which value", examples=["seed=-1 must be from 0 to 2^63 - 1"])
@@ -67,6 +77,12 @@ def missing(what: str, name: str) -> Problem:
 
 def from_library(error: PlacementError) -> Problem:
     """The library's messages say what is wrong and, after a semicolon, how to mend it; some say it in one sentence."""
+    problem = _worded(error)
+    problem.body.type = type_of_error(error)
+    return problem
+
+
+def _worded(error: PlacementError) -> Problem:
     what, _, mend = str(error).rpartition("; ")
     if isinstance(error.__context__, OSError) and is_full(error.__context__):
         return full_disk()

@@ -2,8 +2,8 @@
 
     python benchmarks/service/memory.py [--jobs N] [--every N]
 
-Each job solves 8 experts of one layer from counts and has its own seed, so that none is answered by another; clients ask
-with `?wait=30`, as many side by side as the queue is kept full by. Prints a Markdown result.
+Each job solves 8 experts of one layer from counts, with a seed of its own, so that none is answered by another. Clients
+ask with `?wait=30`, enough of them side by side that the queue is never empty. Prints a Markdown result.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ def main() -> None:
     parser.add_argument("--database-url", default="")
     given = parser.parse_args()
     database = ("--database-url", given.database_url) if given.database_url else ()
-    with tempfile.TemporaryDirectory() as folder, served(Path(folder) / "data", "--rate-limit", "100000", *database) as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(Path(folder) / "data", "--rate-limit", "100000", *database) as server,
+    ):
         measure(server, given.jobs, given.every)
 
 
@@ -52,20 +55,19 @@ def measure(server: Server, jobs: int, every: int) -> None:
 
 def solve(server: Server, seed: int) -> None:
     body = {"counts": COUNTS, "cluster": CLUSTER, "options": {"objective": "balance", "seed": seed}, "report": False}
-    status, content, _ = server.ask("POST", "/v1/placements?wait=30", body)
-    if status != 200 or not content.startswith(b"{"):
-        raise SystemExit(f"job {seed} was not done in time: {content.decode()}")
+    for _ in range(20):  # on a busy machine it may take longer; the same request is the same job
+        status, content, _ = server.ask("POST", "/v1/placements?wait=30", body)
+        if status == 200:
+            return
+    raise SystemExit(f"job {seed} does not end: {content.decode()}")
 
 
 def show(server: Server, done: int, ms: float) -> None:
     service = psutil.Process(server.pid)
     starters = [child for child in service.children() if "forkserver" in " ".join(child.cmdline())]
     mib = [process.memory_info().rss / (1 << 20) for process in (service, *starters)]
-    print(
-        f"| {done:,} | {mib[0]:.1f} | {sum(mib[1:]):.1f} | {service.num_fds()} | {service.num_threads()} "
-        f"| {ms:.0f} |" if done else f"| 0 | {mib[0]:.1f} | {sum(mib[1:]):.1f} | {service.num_fds()} | {service.num_threads()} | |",
-        flush=True,
-    )
+    figures = [f"{done:,}", f"{mib[0]:.1f}", f"{sum(mib[1:]):.1f}", service.num_fds(), service.num_threads()]
+    print("|", " | ".join(map(str, figures)), "|", f"{ms:.0f}" if done else "", "|", flush=True)
 
 
 if __name__ == "__main__":

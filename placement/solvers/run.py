@@ -55,13 +55,17 @@ def solve_workload(
     cluster.check_fits(model.num_experts)
     deadlines = Deadlines(options.time_limit_s, model.num_layers, workers or width(executor))
     task = partial(_solve_one, workload, cluster, options, tuple(baselines), current, starts, home_S)
-    answers = side_by_side(task, executor, listener, deadlines)
+    answers = side_by_side(task, executor, listener, deadlines, _objective)
     chosen = spend([answer.points for _, answer in answers], options.max_moves)
     rows_of = {name: [rows[name] for rows, _ in answers] for name in baselines}
     rows_of[options.solver] = [point.phy2log_P for point in chosen]
     maps = {name: placement_of(model, cluster, rows) for name, rows in rows_of.items()}
     reports = [answer.report(point) for (_, answer), point in zip(answers, chosen, strict=True)]
     return maps, tuple(reports)
+
+
+def _objective(solved: tuple[dict[str, Row], Answer]) -> float:
+    return solved[1].points[-1].score.objective
 
 
 def _solve_one(
@@ -85,12 +89,17 @@ def _solve_one(
 
 
 def side_by_side(
-    task: Callable[[int, float | None], T], executor: Executor, listener: Listener, deadlines: Deadlines
+    task: Callable[[int, float | None], T],
+    executor: Executor,
+    listener: Listener,
+    deadlines: Deadlines,
+    objective: Callable[[T], float] | None = None,
 ) -> list[T]:
     """What `task` answers for every layer, given the seconds that it has; of several failures the first layer's.
 
     A layer is handed out when a worker is free for it, so that its seconds begin with it; clocks of other machines
     do not matter then.
+    objective: of an answer; its mean so far is told to the listener.
     """
     num_layers = deadlines.num_layers
     # layers already use all cores; BLAS threads of its own would fight them, and round differently
@@ -100,6 +109,7 @@ def side_by_side(
         failed, done = False, 0
         listener(Progress(stage="solve", done=0, total=num_layers))
         try:
+            whole = 0.0
             while running or (len(futures) < num_layers and not failed):
                 while len(running) < deadlines.workers and len(futures) < num_layers and not failed:
                     futures.append(executor.submit(task, len(futures), deadlines.next_s()))
@@ -109,7 +119,9 @@ def side_by_side(
                     failed = failed or future.exception() is not None
                     done += 1
                     if not failed:
-                        listener(Progress(stage="solve", done=done, total=num_layers))
+                        whole += 0.0 if objective is None else objective(future.result())
+                        best = None if objective is None else whole / done
+                        listener(Progress(stage="solve", done=done, total=num_layers, best=best))
             # after a failure only the layers that were begun are waited for: all before the first that failed
             return [future.result() for future in futures]
         finally:

@@ -204,9 +204,28 @@ def test_the_client_tells_what_the_server_found_wrong(server: Any, trace: Path, 
     mistake = run_cli(
         "solve", trace, "--nodes", 2, "--max-imbalance", 1.0001, "--server", server.url, "-o", tmp_path / "p"
     )
-    assert mistake.code == 2
+    assert mistake.code == 3
     assert "max_imbalance" in mistake.stderr
     nobody = run_cli("solve", trace, "--nodes", 2, "--server", "http://127.0.0.1:9", "-o", tmp_path / "p")
     assert nobody.code == 2
     assert "is the service running" in nobody.stderr
     assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (("--max-imbalance", 1.0001), 3),
+        (("--max-imbalance", 1.05, "--redundant-experts", 4, "--solver", "linear"), 4),
+        (("--redundant-experts", 4, "--solver", "matching"), 2),
+    ],
+)
+def test_errors_have_the_same_exit_code_on_the_server_as_here(
+    server: Any, trace: Path, tmp_path: Path, run_cli: Any, options: tuple[Any, ...], code: int
+) -> None:
+    """What nobody can satisfy, what was not found and what is wrong are told apart, with the same reason."""
+    shared = ("solve", trace, "--nodes", 2, "--gpus-per-node", 2, *options, "-o", tmp_path / "p")
+    here = run_cli(*shared)
+    there = run_cli(*shared, "--server", server.url)
+    assert (here.code, there.code) == (code, code)
+    assert here.stderr.splitlines()[-1].split("; ")[0] in there.stderr

@@ -101,6 +101,12 @@ def test_route_answers_the_same_from_memory_and_refuses_the_same(client: httpx.C
         )
         assert (short.status_code, short.content) == (long.status_code, long.content)
         assert short.headers["content-type"] == long.headers["content-type"]
+    pieces = iter([b'{"counts"', b":", json.dumps(COUNTS).encode(), b"}"])
+    answer = client.post(path, content=pieces, headers={"Content-Type": "application/json"})
+    assert answer.content == client.post(path, json={"counts": COUNTS}).content
+    long_body = json.dumps({"counts": COUNTS}) + " " * (1 << 21)
+    answer = client.post(path, content=long_body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200
     assert client.post(path, content=json.dumps({"counts": COUNTS}), headers={"Content-Type": "text/plain"}).is_error
 
 

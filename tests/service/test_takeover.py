@@ -122,7 +122,7 @@ def test_the_service_outlives_its_database(
         books = Books(server.data, database_url)
         with server.client() as client:
             uploaded = client.post("/v1/traces", files={"file": ("t.tgz", tar_of(trace))}).json()["id"]
-            works = [(0, LONG), (1, LONG), (2, SHORT)]
+            works = [(0, 5 * LONG), (1, LONG), (2, SHORT)]  # the first outlasts three seconds without a database
             jobs = {_ask(client, uploaded, *work): work for work in works}
             wait_until(lambda: "running" in books.states())
             listener = threading.Thread(target=listen, args=(next(iter(jobs)),))

@@ -22,7 +22,7 @@ from placement_api.problems import Problem, from_library
 _PROCESSES = multiprocessing.get_context("forkserver")
 LOOK_S = 0.1  # how often it is asked whether to stop
 TELL_S = 0.1  # how often the child tells of its progress
-NICE = 19  # answers to requests come before solving, which gets what they leave
+NICE = 10  # answers come before solving, which still gets a tenth of a busy core
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ from placement_api.jobs.work import Task
 from placement_api.problems import Problem, from_library, missing
 from placement_api.settings import Settings
 from placement_api.store.blobs import Blobs
-from placement_api.store.database import Database
+from placement_api.store.database import Database, quick_commits
 from placement_api.store.tables import CANCELLED, DONE, FAILED, OPEN, QUEUED, RUNNING, JobRow, KeyRow, TraceRow
 from placement_api.store.traces import TraceFolders
 
@@ -36,7 +36,6 @@ QUEUE = "placement"
 WORKFLOW_VERSION = "1"  # of the steps below: raise it when jobs that an earlier version began cannot go on
 MOST_ATTEMPTS = 25  # beginnings of a job that may be what kills the service
 POLL_S = 0.1
-LOOK_S = 0.4  # how often the database is asked whether another host wants a job to stop
 BROKEN = Problem(500, "the service failed on this job", "try again; if it stays, report it")
 log = logging.getLogger("placement.service")
 
@@ -69,6 +68,7 @@ class Jobs:
         global _jobs
         _jobs = self
         child.prepare()
+        quick_commits(self.settings.queue_url)
         config = DBOSConfig(
             name="placement",
             system_database_url=self.settings.queue_url,
@@ -133,7 +133,7 @@ class Jobs:
             log.exception("job %s failed", job)
             outcome = child.Outcome(error=BROKEN.body.model_dump())
         if outcome.answer is not None:
-            return {"state": DONE, "attempts": attempt, **asdict(outcome.answer)}
+            return {"state": DONE, "attempts": attempt, **asdict(outcome.answer), **watch.told}
         if outcome.error is not None:
             return {"state": FAILED, "attempts": attempt, "error": outcome.error}
         return {"state": CANCELLED, "attempts": attempt}
@@ -169,7 +169,7 @@ class Jobs:
             if row is None or row.state not in OPEN or row.cancel:
                 return 0
             row.state, row.started, row.attempts = RUNNING, time.time(), row.attempts + 1
-            row.stage, row.done, row.total = "", 0, 0
+            row.stage, row.done, row.total, row.best = "", 0, 0, None
             return row.attempts
 
     def _finish(self, job: str, outcome: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from sqlalchemy import select, update
@@ -15,6 +15,7 @@ from placement_api.store.database import AWAY, Database
 from placement_api.store.tables import RUNNING, JobRow
 
 LOOK_S = 0.4  # how often the database is asked whether the job is still wanted
+TELL_S = 0.2  # how often progress is written: each time is a sync of the disk
 PAUSE_S = 1.0
 T = TypeVar("T")
 log = logging.getLogger("placement.service")
@@ -26,6 +27,7 @@ class Watch:
 
     attempt   which beginning of the job this is: after another one, elsewhere, this one is not wanted
     told_here True once it was cancelled through this process
+    told      columns of the progress that are not written yet
     """
 
     database: Database
@@ -33,12 +35,18 @@ class Watch:
     attempt: int
     told_here: Callable[[], bool]
     stage: str = ""
+    told: dict[str, Any] = field(default_factory=dict)
+    wrote: float = 0.0
     looked: float = 0.0
 
     def stop(self) -> bool:
+        """Asked all the while, so that this is also where progress is written."""
         if self.told_here():
             return True
         now = time.monotonic()
+        if self.told and now - self.wrote >= TELL_S:
+            self.wrote = now
+            self._write()
         if now - self.looked < LOOK_S:
             return False
         self.looked = now
@@ -50,15 +58,21 @@ class Watch:
             return False
 
     def tell(self, event: Progress) -> None:
-        told: dict[str, Any] = {"stage": event.stage, "done": event.done, "total": event.total}
+        """Written soon; of several at a time the last, and what it was before the job ended with its end (`told`)."""
         if event.stage != self.stage:
-            told["stage_started"] = time.time()
+            self.stage = event.stage
+            self.told["stage_started"] = time.time()
+        self.told |= {"stage": event.stage, "done": event.done, "total": event.total}
+        if event.best is not None:
+            self.told["best"] = event.best
+
+    def _write(self) -> None:
         try:
             with self.database.session() as session:
-                session.execute(update(JobRow).where(JobRow.id == self.job, *self._mine()).values(**told))
+                session.execute(update(JobRow).where(JobRow.id == self.job, *self._mine()).values(**self.told))
         except AWAY:
             return
-        self.stage = event.stage
+        self.told = {}
 
     def _mine(self) -> tuple[Any, ...]:
         return JobRow.state == RUNNING, JobRow.attempts == self.attempt

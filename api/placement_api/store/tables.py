@@ -59,6 +59,7 @@ class JobRow(Base):
     stage_started: Mapped[float | None]
     done: Mapped[int] = mapped_column(default=0)
     total: Mapped[int] = mapped_column(default=0)
+    best: Mapped[float | None]
     cancel: Mapped[bool] = mapped_column(default=False)
     error: Mapped[dict[str, Any] | None]
     files: Mapped[dict[str, Any]] = mapped_column(default=dict)
