@@ -102,7 +102,7 @@ def _tar(archive: Path, limits: Limits) -> Iterator[tuple[str, IO[bytes]]]:
                     continue
                 if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
                     raise Problem(422, f"the archive holds {member.name[:100]!r}, which is no plain file", MEND)
-                _check_name(member.name)
+                check_name(member.name)
                 content = tar.extractfile(member)
                 if content is not None:
                     yield member.name, content
@@ -116,7 +116,7 @@ def _zip(archive: Path, limits: Limits) -> Iterator[tuple[str, IO[bytes]]]:
                 continue
             if (member.external_attr >> 16) & 0o170000 not in (0, 0o100000):
                 raise Problem(422, f"the archive holds {member.filename!r}, which is no plain file", MEND)
-            _check_name(member.filename)
+            check_name(member.filename)
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise Problem(
                     422, f"{member.filename} is packed in an unusual way", "send a zip that is deflated or stored"
@@ -133,9 +133,10 @@ def _too_many(limits: Limits) -> Problem:
     return Problem(422, f"the archive has more than {limits.archive_members} members", "send fewer, larger shards")
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise Problem (422) unless a file of this name may be written below a folder, and readers may know it."""
     if not NAME.fullmatch(name):
-        raise Problem(422, f"the archive holds {name[:100]!r}, which is no file of a trace or recording", MEND)
+        raise Problem(422, f"{name[:100]!r} is no file of a trace or recording", MEND)
 
 
 def _check_folder(name: str) -> None:

@@ -10,9 +10,10 @@ from placement_api.metrics import Metrics
 from placement_api.settings import Settings
 from placement_api.store.blobs import Blobs
 from placement_api.store.database import Database
-from placement_api.store.files import LocalFiles
+from placement_api.store.opening import open_files, read_now
 from placement_api.store.recent import Recent
 from placement_api.store.retention import Retention
+from placement_api.store.s3 import Place
 from placement_api.store.traces import TraceFolders
 from placement_api.tokens import Tokens
 
@@ -40,10 +41,14 @@ def open_store(settings: Settings) -> Database:
 
 def make_service(settings: Settings) -> Service:
     database = open_store(settings)
-    files = LocalFiles(root=settings.data)
+    files = open_files(settings, lambda: read_now(database))
     blobs = Blobs(files=files)
     traces = TraceFolders(
-        folder=settings.data / "traces", files=files, allowed=settings.trace_folders, limits=settings.limits
+        folder=settings.data / "traces",
+        files=files,
+        allowed=settings.trace_folders,
+        stores=tuple(Place.parse(url) for url in settings.trace_stores),
+        limits=settings.limits,
     )
     return Service(
         settings=settings,

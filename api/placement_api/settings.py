@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError
 
 from placement.errors import OptionError
 from placement.parallel import usable_cores
+from placement_api.store.s3 import Place
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -54,7 +55,9 @@ class Settings:
     host, port     where to listen
     max_jobs       solves side by side on this host; each gets an equal share of the cores
     executor       name of this host among those that share a database; coming back it goes on with its jobs at once
-    trace_folders  folders below which traces may be registered by path
+    trace_folders, trace_stores  folders, and places s3://bucket/folder, below which traces may be registered
+    blobs          `s3://bucket/folder` for traces and results, to share among hosts; empty: files in `data`
+    cache_bytes    what is read from there is kept in `data` up to so many bytes
     keep_days, keep_bytes  retention of traces and results that no job uses; None: for ever, any size
     """
 
@@ -65,6 +68,9 @@ class Settings:
     max_jobs: int = field(default_factory=lambda: max(usable_cores() // 2, 1))
     executor: str = field(default_factory=gethostname)
     trace_folders: tuple[Path, ...] = ()
+    trace_stores: tuple[str, ...] = ()
+    blobs: str = ""
+    cache_bytes: int = 16 * GIB
     keep_days: float | None = None
     keep_bytes: int | None = None
     limits: Limits = field(default_factory=Limits)
@@ -72,6 +78,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.max_jobs < 1:
             raise OptionError(f"max_jobs={self.max_jobs} must be at least 1")
+        for url in (*self.trace_stores, *([self.blobs] if self.blobs else [])):
+            Place.parse(url)
         if not 0 < self.port < 65536:
             raise OptionError(f"port={self.port} is out of range: 1 to 65535 are allowed")
         if self.database_url and not self.database_url.startswith(("postgresql://", "postgresql+psycopg://")):

@@ -40,6 +40,13 @@ def serve_command(
     traces_folder: Annotated[
         list[Path] | None, typer.Option(help="Folder below which traces may be registered by path; again for more.")
     ] = None,
+    traces_store: Annotated[
+        list[str] | None, typer.Option(help="s3://BUCKET/FOLDER below which traces may be fetched; again for more.")
+    ] = None,
+    blobs: Annotated[
+        str, typer.Option(help="s3://BUCKET/FOLDER for traces and results. [default: files in the data folder]")
+    ] = "",
+    cache_mib: Annotated[int, typer.Option(min=1, help="MiB of it to keep in the data folder.")] = 16384,
     max_upload_mib: Annotated[int, typer.Option(min=1, help="Largest upload, MiB.")] = 4096,
     max_body_mib: Annotated[int, typer.Option(min=1, help="Largest body of other requests, MiB.")] = 32,
     rate_limit: Annotated[float, typer.Option(help="Requests a second of each token.")] = 200.0,
@@ -61,6 +68,9 @@ def serve_command(
             host=host,
             port=port,
             trace_folders=tuple(folder.absolute() for folder in traces_folder or ()),
+            trace_stores=tuple(traces_store or ()),
+            blobs=blobs,
+            cache_bytes=cache_mib * MIB,
             keep_days=keep_days,
             keep_bytes=None if keep_mib is None else keep_mib * MIB,
             limits=limits,

@@ -241,6 +241,7 @@ class Jobs:
             traces=[str(self.traces.path_of(trace)) for trace in known],
             top_k=known[0].top_k,
             data=str(self.settings.data),
+            blobs=self.settings.blobs,
             workers=self.settings.workers,
             placement=None if based is None else str(self._placement_path(based, other)),
         )

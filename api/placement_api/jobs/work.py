@@ -23,8 +23,9 @@ from placement.solution import Solution, solution_document
 from placement.solve import solve
 from placement.traces import Trace
 from placement_api.pages.figures import figures_bytes
+from placement_api.settings import Settings
 from placement_api.store.blobs import Blobs
-from placement_api.store.files import LocalFiles
+from placement_api.store.opening import open_files
 from placement_api.store.traces import open_input
 
 
@@ -35,7 +36,7 @@ class Task:
     kind       solve or evaluate
     request    the body of the request
     traces     where its traces lie; top_k is theirs
-    data       folder of the store
+    data, blobs  where the store is, as of `Settings`
     placement  file of the current map (solve) or of the one to measure (evaluate)
     """
 
@@ -44,6 +45,7 @@ class Task:
     traces: list[str]
     top_k: int
     data: str
+    blobs: str
     workers: int
     placement: str | None = None
 
@@ -106,7 +108,7 @@ def _solve(task: Task, listener: Listener) -> Answer:
 
 
 def _blobs(task: Task) -> Blobs:
-    return Blobs(files=LocalFiles(root=Path(task.data)))
+    return Blobs(files=open_files(Settings(data=Path(task.data), blobs=task.blobs)))
 
 
 def _summary(solution: Solution, document: dict[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,14 @@ TAKING_IN = CapacityLimiter(4)  # uploads that are read at a time; others wait, 
 
 
 class RegisterBody(Body):
-    path: str = Field(max_length=4000, examples=["/srv/traces/monday"], description="Folder of the service's machine")
+    """A `path` or a `url`."""
+
+    path: str | None = Field(
+        default=None, max_length=4000, examples=["/srv/traces/monday"], description="On the service's machine"
+    )
+    url: str | None = Field(
+        default=None, max_length=2000, examples=["s3://bucket/traces/monday"], description="Of an S3-compatible store"
+    )
     read_as: ReadAs = Field(default_factory=ReadAs, description="Of a recording of an engine, which is converted")
 
 
@@ -77,7 +84,7 @@ async def upload(here: Here, _: Solver, request: Request) -> TraceAnswer:
 
 @router.post("/register", status_code=201, responses=faults(507))
 async def register(here: Here, _: Solver, body: RegisterBody) -> TraceAnswer:
-    """Use a trace that lies below a folder that the service was told of (`--traces-folder`), where it is."""
+    """Use a trace below a folder (`--traces-folder`) where it is, or fetch one from a store (`--traces-store`)."""
     return await to_thread.run_sync(_register, here, body, limiter=TAKING_IN)
 
 
@@ -147,7 +154,11 @@ def take(here: Service, file: UploadFile, read_as: ReadAs | None = None) -> Trac
 
 
 def _register(here: Service, body: RegisterBody) -> TraceAnswer:
-    return add(here, here.traces.register(body.path, body.read_as))
+    if (body.path is None) == (body.url is None):
+        raise Problem(422, "the body has both path and url, or neither", "give one of them")
+    if body.url is not None:
+        return add(here, here.traces.fetch(body.url, body.read_as))
+    return add(here, here.traces.register(str(body.path), body.read_as))
 
 
 def add(here: Service, taken: Taken) -> TraceAnswer:

@@ -1,4 +1,4 @@
-"""Where files are kept: a folder of this machine, or a bucket that several hosts share."""
+"""Where files are kept: the interface, and a folder of this machine."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ import numpy as np
 from placement.files import make_folder, sync_folder, write_atomic
 from placement.traces import Trace, open_trace
 from placement.traces.counts_file import Counts, is_counts_file, read_counts
-from placement_api.archives import SUFFIXES, unpack
+from placement_api.archives import SUFFIXES, check_name, unpack
 from placement_api.problems import Problem
 from placement_api.reading import Found, ReadAs, found_of, read
 from placement_api.settings import Limits
-from placement_api.store.files import Files
+from placement_api.store.files import Entry, Files
+from placement_api.store.s3 import Buckets, Place
 from placement_api.store.tables import TraceRow
 
 CHUNK = 1 << 20
@@ -45,12 +47,13 @@ class Taken:
 class TraceFolders:
     """`files` keeps a folder for each trace that was sent; what is taken in lies in `folder` meanwhile.
 
-    `allowed` are the folders below which traces may be registered.
+    `allowed` and `stores` are the folders and places of buckets below which traces may be registered.
     """
 
     folder: Path
     files: Files
     allowed: tuple[Path, ...]
+    stores: tuple[Place, ...]
     limits: Limits
 
     def take(self, upload: Path, file_name: str, read_as: ReadAs | None = None) -> Taken:
@@ -107,6 +110,30 @@ class TraceFolders:
             self._check(found)
             return Taken(row=_row(found, digest_of_names(wanted), "path", str(wanted), size_of(wanted)))
 
+    def fetch(self, url: str, read_as: ReadAs | None = None) -> Taken:
+        """What is below an allowed place of a bucket, fetched and kept: a file, an archive, or a folder of files.
+
+        Raises Problem, OptionError.
+        """
+        place = Place.parse(url)
+        if not any(store.holds(place) for store in self.stores):
+            where = ", ".join(map(str, self.stores)) or "no store: start the service with --traces-store"
+            raise Problem(422, f"url {url[:200]!r} is not below an allowed store", f"allowed: {where}")
+        buckets = Buckets()
+        found = list(islice(buckets.list(place), self.limits.archive_members + 1))
+        if not found:
+            raise Problem(422, f"there is nothing at {url[:200]!r}", "give an object, or the folder of some")
+        if len(found) > self.limits.archive_members:
+            most = self.limits.archive_members
+            raise Problem(422, f"{url[:200]!r} has more than {most} objects", "give a folder of it")
+        with self._incoming() as incoming:
+            sent = incoming / "fetched"
+            self._download(buckets, place, found, sent)
+            if sent.is_file():
+                return self.take(sent, place.key, read_as)
+            named = sent.rename(incoming / _plain_name(place.key))
+            return self._keep(read(_innermost(named), incoming, read_as or ReadAs(), self.limits), incoming)
+
     def path_of(self, row: TraceRow) -> Path:
         """Where the trace lies on this machine. Raises Problem if a registered one has changed since."""
         if row.source != "path":
@@ -136,6 +163,21 @@ class TraceFolders:
             self.files.remove(FOLDER + name)
             if name.startswith(INCOMING):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def _download(self, buckets: Buckets, place: Place, found: list[Entry], sent: Path) -> None:
+        left = self.limits.unpacked_bytes
+        for one in found:
+            name = one.key[len(place.key) :].lstrip("/")
+            if name:
+                check_name(name)
+            target = sent / name
+            left -= one.num_bytes
+            if left >= 0:
+                buckets.download(Place(bucket=place.bucket, key=one.key), target)
+                left -= max(target.stat().st_size - one.num_bytes, 0)  # it may have grown meanwhile
+            if left < 0:
+                most = f"more than {self.limits.unpacked_bytes} bytes"
+                raise Problem(413, f"{str(place)[:200]} has {most}", "give a smaller part of it")
 
     def _keep(self, found: Found, incoming: Path) -> Taken:
         self._check(found)

@@ -113,6 +113,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, program: bytes) -> Any:
+        argument: Any
         for opcode, argument, _ in pickletools.genops(io.BytesIO(program)):
             name = opcode.name
             if name in LITERALS:
@@ -201,13 +202,14 @@ class _Machine:
         return _Storage(dtype, member.header_offset + LOCAL_HEADER + name + extra, count)
 
     def _tensor(self, storage: _Storage, start: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> StoredTensor:
-        if min((start, *shape)) < 0 or start + math.prod(shape) > storage.count:
+        values: int = math.prod(shape)
+        if min((start, *shape)) < 0 or start + values > storage.count:
             raise ValueError("a tensor is larger than its values")
         if not math.prod(shape) and max(shape) > MOST_EMPTY:
             raise ValueError(f"it has a tensor of shape {list(shape)}, which cannot be")
         step = 1
         for length, given in zip(reversed(shape), reversed(stride), strict=True):
-            if length > 1 and given != step and math.prod(shape):
+            if length > 1 and given != step and values:
                 raise ValueError("it has a tensor that is a view of another; save tensor.contiguous()")
             step *= length
         offset_bytes = storage.offset_bytes + start * storage.dtype.itemsize
