@@ -10,18 +10,27 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from placement_api.jobs import child
 from placement_api.service import Service, make_service, open_store
 from placement_api.settings import Settings
 from placement_api.store.database import Database
 from placement_api.store.retention import DAY_S, GRACE_S
-from placement_api.store.tables import DONE, QUEUED, Base, JobRow
+from placement_api.store.tables import DONE, QUEUED, RUNNING, Base, JobRow
+from sqlalchemy import update
 from tests_service import tar_of
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
+@pytest.fixture(scope="module", autouse=True)
+def prepared() -> None:
+    """Uploads are read in processes that are forked with the library loaded, as in the service."""
+    child.prepare()
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
     """A store without a server: jobs are rows that nobody runs."""
-    made = make_service(Settings(data=tmp_path / "data", keep_days=10, keep_bytes=100_000))
+    blobs = "" if request.param == "folder" else f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+    made = make_service(Settings(data=tmp_path / "data", blobs=blobs, keep_days=10, keep_bytes=100_000))
     yield made
     made.database.close()
 
@@ -52,7 +61,7 @@ def job(service: Service, name: str, *, age_days: float, trace: str, state: str 
                 request={"traces": [trace]},
                 digest=name,
                 created=0.0,
-                finished=None if state == QUEUED else time.time() - age_days * DAY_S,
+                finished=None if state in (QUEUED, RUNNING) else time.time() - age_days * DAY_S,
                 files={"placement": digest} if state == DONE else {},
             )
         )
@@ -87,17 +96,17 @@ def test_what_is_old_goes_and_what_is_needed_stays(service: Service, tmp_path: P
     with service.database.reading() as session:
         assert session.get(JobRow, "old") is None
         assert session.get(JobRow, "young") is not None
-    assert not service.blobs.path(old).exists()
-    assert service.blobs.path(young).exists()
-    assert not (service.traces.folder / rows[0].id).exists()
-    assert (service.traces.folder / rows[1].id).exists()
+    assert set(service.blobs.list()) == {young}
+    assert old != young
+    assert set(service.traces.kept()) == {rows[1].id}
 
 
 def test_beyond_the_size_the_oldest_goes_first(service: Service) -> None:
     """Until what is left fits; the newest stays."""
     digests = [job(service, f"j{n}", age_days=5 - n, trace="none", size=20_000) for n in range(5)]
-    service.retention.sweep(time.time())
-    assert [service.blobs.path(digest).exists() for digest in digests] == [False, False, False, True, True]
+    service.retention.sweep(time.time() + 2)  # a bucket tells whole seconds
+    kept = service.blobs.list()
+    assert [digest in kept for digest in digests] == [False, False, False, True, True]
 
 
 def test_what_a_killed_process_had_begun_goes_after_a_while(service: Service) -> None:
@@ -116,3 +125,41 @@ def test_what_a_killed_process_had_begun_goes_after_a_while(service: Service) ->
     assert not any(path.exists() for path in begun)
     assert not (data / "traces" / ".incoming-b").exists()
     assert (data / "store.sqlite").exists()
+
+
+def test_a_result_that_two_jobs_have_counts_and_goes_once(service: Service) -> None:
+    """It stays while the younger job does; a trace that is registered where it lies does not count."""
+    shared = [job(service, name, age_days=age, trace="none", size=1) for name, age in (("a", 5), ("b", 4))]
+    with service.database.session() as session:
+        content = b"x" * 60_000
+        digest = service.blobs.put(content)
+        for name in ("a", "b"):
+            row = session.get(JobRow, name)
+            assert row is not None
+            row.files = {**row.files, "report": digest}
+    young = job(service, "c", age_days=1, trace="none", size=50_000)
+    service.retention.sweep(time.time() + 2)
+    assert set(service.blobs.list()) == {young}
+    assert len(shared) == 2
+
+
+def test_files_of_no_row_go_in_time_and_not_before(service: Service, tmp_path: Path, write_trace: Any) -> None:
+    """A result that a job may be about to name (its host was away) stays; an upload that was cut off does not."""
+    lost = service.blobs.put(b"lost")
+    orphan = service.traces.take(packed(write_trace(tmp_path / "t").folder), "t.tgz").row.id
+    (service.traces.folder / ".incoming-dead").mkdir()
+    job(service, "runs", age_days=0, trace="none", state=RUNNING)
+    with service.database.session() as session:
+        row = session.get(JobRow, "runs")
+        assert row is not None
+        row.started = time.time() - 60
+    later = time.time() + 2 * DAY_S
+    service.retention.sweep(time.time() + GRACE_S / 2)
+    assert {orphan, ".incoming-dead"} <= set(service.traces.kept())
+    service.retention.sweep(later)
+    assert lost in service.blobs.list()
+    assert not service.traces.kept()
+    with service.database.session() as session:
+        session.execute(update(JobRow).values(state=DONE, finished=later))
+    service.retention.sweep(later)
+    assert lost not in service.blobs.list()
