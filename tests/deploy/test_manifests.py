@@ -71,7 +71,7 @@ def test_the_manifests_fit_the_schemas(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", ["single", "shared"])
 def test_pods_have_no_more_rights_than_they_need(folder: str) -> None:
-    """No root, no capability, nothing writable but volumes; probes, limits, commands that exist; secrets by reference."""
+    """No root, no capability, nothing writable but volumes; probes, limits, known commands; secrets by reference."""
     by_kind = {manifest["kind"]: manifest for manifest in manifests(folder)}
     assert ("PersistentVolumeClaim" in by_kind) == (folder == "single")
     pod = by_kind["Deployment"]["spec"]["template"]["spec"]
