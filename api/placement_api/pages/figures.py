@@ -69,5 +69,6 @@ def read_figures(path: Path) -> Figures:
 
 def _rows(values: Floats) -> list[object]:
     """Nested lists; null is not a number."""
-    rounded = np.round(values, 4)
-    return list(np.where(np.isfinite(rounded), rounded, None).tolist())  # type: ignore[arg-type]
+    rounded = np.round(values, 4).astype(object)
+    rounded[~np.isfinite(values)] = None
+    return list(rounded.tolist())
