@@ -15,7 +15,7 @@ from placement.solvers import SOLVERS
 from placement_api.problems import Problem
 from placement_api.store.tables import TraceRow
 
-Kind = Literal["whole", "number", "choice", "flag"]
+Kind = Literal["whole", "number", "choice", "flag", "id"]
 LONGEST = 40
 DEFAULTS = {field.name: field.default for field in fields(Options)}
 
@@ -55,6 +55,8 @@ MORE = (
     Field(part="options", name="solver", label="Solver", kind="choice", choices=tuple(SOLVERS)),
     Field(part="options", name="bound", label="Proof", kind="choice", choices=BOUNDS,
           hint="tight takes seconds per layer"),
+    Field(part="body", name="robust", label="Robust against shifts of", kind="choice",
+          choices=("", "domain", "category"), hint="the traffic's mix: the worst part costs least"),
     Field(part="options", name="time_limit_s", label="Time limit, s", hint="empty: until the search is done"),
     Field(part="options", name="seed", label="Seed", kind="whole"),
     Field(part="body", name="holdout", label="Share held out", hint="of the requests: measured, not fitted"),
@@ -65,7 +67,15 @@ GROUP = Field(
     part="body", name="group", label="Also give every request a home node", kind="flag",
     hint="The placement then comes with groups of requests and a router",
 )  # fmt: skip
-FIELDS = (*CLUSTER, *MORE, GROUP)
+CURRENT = Field(part="body", name="current", label="Placement in use", kind="id")
+MOVES = Field(
+    part="options",
+    name="max_moves",
+    label="Most slots that may change",
+    kind="whole",
+    hint="of all layers; empty: any number",
+)
+FIELDS = (*CLUSTER, *MORE, GROUP, CURRENT, MOVES)
 
 
 def proposal(row: TraceRow) -> dict[str, str]:
@@ -82,7 +92,7 @@ def proposal(row: TraceRow) -> dict[str, str]:
         "inter_gbps": f"{cluster.inter_gbps:g}",
         "intra_gbps": f"{cluster.intra_gbps:g}",
         "holdout": "0.2",
-        "group": "",
+        **dict.fromkeys(("group", "robust", "current", "max_moves"), ""),
     }
 
 
@@ -122,6 +132,8 @@ def body_of(trace: str, form: Mapping[str, Any]) -> dict[str, Any]:
 
 def _value(field: Field, text: str) -> Any:
     shown = f"{field.label}: {text[:LONGEST]!r} is not allowed"
+    if field.kind == "id":
+        return text
     if field.kind == "choice":
         if text not in field.choices:
             raise Problem(422, shown, f"choose one of {', '.join(field.choices)}")

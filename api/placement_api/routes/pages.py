@@ -19,7 +19,7 @@ from placement.errors import PlacementError
 from placement_api.answers import JobAnswer
 from placement_api.bodies import PlacementBody
 from placement_api.pages.example import write_example
-from placement_api.pages.forms import CLUSTER, GROUP, MORE, body_of, proposal, values_of
+from placement_api.pages.forms import CLUSTER, GROUP, MORE, MOVES, body_of, proposal, values_of
 from placement_api.pages.looks import size, wanted
 from placement_api.pages.render import asset, page
 from placement_api.problems import Problem, from_library
@@ -77,11 +77,13 @@ def example(here: Here, _: Solver) -> Response:
 
 
 @router.get("/traces/{trace}")
-def trace_page(here: Here, _: Reader, trace: str, like: str | None = None) -> Response:
+def trace_page(here: Here, _: Reader, trace: str, like: str | None = None, current: str | None = None) -> Response:
     row = traces.find(here, trace)
     values = proposal(row)
     if like is not None:
         values |= values_of(jobs.find(here, like).request)
+    if current is not None:
+        values |= {"current": placements.find_placement(here, current).id, "group": ""}
     return _trace(here, row, values)
 
 
@@ -192,6 +194,7 @@ def _trace(here: Service, row: TraceRow, values: dict[str, str], problem: Proble
         cluster=CLUSTER,
         more=MORE,
         group=GROUP,
+        moves=MOVES,
         values=values,
         changed=any(values.get(field.name, "") != proposal(row).get(field.name, "") for field in MORE),
         placements=[(one, wanted(one), size(one.summary)) for one in solved[:SHOWN]],

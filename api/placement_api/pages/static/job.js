@@ -7,7 +7,12 @@ const said = document.getElementById("said");
 const stages = [...document.querySelectorAll("#stages li")];
 const words = { count: "Counting tokens", solve: "Solving layers", robust: "Worst part", group: "Grouping requests", evaluate: "Measuring maps" };
 const units = { count: "tokens", solve: "layers", evaluate: "passes" };
+const elapsed = document.getElementById("elapsed");
 let spoken = "";
+let began = null;
+setInterval(() => {
+  if (began) elapsed.textContent = `Running for ${Math.max(0, Math.round(Date.now() / 1000 - began))} s`;
+}, 1000);
 
 function mark(stage) {
   const at = stages.findIndex((one) => one.dataset.stage === stage);
@@ -20,6 +25,7 @@ function mark(stage) {
 }
 
 function tell(now) {
+  began = now.started;
   const { stage, done, total, left_s: left } = now.progress;
   if (now.state === "running" && stage) {
     mark(stage);
