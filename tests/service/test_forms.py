@@ -32,9 +32,19 @@ def test_a_request_becomes_the_form_that_made_it() -> None:
     row = TraceRow(kind="trace", num_experts=32)
     values = proposal(row) | {"balance_weight": "0.25", "group": "1", "max_imbalance": "1.5", "solver": "balance"}
     request = PlacementBody.model_validate(body_of("0f", values)).model_dump()
-    shown = values_of(request)
+    shown = values_of(request, 32)
     assert body_of("0f", shown) == body_of("0f", values)
     assert {field.name for field in FIELDS} == set(shown)
+
+
+def test_a_cluster_that_was_given_otherwise_is_shown_as_the_form_has_it() -> None:
+    """Slots of a GPU become redundant experts; what does not fit stays as it was."""
+    body = {"traces": ["0f"], "cluster": {"num_nodes": 2, "slots_per_gpu": 5}}
+    shown = values_of(PlacementBody.model_validate(body).model_dump(), 32)
+    ranks = int(shown["num_nodes"]) * int(shown["gpus_per_node"])
+    assert ranks * 5 == 32 + int(shown["redundant_experts"])
+    body["cluster"] = {"num_nodes": 2, "gpus_per_node": 3}
+    assert values_of(PlacementBody.model_validate(body).model_dump(), 32)["gpus_per_node"] == "3"
 
 
 @pytest.mark.parametrize("engine", [name for name in EXPORTERS if name != "native"])

@@ -8,8 +8,10 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from placement.cluster import Cluster
+from placement.cluster_file import ClusterFile, cluster_of
 from placement.cost import REPLICA_CHOICES
 from placement.cost.transport import TRANSPORTS
+from placement.errors import PlacementError
 from placement.problem import BOUNDS, OBJECTIVES, Options
 from placement.solvers import SOLVERS
 from placement_api.problems import Problem
@@ -85,14 +87,23 @@ def proposal(row: TraceRow) -> dict[str, str]:
               if field.part == "options"}  # fmt: skip
     if row.kind == "counts":
         values["objective"] = "balance"
-    return values | {
+    return (
+        values
+        | _shape(cluster, row.num_experts)
+        | {
+            "inter_gbps": f"{cluster.inter_gbps:g}",
+            "intra_gbps": f"{cluster.intra_gbps:g}",
+            "holdout": "0.2",
+            **dict.fromkeys(("group", "robust", "current", "max_moves"), ""),
+        }
+    )
+
+
+def _shape(cluster: Cluster, num_experts: int) -> dict[str, str]:
+    return {
         "num_nodes": f"{cluster.num_nodes}",
         "gpus_per_node": f"{cluster.gpus_per_node}",
-        "redundant_experts": f"{cluster.num_slots - row.num_experts}",
-        "inter_gbps": f"{cluster.inter_gbps:g}",
-        "intra_gbps": f"{cluster.intra_gbps:g}",
-        "holdout": "0.2",
-        **dict.fromkeys(("group", "robust", "current", "max_moves"), ""),
+        "redundant_experts": f"{cluster.num_slots - num_experts}",
     }
 
 
@@ -106,14 +117,17 @@ def _cluster_for(num_experts: int) -> Cluster:
     return Cluster.fit(num_experts, num_nodes=2, gpus_per_node=1, redundant_experts=num_experts % 2)
 
 
-def values_of(request: Mapping[str, Any]) -> dict[str, str]:
-    """The form of a request that was made before."""
-    parts = {"cluster": request["cluster"], "options": request["options"], "body": request}
-    return {
-        field.name: "1" if field.kind == "flag" and parts["body"].get(field.name) is not None
-        else "" if (value := parts[field.part].get(field.name)) is None or field.kind == "flag" else f"{value}"
-        for field in FIELDS
-    }  # fmt: skip
+def values_of(request: Mapping[str, Any], num_experts: int) -> dict[str, str]:
+    """The form of a request that was made before: what the form has no field for is not in it."""
+    values = {}
+    for field in FIELDS:
+        value = (request if field.part == "body" else request[field.part]).get(field.name)
+        values[field.name] = "" if value is None else "1" if field.kind == "flag" else f"{value}"
+    try:
+        cluster = cluster_of(ClusterFile.model_validate(request["cluster"]), num_experts)
+    except PlacementError:
+        return values  # as it was given: what is wrong with it is said when it is sent again
+    return values | _shape(cluster, num_experts)
 
 
 def body_of(trace: str, form: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,11 +32,13 @@ def page(name: str, status: int = 200, **context: Any) -> HTMLResponse:
     return HTMLResponse(render(name, **context), status_code=status)
 
 
-@cache
 def asset(name: str) -> tuple[bytes, str] | None:
     """Content and media type of a file of the page; None if there is none of that name."""
-    if name not in (STYLE, *OWN):
-        return None
+    return _read(name) if name in (STYLE, *OWN) else None
+
+
+@cache
+def _read(name: str) -> tuple[bytes, str]:
     found = files("placement.report").joinpath(STYLE) if name == STYLE else _folder.joinpath("static", name)
     return found.read_bytes(), mimetypes.guess_type(name)[0] or "text/plain"
 

@@ -81,7 +81,8 @@ def trace_page(here: Here, _: Reader, trace: str, like: str | None = None, curre
     row = traces.find(here, trace)
     values = proposal(row)
     if like is not None:
-        values |= values_of(jobs.find(here, like).request)
+        job = jobs.find(here, like)
+        values |= values_of(job.request, row.num_experts) if job.kind == "solve" else {}
     if current is not None:
         values |= {"current": placements.find_placement(here, current).id, "group": ""}
     return _trace(here, row, values)
@@ -160,10 +161,14 @@ def _home(here: Service, reader: Caller, problem: Problem | None = None) -> Resp
         status=200 if problem is None else problem.status,
         traces=traces.list_traces(here, reader, limit=SHOWN),
         placements=[(row, wanted(row), size(row.summary)) for row in rows],
-        jobs=[(JobAnswer.of(row), _wanted(row)) for row in not_done[:JOBS_SHOWN]],
+        jobs=[(JobAnswer.of(row), _names(here, row), _wanted(row)) for row in not_done[:JOBS_SHOWN]],
         live=any(row.state in OPEN for row in not_done),
         problem=None if problem is None else problem.body,
     )
+
+
+def _names(here: Service, row: JobRow) -> str:
+    return ", ".join(name for _, name in traces.names(here, row.request["traces"])) or "a trace that was deleted"
 
 
 def _wanted(row: JobRow) -> str:

@@ -54,5 +54,6 @@ events.addEventListener("job", (event) => {
   if (!["queued", "running"].includes(now.state)) events.close();
 });
 events.addEventListener("error", () => {
-  if (events.readyState !== EventSource.CLOSED) state.textContent = "The service does not answer; trying again…";
+  const closed = events.readyState === EventSource.CLOSED;
+  state.textContent = closed ? "There is no news of this job: reload the page" : "The service does not answer; trying again…";
 });

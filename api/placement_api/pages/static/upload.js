@@ -76,7 +76,12 @@ function send(content, name) {
     document.getElementById("upload-said").textContent = whole ? "Sent; checking" : "Sending";
   });
   request.addEventListener("load", () => {
-    const answer = JSON.parse(request.responseText || "{}");
+    let answer;
+    try {
+      answer = JSON.parse(request.responseText);
+    } catch {
+      answer = { detail: `the answer was ${request.status}`, mend: "try again later" };
+    }
     if (request.status === 201) location.assign(`/traces/${answer.id}`);
     else fail(answer);
   });
