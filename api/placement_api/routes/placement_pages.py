@@ -36,7 +36,9 @@ def placement_page(
     shown = look(here.blobs, placements.find_placement(here, placement))
     ids = shown.placement.model.layer_ids
     position = ids.index(layer) if layer in ids else 0
-    points = front.points(front.related(here, shown.row), shown.row.id)
+    related = front.related(here, shown.row)
+    known = {row.request["options"]["balance_weight"] for row in related}
+    points = front.points(related, shown.row.id)
     return page(
         "placement",
         look=shown,
@@ -51,7 +53,7 @@ def placement_page(
         classes=charts.CLASS_LABELS,
         points=points,
         front=front.chart(points) if points else None,
-        more=len(front.more(shown.row)),
+        more=sum(request["options"]["balance_weight"] not in known for request in front.more(shown.row)),
         waiting=front.open_count(here, shown.row),
         grouping=_grouping(here, shown),
         others=_others(here, shown),
