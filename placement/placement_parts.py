@@ -6,7 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from placement.documents import parse_json
 from placement.errors import InputError
@@ -74,6 +81,12 @@ class SummaryPart(Part):
         default=None, description="Tokens on which sends were measured, drawn uniformly; absent where it were all"
     )
     sends_error: float | None = Field(default=None, description="Then the standard error of sends_per_token")
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what was measured exactly saying that it is no sample."""
+        absent = {"sampled_tokens", "sends_error"} - self.model_fields_set
+        return {name: value for name, value in write(self).items() if name not in absent}
 
 
 class EvaluationPart(Part):

@@ -46,7 +46,8 @@ def evaluate_sample(
             continue
         ids_TLK = side.sample_ids_SLK[start:stop]
         home_T = np.full(stop - start, -1, dtype=np.int32)
-        meter.add(home_T, lambda layer, ids_TLK=ids_TLK: np.ascontiguousarray(ids_TLK[:, layer]), executor)
+        ids_LTK = np.ascontiguousarray(ids_TLK.transpose(1, 0, 2))
+        meter.add(home_T, ids_LTK.__getitem__, executor)
         for m, one in enumerate(clusters):
             sends_L = [wire_cost(traffic, one, transport, stop) for traffic in meter.traffic[m]]
             sent_MG[m, group] = np.mean(sends_L) * stop

@@ -54,7 +54,7 @@ class ShardReader:
 
     def _read(self, name: str, first: int, out: npt.NDArray[Any]) -> None:
         """Fill `out` with the tensor's values from number `first` on."""
-        left = memoryview(out.reshape(-1).view(np.uint8))
+        left = out.reshape(-1).view(np.uint8).data
         try:
             self._file.seek(self._shard.begins[name] + first * out.itemsize)
             while left:

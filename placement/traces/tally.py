@@ -205,7 +205,8 @@ class _Sample:
 
     def settle(self) -> None:
         columns = zip((self.key_S, self.owner_S, self.ids_SLK), *self._waiting, strict=True)
-        self.key_S, self.owner_S, self.ids_SLK = smallest_keys(*(np.concatenate(c) for c in columns), self.size)
+        key_S, owner_S, ids_SLK = (np.concatenate(column) for column in columns)
+        self.key_S, self.owner_S, self.ids_SLK = smallest_keys(key_S, owner_S, ids_SLK, self.size)
         self._waiting, self._num_waiting = [], 0
 
 

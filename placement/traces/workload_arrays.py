@@ -75,7 +75,7 @@ def empty(model: Model, settings: dict[str, Any]) -> Counted:
 
 def _side(arrays: dict[str, npt.NDArray[Any]], name: str, model: Model, settings: dict[str, Any]) -> Workload:
     sizes = {"L": model.num_layers, "E": model.num_experts, "K": model.top_k}
-    fields = {}
+    fields: dict[str, Any] = {}
     for field, (dtypes, letters) in _FIELDS.items():
         values = arrays[f"{name}.{field}"]
         shape = tuple(sizes.setdefault(letter, size) for letter, size in zip(letters, values.shape, strict=True))
