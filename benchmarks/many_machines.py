@@ -76,7 +76,8 @@ def timed(trace: Trace, workers: int, progress: Callable[[int], None] | None = N
 
 def kill_a_worker() -> int:
     """Ends one process that is counting; returns its id."""
-    while True:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
         for process in psutil.Process().children(recursive=True):
             try:
                 if process.cmdline()[:1] == ["ray::_run"]:
@@ -85,6 +86,7 @@ def kill_a_worker() -> int:
             except psutil.Error:
                 continue
         time.sleep(0.01)
+    raise SystemExit("no worker was counting any more; give more --copies")
 
 
 def main() -> None:
