@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import secrets
 import signal
 import sys
 import time
@@ -32,7 +33,12 @@ from placement.workload import Workload
 SEED = 0
 PRESET = "gpt-oss-20b"
 TOKENS, REQUESTS = SEGMENT_TOKENS // 4, 500  # of each copy
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+LOOPBACK = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray listens on every address of the machine
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(16),  # else one is written to the home folder
+}
 
 
 def make(folder: Path, copies: int) -> Trace:
@@ -70,7 +76,8 @@ def timed(trace: Trace, workers: int, progress: Callable[[int], None] | None = N
 
 def kill_a_worker() -> int:
     """Ends one process that is counting; returns its id."""
-    while True:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
         for process in psutil.Process().children(recursive=True):
             try:
                 if process.cmdline()[:1] == ["ray::_run"]:
@@ -79,6 +86,7 @@ def kill_a_worker() -> int:
             except psutil.Error:
                 continue
         time.sleep(0.01)
+    raise SystemExit("no worker was counting any more; give more --copies")
 
 
 def main() -> None:

@@ -17,13 +17,14 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from placement.cluster import Cluster
-from placement.errors import InputError, OptionError, OutputError, PlacementError, error_of_type
+from placement.errors import InputError, OptionError, OutputError, PlacementError, TraceError, error_of_type
 from placement.events import Listener, Progress, ignore
 from placement.placement_json import PlacementFile, cluster_document, load_placement
 from placement.placement_map import Placement
 from placement.problem import Options
 from placement.traces import open_trace
 from placement.traces.readers import AUTO, ReadOptions
+from placement.traces.stored_path import is_url
 
 TIMEOUT_S = 60.0  # without a byte; the events of a job come at least every 15 s
 READING_S = 900.0  # until the service has read, and if need be converted, what was uploaded
@@ -193,7 +194,9 @@ def _error(problem: dict[str, Any]) -> PlacementError:
 
 def _trace_files(path: str | Path) -> list[tuple[Path, str]]:
     """The files of the traces at a path, and what to call them. Raises TraceError."""
-    folders = sorted({shard.path.parent for shard in open_trace(path).shards})
+    if is_url(path):
+        raise TraceError(f"{path} is on shared storage, a service is sent files of this machine; copy it here")
+    folders = sorted({Path(str(shard.path.parent)) for shard in open_trace(path).shards})
     return [
         (file, file.name if len(folders) == 1 else f"{number:05d}/{file.name}")
         for number, folder in enumerate(folders)

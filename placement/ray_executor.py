@@ -150,8 +150,9 @@ def _connect(address: str) -> tuple[Any, bool]:
             f"no Ray cluster answers at address={address!r} ({_first_line(error)}); start one with `ray start --head` "
             f"and give --address HOST:PORT"
         ) from None
-    if hasattr(ray._private.worker, "print_to_stdstream"):  # on stdout, where our documents go
-        ray._private.worker.print_to_stdstream = _log_what_ray_says
+    driver: Any = ray._private.worker
+    if hasattr(driver, "print_to_stdstream"):  # on stdout, where our documents go
+        driver.print_to_stdstream = _log_what_ray_says
     return ray, True
 
 

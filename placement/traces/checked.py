@@ -10,6 +10,7 @@ import numpy.typing as npt
 from placement.errors import TraceError
 from placement.model import Model
 from placement.traces import counting
+from placement.traces.stored_path import StoredPath
 from placement.traces.trace import Block
 
 _FAULTS = {
@@ -28,7 +29,9 @@ def checked_ids(model: Model, block: Block, layer: int) -> npt.NDArray[Any]:
     return ids_TK
 
 
-def fault_error(model: Model, path: Path, token: int, layer: int, ids: list[int], fault: int) -> TraceError:
+def fault_error(
+    model: Model, path: Path | StoredPath, token: int, layer: int, ids: list[int], fault: int
+) -> TraceError:
     """The error for a fault that `counting.check_ids` found in the top-k set `ids` of a token of the shard."""
     told = _FAULTS[fault].format(ids=ids, last=model.num_experts - 1)
     return TraceError(f"{path}: layer {model.layer_ids[layer]}, token {token} {told}; write the shard again")

@@ -43,7 +43,7 @@ class Follower:
             raise TraceError(f"{folder} is no folder; give one in which traces arrive")
         self._model = model
         self._seed = seed
-        self._read: set[Path] = set()  # shards
+        self._read: set[object] = set()  # shards
         self._done: dict[Path, Signature] = {}  # recordings, and what was told to be wrong
         self._seen: dict[Path, Signature] = {}
 
