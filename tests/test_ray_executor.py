@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -212,7 +212,8 @@ def test_a_solve_is_byte_identical_though_a_worker_is_killed(
     ours = solve(trace, shape, options, workers=2, listener=here.append)
     theirs = solve(trace, shape, options, engine=executor, listener=listener)
     assert killed
-    assert events == here
+    # `best` is of the layers that are done, whichever came first
+    assert [replace(event, best=None) for event in events] == [replace(event, best=None) for event in here]
     assert document_bytes(solution_document(theirs)) == document_bytes(solution_document(ours))
 
 

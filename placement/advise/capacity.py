@@ -23,6 +23,7 @@ from placement.traces.trace import Trace
 
 FACTORS = (1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
 WHOLE, MIXED, IN_ORDER = "trace", "mixed", "in order"
+ROUNDING = 1e-12  # of a share that is exactly as large as allowed
 
 Floats = npt.NDArray[np.float64]
 
@@ -106,7 +107,7 @@ class _Tally:
     def dropping(self, layers: list[int], most_dropped: float) -> Dropping:
         served = self.served_L[layers].sum()
         dropped_C = self.dropped_LC[layers].sum(axis=0) / max(served, 1e-300)
-        fits = np.flatnonzero(dropped_C <= most_dropped)
+        fits = np.flatnonzero(dropped_C <= most_dropped + ROUNDING)
         return Dropping(
             peak=round(float(self.peak_L[layers].mean()) / self.steps, 6),
             dropped=tuple(round(share, 6) for share in dropped_C.tolist()),

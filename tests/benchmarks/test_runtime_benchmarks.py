@@ -109,7 +109,7 @@ def test_straggler_loads() -> None:
     weights = torch.from_numpy(np.sort(rng.random((400, 2), dtype=np.float32))[:, ::-1].copy())
     batch = straggler.Batch(ids=ids, weights=weights, scores=torch.zeros(400, EXPERTS).scatter(1, ids, weights))
     model = straggler.Model(name="m", layer_ids=(0,), num_experts=EXPERTS, top_k=2)
-    args = argparse.Namespace(hidden=16, intermediate=16, rounds=2)
+    args = argparse.Namespace(hidden=16, intermediate=16, rounds=2, device="cpu")
     load_E = torch.bincount(ids.flatten(), minlength=EXPERTS)
     ranks = straggler.emulate(model, EXPERTS, batch, straggler.CapacityPolicy(), args)
     assert [rank.load for rank in ranks] == load_E.tolist()

@@ -405,6 +405,7 @@ def _application() -> Any:
     from placement_api import problems
     from placement_api.bodies import EvaluateBody, PlacementBody, options_of
     from placement_api.settings import Limits
+    from placement_api.store.files import LocalFiles
     from placement_api.store.traces import TraceFolders
 
     from placement.cluster_file import ClusterFile, cluster_of
@@ -419,7 +420,8 @@ def _application() -> Any:
         cluster_of(ClusterFile.model_validate(request["cluster"]), 8)
         if body.counts is not None:
             with folder() as base:
-                TraceFolders(folder=base, allowed=(), limits=Limits()).take_counts(**body.counts.model_dump())
+                traces = TraceFolders(folder=base, files=LocalFiles(root=base), allowed=(), stores=(), limits=Limits())
+                traces.take_counts(**body.counts.model_dump())
 
     async def evaluations(body: Any) -> None:
         json.dumps(body.model_dump()).encode()

@@ -64,7 +64,7 @@ def test_every_acknowledged_job_ends_once_however_often_the_server_is_killed(
                 assert client.get(f"/v1/placements/{job}").content == document_bytes(solution_document(alone))
         blobs = [path.name for path in (server.data / "blobs").glob("*/*") if not path.name.startswith(".")]
         assert sorted(blobs) == books.files()
-        assert len(blobs) == JOBS
+        assert len(blobs) == 2 * JOBS  # a placement, and the figures that its page shows
     finally:
         server.kill()
 
