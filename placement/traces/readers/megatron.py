@@ -81,8 +81,8 @@ def _sets(path: Path, notes: list[str]) -> Iterator[tuple[str, int, int, npt.NDA
         step, layer, tokens, top_k = (whole_number(line.get(key), key, where) for key in KEYS)
         with reading(where, MEND):
             ids_TK = np.array(line["top_indices"])
-            if ids_TK.size == 0:
-                ids_TK = np.zeros((tokens, top_k), dtype=np.int32)
+            if not tokens and not ids_TK.size:
+                ids_TK = np.zeros((0, top_k), dtype=np.int32)
             if ids_TK.shape != (tokens, top_k) or ids_TK.dtype.kind != "i":
                 raise ValueError(
                     f"top_indices has shape {list(ids_TK.shape)}, num_tokens and topk are {tokens}, {top_k}"
