@@ -16,9 +16,9 @@ from placement.errors import InfeasibleError, InputError, LimitError, PlacementE
 from placement.exporters import get_exporter
 from placement.migration import MigrationPlan, migration_plan
 from placement.model import Model
+from placement.options import Options
 from placement.placement_json import load_placement, save_placement
 from placement.placement_map import Placement
-from placement.problem import Options
 from placement.solution import Solution, solution_document
 from placement.solve import solve
 from placement.traces import Trace, count, open_trace

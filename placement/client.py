@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 from placement.cluster import Cluster
 from placement.errors import InputError, OptionError, OutputError, PlacementError, TraceError, error_of_type
 from placement.events import Listener, Progress, ignore
+from placement.options import Options
 from placement.placement_json import PlacementFile, cluster_document, load_placement
 from placement.placement_map import Placement
-from placement.problem import Options
 from placement.traces import open_trace
 from placement.traces.readers import AUTO, ReadOptions
 from placement.traces.stored_path import is_url

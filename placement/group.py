@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cluster import Cluster
-from placement.cost import Evaluation, evaluate
+from placement.cost import Evaluation
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
 from placement.grouped import GROUPED, JOINT, PLACED, WITH_HOMES, Gain, GroupedSolution, Homes
@@ -22,11 +22,12 @@ from placement.grouping.home_costs import home_costs
 from placement.grouping.joint import ROUNDS, solve_joint
 from placement.grouping.requests import Requests, requests_of
 from placement.migration import check_fits
+from placement.options import Options
 from placement.parallel import make_executor
 from placement.placement_map import Placement
-from placement.problem import Options
+from placement.sides import count_training, measure
 from placement.solution import Solution
-from placement.solve import BASELINES, count_training
+from placement.solve import BASELINES
 from placement.solvers import get_solver
 from placement.solvers.answers import LayerReport
 from placement.solvers.run import solve_workload
@@ -210,23 +211,16 @@ def _measure(
 ) -> tuple[Gain, ...]:
     """Every way on both sides: those with random homes in one pass, the others with their homes in one each."""
 
-    def measure(side: Trace, placements: list[Placement], home_Q: npt.NDArray[np.int32] | None) -> list[Evaluation]:
-        return evaluate(
-            side,
-            placements,
-            cluster=cluster,
-            replica_choice=options.replica_choice,
-            transport=options.transport,
-            home_Q=None if home_Q is None else home_Q[sides.requests.request_E],
-            executor=executor,
-        )
+    def on(side: Trace, placements: list[Placement], home_Q: npt.NDArray[np.int32] | None) -> list[Evaluation]:
+        homes_Q = None if home_Q is None else home_Q[sides.requests.request_E]
+        return measure(side, placements, cluster=cluster, options=options, executor=executor, home_Q=homes_Q)
 
     def measure_all(side: Trace, homes_of: Callable[[Homes], npt.NDArray[np.int32] | None]) -> dict[str, Evaluation]:
         random = {name: placement for name, placement, homes in ways if homes is None}
-        known = dict(zip(random, measure(side, list(random.values()), None), strict=True))
+        known = dict(zip(random, on(side, list(random.values()), None), strict=True))
         for name, placement, homes in ways:
             if homes is not None:
-                known[name] = measure(side, [placement], homes_of(homes))[0]
+                known[name] = on(side, [placement], homes_of(homes))[0]
         return known
 
     listener(Progress(stage="evaluate", done=0, total=2))
@@ -238,7 +232,7 @@ def _measure(
         held_out = measure_all(sides.rest, lambda homes: homes.held_out_Q)
         for name, placement, homes in ways:
             if homes is not None:
-                routed[name] = measure(sides.rest, [placement], homes.routed_Q)[0]
+                routed[name] = on(sides.rest, [placement], homes.routed_Q)[0]
     listener(Progress(stage="evaluate", done=2, total=2))
     return tuple(
         Gain(

@@ -12,9 +12,9 @@ from placement.cluster import Cluster
 from placement.cost import Evaluation
 from placement.cost.by_part import PartFigures
 from placement.migration import MigrationPlan, migration_plan
+from placement.options import Options
 from placement.placement_json import cluster_document, placement_document
 from placement.placement_map import Placement
-from placement.problem import Options
 from placement.solvers.answers import LayerReport
 from placement.version import VERSION
 

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from placement.cluster import Cluster
-from placement.cost import Evaluation, evaluate, evaluate_counts, evaluate_sample
+from placement.cost import Evaluation
 from placement.cost.by_part import Answers, PartFigures, evaluate_parts
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
 from placement.migration import check_fits
+from placement.options import Options
 from placement.parallel import make_executor
 from placement.placement_map import Placement
-from placement.problem import Options
+from placement.sides import count_both_sides, measure_named, workload_of
 from placement.solution import Solution
 from placement.solvers import get_solver
 from placement.solvers.answers import FROM_CURRENT
 from placement.solvers.run import solve_workload
 from placement.traces import Trace, count
-from placement.traces.counted import Counted, count_sides
+from placement.traces.counted import Counted
 from placement.traces.counts_file import Counts
 from placement.traces.parts import Parts, parts_of
 from placement.traces.split import split_by_part, split_requests
@@ -125,24 +124,7 @@ def solve(
             )
             maps, layers, objective_W = maps | {result_name: answer.placement}, answer.layers, answer.cost_W
 
-        def measure(side: Trace | Counts | Workload) -> dict[str, Evaluation]:
-            placements = list(maps.values())
-            if isinstance(side, Counts):
-                known = evaluate_counts(side, placements, cluster=cluster, transport=options.transport)
-                return dict(zip(maps, known, strict=True))
-            how: dict[str, Any] = {
-                "cluster": cluster,
-                "replica_choice": options.replica_choice,
-                "transport": options.transport,
-                "executor": executor,
-            }
-            answers = (
-                evaluate(side, placements, **how)
-                if isinstance(side, Trace)
-                else evaluate_sample(side, placements, **how)
-            )
-            return dict(zip(maps, answers, strict=True))
-
+        measure = partial(measure_named, maps=maps, cluster=cluster, options=options, executor=executor)
         sides = [side for side in (train, held_out) if side is not None]
         measured: list[dict[str, Evaluation]] = []
         by_part: list[Answers] = []
@@ -242,38 +224,3 @@ def _split(
 
 def _half_of_the_time(options: Options) -> Options:
     return options if options.time_limit_s is None else replace(options, time_limit_s=options.time_limit_s / 2)
-
-
-def workload_of(side: Trace | Counts | Workload, options: Options, executor: Executor, listener: Listener) -> Workload:
-    """What solvers are given of the requests to fit."""
-    if isinstance(side, Counts):
-        return side.workload(options.seed)
-    if isinstance(side, Workload):
-        return side.thinned(SAMPLE_TOKENS)
-    return count_training(side, options, executor, listener)
-
-
-def count_training(trace: Trace, options: Options, executor: Executor, listener: Listener) -> Workload:
-    with counting_progress(trace, listener) as progress:
-        return count(trace, seed=options.seed, executor=executor, progress=progress)
-
-
-def count_both_sides(trace: Trace, holdout: float, options: Options, executor: Executor, listener: Listener) -> Counted:
-    """What `placement traces count` counts."""
-    with counting_progress(trace, listener) as progress:
-        return count_sides(trace, holdout=holdout, seed=options.seed, executor=executor, progress=progress)
-
-
-@contextmanager
-def counting_progress(trace: Trace, listener: Listener) -> Iterator[Callable[[int], None]]:
-    """To be told how many tokens were counted; tells the listener of how many all are."""
-    total = trace.num_tokens_stored
-    done = 0
-
-    def counted(tokens: int) -> None:
-        nonlocal done
-        done += tokens
-        listener(Progress(stage="count", done=done, total=total))
-
-    yield counted
-    listener(Progress(stage="count", done=total, total=total))

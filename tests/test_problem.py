@@ -14,7 +14,8 @@ from reference import Map, layer_price
 from placement import Cluster, open_trace
 from placement.cost.step_time import step_time_us
 from placement.cost.transport import TRANSPORTS
-from placement.problem import OBJECTIVES, LayerProblem, Options
+from placement.options import OBJECTIVES, Options
+from placement.problem import LayerProblem
 from placement.solvers.layer_problems import layer_problem
 from placement.testing.problems import random_problem
 from placement.topology import Topology

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.cluster import Cluster
-from placement.problem import Options
+from placement.options import Options
 from placement.relabel import moved_P, relabel
 from placement.testing.problems import random_problem
 from placement.topology import Level, Topology

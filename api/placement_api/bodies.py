@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from placement.cluster_file import ClusterFile
 from placement.grouping.assign import TOLERANCE
-from placement.problem import Options
+from placement.options import Options
 
 COUNTS_EXAMPLE: Any = {"top_k": 1, "counts": [[9, 1, 4, 4], [2, 8, 6, 2]]}
 PLACEMENT_EXAMPLES: list[Any] = [

@@ -17,10 +17,10 @@ from placement.cost.step_time import STEP_TOKENS_PER_GPU
 from placement.cost.transport import TRANSPORTS, sends_are_fixed
 from placement.errors import OptionError
 from placement.events import Listener, ignore
+from placement.options import Options
 from placement.parallel import make_executor
 from placement.placement_map import Placement
-from placement.problem import Options
-from placement.solve import count_training
+from placement.sides import count_training
 from placement.solvers import get_solver
 from placement.traces.classes import PHASE, Sides, split_classes
 from placement.traces.counts_file import Counts

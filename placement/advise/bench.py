@@ -11,8 +11,8 @@ from placement.advise.figures import SOLVED, Figures
 from placement.cluster import Cluster
 from placement.cost import evaluate, evaluate_counts
 from placement.events import Listener, Progress
+from placement.options import Options
 from placement.placement_map import Placement
-from placement.problem import Options
 from placement.solve import BASELINES
 from placement.solvers.run import solve_workload
 from placement.traces.count import count

@@ -9,7 +9,7 @@ from placement.advise.bench import Bench
 from placement.advise.figures import LINEAR, LITTLE, SOLVED
 from placement.cluster import Cluster
 from placement.errors import OptionError
-from placement.problem import Options
+from placement.options import Options
 from placement.traces.parts import Parts, parts_of
 from placement.traces.split import split_by_part
 from placement.traces.trace import Trace

@@ -8,7 +8,7 @@ from placement.advise.figures import SOLVED, Figures, amount
 from placement.cluster import Cluster
 from placement.group import solve_grouped
 from placement.grouped import JOINT, WITH_HOMES
-from placement.problem import Options
+from placement.options import Options
 from placement.traces.trace import Trace
 
 FEWEST_A_NODE = 8  # requests

@@ -9,8 +9,8 @@ from placement.advise.bench import Bench
 from placement.advise.figures import SOLVED, Figures, amount
 from placement.by_class import ONE, OWN
 from placement.cluster import Cluster
+from placement.options import Options
 from placement.placement_map import Placement
-from placement.problem import Options
 from placement.traces.classes import PHASES, Sides
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from placement.advise.bench import Bench, Side
 from placement.advise.figures import EPLB, SOLVED, Figures
 from placement.cluster import Cluster
-from placement.problem import Options
+from placement.options import Options
 from placement.workload import Workload
 
 FURTHER_SLOTS = (0, 1, 2, 4)  # of a GPU, beyond the fewest that hold all experts

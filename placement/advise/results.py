@@ -13,8 +13,8 @@ from placement.advise.phases import Phases
 from placement.advise.redundancy import SLOT_PRICE, Redundancy
 from placement.cluster import Cluster
 from placement.model import Model
+from placement.options import Options
 from placement.placement_json import cluster_document
-from placement.problem import Options
 from placement.version import VERSION
 
 SCHEMA = "expert-advice/1"

@@ -6,17 +6,18 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
+from functools import partial
 
 from placement.by_class.answer import ONE, OWN, ByClass, TrafficClass
 from placement.cluster import Cluster
-from placement.cost import Evaluation, evaluate
 from placement.errors import InfeasibleError, LimitError, OptionError
 from placement.events import Listener, Progress, ignore
+from placement.options import Options
 from placement.parallel import make_executor
 from placement.placement_map import Placement
-from placement.problem import Options
+from placement.sides import count_training, measure_named
 from placement.solution import Solution
-from placement.solve import BASELINES, count_training
+from placement.solve import BASELINES
 from placement.solvers import get_solver
 from placement.solvers.run import solve_workload
 from placement.traces.classes import Sides, split_classes
@@ -60,16 +61,7 @@ def solve_by(
     with make_executor(workers) as executor:
         tasks = engine or executor
 
-        def measure(side: Trace, maps: dict[str, Placement]) -> dict[str, Evaluation]:
-            answers = evaluate(
-                side,
-                list(maps.values()),
-                cluster=cluster,
-                replica_choice=options.replica_choice,
-                transport=options.transport,
-                executor=executor,
-            )
-            return dict(zip(maps, answers, strict=True))
+        measure = partial(measure_named, cluster=cluster, options=options, executor=executor)
 
         def solved(number: int, sides: Sides, known: dict[str, Placement], name: str) -> Solution:
             """Fitted to the first of the sides, measured on all of them beside the known maps."""
@@ -85,7 +77,7 @@ def solve_by(
             )
             maps = known | {OWN: found[options.solver]} if known else found
             listener(Progress(stage="evaluate", done=number, total=solves))
-            figures = [measure(side, maps) for side in sides]
+            figures = [measure(side, maps=maps) for side in sides]
             return Solution(
                 placement=maps[name],
                 cluster=cluster,

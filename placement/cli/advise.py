@@ -30,7 +30,7 @@ from placement.cli.shared import (
     stdout_console,
 )
 from placement.files import check_writable, write_atomic
-from placement.problem import Options
+from placement.options import Options
 from placement.report.advice_tables import advice_tables
 
 

@@ -28,8 +28,8 @@ from placement.grouped import GroupedSolution
 from placement.grouping.assign import TOLERANCE
 from placement.grouping.grouping_json import save_grouping
 from placement.grouping_document import grouping_document
+from placement.options import Options
 from placement.placement_json import load_placement
-from placement.problem import Options
 from placement.report.grouping import domains_table, gains_table
 from placement.traces import open_trace
 

@@ -14,7 +14,7 @@ from placement.client import Client
 from placement.cluster import Cluster
 from placement.errors import OptionError
 from placement.files import write_atomic
-from placement.problem import Options
+from placement.options import Options
 from placement.report.numbers import number
 from placement.traces.counts_file import is_counts_file
 

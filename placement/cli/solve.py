@@ -40,9 +40,9 @@ from placement.errors import OptionError
 from placement.events import Listener
 from placement.group import solve_grouped
 from placement.grouping.assign import TOLERANCE
+from placement.options import BALANCE_WEIGHT, BOUNDS, OBJECTIVES, Options
 from placement.pareto import solve_front
 from placement.placement_json import load_placement
-from placement.problem import BALANCE_WEIGHT, BOUNDS, OBJECTIVES, Options
 from placement.solve import HOLDOUT, solve
 from placement.solvers import SOLVERS
 from placement.traces import Trace

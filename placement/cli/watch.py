@@ -16,6 +16,7 @@ from placement.client import Client
 from placement.cluster import Cluster, cluster_from_yaml
 from placement.errors import OptionError, PlacementError
 from placement.files import check_folder, make_folder, write_atomic
+from placement.options import Options
 from placement.placement_json import (
     cluster_document,
     document_bytes,
@@ -23,7 +24,6 @@ from placement.placement_json import (
     placement_document,
     save_placement,
 )
-from placement.problem import Options
 from placement.traces import count, open_trace
 from placement.version import VERSION
 from placement.watch import Decision, Planner, Window

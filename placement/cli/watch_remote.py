@@ -8,9 +8,9 @@ from pathlib import Path
 from placement.client import Client
 from placement.cluster import Cluster
 from placement.files import write_atomic
+from placement.options import Options
 from placement.placement_json import PlacementFile, load_placement
 from placement.placement_map import Placement
-from placement.problem import Options
 from placement.traces.sampled import write_sample
 from placement.workload import Workload
 

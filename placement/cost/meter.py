@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from placement.cluster import Cluster
 from placement.cost.balanced import RunningLoad, cost_balanced
-from placement.cost.kernels import cost_replicated, cost_single
+from placement.cost.kernels import cost_replicated
 from placement.cost.min_nodes import cost_min_nodes
 from placement.cost.replica_choice import MIN_NODES, MIN_NODES_BALANCED, replica_choice_code
 from placement.cost.sets import distinct_sets_with_homes
+from placement.cost.single import cost_single
 from placement.cost.tables import LayerTables, layer_tables
 from placement.cost.traffic import Traffic
 from placement.cost.transport import links_alike

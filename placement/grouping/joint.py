@@ -14,8 +14,8 @@ from placement.grouping.align import align_nodes
 from placement.grouping.assign import TOLERANCE, Assignment, assign_homes
 from placement.grouping.home_costs import HomeCosts, home_costs
 from placement.grouping.requests import Requests
+from placement.options import Options
 from placement.placement_map import Placement
-from placement.problem import Options
 from placement.solvers.answers import LayerReport
 from placement.solvers.run import solve_workload
 from placement.traces.count import request_keys

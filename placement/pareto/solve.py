@@ -11,16 +11,16 @@ from typing import TypeVar
 import numpy as np
 
 from placement.cluster import Cluster
-from placement.cost import Evaluation, evaluate
+from placement.cost import Evaluation
 from placement.cost.by_part import Answers, evaluate_parts
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
+from placement.options import Options
 from placement.parallel import make_executor, width
 from placement.pareto.answer import Front, FrontPoint
-from placement.placement_map import Placement
-from placement.problem import Options
+from placement.sides import count_training, measure, measure_named
 from placement.solution import Solution
-from placement.solve import BASELINES, count_training, part_figures, parts_to_measure
+from placement.solve import BASELINES, part_figures, parts_to_measure
 from placement.solvers import get_solver
 from placement.solvers.answers import FROM_CURRENT
 from placement.solvers.fronts import Row
@@ -80,21 +80,11 @@ def solve_front(
         columns += [tuple(pick.point.phy2log_P for pick in column) for column in picks.values()]
         placements = [placement_of(model, cluster, rows) for rows in columns]
 
-        def measured(side: Trace, maps: Sequence[Placement]) -> list[Evaluation]:
-            return evaluate(
-                side,
-                maps,
-                cluster=cluster,
-                replica_choice=options.replica_choice,
-                transport=options.transport,
-                executor=executor,
-            )
-
+        measured = partial(measure, cluster=cluster, options=options, executor=executor)
         own = None if options.max_imbalance is not None else float(options.balance_weight)
         chosen_maps = _named(placements, len(BASELINES) + list(picks).index(own), options)
 
-        def measure_chosen(side: Trace) -> dict[str, Evaluation]:
-            return dict(zip(chosen_maps, measured(side, list(chosen_maps.values())), strict=True))
+        measure_chosen = partial(measure_named, maps=chosen_maps, cluster=cluster, options=options, executor=executor)
 
         figures: list[list[Evaluation]] = []
         by_part: list[Answers] = []

@@ -9,7 +9,8 @@ from placement.cost.bounds import bound_steps, sends_bound, smallest_imbalance
 from placement.cost.lagrangian_bound import lagrangian_bound, relaxed_map
 from placement.cost.spectral_bound import Pieces, spectral_bound
 from placement.cost.transport import fare_HX
-from placement.problem import LayerProblem, Options
+from placement.options import Options
+from placement.problem import LayerProblem
 from placement.solvers.spectral import grouped_map
 
 CAP_TOLERANCE = 2e-9  # a map is still within a cap that it exceeds by less: see `LayerProblem.score`

@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from placement.cluster import Cluster
 from placement.cost.sets import distinct_sets, distinct_sets_with_homes
-from placement.problem import LayerProblem, Options
+from placement.options import Options
+from placement.problem import LayerProblem
 from placement.workload import Workload
 
 BOOTSTRAPS, MOST_BOOTSTRAPS = 64, 128

@@ -24,9 +24,10 @@ from threadpoolctl import threadpool_limits
 
 from placement.cluster import Cluster
 from placement.events import Listener, Progress, ignore
+from placement.options import Options
 from placement.parallel import run_tasks, usable_cores
 from placement.placement_map import Placement
-from placement.problem import LayerProblem, Options
+from placement.problem import LayerProblem
 from placement.solvers import get_solver
 from placement.solvers.answers import LayerReport
 from placement.solvers.layer_problems import layer_problem

@@ -16,9 +16,9 @@ from threadpoolctl import threadpool_limits
 from placement.cluster import Cluster
 from placement.events import Listener, Progress, ignore
 from placement.model import Model
+from placement.options import Options
 from placement.parallel import width
 from placement.placement_map import Placement
-from placement.problem import Options
 from placement.solvers import get_solver
 from placement.solvers.answers import Answer, LayerReport, solve_layer
 from placement.solvers.budget import spend

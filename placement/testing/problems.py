@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from placement.cluster import Cluster
 from placement.cost.sets import distinct_sets
-from placement.problem import LayerProblem, Options
+from placement.options import Options
+from placement.problem import LayerProblem
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy

@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from placement.cluster import Cluster
 from placement.errors import LimitError
+from placement.options import Options
 from placement.placement_map import map_faults
-from placement.problem import LayerProblem, LayerSolution, Options
+from placement.problem import LayerProblem, LayerSolution
 from placement.solvers.base import Solver
 from placement.testing.problems import brute_force, planted_problem, random_problem
 from placement.topology import EVEN, Topology

@@ -13,9 +13,9 @@ from placement.cluster import Cluster
 from placement.cost.step_time import STEP_TOKENS_PER_GPU, step_time_us
 from placement.errors import OptionError
 from placement.migration import MigrationPlan, check_fits, migration_plan
+from placement.options import Options
 from placement.parallel import make_executor
 from placement.placement_map import Placement
-from placement.problem import Options
 from placement.solvers.layer_problems import layer_problem
 from placement.solvers.run import solve_workload
 from placement.watch.drift import LEVEL, MIN_EFFECT, Drift, check_test, drift_test

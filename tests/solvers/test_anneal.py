@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.cluster import Cluster
-from placement.problem import LayerProblem, Options
+from placement.options import Options
+from placement.problem import LayerProblem
 from placement.solvers.anneal_chance import anneal_chance
 from placement.solvers.anneal_common import Incidence, balance, fare_per_copy_HX, incidence
 from placement.solvers.anneal_replicas import anneal_replicas

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from placement.cluster import Cluster
 from placement.cost.bounds import smallest_imbalance
 from placement.errors import OptionError
+from placement.options import Options
 from placement.placement_map import map_faults
-from placement.problem import Options
 from placement.solvers.balance import Balance
 from placement.solvers.balance_exact import exact_balance
 from placement.testing.problems import brute_force, random_problem

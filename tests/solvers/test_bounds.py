@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from placement.cluster import Cluster
 from placement.cost.bounds import sends_bound, smallest_imbalance
 from placement.cost.envelope import fewest_nodes, least_at, lower_lines
-from placement.problem import BOUNDS, LayerProblem, Options
+from placement.options import BOUNDS, Options
+from placement.problem import LayerProblem
 from placement.solvers import get_solver
 from placement.solvers.auto import Auto
 from placement.solvers.bounds import objective_bound, prove

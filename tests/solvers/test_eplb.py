@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.cluster import Cluster
-from placement.problem import Options
+from placement.options import Options
 from placement.solvers.eplb import Eplb, balanced_packing, eplb_map, replicate_experts
 from placement.testing.problems import random_problem
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from placement.cluster import Cluster
 from placement.errors import InfeasibleError
-from placement.problem import LayerProblem, Options
+from placement.options import Options
+from placement.problem import LayerProblem
 from placement.solvers.auto import Auto
 from placement.solvers.exhaustive import Exhaustive
 from placement.solvers.exhaustive_kernels import all_ways

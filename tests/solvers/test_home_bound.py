@@ -15,7 +15,8 @@ from placement.cost.bounds import bound_steps, sends_bound, smallest_imbalance
 from placement.cost.lagrangian_bound import lagrangian_bound
 from placement.cost.set_partitions import even_splits, home_splits
 from placement.cost.spectral_bound import Pieces, spectral_bound
-from placement.problem import LayerProblem, Options
+from placement.options import Options
+from placement.problem import LayerProblem
 from placement.solvers.bounds import objective_bound
 from placement.testing.problems import all_maps, random_problem
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 
 from placement.cluster import Cluster
 from placement.errors import InfeasibleError, LimitError
-from placement.problem import LayerProblem, Options
+from placement.options import Options
+from placement.problem import LayerProblem
 from placement.solvers import get_solver
 from placement.solvers.ilp import MAX_TERMS, Ilp
 from placement.solvers.ilp_symmetry import canonical_map

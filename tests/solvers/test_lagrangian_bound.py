@@ -14,7 +14,8 @@ from placement.cost.bounds import bound_steps, smallest_imbalance
 from placement.cost.lagrangian_bound import Multipliers, lagrangian_bound, node_range
 from placement.cost.set_partitions import set_partitions
 from placement.cost.spectral_bound import Pieces, spectral_bound
-from placement.problem import LayerProblem, Options
+from placement.options import Options
+from placement.problem import LayerProblem
 from placement.solvers.anneal import Anneal
 from placement.solvers.bounds import objective_bound
 from placement.testing.problems import brute_force, planted_problem, random_problem

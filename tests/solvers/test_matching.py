@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.cluster import Cluster
-from placement.problem import Options
+from placement.options import Options
 from placement.solvers.exhaustive import Exhaustive
 from placement.solvers.matching import Matching
 from placement.testing.problems import brute_force, random_problem

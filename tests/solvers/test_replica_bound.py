@@ -13,7 +13,8 @@ from placement.cluster import Cluster
 from placement.cost.bounds import sends_bound
 from placement.cost.replica_bound import replica_bound
 from placement.cost.set_partitions import even_splits, host_splits
-from placement.problem import LayerProblem, Options
+from placement.options import Options
+from placement.problem import LayerProblem
 from placement.testing.problems import brute_force, random_problem
 
 EPS = 1e-12  # rounding of the score itself

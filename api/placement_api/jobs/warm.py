@@ -12,8 +12,8 @@ import numpy as np
 
 from placement.cluster import Cluster
 from placement.model import Model
+from placement.options import Options
 from placement.parallel import make_executor
-from placement.problem import Options
 from placement.report.html import report_html
 from placement.solve import solve
 from placement.solvers.anneal_replicas import anneal_replicas

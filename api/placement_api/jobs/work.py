@@ -15,9 +15,9 @@ from placement.events import Listener
 from placement.group import solve_grouped
 from placement.grouping.grouping_json import grouping_bytes
 from placement.grouping_document import grouping_document
+from placement.options import Options
 from placement.parallel import make_executor
 from placement.placement_json import document_bytes, load_placement
-from placement.problem import Options
 from placement.report.html import report_html
 from placement.solution import Solution, solution_document
 from placement.solve import solve

@@ -12,7 +12,7 @@ from placement.cluster_file import ClusterFile, cluster_of
 from placement.cost import REPLICA_CHOICES
 from placement.cost.transport import TRANSPORTS
 from placement.errors import PlacementError
-from placement.problem import BOUNDS, OBJECTIVES, Options
+from placement.options import BOUNDS, OBJECTIVES, Options
 from placement.solvers import SOLVERS
 from placement_api.problems import Problem
 from placement_api.store.tables import TraceRow

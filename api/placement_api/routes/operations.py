@@ -13,8 +13,8 @@ from sqlalchemy import func, select
 from placement.cluster import Cluster
 from placement.errors import PlacementError
 from placement.model import Model
+from placement.options import Options
 from placement.placement_json import load_placement
-from placement.problem import Options
 from placement.solve import solve
 from placement.traces.counts_file import Counts
 from placement_api.metrics import CONTENT_TYPE, layer_series

@@ -10,8 +10,8 @@ from sqlalchemy import delete, select
 from starlette.concurrency import run_in_threadpool
 
 from placement.exporters import EXPORTERS, ExportOptions, get_exporter
+from placement.options import Options
 from placement.placement_json import load_placement
-from placement.problem import Options
 from placement_api.answers import JobAnswer, PlacementAnswer
 from placement_api.bodies import EvaluateBody, PlacementBody
 from placement_api.problems import MEDIA_TYPE, Problem, faults, missing
