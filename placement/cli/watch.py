@@ -100,7 +100,9 @@ def watch_command(
     if recorder is not None and not once:
         recorder.start()
     try:
-        watch.look(follower, recorder if once else None, settled=once)
+        if once and recorder is not None:
+            recorder.dump()
+        watch.look(follower, None, settled=once)
         while not once:
             time.sleep(interval)
             watch.look(follower, recorder, settled=False)

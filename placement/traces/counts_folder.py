@@ -36,6 +36,7 @@ from placement.traces.workload_arrays import empty, packed, read_packed
 
 ARRAYS, PIECES = "counts.safetensors", "pieces"
 WHOLE = (1, 1)
+BEGUN = "give the same options, or another folder"
 
 
 def is_counts_folder(path: str | Path) -> bool:
@@ -157,13 +158,13 @@ def _begin(folder: Path, model: Model, settings: Settings, part: tuple[int, int]
     """Make the folder, or check that what it holds was counted alike, and say that it is not complete."""
     if is_counts_folder(folder):
         before = read_counts_manifest(folder)
-        given: dict[str, object] = {"model": model, "settings": settings, "part": part}
+        if before.part != part:
+            (was, of), (number, parts) = before.part, part
+            raise OptionError(f"{folder} was begun with --part {was}/{of}, now {number}/{parts}; {BEGUN}")
+        given: dict[str, object] = {"model": model, "settings": settings}
         for name, value in given.items():
             if getattr(before, name) != value:
-                raise OptionError(
-                    f"{folder} was begun with {name} {getattr(before, name)}, which is now {value}; give the same "
-                    f"options, or another folder"
-                )
+                raise OptionError(f"{folder} was begun with {name} {getattr(before, name)}, now {value}; {BEGUN}")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists and is no folder of counts; nothing is overwritten: name another")
     make_folder(folder / PIECES)
