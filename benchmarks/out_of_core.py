@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 SEED = 0
-PRESET, LAYERS = "gpt-oss-20b", 24
+PRESET = "gpt-oss-20b"
 GIB = 1 << 30
 
 
@@ -28,13 +28,15 @@ def read_with_bincount(trace_folder: str) -> int:
     """The load of every layer as anybody would count it; returns the number of rows."""
     from safetensors import safe_open
 
-    load = np.zeros((LAYERS, 32), dtype=np.int64)
+    model = json.loads((Path(trace_folder) / "trace.json").read_text())
+    num_layers, num_experts, top_k = len(model["layer_ids"]), model["num_experts"], model["top_k"]
+    load = np.zeros((num_layers, num_experts), dtype=np.int64)
     for path in sorted(Path(trace_folder).glob("shard-*.safetensors")):
         with safe_open(path, framework="np") as shard:
             ids = shard.get_slice("expert_ids")
-            for layer in range(LAYERS):
-                load[layer] += np.bincount(ids[layer].ravel(), minlength=32)
-    return int(load.sum()) // 4
+            for layer in range(num_layers):
+                load[layer] += np.bincount(ids[layer].ravel(), minlength=num_experts)
+    return int(load.sum()) // top_k
 
 
 def count(trace_folder: str, counts_folder: str) -> int:
@@ -42,7 +44,8 @@ def count(trace_folder: str, counts_folder: str) -> int:
     from placement import open_trace
     from placement.traces.counts_folder import count_to_folder
 
-    return count_to_folder(open_trace(trace_folder), counts_folder, holdout=0.2, seed=SEED).num_tokens * LAYERS
+    trace = open_trace(trace_folder)
+    return count_to_folder(trace, counts_folder, holdout=0.2, seed=SEED).num_tokens * trace.model.num_layers
 
 
 def run_cli(*arguments: str) -> int:
@@ -81,6 +84,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--preset", default=PRESET)
     parser.add_argument("--tokens", type=int, default=42_000_000)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=2)
@@ -89,7 +93,7 @@ def main() -> None:
     trace, counts = options.folder / "trace", options.folder / "counts"
     options.folder.mkdir(parents=True, exist_ok=True)
     if not trace.exists():
-        shape = ("--preset", PRESET, "--tokens", options.tokens, "--requests", options.requests, "--seed", SEED)
+        shape = ("--preset", options.preset, "--tokens", options.tokens, "--requests", options.requests, "--seed", SEED)
         made = measured("cli", "traces", "synth", "-o", trace, *shape)
         print(f"made in {made['wall_s']:.0f} s", file=sys.stderr)
     size = sum(path.stat().st_size for path in trace.glob("*.safetensors"))
@@ -110,7 +114,7 @@ def main() -> None:
     numpy = {name: min(run[name] for run in reading) for name in ("wall_s", "cpu_s")}
     print(f"# Out of core\n\n{describe_machine()}, seed {SEED}, best of {options.repeats}\n")
     print(
-        f"{PRESET}-shaped synthetic trace of {rows:,} token-layer rows, {size / 1e9:.1f} GB in "
+        f"{options.preset}-shaped synthetic trace of {rows:,} token-layer rows, {size / 1e9:.1f} GB in "
         f"{len(list(trace.glob('*.safetensors'))):,} shards, in the page cache; one worker.\n"
     )
     print("| step | wall s | CPU s | million rows / CPU s | peak memory GiB |\n|---|---|---|---|---|")
