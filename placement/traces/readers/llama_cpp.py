@@ -67,7 +67,7 @@ def _counts(path: Path) -> tuple[tuple[int, ...], npt.NDArray[np.int64], int | N
             rows[layer] = experts
             tokens = [float(values[0]) for values in counts.values() if len(values) == 1]
             ratios.update(float(experts.sum(dtype=np.float64)) / one for one in tokens if one > 0)
-    if not rows:
+    if not any(len(values) for values in rows.values()):
         raise TraceError(f"{path} has no ffn_*_exps.weight.counts: no layer of it has experts; {MEND}")
     if len({len(values) for values in rows.values()}) > 1:
         raise TraceError(f"{path} has layers with different numbers of experts, which one placement cannot have")
