@@ -68,9 +68,9 @@ class Tokens:
         unknown = [scope for scope in scopes if scope not in SCOPES]
         if unknown or not scopes:
             raise OptionError(f"scope {', '.join(unknown) or 'none'} is unknown; choose of {', '.join(SCOPES)}")
-        row = TokenRow(
-            id=secrets.token_hex(8), name=name[:200], hash=_hash(token), scopes=list(scopes), created=time.time()
-        )
+        if not name.strip() or len(name) > 200 or not name.isprintable():
+            raise OptionError(f"the name {name[:60]!r} is none; give 1 to 200 printable letters")
+        row = TokenRow(id=secrets.token_hex(8), name=name, hash=_hash(token), scopes=list(scopes), created=time.time())
         with self.database.session() as session:
             session.add(row)
 

@@ -122,6 +122,13 @@ def test_an_open_address_needs_a_token(tmp_path: Path, run_cli: Any) -> None:
     assert "placement token create" in refused.stderr
 
 
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 201])
+def test_a_token_has_a_name(name: str, tmp_path: Path, run_cli: Any) -> None:
+    """One that a list can show, and that a log line cannot be forged with."""
+    made = run_cli("token", "create", name, "--data", tmp_path / "data")
+    assert made.code == 2 and "1 to 200 printable letters" in made.stderr and not made.stdout
+
+
 def test_tokens_are_listed_and_deleted(tmp_path: Path, run_cli: Any) -> None:
     """The list shows names and scopes, no token; a deleted one is gone; a wrong scope is refused."""
     data = ("--data", tmp_path / "data")
