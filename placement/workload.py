@@ -100,6 +100,11 @@ class Workload:
         return f"sha256:{state.hexdigest()}"
 
 
+def pairs_bytes(model: Model) -> int:
+    """Memory that pairs of experts take while two workloads are added."""
+    return model.num_layers * model.num_experts**2 * 3 * np.dtype(np.int64).itemsize
+
+
 def smallest_keys(
     key_S: npt.NDArray[np.uint64], owner_S: npt.NDArray[np.uint64], ids_SLK: npt.NDArray[Any], size: int
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[Any]]:

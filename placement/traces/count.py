@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import OptionError, TraceError
+from placement.memory import check_fits_memory
 from placement.parallel import run_in_order, shares_memory, width
 from placement.traces.segment import Plan, Segment, Span, segments_of, spans_of
 from placement.traces.tally import SegmentCounts, count_segment
@@ -60,8 +61,10 @@ def count(
 def count_segments(segments: Iterable[Segment], plan: Plan, executor: Executor | None) -> Iterator[SegmentCounts]:
     """Count segments side by side, as many as MEMORY_BYTES allow; the answers come in order.
 
-    Other machines have memory of their own: there as many are begun as keep every worker busy.
+    Other machines have memory of their own: there as many are begun as keep every worker busy. Raises InputError where
+    not even one fits in memory.
     """
+    check_fits_memory(plan.model, plan.segment_bytes())
     most = max(MEMORY_BYTES // plan.segment_bytes(), 1)
     if executor is not None and not shares_memory(executor):
         most = 2 * width(executor)

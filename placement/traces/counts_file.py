@@ -17,10 +17,11 @@ import numpy.typing as npt
 from placement.array_files import read_arrays
 from placement.errors import InputError, OptionError, TraceError
 from placement.files import write_atomic
+from placement.memory import check_fits_memory
 from placement.model import Model
 from placement.traces.count import request_keys
 from placement.traces.format import id_dtype
-from placement.workload import PROFILE_REQUESTS, SAMPLE_TOKENS, Workload
+from placement.workload import PROFILE_REQUESTS, SAMPLE_TOKENS, Workload, pairs_bytes
 
 SUFFIXES = (".npy", ".npz")
 KEYS = ("counts", "frac")
@@ -66,6 +67,7 @@ class Counts:
     def workload(self, seed: int) -> Workload:
         """Statistics with an empty token sample; as many request profiles as of a trace, none of one total."""
         model = self.model
+        check_fits_memory(model, pairs_bytes(model))
         key_Q = request_keys([str(q) for q in self.selected.tolist()], seed)
         order = np.argsort(key_Q, kind="stable")[: PROFILE_REQUESTS if len(key_Q) > 1 else 0]
         return Workload(

@@ -12,6 +12,7 @@ from placement.model import Model
 from placement.traces import trace as traces
 from placement.traces.format import Shard, id_dtype
 from placement.traces.trace import Cut, Trace
+from placement.workload import pairs_bytes
 
 SEGMENT_TOKENS = 1 << 22
 
@@ -58,9 +59,8 @@ class Plan:
     def segment_bytes(self) -> int:
         """Memory that counting one segment takes, about, with what it answers."""
         layers, experts = self.model.num_layers, self.model.num_experts
-        pairs = layers * experts**2 * 24
         token = layers * self.model.top_k * np.dtype(id_dtype(experts)).itemsize + 16
-        side = pairs + self.profile_requests * layers * experts * 4 + 4 * self.sample_tokens * token
+        side = pairs_bytes(self.model) + self.profile_requests * layers * experts * 4 + 4 * self.sample_tokens * token
         return self.num_sides * side + traces.CHUNK_TOKENS * (8 * self.model.top_k + 64)
 
 
