@@ -130,6 +130,6 @@ def _merge_profiles(a: Workload, b: Workload) -> tuple[npt.NDArray[np.uint64], n
     profiles = np.zeros((len(owners), *a.load_LE.shape), dtype=np.uint32)
     for side in (a, b):
         row = np.searchsorted(owners, side.profile_key_Q)
-        kept = row < len(owners)
-        profiles[row[kept]] += side.profile_QLE[kept]
+        for one in np.flatnonzero(row < len(owners)).tolist():  # all at once would copy them all
+            profiles[row[one]] += side.profile_QLE[one]
     return owners, profiles

@@ -93,15 +93,14 @@ def look_up(
     request_T: npt.NDArray[np.int32],
     key_Q: npt.NDArray[np.uint64],
     side_Q: npt.NDArray[np.int8],
-    row_Q: npt.NDArray[np.int32],
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int8], npt.NDArray[np.int32]]:
-    """What is known of each token's request."""
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int8]]:
+    """Key and side of each token's request."""
     size = len(request_T)
-    key_T, side_T, row_T = np.empty(size, np.uint64), np.empty(size, np.int8), np.empty(size, np.int32)
+    key_T, side_T = np.empty(size, np.uint64), np.empty(size, np.int8)
     for t in range(size):
         q = request_T[t]
-        key_T[t], side_T[t], row_T[t] = key_Q[q], side_Q[q], row_Q[q]
-    return key_T, side_T, row_T
+        key_T[t], side_T[t] = key_Q[q], side_Q[q]
+    return key_T, side_T
 
 
 @nb.njit(cache=True, nogil=True)

@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
-from safetensors.numpy import save as safetensors_bytes
-
 from placement.errors import OptionError, OutputError, TraceError
-from placement.files import make_folder, remove_parts, write_atomic
+from placement.files import make_folder, remove_parts
 from placement.model import Model
 from placement.traces.count import count_segments
 from placement.traces.counted import Counted, plan_of
@@ -32,7 +30,7 @@ from placement.traces.counts_manifest import (
 from placement.traces.counts_pieces import is_counted, piece_name, piece_sources, trace_names, write_piece
 from placement.traces.segment import Span, segments_of, spans_of
 from placement.traces.trace import Trace
-from placement.traces.workload_arrays import empty, packed, read_packed
+from placement.traces.workload_arrays import empty, read_packed, write_packed
 
 ARRAYS, PIECES = "counts.safetensors", "pieces"
 WHOLE = (1, 1)
@@ -174,5 +172,5 @@ def _begin(folder: Path, model: Model, settings: Settings, part: tuple[int, int]
 
 
 def _finish(folder: Path, counted: Counted, settings: Settings, sources: list[Source], part: tuple[int, int]) -> None:
-    write_atomic(folder / ARRAYS, safetensors_bytes(packed(counted)))
+    write_packed(folder / ARRAYS, counted)
     write_counts_manifest(folder, make_manifest(counted.model, settings, part, sources, complete=True))

@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as safetensors_bytes
 
 from placement.errors import TraceError
-from placement.files import write_atomic
+from placement.traces.content_hash import hash_span
 from placement.traces.counted import counted_of
 from placement.traces.counts_manifest import Source
 from placement.traces.segment import Plan, Segment, Span
 from placement.traces.stored_path import StoredPath
-from placement.traces.tally import SegmentCounts, hash_span
+from placement.traces.tally import SegmentCounts
 from placement.traces.trace import Trace
-from placement.traces.workload_arrays import packed
+from placement.traces.workload_arrays import write_packed
 
 
 def trace_names(trace: Trace) -> dict[Path | StoredPath, str]:
@@ -51,8 +50,7 @@ def write_piece(
             requests=_requests_hash(segment.plan, span, requests),
         )
         entries.append({"source": asdict(source), "num_requests": requests, "stat": stat})
-    arrays = packed(counted_of(holdout, counts.sides))
-    write_atomic(path, safetensors_bytes(arrays, metadata={"spans": json.dumps(entries)}))
+    write_packed(path, counted_of(holdout, counts.sides), metadata={"spans": json.dumps(entries)})
 
 
 def is_counted(path: Path, segment: Segment) -> bool:

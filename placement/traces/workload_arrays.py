@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+from safetensors.numpy import save as safetensors_bytes
 
 from placement.errors import TraceError
+from placement.files import write_atomic
 from placement.model import Model
 from placement.traces.counted import Counted, counted_of
 from placement.traces.format import id_dtype
@@ -25,25 +27,32 @@ _FIELDS = {
     "sample_owner_S": ("u8", "S"),
     "sample_ids_SLK": ("u1 u2", "SLK"),
     "profile_key_Q": ("u8", "Q"),
-    "profile_QLE": ("u4", "QLE"),
+    "profile_QLE": ("u2 u4", "QLE"),
 }
+_COUNTS = {"load_LE": np.int64, "coact_LEE": np.int64, "profile_QLE": np.uint32}  # dtypes in memory
 
 
-def packed(counted: Counted) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of every side, counts in 32 bits where that is enough."""
+def write_packed(path: Path, counted: Counted, metadata: dict[str, str] | None = None) -> None:
+    """Write the arrays of every side, whole or not at all: counts in as many bits as are enough. Raises OutputError."""
+    write_atomic(path, safetensors_bytes(_packed(counted), metadata=metadata))
+
+
+def _packed(counted: Counted) -> dict[str, npt.NDArray[Any]]:
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, side in zip(SIDES, counted.sides, strict=False):
         arrays[f"{name}.num_tokens"] = np.array([side.num_tokens], dtype=np.uint64)
         for field in _FIELDS:
             values = getattr(side, field)
-            if values.dtype == np.int64:
-                values = values.astype(np.uint32 if values.max(initial=0) < 2**32 else np.uint64)
+            if field in _COUNTS:
+                small, large = _FIELDS[field][0].split()
+                values = values.astype(small if values.max(initial=0) <= np.iinfo(small).max else large)
             arrays[f"{name}.{field}"] = np.ascontiguousarray(values)
     return arrays
 
 
 def read_packed(path: Path, model: Model, settings: dict[str, Any]) -> Counted:
-    """What `packed` gave, of this model and these settings. Raises TraceError where the file holds anything else."""
+    """What `write_packed` wrote of this model and these settings. Raises TraceError where the file holds anything
+    else."""
     try:
         arrays = load_file(path)
         names = SIDES if settings["holdout"] else SIDES[:1]
@@ -83,7 +92,7 @@ def _side(arrays: dict[str, npt.NDArray[Any]], name: str, model: Model, settings
             raise ValueError(
                 f"{name}.{field} has shape {list(values.shape)} and dtype {values.dtype}, not {list(shape)}"
             )
-        fields[field] = values.astype(np.int64) if field in ("load_LE", "coact_LEE") else values
+        fields[field] = values.astype(_COUNTS.get(field, values.dtype), copy=False)
     ids = fields["sample_ids_SLK"]
     if ids.dtype != id_dtype(model.num_experts) or ids.max(initial=0) >= model.num_experts:
         raise ValueError(f"{name}.sample_ids_SLK has ids that are out of range of {model.num_experts} experts")
