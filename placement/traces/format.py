@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as safetensors_bytes
 
 from placement.documents import parse_json
 from placement.errors import InputError, TraceError
 from placement.files import write_atomic
 from placement.model import Model
+from placement.tensor_file import write_tensors
 from placement.traces.shard_reader import ShardReader
 from placement.traces.stored_header import read_stored_header
 from placement.traces.stored_path import StoredPath
@@ -213,11 +213,11 @@ def write_shard(
 ) -> None:
     """Write one shard; `ids_LTK` must already have the dtype that the format asks for."""
     tensors = {
-        "expert_ids": np.ascontiguousarray(ids_LTK),
-        "request": np.ascontiguousarray(request_T, dtype=np.int32),
-        "position": np.ascontiguousarray(position_T, dtype=np.int32),
-        "phase": np.ascontiguousarray(phase_T, dtype=np.uint8),
+        "expert_ids": ids_LTK,
+        "request": request_T.astype(np.int32, copy=False),
+        "position": position_T.astype(np.int32, copy=False),
+        "phase": phase_T.astype(np.uint8, copy=False),
     }
     if weights_LTK is not None:
-        tensors["expert_weights"] = np.ascontiguousarray(weights_LTK, dtype=np.float16)
-    write_atomic(path, safetensors_bytes(tensors, metadata={"schema": SCHEMA}))
+        tensors["expert_weights"] = weights_LTK.astype(np.float16, copy=False)
+    write_tensors(path, tensors, metadata={"schema": SCHEMA})

@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from safetensors.numpy import save as safetensors_bytes
 
 from placement.errors import TraceError
-from placement.files import write_atomic
 from placement.model import Model
+from placement.tensor_file import write_tensors
 from placement.traces.counted import Counted, counted_of
 from placement.traces.format import id_dtype
 from placement.workload import Workload
@@ -34,7 +33,7 @@ _COUNTS = {"load_LE": np.int64, "coact_LEE": np.int64, "profile_QLE": np.uint32}
 
 def write_packed(path: Path, counted: Counted, metadata: dict[str, str] | None = None) -> None:
     """Write the arrays of every side, whole or not at all: counts in as many bits as are enough. Raises OutputError."""
-    write_atomic(path, safetensors_bytes(_packed(counted), metadata=metadata))
+    write_tensors(path, _packed(counted), metadata)
 
 
 def _packed(counted: Counted) -> dict[str, npt.NDArray[Any]]:
@@ -46,7 +45,7 @@ def _packed(counted: Counted) -> dict[str, npt.NDArray[Any]]:
             if field in _COUNTS:
                 small, large = _FIELDS[field][0].split()
                 values = values.astype(small if values.max(initial=0) <= np.iinfo(small).max else large)
-            arrays[f"{name}.{field}"] = np.ascontiguousarray(values)
+            arrays[f"{name}.{field}"] = values
     return arrays
 
 
