@@ -17,7 +17,7 @@ from placement.errors import OptionError, OutputError, TraceError
 from placement.files import make_folder, remove_parts
 from placement.model import Model
 from placement.traces.count import count_segments
-from placement.traces.counted import Counted, plan_of
+from placement.traces.counted import Counted, counted_of, plan_of
 from placement.traces.counts_manifest import (
     MANIFEST,
     Settings,
@@ -66,22 +66,26 @@ def count_to_folder(
     segments = list(segments_of(plan, _spans_of_part(trace, *part)))
     names = trace_names(trace)
     paths = [folder / PIECES / piece_name(segment, names) for segment in segments]
+    total: Counted | None = None
     missing = []
     for number, (path, segment) in enumerate(zip(paths, segments, strict=True)):
         if not is_counted(path, segment):
             missing.append(number)
-        elif progress is not None:
+            continue
+        piece = read_packed(path, model, settings.model_dump())
+        total = piece if total is None else total + piece
+        if progress is not None:
             progress(segment.num_tokens, False)
     answers = count_segments((segments[number] for number in missing), plan, executor)
     for number, counts in zip(missing, answers, strict=True):
         write_piece(paths[number], segments[number], counts, names, holdout)
+        piece = counted_of(holdout, counts.sides)
+        total = piece if total is None else total + piece
         if progress is not None:
             progress(segments[number].num_tokens, True)
     for left in set((folder / PIECES).glob("*.safetensors")) - set(paths):
         left.unlink()
-    total = empty(model, settings.model_dump())
-    for path in paths:
-        total += read_packed(path, model, settings.model_dump())
+    total = total or empty(model, settings.model_dump())
     _finish(folder, total, settings, [source for path in paths for source in piece_sources(path)], part)
     return total
 

@@ -166,7 +166,7 @@ class _Tally:
         """The kernel trusts the ids, so what it cannot be given is looked for before and after it. Spoils `ids_TK`."""
         model = self.plan.model
         pairs_ZEE = self.pairs_LZEE[layer]
-        fits = int(ids_TK.max()) < model.num_experts
+        fits = model.num_experts > np.iinfo(ids_TK.dtype).max or int(ids_TK.max()) < model.num_experts
         if fits:
             self.count_sets(ids_TK, side_T, row_T, pairs_ZEE, self.profile_QLE, layer)
             fits = model.top_k == 1 or not pairs_ZEE.diagonal(axis1=1, axis2=2).any()
