@@ -47,7 +47,9 @@ def watch_command(
     level: Annotated[float, typer.Option(help="Level of the test of drift: its false alarms a look.")] = LEVEL,
     min_effect: Annotated[float, typer.Option(help="Share of assignments that must have moved.")] = MIN_EFFECT,
     horizon_steps: Annotated[int, typer.Option(help="Steps in which a new map has to pay.")] = HORIZON_STEPS,
-    max_moves: Annotated[int | None, typer.Option(help="Slots whose weights may move at a time.")] = None,
+    max_moves: Annotated[
+        int | None, typer.Option(help="Slots whose weights may move at a time. [default: 40% of all]")
+    ] = None,
     transport: Transport = "node",
     replica_choice: ReplicaChoice = "min-nodes",
     seed: Seed = 0,
@@ -176,7 +178,7 @@ class _Watch:
 
     def _solve_there(self) -> Solve | None:
         service, planner = self.service, self.planner
-        return None if service is None else lambda traffic: service.solve(traffic, planner.cluster, planner.options)
+        return None if service is None else lambda traffic: service.solve(traffic, planner.cluster, planner.search)
 
     def _propose(self, decision: Decision) -> dict[str, str]:
         assert decision.placement is not None and decision.plan is not None
@@ -188,7 +190,7 @@ class _Watch:
         provenance = {
             "version": VERSION,
             "seed": planner.options.seed,
-            "options": asdict(planner.options),
+            "options": asdict(planner.search),
             "cluster": cluster_document(planner.cluster),
             "input_hash": decision.window.workload().digest(),
         }

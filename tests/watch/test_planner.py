@@ -104,6 +104,17 @@ def test_moves_are_bounded(stream: dict[str, Any]) -> None:
     assert planner_of(stream, options=replace(OPTIONS, max_moves=0)).step(window_of(stream["other"])).placement is None
 
 
+def test_moves_are_bounded_unless_another_bound_is_given(stream: dict[str, Any]) -> None:
+    """The last moves of a change gain little: two in five slots may move, or as many as are allowed."""
+    planner = planner_of(stream)
+    slots = planner.current.phy2log_LP.size
+    decision = planner.step(window_of(stream["other"]))
+    assert decision.verdict == CHANGE and 0 < decision.plan.num_moves <= -(-2 * slots // 5)
+    free = planner_of(stream, options=replace(OPTIONS, max_moves=slots)).step(window_of(stream["other"]))
+    assert free.plan.num_moves > decision.plan.num_moves
+    assert free.new_us <= decision.new_us
+
+
 def test_a_map_of_unknown_origin_is_judged_by_its_gain(stream: dict[str, Any]) -> None:
     """Without a reference there is no drift to test; whatever is decided, the window becomes the reference."""
     planner = planner_of(stream, reference=None)
