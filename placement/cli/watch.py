@@ -48,7 +48,7 @@ def watch_command(
     min_effect: Annotated[float, typer.Option(help="Share of assignments that must have moved.")] = MIN_EFFECT,
     horizon_steps: Annotated[int, typer.Option(help="Steps in which a new map has to pay.")] = HORIZON_STEPS,
     max_moves: Annotated[
-        int | None, typer.Option(help="Slots whose weights may move at a time. [default: 40% of all]")
+        int | None, typer.Option(help="Slots whose weights may move at a time. [default: a third of all]")
     ] = None,
     transport: Transport = "node",
     replica_choice: ReplicaChoice = "min-nodes",

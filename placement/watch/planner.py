@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from placement.workload import Workload
 
 STEADY, NOT_WORTH_IT, CHANGE = "steady", "not-worth-it", "change"
 HORIZON_STEPS = 10_000
-MOVED = 0.4  # of all slots, the most that one change moves: what more would gain is little
+MOVED = 3  # one slot in so many is the most that a change moves: what more would gain is little
 GROWN = 2  # a map is looked at again when the window has so many times the tokens that it was fitted to
 
 
@@ -73,7 +72,7 @@ class Planner:
     """The map in use and the traffic that it was fitted to; pure: `step` says what to do, `after` is what follows.
 
     reference      the window that the map was fitted to; None: unknown, then the gain alone decides
-    options        of the search; without a limit of moves each change moves at most MOVED of all slots. The step time
+    options        of the search; without a limit of moves each change moves at most one slot in MOVED. The step time
                    judges, whatever the objective
     horizon_steps  steps for which a new map is expected to serve: they have to pay for the copies
     level, min_effect  of the test of drift, see `drift_test`
@@ -100,7 +99,7 @@ class Planner:
         """`options`, with the moves limited."""
         if self.options.moves_limited:
             return self.options
-        return replace(self.options, max_moves=math.ceil(MOVED * self.current.phy2log_LP.size))
+        return replace(self.options, max_moves=-(-self.current.phy2log_LP.size // MOVED))
 
     def step(self, window: Window, *, workers: int | None = None, solve: Solve | None = None) -> Decision:
         """Decide on the present window. Raises MapError if it is of another model, and what `solve_workload` raises.
