@@ -176,9 +176,13 @@ def test_files_change_nothing(tmp_path: Path, write_trace: Any, monkeypatch: pyt
     """How tokens are cut into shards and blocks does not show in the counts, the sample or the digest."""
     one = count(open_trace(write_trace(tmp_path / "one", tokens=300, num_shards=1).folder), sample_tokens=64)
     five = open_trace(write_trace(tmp_path / "five", tokens=300, num_shards=5).folder)
-    assert_same(count(five, sample_tokens=64), one)
-    monkeypatch.setattr("placement.traces.trace.CHUNK_TOKENS", 7)
-    assert_same(count(five, sample_tokens=64), one)
+    many = open_trace(write_trace(tmp_path / "many", tokens=300, num_shards=150).folder)
+    for trace in (five, many):
+        assert_same(count(trace, sample_tokens=64), one)
+    for tokens in (7, 130):  # less than a shard of the five, and two of them
+        monkeypatch.setattr("placement.traces.trace.CHUNK_TOKENS", tokens)
+        for trace in (five, many):
+            assert_same(count(trace, sample_tokens=64), one)
     assert count(five, sample_tokens=64).digest() == one.digest()
 
 

@@ -264,6 +264,17 @@ def test_faults_of_tokens_that_do_not_count_do_not_matter(tmp_path: Path, write_
         count(trace)
 
 
+@pytest.mark.parametrize("ids", [[2, 77], [3, 3]])
+def test_a_fault_is_found_in_its_shard(ids: list[int], tmp_path: Path, write_trace: Any) -> None:
+    """Small shards are counted together: the error names the one, and the token's place in it."""
+    ids_LTK = np.tile(np.array([0, 1], dtype=np.uint8), (2, 40, 1))
+    ids_LTK[1, 26] = ids
+    written = write_trace(tmp_path, ids_LTK=ids_LTK, num_shards=5)
+    told = rf"{written.shards[3].name}: layer 1, token 2 has .*\[{ids[0]}, {ids[1]}\]"
+    with pytest.raises(TraceError, match=told):
+        count(open_trace(written.folder))
+
+
 def test_run_in_order_begins_few_and_keeps_order() -> None:
     """No more items are drawn than may be under way; answers come in the order of the items."""
     drawn: list[int] = []
