@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 from placement.errors import OptionError, OutputError, TraceError
@@ -130,10 +132,8 @@ def merge_counted(folders: Sequence[str | Path], out: str | Path) -> Counted:
                     f"count double"
                 )
             counted_in[source] = path
-    model = min((manifest.model for manifest in manifests), key=repr)  # names may differ
-    total = empty(model, first.settings.model_dump())
-    for path in paths:
-        total += read_counted(path)
+    by_name = sorted(zip(manifests, paths, strict=True), key=lambda one: repr(one[0].model))  # a sum has the first name
+    total = reduce(add, (read_counted(path) for _, path in by_name))
     make_folder(out)
     _finish(Path(out), total, first.settings, list(counted_in), WHOLE)
     return total

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from placement.errors import TraceError
 from placement.model import Model
 from placement.tensor_file import write_tensors
+from placement.traces import counting
 from placement.traces.counted import Counted, counted_of
 from placement.traces.format import id_dtype
 from placement.workload import Workload
@@ -97,11 +98,28 @@ def _side(arrays: dict[str, npt.NDArray[Any]], name: str, model: Model, settings
         raise ValueError(f"{name}.sample_ids_SLK has ids that are out of range of {model.num_experts} experts")
     if sizes["S"] > settings["sample_tokens"] or sizes["Q"] > settings["profile_requests"]:
         raise ValueError(f"{name} has more sampled tokens or requests than its settings say")
+    num_tokens = int(arrays[f"{name}.num_tokens"][0])
+    _check_sums(name, model, num_tokens, fields)
     return Workload(
         model=model,
-        num_tokens=int(arrays[f"{name}.num_tokens"][0]),
+        num_tokens=num_tokens,
         seed=settings["seed"],
         sample_tokens=settings["sample_tokens"],
         profile_requests=settings["profile_requests"],
         **fields,
     )
+
+
+def _check_sums(name: str, model: Model, num_tokens: int, fields: dict[str, Any]) -> None:
+    """Raise ValueError unless the counts are those of so many top-k sets, and the samples in order."""
+    load_LE, keys = fields["load_LE"], fields["profile_key_Q"]
+    if (load_LE.sum(axis=1) != num_tokens * model.top_k).any():
+        raise ValueError(f"{name}.load_LE is not that of {num_tokens} tokens")
+    if (fields["coact_LEE"].sum(axis=2) != load_LE * (model.top_k - 1)).any():
+        raise ValueError(f"{name}.coact_LEE and {name}.load_LE do not agree")
+    tokens = fields["sample_key_S"]
+    if (keys[1:] <= keys[:-1]).any() or (tokens[1:] < tokens[:-1]).any():
+        raise ValueError(f"{name} has samples that are not in order")
+    for layer in range(model.num_layers):
+        if counting.check_ids(np.ascontiguousarray(fields["sample_ids_SLK"][:, layer]), model.num_experts)[0]:
+            raise ValueError(f"{name}.sample_ids_SLK names an expert twice in a set")

@@ -38,6 +38,7 @@ from placement.testing.exporters import exported, small_placement
 from placement.testing.readers import Golden
 from placement.traces import count, open_trace
 from placement.traces.counts_file import read_counts, write_counts
+from placement.traces.counts_folder import count_to_folder, merge_counted, read_counted
 from placement.traces.readers import READERS, detect
 from placement.traces.readers.convert import convert
 
@@ -182,6 +183,34 @@ def _counts(suffix: str) -> Target:
             return {name: (base / name).read_bytes() for name in ("a.npy", "a.npz", "b.npz") if name.endswith(suffix)}
 
     return Target(run=run, seeds=seeds, kind="npy" if suffix == ".npy" else "zip")
+
+
+_COUNTED: dict[str, bytes] = {}
+
+
+def _counted_files() -> dict[str, bytes]:
+    """A folder that `placement traces count` wrote, made once."""
+    if not _COUNTED:
+        with folder() as base:
+            for name, content in _trace_parts().items():
+                (base / name).write_bytes(content)
+            count_to_folder(open_trace(base), base / "counts", holdout=0.5)
+            _COUNTED.update({one.name: one.read_bytes() for one in (base / "counts").glob("counts.*")})
+    return _COUNTED
+
+
+def _counted(part: str) -> Target:
+    def run(data: bytes) -> None:
+        with folder() as base, refusing():
+            for name, content in _counted_files().items():
+                (base / name).write_bytes(data if name == part else content)
+            for holdout in (None, 0):
+                with refusing():
+                    read_counted(base).split(holdout)
+            merge_counted([base], base / "merged")
+
+    kind = "json" if part.endswith(".json") else "safetensors"
+    return Target(run=run, seeds=lambda: {"sound": _counted_files()[part]}, kind=kind)
 
 
 def _map_bytes(placement: Placement | None = None) -> bytes:
@@ -533,6 +562,8 @@ def _table() -> dict[str, Callable[[], Target]]:
         "trace-shard": lambda: _trace("shard-00000.safetensors"),
         "counts-npy": lambda: _counts(".npy"),
         "counts-npz": lambda: _counts(".npz"),
+        "counted-manifest": lambda: _counted("counts.json"),
+        "counted-arrays": lambda: _counted("counts.safetensors"),
         "placement": _placement,
         "grouping": _grouping,
         "cluster": _cluster,

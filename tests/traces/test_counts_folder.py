@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from placement import count, open_trace
 from placement.errors import OptionError, OutputError, TraceError
@@ -244,6 +246,30 @@ def test_damaged_counts_are_refused(tmp_path: Path, write_trace: Any) -> None:
         (tmp_path / "c" / "counts.safetensors").write_bytes(data)
         with pytest.raises(TraceError):
             read_counted(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "told"),
+    [
+        ("load_LE", lambda a: a + 1, "is not that of"),
+        ("coact_LEE", lambda a: a[:, ::-1], "do not agree"),
+        ("sample_key_S", lambda a: a[::-1], "not in order"),
+        ("profile_key_Q", lambda a: np.zeros_like(a), "not in order"),
+        ("sample_ids_SLK", lambda a: np.zeros_like(a), "twice in a set"),
+        ("sample_ids_SLK", lambda a: np.full_like(a, 200), "out of range"),
+    ],
+)
+def test_counts_that_are_none_are_refused(
+    field: str, change: Callable[[Any], Any], told: str, tmp_path: Path, write_trace: Any
+) -> None:
+    """Whole files whose numbers no traffic has: solvers trust them."""
+    trace = open_trace(write_trace(tmp_path / "t", **SHAPE).folder)
+    count_to_folder(trace, tmp_path / "c", holdout=0.2)
+    arrays = load_file(tmp_path / "c" / "counts.safetensors")
+    arrays[f"train.{field}"] = np.ascontiguousarray(change(arrays[f"train.{field}"]))
+    save_file(arrays, tmp_path / "c" / "counts.safetensors")
+    with pytest.raises(TraceError, match=told):
+        read_counted(tmp_path / "c")
 
 
 @pytest.mark.parametrize("text", ["", "3", "0/2", "3/2", "1/", "/2", "-1/2", "a/b", "1/2/3", "1/9999999"])
