@@ -64,6 +64,8 @@ def _counts(path: Path) -> tuple[tuple[int, ...], npt.NDArray[np.int64], int | N
     for layer, counts in sorted(found.items()):
         experts = next((values for name, values in counts.items() if EXPERTS.fullmatch(name)), None)
         if experts is not None:
+            if not np.isfinite(experts).all() or experts.min(initial=0) < 0 or experts.max(initial=0) >= 2**32:
+                raise TraceError(f"{path}: counts must be numbers from 0 to 2^32; {MEND}")
             rows[layer] = experts
             tokens = [float(values[0]) for values in counts.values() if len(values) == 1]
             ratios.update(float(experts.sum(dtype=np.float64)) / one for one in tokens if one > 0)
@@ -72,8 +74,6 @@ def _counts(path: Path) -> tuple[tuple[int, ...], npt.NDArray[np.int64], int | N
     if len({len(values) for values in rows.values()}) > 1:
         raise TraceError(f"{path} has layers with different numbers of experts, which one placement cannot have")
     count_LE = np.stack(list(rows.values()))
-    if not np.isfinite(count_LE).all() or count_LE.min() < 0 or count_LE.max() >= 2**32:
-        raise TraceError(f"{path}: counts must be numbers from 0 to 2^32; {MEND}")
     ratio = ratios.pop() if len(ratios) == 1 else 0.0
     top_k = int(ratio) if ratio.is_integer() and ratio >= 1 else None
     return tuple(rows), np.rint(count_LE).astype(np.int64), top_k
