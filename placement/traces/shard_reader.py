@@ -33,6 +33,9 @@ class ShardReader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._file.close()
 
     def column(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:

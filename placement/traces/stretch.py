@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,24 +74,34 @@ class Stretch:
 
 def stretches(segment: Segment) -> Iterator[Stretch]:
     """The whole segment in order; the files of a stretch are open until the next one is asked for."""
-    waiting: list[tuple[int, Span, int, int]] = []
+    readers: dict[int, ShardReader] = {}
+    try:
+        for rows in _gathered(segment):
+            for number in readers.keys() - {number for number, _, _ in rows}:
+                readers.pop(number).close()
+            parts: list[Part] = []
+            for number, start, stop in rows:
+                span = segment.spans[number]
+                if number not in readers:  # one that goes on keeps what it has fetched of its file
+                    readers[number] = span.shard.reader()
+                at = parts[-1].tokens.stop if parts else 0
+                parts.append(Part(number=number, span=span, reader=readers[number], start=start, stop=stop, at=at))
+            yield Stretch(plan=segment.plan, parts=tuple(parts))
+    finally:
+        for reader in readers.values():
+            reader.close()
+
+
+def _gathered(segment: Segment) -> Iterator[list[tuple[int, int, int]]]:
+    """Span, first and last row of the parts of each stretch."""
+    waiting: list[tuple[int, int, int]] = []
     num_tokens = 0
     for number, span in enumerate(segment.spans):
         for start, stop in span.blocks():
             if waiting and (num_tokens + stop - start > traces.CHUNK_TOKENS or len(waiting) == MOST_PARTS):
-                yield from _opened(segment.plan, waiting)
+                yield waiting
                 waiting, num_tokens = [], 0
-            waiting.append((number, span, start, stop))
+            waiting.append((number, start, stop))
             num_tokens += stop - start
     if waiting:
-        yield from _opened(segment.plan, waiting)
-
-
-def _opened(plan: Plan, rows: list[tuple[int, Span, int, int]]) -> Iterator[Stretch]:
-    with ExitStack() as files:
-        parts: list[Part] = []
-        for number, span, start, stop in rows:
-            reader = files.enter_context(span.shard.reader())
-            at = parts[-1].tokens.stop if parts else 0
-            parts.append(Part(number=number, span=span, reader=reader, start=start, stop=stop, at=at))
-        yield Stretch(plan=plan, parts=tuple(parts))
+        yield waiting
