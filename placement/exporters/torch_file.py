@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,9 @@ def torch_arrays(content: bytes) -> dict[str, npt.NDArray[Any]]:
     """The tensors of a `.pt` file. Only tensors are loaded, never objects. Raises MapError, OptionError."""
     torch = _torch()
     try:
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of what is odd about the file: it is read or refused
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         if isinstance(loaded, dict) and all(isinstance(value, torch.Tensor) for value in loaded.values()):
             return {str(name): tensor.numpy() for name, tensor in loaded.items()}
     except Exception as error:  # torch's reader fails on junk in ways of every kind
