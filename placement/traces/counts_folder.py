@@ -9,6 +9,7 @@ The first two are the same bytes however the trace was cut into parts, and in wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from functools import reduce
@@ -114,9 +115,10 @@ def merge_counted(folders: Sequence[str | Path], out: str | Path) -> Counted:
     manifests = [read_complete(path) for path in paths]
     first = manifests[0]
     parts = {manifest.part for manifest in manifests}
-    missing = [(number, of) for _, of in sorted(parts) for number in range(1, of + 1) if (number, of) not in parts]
-    for number, of in missing:
-        raise TraceError(f"part {number}/{of} is missing; give the folders of all {of} parts")
+    wanted = ((number, of) for of in sorted({of for _, of in parts}) for number in range(1, of + 1))
+    for number, of in wanted:
+        if (number, of) not in parts:
+            raise TraceError(f"part {number}/{of} is missing; give the folders of all {of} parts")
     counted_in: dict[Source, Path] = {}
     for path, manifest in zip(paths, manifests, strict=True):
         if not first.model.same_routing(manifest.model):
@@ -141,10 +143,10 @@ def merge_counted(folders: Sequence[str | Path], out: str | Path) -> Counted:
 
 def parse_part(text: str) -> tuple[int, int]:
     """`3/8` as (3, 8). Raises OptionError."""
-    number, _, of = text.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and len(of) < 7 and 1 <= int(number) <= int(of)):
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise OptionError(f"part={text!r} is none; give I/N with I from 1 to N, as 3/8")
-    return int(number), int(of)
+    return int(found[1]), int(found[2])
 
 
 def _spans_of_part(trace: Trace, number: int, of: int) -> Iterator[Span]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from placement.errors import InputError, TraceError
 from placement.files import write_atomic
@@ -14,6 +15,7 @@ from placement.model import Model
 
 SCHEMA = "expert-counts/1"
 MANIFEST = "counts.json"
+MOST_PARTS = 999_999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -42,6 +44,12 @@ class Settings(BaseModel):
     profile_requests: int = Field(ge=1)
 
 
+def _checked_part(part: tuple[int, int]) -> tuple[int, int]:
+    if not 1 <= part[0] <= part[1] <= MOST_PARTS:
+        raise ValueError(f"{part[0]}/{part[1]} is none; I/N with I from 1 to N is one, and N is at most {MOST_PARTS:,}")
+    return part
+
+
 class CountsManifest(BaseModel):
     """part: (i, n), the shards of part i of n."""
 
@@ -51,7 +59,7 @@ class CountsManifest(BaseModel):
     complete: bool
     model: Model
     settings: Settings
-    part: tuple[int, int]
+    part: Annotated[tuple[int, int], AfterValidator(_checked_part)]
     num_tokens: int
     sources: list[Source]
 
@@ -95,7 +103,9 @@ def read_counts_manifest(folder: Path) -> CountsManifest:
     except FileNotFoundError:
         raise TraceError(f"{folder} is no folder of counts: it has no {MANIFEST}") from None
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        faults = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()[:5]
+        )
         raise TraceError(f"{path}: {faults}") from None
     except InputError as error:
         raise error if isinstance(error, TraceError) else TraceError(f"{path}: {error}") from None

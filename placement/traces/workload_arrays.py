@@ -57,7 +57,7 @@ def read_packed(path: Path, model: Model, settings: dict[str, Any]) -> Counted:
         arrays = load_file(path)
         names = SIDES if settings["holdout"] else SIDES[:1]
         return counted_of(settings["holdout"], tuple(_side(arrays, name, model, settings) for name in names))
-    except (SafetensorError, OSError, LookupError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError) as error:  # numpy has no F8
         told = getattr(error, "strerror", None) or error
         raise TraceError(f"cannot read {path}: {told}; remove it and count again") from None
 
