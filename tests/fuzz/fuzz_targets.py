@@ -247,6 +247,33 @@ def _placement() -> Target:
     return Target(run=run, seeds=seeds, kind="json")
 
 
+def _grouping_document() -> dict[str, Any]:
+    return {
+        "schema": "expert-grouping/1",
+        "model": {"name": "small", "layer_ids": [0, 1], "num_experts": 6, "top_k": 2, "num_groups": None},
+        "num_nodes": 2,
+        "placement_hash": "sha256:0",
+        "home_from": "prefill",
+        "groups": [{"node": 0, "requests": 1, "tokens": 3, "domains": {"x": 1}}],
+        "domains": [],
+        "balance": {"tolerance": 0.1, "kept": True, "train": 1.0, "held_out": None, "routed": None},
+        "cost": {"sends_per_token": 1.0, "bound": 0.5, "gap": 0.5},
+        "gains": [],
+        "without_tokens": ["b"],
+        "provenance": {"version": "0"},
+        "router": {
+            "num_layers": 2,
+            "top_k": 2,
+            "layers": [1],
+            "keeps": 1.0,
+            "band": 0.01,
+            "slack_tokens": 5.0,
+            "saved": [[[0.5, 0.25]] * 6],
+        },
+        "homes": {"a": 0, "c": 1},
+    }
+
+
 def _grouping() -> Target:
     def run(data: bytes) -> None:
         with folder() as base, refusing():
@@ -257,34 +284,7 @@ def _grouping() -> Target:
                 router.assign(np.ones((router.num_layers, router.num_experts), dtype=np.int64))
             file.check_fits(small_placement())
 
-    def seeds() -> Seeds:
-        document = {
-            "schema": "expert-grouping/1",
-            "model": {"name": "small", "layer_ids": [0, 1], "num_experts": 6, "top_k": 2, "num_groups": None},
-            "num_nodes": 2,
-            "placement_hash": "sha256:0",
-            "home_from": "prefill",
-            "groups": [{"node": 0, "requests": 1, "tokens": 3, "domains": {"x": 1}}],
-            "domains": [],
-            "balance": {"tolerance": 0.1, "kept": True, "train": 1.0, "held_out": None, "routed": None},
-            "cost": {"sends_per_token": 1.0, "bound": 0.5, "gap": 0.5},
-            "gains": [],
-            "without_tokens": ["b"],
-            "provenance": {"version": "0"},
-            "router": {
-                "num_layers": 2,
-                "top_k": 2,
-                "layers": [1],
-                "keeps": 1.0,
-                "band": 0.01,
-                "slack_tokens": 5.0,
-                "saved": [[[0.5, 0.25]] * 6],
-            },
-            "homes": {"a": 0, "c": 1},
-        }
-        return {"sound": json.dumps(document).encode()}
-
-    return Target(run=run, seeds=seeds, kind="json")
+    return Target(run=run, seeds=lambda: {"sound": json.dumps(_grouping_document()).encode()}, kind="json")
 
 
 def _cluster() -> Target:
@@ -422,9 +422,14 @@ def _body(path: str) -> Target:
             "robust": "domain",
             "holdout": 0.1,
         }
-        plain = {"traces": ["a"], "replica_choice": "min-nodes", "transport": "node"}
-        found = [*bodies.PLACEMENT_EXAMPLES, whole] if path == "/placements" else [plain]
-        return {f"example-{number}": json.dumps(one).encode() for number, one in enumerate(found)}
+        counts = [[5, 1, 0, 0, 2, 2], [1, 2, 3, 4, 0, 0]]
+        found = {
+            "/placements": [*bodies.PLACEMENT_EXAMPLES, whole],
+            "/evaluations": [{"traces": ["a"], "replica_choice": "min-nodes", "transport": "node"}],
+            "/route": [{"counts": counts}, {"counts": counts, "load": [900, 450]}],
+            "/group": [{"batch": [counts, counts, counts], "size": 2}],
+        }
+        return {f"example-{number}": json.dumps(one).encode() for number, one in enumerate(found[path])}
 
     return Target(run=run, seeds=seeds, kind="json")
 
@@ -433,12 +438,16 @@ def _application() -> Any:
     from fastapi import FastAPI
     from placement_api import problems
     from placement_api.bodies import EvaluateBody, PlacementBody, options_of
+    from placement_api.routes import maps
     from placement_api.settings import Limits
     from placement_api.store.files import LocalFiles
     from placement_api.store.traces import TraceFolders
 
     from placement.cluster_file import ClusterFile, cluster_of
 
+    with folder() as base:
+        (base / "g.json").write_text(json.dumps(_grouping_document()))
+        router = load_grouping(base / "g.json").router.router()
     app = FastAPI()
     problems.install(app)
 
@@ -455,11 +464,28 @@ def _application() -> Any:
     async def evaluations(body: Any) -> None:
         json.dumps(body.model_dump()).encode()
 
-    placements.__annotations__["body"] = PlacementBody
-    evaluations.__annotations__["body"] = EvaluateBody
-    app.post("/placements")(placements)
-    app.post("/evaluations")(evaluations)
+    async def route(body: Any) -> Any:
+        answer = maps.routed(router, body)
+        json.loads(bytes(answer.body), parse_constant=_no_number)
+        return answer
+
+    async def group(body: Any) -> None:
+        maps.grouped(router, body)
+
+    takers = [
+        (placements, PlacementBody),
+        (evaluations, EvaluateBody),
+        (route, maps.RouteBody),
+        (group, maps.GroupsBody),
+    ]
+    for take, kind in takers:
+        take.__annotations__["body"] = kind
+        app.post(f"/{take.__name__}")(take)
     return app
+
+
+def _no_number(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
 
 
 async def _post(app: Any, path: str, data: bytes) -> int:
@@ -573,6 +599,8 @@ def _table() -> dict[str, Callable[[], Target]]:
         "checkpoint-sources": lambda: _applied("sources.json"),
         "body-placements": lambda: _body("/placements"),
         "body-evaluations": lambda: _body("/evaluations"),
+        "body-route": lambda: _body("/route"),
+        "body-group": lambda: _body("/group"),
         "archive": _archive,
     }
 

@@ -71,8 +71,7 @@ async def route(here: Here, _: Frequent, placement: str, body: RouteBody) -> Res
 async def group(here: Here, _: Reader, placement: str, body: GroupsBody) -> list[GroupAnswer]:
     """Micro-batches of a batch of requests, with the fewest expected sends."""
     known = await _router(here, placement)
-    groups = await run_in_threadpool(lambda: known.group([_counts(one) for one in body.batch], body.size))
-    return [GroupAnswer(node=one.node, members=list(one.members)) for one in groups]
+    return await run_in_threadpool(lambda: grouped(known, body))
 
 
 @router.get("/grouping", responses={**NOT_MODIFIED, **faults(404, 409)}, response_class=Response)
@@ -87,6 +86,12 @@ def routed(known: Router, body: RouteBody) -> Response:
     node = known.choose(extra_N, body.load)
     content = json.dumps({"node": node, "extra_sends": [round(one, 6) for one in extra_N.tolist()]})
     return Response(content, media_type="application/json")
+
+
+def grouped(known: Router, body: GroupsBody) -> list[GroupAnswer]:
+    """Raises InputError."""
+    groups = known.group([_counts(one) for one in body.batch], body.size)
+    return [GroupAnswer(node=one.node, members=list(one.members)) for one in groups]
 
 
 def plan_of(here: Service, placement: str, to: str) -> MigrationPlan:
