@@ -16,9 +16,10 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
+from fuzz_base import Target, refusals
 from fuzz_bombs import bombs, everywhere
 from fuzz_mutations import mutated
-from fuzz_targets import TARGETS, Target, refusals
+from fuzz_targets import TARGETS
 
 CORPUS = Path(__file__).parent / "corpus"
 LONGEST_S = 30

@@ -1,0 +1,52 @@
+"""Targets: recordings of engines."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from fuzz_base import COUNTED_EXPERTS, TESTS, Target, folder, refusing
+
+from placement.testing.readers import Golden
+from placement.traces import count, open_trace
+from placement.traces.counts_file import read_counts
+from placement.traces.readers import READERS, detect
+from placement.traces.readers.convert import convert
+
+RECORDINGS = TESTS / "golden" / "readers"
+
+
+def recorded(case: str, file: str) -> Target:
+    """The file `file` of a golden recording is replaced; the others of the folder stay where the format needs them."""
+    golden = Golden.load(RECORDINGS / case)
+    reader = case.split("/")[0]
+    together = reader == "tensorrt-llm"
+
+    def run(data: bytes) -> None:
+        with folder() as base:
+            copy = base / golden.path.name
+            copy.mkdir()
+            for other in golden.path.iterdir() if together else ():
+                shutil.copyfile(other, copy / other.name)
+            (copy / file).write_bytes(data)
+            for name in READERS:  # whoever is asked whether it is his must answer
+                with refusing():
+                    detect(copy) if name == reader else None
+            with refusing():
+                target = base / ("out.npz" if golden.counts is not None else "out")
+                done = convert(copy, target, reader=reader, options=golden.options)
+                _read_back(done.output)
+
+    suffix = Path(file).suffix
+    kind = {".pt": "zip", ".npz": "zip", ".jsonl": "lines"}.get(suffix, suffix.removeprefix("."))
+    return Target(run=run, seeds=lambda: {case.replace("/", "-"): (golden.path / file).read_bytes()}, kind=kind)
+
+
+def _read_back(output: Path) -> None:
+    """What a reader wrote must be sound: refusing it here would be a fault of the reader."""
+    if output.is_file():
+        read_counts(output)
+        return
+    trace = open_trace(output)
+    if trace.model.num_experts <= COUNTED_EXPERTS:
+        count(trace)
