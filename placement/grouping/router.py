@@ -117,8 +117,9 @@ class Router:
                 f"counts have shape {list(counts.shape)}; {self.num_layers} layers of {self.num_experts} experts are "
                 f"needed: a row for every MoE layer"
             )
-        chosen = counts[self._rows_M].astype(np.float32).reshape(-1)
-        total = float(chosen.sum())
+        with np.errstate(over="ignore"):  # what is too large is refused as not finite
+            chosen = counts[self._rows_M].astype(np.float32).reshape(-1)
+            total = float(chosen.sum())
         if not np.isfinite(total) or chosen.min() < 0:
             raise InputError("counts hold numbers that are negative or not finite; they are numbers of assignments")
         saved_N = (self._flat_NX @ chosen).astype(np.float64)

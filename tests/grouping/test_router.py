@@ -101,6 +101,7 @@ def test_groups_send_the_least(seed: int) -> None:
         (np.zeros((2, EXPERTS)), r"counts have shape \[2, 6\]; 4 layers of 6 experts"),
         (np.full((LAYERS, EXPERTS), -1), "negative"),
         (np.full((LAYERS, EXPERTS), np.nan), "not finite"),
+        (np.full((LAYERS, EXPERTS), 1e308), "not finite"),
         ("abc", "shape"),
     ],
 )
