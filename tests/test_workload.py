@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 from scipy.stats import chi2
 
 from placement import InputError, PlacementError, Workload, count, open_trace
 from placement.errors import TraceError
+from placement.workload import smallest_keys
 
 ARRAYS = (
     "load_LE",
@@ -184,6 +186,29 @@ def test_files_change_nothing(tmp_path: Path, write_trace: Any, monkeypatch: pyt
         for trace in (five, many):
             assert_same(count(trace, sample_tokens=64), one)
     assert count(five, sample_tokens=64).digest() == one.digest()
+
+
+def test_tokens_that_are_alike_do_not_pile_up(
+    tmp_path: Path, write_trace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have one key, so none is too large for the sample: what waits for it is bounded all the same."""
+    ids_LTK = np.tile(np.array([0, 1], dtype=np.uint8), (2, 2000, 1))
+    written = write_trace(tmp_path, ids_LTK=ids_LTK, requests=1, num_shards=4)
+    for shard in written.shards:
+        tensors = load_file(shard)
+        tensors["position"][:] = 0
+        save_file(tensors, shard, metadata={"schema": "expert-trace/1"})
+    whole = count(open_trace(written.folder), sample_tokens=10)
+    seen = []
+
+    def watched(key_S: Any, *others: Any) -> Any:
+        seen.append(len(key_S))
+        return smallest_keys(key_S, *others)
+
+    monkeypatch.setattr("placement.traces.tally.smallest_keys", watched)
+    monkeypatch.setattr("placement.traces.trace.CHUNK_TOKENS", 50)
+    assert_same(count(open_trace(written.folder), sample_tokens=10), whole)
+    assert max(seen) <= 2 * 10 + 50
 
 
 def test_digest_names_the_content(tmp_path: Path, write_trace: Any) -> None:

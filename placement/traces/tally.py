@@ -107,6 +107,9 @@ def _see(segment: Segment) -> _Seen:
     return _Seen(present_Q=present_Q, requests=tuple(requests), keys=keys, limit_Z=limit_Z)
 
 
+_Sample = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[Any]]
+
+
 class _Tally:
     """What is counted, as it grows.
 
@@ -114,7 +117,7 @@ class _Tally:
     pairs_LZEE   uint32, pairs of experts by side (Z)
     profile_QLE  uint32, requests whose profile is kept: those of a side together, their keys ascending
     row_Q        int32 [Q], row of every request of the plan among them, or -1
-    sample       key, owner, side and top-k sets of the tokens with the smallest keys, stretch by stretch
+    samples      of every side: key, owner and top-k sets of the tokens with the smallest keys, stretch by stretch
     """
 
     def __init__(self, segment: Segment, seen: _Seen) -> None:
@@ -126,7 +129,7 @@ class _Tally:
         self.tokens_Z = np.zeros(plan.num_sides, dtype=np.int64)
         shape = (model.num_layers, plan.num_sides, model.num_experts, model.num_experts)
         self.pairs_LZEE = np.zeros(shape, dtype=np.uint32)
-        self.sample: list[tuple[npt.NDArray[Any], ...]] = []
+        self.samples: list[list[_Sample]] = [[] for _ in range(plan.num_sides)]
         side_Q = np.where(seen.present_Q, plan.side_Q, -1)
         self.kept = [np.unique(plan.key_Q[side_Q == side])[: plan.profile_requests] for side in range(plan.num_sides)]
         self.first = np.cumsum([0, *(len(key_Q) for key_Q in self.kept)]).tolist()
@@ -153,7 +156,17 @@ class _Tally:
                 self.hashes[part.number] += hash_rows(ids_TK[part.tokens], layer, part.start)
             counting.take_rows(ids_TK, rows, ids_SLK, layer)
             self._count_layer(stretch, layer, ids_TK, side_T, row_T)
-        self.sample.append((key_T[rows], tokens.owner_T[rows], side_T[rows], ids_SLK))
+        for side, sample in enumerate(self.samples):
+            mine = side_T[rows] == side
+            sample.append((key_T[rows[mine]], tokens.owner_T[rows[mine]], ids_SLK[mine]))
+            if (
+                sum(len(key_S) for key_S, _, _ in sample) > 2 * self.plan.sample_tokens
+            ):  # of one key there may be any number
+                sample[:] = [self._settled(sample)]
+
+    def _settled(self, sample: list[_Sample]) -> _Sample:
+        key_S, owner_S, ids_SLK = (np.concatenate(column) for column in zip(*sample, strict=True))
+        return smallest_keys(key_S, owner_S, ids_SLK, self.plan.sample_tokens)
 
     def _count_layer(
         self,
@@ -184,11 +197,9 @@ class _Tally:
 
     def workloads(self) -> tuple[Workload, ...]:
         plan, model = self.plan, self.plan.model
-        key_S, owner_S, side_S, ids_SLK = (np.concatenate(column) for column in zip(*self.sample, strict=True))
         answer = []
-        for side in range(plan.num_sides):
-            mine = side_S == side
-            sample = smallest_keys(key_S[mine], owner_S[mine], ids_SLK[mine], plan.sample_tokens)
+        for side, sample in enumerate(self.samples):
+            key_S, owner_S, ids_SLK = self._settled(sample)
             coact_LEE = np.empty((model.num_layers, model.num_experts, model.num_experts), dtype=np.int64)
             for pairs_ZEE, coact_EE in zip(self.pairs_LZEE, coact_LEE, strict=True):  # a layer fits in a cache
                 np.add(pairs_ZEE[side], pairs_ZEE[side].T, out=coact_EE, dtype=np.int64)
@@ -205,9 +216,9 @@ class _Tally:
                     profile_requests=plan.profile_requests,
                     load_LE=load_LE,
                     coact_LEE=coact_LEE,
-                    sample_key_S=sample[0],
-                    sample_owner_S=sample[1],
-                    sample_ids_SLK=sample[2],
+                    sample_key_S=key_S,
+                    sample_owner_S=owner_S,
+                    sample_ids_SLK=ids_SLK,
                     profile_key_Q=self.kept[side],
                     profile_QLE=self.profile_QLE[self.first[side] : self.first[side + 1]],
                 )
