@@ -15,7 +15,7 @@ from placement.traces.segment import Plan, Segment, Span
 from placement.traces.shard_reader import ShardReader
 from placement.traces.trace import requests_of
 
-MOST_PARTS = 32  # open files
+MOST_FILES = 32  # open at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ def _gathered(segment: Segment) -> Iterator[list[tuple[int, int, int]]]:
     num_tokens = 0
     for number, span in enumerate(segment.spans):
         for start, stop in span.blocks():
-            if waiting and (num_tokens + stop - start > traces.CHUNK_TOKENS or len(waiting) == MOST_PARTS):
+            if waiting and (num_tokens + stop - start > traces.CHUNK_TOKENS or len(waiting) == MOST_FILES):
                 yield waiting
                 waiting, num_tokens = [], 0
             waiting.append((number, start, stop))
