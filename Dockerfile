@@ -5,12 +5,13 @@
 #
 # docs/deploy.md tells how to run the service.
 FROM python:3.11.14-slim-bookworm AS build
-COPY pyproject.toml README.md LICENSE constraints.txt /src/
+COPY pyproject.toml README.md LICENSE lock.txt /src/
 COPY api /src/api
 COPY placement /src/placement
 RUN python -m venv /opt/placement \
+    && /opt/placement/bin/pip install --no-cache-dir --disable-pip-version-check --constraint /src/lock.txt pip \
     && /opt/placement/bin/pip install --no-cache-dir --disable-pip-version-check \
-        --constraint /src/constraints.txt "/src[service,s3,parquet]"
+        --constraint /src/lock.txt --build-constraint /src/lock.txt "/src[service,s3,parquet]"
 
 FROM python:3.11.14-slim-bookworm
 COPY --from=build /opt/placement /opt/placement

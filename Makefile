@@ -1,9 +1,15 @@
-# Needs only Python 3.11, make and a package index.
-PYTHON ?= python3.11
+# Needs only Python (3.11 to 3.14, with its venv module), make and a package index.
+PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NEWEST := .venv-newest
 
-.PHONY: demo test test-engines test-image fuzz lint clean
+# every version of every distribution that is installed below stands in lock.txt, which `make lock` writes
+INSTALL := -m pip install --quiet --disable-pip-version-check --constraint lock.txt --build-constraint lock.txt
+TORCH := torch==2.13.0
+GROUPS := test lint fuzz kernels peers engines build lock
+
+.PHONY: demo test test-newest test-engines test-image fuzz lint lock clean supported-python
 
 demo: $(VENV)/core.stamp
 	@mkdir -p demo
@@ -12,6 +18,14 @@ demo: $(VENV)/core.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
+# all tests with the newest releases that the index has today, in an environment of their own without lock.txt
+test-newest: | supported-python
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(NEWEST)/bin/python -m pip install --quiet --editable ".[runtime,service]" --group test "$(TORCH)"
+	$(NEWEST)/bin/python -m pip freeze --exclude-editable
+	$(NEWEST)/bin/python -m pytest -n auto --dist loadfile --deselect tests/test_lock.py::test_what_is_installed_is_locked
+
 # fetches the wheels of serving engines (half a gigabyte) into ~/.cache/expert-placement, once
 test-engines: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -m engines -rs tests/engines
@@ -19,7 +33,7 @@ test-engines: $(VENV)/test.stamp
 # coverage-guided, over all that reads what others wrote; new findings end up in .fuzz, and the exit code says so
 SECONDS ?= 600
 fuzz: $(VENV)/test.stamp
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group fuzz
+	$(BIN)/python $(INSTALL) --group fuzz
 	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
 
 # installs what the Dockerfile installs into a clean environment and runs the service there, a minute or two
@@ -32,18 +46,28 @@ lint: $(VENV)/test.stamp
 	$(BIN)/mypy
 	PYTHONPATH=api $(BIN)/lint-imports --no-cache
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+# resolves all of pyproject.toml into lock.txt, newest releases first; run the tests before you commit what changed
+lock: $(VENV)/core.stamp
+	$(BIN)/python $(INSTALL) --group lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
+		$(foreach group,$(GROUPS),--group $(group)) --custom-compile-command "make lock" --output-file lock.txt pyproject.toml
 
-$(VENV)/core.stamp: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+supported-python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 14) else \
+		"$(PYTHON) is Python %d.%d, and 3.11 to 3.14 are supported; name another one: make PYTHON=python3.11" % v)'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$(PYTHON) has no venv module; Debian has it in python3-venv" >&2; exit 1; }
+
+$(BIN)/python: | supported-python
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint lock.txt pip
+
+$(VENV)/core.stamp: pyproject.toml lock.txt | $(BIN)/python
+	$(BIN)/python $(INSTALL) --editable .
 	@touch $@
 
-# pip learned --group in 25.1, so it is brought up to date first
-$(VENV)/test.stamp: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[runtime,service]" --group test --group lint
+$(VENV)/test.stamp: pyproject.toml lock.txt | $(BIN)/python
+	$(BIN)/python $(INSTALL) --editable ".[runtime,service]" --group test --group lint
 	@touch $@ $(VENV)/core.stamp
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(NEWEST) demo .pytest_cache .mypy_cache .ruff_cache

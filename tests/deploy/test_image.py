@@ -102,6 +102,16 @@ def environment(root: Path) -> dict[str, str]:
 
 
 @pytest.mark.image
+def test_what_the_image_installs_is_locked(image: Path) -> None:
+    """`pip freeze` in the image: each distribution has the version that lock.txt names."""
+    pip = [image / "opt/placement/bin/pip", "freeze", "--all"]
+    lines = subprocess.run(pip, env=environment(image), capture_output=True, text=True, check=True).stdout.split("\n")
+    locked = {line.partition(" ;")[0] for line in (REPOSITORY / "lock.txt").read_text().splitlines()}
+    installed = {line.lower().replace("_", "-") for line in lines if "==" in line}
+    assert installed - locked <= {line for line in installed if line.startswith("setuptools==")}  # of venv itself
+
+
+@pytest.mark.image
 def test_the_image_serves(image: Path) -> None:
     """The service answers its health check as the Dockerfile asks; there is no torch; the command line runs too."""
     env = environment(image)

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -25,12 +26,11 @@ sys.path += [str(Path(__file__).parent)]
 
 from partial_package import PartialPackage
 
-# the versions whose formats we write and read; a wheel's Python files are the same on every platform
+# package: wheel, of the group `engines`; a wheel's Python files are the same on every platform
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
 WHEELS = {
-    "sglang": "sglang==0.5.23",
-    "vllm": "vllm==0.33.0",
-    "vllm_ascend": "vllm-ascend==0.23.0",
-    "lmdeploy": "lmdeploy==0.18.0",
+    line.partition("==")[0].replace("-", "_"): line.partition(";")[0]
+    for line in PROJECT["dependency-groups"]["engines"]
 }
 PLATFORM = ("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "abi3", "--abi", "none")
 SYSTEMS = ("manylinux_2_34_x86_64", "manylinux_2_28_x86_64", "manylinux2014_x86_64", "any")
