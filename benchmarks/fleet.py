@@ -14,10 +14,10 @@ import numpy.typing as npt
 from machine import describe_machine
 
 from placement import Cluster, Options, Placement, Trace, open_trace
-from placement.cost import evaluate
+from placement.cost.evaluation import evaluate
 from placement.parallel import make_executor
 from placement.solvers.run import solve_workload
-from placement.traces import count
+from placement.traces.count import count
 from placement.traces.split import split_requests
 
 CLUSTER = {"num_nodes": 4, "gpus_per_node": 2}

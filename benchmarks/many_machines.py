@@ -24,10 +24,11 @@ import psutil
 from machine import describe_machine
 
 from placement.ray_executor import RayExecutor
-from placement.traces import Trace, count, open_trace
+from placement.traces.count import count
 from placement.traces.presets import preset
 from placement.traces.segment import SEGMENT_TOKENS
 from placement.traces.synth import write_synthetic
+from placement.traces.trace import Trace, open_trace
 from placement.workload import Workload
 
 SEED = 0

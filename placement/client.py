@@ -22,9 +22,10 @@ from placement.events import Listener, Progress, ignore
 from placement.options import Options
 from placement.placement_json import PlacementFile, cluster_document, load_placement
 from placement.placement_map import Placement
-from placement.traces import open_trace
-from placement.traces.readers import AUTO, ReadOptions
+from placement.traces.readers import AUTO
+from placement.traces.readers.base import ReadOptions
 from placement.traces.stored_path import is_url
+from placement.traces.trace import open_trace
 
 TIMEOUT_S = 60.0  # without a byte; the events of a job come at least every 15 s
 READING_S = 900.0  # until the service has read, and if need be converted, what was uploaded

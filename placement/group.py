@@ -10,12 +10,13 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from placement.choices import TOKEN_TOLERANCE
 from placement.cluster import Cluster
-from placement.cost import Evaluation
+from placement.cost.evaluation import Evaluation
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
 from placement.grouped import GROUPED, JOINT, PLACED, WITH_HOMES, Gain, GroupedSolution, Homes
-from placement.grouping.assign import TOLERANCE, assign_homes
+from placement.grouping.assign import assign_homes
 from placement.grouping.fit_router import fit_router
 from placement.grouping.held_out import route_requests
 from placement.grouping.home_costs import home_costs
@@ -24,10 +25,10 @@ from placement.grouping.requests import Requests, requests_of
 from placement.migration import check_fits
 from placement.options import Options
 from placement.parallel import make_executor
+from placement.pipeline.solve import BASELINES
 from placement.placement_map import Placement
 from placement.sides import count_training, measure
 from placement.solution import Solution
-from placement.solve import BASELINES
 from placement.solvers import get_solver
 from placement.solvers.answers import LayerReport
 from placement.solvers.run import solve_workload
@@ -57,7 +58,7 @@ def solve_grouped(
     placement: Placement | None = None,
     holdout: float = 0.2,
     home_from: str | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float = TOKEN_TOLERANCE,
     rounds: int = ROUNDS,
     workers: int | None = None,
     listener: Listener = ignore,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost import Evaluation
+from placement.cost.evaluation import Evaluation
 from placement.grouping.assign import Assignment
 from placement.grouping.home_costs import HomeCosts
 from placement.grouping.requests import Requests

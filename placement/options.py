@@ -6,15 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from placement.choices import BALANCE_WEIGHT, BOUNDS, OBJECTIVES
 from placement.cluster import Cluster
 from placement.cost.replica_choice import replica_choice_code
 from placement.cost.step_time import balance_in_sends
 from placement.cost.transport import check_transport
 from placement.errors import OptionError
-
-OBJECTIVES = ("locality", "balance", "time")
-BALANCE_WEIGHT = 1.5
-BOUNDS = ("quick", "tight", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

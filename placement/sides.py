@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cluster import Cluster
-from placement.cost import Evaluation, evaluate, evaluate_counts, evaluate_sample
+from placement.cost.evaluation import Evaluation, evaluate, evaluate_counts
+from placement.cost.sampled import evaluate_sample
 from placement.events import Listener, Progress
 from placement.options import Options
 from placement.placement_map import Placement
-from placement.traces import Trace, count
+from placement.traces.count import count
 from placement.traces.counted import Counted, count_sides
 from placement.traces.counts_file import Counts
+from placement.traces.trace import Trace
 from placement.workload import SAMPLE_TOKENS, Workload
 
 

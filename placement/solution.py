@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cluster import Cluster
-from placement.cost import Evaluation
 from placement.cost.by_part import PartFigures
+from placement.cost.evaluation import Evaluation
 from placement.migration import MigrationPlan, migration_plan
 from placement.options import Options
 from placement.placement_json import cluster_document, placement_document

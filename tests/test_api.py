@@ -67,8 +67,8 @@ def test_importable_and_documented(name: str) -> None:
 
 
 def test_names_survive_the_import_of_submodules() -> None:
-    """`placement.solve` is a function and a submodule: importing the submodule must not replace the function."""
-    importlib.import_module("placement.solve")
+    """Importing a submodule of the same name as a function must not replace the function."""
+    importlib.import_module("placement.pipeline.solve")
     importlib.import_module("placement.traces.count")
     importlib.import_module("placement.cli.solve")
     assert callable(placement.solve)

@@ -19,7 +19,7 @@ from placement.report.by_class import class_table, terminal_class_table
 from placement.report.html import report_html
 from placement.report.numbers import change, number
 from placement.solvers.layer_problems import layer_problem
-from placement.traces import count
+from placement.traces.count import count
 
 CLUSTER = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2)
 QUICK = Options(work_limit=2000, bound="none")

@@ -16,7 +16,7 @@ import typer
 from placement.cli import app
 from placement.cluster import Cluster
 from placement.cluster_file import ClusterFile
-from placement.cost import REPLICA_CHOICES
+from placement.cost.replica_choice import REPLICA_CHOICES
 from placement.exporters import EXPORTERS
 from placement.solvers import SOLVERS
 from placement.traces.presets import PRESETS

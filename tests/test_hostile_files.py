@@ -13,7 +13,8 @@ from placement.array_files import read_arrays
 from placement.documents import parse_json, parse_yaml
 from placement.errors import LONGEST_MESSAGE, InputError, PlacementError, TraceError
 from placement.files import plain_name
-from placement.traces import count, open_trace
+from placement.traces.count import count
+from placement.traces.trace import open_trace
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

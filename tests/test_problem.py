@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from reference import Map, layer_price
 
 from placement import Cluster, open_trace
+from placement.choices import OBJECTIVES, TRANSPORTS
 from placement.cost.step_time import step_time_us
-from placement.cost.transport import TRANSPORTS
-from placement.options import OBJECTIVES, Options
+from placement.options import Options
 from placement.problem import LayerProblem
 from placement.solvers.layer_problems import layer_problem
 from placement.testing.problems import random_problem
 from placement.topology import Topology
-from placement.traces import count
+from placement.traces.count import count
 
 REDUNDANT = (0, 4)
 

@@ -26,7 +26,8 @@ from placement.events import Progress
 from placement.placement_json import document_bytes
 from placement.ray_executor import ATTEMPTS, RayExecutor
 from placement.solution import solution_document
-from placement.traces import count, open_trace
+from placement.traces.count import count
+from placement.traces.trace import open_trace
 
 # Ray reads these once, when it is loaded
 os.environ |= {

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from placement import Cluster, Options, Trace, open_trace, solution_document, solve
-from placement.cost import evaluate, evaluate_sample
+from placement.cost.evaluation import evaluate
+from placement.cost.sampled import evaluate_sample
 from placement.errors import OptionError
 from placement.parallel import make_executor
 from placement.placement_map import Placement
@@ -99,10 +100,10 @@ def test_a_large_trace_is_counted_first(trace: Trace, tmp_path: Path, monkeypatc
     monkeypatch.setattr("placement.traces.segment.SEGMENT_TOKENS", 700)
     count_to_folder(trace, tmp_path / "c", holdout=0.2)
     from_counts = solution_document(solve(read_counted(tmp_path / "c"), CLUSTER, OPTIONS))
-    monkeypatch.setattr(sys.modules["placement.solve"], "MOST_EXACT_TOKENS", 3999)
+    monkeypatch.setattr(sys.modules["placement.pipeline.solve"], "MOST_EXACT_TOKENS", 3999)
     for workers in (1, 3):
         assert solution_document(solve(trace, CLUSTER, OPTIONS, workers=workers)) == from_counts
-    monkeypatch.setattr(sys.modules["placement.solve"], "MOST_EXACT_TOKENS", 4000)
+    monkeypatch.setattr(sys.modules["placement.pipeline.solve"], "MOST_EXACT_TOKENS", 4000)
     assert "sampled_tokens" not in solution_document(solve(trace, CLUSTER, OPTIONS))["evaluation"]["train"]["auto"]
 
 

@@ -7,8 +7,8 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from placement.choices import TOKEN_TOLERANCE
 from placement.cluster_file import ClusterFile
-from placement.grouping.assign import TOLERANCE
 from placement.options import Options
 
 COUNTS_EXAMPLE: Any = {"top_k": 1, "counts": [[9, 1, 4, 4], [2, 8, 6, 2]]}
@@ -55,7 +55,7 @@ class GroupBody(Body):
     """Group requests by home node together with placing the experts; the placement then has a router."""
 
     home_from: str | None = Field(default=None, max_length=40)
-    tolerance: float = TOLERANCE
+    tolerance: float = TOKEN_TOLERANCE
 
 
 class PlacementBody(Body):

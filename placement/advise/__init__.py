@@ -1,6 +1,6 @@
 """What users ask before they place experts: is it worth it, on which transport, with how many copies, for how long."""
 
-from placement.advise.advise import WORK_LIMIT, advise
+from placement.advise.advise import advise
 from placement.advise.results import Advice
 
-__all__ = ["WORK_LIMIT", "Advice", "advise"]
+__all__ = ["Advice", "advise"]

@@ -12,9 +12,10 @@ from placement.advise.figures import Figures
 from placement.advise.grouping import Grouping, grouping, why_not_grouped
 from placement.advise.phases import phases
 from placement.advise.results import Advice, Carried, Worth
+from placement.choices import ADVICE_WORK_LIMIT, MOST_DROPPED, TRANSPORTS
 from placement.cluster import Cluster
 from placement.cost.step_time import STEP_TOKENS_PER_GPU
-from placement.cost.transport import TRANSPORTS, sends_are_fixed
+from placement.cost.transport import sends_are_fixed
 from placement.errors import OptionError
 from placement.events import Listener, ignore
 from placement.options import Options
@@ -28,9 +29,6 @@ from placement.traces.parts import FEWEST_REQUESTS, FEWEST_TOKENS
 from placement.traces.split import split_requests
 from placement.traces.trace import Trace
 
-WORK_LIMIT = 10_000  # moves a layer: some 20 maps are solved, and a tenth of the work finds most of the gain
-MOST_DROPPED = 0.05
-
 
 def advice_options(options: Options) -> Options:
     """What is best is the shortest modelled step, by which maps are then judged; no bounds; less work a map."""
@@ -38,7 +36,7 @@ def advice_options(options: Options) -> Options:
         options,
         objective="time",
         bound="none",
-        work_limit=WORK_LIMIT if options.work_limit is None else options.work_limit,
+        work_limit=ADVICE_WORK_LIMIT if options.work_limit is None else options.work_limit,
     )
 
 

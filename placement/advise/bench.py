@@ -9,11 +9,11 @@ from typing import TypeVar
 
 from placement.advise.figures import SOLVED, Figures
 from placement.cluster import Cluster
-from placement.cost import evaluate, evaluate_counts
+from placement.cost.evaluation import evaluate, evaluate_counts
 from placement.events import Listener, Progress
 from placement.options import Options
+from placement.pipeline.solve import BASELINES
 from placement.placement_map import Placement
-from placement.solve import BASELINES
 from placement.solvers.run import solve_workload
 from placement.traces.count import count
 from placement.traces.counts_file import Counts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from placement.cost import Evaluation
+from placement.cost.evaluation import Evaluation
 
 LITTLE, MUCH = 0.02, 0.10  # of the modelled step: less is hardly anything, more is much
 LINEAR, EPLB, SOLVED = "linear", "eplb", "solved"

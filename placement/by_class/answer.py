@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from placement.cost import Evaluation
 from placement.cost.by_part import Answers, PartFigures
+from placement.cost.evaluation import Evaluation
 from placement.solution import Solution
 
 ONE, OWN = "one", "own"  # names of the map for all and of the class's own

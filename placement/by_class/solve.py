@@ -14,10 +14,10 @@ from placement.errors import InfeasibleError, LimitError, OptionError
 from placement.events import Listener, Progress, ignore
 from placement.options import Options
 from placement.parallel import make_executor
+from placement.pipeline.solve import BASELINES
 from placement.placement_map import Placement
 from placement.sides import count_training, measure_named
 from placement.solution import Solution
-from placement.solve import BASELINES
 from placement.solvers import get_solver
 from placement.solvers.run import solve_workload
 from placement.traces.classes import Sides, split_classes

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from placement.advise import WORK_LIMIT, advise
-from placement.advise.advise import MOST_DROPPED
+from placement.choices import ADVICE_WORK_LIMIT, MOST_DROPPED
 from placement.cli.shared import (
     ClusterFile,
     GpusPerNode,
@@ -30,8 +29,6 @@ from placement.cli.shared import (
     stdout_console,
 )
 from placement.files import check_writable, write_atomic
-from placement.options import Options
-from placement.report.advice_tables import advice_tables
 
 
 def advise_command(
@@ -55,12 +52,18 @@ def advise_command(
         float, typer.Option(help="Share of the assignments that a capacity factor may drop.")
     ] = MOST_DROPPED,
     holdout: Holdout = 0.2,
-    work_limit: Annotated[int, typer.Option(help="Moves that a search proposes per layer, for each map.")] = WORK_LIMIT,
+    work_limit: Annotated[
+        int, typer.Option(help="Moves that a search proposes per layer, for each map.")
+    ] = ADVICE_WORK_LIMIT,
     seed: Seed = 0,
     workers: Workers = None,
     json_output: Json = False,
 ) -> None:
     """Say what placing the experts in TRACES (or a file of counts) brings on a cluster, and with which settings."""
+    from placement.advise import advise
+    from placement.options import Options
+    from placement.report.advice_tables import advice_tables
+
     options = Options(transport=transport, replica_choice=replica_choice, seed=seed, work_limit=work_limit)
     if output is not None:
         check_writable(output)

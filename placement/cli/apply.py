@@ -7,11 +7,8 @@ from typing import Annotated
 
 import typer
 
-from placement.checkpoint import apply_map, restore_checkpoint
 from placement.cli.shared import Json, Workers, print_json, progress_listener
 from placement.errors import OptionError
-from placement.parallel import make_executor
-from placement.placement_json import load_placement
 
 
 def apply_command(
@@ -28,6 +25,10 @@ def apply_command(
     json_output: Json = False,
 ) -> None:
     """Cut a checkpoint into one file for each rank, experts in the order of the map's slots."""
+    from placement.checkpoint import apply_map, restore_checkpoint
+    from placement.parallel import make_executor
+    from placement.placement_json import load_placement
+
     if (placement is None) != inverse:
         raise OptionError("give --map placement.json to cut a checkpoint, or --inverse to put it together again")
     with make_executor(workers) as executor, progress_listener(quiet) as listener:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from placement.by_class import ByClass
+from placement.choices import CLASSES
 from placement.cli.shared import stdout_console
-from placement.report.by_class import class_table, terminal_class_table
-from placement.traces.classes import CLASSES
+
+if TYPE_CHECKING:
+    from placement.by_class import ByClass
 
 By = Annotated[
     str | None,
@@ -21,6 +22,8 @@ MapsOut = Annotated[Path | None, typer.Option(help="Folder for the placement fil
 
 def show_classes(answer: ByClass) -> None:
     """The table of classes, and what it means."""
+    from placement.report.by_class import class_table, terminal_class_table
+
     console = stdout_console()
     console.print(terminal_class_table(answer))
     for sentence in class_table(answer).said:

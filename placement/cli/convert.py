@@ -9,10 +9,7 @@ import typer
 
 from placement.cli.shared import Json, print_json, stdout_console
 from placement.errors import printable
-from placement.report.numbers import plural
-from placement.traces.readers import AUTO, READERS, ReadOptions
-from placement.traces.readers.base import parse_ids, ranges
-from placement.traces.readers.convert import convert
+from placement.traces.readers import AUTO, READERS
 
 
 def convert_command(
@@ -30,6 +27,10 @@ def convert_command(
     json_output: Json = False,
 ) -> None:
     """Make expert-trace/1, or a file of counts, of what an engine recorded."""
+    from placement.report.numbers import plural
+    from placement.traces.readers.base import ReadOptions, parse_ids, ranges
+    from placement.traces.readers.convert import convert
+
     ids = None if layer_ids is None else parse_ids(layer_ids)
     options = ReadOptions(model=model, num_experts=experts, top_k=top_k, layer_ids=ids)
     done = convert(recording, output, reader=reader, options=options)

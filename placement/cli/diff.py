@@ -8,11 +8,7 @@ from typing import Annotated
 import typer
 
 from placement.cli.shared import Json, print_json, stdout_console
-from placement.cluster import Cluster, cluster_from_yaml
 from placement.files import check_writable, write_atomic
-from placement.migration import migration_plan
-from placement.placement_json import document_bytes, load_placement
-from placement.report.migration import migration_table
 
 
 def diff_command(
@@ -23,6 +19,11 @@ def diff_command(
     json_output: Json = False,
 ) -> None:
     """Show which weights have to be copied to get from one placement to another."""
+    from placement.cluster import Cluster, cluster_from_yaml
+    from placement.migration import migration_plan
+    from placement.placement_json import document_bytes, load_placement
+    from placement.report.migration import migration_table
+
     if output is not None:
         check_writable(output)
     old_map, old_file = load_placement(current)

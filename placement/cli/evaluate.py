@@ -8,14 +8,6 @@ from typing import Annotated
 import typer
 
 from placement.cli.shared import Json, ReplicaChoice, Traces, Transport, Workers, print_json, stdout_console
-from placement.cluster import cluster_from_yaml
-from placement.cost import evaluate
-from placement.grouping.grouping_json import load_grouping
-from placement.parallel import make_executor
-from placement.placement_json import load_placement
-from placement.report.numbers import plural
-from placement.report.tables import evaluation_table
-from placement.traces import open_trace
 
 
 def evaluate_command(
@@ -33,6 +25,15 @@ def evaluate_command(
     json_output: Json = False,
 ) -> None:
     """Measure placement maps on TRACES, exactly and on every token."""
+    from placement.cluster import cluster_from_yaml
+    from placement.cost.evaluation import evaluate
+    from placement.grouping.grouping_json import load_grouping
+    from placement.parallel import make_executor
+    from placement.placement_json import load_placement
+    from placement.report.numbers import plural
+    from placement.report.tables import evaluation_table
+    from placement.traces.trace import open_trace
+
     loaded = [load_placement(path) for path in maps]
     trace = open_trace(traces)
     home_Q = None

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-import numpy.typing as npt
 import typer
 
 from placement.cli.shared import open_input
 from placement.errors import MapError, OptionError
-from placement.exporters import EXPORTERS, ExportOptions, get_exporter, get_importer
-from placement.exporters.imports import imported
-from placement.exporters.layers import described, layer_numbers
+from placement.exporters import EXPORTERS, get_exporter, get_importer
 from placement.files import check_writable, write_atomic
 from placement.model import Model
-from placement.placement_json import load_placement, placement_document, save_placement
-from placement.traces import Trace, count
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 MoeLayers = Annotated[
     str | None, typer.Option(help="Absolute numbers of the MoE layers, as 3-60 or 1,3,5-9, if the file has others.")
@@ -40,6 +38,10 @@ def export_command(
     ] = None,
 ) -> None:
     """Write a placement as the file that an engine loads, and beside it how to start the engine."""
+    from placement.exporters.base import ExportOptions
+    from placement.exporters.layers import described, layer_numbers
+    from placement.placement_json import load_placement
+
     exporter = get_exporter(to)
     check_writable(output)
     if output.suffix not in exporter.suffixes:
@@ -85,6 +87,10 @@ def import_command(
     name: Annotated[str | None, typer.Option(help="Name of the model. [default: that of the file]")] = None,
 ) -> None:
     """Read the map that an engine loads, check it, and write it as a placement file."""
+    from placement.exporters.imports import imported
+    from placement.exporters.layers import layer_numbers
+    from placement.placement_json import placement_document, save_placement
+
     importer = get_importer(source)
     if file.suffix not in importer.suffixes:
         raise OptionError(f"--from {source} reads {' or '.join(importer.suffixes)}; {file} ends otherwise")
@@ -113,6 +119,9 @@ def import_command(
 
 
 def _load_LE(paths: list[str], model: Model) -> npt.NDArray[np.int64]:
+    from placement.traces.count import count
+    from placement.traces.trace import Trace
+
     traffic = open_input(paths, model.top_k if len(paths) == 1 and Path(paths[0]).is_file() else None)
     if not traffic.model.same_routing(model):
         raise OptionError(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from placement.choices import TOKEN_TOLERANCE
 from placement.cli.shared import (
     Holdout,
     Json,
@@ -20,18 +21,11 @@ from placement.cli.shared import (
     progress_listener,
     stdout_console,
 )
-from placement.cluster import Cluster, cluster_from_yaml
 from placement.errors import OptionError
 from placement.files import check_writable, write_atomic
-from placement.group import solve_grouped
-from placement.grouped import GroupedSolution
-from placement.grouping.assign import TOLERANCE
-from placement.grouping.grouping_json import save_grouping
-from placement.grouping_document import grouping_document
-from placement.options import Options
-from placement.placement_json import load_placement
-from placement.report.grouping import domains_table, gains_table
-from placement.traces import open_trace
+
+if TYPE_CHECKING:
+    from placement.grouped import GroupedSolution
 
 HomeFrom = Annotated[
     str | None,
@@ -49,7 +43,7 @@ def group_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="Grouping file to write.")] = Path("grouping.json"),
     cluster: MapCluster = None,
     home_from: HomeFrom = None,
-    token_tolerance: TokenTolerance = TOLERANCE,
+    token_tolerance: TokenTolerance = TOKEN_TOLERANCE,
     replica_choice: ReplicaChoice = "min-nodes",
     transport: Transport = "node",
     holdout: Holdout = 0.2,
@@ -59,6 +53,14 @@ def group_command(
     json_output: Json = False,
 ) -> None:
     """Group the requests in TRACES by home node for a placement that exists, and fit a router for new ones."""
+    from placement.cluster import Cluster, cluster_from_yaml
+    from placement.group import solve_grouped
+    from placement.grouping.grouping_json import save_grouping
+    from placement.grouping_document import grouping_document
+    from placement.options import Options
+    from placement.placement_json import load_placement
+    from placement.traces.trace import open_trace
+
     for path in (output, report):
         if path is not None:
             check_writable(path)
@@ -97,6 +99,8 @@ def group_command(
 
 def show_grouping(grouped: GroupedSolution) -> None:
     """The tables of gains and of domains."""
+    from placement.report.grouping import domains_table, gains_table
+
     console = stdout_console()
     console.print(gains_table(grouped))
     console.print()

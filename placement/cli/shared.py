@@ -8,23 +8,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
 
-from placement.cluster import Cluster, cluster_from_yaml
+from placement.choices import TRANSPORTS
 from placement.cost.replica_choice import REPLICA_CHOICES
-from placement.cost.transport import TRANSPORTS
 from placement.errors import InputError, OptionError, TraceError
 from placement.events import Listener, Progress, ignore
-from placement.traces import Trace, open_trace
-from placement.traces.counted import Counted
-from placement.traces.counts_file import Counts, is_counts_file, read_counts
-from placement.traces.counts_folder import read_counted
 from placement.traces.readers import detect
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from placement.cluster import Cluster
+    from placement.traces.counted import Counted
+    from placement.traces.counts_file import Counts
+    from placement.traces.trace import Trace
 
 Traces = Annotated[
     list[str], typer.Argument(metavar="TRACES...", help="Folders (or globs, or folders of folders) of expert-trace/1.")
@@ -70,6 +70,8 @@ def print_json(document: Any) -> None:
 
 def stdout_console() -> Console:
     """Tables go to stdout; where it is not a terminal they are 100 columns wide and without colour."""
+    from rich.console import Console
+
     console = Console()
     return console if console.is_terminal else Console(width=100)
 
@@ -77,6 +79,10 @@ def stdout_console() -> Console:
 @contextmanager
 def progress_listener(quiet: bool) -> Iterator[Listener]:
     """A bar with what is done and the time left on a terminal, plain lines elsewhere; always on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
     console = Console(stderr=True)
     if quiet:
         yield ignore
@@ -119,6 +125,9 @@ def _plain_lines() -> Listener:
 
 def open_input(paths: list[str], top_k: int | None) -> Trace | Counts:
     """Traces, or one file of counts."""
+    from placement.traces.counts_file import is_counts_file, read_counts
+    from placement.traces.trace import open_trace
+
     files = [path for path in paths if is_counts_file(path)]
     if not files:
         if top_k is not None:
@@ -137,6 +146,8 @@ def open_input(paths: list[str], top_k: int | None) -> Trace | Counts:
 
 def open_counted(paths: list[str]) -> Counted:
     """One folder of counts."""
+    from placement.traces.counts_folder import read_counted
+
     if len(paths) > 1:
         raise OptionError(
             f"{paths[0]} and {len(paths) - 1} more were given; counts are solved alone: add several up first, "
@@ -165,6 +176,8 @@ def cluster_from_options(
     slots_per_gpu: int | None,
     redundant_experts: int | None,
 ) -> Cluster:
+    from placement.cluster import Cluster, cluster_from_yaml
+
     shape = {
         "--nodes": nodes,
         "--gpus-per-node": gpus_per_node,

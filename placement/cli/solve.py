@@ -5,15 +5,14 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
-from placement.by_class import solve_by
+from placement.choices import BALANCE_WEIGHT, BOUNDS, HOLDOUT, OBJECTIVES, PARTINGS, TOKEN_TOLERANCE
 from placement.cli.by_class import By, MapsOut
 from placement.cli.engine import THREADS, Address, Engine, open_engine
 from placement.cli.group import HomeFrom, TokenTolerance
-from placement.cli.remote import check_remote, solve_remotely
 from placement.cli.shared import (
     ClusterFile,
     GpusPerNode,
@@ -35,21 +34,14 @@ from placement.cli.shared import (
     stdout_console,
 )
 from placement.cli.solve_checks import Outputs, check_alone, check_needed
-from placement.cli.solve_output import Answer
 from placement.errors import OptionError
 from placement.events import Listener
-from placement.group import solve_grouped
-from placement.grouping.assign import TOLERANCE
-from placement.options import BALANCE_WEIGHT, BOUNDS, OBJECTIVES, Options
-from placement.pareto import solve_front
-from placement.placement_json import load_placement
-from placement.solve import HOLDOUT, solve
 from placement.solvers import SOLVERS
-from placement.traces import Trace
-from placement.traces.counted import Counted
-from placement.traces.counts_file import Counts
-from placement.traces.counts_folder import is_counts_folder
-from placement.traces.parts import PARTINGS
+
+if TYPE_CHECKING:
+    from placement.traces.counted import Counted
+    from placement.traces.counts_file import Counts
+    from placement.traces.trace import Trace
 
 
 def solve_command(
@@ -114,7 +106,7 @@ def solve_command(
         Path | None, typer.Option(help="File for homes of requests and the router; needs --group.")
     ] = None,
     home_from: HomeFrom = None,
-    token_tolerance: TokenTolerance = TOLERANCE,
+    token_tolerance: TokenTolerance = TOKEN_TOLERANCE,
     by: By = None,
     maps_out: MapsOut = None,
     workers: Workers = None,
@@ -131,6 +123,17 @@ def solve_command(
     json_output: Json = False,
 ) -> None:
     """Find a placement for the experts in TRACES (or in counts) and measure it beside linear and eplb."""
+    from placement.by_class import solve_by
+    from placement.cli.remote import check_remote, solve_remotely
+    from placement.cli.solve_output import Answer
+    from placement.group import solve_grouped
+    from placement.options import Options
+    from placement.pareto import solve_front
+    from placement.pipeline.solve import solve
+    from placement.placement_json import load_placement
+    from placement.traces.counted import Counted
+    from placement.traces.counts_folder import is_counts_folder
+
     options = Options(
         solver=solver,
         objective=objective,
@@ -257,6 +260,8 @@ class Common(TypedDict):
 
 def tokens_of(trace: Trace | Counts | Counted, why: str) -> Trace:
     """The trace; raises OptionError, which says why it is needed, for counts."""
+    from placement.traces.trace import Trace
+
     if isinstance(trace, Trace):
         return trace
     raise OptionError(why)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from placement.choices import HOLDOUT, STUDIES
 from placement.cli.convert import convert_command
 from placement.cli.engine import THREADS, Address, Engine, open_engine
 from placement.cli.shared import (
@@ -20,24 +21,13 @@ from placement.cli.shared import (
     progress_listener,
     stdout_console,
 )
-from placement.cli.study_tables import study_tables
-from placement.cli.trace_tables import info_tables
 from placement.errors import OptionError
 from placement.events import Progress
 from placement.files import check_writable, write_atomic
-from placement.parallel import make_executor
-from placement.report.numbers import plural
-from placement.solve import HOLDOUT
-from placement.traces import open_trace
-from placement.traces.counted import Counted
-from placement.traces.counts_file import Counts
-from placement.traces.counts_folder import count_to_folder, is_counts_folder, merge_counted, parse_part
-from placement.traces.info import describe
 from placement.traces.presets import PRESETS, Shape, custom_shape, preset
-from placement.traces.split import split_requests
-from placement.traces.study import BY, characterize
-from placement.traces.synth import write_synthetic
-from placement.traces.write import check_folder, merge_traces, write_split
+
+if TYPE_CHECKING:
+    from placement.traces.counted import Counted
 
 app = typer.Typer(help="Describe, convert, study, count, split, merge and make traces.", no_args_is_help=True)
 app.command("convert")(convert_command)
@@ -53,6 +43,11 @@ def info_command(
     json_output: Json = False,
 ) -> None:
     """Say what TRACES hold, how their routing looks, and what they lack."""
+    from placement.cli.trace_tables import info_tables
+    from placement.parallel import make_executor
+    from placement.traces.info import describe
+    from placement.traces.trace import open_trace
+
     trace = open_trace(traces)
     total, done = trace.num_tokens_stored, 0
     with progress_listener(quiet=json_output) as listener, make_executor(workers) as executor:
@@ -75,7 +70,7 @@ def info_command(
 def characterize_command(
     traces: Traces,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page to write.")] = None,
-    by: Annotated[str, typer.Option(help=f"What requests are told apart by: {', '.join(BY)}.")] = BY[0],
+    by: Annotated[str, typer.Option(help=f"What requests are told apart by: {', '.join(STUDIES)}.")] = STUDIES[0],
     nodes: Annotated[
         int | None, typer.Option(help="Machines of the EP group. [default: 4, or as many as experts]")
     ] = None,
@@ -86,6 +81,11 @@ def characterize_command(
     json_output: Json = False,
 ) -> None:
     """Study what grouping of requests and maps by domain rest on, and can gain, on TRACES (or a file of counts)."""
+    from placement.cli.study_tables import study_tables
+    from placement.parallel import make_executor
+    from placement.traces.counts_file import Counts
+    from placement.traces.study import characterize
+
     if output is not None:
         check_writable(output)
     trace = open_input(traces, top_k)
@@ -129,6 +129,10 @@ def split_command(
     json_output: Json = False,
 ) -> None:
     """Split TRACES by request into OUTPUT/train and OUTPUT/held-out."""
+    from placement.traces.split import split_requests
+    from placement.traces.trace import open_trace
+    from placement.traces.write import check_folder, write_split
+
     check_folder(output)
     train, held_out = split_requests(open_trace(traces), holdout, seed)
     sizes = dict(zip(("train", "held-out"), write_split(train, held_out, output), strict=True))
@@ -156,6 +160,10 @@ def count_command(
     json_output: Json = False,
 ) -> None:
     """Count TRACES once, in bounded memory, into a folder that `placement solve` takes instead of them."""
+    from placement.parallel import make_executor
+    from placement.traces.counts_folder import count_to_folder, parse_part
+    from placement.traces.trace import open_trace
+
     number, of = parse_part(part)
     trace = open_trace(traces)
     done = known = 0
@@ -180,6 +188,10 @@ def count_command(
 @app.command("merge")
 def merge_command(traces: Traces, output: Output, json_output: Json = False) -> None:
     """Write all tokens of TRACES to one folder with shards of even size; or add up folders of counts."""
+    from placement.traces.counts_folder import is_counts_folder, merge_counted
+    from placement.traces.trace import open_trace
+    from placement.traces.write import check_folder, merge_traces
+
     check_folder(output)
     if any(is_counts_folder(path) for path in traces):
         _report_counts(output, merge_counted(traces, output), 0, json_output)
@@ -208,6 +220,10 @@ def synth_command(
     json_output: Json = False,
 ) -> None:
     """Make a synthetic trace that resembles real ones in load, co-activation, domains and persistence."""
+    from placement.parallel import make_executor
+    from placement.traces.synth import write_synthetic
+    from placement.traces.write import check_folder
+
     check_folder(output)
     shape = _shape(preset_name, layers, experts, top_k)
     with make_executor(workers) as executor:
@@ -245,6 +261,8 @@ def _report(output: Path, num_tokens: int, json_output: bool) -> None:
 
 
 def _report_counts(output: Path, counted: Counted, known: int, json_output: bool) -> None:
+    from placement.report.numbers import plural
+
     sizes = [side.num_tokens for side in counted.sides]
     if json_output:
         names = ("num_tokens_train", "num_tokens_held_out")
@@ -261,6 +279,8 @@ def _report_counts(output: Path, counted: Counted, known: int, json_output: bool
 
 
 def _say_written(folder: Path, num_tokens: int) -> None:
+    from placement.report.numbers import plural
+
     stdout_console().print(
         f"wrote {folder}: {plural(num_tokens, 'token')}", highlight=False, markup=False, soft_wrap=True
     )

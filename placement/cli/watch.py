@@ -6,31 +6,22 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from placement.choices import DRIFT_LEVEL, HORIZON_STEPS, MIN_EFFECT
 from placement.cli.shared import MapCluster, ReplicaChoice, Seed, Transport, Workers, print_json
-from placement.cli.watch_remote import Service
-from placement.client import Client
-from placement.cluster import Cluster, cluster_from_yaml
 from placement.errors import OptionError, PlacementError
 from placement.files import check_folder, make_folder, write_atomic
-from placement.options import Options
-from placement.placement_json import (
-    cluster_document,
-    document_bytes,
-    load_placement,
-    placement_document,
-    save_placement,
-)
-from placement.traces import count, open_trace
 from placement.version import VERSION
-from placement.watch import Decision, Planner, Window
-from placement.watch.drift import LEVEL, MIN_EFFECT
-from placement.watch.engine import Recorder
-from placement.watch.follower import Follower
-from placement.watch.planner import CHANGE, HORIZON_STEPS, STEADY, Solve
+
+if TYPE_CHECKING:
+    from placement.cli.watch_remote import Service
+    from placement.watch import Decision, Planner, Window
+    from placement.watch.engine import Recorder
+    from placement.watch.follower import Follower
+    from placement.watch.planner import Solve
 
 
 def watch_command(
@@ -44,7 +35,7 @@ def watch_command(
     ] = None,
     cluster: MapCluster = None,
     window_tokens: Annotated[int, typer.Option(help="Newest tokens that are looked at.")] = 200_000,
-    level: Annotated[float, typer.Option(help="Level of the test of drift: its false alarms a look.")] = LEVEL,
+    level: Annotated[float, typer.Option(help="Level of the test of drift: its false alarms a look.")] = DRIFT_LEVEL,
     min_effect: Annotated[float, typer.Option(help="Share of assignments that must have moved.")] = MIN_EFFECT,
     horizon_steps: Annotated[int, typer.Option(help="Steps in which a new map has to pay.")] = HORIZON_STEPS,
     max_moves: Annotated[
@@ -73,6 +64,17 @@ def watch_command(
     ] = False,
 ) -> None:
     """Follow the traffic in DIR, and propose another map when the traffic has drifted and a change pays."""
+    from placement.cli.watch_remote import Service
+    from placement.client import Client
+    from placement.cluster import Cluster, cluster_from_yaml
+    from placement.options import Options
+    from placement.placement_json import load_placement
+    from placement.traces.count import count
+    from placement.traces.trace import open_trace
+    from placement.watch import Planner, Window
+    from placement.watch.engine import Recorder
+    from placement.watch.follower import Follower
+
     if not interval > 0:
         raise OptionError(f"interval={interval} must be more than 0 seconds")
     check_folder(output)
@@ -161,6 +163,8 @@ class _Watch:
         self._say(event, words)
 
     def _decide(self) -> None:
+        from placement.watch.planner import CHANGE
+
         if not self.begun and self.window.num_tokens < self.window.size_tokens:
             return
         self.begun, self.since = True, 0
@@ -181,6 +185,8 @@ class _Watch:
         return None if service is None else lambda traffic: service.solve(traffic, planner.cluster, planner.search)
 
     def _propose(self, decision: Decision) -> dict[str, str]:
+        from placement.placement_json import cluster_document, document_bytes, placement_document, save_placement
+
         assert decision.placement is not None and decision.plan is not None
         self.proposals += 1
         make_folder(self.output)
@@ -208,6 +214,8 @@ class _Watch:
 
 
 def _words(decision: Decision, files: dict[str, str]) -> str:
+    from placement.watch.planner import CHANGE, STEADY
+
     drift, told = decision.drift, ""
     if drift is not None:
         told = f" (p = {drift.p_value:.3f}, {max(drift.effect, 0.0):.1%} of assignments moved)"

@@ -13,11 +13,10 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from placement.choices import TRANSPORTS
 from placement.cluster import Cluster
 from placement.cost.traffic import Traffic
 from placement.errors import OptionError
-
-TRANSPORTS = ("node", "rank", "assignment", "allgather")
 
 
 def check_transport(name: str) -> None:

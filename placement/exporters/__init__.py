@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from placement.errors import OptionError
-from placement.exporters.base import Export, Exporter, ExportOptions, FileMap, Importer
+
+if TYPE_CHECKING:
+    from placement.exporters.base import Exporter, Importer
 
 EXPORTERS = {
     "native": "placement.exporters.native:Native",
@@ -30,6 +32,8 @@ def get_exporter(name: str) -> Exporter:
 
 def get_importer(name: str) -> Importer:
     """The exporter of that name, if its files can be read back. Raises OptionError."""
+    from placement.exporters.base import Importer
+
     exporter = _made(name) if name in EXPORTERS else None
     if not isinstance(exporter, Importer):
         readable = [other for other in EXPORTERS if isinstance(_made(other), Importer)]
@@ -39,7 +43,7 @@ def get_importer(name: str) -> Importer:
 
 def _made(name: str) -> Exporter:
     module, attribute = EXPORTERS[name].split(":")
-    return cast(Exporter, getattr(import_module(module), attribute)())
+    return cast("Exporter", getattr(import_module(module), attribute)())
 
 
-__all__ = ["EXPORTERS", "Export", "ExportOptions", "Exporter", "FileMap", "Importer", "get_exporter", "get_importer"]
+__all__ = ["EXPORTERS", "get_exporter", "get_importer"]

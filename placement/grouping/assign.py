@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from placement.choices import TOKEN_TOLERANCE
 from placement.errors import OptionError
 from placement.grouping.assign_kernels import improve, repair
 
 log = logging.getLogger("placement")
 
-TOLERANCE = 0.02
 GAP = 1e-3  # a smaller gap between answer and bound is not worth more work
 FLOW_UNITS = 1e6  # a token's cost is rounded down to whole parts of the mean, so many
 EXACT_SIZE = 20_000  # requests times nodes that CP-SAT is given
@@ -58,7 +58,7 @@ class Assignment:
 
 
 def assign_homes(
-    cost_QN: Floats, tokens_Q: npt.NDArray[np.int64], *, tolerance: float = TOLERANCE, exact: bool = True
+    cost_QN: Floats, tokens_Q: npt.NDArray[np.int64], *, tolerance: float = TOKEN_TOLERANCE, exact: bool = True
 ) -> Assignment:
     """The homes that cost least of all that give no node more than (1 + tolerance) times its share of tokens.
 

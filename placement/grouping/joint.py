@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from placement.choices import TOKEN_TOLERANCE
 from placement.cluster import Cluster
 from placement.events import Listener, Progress, ignore
 from placement.grouping.align import align_nodes
-from placement.grouping.assign import TOLERANCE, Assignment, assign_homes
+from placement.grouping.assign import Assignment, assign_homes
 from placement.grouping.home_costs import HomeCosts, home_costs
 from placement.grouping.requests import Requests
 from placement.options import Options
@@ -47,7 +48,7 @@ def solve_joint(
     options: Options,
     start: Placement,
     *,
-    tolerance: float = TOLERANCE,
+    tolerance: float = TOKEN_TOLERANCE,
     rounds: int = ROUNDS,
     executor: Executor,
     workers: int | None = None,

@@ -7,9 +7,9 @@ from typing import Any
 
 from placement.files import make_folder, write_atomic
 from placement.pareto.answer import Front
+from placement.pipeline.solve import BASELINES
 from placement.placement_json import document_bytes, save_placement
 from placement.solution import Solution, solution_document
-from placement.solve import BASELINES
 
 SCHEMA = "expert-front/1"
 FRONT_FILE, PLOT_FILE = "front.json", "front.png"

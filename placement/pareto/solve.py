@@ -11,25 +11,25 @@ from typing import TypeVar
 import numpy as np
 
 from placement.cluster import Cluster
-from placement.cost import Evaluation
 from placement.cost.by_part import Answers, evaluate_parts
+from placement.cost.evaluation import Evaluation
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
 from placement.options import Options
 from placement.parallel import make_executor, width
 from placement.pareto.answer import Front, FrontPoint
+from placement.pipeline.solve import BASELINES, part_figures, parts_to_measure
 from placement.sides import count_training, measure, measure_named
 from placement.solution import Solution
-from placement.solve import BASELINES, part_figures, parts_to_measure
 from placement.solvers import get_solver
 from placement.solvers.answers import FROM_CURRENT
 from placement.solvers.fronts import Row
 from placement.solvers.layer_problems import layer_problem
 from placement.solvers.run import Deadlines, end_of, placement_of, side_by_side
 from placement.solvers.weights import LayerWeights, Pick, solve_weights, weights_with
-from placement.traces import Trace
 from placement.traces.counts_file import Counts
 from placement.traces.split import split_requests
+from placement.traces.trace import Trace
 from placement.workload import Workload
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from placement.by_class import ONE, OWN, ByClass, Cost
-from placement.cost import Evaluation
+from placement.cost.evaluation import Evaluation
 from placement.errors import printable
 from placement.report.numbers import change, number
 from placement.report.summary import REFERENCE, shown_part

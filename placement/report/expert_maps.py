@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost import Evaluation
+from placement.cost.evaluation import Evaluation
 from placement.placement_map import Placement
 from placement.report.figures import rank_load_LG
 from placement.report.numbers import number

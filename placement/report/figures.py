@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost import Evaluation
+from placement.cost.evaluation import Evaluation
 from placement.report.layer_lines import Line, layer_lines, layer_ticks
 from placement.report.numbers import number
 from placement.report.png import heatmap_uri

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from placement.cost import Evaluation
+from placement.cost.evaluation import Evaluation
 from placement.pareto import Front, FrontPoint
 from placement.report.numbers import number, percent
 from placement.report.summary import REFERENCE, parts

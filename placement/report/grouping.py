@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from placement.cost import Evaluation
+from placement.cost.evaluation import Evaluation
 from placement.errors import printable
 from placement.grouped import Gain, GroupedSolution
 from placement.grouping_document import domain_rows

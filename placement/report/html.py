@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from placement.by_class import ByClass
-from placement.cost import Evaluation
+from placement.cost.evaluation import Evaluation
 from placement.errors import printable
 from placement.grouped import GroupedSolution
 from placement.report import figures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from placement.cost import Evaluation
+from placement.cost.evaluation import Evaluation
 from placement.cost.transport import sends_are_fixed
 from placement.report.numbers import change, number, percent
 from placement.solution import Solution

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from placement.cost import Evaluation
+from placement.cost.evaluation import Evaluation
 from placement.errors import printable
 from placement.report.numbers import change, human_bytes, number, plural
 from placement.report.summary import REFERENCE, headline, parts, sends_known

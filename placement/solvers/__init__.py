@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from placement.errors import OptionError
-from placement.solvers.base import Solver
+
+if TYPE_CHECKING:
+    from placement.solvers.base import Solver
 
 SOLVERS = {
     "auto": "placement.solvers.auto:Auto",
@@ -27,7 +29,7 @@ def get_solver(name: str) -> Solver:
     if name not in SOLVERS:
         raise OptionError(f"solver={name!r} is unknown; choose one of {', '.join(SOLVERS)}")
     module, attribute = SOLVERS[name].split(":")
-    return cast(Solver, getattr(import_module(module), attribute)())
+    return cast("Solver", getattr(import_module(module), attribute)())
 
 
-__all__ = ["SOLVERS", "Solver", "get_solver"]
+__all__ = ["SOLVERS", "get_solver"]

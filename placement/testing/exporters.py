@@ -12,7 +12,7 @@ import pytest
 
 from placement.cost.replica_choice import REPLICA_CHOICES
 from placement.errors import MapError
-from placement.exporters import Export, Exporter, ExportOptions, Importer
+from placement.exporters.base import Export, Exporter, ExportOptions, Importer
 from placement.exporters.imports import imported
 from placement.model import Model
 from placement.placement_map import Placement

@@ -26,8 +26,8 @@ import numpy as np
 
 from placement.errors import PlacementError
 from placement.traces.counts_file import read_counts
-from placement.traces.readers import Reader, ReadOptions, detect
-from placement.traces.readers.base import CountRecording
+from placement.traces.readers import detect
+from placement.traces.readers.base import CountRecording, Reader, ReadOptions
 from placement.traces.readers.convert import Conversion, convert
 from placement.traces.trace import open_trace
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from placement.choices import CLASSES
 from placement.errors import OptionError
 from placement.traces.cut import PREFILL, cut_requests
 from placement.traces.parts import FEWEST_TOKENS, parts_of
 from placement.traces.split import split_by_part, split_requests
 from placement.traces.trace import Trace
 
-DOMAIN, CATEGORY, PHASE = CLASSES = ("domain", "category", "phase")
+DOMAIN, CATEGORY, PHASE = CLASSES
 PHASES = (PREFILL, "decode")
 
 Sides = tuple[Trace, ...]  # training, and held out if any requests were

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from placement.choices import PARTINGS
 from placement.errors import OptionError
 from placement.traces.trace import Trace
 
 log = logging.getLogger("placement")
 
-PARTINGS = ("domain", "category", "traces", "windows:N")
 FEWEST_TOKENS, FEWEST_REQUESTS = 256, 4
 OTHER, UNNAMED = "other", "no {key}"
 

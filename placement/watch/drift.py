@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from placement.choices import DRIFT_LEVEL, MIN_EFFECT
 from placement.errors import OptionError
 from placement.workload import Workload
 
-LEVEL, MIN_EFFECT, PERMUTATIONS = 0.01, 0.02, 499
+PERMUTATIONS = 499
 CHANCE = 63  # of the permutations also give what chance makes of the effect
 FEWEST_OLD, FEWEST_NEW = 4, 8  # requests before a cut, and since: a map is fitted to these
 
@@ -54,7 +55,7 @@ def drift_test(
     reference: Workload,
     buckets: Sequence[Workload],
     *,
-    level: float = LEVEL,
+    level: float = DRIFT_LEVEL,
     min_effect: float = MIN_EFFECT,
     permutations: int = PERMUTATIONS,
     seed: int = 0,

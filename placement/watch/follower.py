@@ -9,10 +9,11 @@ from pathlib import Path
 
 from placement.errors import PlacementError, TraceError
 from placement.model import Model
-from placement.traces import Trace, count, open_trace
+from placement.traces.count import count
 from placement.traces.format import read_manifest
-from placement.traces.readers import ReadOptions
+from placement.traces.readers.base import ReadOptions
 from placement.traces.readers.convert import convert
+from placement.traces.trace import Trace, open_trace
 from placement.workload import Workload
 
 MANIFEST = "trace.json"

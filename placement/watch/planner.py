@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from placement.choices import DRIFT_LEVEL, HORIZON_STEPS, MIN_EFFECT
 from placement.cluster import Cluster
 from placement.cost.step_time import STEP_TOKENS_PER_GPU, step_time_us
 from placement.errors import OptionError
@@ -18,13 +19,12 @@ from placement.parallel import make_executor
 from placement.placement_map import Placement
 from placement.solvers.layer_problems import layer_problem
 from placement.solvers.run import solve_workload
-from placement.watch.drift import LEVEL, MIN_EFFECT, Drift, check_test, drift_test
+from placement.watch.drift import Drift, check_test, drift_test
 from placement.watch.unseen import fitted_and_unseen
 from placement.watch.window import Window
 from placement.workload import Workload
 
 STEADY, NOT_WORTH_IT, CHANGE = "steady", "not-worth-it", "change"
-HORIZON_STEPS = 10_000
 MOVED = 3  # one slot in so many is the most that a change moves: what more would gain is little
 GROWN = 2  # a map is looked at again when the window has so many times the tokens that it was fitted to
 
@@ -84,7 +84,7 @@ class Planner:
     options: Options = field(default_factory=lambda: Options(objective="time", bound="none"))
     horizon_steps: int = HORIZON_STEPS
     tokens_per_gpu: int = STEP_TOKENS_PER_GPU
-    level: float = LEVEL
+    level: float = DRIFT_LEVEL
     min_effect: float = MIN_EFFECT
 
     def __post_init__(self) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from placement.traces import Trace, open_trace
 from placement.traces.format import SCHEMA, Manifest, id_dtype, write_manifest, write_shard
+from placement.traces.trace import Trace, open_trace
 
 Pairs = Sequence[tuple[int, int]]
 

@@ -14,7 +14,7 @@ from placement.advise import advise
 from placement.advise.figures import EPLB, LINEAR, SOLVED, Figures
 from placement.advise.redundancy import SLOT_PRICE, Redundancy, Redundant
 from placement.by_class import solve_by
-from placement.cost.transport import TRANSPORTS
+from placement.choices import TRANSPORTS
 from placement.errors import OptionError
 from placement.group import solve_grouped
 from placement.report.advice_words import answers

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.advise.capacity import FACTORS, IN_ORDER, MIXED, WHOLE, capacity
-from placement.traces import open_trace
 from placement.traces import trace as trace_module
+from placement.traces.trace import open_trace
 
 Loads = list[np.ndarray]
 

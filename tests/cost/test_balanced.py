@@ -15,7 +15,7 @@ from placement import Cluster, Model, Options, Placement, evaluate, open_trace
 from placement.cost.balanced import DECAY, WINDOW
 from placement.mixing import mixed_order
 from placement.solvers.layer_problems import layer_problem
-from placement.traces import count
+from placement.traces.count import count
 
 NODES, GPUS, SLOTS, EXPERTS, TOP_K, LAYERS = 3, 2, 3, 12, 3, 2
 

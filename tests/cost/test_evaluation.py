@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from reference import Map, greedy_sizes, grouped, imbalance, layer_costs, layer_price, smallest_covers
 
 from placement import Cluster, Evaluation, Model, Placement, Trace, evaluate, open_trace
-from placement.cost.transport import TRANSPORTS
+from placement.choices import TRANSPORTS
 from placement.errors import MapError, OptionError, TraceError
 from placement.topology import EVEN, Level, Topology
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from placement.traces import open_trace
 from placement.traces.readers.convert import convert
+from placement.traces.trace import open_trace
 
 pytestmark = pytest.mark.engines
 CAPTURER = "vllm.model_executor.layers.fused_moe.routed_experts_capturer"

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from placement.errors import MapError
-from placement.exporters import ExportOptions, get_exporter, get_importer
+from placement.exporters import get_exporter, get_importer
+from placement.exporters.base import ExportOptions
 from placement.exporters.deepseek_eplb import eplb_tensors
 from placement.exporters.imports import imported
 from placement.placement_map import Placement

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from placement.errors import MapError, OptionError
-from placement.exporters import EXPORTERS, Exporter, ExportOptions, get_exporter, get_importer
+from placement.exporters import EXPORTERS, get_exporter, get_importer
+from placement.exporters.base import Exporter, ExportOptions
 from placement.exporters.layers import described, layer_numbers
 from placement.placement_json import load_placement
 from placement.placement_map import Placement

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from placement.errors import InputError, MapError, OptionError
-from placement.exporters import EXPORTERS, ExportOptions, FileMap, Importer, get_exporter, get_importer
+from placement.exporters import EXPORTERS, get_exporter, get_importer
+from placement.exporters.base import ExportOptions, FileMap, Importer
 from placement.exporters.imports import imported
 from placement.model import Model
 from placement.placement_json import load_placement

@@ -9,7 +9,8 @@ import numpy as np
 from fuzz_base import Seeds, Target, folder, refusing
 
 from placement.cluster import cluster_from_yaml
-from placement.exporters import ExportOptions, get_exporter, get_importer
+from placement.exporters import get_exporter, get_importer
+from placement.exporters.base import ExportOptions
 from placement.exporters.imports import imported
 from placement.grouping.grouping_json import load_grouping
 from placement.migration import map_digest

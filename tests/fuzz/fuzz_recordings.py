@@ -8,10 +8,11 @@ from pathlib import Path
 from fuzz_base import COUNTED_EXPERTS, TESTS, Target, folder, refusing
 
 from placement.testing.readers import Golden
-from placement.traces import count, open_trace
+from placement.traces.count import count
 from placement.traces.counts_file import read_counts
 from placement.traces.readers import READERS, detect
 from placement.traces.readers.convert import convert
+from placement.traces.trace import open_trace
 
 RECORDINGS = TESTS / "golden" / "readers"
 

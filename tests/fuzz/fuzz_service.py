@@ -15,7 +15,7 @@ from fuzz_maps import grouping_document
 from fuzz_traces import trace_parts
 
 from placement.grouping.grouping_json import load_grouping
-from placement.traces import open_trace
+from placement.traces.trace import open_trace
 
 
 def request_body(path: str) -> Target:

@@ -13,9 +13,9 @@ from html_page import Page
 
 from placement.report.numbers import number, percent
 from placement.report.study_page import study_html
-from placement.traces import open_trace
 from placement.traces.counts_file import read_counts
 from placement.traces.study import Study, characterize
+from placement.traces.trace import open_trace
 
 NASTY = "<script>alert('&')</script>\x00"
 

@@ -10,7 +10,8 @@ from placement_api.pages.start import start_of
 from placement_api.store.tables import TraceRow
 
 from placement.cluster_file import cluster_of
-from placement.exporters import EXPORTERS, ExportOptions, get_exporter
+from placement.exporters import EXPORTERS, get_exporter
+from placement.exporters.base import ExportOptions
 from placement.model import Model
 from placement.placement_map import Placement
 

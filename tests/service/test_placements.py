@@ -179,7 +179,7 @@ def test_the_client_and_the_command_line_solve_on_the_server(
     """`solve --server` writes the bytes that `solve` writes here; the client answers the library's types."""
     from placement import Cluster, Options, solve
     from placement.client import Client
-    from placement.traces import open_trace
+    from placement.traces.trace import open_trace
 
     shared = ("solve", trace, "--nodes", 2, "--gpus-per-node", 2, "--work-limit", 500, "--seed", 4)
     here, there = (tmp_path / name for name in ("here.json", "there.json"))

@@ -17,7 +17,8 @@ from placement_api.settings import Limits
 from tests_service import Server, problem_of, tar_of
 
 from placement.client import Client
-from placement.traces.readers import READERS, ReadOptions
+from placement.traces.readers import READERS
+from placement.traces.readers.base import ReadOptions
 from placement.traces.readers.convert import convert_below
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "readers"

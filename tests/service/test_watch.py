@@ -16,8 +16,9 @@ from test_planner import routed
 
 from placement.migration import map_digest
 from placement.placement_json import load_placement
-from placement.traces import count, open_trace
+from placement.traces.count import count
 from placement.traces.sampled import write_sample
+from placement.traces.trace import open_trace
 
 
 def test_proposals_are_made_and_kept_by_the_service(

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from placement.choices import BOUNDS
 from placement.cluster import Cluster
 from placement.cost.bounds import sends_bound, smallest_imbalance
 from placement.cost.envelope import fewest_nodes, least_at, lower_lines
-from placement.options import BOUNDS, Options
+from placement.options import Options
 from placement.problem import LayerProblem
 from placement.solvers import get_solver
 from placement.solvers.auto import Auto

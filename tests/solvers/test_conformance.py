@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from placement.errors import OptionError
-from placement.solvers import SOLVERS, Solver, get_solver
+from placement.solvers import SOLVERS, get_solver
+from placement.solvers.base import Solver
 from placement.testing.solvers import SolverContract
 
 

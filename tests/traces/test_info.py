@@ -11,7 +11,6 @@ import pytest
 
 from placement.errors import TraceError
 from placement.model import Model
-from placement.traces import open_trace
 from placement.traces.format import RequestEntry
 from placement.traces.info import describe
 from placement.traces.statistics import (
@@ -22,6 +21,7 @@ from placement.traces.statistics import (
     overlap_chance,
     previous_rows,
 )
+from placement.traces.trace import open_trace
 from placement.traces.write import Piece, new_folder, write_trace
 
 MODEL = Model(name="tiny", layer_ids=(1, 3), num_experts=4, top_k=2)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from placement.errors import InputError, OutputError, TraceError
-from placement.traces import Trace, open_trace
+from placement.traces.trace import Trace, open_trace
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", minversion="5", reason="transformers 5 is not installed")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from placement.errors import TraceError
-from placement.traces import count, open_trace
+from placement.traces.count import count
 from placement.traces.stored_path import StoredPath, is_url
+from placement.traces.trace import open_trace
 
 fsspec = pytest.importorskip("fsspec")
 

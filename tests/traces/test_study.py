@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from placement.errors import OptionError
-from placement.traces import open_trace
 from placement.traces.counts_file import read_counts
 from placement.traces.info import describe
 from placement.traces.study import Study, characterize
 from placement.traces.study.domains import PENALTIES, folds_of, told_labels
 from placement.traces.study.kernels import pack_evenly
 from placement.traces.study.layers import foretelling, gini, group_imbalance, top_share
+from placement.traces.trace import open_trace
 
 Array = np.ndarray
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from placement.traces import open_trace
 from placement.traces.info import TraceInfo, describe
 from placement.traces.presets import preset
 from placement.traces.synth import write_synthetic
+from placement.traces.trace import open_trace
 
 REPOSITORY = Path(__file__).parents[2]
 REAL = REPOSITORY.parent / "shared" / "data" / "gptoss20b"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from placement.cli import main
-from placement.traces import open_trace
+from placement.traces.trace import open_trace
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:

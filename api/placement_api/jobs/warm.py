@@ -14,15 +14,15 @@ from placement.cluster import Cluster
 from placement.model import Model
 from placement.options import Options
 from placement.parallel import make_executor
+from placement.pipeline.solve import solve
 from placement.report.html import report_html
-from placement.solve import solve
 from placement.solvers.anneal_replicas import anneal_replicas
 from placement.solvers.anneal_single import anneal_single
 from placement.solvers.balance_kernels import balanced_row
-from placement.traces import open_trace
 from placement.traces.counts_file import Counts
 from placement.traces.presets import custom_shape
 from placement.traces.synth import write_synthetic
+from placement.traces.trace import open_trace
 
 WORK = 100
 

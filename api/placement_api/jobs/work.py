@@ -9,7 +9,7 @@ from typing import Any
 
 from placement.cluster import Cluster
 from placement.cluster_file import ClusterFile, cluster_of
-from placement.cost import evaluate
+from placement.cost.evaluation import evaluate
 from placement.errors import OptionError
 from placement.events import Listener
 from placement.group import solve_grouped
@@ -17,11 +17,11 @@ from placement.grouping.grouping_json import grouping_bytes
 from placement.grouping_document import grouping_document
 from placement.options import Options
 from placement.parallel import make_executor
+from placement.pipeline.solve import solve
 from placement.placement_json import document_bytes, load_placement
 from placement.report.html import report_html
 from placement.solution import Solution, solution_document
-from placement.solve import solve
-from placement.traces import Trace
+from placement.traces.trace import Trace
 from placement_api.pages.figures import figures_bytes
 from placement_api.settings import Settings
 from placement_api.store.blobs import Blobs

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from placement.choices import BOUNDS, OBJECTIVES, TRANSPORTS
 from placement.cluster import Cluster
 from placement.cluster_file import ClusterFile, cluster_of
-from placement.cost import REPLICA_CHOICES
-from placement.cost.transport import TRANSPORTS
+from placement.cost.replica_choice import REPLICA_CHOICES
 from placement.errors import PlacementError
-from placement.options import BOUNDS, OBJECTIVES, Options
+from placement.options import Options
 from placement.solvers import SOLVERS
 from placement_api.problems import Problem
 from placement_api.store.tables import TraceRow

@@ -14,8 +14,8 @@ from placement.cluster import Cluster
 from placement.errors import PlacementError
 from placement.model import Model
 from placement.options import Options
+from placement.pipeline.solve import solve
 from placement.placement_json import load_placement
-from placement.solve import solve
 from placement.traces.counts_file import Counts
 from placement_api.metrics import CONTENT_TYPE, layer_series
 from placement_api.problems import Problem, faults, from_library

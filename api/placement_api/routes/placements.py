@@ -9,7 +9,8 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import delete, select
 from starlette.concurrency import run_in_threadpool
 
-from placement.exporters import EXPORTERS, ExportOptions, get_exporter
+from placement.exporters import EXPORTERS, get_exporter
+from placement.exporters.base import ExportOptions
 from placement.options import Options
 from placement.placement_json import load_placement
 from placement_api.answers import JobAnswer, PlacementAnswer

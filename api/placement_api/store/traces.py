@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from placement.files import make_folder, sync_folder, write_atomic
-from placement.traces import Trace, open_trace
 from placement.traces.counts_file import Counts, is_counts_file, read_counts
+from placement.traces.trace import Trace, open_trace
 from placement_api.archives import SUFFIXES, check_name, unpack
 from placement_api.problems import Problem
 from placement_api.reading import Found, ReadAs, found_of, read

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from placement.errors import OptionError, TraceError
-from placement.traces.readers.base import (
-    Batch,
-    CountRecording,
-    Reader,
-    ReadOptions,
-    Recording,
-    check_exists,
-)
+
+if TYPE_CHECKING:
+    from placement.traces.readers.base import Reader
 
 AUTO = "auto"
 READERS = {
@@ -35,11 +30,13 @@ def get_reader(name: str) -> Reader:
     if name not in READERS:
         raise OptionError(f"--from {name!r} is unknown; choose one of {AUTO}, {', '.join(READERS)}")
     module, attribute = READERS[name].split(":")
-    return cast(Reader, getattr(import_module(module), attribute)())
+    return cast("Reader", getattr(import_module(module), attribute)())
 
 
 def detect(path: str | Path) -> tuple[Reader, str]:
     """The reader that takes `path`, and why. Raises TraceError where none does, OptionError where several do."""
+    from placement.traces.readers.base import check_exists
+
     path = Path(path)
     check_exists(path)
     readers = [get_reader(name) for name in READERS]
@@ -56,14 +53,4 @@ def detect(path: str | Path) -> tuple[Reader, str]:
     return found[0]
 
 
-__all__ = [
-    "AUTO",
-    "READERS",
-    "Batch",
-    "CountRecording",
-    "ReadOptions",
-    "Reader",
-    "Recording",
-    "detect",
-    "get_reader",
-]
+__all__ = ["AUTO", "READERS", "detect", "get_reader"]

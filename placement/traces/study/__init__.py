@@ -2,6 +2,6 @@
 (arXiv 2604.23150) on one's own traffic."""
 
 from placement.traces.study.results import LayerStudy, Study
-from placement.traces.study.study import BY, characterize
+from placement.traces.study.study import characterize
 
-__all__ = ["BY", "LayerStudy", "Study", "characterize"]
+__all__ = ["LayerStudy", "Study", "characterize"]

@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 import numpy as np
 import numpy.typing as npt
 
+from placement.choices import STUDIES
 from placement.errors import OptionError
 from placement.parallel import run_tasks
 from placement.traces import statistics
@@ -19,7 +20,6 @@ from placement.traces.study.gather import QUARTER, STEPS, RequestCounts, gather_
 from placement.traces.study.results import Homes, LayerStudy, Study
 from placement.traces.trace import Trace
 
-BY = ("domain", "category")
 PLURAL = {"domain": "domains", "category": "categories"}
 NODES = 4
 MOST_DOMAINS = 40
@@ -48,8 +48,8 @@ def characterize(
     Loads and the overlap of consecutive tokens are those of all tokens (of the same shard, for the overlap); the rest
     is that of a uniform sample of at most 1,024 requests. Raises OptionError, TraceError.
     """
-    if by not in BY:
-        raise OptionError(f"by={by!r} is unknown; choose one of {', '.join(BY)}")
+    if by not in STUDIES:
+        raise OptionError(f"by={by!r} is unknown; choose one of {', '.join(STUDIES)}")
     if not 0 <= seed < 2**63:
         raise OptionError(f"seed={seed} must be from 0 to 2^63 - 1")
     model = trace.model

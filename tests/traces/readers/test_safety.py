@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from placement.errors import TraceError
-from placement.traces.readers import ReadOptions
+from placement.traces.readers.base import ReadOptions
 from placement.traces.readers.convert import convert
 
 

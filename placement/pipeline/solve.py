@@ -9,9 +9,10 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from placement.choices import HOLDOUT
 from placement.cluster import Cluster
-from placement.cost import Evaluation
 from placement.cost.by_part import Answers, PartFigures, evaluate_parts
+from placement.cost.evaluation import Evaluation
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
 from placement.migration import check_fits
@@ -23,18 +24,18 @@ from placement.solution import Solution
 from placement.solvers import get_solver
 from placement.solvers.answers import FROM_CURRENT
 from placement.solvers.run import solve_workload
-from placement.traces import Trace, count
+from placement.traces.count import count
 from placement.traces.counted import Counted
 from placement.traces.counts_file import Counts
 from placement.traces.parts import Parts, parts_of
 from placement.traces.split import split_by_part, split_requests
+from placement.traces.trace import Trace
 from placement.workload import SAMPLE_TOKENS, Workload
 
 BASELINES = ("linear", "eplb")
 CURRENT = "current"
 ROBUST = "robust"
 MOST_DOMAINS = 32
-HOLDOUT = 0.2
 MOST_EXACT_TOKENS = 1 << 24  # of a trace on all of whose tokens maps are measured
 PARTS_TOKENS, FEWEST_PART_TOKENS = SAMPLE_TOKENS, 1_024  # of the samples of all parts together, and of one
 

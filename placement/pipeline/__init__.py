@@ -1,0 +1,1 @@
+"""The main job: split, count, solve, measure."""
