@@ -119,6 +119,27 @@ def whole_rows(value: Any, what: str) -> npt.NDArray[np.int64]:
     return np.array(value, dtype=np.int64)
 
 
+def check_even_slots(experts_LG: list[list[int]]) -> None:
+    """Refuse a file whose ranks differ in slots, from layer to layer or within one: a placement has no such maps.
+
+    Args:
+        experts_LG: How many experts each rank holds in each layer. Layers may have different numbers of ranks.
+
+    Raises:
+        MapError: A rank holds no expert, or not as many as rank 0 of the first layer, or a layer has other ranks.
+    """
+    ranks, slots = len(experts_LG[0]), experts_LG[0][0] if experts_LG[0] else 0
+    for layer, experts_G in enumerate(experts_LG):
+        if len(experts_G) != ranks:
+            raise MapError(f"layer {layer} has {len(experts_G)} ranks, layer 0 has {ranks}; all need as many")
+        for rank, experts in enumerate(experts_G):
+            if experts != slots or not slots:
+                raise MapError(
+                    f"rank {rank} holds {experts} experts of layer {layer}, rank 0 holds {slots} of layer 0; all need "
+                    "as many, so leave out layers (MTP layers, say) that differ"
+                )
+
+
 def whole_array(array: npt.NDArray[Any], what: str, ndim: int = 2) -> npt.NDArray[np.int64]:
     """An array of whole numbers with `ndim` axes as int64. Raises MapError on anything else."""
     if array.dtype.kind not in "iu" or array.ndim != ndim or not array.size:

@@ -13,7 +13,7 @@ import numpy as np
 from placement.array_files import open_array
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
-from placement.exporters.imports import whole_array
+from placement.exporters.imports import check_even_slots, whole_array
 from placement.exporters.layers import check_several_ranks, layer_hints, main_LP
 from placement.placement_map import Placement
 
@@ -53,9 +53,7 @@ class OmniInfer:
         holds_GLE = whole_array(loaded, "the pattern", ndim=3)
         if not np.isin(holds_GLE, (0, 1)).all():
             raise MapError(f"the pattern holds {holds_GLE.min()} to {holds_GLE.max()}; 0 and 1 are allowed")
-        held_GL = holds_GLE.sum(axis=2)
-        if held_GL.min() != held_GL.max():
-            raise MapError(f"ranks hold {held_GL.min()} to {held_GL.max()} experts of a layer; all need as many")
+        check_even_slots(holds_GLE.sum(axis=2).T.tolist())
         ranks, layers, experts = holds_GLE.shape
         phy2log_RP = np.nonzero(holds_GLE.transpose(1, 0, 2))[2].reshape(layers, -1)
         return FileMap(phy2log_RP=phy2log_RP.astype(np.int64), num_ranks=ranks, num_experts=experts)

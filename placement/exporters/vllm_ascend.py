@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
-
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
-from placement.exporters.imports import json_value, only_keys, whole_rows
+from placement.exporters.imports import check_even_slots, json_value, only_keys, whole_rows
 from placement.exporters.layers import check_several_ranks
 from placement.placement_map import Placement
 
@@ -56,24 +54,34 @@ class VLLMAscend:
     def read(self, content: bytes, suffix: str) -> FileMap:
         document = only_keys(json_value(content), "moe_layer_count", "layer_list")
         layers = document["layer_list"]
-        if not isinstance(layers, list) or not layers or document["moe_layer_count"] != len(layers):
+        if not isinstance(layers, list) or not layers or not _is(document["moe_layer_count"], len(layers)):
             raise MapError(f"moe_layer_count is {document['moe_layer_count']!r}; layer_list must have as many layers")
-        held = [self._devices(index, layer) for index, layer in enumerate(layers)]
-        counts = sorted({len(devices) for devices in held})
-        if len(counts) > 1:
-            raise MapError(f"layers have {', '.join(map(str, counts))} devices; all need as many")
-        phy2log_RS = np.stack(held)
-        return FileMap(phy2log_RP=phy2log_RS.reshape(len(layers), -1), num_ranks=counts[0])
+        held_LGS = [self._devices(index, layer) for index, layer in enumerate(layers)]
+        check_even_slots([[len(held_S) for held_S in held_GS] for held_GS in held_LGS])
+        rows = [[expert for held_S in held_GS for expert in held_S] for held_GS in held_LGS]
+        return FileMap(phy2log_RP=whole_rows(rows, "layer_list"), num_ranks=len(held_LGS[0]))
 
-    def _devices(self, index: int, layer: Any) -> Any:
+    def _devices(self, index: int, layer: Any) -> list[list[Any]]:
         only_keys(layer, "layer_id", "device_count", "device_list")
         devices = layer["device_list"]
-        if layer["layer_id"] != index or not isinstance(devices, list) or layer["device_count"] != len(devices):
+        if (
+            not _is(layer["layer_id"], index)
+            or not isinstance(devices, list)
+            or not _is(layer["device_count"], len(devices))
+        ):
             raise MapError(
                 f"layer {index} of the list has layer_id {layer['layer_id']!r} and device_count "
                 f"{layer['device_count']!r}; the engine goes by position, so both must agree with the lists"
             )
         ids = [only_keys(device, "device_id", "device_expert")["device_id"] for device in devices]
-        if ids != list(range(len(devices))):
+        if not all(map(_is, ids, range(len(devices)))):
             raise MapError(f"layer {index}: device_id are {str(ids)[:60]}; the engine goes by position: 0 and up")
-        return whole_rows([device["device_expert"] for device in devices], f"layer {index}: device_expert")
+        held_GS = [device["device_expert"] for device in devices]
+        if not all(isinstance(held_S, list) for held_S in held_GS):
+            raise MapError(f"layer {index}: device_expert must be a list of experts on every device")
+        return held_GS
+
+
+def _is(value: Any, number: int) -> bool:
+    """Whether it is this whole number: to Python, true and 1.0 are equal to 1 as well."""
+    return type(value) is int and value == number

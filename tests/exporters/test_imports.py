@@ -5,10 +5,11 @@ Files are written here as the engines define them, without the exporters.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from safetensors.numpy import save
 from placement.errors import InputError, MapError, OptionError
 from placement.exporters import EXPORTERS, get_exporter, get_importer
 from placement.exporters.base import ExportOptions, FileMap, Importer
+from placement.exporters.deepseek_eplb import eplb_tensors
 from placement.exporters.imports import imported
 from placement.model import Model
 from placement.placement_json import load_placement
@@ -68,6 +70,18 @@ WRITERS: dict[str, Callable[[Rows], bytes]] = {
 }
 
 
+def npy(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def npz(arrays: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
 def read(name: str, content: bytes, **options: Any) -> Placement:
     importer = get_importer(name)
     told: dict[str, Any] = {"name": "golden", "top_k": 2, "num_nodes": 2, "gpus_per_node": 2, "num_experts": 6}
@@ -94,10 +108,9 @@ def test_the_golden_pattern_is_read() -> None:
     holds_GLE = np.zeros((4, 2, 6), dtype=np.int32)
     for layer, row in enumerate(GOLDEN):
         holds_GLE[np.arange(8) // 2, layer, row] = 1
-    buffer = io.BytesIO()
-    np.save(buffer, holds_GLE)
-    assert np.array_equal(by_rank(read("omni-infer", buffer.getvalue())), by_rank(small_placement()))
-    assert get_exporter("omni-infer").export(small_placement()).content == buffer.getvalue()
+    content = npy(holds_GLE)
+    assert np.array_equal(by_rank(read("omni-infer", content)), by_rank(small_placement()))
+    assert get_exporter("omni-infer").export(small_placement()).content == content
 
 
 DEFECTS: dict[str, tuple[Rows, str]] = {
@@ -109,7 +122,7 @@ DEFECTS: dict[str, tuple[Rows, str]] = {
     "id that is a text": (changed(0, 3, "3"), "whole numbers"),
     "id that is true": (changed(0, 1, True), "whole numbers"),
     "huge id": (changed(0, 3, 2**40), "whole numbers|ids beyond"),
-    "ragged": ([GOLDEN[0], GOLDEN[1][:-2]], "slots; all need as many|devices; all need as many"),
+    "ragged": ([GOLDEN[0], GOLDEN[1][:-2]], "all need as many"),
     "too few slots": ([row[:6] for row in GOLDEN], "6 slots of a layer|3 GPUs, not for|not those of phy2log"),
     "no layers": ([], "rows|layer_list"),
 }
@@ -187,16 +200,116 @@ def test_vllm_ascend_numbers_that_disagree_with_positions(path: tuple[Any, ...],
         (lambda holds: holds * 2, "0 to 2; 0 and 1 are allowed"),
         (lambda holds: holds[:, 0], "3 axes"),
         (lambda holds: holds.astype(float), "whole numbers"),
-        (lambda holds: np.concatenate([holds[:3], holds[3:] * 0]), "all need as many"),
+        (lambda holds: np.concatenate([holds[:3], holds[3:] * 0]), "rank 3 holds 0 experts of layer 0"),
     ],
     ids=["not 0 and 1", "two axes", "floats", "unequal ranks"],
 )
 def test_patterns_of_omni_infer_that_are_none(change: Callable[[Any], Any], told: str) -> None:
     holds = np.load(io.BytesIO(get_exporter("omni-infer").export(small_placement()).content))
-    buffer = io.BytesIO()
-    np.save(buffer, change(holds))
     with pytest.raises(MapError, match=told):
-        read("omni-infer", buffer.getvalue())
+        read("omni-infer", npy(change(holds)))
+
+
+def test_layers_of_different_slots_are_refused_by_name() -> None:
+    """MTP layers with fewer experts a device (vllm-ascend#8710), redundant experts in one layer only (omni-infer)."""
+    told = "rank 0 holds 1 experts of layer 1, rank 0 holds 2 of layer 0; .*leave out layers"
+    document = json.loads(ascend(GOLDEN))
+    for device in document["layer_list"][1]["device_list"]:
+        device["device_expert"].pop()
+    with pytest.raises(MapError, match=told):
+        get_importer("vllm-ascend").read(json.dumps(document).encode(), ".json")
+    holds_GLE = np.zeros((4, 2, 6), dtype=np.int32)
+    holds_GLE[np.arange(8) // 2, 0, GOLDEN[0]] = 1
+    holds_GLE[:, 1, 0] = 1
+    with pytest.raises(MapError, match=told):
+        get_importer("omni-infer").read(npy(holds_GLE), ".npy")
+
+
+def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value within a document, the document's own first."""
+    yield above
+    if isinstance(value, dict | list):
+        for step in value if isinstance(value, dict) else range(len(value)):
+            yield from places(value[step], (*above, step))
+
+
+def replaced(document: Any, path: tuple[Any, ...], change: Callable[[Any, Any], None]) -> Any:
+    """A copy of the document in which `change(container, step)` was made at the path."""
+    whole = [copy.deepcopy(document)]
+    place: Any = whole
+    for step in (0, *path[:-1]):
+        place = place[step]
+    change(place if path else whole, path[-1] if path else 0)
+    return whole[0] if whole else []
+
+
+def set_to(value: Any) -> Callable[[Any, Any], None]:
+    return lambda place, step: place.__setitem__(step, value)
+
+
+def doubled(place: Any, step: Any) -> None:
+    if isinstance(place, list):
+        place.insert(step, place[step])
+
+
+WRONG_VALUES = (True, False, None, 1.0, 0.5, "1", [], {}, [[]], [0], 2**40, -1)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "deepseek-eplb"])
+def test_every_place_of_a_file_is_checked(name: str, num_layers: int) -> None:
+    """Whatever one value of a file becomes, it is refused in a line of words: wrong types (of which true and 1.0 equal
+    numbers), ragged layers, ranks of different slots, nothing at all. Only a whole layer less or more makes a map.
+    """
+    text = WRITERS[name](GOLDEN[:num_layers])
+    document = yaml.safe_load(text)
+    taken = []
+    for path in places(document):
+        for change in (*map(set_to, WRONG_VALUES), lambda place, step: place.__delitem__(step), doubled):
+            changed = replaced(document, path, change)
+            same = json.dumps(changed, default=str) == json.dumps(document, default=str)
+            content = yaml.safe_dump(changed) if name == "tensorrt-llm" else json.dumps(changed)
+            try:
+                placement = read(name, content.encode())
+            except InputError as error:
+                assert "\n" not in str(error), path
+                continue
+            if not same:
+                taken.append(placement.phy2log_LP.tolist())
+    for rows in taken:
+        assert rows and all(row in GOLDEN for row in rows) and len(rows) != num_layers
+
+
+@pytest.mark.parametrize("name", ["omni-infer", "deepseek-eplb"])
+def test_arrays_of_any_other_form_are_refused(name: str) -> None:
+    """Axes, types and rows that the format does not have, in each array of it, in each of its endings."""
+    importer, exporter = get_importer(name), get_exporter(name)
+    changes: tuple[Callable[[Any], Any], ...] = (
+        *(lambda array, axis=axis: np.take(array, [], axis=axis) for axis in range(2)),
+        lambda array: np.delete(array, 0, axis=0),
+        lambda array: np.delete(array, 0, axis=-1),
+        lambda array: array[0],
+        lambda array: array[None],
+        lambda array: array.astype(bool),
+        lambda array: array.astype(np.float32),
+        lambda array: array.astype("U3"),
+        lambda array: array.astype(np.complex64),
+        lambda array: array.astype(np.uint64) + 2**40,
+    )
+    for change in changes:
+        if name == "omni-infer":
+            tables = {"": np.load(io.BytesIO(exporter.export(small_placement()).content))}
+        else:
+            tables = dict(eplb_tensors(small_placement().phy2log_LP.astype(np.int64), 6))
+        for key in tables:
+            changed = {**tables, key: change(tables[key])}
+            contents = {".npy": npy(changed[""])} if name == "omni-infer" else {".npz": npz(changed)}
+            if name == "deepseek-eplb" and changed[key].dtype.kind not in "Uc":
+                contents[".safetensors"] = save({one: np.ascontiguousarray(array) for one, array in changed.items()})
+            for suffix, content in contents.items():
+                with pytest.raises(InputError) as refused:
+                    imported(importer.read(content, suffix), name="m", top_k=2, num_nodes=2, gpus_per_node=2)
+                assert "\n" not in str(refused.value)
 
 
 def test_a_malicious_torch_file_is_refused(tmp_path: Path) -> None:
