@@ -116,27 +116,43 @@ def make_targets() -> dict[str, list[str]]:
 def test_the_commands_of_a_document_run(path: Path, sandbox: Path, run_cli: Callable[..., Any]) -> None:
     """In order, in one folder; a promised failure also prints what the document shows, `...` standing for anything.
 
-    The Python of docs/grouping.md runs after its commands, on what they left.
+    A table that the document shows is what its commands print, cell for cell. The Python of docs/grouping.md runs after
+    its commands, on what they left.
     """
+    printed = ""
     for command in commands(path):
         if command.words[0] == "make":
-            run_make(command, sandbox, run_cli)
+            printed += run_make(command, sandbox, run_cli)
             continue
         result = run_cli(*command.words[1:])
         assert result.code == command.code, f"{command}: exit {result.code}\n{result.stderr}"
+        printed += result.stdout
         if command.to_file is not None:
             (sandbox / command.to_file).write_text(result.stdout)
         if command.code:
             shown = ".*".join(re.escape(" ".join(part.split())) for part in command.output.split("..."))
             assert re.search(shown, " ".join(result.stderr.split())), f"{command}: {result.stderr}"
+    for _, _, content in blocks(path.read_text()):
+        if re.search("^─+$", content, re.MULTILINE):
+            assert "\n".join(cells(content)) in "\n".join(cells(printed)), f"no command prints this table:\n{content}"
     if path.name == "grouping.md":
         for _, language, content in blocks(path.read_text()):
             if language == "python":
                 exec(compile(content, path.name, "exec"), {})  # noqa: S102  # the documents are ours
 
 
-def run_make(command: Command, sandbox: Path, run_cli: Callable[..., Any]) -> None:
-    """Targets must exist; of `make demo` the recipe is run, because other commands read what it leaves."""
+def cells(table: str) -> list[str]:
+    """The lines of a table that are not empty, with one blank between cells, and as many dashes in every rule."""
+    return [re.sub("─+", "─", " ".join(line.split())) for line in table.splitlines() if line.strip()]
+
+
+def run_make(command: Command, sandbox: Path, run_cli: Callable[..., Any]) -> str:
+    """Targets must exist; of `make demo` the recipe is run, because other commands read what it leaves.
+
+    Returns:
+        What the recipe printed.
+    """
+    printed = ""
     targets = make_targets()
     for target in command.words[1:]:
         assert target in targets, f"{command}: the Makefile has no target {target}"
@@ -146,6 +162,8 @@ def run_make(command: Command, sandbox: Path, run_cli: Callable[..., Any]) -> No
             if found := COMMAND.match(line):
                 result = run_cli(*parse(f"{found[1]} {found[2]}", 0, "").words[1:])
                 assert result.code == 0, f"make demo: exit {result.code}\n{result.stderr}"
+                printed += result.stdout
+    return printed
 
 
 def test_the_demo_is_understood() -> None:
