@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from machine import describe_machine
+from machine import describe_machine, output_folder
 
 LAYERS, DENSE, EXPERTS, TOP_K, PASS_TOKENS = 61, 3, 256, 8, 8192
 CONVERT = """
@@ -69,8 +69,9 @@ def measure(dump: Path, output: Path) -> tuple[int, float, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=2.0)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--folder", type=output_folder, default=Path(tempfile.gettempdir()))
     arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     print(f"# Converting a recording\n\n{describe_machine()}\n")
     print("| tokens | dump, GB | seconds | million ids/s | most memory, MB |\n|---|---|---|---|---|")
     token_bytes = LAYERS * TOP_K * 4

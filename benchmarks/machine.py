@@ -1,17 +1,39 @@
-"""What a result file must say about where it was measured; a command as a user runs it, measured."""
+"""What a result file must say about where it was measured; a command as a user runs it, measured; where results go."""
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+from placement.errors import OutputError
+from placement.files import check_folder, check_writable
 from placement.parallel import usable_cores
+
+
+def output_file(text: str) -> Path:
+    """The `type` of an argument that names a file to write: refused while arguments are parsed, not after the work."""
+    return _checked(Path(text), check_writable)
+
+
+def output_folder(text: str) -> Path:
+    """The same for a folder to write files to, which is made if absent."""
+    return _checked(Path(text), check_folder)
+
+
+def _checked(path: Path, check: Callable[[Path], None]) -> Path:
+    try:
+        check(path)
+    except OutputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return path
 
 
 def describe_machine() -> str:

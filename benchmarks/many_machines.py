@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from machine import describe_machine
+from machine import describe_machine, output_folder
 
 from placement.ray_executor import RayExecutor
 from placement.traces.count import count
@@ -92,7 +92,7 @@ def kill_a_worker() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=output_folder)
     parser.add_argument("--copies", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()

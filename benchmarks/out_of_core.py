@@ -80,10 +80,10 @@ def main() -> None:
     if sys.argv[1:2] == ["--step"]:
         step(*sys.argv[2:])
         return
-    from machine import describe_machine
+    from machine import describe_machine, output_folder
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=output_folder)
     parser.add_argument("--preset", default=PRESET)
     parser.add_argument("--tokens", type=int, default=42_000_000)
     parser.add_argument("--requests", type=int, default=20_000)

@@ -25,6 +25,8 @@ from tokenizers import ByteLevelBPETokenizer
 from torch.nn import functional
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
 
+from placement.errors import OutputError
+from placement.files import check_folder, check_free
 from placement.traces.recorder import record
 
 BALANCE = 0.01  # weight of the load-balancing loss: Switch Transformer's and OLMoE's
@@ -211,12 +213,18 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
     options.add_argument("--record-only", action="store_true", help="record again with the model in OUT/model")
     given = options.parse_args()
+    folder, trace = given.output / "model", given.output / "trace"
+    try:
+        for path in (folder, trace):
+            check_folder(path)
+        check_free(trace)
+    except OutputError as error:
+        options.error(str(error))
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
     preset = PRESETS[given.preset]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     texts = domains(given.texts, given.seed, preset.chars)
-    folder = given.output / "model"
     print(f"domains: {', '.join(texts)}; {device}", flush=True)
     if not given.record_only:
         tokenizer = make_tokenizer(texts, preset.vocabulary)
@@ -234,7 +242,7 @@ def main() -> None:
         (given.output / "report.json").write_text(json.dumps(report, indent=1) + "\n")
         print(json.dumps(report), flush=True)
     tokenizer, model = PreTrainedTokenizerFast.from_pretrained(folder), OlmoeForCausalLM.from_pretrained(folder)
-    record_requests(model, streams(texts, tokenizer, 1), given.output / "trace", preset, given.seed, device)
+    record_requests(model, streams(texts, tokenizer, 1), trace, preset, given.seed, device)
 
 
 if __name__ == "__main__":

@@ -65,13 +65,19 @@ def remove_parts(folder: str | Path) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Raise OutputError now if `path` could not be written later: asked before long work, not after it."""
+    """Refuse the path of a file now if it could not be written later: asked before long work, not after it.
+
+    Raises:
+        OutputError: The path is a folder or a device, its folder is absent or not writable, or its name is too long.
+    """
     path = Path(path)
     try:
         if path.is_dir():
             raise OutputError(f"cannot write {path}: it is a folder; give a file name")
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        if path.exists() and not path.is_file():
+            raise OutputError(f"cannot write {path}: it is a device or pipe, which would be replaced; give a file name")
+        _check_name(path)
+        _probe(path.parent)
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {error.strerror}; give a path in an existing, writable folder"
@@ -79,16 +85,61 @@ def check_writable(path: str | Path) -> None:
 
 
 def check_folder(path: str | Path) -> None:
-    """Raise OutputError now if `make_folder` would fail later, or no file could be written to the folder."""
+    """Refuse a folder now if `make_folder` would fail later, or no file could be written to the folder.
+
+    Raises:
+        OutputError: A file is in the way, or the folder (the lowest one that is there) is not writable.
+    """
     path = Path(path)
-    there = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), path)
     try:
+        there = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), path)
         if not there.is_dir():
             raise OutputError(f"cannot write to {path}: {there} is a file; give a folder")
-        with tempfile.TemporaryFile(dir=there):
-            pass
+        _check_name(path)
+        _probe(there)
     except OSError as error:
         raise OutputError(f"cannot write to {path}: {error.strerror}; give a writable folder") from None
+
+
+def check_new_folder(path: str | Path) -> None:
+    """Refuse a folder now if it could not be made later, or if something would be overwritten.
+
+    Raises:
+        OutputError: Something but an empty folder is there, or the folder above is absent or not writable.
+    """
+    path = Path(path)
+    check_free(path)
+    try:
+        _check_name(path)
+        _probe(path.absolute().parent)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}; give a new folder in an existing, writable folder"
+        ) from None
+
+
+def check_free(path: str | Path) -> None:
+    """Raise OutputError if something but an empty folder is at `path`."""
+    path = Path(path)
+    try:
+        taken = path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir())))
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}; give a new folder in a writable folder") from None
+    if taken:
+        raise OutputError(
+            f"{path} exists and is not an empty folder; nothing is overwritten: remove it or name another"
+        )
+
+
+def _check_name(path: Path) -> None:
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise OutputError(f"cannot write {path}: its name is longer than {LONGEST_NAME} bytes; give a shorter one")
+
+
+def _probe(folder: Path) -> None:
+    """Raise OSError if no file can be made in the folder. The file that is tried has no name, or loses it at once."""
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def make_folder(path: str | Path) -> None:

@@ -248,7 +248,7 @@ def test_the_command(trace: Trace, tmp_path: Path, run_cli: Any) -> None:
         (["--by", "domain", "--pareto", "front"], "--by and --pareto do not go together"),
         (["--by", "domain", "--from", "p.json"], "--by and --from do not go together"),
         (["--maps-out", "maps"], "add --by"),
-        (["--by", "domain", "--maps-out", "maps", "-o", "maps/one.json"], "overlap"),
+        (["--by", "domain", "--maps-out", "maps", "-o", "maps/one.json"], "maps/one.json: No such file or directory"),
         (["--by", "colour"], "domain, category, phase"),
         (["--by", "domain", "--max-moves", 3], "leave out max_moves"),
         (["--group", "--max-moves", 3], "leave out max_moves"),

@@ -22,6 +22,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from apart import Place, answers
 from families import PEERS
+from machine import output_folder
 from plot import draw_all
 from table import Measured, Row, load, report
 
@@ -158,8 +159,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only cases whose title contains this")
     parser.add_argument("--methods", default="", help="only methods whose name has this pattern")
     parser.add_argument("--jobs", type=int, default=1, help="methods side by side; more disturb the times")
-    parser.add_argument("-o", "--out", type=Path, default=Path(__file__).parents[1] / "results")
+    parser.add_argument("-o", "--out", type=output_folder, default=Path(__file__).parents[1] / "results")
     given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
     stem = given.out / f"{datetime.datetime.now(tz=datetime.UTC).date()}-peers"
     with tempfile.TemporaryDirectory() as folder:
         for case in cases(given, folder):

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from machine import describe_machine
+from machine import describe_machine, output_file
 
 from placement import Model, Placement
 from placement.errors import OptionError
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--renormalize", action="store_true", help="scale what is left of a token's weights")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--plot", type=output_file)
     args = parser.parse_args()
     torch.set_num_threads(1)
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -14,7 +14,7 @@ from placement.checkpoint.slot_file import Target, hash_targets, target_files
 from placement.documents import parse_json
 from placement.errors import InputError, OutputError
 from placement.events import Listener, Progress, ignore
-from placement.files import make_folder, open_atomic, plain_name, remove_parts, write_atomic
+from placement.files import check_folder, make_folder, open_atomic, plain_name, remove_parts, write_atomic
 from placement.migration import map_digest
 from placement.parallel import run_tasks
 from placement.placement_json import load_placement
@@ -45,11 +45,13 @@ def restore_checkpoint(
     All files of `out` are checked first. `checkpoint` must be new or empty. Raises InputError and OutputError.
     """
     out, checkpoint = Path(out), Path(checkpoint)
-    make_folder(checkpoint)
-    remove_parts(checkpoint)
-    if any(checkpoint.iterdir()):
-        raise OutputError(f"{checkpoint} is not empty; give a new folder")
+    check_folder(checkpoint)
+    if checkpoint.is_dir():
+        remove_parts(checkpoint)
+        if any(checkpoint.iterdir()):
+            raise OutputError(f"{checkpoint} is not empty; give a new folder")
     written = _check(out, executor)
+    make_folder(checkpoint)
     pieces = _pieces(out, written)
     listener(Progress(stage="apply", done=0, total=len(written.sources)))
 

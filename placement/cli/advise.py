@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from placement.choices import ADVICE_WORK_LIMIT, MOST_DROPPED
+from placement.cli.outputs import output_file
 from placement.cli.shared import (
     ClusterFile,
     GpusPerNode,
@@ -28,12 +29,12 @@ from placement.cli.shared import (
     progress_listener,
     stdout_console,
 )
-from placement.files import check_writable, write_atomic
+from placement.files import write_atomic
 
 
 def advise_command(
     traces: Traces,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page to write.")] = None,
+    output: Annotated[Path | None, output_file("-o", "--output", help="HTML page to write.")] = None,
     nodes: Nodes = None,
     gpus_per_node: GpusPerNode = None,
     slots_per_gpu: SlotsPerGpu = None,
@@ -65,8 +66,6 @@ def advise_command(
     from placement.report.advice_tables import advice_tables
 
     options = Options(transport=transport, replica_choice=replica_choice, seed=seed, work_limit=work_limit)
-    if output is not None:
-        check_writable(output)
     trace = open_input(traces, top_k)
     shape = cluster_from_options(
         trace.model.num_experts,

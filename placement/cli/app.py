@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from placement.cli import advise, apply, diff, evaluate, export, group, serve, solve, traces, watch
+from placement.cli.outputs import Commands
 from placement.version import VERSION
 
-app = typer.Typer(
+app = Commands(
     name="placement",
     help="Place the experts of Mixture-of-Experts models on nodes and GPUs so that tokens stay local.",
     no_args_is_help=True,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from placement.cli.outputs import output_folder
 from placement.cli.shared import Json, Workers, print_json, progress_listener
 from placement.errors import OptionError
 
@@ -15,7 +16,7 @@ def apply_command(
     checkpoint: Annotated[
         Path, typer.Argument(help="Folder of a Hugging Face checkpoint; with --inverse one of ranks.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; an interrupted one is continued.")],
+    output: Annotated[Path, output_folder("-o", "--output", help="Folder to write; an interrupted one is continued.")],
     placement: Annotated[Path | None, typer.Option("--map", help="Placement file.")] = None,
     inverse: Annotated[
         bool, typer.Option("--inverse", help="Write the checkpoint that the ranks' files are of.")

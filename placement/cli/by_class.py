@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from placement.choices import CLASSES
+from placement.cli.outputs import output_folder
 from placement.cli.shared import stdout_console
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ By = Annotated[
     str | None,
     typer.Option(help=f"Also a map for each class of traffic, by {', '.join(CLASSES)}, and what that gains."),
 ]
-MapsOut = Annotated[Path | None, typer.Option(help="Folder for the placement files of the classes; needs --by.")]
+MapsOut = Annotated[Path | None, output_folder(help="Folder for the placement files of the classes; needs --by.")]
 
 
 def show_classes(answer: ByClass) -> None:

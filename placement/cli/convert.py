@@ -7,15 +7,27 @@ from typing import Annotated
 
 import typer
 
+from placement.cli.outputs import checked_by
 from placement.cli.shared import Json, print_json, stdout_console
 from placement.errors import printable
 from placement.traces.readers import AUTO, READERS
 
 
+def _check_output(path: Path) -> None:
+    from placement.traces.readers.convert import check_output
+
+    check_output(path)
+
+
 def convert_command(
     recording: Annotated[Path, typer.Argument(metavar="IN", help="File or folder that an engine recorded.")],
     output: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Folder to make; of counts without tokens, a file that ends in .npz.")
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="Folder to make; of counts without tokens, a file that ends in .npz.",
+            callback=checked_by(_check_output),
+        ),
     ],
     reader: Annotated[str, typer.Option("--from", help=f"Format of IN: {AUTO} or one of {', '.join(READERS)}.")] = AUTO,
     experts: Annotated[int | None, typer.Option(help="Experts of a layer, where IN does not say it.")] = None,

@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
+from placement.cli.outputs import output_file
 from placement.cli.shared import Json, print_json, stdout_console
-from placement.files import check_writable, write_atomic
+from placement.files import write_atomic
 
 
 def diff_command(
     current: Annotated[Path, typer.Argument(help="Placement file in use now.")],
     new: Annotated[Path, typer.Argument(help="Placement file that replaces it.")],
     cluster: Annotated[Path | None, typer.Option(help="cluster.yaml, instead of what the files say.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File for the copies to make.")] = None,
+    output: Annotated[Path | None, output_file("-o", "--output", help="File for the copies to make.")] = None,
     json_output: Json = False,
 ) -> None:
     """Show which weights have to be copied to get from one placement to another."""
@@ -24,8 +25,6 @@ def diff_command(
     from placement.placement_json import document_bytes, load_placement
     from placement.report.migration import migration_table
 
-    if output is not None:
-        check_writable(output)
     old_map, old_file = load_placement(current)
     new_map, new_file = load_placement(new)
     described = new_file.described_cluster() or old_file.described_cluster()

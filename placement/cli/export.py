@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from placement.cli.outputs import output_file
 from placement.cli.shared import open_input
 from placement.errors import MapError, OptionError
 from placement.exporters import EXPORTERS, get_exporter, get_importer
@@ -29,7 +30,7 @@ HiddenLayers = Annotated[
 def export_command(
     placement: Annotated[Path, typer.Argument(help="Placement file.")],
     to: Annotated[str, typer.Option("--to", help=f"Format: {', '.join(EXPORTERS)}.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write; its ending tells formats apart.")],
+    output: Annotated[Path, output_file("-o", "--output", help="File to write; its ending tells formats apart.")],
     num_hidden_layers: HiddenLayers = None,
     moe_layers: MoeLayers = None,
     mtp_layers: Annotated[int, typer.Option(min=0, help="MTP layers that the engine will use.")] = 0,
@@ -43,7 +44,8 @@ def export_command(
     from placement.placement_json import load_placement
 
     exporter = get_exporter(to)
-    check_writable(output)
+    flags = Path(f"{output}.flags.txt")
+    check_writable(flags)
     if output.suffix not in exporter.suffixes:
         raise OptionError(f"--to {to} writes {' or '.join(exporter.suffixes)}; end the name of {output} so")
     if load and not exporter.takes_load:
@@ -67,7 +69,6 @@ def export_command(
     write_atomic(output, export.content)
     typer.echo(f"wrote {output}")
     if hints:
-        flags = f"{output}.flags.txt"
         write_atomic(flags, "".join(f"{hint}\n" for hint in hints))
         typer.echo(f"wrote {flags}:")
     for hint in hints:
@@ -79,7 +80,7 @@ def import_command(
     source: Annotated[str, typer.Option("--from", help="Its format, as --to of export.")],
     nodes: Annotated[int, typer.Option(help="Number of nodes.")],
     top_k: Annotated[int, typer.Option(help="Experts that a token visits, which no such file says.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Placement file to write.")] = Path("placement.json"),
+    output: Annotated[Path, output_file("-o", "--output", help="Placement file to write.")] = Path("placement.json"),
     gpus_per_node: Annotated[int | None, typer.Option(help="GPUs of a node, if the file does not say.")] = None,
     num_experts: Annotated[int | None, typer.Option(help="Experts of a layer. [default: as the file has]")] = None,
     num_hidden_layers: HiddenLayers = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from placement.choices import TOKEN_TOLERANCE
+from placement.cli.outputs import output_file
 from placement.cli.shared import (
     Holdout,
     Json,
@@ -21,8 +22,7 @@ from placement.cli.shared import (
     progress_listener,
     stdout_console,
 )
-from placement.errors import OptionError
-from placement.files import check_writable, write_atomic
+from placement.files import write_atomic
 
 if TYPE_CHECKING:
     from placement.grouped import GroupedSolution
@@ -40,7 +40,7 @@ TokenTolerance = Annotated[float, typer.Option(help="How many tokens more than i
 def group_command(
     traces: Traces,
     map_file: Annotated[Path, typer.Option("--map", help="Placement file to group the requests for.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Grouping file to write.")] = Path("grouping.json"),
+    output: Annotated[Path, output_file("-o", "--output", help="Grouping file to write.")] = Path("grouping.json"),
     cluster: MapCluster = None,
     home_from: HomeFrom = None,
     token_tolerance: TokenTolerance = TOKEN_TOLERANCE,
@@ -49,7 +49,7 @@ def group_command(
     holdout: Holdout = 0.2,
     seed: Seed = 0,
     workers: Workers = None,
-    report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
+    report: Annotated[Path | None, output_file(help="HTML report to write.")] = None,
     json_output: Json = False,
 ) -> None:
     """Group the requests in TRACES by home node for a placement that exists, and fit a router for new ones."""
@@ -61,11 +61,6 @@ def group_command(
     from placement.placement_json import load_placement
     from placement.traces.trace import open_trace
 
-    for path in (output, report):
-        if path is not None:
-            check_writable(path)
-    if report is not None and report.resolve() == output.resolve():
-        raise OptionError(f"--report and --output are both {output}; give each its own file")
     placement, file = load_placement(map_file)
     trace = open_trace(traces)
     described = file.described_cluster() or Cluster(**dict(file.cluster))

@@ -13,6 +13,7 @@ from placement.choices import BALANCE_WEIGHT, BOUNDS, HOLDOUT, OBJECTIVES, PARTI
 from placement.cli.by_class import By, MapsOut
 from placement.cli.engine import THREADS, Address, Engine, open_engine
 from placement.cli.group import HomeFrom, TokenTolerance
+from placement.cli.outputs import output_file, output_folder
 from placement.cli.shared import (
     ClusterFile,
     GpusPerNode,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 def solve_command(
     traces: Traces,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Placement file to write.")] = Path("placement.json"),
+    output: Annotated[Path, output_file("-o", "--output", help="Placement file to write.")] = Path("placement.json"),
     nodes: Nodes = None,
     gpus_per_node: GpusPerNode = None,
     slots_per_gpu: SlotsPerGpu = None,
@@ -93,17 +94,17 @@ def solve_command(
     ] = None,
     max_moves_per_layer: Annotated[int | None, typer.Option(help="The same for each layer.")] = None,
     migration_out: Annotated[
-        Path | None, typer.Option(help="File for the copies to make: slot, expert, from and to rank; needs --from.")
+        Path | None, output_file(help="File for the copies to make: slot, expert, from and to rank; needs --from.")
     ] = None,
     pareto: Annotated[
         Path | None,
-        typer.Option(help="Folder for the whole front of sends against imbalance: maps, front.json and a plot."),
+        output_folder(help="Folder for the whole front of sends against imbalance: maps, front.json and a plot."),
     ] = None,
     group: Annotated[
         bool, typer.Option("--group", help="Group requests by home node together with placing the experts.")
     ] = False,
     grouping_out: Annotated[
-        Path | None, typer.Option(help="File for homes of requests and the router; needs --group.")
+        Path | None, output_file(help="File for homes of requests and the router; needs --group.")
     ] = None,
     home_from: HomeFrom = None,
     token_tolerance: TokenTolerance = TOKEN_TOLERANCE,
@@ -119,7 +120,7 @@ def solve_command(
         str | None,
         typer.Option(envvar="PLACEMENT_TOKEN", show_envvar=False, help="Token for --server, if it needs one."),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="HTML report to write.")] = None,
+    report: Annotated[Path | None, output_file(help="HTML report to write.")] = None,
     json_output: Json = False,
 ) -> None:
     """Find a placement for the experts in TRACES (or in counts) and measure it beside linear and eplb."""
@@ -168,7 +169,6 @@ def solve_command(
         check_needed("--by", "for the maps of classes of traffic", {"--maps-out": maps_out})
     if pareto is not None:
         check_alone("--pareto", {"--robust": robust, "--from": current})
-    outputs.check()
     if migration_out is not None and current is None:
         raise OptionError("--migration-out says how to get from a map to the answer; give that map with --from FILE")
     in_use = None if current is None else load_placement(current)[0]

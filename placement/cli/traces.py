@@ -10,6 +10,7 @@ import typer
 from placement.choices import HOLDOUT, STUDIES
 from placement.cli.convert import convert_command
 from placement.cli.engine import THREADS, Address, Engine, open_engine
+from placement.cli.outputs import Commands, new_folder, output_file, output_folder
 from placement.cli.shared import (
     Json,
     Seed,
@@ -23,16 +24,16 @@ from placement.cli.shared import (
 )
 from placement.errors import OptionError
 from placement.events import Progress
-from placement.files import check_writable, write_atomic
+from placement.files import write_atomic
 from placement.traces.presets import PRESETS, Shape, custom_shape, preset
 
 if TYPE_CHECKING:
     from placement.traces.counted import Counted
 
-app = typer.Typer(help="Describe, convert, study, count, split, merge and make traces.", no_args_is_help=True)
+app = Commands(help="Describe, convert, study, count, split, merge and make traces.", no_args_is_help=True)
 app.command("convert")(convert_command)
 
-Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to make; nothing is overwritten.")]
+Output = Annotated[Path, new_folder("-o", "--output", help="Folder to make; nothing is overwritten.")]
 
 
 @app.command("info")
@@ -69,7 +70,7 @@ def info_command(
 @app.command("characterize")
 def characterize_command(
     traces: Traces,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page to write.")] = None,
+    output: Annotated[Path | None, output_file("-o", "--output", help="HTML page to write.")] = None,
     by: Annotated[str, typer.Option(help=f"What requests are told apart by: {', '.join(STUDIES)}.")] = STUDIES[0],
     nodes: Annotated[
         int | None, typer.Option(help="Machines of the EP group. [default: 4, or as many as experts]")
@@ -86,8 +87,6 @@ def characterize_command(
     from placement.traces.counts_file import Counts
     from placement.traces.study import characterize
 
-    if output is not None:
-        check_writable(output)
     trace = open_input(traces, top_k)
     total, done = 0 if isinstance(trace, Counts) else trace.num_tokens_stored, 0
     with progress_listener(quiet=json_output) as listener, make_executor(workers) as executor:
@@ -131,9 +130,8 @@ def split_command(
     """Split TRACES by request into OUTPUT/train and OUTPUT/held-out."""
     from placement.traces.split import split_requests
     from placement.traces.trace import open_trace
-    from placement.traces.write import check_folder, write_split
+    from placement.traces.write import write_split
 
-    check_folder(output)
     train, held_out = split_requests(open_trace(traces), holdout, seed)
     sizes = dict(zip(("train", "held-out"), write_split(train, held_out, output), strict=True))
     if json_output:
@@ -147,7 +145,7 @@ def split_command(
 def count_command(
     traces: Traces,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder of counts to make; one that was begun is gone on with.")
+        Path, output_folder("-o", "--output", help="Folder of counts to make; one that was begun is gone on with.")
     ],
     part: Annotated[
         str, typer.Option(help="Count part I of N of the shards, as 3/8; `placement traces merge` puts them together.")
@@ -190,9 +188,8 @@ def merge_command(traces: Traces, output: Output, json_output: Json = False) -> 
     """Write all tokens of TRACES to one folder with shards of even size; or add up folders of counts."""
     from placement.traces.counts_folder import is_counts_folder, merge_counted
     from placement.traces.trace import open_trace
-    from placement.traces.write import check_folder, merge_traces
+    from placement.traces.write import merge_traces
 
-    check_folder(output)
     if any(is_counts_folder(path) for path in traces):
         _report_counts(output, merge_counted(traces, output), 0, json_output)
         return
@@ -222,9 +219,7 @@ def synth_command(
     """Make a synthetic trace that resembles real ones in load, co-activation, domains and persistence."""
     from placement.parallel import make_executor
     from placement.traces.synth import write_synthetic
-    from placement.traces.write import check_folder
 
-    check_folder(output)
     shape = _shape(preset_name, layers, experts, top_k)
     with make_executor(workers) as executor:
         num_tokens = write_synthetic(

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from placement.choices import DRIFT_LEVEL, HORIZON_STEPS, MIN_EFFECT
+from placement.cli.outputs import check_apart, output_folder
 from placement.cli.shared import MapCluster, ReplicaChoice, Seed, Transport, Workers, print_json
 from placement.errors import OptionError, PlacementError
-from placement.files import check_folder, make_folder, write_atomic
+from placement.files import make_folder, write_atomic
 from placement.version import VERSION
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def watch_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder into which traces or recordings arrive.")],
     current: Annotated[str, typer.Option("--from", help="Placement file in use now; with --server the id of one.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for proposals: placement-1.json, migration-1.json, ...")
+        Path, output_folder("-o", "--output", help="Folder for proposals: placement-1.json, migration-1.json, ...")
     ] = Path("proposals"),
     fitted_on: Annotated[
         list[str] | None, typer.Option(help="Traces that the map was fitted on. [default: unknown at first]")
@@ -77,7 +78,8 @@ def watch_command(
 
     if not interval > 0:
         raise OptionError(f"interval={interval} must be more than 0 seconds")
-    check_folder(output)
+    if server is None:
+        check_apart({"--output": output}, [current])
     service = None if server is None else Service(Client(server, token), current)
     placement, file = load_placement(current) if service is None else service.placement()
     described = file.described_cluster() or Cluster(**dict(file.cluster))

@@ -17,7 +17,7 @@ from operator import add
 from pathlib import Path
 
 from placement.errors import OptionError, OutputError, TraceError
-from placement.files import make_folder, remove_parts
+from placement.files import check_folder, make_folder, remove_parts
 from placement.model import Model
 from placement.traces.count import count_segments
 from placement.traces.counted import Counted, counted_of, plan_of
@@ -61,6 +61,7 @@ def count_to_folder(
     and OutputError where the folder holds something else.
     """
     folder, model = Path(folder), trace.model
+    check_folder(folder)
     plan = plan_of(trace, holdout=holdout, seed=seed)
     settings = Settings(
         seed=seed, holdout=holdout, sample_tokens=plan.sample_tokens, profile_requests=plan.profile_requests
@@ -112,6 +113,7 @@ def merge_counted(folders: Sequence[str | Path], out: str | Path) -> Counted:
     the parts missing.
     """
     paths = [Path(folder) for folder in folders]
+    check_folder(out)
     manifests = [read_complete(path) for path in paths]
     first = manifests[0]
     parts = {manifest.part for manifest in manifests}

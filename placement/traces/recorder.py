@@ -10,12 +10,12 @@ from typing import Any
 
 from placement.errors import InputError, TraceError
 from placement.expert_modules import ExpertModules, find_experts
-from placement.files import make_folder
+from placement.files import check_free, make_folder
 from placement.traces.format import SHARD_TOKENS, RequestEntry, write_manifest
 from placement.traces.recorded_batch import Batch, Step
 from placement.traces.recorded_routing import Chosen, RoutingLog
 from placement.traces.shard_writer import ShardWriter
-from placement.traces.write import check_folder, make_manifest
+from placement.traces.write import make_manifest
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def record(
     modules = find_experts(model)
     if shard_tokens < 1:
         raise InputError(f"shard_tokens={shard_tokens} must be 1 or more")
-    check_folder(path)
+    check_free(path)
     make_folder(path)
     log = RoutingLog(modules.num_experts, weights=weights, most_tokens=shard_tokens)
     recorder = Recorder(

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import OutputError, TraceError
+from placement.files import check_new_folder
 from placement.model import Model
 from placement.traces.checked import checked_ids
 from placement.traces.format import (
@@ -34,12 +35,12 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     Raises OutputError where `path` exists and is not an empty folder, or cannot be written.
     """
     path = Path(path)
-    check_folder(path)
+    check_new_folder(path)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}.part"
     try:
         temporary.mkdir()
         yield temporary
-        check_folder(path)
+        check_new_folder(path)
         temporary.rename(path)
     except OSError as error:
         raise OutputError(
@@ -47,19 +48,6 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def check_folder(path: str | Path) -> None:
-    """Raise OutputError if something is at `path` that a new folder would overwrite."""
-    path = Path(path)
-    try:
-        taken = path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir())))
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; give a new folder in a writable folder") from None
-    if taken:
-        raise OutputError(
-            f"{path} exists and is not an empty folder; nothing is overwritten: remove it or name another"
-        )
 
 
 def write_trace(

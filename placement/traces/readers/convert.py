@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from placement.errors import OptionError, TraceError
-from placement.files import check_writable
+from placement.files import check_new_folder, check_writable
 from placement.model import Model
 from placement.traces.counts_file import write_counts
 from placement.traces.readers import AUTO, detect, get_reader
@@ -21,7 +21,7 @@ from placement.traces.readers.base import (
     ranges,
 )
 from placement.traces.readers.cleaning import Cleaner, check_layers, survey
-from placement.traces.write import check_folder, new_folder, write_trace
+from placement.traces.write import new_folder, write_trace
 
 COUNTS_SUFFIX = ".npz"
 
@@ -48,10 +48,17 @@ def convert(
     Raises TraceError, OptionError and OutputError; then nothing was written.
     """
     path, output, options = Path(path), Path(output), options or ReadOptions()
+    check_output(output)
     chosen, reason = _choose(path, reader)
-    if output.suffix != COUNTS_SUFFIX:
-        check_folder(output)
     return _write(path, output, chosen.read(path, options), options, chosen.name, reason)
+
+
+def check_output(output: str | Path) -> None:
+    """Raise OutputError now if what a recording becomes could not be written there: by its name, counts or a trace."""
+    if Path(output).suffix == COUNTS_SUFFIX:
+        check_writable(output)
+    else:
+        check_new_folder(output)
 
 
 def convert_below(
@@ -93,7 +100,7 @@ def _write_tokens(
 ) -> tuple[Model, int, int, list[str]]:
     if output.suffix == COUNTS_SUFFIX:
         raise OptionError(f"{path} holds tokens, which become a folder; give an output without {COUNTS_SUFFIX}")
-    check_folder(output)
+    check_output(output)
     seen = survey(recording, options)
     cleaner = Cleaner(recording=recording, survey=seen)
     with new_folder(output) as folder:
@@ -108,7 +115,7 @@ def _write_counts(path: Path, output: Path, recording: CountRecording, options: 
             f"{path} holds counts without tokens, which become one file; give an output that ends in .npz"
         )
     check_layers(options, recording.count_QLE.shape[1], str(path))
-    check_writable(output)
+    check_output(output)
     for name, given, said in (
         ("--top-k", options.top_k, recording.top_k),
         ("--experts", options.num_experts, recording.count_QLE.shape[2]),
