@@ -22,6 +22,7 @@ from placement.events import Listener, Progress, ignore
 from placement.options import Options
 from placement.placement_json import PlacementFile, cluster_document, load_placement
 from placement.placement_map import Placement
+from placement.same_origin import open_same_origin
 from placement.traces.readers import AUTO
 from placement.traces.readers.base import ReadOptions
 from placement.traces.stored_path import is_url
@@ -33,7 +34,8 @@ READING_S = 900.0  # until the service has read, and if need be converted, what 
 
 class Client:
     """A service at `url`; `token` where it asks for one. Raises what the library would raise, as the service words it;
-    InputError where it refuses the request or does not answer, PlacementError where it fails.
+    InputError where it refuses the request or does not answer, PlacementError where it fails. The token goes to that
+    server alone: a redirect to another is refused.
 
     client = Client("http://127.0.0.1:8000")
     placement, file = client.solve([client.upload("traces/")], cluster, Options())
@@ -175,7 +177,7 @@ class Client:
             headers["Authorization"] = f"Bearer {self._token}"
         request = urllib.request.Request(self.url + path, data=body, headers=headers, method=method)
         try:
-            return urllib.request.urlopen(request, timeout=timeout_s)
+            return open_same_origin(request, timeout_s)
         except urllib.error.HTTPError as error:
             try:
                 raise _error(json.loads(error.read())) from None

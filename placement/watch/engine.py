@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from placement.errors import InputError, OptionError
+from placement.same_origin import open_same_origin
 
 START, DUMP, STOP = (f"/{verb}_expert_distribution_record" for verb in ("start", "dump", "stop"))
 TIMEOUT_S = 60.0
@@ -40,14 +41,14 @@ class Recorder:
     def _post(self, path: str) -> None:
         request = urllib.request.Request(self.url.rstrip("/") + path, data=b"", method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            with open_same_origin(request, TIMEOUT_S) as answer:
                 answer.read()
         except urllib.error.HTTPError as error:
             raise InputError(
                 f"{self.url} answers {error.code} to POST {path}; start SGLang with "
                 "--expert-distribution-recorder-mode per_token"
             ) from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             reason = getattr(error, "reason", error)
             raise InputError(
                 f"{self.url} does not answer POST {path}: {reason}; is the engine running there?"
