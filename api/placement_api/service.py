@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from placement.files import make_folder
 from placement_api.jobs.queue import Jobs
+from placement_api.memory import Once
 from placement_api.metrics import Metrics
 from placement_api.settings import Settings
 from placement_api.store.blobs import Blobs
@@ -29,6 +30,7 @@ class Service:
     jobs: Jobs
     metrics: Metrics
     retention: Retention
+    looks: Once = field(default_factory=Once)  # at whether it can work
 
 
 def open_store(settings: Settings) -> Database:
@@ -43,6 +45,8 @@ def make_service(settings: Settings) -> Service:
     database = open_store(settings)
     files = open_files(settings, lambda: read_now(database))
     blobs = Blobs(files=files)
+    tokens = Tokens(database=database, requests_per_s=settings.limits.requests_per_s)
+    tokens.start(loopback=settings.loopback)
     traces = TraceFolders(
         folder=settings.data / "traces",
         files=files,
@@ -56,7 +60,7 @@ def make_service(settings: Settings) -> Service:
         blobs=blobs,
         recent=Recent(database=database, blobs=blobs),
         traces=traces,
-        tokens=Tokens(database=database, requests_per_s=settings.limits.requests_per_s),
+        tokens=tokens,
         jobs=Jobs(settings=settings, database=database, blobs=blobs, traces=traces),
         metrics=Metrics(),
         retention=Retention(settings=settings, database=database, blobs=blobs, traces=traces),

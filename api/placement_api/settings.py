@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from socket import gethostname
+from socket import gaierror, getaddrinfo, gethostname
 
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -112,7 +112,16 @@ class Settings:
 
     @property
     def loopback(self) -> bool:
-        return is_loopback(self.host)
+        """Only this machine can reach the service: a name may stand for further addresses. Raises OptionError."""
+        if not is_loopback(self.host):
+            return False
+        try:
+            addresses = [str(found[4][0]) for found in getaddrinfo(self.host, None)]
+        except gaierror:
+            raise OptionError(
+                f"host={self.host!r} is no address of this machine; give one, such as 127.0.0.1 or ::1"
+            ) from None
+        return all(is_loopback(address) for address in addresses)
 
     @property
     def _postgres(self) -> str:

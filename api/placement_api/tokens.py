@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -28,6 +29,7 @@ SURE_S = 1.0  # a token that was deleted works for at most so long
 MOST_REMEMBERED = 10_000
 FROM_MEMORY = 0.02  # the price of a request that is answered from memory
 ANYONE = "anyone"
+log = logging.getLogger("placement.service")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +43,24 @@ class Caller:
 
 @dataclass(slots=True, kw_only=True)
 class Tokens:
-    """`caller`, `check` and `spend` belong to the event loop, the others to any thread."""
+    """`caller`, `check` and `spend` belong to the event loop, the others to any thread.
+
+    _anyone   requests without a token are let in while there is no token at all; `start` decides, and nothing later
+    _none     there was no token at the last look
+    """
 
     database: Database
     requests_per_s: float
     _callers: Fresh[Caller] = field(default_factory=lambda: Fresh(MOST_REMEMBERED, SURE_S))
     _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _anyone: bool = False
+    _none: bool = False
+
+    def start(self, *, loopback: bool) -> None:
+        """Open the door to anyone where only this machine can reach the service and no token shuts it."""
+        none = not self.exist()
+        self._anyone = loopback and none
+        self._notice(none=none)
 
     def create(self, name: str, scopes: list[str]) -> str:
         """A new token, which nobody can find out later. Raises OptionError."""
@@ -78,20 +92,37 @@ class Tokens:
         with self.database.reading() as session:
             return list(session.scalars(select(TokenRow).order_by(TokenRow.created)))
 
-    def delete(self, name: str) -> int:
-        """Delete the tokens of this name or id; how many there were."""
+    def delete(self, name: str, *, force: bool = False) -> int:
+        """Delete the tokens of a name or id.
+
+        Args:
+            name: The name or the id.
+            force: Delete them also if no other token is left.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            OptionError: They are the last ones.
+        """
         with self.database.session() as session:
-            rows = session.scalars(select(TokenRow).where((TokenRow.name == name) | (TokenRow.id == name))).all()
-            for row in rows:
+            rows = session.scalars(select(TokenRow).order_by(TokenRow.id).with_for_update()).all()
+            gone = [row for row in rows if name in (row.name, row.id)]
+            if gone and len(gone) == len(rows) and not force:
+                raise OptionError(
+                    f"{name!r} is the last token, and without one a service that others can reach answers nobody; "
+                    f"make another with placement token create first, or give --force"
+                )
+            for row in gone:
                 session.delete(row)
-            return len(rows)
+            return len(gone)
 
     def exist(self) -> bool:
         with self.database.reading() as session:
             return bool(session.scalar(select(func.count()).select_from(TokenRow)))
 
     async def caller(self, authorization: str | None) -> Caller:
-        """Whom the header names; anyone where there are no tokens, which is on loopback alone. Raises Problem."""
+        """Whom the header names; anyone where `start` let anyone in and there is no token. Raises Problem."""
         kind, _, token = (authorization or "").partition(" ")
         given = _hash(token.strip()) if kind.lower() == "bearer" else ""
         found = await self._callers.get(given, partial(self._look_up, given))
@@ -121,9 +152,18 @@ class Tokens:
     def _look_up(self, given: str) -> Caller | None:
         with self.database.reading() as session:
             row = session.scalars(select(TokenRow).where(TokenRow.hash == given)).one_or_none()
+        none = row is None and not self.exist()
+        self._notice(none=none)
         if row is not None:
             return Caller(id=row.id, scopes=tuple(row.scopes))
-        return None if given or self.exist() else Caller(id=ANYONE, scopes=SCOPES)
+        return Caller(id=ANYONE, scopes=SCOPES) if none and self._anyone and not given else None
+
+    def _notice(self, *, none: bool) -> None:
+        if none and not self._none and self._anyone:
+            log.warning("there is no token: anyone on this machine may do everything")
+        elif none and not self._none:
+            log.warning("there is no token: every request is refused until one is made, with placement token create")
+        self._none = none
 
 
 def _hash(token: str) -> str:

@@ -112,11 +112,14 @@ def list_command(data: Data = DATA, database_url: DatabaseUrl = "") -> None:
 @token_app.command("delete")
 def delete_command(
     name: Annotated[str, typer.Argument(help="Name or id, as the list shows them.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Delete the last one too: a service that others can reach answers nobody.")
+    ] = False,
     data: Data = DATA,
     database_url: DatabaseUrl = "",
 ) -> None:
     """Delete a token; within seconds it opens nothing."""
-    if not _tokens(data, database_url).delete(name):
+    if not _tokens(data, database_url).delete(name, force=force):
         raise OptionError(f"there is no token {name!r}; see placement token list")
 
 

@@ -132,6 +132,7 @@ def test_a_token_has_a_name(name: str, tmp_path: Path, run_cli: Any) -> None:
 def test_tokens_are_listed_and_deleted(tmp_path: Path, run_cli: Any) -> None:
     """The list shows names and scopes, no token; a deleted one is gone; a wrong scope is refused."""
     data = ("--data", tmp_path / "data")
+    assert run_cli("token", "create", "other", *data).code == 0
     token = run_cli("token", "create", "ci", *data).stdout.strip()
     listed = run_cli("token", "list", *data).stdout
     assert re.search(r"solve\s+ci", listed)

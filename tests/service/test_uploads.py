@@ -145,6 +145,11 @@ def test_a_trace_may_be_registered_below_an_allowed_folder_only(
     link.symlink_to(outside)
     for path in (outside, f"{trace}/../../{outside.name}", link, "tiny"):
         assert "not below" in problem_of(client.post("/v1/traces/register", json={"path": str(path)}), 422)["detail"]
+    linked = write_trace(trace.parent / "linked").folder
+    (linked / "a" / "b").mkdir(parents=True)
+    (linked / "a" / "b" / "away").symlink_to(outside)
+    answer = client.post("/v1/traces/register", json={"path": str(linked)})
+    assert "away is a link out" in problem_of(answer, 422)["detail"]
     own = write_trace(trace.parent / "changes").folder
     name = client.post("/v1/traces/register", json={"path": str(own)}).json()["id"]
     write_trace(own, seed=5, tokens=90)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -22,6 +23,7 @@ from placement_api.problems import Problem, faults, from_library
 from placement_api.routes import Here, Reader
 from placement_api.routes.jobs import file_of
 from placement_api.routes.placements import find_placement
+from placement_api.service import Service
 from placement_api.store.tables import STATES, JobRow
 
 router = APIRouter(tags=["operations"])
@@ -38,8 +40,13 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", responses=faults(503))
-def readyz(here: Here) -> Health:
+async def readyz(here: Here) -> Health:
     """It can work: a tiny problem is solved, the database answers, the store can be written."""
+    # one look at a time, whoever asks: the path is open to strangers
+    return await here.looks.read("ready", partial(_look, here), lambda _: None)
+
+
+def _look(here: Service) -> Health:
     try:
         here.database.check()
         here.blobs.delete(here.blobs.put(secrets.token_bytes(16)))

@@ -100,7 +100,7 @@ class TraceFolders:
         if not given.is_absolute() or not any(wanted.is_relative_to(folder.resolve()) for folder in self.allowed):
             where = ", ".join(map(str, self.allowed)) or "no folder: start the service with --traces-folder"
             raise Problem(422, f"path {path[:200]!r} is not below an allowed folder", f"allowed: {where}")
-        for one in (*wanted.glob("*"), *wanted.glob("*/*")):
+        for one in wanted.rglob("*"):
             if not one.resolve().is_relative_to(wanted):
                 raise Problem(422, f"{one.name} is a link out of the folder", "give a folder of plain files")
         with self._incoming() as incoming:
