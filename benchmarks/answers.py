@@ -3,8 +3,8 @@
     python benchmarks/answers.py record answers.json      # before
     python benchmarks/answers.py compare answers.json     # after: prints each answer that differs, exit code 1
 
-All runs have fixed seeds and work limits. Long lists, exported files and converted recordings are kept as SHA-256, figures
-as `--json` prints them. Another processor may round differently: record and compare on one machine.
+All runs have fixed seeds and work limits. Long lists, exported files and converted recordings are kept as SHA-256, and
+figures as `--json` prints them. Another processor may round differently: record and compare on one machine.
 """
 
 from __future__ import annotations
