@@ -9,42 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import TraceError
+from placement.traces.recorded_step import NAME_IT, Step
 
 PREFILL, DECODE = 0, 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """What one forward was given.
-
-    rows, length  shape of its tokens
-    past          tokens a row that are in the cache already, padding included
-    cached        False where the caller said that no cache is kept
-    ids, mask     tensors [rows, length] and [rows, past + length], or None
-    """
-
-    rows: int
-    length: int
-    past: int
-    cached: bool
-    ids: Any
-    mask: Any
-
-    @staticmethod
-    def of(given: dict[str, Any]) -> Step:
-        """From the named arguments of a decoder. Raises TraceError."""
-        ids, cache, mask = given.get("input_ids"), given.get("past_key_values"), given.get("attention_mask")
-        fed = given.get("inputs_embeds") if ids is None else ids
-        if fed is None:
-            raise TraceError("a forward without input_ids or inputs_embeds cannot be recorded")
-        rows, length = int(fed.shape[0]), int(fed.shape[1])
-        if mask is not None and (getattr(mask, "ndim", 0) != 2 or mask.shape[0] != rows or mask.shape[1] < length):
-            raise TraceError(
-                f"an attention_mask of shape {tuple(getattr(mask, 'shape', ()))} does not say which of {rows} x "
-                f"{length} tokens are padding; give one of a row a request, and use the default (dynamic) cache"
-            )
-        past = 0 if cache is None else int(cache.get_seq_length())
-        return Step(rows=rows, length=length, past=past, cached=given.get("use_cache") is not False, ids=ids, mask=mask)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,29 +27,38 @@ class Fed:
 class Batch:
     """Rows that are fed together, forward after forward; row `r` is request `first + r`."""
 
-    __slots__ = ("_all_B", "_ended_B", "_fed", "_ids", "_length_B", "_request_B")
+    __slots__ = ("_all_B", "_ended_B", "_ids", "_length_B", "_request_B", "fed", "named", "rows")
 
-    def __init__(self, step: Step, first: int) -> None:
+    def __init__(self, step: Step, first: int, *, named: bool) -> None:
         """Tokens in the cache were fed before recording began, or by a batch that this one was made from."""
+        self.rows, self.fed, self.named = step.rows, step.past, named
         before = None if step.mask is None else step.mask[:, : -step.length]
         seen = np.full(step.rows, step.past) if before is None else before.bool().sum(1).cpu().numpy()
         self._length_B: npt.NDArray[np.int64] = seen.astype(np.int64)
         self._ended_B = np.zeros(step.rows, dtype=bool)
         self._all_B = np.ones(step.rows, dtype=bool)
         self._request_B = np.arange(first, first + step.rows)
-        self._fed = step.past
         self._ids: Any = None
 
-    def continued_by(self, step: Step) -> bool:
-        """True if `step` feeds more tokens of these rows: behind its cache or, without one, all again and one more."""
-        if len(self._length_B) != step.rows:
-            return False
-        return step.past == self._fed if step.past else self._fed_again(step)
+    def fed_again(self, step: Step) -> bool:
+        """True if `step`, which has no cache, feeds all tokens of these rows again and one more.
 
-    def _fed_again(self, step: Step) -> bool:
-        if step.cached or self._ids is None or step.ids is None or step.length != self._fed + 1:
+        Raises TraceError if it does so with rows that changed places.
+        """
+        if step.cache is not None or self._ids is None or step.ids is None:
             return False
-        return bool((step.ids[:, :-1] == self._ids).all())
+        if (step.rows, step.length) != (self.rows, self.fed + 1):
+            return False
+        before = step.ids[:, :-1]
+        if bool((before == self._ids).all()):
+            return True
+        known = set(map(tuple, self._ids.tolist()))
+        if all(tuple(row) in known for row in before.tolist()):
+            raise TraceError(
+                f"{step.rows} rows of {self.fed} tokens are fed again with one more, and rows changed places, as in "
+                f"beam search: which token is of which request cannot be told; generate without it, or {NAME_IT}"
+            )
+        return False
 
     def take(self, step: Step, ends: frozenset[int]) -> Fed:
         """Account for the tokens of `step`.
@@ -90,10 +66,10 @@ class Batch:
         A token of `ends` that is fed back means that its row has ended: neither it nor what follows is a token that an
         engine would run.
         """
-        again = self._fed if not step.past and self._fed else 0
-        phase = DECODE if self._fed and step.length - again == 1 else PREFILL
-        self._fed = step.past + step.length
-        self._ids = None if step.cached else step.ids
+        again = self.fed if not step.past else 0
+        phase = DECODE if self.fed and step.length - again == 1 else PREFILL
+        self.fed = step.past + step.length
+        self._ids = None if step.past or step.ids is None else step.ids.clone()
         if phase == PREFILL:
             self._ended_B[:] = False
         elif ends and step.ids is not None:
@@ -102,9 +78,7 @@ class Batch:
             position_B = self._length_B
             self._length_B = position_B + 1
             return Fed(kept_T=self._all_B, request_T=self._request_B, position_T=position_B, phase=phase)
-        kept_BS = np.ones((step.rows, step.length), dtype=bool)
-        if step.mask is not None:
-            kept_BS &= step.mask[:, -step.length :].cpu().numpy() != 0
+        kept_BS = step.kept_BS()
         kept_BS[:, :again] = False
         kept_BS[self._ended_B] = False
         position_BS = self._length_B[:, None] + np.cumsum(kept_BS, axis=1) - 1

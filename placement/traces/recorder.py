@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from placement.errors import InputError, TraceError
-from placement.expert_modules import ExpertModules, find_experts
+from placement.expert_modules import ExpertModules, argument_names, find_experts, library, named, read_experts_call
 from placement.files import check_free, make_folder
 from placement.traces.format import SHARD_TOKENS, RequestEntry, write_manifest
-from placement.traces.recorded_batch import Batch, Step
+from placement.traces.recorded_batch import Batch
+from placement.traces.recorded_cache import Caches
 from placement.traces.recorded_routing import Chosen, RoutingLog
+from placement.traces.recorded_step import NAME_IT, Step
 from placement.traces.shard_writer import ShardWriter
 from placement.traces.write import make_manifest
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -36,7 +39,8 @@ def record(
 
     Every token that is fed is recorded once: prompts as prefill, single tokens after them as decode; padding and what
     `generate` feeds to rows that have ended are left out. Raises InputError for a model that is not understood and
-    OutputError for a `path` that is taken; a forward that cannot be recorded raises TraceError.
+    OutputError for a `path` that is taken. A forward raises TraceError if it cannot be recorded, or if it does not say
+    for certain which request its tokens are of.
     """
     modules = find_experts(model)
     if shard_tokens < 1:
@@ -86,12 +90,14 @@ class Recorder:
         self._modules, self._folder, self._log = modules, folder, log
         self._model, self._name, self._shard_tokens = model, name, shard_tokens
         self._ends: frozenset[int] = frozenset()
-        self._parameters = tuple(inspect.signature(modules.decoder.forward).parameters)
         self._entries: list[RequestEntry] = []
         self._named: list[RequestEntry] | None = None
+        self._given: list[RequestEntry] | None = None  # the names of the forward that runs
         self._batch: Batch | None = None
+        self._caches = Caches()
         self._step: Step | None = None
         self._chosen_L: list[Chosen | None] = []
+        self._names = argument_names(modules.decoder.forward)
         self._writer: ShardWriter | None = None
 
     def requests(
@@ -127,48 +133,57 @@ class Recorder:
             self._commit(recording=True)
 
     def _before(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = dict(zip(self._parameters, args, strict=False)) | kwargs
-        self._step = step = Step.of(given)
-        self._chosen_L = [None] * len(self._modules.experts_L)
-        if self._batch is None or self._named is not None or not self._batch.continued_by(step):
-            self._batch = self._new_batch(step)
+        self._step = None
+        step = Step.of(_told(named, self._names, args, kwargs))
+        self._given, self._named = self._named, None
+        if self._given is not None and len(self._given) != step.rows:
+            raise TraceError(
+                f"{len(self._given)} requests were named for a batch of {step.rows} rows; name one for each row"
+            )
+        self._batch = None if self._given is not None else self._caches.batch_of(step)
+        self._step, self._chosen_L = step, [None] * len(self._modules.experts_L)
 
     def _new_batch(self, step: Step) -> Batch:
         first = len(self._entries)
-        named, self._named = self._named, None
-        if named is None:
-            named = [RequestEntry(id=f"request-{first + row}") for row in range(step.rows)]
-        elif len(named) != step.rows:
-            raise TraceError(f"{len(named)} requests were named for a batch of {step.rows} rows; name one for each row")
-        self._entries += named
+        self._entries += self._given or [RequestEntry(id=f"request-{first + row}") for row in range(step.rows)]
         self._ends = _ends(self._model)
-        return Batch(step, first)
+        return Batch(step, first, named=self._given is not None)
 
     def _collector(self, layer: int) -> Any:
-        def collect(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        names = argument_names(self._modules.experts_L[layer].forward)
+
+        def collect(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             # outside of a forward there are recomputations of gradient checkpointing: their tokens were recorded
             if self._step is None:
                 return
-            if len(args) < 3:
-                args = tuple(inspect.signature(module.forward).bind(*args, **kwargs).arguments.values())
             if self._chosen_L[layer] is not None:
                 raise TraceError(f"layer {self._modules.layer_ids[layer]} ran its experts twice in one forward")
+            call = _told(read_experts_call, names, args, kwargs)
             # detached, or the log would keep the activations of a training step alive
-            self._chosen_L[layer] = (args[1], args[2].detach())
+            self._chosen_L[layer] = (call.ids_TK, call.weights_TK.detach())
 
         return collect
 
-    def _after(self, _module: Any, _args: Any, _output: Any) -> None:
-        step, batch, chosen_L = self._step, self._batch, [pair for pair in self._chosen_L if pair is not None]
+    def _after(self, _module: Any, _args: Any, output: Any) -> None:
+        step, chosen_L = self._step, [pair for pair in self._chosen_L if pair is not None]
         self._step, self._chosen_L = None, []
-        if step is None or batch is None:
+        if step is None:
             return
         tokens = step.rows * step.length
         if len(chosen_L) < len(self._modules.experts_L) or any(ids.shape[0] != tokens for ids, _ in chosen_L):
             raise TraceError(
                 f"not every layer sent all {tokens} tokens of a forward to its experts; it cannot be recorded"
             )
-        if self._log.add(chosen_L, batch.take(step, self._ends)):
+        cache = step.check_after(output)
+        if cache is None and not step.uncached and step.length == 1 and self._given is None and self._batch is None:
+            raise TraceError(
+                f"{library()} fed one token a row and showed no cache: prompts of one token, or the next tokens of "
+                f"requests, cannot be told apart; give use_cache=False for prompts, or {NAME_IT}"
+            )
+        batch = self._batch or self._new_batch(step)
+        fed = batch.take(step, self._ends)
+        self._caches.keep(cache, batch)
+        if self._log.add(chosen_L, fed):
             self._write()
 
     def _write(self) -> None:
@@ -194,10 +209,19 @@ class Recorder:
 
     def _close(self) -> None:
         self._step = self._batch = None
+        self._caches.forget()
         self._write()
         if self._writer is not None:
             self._writer.flush()
             self._commit(recording=False)
+
+
+def _told(read: Callable[..., T], *given: Any) -> T:
+    """What `read` finds in a call. Raises TraceError where it raises InputError."""
+    try:
+        return read(*given)
+    except InputError as error:
+        raise TraceError(str(error)) from None
 
 
 def _name_of(model: Any) -> str:
@@ -205,8 +229,19 @@ def _name_of(model: Any) -> str:
 
 
 def _ends(model: Any) -> frozenset[int]:
-    """Tokens after which `generate` feeds a row padding, until the others have ended too."""
-    found = (getattr(module, "generation_config", None) for module in model.modules())
-    config = next((config for config in found if config is not None), model.config)
+    """Tokens after which `generate` feeds a row padding, until the others have ended too. Raises TraceError."""
+    modules = list(model.modules())
+    found = (getattr(module, "generation_config", None) for module in modules)
+    config = next((config for config in found if config is not None), None)
+    if config is None:
+        if any(callable(getattr(module, "generate", None)) for module in modules):
+            raise TraceError(f"{_unknown_ends()}: the model has no generation_config")
+        config = model.config
+    elif not hasattr(config, "eos_token_id"):
+        raise TraceError(f"{_unknown_ends()}: its generation_config has no eos_token_id")
     ends = getattr(config, "eos_token_id", None)
     return frozenset() if ends is None else frozenset(ends if isinstance(ends, (list, tuple)) else [ends])
+
+
+def _unknown_ends() -> str:
+    return f"{library()} does not say which tokens end a request, so that padding behind them would be recorded"

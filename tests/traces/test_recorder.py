@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import json
 import re
 import signal
@@ -70,6 +71,16 @@ def tiny(family: str = "olmoe", **changes: Any) -> Any:
             torch.nn.init.normal_(weight, std=0.3)
     model.generation_config.eos_token_id = None
     return model
+
+
+def cache_name(model: Any) -> str:
+    """What this version of transformers calls the cache, given and returned."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def cache_of(model: Any, output: Any) -> dict[str, Any]:
+    """The argument that makes a forward go on from `output`."""
+    return {cache_name(model): output[cache_name(model)]}
 
 
 def prompts() -> tuple[Any, Any]:
@@ -164,7 +175,7 @@ def test_chats_with_caches_of_their_own_do_not_mix(tmp_path: Path) -> None:
     with record(model, tmp_path / "t"), torch.no_grad():
         first = model(input_ids=ids[:1, :5])
         model(input_ids=ids[1:2])
-        model(input_ids=ids[:1, 5:6], past_key_values=first.past_key_values)
+        model(input_ids=ids[:1, 5:6], **cache_of(model, first))
     trace = open_trace(tmp_path / "t")
     assert trace.tokens_Q().tolist() == [5, 8, 1]
     assert rows(trace)["request-2", 5][0] == 1
@@ -176,10 +187,10 @@ def test_a_chat_that_ended_goes_on_with_its_next_turn(tmp_path: Path) -> None:
     model.generation_config.eos_token_id = 2
     ids, _ = prompts()
     with record(model, tmp_path / "t"), torch.no_grad():
-        cache = model(input_ids=ids[1:2]).past_key_values
-        model(input_ids=torch.tensor([[2]]), past_key_values=cache)
-        model(input_ids=ids[1:2, :3], past_key_values=cache)
-        model(input_ids=torch.tensor([[7]]), past_key_values=cache)
+        cache = cache_of(model, model(input_ids=ids[1:2]))
+        model(input_ids=torch.tensor([[2]]), **cache)
+        model(input_ids=ids[1:2, :3], **cache)
+        model(input_ids=torch.tensor([[7]]), **cache)
     (block,) = open_trace(tmp_path / "t").blocks()
     assert block.column_T("position").tolist() == list(range(12))
     assert block.column_T("phase").tolist() == [0] * 11 + [1]
@@ -192,7 +203,7 @@ def test_batches_without_names_are_new_requests(tmp_path: Path) -> None:
     with record(model, tmp_path / "t", weights=False), torch.no_grad():
         model(ids)
         turn = model(input_ids=ids[:1])
-        model(input_ids=ids[:1, :4], past_key_values=turn.past_key_values)
+        model(input_ids=ids[:1, :4], **cache_of(model, turn))
     trace = open_trace(tmp_path / "t")
     assert [q.id for q in trace.requests] == [f"request-{i}" for i in range(4)]
     assert trace.tokens_Q().tolist() == [8, 8, 8, 12]
