@@ -50,7 +50,7 @@ def attach(
     Raises InputError for a model that is not understood, MapError for a map of another model or mesh.
     """
     modules = find_experts(model)
-    if any(isinstance(getattr(one.forward, "__self__", None), AttachedLayer) for one in modules.experts_L):
+    if any(hasattr(one.forward, "attached") for one in modules.experts_L):
         raise OptionError("the model is attached already; call detach() of what attach gave, or swap() for another map")
     _check_map(modules, placement, mesh)
     slots_L = _slots(model, modules, placement, mesh, checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from placement.errors import OptionError
+from placement.expert_modules import argument_names, read_experts_call
 from placement.placement_map import Placement
 from placement.runtime.layer import MoELayer, StepStats
 from placement.runtime.module_experts import ModuleExperts, hidden_size
@@ -41,6 +43,7 @@ class AttachedLayer:
         self._dtype, self._keep = module.down_proj.dtype, keep_weights
         self._kept: dict[str, Any] | None = None
         self._forward_before: Any = None
+        self._own_forward, self._names = module.forward, argument_names(module.forward)
         self.marks: dict[str, Tensor] = {}
 
     stats: StepStats | None
@@ -52,20 +55,28 @@ class AttachedLayer:
         self._kept = weights if self._keep else None
         parameters.update(dict.fromkeys(weights))
         self._forward_before = self._module.__dict__.get("forward")
-        self._module.forward = self.forward
+
+        @functools.wraps(self._own_forward)  # under its name and with its arguments, which hooks look at
+        def forward(*args: Any, **kwargs: Any) -> Tensor:
+            return self.forward(*args, **kwargs)
+
+        forward.attached = self  # type: ignore[attr-defined]
+        self._module.forward = forward
 
     def use(self, placement: Placement) -> None:
         """Serve by this map, of which the slots have the weights."""
         self.layer = self._make(placement, ModuleExperts(self._module, self.slots))
 
-    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """As the module's own, on all ranks at once."""
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As the module's own, on all ranks at once. Raises InputError for a call that is not understood."""
+        call = read_experts_call(self._names, args, kwargs)
+        hidden_states = call.hidden
         x = hidden_states.reshape(-1, hidden_states.shape[-1])
         scores = None if self._scores is None else self._scores()
         for name, mark in self.marks.items():
             if len(mark) != len(x):
                 raise OptionError(f"{name} has {len(mark)} values and the forward {len(x)} tokens; give one a token")
-        y, self.stats = self.layer(x, top_k_index, top_k_weights, scores, **self.marks)
+        y, self.stats = self.layer(x, call.ids_TK, call.weights_TK, scores, **self.marks)
         return y.reshape(hidden_states.shape).to(hidden_states.dtype)
 
     def join(self) -> None:

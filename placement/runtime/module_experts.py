@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from placement.errors import InputError
+from placement.expert_modules import library
 from placement.runtime.experts import grouped_mm
 from placement.runtime.slot_weights import SlotWeights
 
+FLAGS = frozenset(("has_gate", "has_bias", "has_post_expert_norm", "is_transposed", "is_concatenated"))
+NEEDED = ("has_bias", "is_transposed")  # others came later: a module without them is as all were before
 WEIGHTS = ("gate_up_proj", "up_proj", "down_proj", "gate_up_proj_bias", "up_proj_bias", "down_proj_bias")
 
 
@@ -23,10 +26,11 @@ class ModuleExperts:
     @torch.no_grad()
     def __call__(self, rows: Tensor, counts: Tensor) -> Tensor:
         module = self._module
-        inner = self._linear(rows, "gate_up_proj" if module.has_gate else "up_proj", counts)
-        inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
+        gated = "gate_up_proj" in self._slots.tensors
+        inner = self._linear(rows, "gate_up_proj" if gated else "up_proj", counts)
+        inner = module._apply_gate(inner) if gated else module.act_fn(inner)
         out = self._linear(inner, "down_proj", counts)
-        return module.post_expert_norm(out) if module.has_post_expert_norm else out
+        return module.post_expert_norm(out) if getattr(module, "has_post_expert_norm", False) else out
 
     def _linear(self, rows: Tensor, name: str, counts: Tensor) -> Tensor:
         tensors = self._slots.tensors
@@ -38,13 +42,23 @@ class ModuleExperts:
 
 
 def check_module(module: Any, name: str) -> None:
-    """Raise InputError for a module whose weights are not those that all expert modules have: quantized ones."""
+    """Raise InputError for a module that computes in a way that is not known, or has other weights: quantized ones."""
     names = [key for key, value in module._parameters.items() if value is not None]
     odd = [key for key in names if key not in WEIGHTS]
     if odd or "down_proj" not in names:
         raise InputError(
             f"{name} ({type(module).__name__}) has weights {', '.join(names) or 'none'}; only {', '.join(WEIGHTS)} are "
             "understood; load the model without quantization"
+        )
+    needed = (*NEEDED, "_apply_gate" if "gate_up_proj" in names else "act_fn")
+    missing = [flag for flag in needed if not hasattr(module, flag)]
+    new = [key for key, value in vars(module).items() if value is True and key.startswith(("has_", "is_"))]
+    new = [key for key in new if key not in FLAGS]
+    if missing or new:
+        raise InputError(
+            f"{name} ({type(module).__name__}) of {library()} has {', '.join(new) or 'nothing new'} and lacks "
+            f"{', '.join(missing) or 'nothing'}, so that how its experts compute is not known; use a version that "
+            "was tested"
         )
 
 

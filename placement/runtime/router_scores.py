@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from placement.errors import OptionError
-from placement.expert_modules import ExpertModules
+from placement.expert_modules import ExpertModules, library
 
 
 class RouterScores:
@@ -19,6 +19,7 @@ class RouterScores:
         name_of = {id(module): name for name, module in named.items()}
         self._scores: dict[int, Tensor] = {}
         self._hooks = []
+        self._num_experts = modules.num_experts
         for index, experts in enumerate(modules.experts_L):
             block = named[name_of[id(experts)].rpartition(".")[0]]
             routers = [one for one in block.children() if type(one).__name__.endswith(("Router", "Gate"))]
@@ -40,7 +41,14 @@ class RouterScores:
 
     def _catch(self, index: int) -> Any:
         def catch(router: Any, _args: Any, output: Any) -> None:
-            logits = (output[0] if isinstance(output, tuple) else output).detach().float()
+            logits = output[0] if isinstance(output, tuple) else output
+            shape = tuple(getattr(logits, "shape", ()))
+            if len(shape) != 2 or shape[1] != self._num_experts or not logits.is_floating_point():
+                raise OptionError(
+                    f"{type(router).__name__} of {library()} gives {list(shape)} first, and logits of all "
+                    f"{self._num_experts} experts are needed, [T, E], for capacity mode 'expanded'; use mode='drop'"
+                )
+            logits = logits.detach().float()
             # routers with a correction bias choose by sigmoid (DeepSeek-V3), all others by softmax
             sigmoid = hasattr(router, "e_score_correction_bias")
             self._scores[index] = logits.sigmoid() if sigmoid else logits.softmax(dim=-1)

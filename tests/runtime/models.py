@@ -48,5 +48,5 @@ def make_model(family: str, *, seed: int = 0) -> Any:
 
 
 def layer_ids(model: Any) -> tuple[int, ...]:
-    names = [name for name, module in model.named_modules() if hasattr(module, "_is_expert_parallel")]
+    names = [name for name, _ in model.named_modules() if name.endswith(".experts")]
     return tuple(int(name.split(".")[2]) for name in names)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from models import FAMILIES, layer_ids, make_model
+from models import FAMILIES, layer_ids, make_model, transformers
 from moe import make_placement, torch
 from processes import run_processes
 
@@ -42,11 +43,12 @@ def prompt(rank: int) -> Any:
 @torch.no_grad()
 def serve(model: Any, tokens: Any, steps: int = STEPS) -> list[Any]:
     """Logits of the prompt, then of greedy decoding with the cache."""
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     found, cache = [], None
     for _ in range(1 + steps):
-        out = model(input_ids=tokens, past_key_values=cache, use_cache=True)
+        out = model(input_ids=tokens, use_cache=True, **{name: cache})
         found.append(out.logits)
-        tokens, cache = out.logits[:, -1:].argmax(dim=-1), out.past_key_values
+        tokens, cache = out.logits[:, -1:].argmax(dim=-1), out[name]
     return found
 
 
@@ -184,8 +186,8 @@ def test_weights_from_the_files_of_apply(family: str, tmp_path: Path) -> None:
 
     def program(mesh: Mesh) -> list[Any]:
         mine = copy.deepcopy(model)
-        for module in mine.modules():
-            if hasattr(module, "_is_expert_parallel"):
+        for name, module in mine.named_modules():
+            if name.endswith(".experts"):
                 module.to("meta")
         with pytest.raises(OptionError, match="give checkpoint="):
             attach(mine, placement, mesh)
@@ -275,3 +277,58 @@ def test_between_processes(tmp_path: Path) -> None:
     for rank, got in enumerate(results):
         assert not isinstance(got, Exception), got
         assert error([torch.from_numpy(one) for one in got], serve(model, prompt(rank))) < 1e-5
+
+
+def test_a_library_that_changed_its_experts() -> None:
+    """Arguments in another order are told apart; flags that are new or gone, and other router outputs, are refused."""
+    model, fits = make_model("olmoe"), make_map((0, 1), num_nodes=1, gpus=1, slots=8)
+    wanted = serve(model, prompt(0))
+
+    def on_one(program: Any) -> Any:
+        return Lockstep(1, 1).run(program)[0]
+
+    def reordered(mesh: Mesh) -> list[Any]:
+        mine = copy.deepcopy(model)
+        for layer in mine.model.layers:
+            inner = type(layer.mlp.experts).forward
+
+            def forward(
+                top_k_weights: Any, x: Any, top_k_index: Any, module: Any = layer.mlp.experts, inner: Any = inner
+            ) -> Any:
+                return inner(module, x, top_k_index, top_k_weights)
+
+            layer.mlp.experts.forward = forward
+            layer.mlp.experts.register_forward_pre_hook(lambda _m, args: (args[2], args[0], args[1]))
+        attach(mine, fits, mesh)
+        return serve(mine, prompt(0))
+
+    assert error(on_one(reordered), wanted) < 1e-5
+
+    def wrong_call(mesh: Mesh) -> None:
+        mine = copy.deepcopy(model)
+        attach(mine, fits, mesh)
+        mine.model.layers[0].mlp.experts(torch.ones(4, 32), torch.ones(4, 2), torch.ones(4, 2))
+
+    with pytest.raises(InputError, match="one matrix of ids, top_k_index or"):
+        on_one(wrong_call)
+    for change, words in (
+        ({"has_scale": True}, "has has_scale and lacks nothing"),
+        ({"is_transposed": None}, "lacks is_tr"),
+    ):
+        odd = copy.deepcopy(model)
+        for name, value in change.items():
+            if value is None:
+                delattr(odd.model.layers[1].mlp.experts, name)
+            else:
+                setattr(odd.model.layers[1].mlp.experts, name, value)
+        with pytest.raises(InputError, match=f"layer 1 .*transformers {transformers.__version__}.*{words}"):
+            on_one(lambda mesh, odd=odd: attach(odd, fits, mesh))
+
+    def other_router(mesh: Mesh) -> None:
+        mine = copy.deepcopy(model)
+        attach(mine, fits, mesh, capacity=CapacityPolicy(mode="expanded", gamma=1.0, max_extra=1))
+        mine.model.layers[0].mlp.gate.register_forward_hook(lambda _m, _a, out: out[::-1], prepend=True)
+        serve(mine, prompt(0), 0)
+
+    with pytest.raises(OptionError, match=r"gives \[4, 2\] first, and logits of all 8 experts"):
+        on_one(other_router)
