@@ -36,6 +36,16 @@ class Balancer:
         self.policy, self.expert_rearrangement_step = "default", 2250
 
 
+class Default:
+    """As vLLM's `DefaultEplbPolicy` is asked."""
+
+    @classmethod
+    def rebalance_experts(
+        cls, weight: Any, num_replicas: int, num_groups: int, num_nodes: int, num_ranks: int,
+        old_global_expert_indices: Any = None,
+    ) -> Any: ...  # fmt: skip
+
+
 @pytest.fixture
 def balancer(monkeypatch: pytest.MonkeyPatch) -> type[Balancer]:
     """The class in a package that looks like vLLM's."""
@@ -46,7 +56,7 @@ def balancer(monkeypatch: pytest.MonkeyPatch) -> type[Balancer]:
         "vllm.distributed": {},
         "vllm.distributed.eplb": {},
         "vllm.distributed.eplb.eplb_state": {"EplbState": made},
-        "vllm.distributed.eplb.policy": {"DefaultEplbPolicy": type("Default", (), {})},
+        "vllm.distributed.eplb.policy": {"DefaultEplbPolicy": Default},
     }
     for name, content in modules.items():
         module = ModuleType(name)
@@ -131,6 +141,41 @@ def test_a_vllm_without_such_a_balancer_is_refused(asked: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(InputError, match="no expert balancer as vLLM"):
         register()
+
+
+def test_a_balancer_that_changed_is_refused(
+    asked: Path, balancer: type[Balancer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is set or asked under another name would be set for nothing: vLLM would run with a map of its own."""
+    policy = sys.modules["vllm.distributed.eplb.policy"]
+
+    class Renamed:
+        @classmethod
+        def rebalance(cls, weight: Any) -> Any: ...
+
+    class Reordered:
+        @classmethod
+        def rebalance_experts(cls, weight: Any, num_groups: int, num_replicas: int) -> Any: ...
+
+    for other, words in ((Renamed, "takes no method"), (Reordered, "takes weight, num_groups, num_replicas")):
+        with monkeypatch.context() as patch:
+            patch.setattr(policy, "DefaultEplbPolicy", other)
+            with pytest.raises(InputError, match=f"not that of vLLM 0.33.0.*{words}"):
+                register()
+
+    def add_model(self: Any, model: Any, config: Any, label: str | None = None) -> None: ...
+
+    with monkeypatch.context() as patch:
+        patch.setattr(balancer, "add_model", add_model)
+        with pytest.raises(InputError, match=r"add_model takes self, model, config, label"):
+            register()
+    register()
+    state = balancer()
+    del state.expert_rearrangement_step_interval
+    with pytest.raises(InputError, match="EplbState has no expert_rearrangement_step_interval"):
+        state.add_model(model(), "config")
+    with pytest.raises(InputError, match="has no num_moe_layers"):
+        balancer().add_model(SimpleNamespace(), "config")
 
 
 def test_a_bad_file_is_refused(asked: Path, balancer: type[Balancer]) -> None:

@@ -7,6 +7,7 @@ it the balancer's policy is ours, and the next step is the one that rearranges. 
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from typing import Any
 
@@ -18,6 +19,9 @@ from placement.placement_json import load_placement
 from placement.placement_map import Placement
 
 MADE_FOR = "vLLM 0.33.0"
+ASKED = ("weight", "num_replicas", "num_groups", "num_nodes", "num_ranks", "old_global_expert_indices")
+STATE = ("policy", "expert_rearrangement_step", "expert_rearrangement_step_interval")
+UNKNOWN = f"this vLLM's expert balancer is not that of {MADE_FOR}, and would run with another map without a word"
 log = logging.getLogger(__name__)
 
 
@@ -33,14 +37,19 @@ def start_from(path: str) -> None:
     if hasattr(add_model, "placed_from"):
         return
     policy = fixed_policy(placement, DefaultEplbPolicy)
+    takes = inspect.signature(add_model)
+    if not {"model", "model_name"} <= takes.parameters.keys():
+        raise InputError(f"{UNKNOWN}: EplbState.add_model takes {', '.join(takes.parameters)}")
 
     @functools.wraps(add_model)
-    def add_model_placed(self: Any, model: Any, *args: Any, **kwargs: Any) -> None:
-        name = kwargs.get("model_name") or (args[1] if len(args) > 1 else None)
-        if not str(name).endswith("(draft)"):  # as vLLM calls the model that speculates
-            check_model(placement, model, path)
+    def add_model_placed(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = takes.bind(self, *args, **kwargs).arguments
+        if not str(given.get("model_name")).endswith("(draft)"):  # as vLLM calls the model that speculates
+            check_model(placement, given["model"], path)
             check_platform(self.parallel_config.eplb_config.use_async)
-        add_model(self, model, *args, **kwargs)
+        add_model(self, *args, **kwargs)
+        if missing := [name for name in STATE if not hasattr(self, name)]:
+            raise InputError(f"{UNKNOWN}: EplbState has no {', '.join(missing)}")
         self.policy = policy
         self.expert_rearrangement_step = self.expert_rearrangement_step_interval - 1
         log.info("experts will be placed as %s says after the first step", path)
@@ -50,7 +59,14 @@ def start_from(path: str) -> None:
 
 
 def fixed_policy(placement: Placement, default: Any) -> type:
-    """A policy, as vLLM's `AbstractEplbPolicy`, that answers with the map; for other models it is `default`."""
+    """A policy, as vLLM's `AbstractEplbPolicy`, that answers with the map; for other models it is `default`.
+
+    Raises InputError if `default` is asked in another way.
+    """
+    asked = getattr(default, "rebalance_experts", None)
+    if asked is None or tuple(inspect.signature(asked).parameters) != ASKED:
+        takes = "no method" if asked is None else ", ".join(inspect.signature(asked).parameters)
+        raise InputError(f"{UNKNOWN}: {default.__name__}.rebalance_experts takes {takes}")
     phy2log_LP = main_LP(placement).astype(np.int64)
     mine = (len(phy2log_LP), placement.model.num_experts, placement.num_slots, placement.num_ranks)
 
@@ -87,6 +103,8 @@ def check_model(placement: Placement, model: Any, path: str) -> None:
         "num_local_physical_experts": placement.slots_per_gpu,
     }
     for name, value in wanted.items():
+        if not hasattr(model, name):
+            raise InputError(f"{UNKNOWN}: {type(model).__name__} has no {name}")
         if getattr(model, name) != value:
             raise MapError(
                 f"{path} is for {name}={value}, but vLLM runs with {getattr(model, name)}; set num_redundant_experts="
