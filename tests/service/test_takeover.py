@@ -12,11 +12,15 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 from books import Books
-from placement_api.jobs.hosts import BEAT_S, LEASE_S
+from dbos import DBOS
+from placement_api.jobs.hosts import BEAT_S, LEASE_S, RECOVER, check_dbos
+from placement_api.jobs.queue import Jobs
 from tests_service import Server, problem_of, tar_of, wait_until
 
 from placement import Cluster, Options, open_trace, solution_document, solve
+from placement.errors import OptionError
 from placement.placement_json import document_bytes
 
 LONG, SHORT = 30_000_000, 200_000  # three seconds, and almost none, on a quick machine
@@ -37,6 +41,16 @@ def _check(client: httpx.Client, jobs: dict[str, tuple[int, int]], trace: Path) 
         options = Options(solver="anneal", bound="none", work_limit=work_limit, seed=seed)
         alone = solve(open_trace(trace), Cluster.fit(8, num_nodes=2, gpus_per_node=2), options)
         assert client.get(f"/v1/placements/{job}").content == document_bytes(solution_document(alone))
+
+
+def test_a_dbos_that_cannot_take_over_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one function of DBOS that is not public: the installed DBOS has it; without it jobs would wait for ever."""
+    check_dbos()
+    queue = object.__new__(Jobs)
+    for other in (None, lambda host: None):
+        monkeypatch.setattr(DBOS, RECOVER, other)
+        with pytest.raises(OptionError, match=r"no _recover_pending_workflows\(executor_ids\).*install dbos 3.4"):
+            queue.start()
 
 
 def test_another_host_takes_over_from_one_that_died_and_from_one_that_hangs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from dbos import DBOS
 from sqlalchemy import delete, select, update
 
+from placement.errors import OptionError
 from placement_api.store.database import AWAY, Database
 from placement_api.store.tables import QUEUED, RUNNING, HostRow, JobRow
 
@@ -19,8 +21,20 @@ BEAT_S = 2.0
 LEASE_S = 10.0  # who does not beat for so long, seen from here, is gone
 LEFT = 0.0  # `seen` of a host that said that it ends
 OLDEST = 100  # queued jobs that are looked at: those that should begin next
+# What DBOS's own services call. What is public, resume_workflow, would begin a job again that another host has taken.
+RECOVER = "_recover_pending_workflows"
 ACTIVE = ("ENQUEUED", "PENDING", "DELAYED")
 log = logging.getLogger("placement.service")
+
+
+def check_dbos() -> None:
+    """Raise OptionError if this DBOS cannot take over the jobs of hosts that are gone."""
+    recover = getattr(DBOS, RECOVER, None)
+    if recover is None or list(inspect.signature(recover).parameters) != ["executor_ids"]:
+        raise OptionError(
+            f"the installed dbos has no {RECOVER}(executor_ids), without which jobs of a host that died would never "
+            "end; install dbos 3.4, which was tested"
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,7 +120,7 @@ class Hosts:
     def _take_over(self, gone: set[str]) -> None:
         if not gone:
             return
-        taken = DBOS._recover_pending_workflows(sorted(gone))  # what DBOS's own services call
+        taken = getattr(DBOS, RECOVER)(sorted(gone))
         with self.database.session() as session:
             session.execute(delete(HostRow).where(HostRow.id.in_(gone)))
         for host in gone:

@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError
 from placement.errors import PlacementError
 from placement.version import VERSION
 from placement_api.jobs import child
-from placement_api.jobs.hosts import Hosts
+from placement_api.jobs.hosts import Hosts, check_dbos
 from placement_api.jobs.watch import Watch, patiently
 from placement_api.jobs.work import Task
 from placement_api.problems import Problem, from_library, missing
@@ -64,7 +64,8 @@ class Jobs:
         )
 
     def start(self) -> None:
-        """Listen to the queue, and go on with what was queued or running when the process ended."""
+        """Listen to the queue, and go on with what was queued or running when the process ended. Raises OptionError."""
+        check_dbos()
         global _jobs
         _jobs = self
         child.prepare()
