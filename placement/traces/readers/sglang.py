@@ -39,7 +39,7 @@ from placement.traces.readers.sglang_requests import RequestTracker
 from placement.traces.readers.torch_file import StoredTensor, mentions
 
 PATTERN = "*.pt"
-MODE_DECODE, MODE_MIXED, MODE_IDLE = 2, 3, 4  # of ForwardMode
+MODE_EXTEND, MODE_DECODE, MODE_MIXED, MODE_IDLE = 1, 2, 3, 4  # of ForwardMode
 PART = 1 << 20  # values read at once where order does not matter
 ID_FAULT = "is it a fused shared expert? record again with --disable-shared-experts-fusion"
 
@@ -148,6 +148,10 @@ def _segments(
 ) -> tuple[list[int], list[int]]:
     """First position and length of every request's tokens in the pass."""
     lengths = record.get("extend_seq_lens")
+    if lengths is None and mode in (MODE_EXTEND, MODE_MIXED) and len(position_T):
+        raise TraceError(
+            f"{where} is a pass of prompts without extend_seq_lens, which tells its requests apart; {MEND}"
+        )
     if mode == MODE_DECODE or lengths is None:
         return position_T.tolist(), [1] * len(position_T)
     with reading(where, MEND):

@@ -312,6 +312,11 @@ BAD: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     ),
     "sglang, positions": ("sglang", with_record(positions=[0]), "record 0: positions must be 4 whole numbers"),
     "sglang, lengths": ("sglang", with_record(extend_seq_lens=[3]), "record 0: extend_seq_lens does not add up to 4"),
+    "sglang, no lengths": (
+        "sglang",
+        with_record(extend_seq_lens=None),
+        "record 0 is a pass of prompts without extend_",
+    ),
     "sglang, mode": ("sglang", with_record(forward_mode=None), "record 0: forward_mode is None"),
     "vllm, dtype": ("vllm", with_array(sets(0, 4, 2).astype(np.float32)), "has shape .* and dtype float32"),
     "vllm, shape": ("vllm", with_array(sets(0, 4).astype(np.uint8)), "uint8 or uint16 is needed"),
