@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from tiny_moe_texts import domains
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from torch.nn import functional
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
 
@@ -82,7 +82,8 @@ def make_tokenizer(texts: Texts, size: int) -> PreTrainedTokenizerFast:
     bpe = ByteLevelBPETokenizer()
     samples = ("".join(train)[:300_000] for train, _ in texts.values())
     bpe.train_from_iterator(samples, size, special_tokens=[END], show_progress=False)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token=END, pad_token=END, padding_side="left")
+    plain = Tokenizer.from_str(bpe.to_str())
+    return PreTrainedTokenizerFast(tokenizer_object=plain, eos_token=END, pad_token=END, padding_side="left")
 
 
 def make_model(preset: Preset) -> OlmoeForCausalLM:

@@ -118,7 +118,11 @@ def find_experts(model: Any) -> ExpertModules:
     sizes = {int(module.num_experts) for _, module in found}
     if len(sizes) > 1:
         raise InputError(f"{what} has layers of {sorted(sizes)} experts; traces and maps are of layers of one size")
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if hasattr(text, "topk_group") and not hasattr(text, "n_group"):
+        raise InputError(
+            f"{what} chooses experts by groups and has no n_group under {library()}; {SUPPORTED} are known"
+        )
     groups = getattr(text, "n_group", None) or 1
     return ExpertModules(
         decoder=decoders[-1],

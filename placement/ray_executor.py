@@ -150,10 +150,19 @@ def _connect(address: str) -> tuple[Any, bool]:
             f"no Ray cluster answers at address={address!r} ({_first_line(error)}); start one with `ray start --head` "
             f"and give --address HOST:PORT"
         ) from None
-    driver: Any = ray._private.worker
-    if hasattr(driver, "print_to_stdstream"):  # on stdout, where our documents go
-        driver.print_to_stdstream = _log_what_ray_says
+    _silence(ray)
     return ray, True
+
+
+def _silence(ray: Any) -> None:
+    """Have the log say what Ray would write to stdout, where our documents go."""
+    driver: Any = getattr(getattr(ray, "_private", None), "worker", None)
+    if hasattr(driver, "print_to_stdstream"):
+        driver.print_to_stdstream = _log_what_ray_says
+    else:
+        log.warning(
+            "Ray %s may write messages of its own to stdout; write documents to files, with -o", ray.__version__
+        )
 
 
 def _log_what_ray_says(event: dict[str, Any], **_: object) -> None:

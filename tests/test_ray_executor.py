@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from placement import Cluster, Options, solve
 from placement.errors import MapError, OptionError, PlacementError, WorkerError
 from placement.events import Progress
 from placement.placement_json import document_bytes
-from placement.ray_executor import ATTEMPTS, RayExecutor
+from placement.ray_executor import ATTEMPTS, RayExecutor, _silence
 from placement.solution import solution_document
 from placement.traces.count import count
 from placement.traces.trace import open_trace
@@ -39,6 +40,16 @@ os.environ |= {
 NODES = ("--nodes", 2, "--gpus-per-node", 2)
 NODES_OF_THE_GUIDE = ("--nodes", 4, "--gpus-per-node", 2)
 REPOSITORY = Path(__file__).parents[1]
+
+
+def test_a_ray_that_cannot_be_silenced_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """The one name of Ray that is not public: the installed Ray has it; without it a warning says what may happen."""
+    ray = pytest.importorskip("ray")
+    assert hasattr(ray._private.worker, "print_to_stdstream")
+    for other in (SimpleNamespace(__version__="9"), SimpleNamespace(__version__="9", _private=SimpleNamespace())):
+        caplog.clear()
+        _silence(other)
+        assert "Ray 9 may write messages of its own to stdout" in caplog.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,20 @@ import pytest
 from moe import dense, make_matrices, make_placement, make_tokens, run_experts, torch
 from processes import run_processes
 
-from placement.errors import RankError
+from placement.errors import OptionError, RankError
 from placement.runtime import CapacityPolicy, Dispatcher, LayerMap, Lockstep, Mesh, MoELayer, torch_mesh
+from placement.runtime.transport.torch_dist import _store
 
 TIMEOUT_S = 5.0  # of which half is how far healthy ranks may be apart on a busy machine
+
+
+def test_a_torch_without_its_store_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one name of torch that is not public: the installed torch has it."""
+    name = "_get_default_store"
+    assert hasattr(torch.distributed.distributed_c10d, name)
+    monkeypatch.delattr(torch.distributed.distributed_c10d, name)
+    with pytest.raises(OptionError, match=f"torch {torch.__version__.replace('+', '.')} does not give the store"):
+        _store()
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((2, 2), torch.float32), ((2, 1), torch.bfloat16)])

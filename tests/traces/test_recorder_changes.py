@@ -407,3 +407,11 @@ def test_other_ways_to_generate(how: Given, tmp_path: Path) -> None:
         recorder.requests([f"{row}" for row in range(2 * copies)])
         model.generate(input_ids=IDS * PADDED, attention_mask=PADDED, max_new_tokens=NEW, **how)
     assert open_trace(tmp_path / "t").tokens_Q().tolist() == [6 + NEW - 3] * copies + [6 + NEW - 1] * copies
+
+
+def test_groups_under_another_name_are_refused(tmp_path: Path) -> None:
+    """A router that chooses by groups, whose number would be lost."""
+    model = make_model()
+    model.config.topk_group = 2
+    with pytest.raises(InputError, match="chooses experts by groups and has no n_group"), record(model, tmp_path / "t"):
+        pass

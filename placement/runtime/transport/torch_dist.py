@@ -51,12 +51,22 @@ def mesh_of(device_mesh: DeviceMesh, *, timeout_s: float = TIMEOUT_S, check: boo
         )
     if device_mesh.mesh.flatten().tolist() != list(range(dist.get_world_size())):
         raise OptionError("the DeviceMesh must number its ranks node by node: 0, 1, 2, ...")
-    roll_call = RollCall(dist.distributed_c10d._get_default_store(), dist.get_rank(), next(_meshes), timeout_s / 2)
+    roll_call = RollCall(_store(), dist.get_rank(), next(_meshes), timeout_s / 2)
     groups = [dist.group.WORLD, device_mesh.get_group(0), device_mesh.get_group(1)]
     if device_mesh.device_type == "cpu" or "nccl" not in str(dist.get_backend_config()):
         groups = [_own_group(group, timeout_s / 2) for group in groups]
     world, across, within = (TorchGroup(group, roll_call, timeout_s / 2, check) for group in groups)
     return Mesh(world=world, across=across, within=within)
+
+
+def _store() -> Any:
+    """The store of the default process group, for which torch has no public name. Raises OptionError."""
+    find = getattr(dist.distributed_c10d, "_get_default_store", None)
+    if find is None:
+        raise OptionError(
+            f"torch {torch.__version__} does not give the store of its process group; install torch 2.8 to 2.13"
+        )
+    return find()
 
 
 def _own_group(group: Any, timeout_s: float) -> Any:
