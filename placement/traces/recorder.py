@@ -13,6 +13,7 @@ from placement.files import check_free, make_folder
 from placement.traces.format import SHARD_TOKENS, RequestEntry, write_manifest
 from placement.traces.recorded_batch import Batch
 from placement.traces.recorded_cache import Caches
+from placement.traces.recorded_ends import Ends
 from placement.traces.recorded_routing import Chosen, RoutingLog
 from placement.traces.recorded_step import NAME_IT, Step
 from placement.traces.shard_writer import ShardWriter
@@ -65,7 +66,8 @@ def record(
         ),
     ]
     try:
-        yield recorder
+        with recorder._ends.watching():
+            yield recorder
     finally:
         for hook in hooks:
             hook.remove()
@@ -88,8 +90,8 @@ class Recorder:
         shard_tokens: int,
     ) -> None:
         self._modules, self._folder, self._log = modules, folder, log
-        self._model, self._name, self._shard_tokens = model, name, shard_tokens
-        self._ends: frozenset[int] = frozenset()
+        self._name, self._shard_tokens = name, shard_tokens
+        self._ends, self._ended_by = Ends(model), frozenset[int]()
         self._entries: list[RequestEntry] = []
         self._named: list[RequestEntry] | None = None
         self._given: list[RequestEntry] | None = None  # the names of the forward that runs
@@ -146,7 +148,7 @@ class Recorder:
     def _new_batch(self, step: Step) -> Batch:
         first = len(self._entries)
         self._entries += self._given or [RequestEntry(id=f"request-{first + row}") for row in range(step.rows)]
-        self._ends = _ends(self._model)
+        self._ended_by = self._ends.now()
         return Batch(step, first, named=self._given is not None)
 
     def _collector(self, layer: int) -> Any:
@@ -181,7 +183,7 @@ class Recorder:
                 f"requests, cannot be told apart; give use_cache=False for prompts, or {NAME_IT}"
             )
         batch = self._batch or self._new_batch(step)
-        fed = batch.take(step, self._ends)
+        fed = batch.take(step, self._ended_by)
         self._caches.keep(cache, batch)
         if self._log.add(chosen_L, fed):
             self._write()
@@ -226,22 +228,3 @@ def _told(read: Callable[..., T], *given: Any) -> T:
 
 def _name_of(model: Any) -> str:
     return str(getattr(model.config, "_name_or_path", "") or getattr(model.config, "model_type", type(model).__name__))
-
-
-def _ends(model: Any) -> frozenset[int]:
-    """Tokens after which `generate` feeds a row padding, until the others have ended too. Raises TraceError."""
-    modules = list(model.modules())
-    found = (getattr(module, "generation_config", None) for module in modules)
-    config = next((config for config in found if config is not None), None)
-    if config is None:
-        if any(callable(getattr(module, "generate", None)) for module in modules):
-            raise TraceError(f"{_unknown_ends()}: the model has no generation_config")
-        config = model.config
-    elif not hasattr(config, "eos_token_id"):
-        raise TraceError(f"{_unknown_ends()}: its generation_config has no eos_token_id")
-    ends = getattr(config, "eos_token_id", None)
-    return frozenset() if ends is None else frozenset(ends if isinstance(ends, (list, tuple)) else [ends])
-
-
-def _unknown_ends() -> str:
-    return f"{library()} does not say which tokens end a request, so that padding behind them would be recorded"

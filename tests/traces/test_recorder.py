@@ -168,6 +168,30 @@ def test_rows_that_ended_are_not_recorded_further(tmp_path: Path) -> None:
         assert lengths[row] == int(mask[row].sum()) + fed
 
 
+@pytest.mark.parametrize("told", ["argument", "configuration", "none"])
+def test_ends_that_a_call_gives_are_those_that_count(told: str, tmp_path: Path) -> None:
+    """`generate` takes them as an argument or in a configuration of its own; the model's own are then no ends."""
+    model = tiny()
+    ids, mask = prompts()
+    free = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=8, do_sample=False)
+    end, other = int(free[0, 10]), int(free[1, 9])
+    model.generation_config.eos_token_id = other
+    config = transformers.GenerationConfig(eos_token_id=[end], pad_token_id=0, max_new_tokens=8, do_sample=False)
+    given = {"argument": {"eos_token_id": end}, "configuration": {"generation_config": config}}
+    sizes = {} if told == "configuration" else {"max_new_tokens": 8, "do_sample": False}
+    before = dict(vars(model))
+    with record(model, tmp_path / "t"):
+        out = model.generate(input_ids=ids, attention_mask=mask, **given.get(told, {"eos_token_id": None}), **sizes)
+    assert vars(model).keys() == before.keys()
+    new_BS = out[:, 8:]
+    assert (new_BS[:, :-1] == end).any()
+    lengths = open_trace(tmp_path / "t").tokens_Q()
+    for row in range(3):
+        ends = torch.nonzero(new_BS[row] == end) if told != "none" else []
+        fed = int(ends[0]) if len(ends) else new_BS.shape[1] - 1
+        assert lengths[row] == int(mask[row].sum()) + fed
+
+
 def test_chats_with_caches_of_their_own_do_not_mix(tmp_path: Path) -> None:
     """Going back to the cache of another chat starts a request at the position where that cache ends."""
     model = tiny()

@@ -298,12 +298,11 @@ def test_experts_are_found_without_the_librarys_flag(tmp_path: Path) -> None:
 
 def test_rows_of_beam_search_stop(tmp_path: Path) -> None:
     """A row's tokens would be those of several beams, with a cache and without."""
-    words = "rows change(d)? places"
-    with pytest.raises(TraceError, match=words), record(make_model(), tmp_path / "t") as recorder:
-        recorder.requests(list("abcd"))
-        recorder._model.generate(input_ids=IDS, attention_mask=MASK, max_new_tokens=NEW, num_beams=2)
-    with pytest.raises(TraceError, match=words), record(make_model(), tmp_path / "u") as recorder:
-        recorder._model.generate(input_ids=IDS, max_new_tokens=12, num_beams=4, use_cache=False)
+    for folder, beams in (("t", {"num_beams": 2}), ("u", {"num_beams": 4, "use_cache": False})):
+        model = make_model()
+        with pytest.raises(TraceError, match=r"rows change(d)? places"), record(model, tmp_path / folder) as recorder:
+            recorder.requests([f"{row}" for row in range(2 * beams["num_beams"])])
+            model.generate(input_ids=IDS, attention_mask=MASK, max_new_tokens=12, **beams)
 
 
 def test_tokens_that_are_taken_back_stop(tmp_path: Path) -> None:
