@@ -9,6 +9,7 @@ PlacementError             exit code 1
 │   └── OutputError        a file that cannot be written
 ├── InfeasibleError        exit code 3: no placement can satisfy what was asked
 ├── LimitError             exit code 4: none was found within the limit
+│   └── TimeLimitError     a service ended a job that ran for as long as it lets one run
 ├── RankError              exit code 5: a rank of a running group failed, was late or disagreed
 └── WorkerError            exit code 6: workers of other machines failed at a task again and again
 """
@@ -85,6 +86,10 @@ class LimitError(PlacementError):
     """No placement that satisfies what was asked was found within the limit."""
 
     exit_code = 4
+
+
+class TimeLimitError(LimitError):
+    """A job ran for as long as a service lets one run, and was ended."""
 
 
 class RankError(PlacementError):

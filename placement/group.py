@@ -16,7 +16,7 @@ from placement.cost.evaluation import Evaluation
 from placement.errors import OptionError
 from placement.events import Listener, Progress, ignore
 from placement.grouped import GROUPED, JOINT, PLACED, WITH_HOMES, Gain, GroupedSolution, Homes
-from placement.grouping.assign import assign_homes
+from placement.grouping.assign import assign_homes, check_tolerance
 from placement.grouping.fit_router import fit_router
 from placement.grouping.held_out import route_requests
 from placement.grouping.home_costs import home_costs
@@ -32,7 +32,7 @@ from placement.solution import Solution
 from placement.solvers import get_solver
 from placement.solvers.answers import LayerReport
 from placement.solvers.run import solve_workload
-from placement.traces.cut import FIRST_QUARTER, PREFILL, cut_requests
+from placement.traces.cut import FIRST_QUARTER, PREFILL, check_cut, cut_requests
 from placement.traces.split import split_requests
 from placement.traces.trace import Trace
 from placement.workload import Workload
@@ -72,12 +72,7 @@ def solve_grouped(
     options = options or Options()
     if not 0 <= holdout < 1:
         raise OptionError(f"holdout={holdout} must be at least 0 and less than 1")
-    if cluster.num_nodes < 2:
-        raise OptionError("grouping shares requests among nodes; one node is all there is: use --nodes 2 or more")
-    if not options.sends_count:
-        raise OptionError("grouping saves sends, and these do not count here; use --objective locality or time")
-    if options.moves_limited:
-        raise OptionError("grouping looks for a new map and knows no current one; leave out max_moves")
+    check_grouping(cluster, options, home_from=home_from, tolerance=tolerance)
     cluster.check_fits(trace.model.num_experts)
     get_solver(options.solver)
     if placement is not None:
@@ -162,6 +157,19 @@ def solve_grouped(
         held_out_Q=apart,
         rest_tokens_Q=np.zeros_like(requests.sum(trace.tokens_Q())) if rest is None else requests.sum(rest.tokens_Q()),
     )
+
+
+def check_grouping(cluster: Cluster, options: Options, *, home_from: str | None, tolerance: float) -> None:
+    """Raise OptionError for what cannot be grouped, whatever the trace."""
+    if cluster.num_nodes < 2:
+        raise OptionError("grouping shares requests among nodes; one node is all there is: use --nodes 2 or more")
+    if not options.sends_count:
+        raise OptionError("grouping saves sends, and these do not count here; use --objective locality or time")
+    if options.moves_limited:
+        raise OptionError("grouping looks for a new map and knows no current one; leave out max_moves")
+    if home_from is not None:
+        check_cut(home_from)
+    check_tolerance(tolerance)
 
 
 def _default_cut(trace: Trace) -> str:

@@ -55,13 +55,13 @@ class Options:
         ):
             if cap is not None and not (np.isfinite(cap) and cap >= 1):
                 raise OptionError(f"{name}={cap} must be 1 or more: it is max/mean over {over}")
-        if self.work_limit is not None and self.work_limit < 1:
-            raise OptionError(f"work_limit={self.work_limit} must be at least 1 move")
+        if self.work_limit is not None and not 1 <= self.work_limit < 2**63:
+            raise OptionError(f"work_limit={str(self.work_limit)[:24]} must be from 1 to 2^63 - 1 moves")
         if self.time_limit_s is not None and not self.time_limit_s > 0:
             raise OptionError(f"time_limit={self.time_limit_s} must be more than 0 seconds")
         for name, most in (("max_moves", self.max_moves), ("max_moves_per_layer", self.max_moves_per_layer)):
-            if most is not None and most < 0:
-                raise OptionError(f"{name}={most} must be 0 or more slots")
+            if most is not None and not 0 <= most < 2**63:
+                raise OptionError(f"{name}={str(most)[:24]} must be from 0 to 2^63 - 1 slots")
         if not 0 <= self.seed < 2**63:
             raise OptionError(f"seed={self.seed} must be from 0 to 2^63 - 1")
         if self.bound not in BOUNDS:

@@ -41,6 +41,10 @@ class Limits:
     wait_s: float = 60.0
     stall_s: float = 60.0  # a client may be silent within a body
     requests_per_s: float = 200.0
+    job_time_limit_s: float = 3600.0  # of one beginning of a job
+    max_queued: int = 100  # jobs of a token that wait
+    work: int = 100_000_000_000  # moves of a layer: more than an hour of them
+    slots: int = 16_384  # of a layer
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

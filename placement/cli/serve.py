@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +52,8 @@ def serve_command(
     max_upload_mib: Annotated[int, typer.Option(min=1, help="Largest upload, MiB.")] = 4096,
     max_body_mib: Annotated[int, typer.Option(min=1, help="Largest body of other requests, MiB.")] = 32,
     rate_limit: Annotated[float, typer.Option(help="Requests a second of each token.")] = 200.0,
+    job_time_limit: Annotated[float, typer.Option(help="Seconds that a job may run.")] = 3600.0,
+    max_queued: Annotated[int, typer.Option(min=1, help="Jobs of each token that may wait.")] = 100,
     keep_days: Annotated[float | None, typer.Option(help="Days to keep what is not used. [default: for ever]")] = None,
     keep_mib: Annotated[int | None, typer.Option(help="MiB to keep at most of it. [default: any size]")] = None,
 ) -> None:
@@ -60,7 +64,13 @@ def serve_command(
 
     given = {"max_jobs": max_jobs, "executor": executor}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    limits = Limits(upload_bytes=max_upload_mib * MIB, body_bytes=max_body_mib * MIB, requests_per_s=rate_limit)
+    limits = Limits(
+        upload_bytes=max_upload_mib * MIB,
+        body_bytes=max_body_mib * MIB,
+        requests_per_s=rate_limit,
+        job_time_limit_s=job_time_limit,
+        max_queued=max_queued,
+    )
     serve(
         Settings(
             data=data.absolute(),
@@ -92,21 +102,23 @@ def create_command(
     database_url: DatabaseUrl = "",
 ) -> None:
     """Make a token and print it, this once: only its hash is kept."""
-    tokens, scopes = _tokens(data, database_url), scope or ["solve"]
-    if token_file is None:
-        typer.echo(tokens.create(name, scopes))
-        return
-    try:
-        tokens.admit(name, scopes, token_file.read_text().strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {token_file}: {error}; give a file that holds a token") from None
+    scopes = scope or ["solve"]
+    with _tokens(data, database_url) as tokens:
+        if token_file is None:
+            typer.echo(tokens.create(name, scopes))
+            return
+        try:
+            tokens.admit(name, scopes, token_file.read_text().strip())
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read {token_file}: {error}; give a file that holds a token") from None
 
 
 @token_app.command("list")
 def list_command(data: Data = DATA, database_url: DatabaseUrl = "") -> None:
     """Show the tokens there are, without the tokens themselves."""
-    for row in _tokens(data, database_url).list():
-        typer.echo(f"{row.id}  {','.join(row.scopes):8}  {row.name}")
+    with _tokens(data, database_url) as tokens:
+        for row in tokens.list():
+            typer.echo(f"{row.id}  {','.join(row.scopes):8}  {row.name}")
 
 
 @token_app.command("delete")
@@ -119,18 +131,26 @@ def delete_command(
     database_url: DatabaseUrl = "",
 ) -> None:
     """Delete a token; within seconds it opens nothing."""
-    if not _tokens(data, database_url).delete(name, force=force):
+    with _tokens(data, database_url) as tokens:
+        deleted = tokens.delete(name, force=force)
+    if not deleted:
         raise OptionError(f"there is no token {name!r}; see placement token list")
 
 
-def _tokens(data: Path, database_url: str) -> Any:
+@contextmanager
+def _tokens(data: Path, database_url: str) -> Iterator[Any]:
+    """The tokens of a store, which is closed again."""
     _service()
     from placement_api.service import open_store
     from placement_api.settings import Settings
     from placement_api.tokens import Tokens
 
     settings = Settings(data=data.absolute(), database_url=database_url)
-    return Tokens(database=open_store(settings), requests_per_s=settings.limits.requests_per_s)
+    database = open_store(settings)
+    try:
+        yield Tokens(database=database, requests_per_s=settings.limits.requests_per_s)
+    finally:
+        database.close()
 
 
 def _service() -> None:

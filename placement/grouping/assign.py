@@ -57,6 +57,12 @@ class Assignment:
         return float(self.load_N.max() / mean) if mean > 0 else 1.0
 
 
+def check_tolerance(tolerance: float) -> None:
+    """Raise OptionError unless it is a share of tokens."""
+    if not 0 <= tolerance <= 1e6:
+        raise OptionError(f"tolerance={tolerance} must be 0 or more: the share of tokens that a node may get too many")
+
+
 def assign_homes(
     cost_QN: Floats, tokens_Q: npt.NDArray[np.int64], *, tolerance: float = TOKEN_TOLERANCE, exact: bool = True
 ) -> Assignment:
@@ -69,8 +75,7 @@ def assign_homes(
     If a request is longer than that share, or no assignment is found that keeps it, the cap is raised to the lowest
     that the largest requests first, each to the emptiest node, can keep. Deterministic.
     """
-    if not 0 <= tolerance <= 1e6:
-        raise OptionError(f"tolerance={tolerance} must be 0 or more: the share of tokens that a node may get too many")
+    check_tolerance(tolerance)
     cost_QN = np.asarray(cost_QN, dtype=np.float64)
     tokens_Q = np.asarray(tokens_Q, dtype=np.int64)
     num_nodes = cost_QN.shape[1]

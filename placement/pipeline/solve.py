@@ -156,7 +156,12 @@ def _check_current(
 ) -> None:
     if current is not None:
         check_fits(current, trace.model, cluster)
-    elif options.moves_limited:
+    check_moves(options, has_current=current is not None)
+
+
+def check_moves(options: Options, *, has_current: bool) -> None:
+    """Raise OptionError for limits of moves that the solve cannot keep."""
+    if options.moves_limited and not has_current:
         raise OptionError("max_moves says how far the answer may be from a current map; give one with --from FILE")
     if options.moves_limited and options.solver not in FROM_CURRENT:
         raise OptionError(f"solver={options.solver!r} knows no max_moves; use --solver {' or '.join(FROM_CURRENT)}")

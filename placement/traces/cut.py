@@ -35,6 +35,12 @@ def cut_requests(trace: Trace, at: str) -> tuple[Trace, Trace]:
     return tuple(replace(trace, cut=Cut(position_Q=position_Q, rest=rest)) for rest in (False, True))  # type: ignore[return-value]
 
 
+def check_cut(at: str) -> None:
+    """Raise OptionError unless `at` is `prefill` or a share."""
+    if at != PREFILL:
+        _share(at)
+
+
 def _share(at: str) -> float:
     try:
         share = float(at)

@@ -101,13 +101,23 @@ def _all_parts(
         paths = [folders[offset] for offset in sorted(folders)]
         short = [path.name for path in paths]
         return tuple(short if len(set(short)) == len(short) else map(str, paths)), folder_Q
-    windows = re.fullmatch(r"windows:(\d{1,4})", by)
-    if windows is None or int(windows[1]) < 2:
-        raise OptionError(f"robust={by!r} is unknown; choose one of {', '.join(PARTINGS)} (N from 2 to 9999)")
-    number = int(windows[1])
+    number = _num_windows(by)
     middle_Q = np.cumsum(tokens_Q) - tokens_Q / 2
     window_Q = np.minimum(middle_Q * number // max(tokens_Q.sum(), 1), number - 1).astype(np.int64)
     return tuple(f"window {w + 1}" for w in range(number)), window_Q
+
+
+def check_parting(by: str) -> None:
+    """Raise OptionError unless `by` is one of PARTINGS; whether a trace has such parts, `parts_of` finds."""
+    if by not in PARTINGS[:-1]:
+        _num_windows(by)
+
+
+def _num_windows(by: str) -> int:
+    windows = re.fullmatch(r"windows:(\d{1,4})", by)
+    if windows is None or int(windows[1]) < 2:
+        raise OptionError(f"robust={by!r} is unknown; choose one of {', '.join(PARTINGS)} (N from 2 to 9999)")
+    return int(windows[1])
 
 
 def _by_name(name: str) -> tuple[bool, list[str | int]]:

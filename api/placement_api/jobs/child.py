@@ -14,7 +14,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
-from placement.errors import PlacementError
+from placement.errors import PlacementError, TimeLimitError
 from placement.events import Progress
 from placement_api.jobs.work import Answer, Task, compute
 from placement_api.problems import Problem, from_library
@@ -39,14 +39,17 @@ def prepare() -> None:
     forkserver.ensure_running()
 
 
-def run(task: Task, *, stop: Callable[[], bool], tell: Callable[[Progress], None]) -> Outcome:
-    """Compute `task`; `stop` is asked all the while, `tell` gets the progress."""
+def run(task: Task, *, limit_s: float, stop: Callable[[], bool], tell: Callable[[Progress], None]) -> Outcome:
+    """Compute `task` for at most `limit_s`; `stop` is asked all the while, `tell` gets the progress."""
     ours, theirs = _PROCESSES.Pipe()
     process = _PROCESSES.Process(target=_work, args=(theirs, asdict(task)), daemon=True)
     process.start()
+    end = time.monotonic() + limit_s
     theirs.close()
     try:
         while not stop():
+            if time.monotonic() >= end:
+                return Outcome(error=_overrun(limit_s))
             if not ours.poll(LOOK_S):
                 continue
             try:
@@ -64,6 +67,14 @@ def run(task: Task, *, stop: Callable[[], bool], tell: Callable[[Progress], None
         process.join()
         process.close()
         ours.close()
+
+
+def _overrun(limit_s: float) -> dict[str, Any]:
+    error = TimeLimitError(
+        f"the job was ended after {limit_s:g} s, which is as long as this service lets a job run; ask for less with a "
+        f"smaller work_limit or with time_limit_s, or start the service with a larger --job-time-limit"
+    )
+    return from_library(error).body.model_dump()
 
 
 def _died(code: int | None) -> dict[str, Any]:

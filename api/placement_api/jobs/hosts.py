@@ -47,7 +47,7 @@ class Hosts:
     alone    no other host can be at this database
     queue    its name
     running  the jobs that run in this process
-    enqueue  puts a job into the queue; again does nothing
+    enqueue  puts a job, with its turn, into the queue; again does nothing
     """
 
     database: Database
@@ -55,7 +55,7 @@ class Hosts:
     alone: bool
     queue: str
     running: Callable[[], set[str]]
-    enqueue: Callable[[str], None]
+    enqueue: Callable[[str, int], None]
     id: str = ""
     _watched: dict[str, tuple[float | None, float]] = field(default_factory=dict)
     _doubted: set[str] = field(default_factory=set)
@@ -131,18 +131,21 @@ class Hosts:
     def _put_back(self) -> None:
         """Jobs that are open and of which no process knows, twice in a row: a disk or a database failed at the time."""
         with self.database.reading() as session:
-            queued = select(JobRow.id).where(JobRow.state == QUEUED).order_by(JobRow.created).limit(OLDEST)
-            jobs = {*session.scalars(select(JobRow.id).where(JobRow.state == RUNNING)), *session.scalars(queued)}
+            found = select(JobRow.id, JobRow.turn)
+            queued = found.where(JobRow.state == QUEUED).order_by(JobRow.turn, JobRow.created).limit(OLDEST)
+            running = found.where(JobRow.state == RUNNING)
+            turns = {job: turn for one in (running, queued) for job, turn in session.execute(one)}
+        jobs = turns.keys()
         known = DBOS.list_workflows(workflow_ids=sorted(jobs), load_input=False, load_output=False) if jobs else []
-        running = self.running()
-        lost = {one.workflow_id for one in known if one.executor_id == self.id and one.status == "PENDING"} - running
+        here = self.running()
+        lost = {one.workflow_id for one in known if one.executor_id == self.id and one.status == "PENDING"} - here
         ended = {one.workflow_id for one in known if one.status not in ACTIVE}
         absent = jobs - {one.workflow_id for one in known}
         doubted, self._doubted = self._doubted, lost | ended | absent
         for job in sorted(doubted & self._doubted):
             log.warning("job %s is put back into the queue", job)
             if job in absent:
-                self.enqueue(job)
+                self.enqueue(job, turns[job])
             elif job in lost:
                 DBOS.resume_workflow(job, queue_name=self.queue)
             else:

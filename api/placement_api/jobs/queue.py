@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -23,6 +23,7 @@ from placement.errors import PlacementError
 from placement.version import VERSION
 from placement_api.jobs import child
 from placement_api.jobs.hosts import Hosts, check_dbos
+from placement_api.jobs.turns import check_room, next_turn
 from placement_api.jobs.watch import Watch, patiently
 from placement_api.jobs.work import Task
 from placement_api.problems import Problem, from_library, missing
@@ -89,14 +90,18 @@ class Jobs:
         self._hosts.stop()
 
     def submit(self, kind: str, request: dict[str, Any], *, caller: str, key: str | None = None) -> JobRow:
-        """The job of this request: a new one, or the one that the same request or key got before. Raises Problem."""
+        """The job of this request: a new one, or the one that the same request or key got before.
+
+        Raises:
+            Problem: The key was used otherwise (422), or as many jobs of the caller wait as may (429).
+        """
         digest = hashlib.sha256(json.dumps([kind, VERSION, request], sort_keys=True).encode()).hexdigest()
         try:
             job = self._find_or_add(kind, request, digest, caller, key)
         except IntegrityError:  # another request was faster
             job = self._find_or_add(kind, request, digest, caller, key)
         if job.state in OPEN:
-            self._enqueue(job.id)
+            self._enqueue(job.id, job.turn)
         return job
 
     def cancel(self, job: str) -> JobRow:
@@ -125,7 +130,7 @@ class Jobs:
                 return {"state": CANCELLED}
             task = patiently(lambda: self._task(job))
             watch = Watch(database=self.database, job=job, attempt=attempt, told_here=lambda: self.wants_stop(job))
-            outcome = child.run(task, stop=watch.stop, tell=watch.tell)
+            outcome = child.run(task, limit_s=self.settings.limits.job_time_limit_s, stop=watch.stop, tell=watch.tell)
         except Problem as error:
             outcome = child.Outcome(error=error.body.model_dump())
         except PlacementError as error:
@@ -196,6 +201,7 @@ class Jobs:
                 session.flush()
             row = session.scalars(select(JobRow).where(JobRow.active_digest == digest)).one_or_none()
             if row is None:
+                check_room(session, caller, self.settings.limits.max_queued)
                 row = JobRow(
                     id=uuid.uuid4().hex,
                     kind=kind,
@@ -203,6 +209,8 @@ class Jobs:
                     request=request,
                     digest=digest,
                     active_digest=digest,
+                    caller=caller,
+                    turn=next_turn(session, caller),
                     created=time.time(),
                     attempts=0,
                     stage="",
@@ -217,9 +225,9 @@ class Jobs:
                 session.add(KeyRow(caller=caller, key=key, digest=digest, job=row.id, created=time.time()))
             return row
 
-    def _enqueue(self, job: str) -> None:
-        """The job's id is that of its workflow: however often it is queued, it is one."""
-        with SetWorkflowID(job):
+    def _enqueue(self, job: str, turn: int) -> None:
+        """The job's id is that of its workflow: however often it is queued, it is one. Low turns begin first."""
+        with SetWorkflowID(job), SetEnqueueOptions(priority=max(turn, 1)):
             DBOS.enqueue_workflow(QUEUE, run_job, job)
 
     def _task(self, job: str) -> Task:

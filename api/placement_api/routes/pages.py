@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
-from placement.cluster_file import cluster_of
 from placement.errors import PlacementError
 from placement_api.answers import JobAnswer
 from placement_api.bodies import PlacementBody
@@ -215,7 +214,6 @@ def _solve(here: Service, solver: Caller, trace: str, values: dict[str, str]) ->
         except ValidationError as error:
             fault = error.errors()[0]
             raise Problem(422, f"{fault['loc'][-1]}: {fault['msg']}", "change this value") from None
-        cluster_of(body.cluster, row.num_experts)
         job = here.jobs.submit("solve", placements.request_of(here, body), caller=solver.id)
     except (Problem, PlacementError) as error:
         return _trace(here, row, values, _problem(error))

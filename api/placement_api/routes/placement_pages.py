@@ -68,6 +68,7 @@ def fill_front(here: Here, solver: Solver, placement: str) -> Response:
     """Solve the same at other prices of imbalance: the points between few sends and even load."""
     row = placements.find_placement(here, placement)
     for request in front.more(row):
+        placements.check(here, request)
         here.jobs.submit("solve", request, caller=solver.id)
     return RedirectResponse(f"/placements/{row.id}#front", status_code=303)
 

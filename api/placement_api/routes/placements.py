@@ -11,10 +11,10 @@ from starlette.concurrency import run_in_threadpool
 
 from placement.exporters import EXPORTERS, get_exporter
 from placement.exporters.base import ExportOptions
-from placement.options import Options
 from placement.placement_json import load_placement
 from placement_api.answers import JobAnswer, PlacementAnswer
 from placement_api.bodies import EvaluateBody, PlacementBody
+from placement_api.checks import check_evaluate, check_solve
 from placement_api.problems import MEDIA_TYPE, Problem, faults, missing
 from placement_api.routes import Frequent, Here, Reader, Solver
 from placement_api.routes.jobs import file_of, wait_for
@@ -38,6 +38,7 @@ async def solve(
     here: Here, caller: Solver, body: PlacementBody, wait: Wait = 0.0, idempotency_key: Key = None
 ) -> Response:
     """Place the experts: `placement solve`. The same request twice is one job."""
+    _check_wait(here, wait)
     request = await run_in_threadpool(request_of, here, body)
     row = await run_in_threadpool(here.jobs.submit, "solve", request, caller=caller.id, key=idempotency_key)
     return await _answer(here, row, wait, "placement")
@@ -53,9 +54,9 @@ async def evaluate(
     here: Here, caller: Solver, placement: str, body: EvaluateBody, wait: Wait = 0.0, idempotency_key: Key = None
 ) -> Response:
     """Measure it on other traces, exactly and on every token."""
-    await run_in_threadpool(_check_inputs, here, body.traces)
-    await run_in_threadpool(find_placement, here, placement)
+    _check_wait(here, wait)
     request = body.model_dump() | {"placement": placement}
+    await run_in_threadpool(_check_evaluate, here, request)
     row = await run_in_threadpool(here.jobs.submit, "evaluate", request, caller=caller.id, key=idempotency_key)
     return await _answer(here, row, wait, "evaluation")
 
@@ -144,17 +145,26 @@ def rows(here: Service, *, limit: int, offset: int = 0) -> list[JobRow]:
 def request_of(here: Service, body: PlacementBody) -> dict[str, Any]:
     """The body as it is kept: checked as far as can be without solving, counts made a trace. Raises Problem."""
     request = body.model_dump(exclude={"counts"})
-    Options(**request["options"])
     if (body.counts is None) == (not body.traces):
         raise Problem(422, "the body has both traces and counts, or neither", "give ids in traces, or counts")
     if body.counts is not None:
         row = here.traces.take_counts(**body.counts.model_dump())
         with here.database.session() as session:
             request["traces"] = [session.merge(row).id]
-    _check_inputs(here, request["traces"])
-    if body.current is not None:
-        find_placement(here, body.current)
+    check(here, request)
     return request
+
+
+def check(here: Service, request: dict[str, Any]) -> None:
+    """Raise Problem (404, 409, 422) for a solve that cannot be done."""
+    traces = _inputs(here, request["traces"])
+    current = None if request["current"] is None else find_placement(here, request["current"])
+    check_solve(request, traces, current, here.settings.limits)
+
+
+def _check_evaluate(here: Service, request: dict[str, Any]) -> None:
+    traces = _inputs(here, request["traces"])
+    check_evaluate(request, traces, find_placement(here, request["placement"]))
 
 
 def _exported(here: Service, placement: str, format: str, suffix: str) -> Response:
@@ -177,18 +187,26 @@ def _delete(here: Service, placement: str) -> None:
         session.execute(delete(JobRow).where(JobRow.id == row.id))
 
 
-def _check_inputs(here: Service, traces: list[str]) -> None:
+def _inputs(here: Service, traces: list[str]) -> list[TraceRow]:
+    """The rows of traces. Raises Problem where one is missing (404), or was changed since it was registered (409)."""
     with here.database.reading() as session:
-        for name in traces:
-            if session.get(TraceRow, name) is None:
-                raise missing("trace", name)
+        found = {name: session.get(TraceRow, name) for name in traces}
+    for name, row in found.items():
+        if row is None:
+            raise missing("trace", name)
+        if row.source == "path":
+            here.traces.path_of(row)
+    return [row for row in found.values() if row is not None]
 
 
-async def _answer(here: Service, row: JobRow, wait: float, name: str) -> Response:
+def _check_wait(here: Service, wait: float) -> None:
     if wait > here.settings.limits.wait_s:
         raise Problem(
             422, f"wait={wait:g} is too long", f"wait at most {here.settings.limits.wait_s:g} s, then ask for the job"
         )
+
+
+async def _answer(here: Service, row: JobRow, wait: float, name: str) -> Response:
     row = await wait_for(here, row, wait)
     where = {"Location": f"/v1/jobs/{row.id}"}
     if wait and row.state == DONE:

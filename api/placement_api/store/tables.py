@@ -40,6 +40,8 @@ class JobRow(Base):
 
     digest         of the request; `active_digest` is the same until the job failed, was cancelled or deleted, so that
                    the same request twice is one job
+    caller         id of the token that asked first; empty of jobs before version 0004 of the tables
+    turn           jobs begin in this order, those of the same turn as they came
     files          name -> digest of the file in the blobs: placement, report, grouping, evaluation
     """
 
@@ -51,6 +53,8 @@ class JobRow(Base):
     request: Mapped[dict[str, Any]]
     digest: Mapped[str] = mapped_column(String(64))
     active_digest: Mapped[str | None] = mapped_column(String(64), unique=True)
+    caller: Mapped[str] = mapped_column(String(64), default="")
+    turn: Mapped[int] = mapped_column(default=0)
     created: Mapped[float]
     started: Mapped[float | None]
     finished: Mapped[float | None]

@@ -1,0 +1,176 @@
+"""What is wrong with a solve or an evaluation is found when the request comes, as far as its traces need not be read.
+
+The rows of the traces and of the placements say enough of them; what only their contents show, the job finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from placement.cluster import Cluster
+from placement.cluster_file import ClusterFile, cluster_of
+from placement.cost.replica_choice import replica_choice_code
+from placement.cost.transport import check_transport
+from placement.errors import MapError, OptionError, PlacementError, TraceError
+from placement.group import check_grouping
+from placement.options import Options
+from placement.solve import check_moves
+from placement.solvers import get_solver
+from placement.traces.parts import check_parting
+from placement_api.problems import Fault, Problem, from_library
+from placement_api.settings import Limits
+from placement_api.store.tables import JobRow, TraceRow
+
+COUNTS = "counts"
+
+
+@dataclass(frozen=True, slots=True)
+class _Faults:
+    """Each fault of a request and the place of it, in the order of the checks."""
+
+    found: list[tuple[Fault, Problem]] = field(default_factory=list)
+
+    @contextmanager
+    def at(self, where: str) -> Iterator[None]:
+        """Note what is raised within."""
+        try:
+            yield
+        except PlacementError as error:
+            self.found.append((Fault(where=where, what=str(error)), from_library(error)))
+
+    def end(self) -> None:
+        """Raise the first fault, with all of them in its body."""
+        if self.found:
+            problem = self.found[0][1]
+            problem.body.faults = [fault for fault, _ in self.found]
+            raise problem
+
+
+def check_solve(request: dict[str, Any], traces: Sequence[TraceRow], current: JobRow | None, limits: Limits) -> None:
+    """Raise Problem (422) for a solve that cannot be done.
+
+    Args:
+        request: The body, with the ids of traces alone.
+        traces: Their rows, one or more.
+        current: The job that made the placement in use, if any.
+        limits: What the service allows.
+    """
+    faults, options, cluster = _Faults(), None, None
+    with faults.at("body/options"):
+        options = Options(**request["options"])
+    with faults.at("body/traces"):
+        _check_together(traces)
+    with faults.at("body/cluster"):
+        cluster = _cluster(request["cluster"], traces[0], limits)
+    if options is not None:
+        _check_options(faults, options, traces[0], limits)
+        with faults.at("body/options/max_moves"):
+            check_moves(options, has_current=current is not None)
+    if request["robust"] is not None:
+        with faults.at("body/robust"):
+            _check_robust(request, traces[0])
+    if current is not None and cluster is not None:
+        with faults.at("body/current"):
+            _check_current(current, traces[0], cluster)
+    if request["group"] is not None and options is not None and cluster is not None:
+        with faults.at("body/group"):
+            _check_group(request, options, traces[0], cluster)
+    faults.end()
+
+
+def check_evaluate(request: dict[str, Any], traces: Sequence[TraceRow], placement: JobRow) -> None:
+    """Raise Problem (422) for an evaluation of a placement that cannot be done."""
+    faults = _Faults()
+    with faults.at("body/transport"):
+        check_transport(request["transport"])
+    with faults.at("body/replica_choice"):
+        replica_choice_code(request["replica_choice"])
+    with faults.at("body/traces"):
+        _check_together(traces)
+        if traces[0].kind == COUNTS:
+            raise OptionError("a placement is measured on a trace: counts do not say sends; give a trace")
+        _check_model(placement, traces[0], "the placement")
+    faults.end()
+
+
+def _check_together(traces: Sequence[TraceRow]) -> None:
+    if len(traces) > 1 and any(trace.kind == COUNTS for trace in traces):
+        raise OptionError("counts and other traces do not go together; give one trace of counts, or traces alone")
+    for trace in traces[1:]:
+        if _routing(trace) != _routing(traces[0]):
+            raise TraceError(
+                f"trace {trace.id} has {_routing(trace)}, trace {traces[0].id} has {_routing(traces[0])}; "
+                f"give traces of one model"
+            )
+
+
+def _cluster(document: dict[str, Any], trace: TraceRow, limits: Limits) -> Cluster:
+    cluster = cluster_of(ClusterFile.model_validate(document), trace.num_experts)
+    if cluster.num_slots > limits.slots:
+        raise OptionError(
+            f"the cluster has {cluster.num_slots} slots in a layer; at most {limits.slots} are allowed here"
+        )
+    return cluster
+
+
+def _check_options(faults: _Faults, options: Options, trace: TraceRow, limits: Limits) -> None:
+    with faults.at("body/options/solver"):
+        get_solver(options.solver)
+    with faults.at("body/options/work_limit"):
+        if options.work_limit is not None and options.work_limit > limits.work:
+            raise OptionError(f"work_limit={options.work_limit} is too much; at most {limits.work} moves are allowed")
+    with faults.at("body/options/time_limit_s"):
+        if options.time_limit_s is not None and options.time_limit_s > limits.job_time_limit_s:
+            raise OptionError(
+                f"time_limit_s={options.time_limit_s:g} is more than this service lets a job run; give at most "
+                f"{limits.job_time_limit_s:g} s, or start the service with a larger --job-time-limit"
+            )
+    with faults.at("body/options/objective"):
+        if trace.kind == COUNTS and options.sends_count:
+            raise OptionError(
+                f"objective={options.objective!r} needs the experts that each token visits, which counts do not say; "
+                f"use balance, or give a trace"
+            )
+
+
+def _check_robust(request: dict[str, Any], trace: TraceRow) -> None:
+    check_parting(request["robust"])
+    if trace.kind == COUNTS:
+        raise OptionError("robust needs a trace: counts do not say which requests belong together; leave robust out")
+    for name in ("current", "group"):
+        if request[name] is not None:
+            raise OptionError(f"robust looks for a map of its own and does not go with {name}; leave one of them out")
+
+
+def _check_current(current: JobRow, trace: TraceRow, cluster: Cluster) -> None:
+    _check_model(current, trace, "the current placement")
+    for name in ("num_nodes", "gpus_per_node", "slots_per_gpu"):
+        if current.summary[name] != getattr(cluster, name):
+            raise MapError(
+                f"the current placement has {name}={current.summary[name]}, the cluster {getattr(cluster, name)}; "
+                f"give the cluster of the placement, or another placement"
+            )
+
+
+def _check_group(request: dict[str, Any], options: Options, trace: TraceRow, cluster: Cluster) -> None:
+    if trace.kind == COUNTS:
+        raise OptionError("group needs a trace: counts do not say which experts a request's tokens visit; leave it out")
+    if request["current"] is not None:
+        raise OptionError("group looks for a map of its own and does not go with current; leave one of them out")
+    check_grouping(cluster, options, **request["group"])
+
+
+def _check_model(placement: JobRow, trace: TraceRow, what: str) -> None:
+    summary = placement.summary
+    if (summary["layers"], summary["experts"]) != (trace.num_layers, trace.num_experts):
+        raise MapError(
+            f"{what} is for {summary['layers']} layers of {summary['experts']} experts, trace {trace.id} has "
+            f"{_routing(trace)}; give a trace of the same model"
+        )
+
+
+def _routing(trace: TraceRow) -> str:
+    return f"{trace.num_layers} layers of {trace.num_experts} experts, top-{trace.top_k}"
