@@ -17,7 +17,7 @@ from placement.cost.transport import check_transport
 from placement.errors import MapError, OptionError, PlacementError, TraceError
 from placement.group import check_grouping
 from placement.options import Options
-from placement.solve import check_moves
+from placement.pipeline.solve import check_moves
 from placement.solvers import get_solver
 from placement.traces.parts import check_parting
 from placement_api.problems import Fault, Problem, from_library
