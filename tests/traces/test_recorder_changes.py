@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from placement.errors import InputError, TraceError
-from placement.traces import open_trace
+from placement.traces.trace import open_trace
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", minversion="5", reason="transformers 5 is not installed")
