@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tarfile
 import tempfile
@@ -23,11 +24,13 @@ from placement.options import Options
 from placement.placement_json import PlacementFile, cluster_document, load_placement
 from placement.placement_map import Placement
 from placement.same_origin import open_same_origin
+from placement.traces.litter import is_litter, left_out
 from placement.traces.readers import AUTO
 from placement.traces.readers.base import ReadOptions
 from placement.traces.stored_path import is_url
 from placement.traces.trace import open_trace
 
+log = logging.getLogger("placement")
 TIMEOUT_S = 60.0  # without a byte; the events of a job come at least every 15 s
 READING_S = 900.0  # until the service has read, and if need be converted, what was uploaded
 
@@ -69,7 +72,10 @@ class Client:
             packed = source
             if source.is_dir() and not any(found for one in ("", "*/") for found in source.glob(f"{one}trace.json")):
                 packed = Path(folder) / f"{source.resolve().name}.tar"
-                _pack([(file, file.name) for file in sorted(source.iterdir()) if file.is_file()], packed)
+                files = [file for file in sorted(source.iterdir()) if file.is_file()]
+                _pack([(file, file.name) for file in files if not is_litter(file.name)], packed)
+                for note in left_out([file.name for file in files if is_litter(file.name)]):
+                    log.info("%s: %s", source, note)
             elif not source.is_file() or source.name == "trace.json":
                 packed = Path(folder) / "trace.tar"
                 _pack(_trace_files(path), packed)

@@ -23,8 +23,10 @@ from placement.traces.presets import PRESETS
 from placement.traces.readers import READERS
 
 REPOSITORY = Path(__file__).parents[1]
-RUN = [path for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))) if path.exists()]
-READ = [*RUN, *(path for name in ("CONTRIBUTING.md", "examples/README.md") if (path := REPOSITORY / name).exists())]
+PAGES = [path for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))) if path.exists()]
+OF_A_SERVER = ("service.md", "deploy.md")  # tests/service/test_service_docs.py runs these beside a server
+RUN = [path for path in PAGES if path.name not in OF_A_SERVER]
+READ = [*PAGES, *(path for name in ("CONTRIBUTING.md", "examples/README.md") if (path := REPOSITORY / name).exists())]
 
 SHELLS = ("console", "sh", "bash")
 BLOCK = re.compile(r"(?:<!--\s*exit\s+(\d+)\s*-->\s*)?^```([\w-]*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -35,10 +36,22 @@ class TraceAnswer(BaseModel):
         default=None, description="Of a recording that was just sent: how it was read; else null"
     )
 
+    notes: list[str] = Field(
+        default_factory=list,
+        description="Of an archive or folder that was just sent: how many of its files hold no traffic, and which",
+        examples=[["left out 1 file that holds no traffic: README.md"]],
+    )
+
+    @property
+    def all_notes(self) -> list[str]:
+        """What was left out or assumed, of the archive and of the recording."""
+        return [*self.notes, *(self.converted.notes if self.converted else [])]
+
     @staticmethod
-    def of(row: TraceRow, converted: dict[str, Any] | None = None) -> TraceAnswer:
-        told = {name: getattr(row, name) for name in TraceAnswer.model_fields if name != "converted"}
-        return TraceAnswer(**told, converted=None if converted is None else Converted(**converted))
+    def of(row: TraceRow, converted: dict[str, Any] | None = None, notes: Sequence[str] = ()) -> TraceAnswer:
+        told = {name: getattr(row, name) for name in TraceAnswer.model_fields if name not in ("converted", "notes")}
+        read = None if converted is None else Converted(**converted)
+        return TraceAnswer(**told, converted=read, notes=list(notes))
 
 
 class Progress(BaseModel):

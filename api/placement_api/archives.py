@@ -16,26 +16,42 @@ from typing import IO, cast
 
 from placement.errors import printable
 from placement.files import sync_folder
+from placement.traces.litter import DATA, is_litter, left_out
 from placement_api.problems import Problem
 from placement_api.settings import Limits
 
-SUFFIXES = (".safetensors", ".json", ".jsonl", ".npy", ".npz", ".parquet", ".gguf", ".pt")
+SUFFIXES = DATA
 WORD = r"[A-Za-z0-9_][A-Za-z0-9._=-]{0,149}"
 NAME = re.compile(rf"(?:\./)?(?:{WORD}/){{0,3}}{WORD}(?:{'|'.join(map(re.escape, SUFFIXES))})")
 CHUNK = 1 << 20
+Member = tuple[str, int, IO[bytes] | None]  # name, bytes, and the content unless the file is left out
 LARGEST_HEADER = 16 << 20  # of an archive's own tables, which its reader holds in memory
 MEND = f"send a tar or zip of a trace's folder, or a file or archive of what an engine recorded: {', '.join(SUFFIXES)}"
 
 
-def unpack(archive: Path, folder: Path, limits: Limits) -> None:
-    """Write the files in `archive` to `folder`, each on disk. Raises Problem (413, 422); then some are left."""
+def unpack(archive: Path, folder: Path, limits: Limits) -> list[str]:
+    """Write the files in `archive` to `folder`, each on disk, but those that hold no traffic (`is_litter`).
+
+    Returns:
+        A note on the files that were left out, if there were any. They count toward the limits as all others.
+
+    Raises:
+        Problem: The archive is broken, too large or holds what no reader knows (413, 422); then some files are left.
+    """
+    litter: list[str] = []
     try:
         members = _zip(archive, limits) if _is_zip(archive) else _tar(archive, limits)
         left = limits.unpacked_bytes
-        for number, (name, content) in enumerate(members):
+        for number, (name, size, content) in enumerate(members):
             if number >= limits.archive_members:
                 raise _too_many(limits)
-            left = _write(content, _target(folder, name), left, limits)
+            if content is not None:
+                left = _write(content, _target(folder, name), left, limits)
+                continue
+            litter.append(name.removeprefix("./"))
+            left -= size
+            if left < 0:
+                raise _too_large(limits)
     except (
         tarfile.TarError,
         zipfile.BadZipFile,
@@ -52,6 +68,7 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> None:
         raise Problem(422, f"the archive cannot be unpacked: {error or type(error).__name__}", MEND) from None
     for inner in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
         sync_folder(inner)
+    return left_out(litter)
 
 
 def _is_zip(archive: Path) -> bool:
@@ -76,18 +93,14 @@ def _write(content: IO[bytes], path: Path, left: int, limits: Limits) -> int:
         while chunk := content.read(CHUNK):
             left -= len(chunk)
             if left < 0:
-                raise Problem(
-                    413,
-                    f"the archive unpacks to more than {limits.unpacked_bytes} bytes",
-                    "send a smaller trace, or register it by path",
-                )
+                raise _too_large(limits)
             file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
     return left
 
 
-def _tar(archive: Path, limits: Limits) -> Iterator[tuple[str, IO[bytes]]]:
+def _tar(archive: Path, limits: Limits) -> Iterator[Member]:
     with archive.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
@@ -102,13 +115,16 @@ def _tar(archive: Path, limits: Limits) -> Iterator[tuple[str, IO[bytes]]]:
                     continue
                 if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
                     raise Problem(422, f"the archive holds {member.name[:100]!r}, which is no plain file", MEND)
+                if is_litter(member.name):
+                    yield member.name, member.size, None
+                    continue
                 check_name(member.name)
                 content = tar.extractfile(member)
                 if content is not None:
-                    yield member.name, content
+                    yield member.name, member.size, content
 
 
-def _zip(archive: Path, limits: Limits) -> Iterator[tuple[str, IO[bytes]]]:
+def _zip(archive: Path, limits: Limits) -> Iterator[Member]:
     with archive.open("rb") as raw, zipfile.ZipFile(cast(IO[bytes], _Bounded(raw))) as file:
         for member in file.infolist():
             if member.is_dir():
@@ -116,6 +132,9 @@ def _zip(archive: Path, limits: Limits) -> Iterator[tuple[str, IO[bytes]]]:
                 continue
             if (member.external_attr >> 16) & 0o170000 not in (0, 0o100000):
                 raise Problem(422, f"the archive holds {member.filename!r}, which is no plain file", MEND)
+            if is_litter(member.filename):
+                yield member.filename, member.file_size, None
+                continue
             check_name(member.filename)
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise Problem(
@@ -126,7 +145,15 @@ def _zip(archive: Path, limits: Limits) -> Iterator[tuple[str, IO[bytes]]]:
                     413, f"{member.filename} has {member.file_size} bytes", f"send at most {limits.unpacked_bytes}"
                 )
             with file.open(member) as content:
-                yield member.filename, content
+                yield member.filename, member.file_size, content
+
+
+def _too_large(limits: Limits) -> Problem:
+    return Problem(
+        413,
+        f"the archive unpacks to more than {limits.unpacked_bytes} bytes",
+        "send a smaller trace, or register it by path",
+    )
 
 
 def _too_many(limits: Limits) -> Problem:

@@ -17,6 +17,7 @@ from placement.errors import TraceError
 from placement.model import Model
 from placement.parallel import run_tasks
 from placement.traces.format import Manifest, RequestEntry, Shard, read_manifest
+from placement.traces.litter import is_litter
 from placement.traces.stored_path import StoredPath, is_url
 
 CHUNK_TOKENS = 131_072
@@ -199,7 +200,7 @@ def _folders(path: str | Path | StoredPath) -> Sequence[Path | StoredPath]:
                     raise TraceError(f"{match} is a file; give the folder that holds its trace.json")
                 match = match.parent
             inner = [] if (match / "trace.json").exists() else sorted(p.parent for p in match.glob("*/trace.json"))
-            folders += inner or [match]
+            folders += [folder for folder in inner if not is_litter(f"{folder.name}/trace.json")] or [match]
         return [folder.resolve() for folder in folders]
     except (OSError, ValueError, RuntimeError) as error:  # too long, not allowed, or links in a circle
         what = getattr(error, "strerror", None) or error

@@ -11,6 +11,7 @@ from placement.errors import PlacementError, TraceError
 from placement.model import Model
 from placement.traces.count import count
 from placement.traces.format import read_manifest
+from placement.traces.litter import is_litter
 from placement.traces.readers.base import ReadOptions
 from placement.traces.readers.convert import convert
 from placement.traces.trace import Trace, open_trace
@@ -65,7 +66,8 @@ class Follower:
         if (self._folder / MANIFEST).exists():
             return [self._folder]
         try:
-            return sorted(path for path in self._folder.iterdir() if not path.name.startswith("."))
+            named = {path: f"{path.name}/{MANIFEST}" if path.is_dir() else path.name for path in self._folder.iterdir()}
+            return sorted(path for path, name in named.items() if not is_litter(name))
         except OSError as error:
             raise TraceError(f"cannot read {self._folder}: {error.strerror}; give a folder that stays") from None
 
@@ -111,7 +113,7 @@ class Follower:
 def _only_shards(path: Path) -> bool:
     """True of a folder that holds nothing yet, or shards that wait for their manifest."""
     return path.is_dir() and all(
-        one.name.startswith(".") or (one.name.startswith("shard-") and one.suffix == ".safetensors")
+        is_litter(one.name) or (one.name.startswith("shard-") and one.suffix == ".safetensors")
         for one in path.iterdir()
     )
 

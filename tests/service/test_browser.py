@@ -209,18 +209,23 @@ def test_a_layer_an_engine_and_the_command_without_leaving_the_page(visit: Calla
 
 
 def test_a_trace_is_sent_with_progress_and_a_folder_as_an_archive(visit: Callable[..., Any], trace: Path) -> None:
-    """A dropped folder becomes a tar in the browser that the service reads as a trace; what is none is refused."""
+    """A dropped folder becomes a tar in the browser that the service reads as a trace; what is none is refused.
+
+    A README in the folder is left out, and the trace's page says so.
+    """
     page = visit("/")
     files = [[path.name, list(path.read_bytes())] for path in sorted(trace.iterdir())]
     page.evaluate(
         """(files) => {
           const made = files.map(([name, bytes]) => [name, new File([new Uint8Array(bytes)], name)]);
+          made.push(["README.md", new File(["about it"], "README.md")]);
           send(tarOf(made), "trace.tar");
         }""",
         files,
     )
     page.wait_for_url("**/traces/*")
-    assert "2 MoE layers of 8 experts" in page.locator(".setting").inner_text()
+    assert "2 MoE layers of 8 experts" in page.locator(".setting").first.inner_text()
+    page.get_by_text("left out 1 file that holds no traffic: README.md").wait_for()
     page.goto("/")
     page.evaluate("send(new Blob(['x']), 'notes.txt')")
     assert "no archive" in page.get_by_role("alert").inner_text()

@@ -121,9 +121,11 @@ def put(buckets: Buckets, place: Place, folder: Path) -> None:
 def test_traces_are_fetched_from_an_allowed_store(
     make_server: Callable[..., Server], bucket: str, trace: Path, tmp_path: Path
 ) -> None:
-    """A folder, an archive, a recording; the same content has the id that an upload has."""
+    """A folder, an archive, a recording; the same content has the id that an upload has, a README is left out."""
     buckets, place = Buckets(), Place.parse(bucket).below("fetched")
     put(buckets, place.below("run"), trace)
+    buckets.write(place.below("run/README.md"), b"about it")
+    buckets.write(place.below("about/README.md"), b"about it")
     buckets.write(place.below("run.tgz"), tar_of(trace))
     put(buckets, place.below("log"), GOLDEN / "routing-log" / "layer-major")
     buckets.write(place.below("odd/x.pkl"), b"x")
@@ -134,12 +136,14 @@ def test_traces_are_fetched_from_an_allowed_store(
             answer = client.post("/v1/traces/register", json={"url": f"{place}/{name}"})
             assert answer.status_code == 201, answer.text
             ids.add(answer.json()["id"])
+            litter = ["left out 1 file that holds no traffic: README.md"]
+            assert answer.json()["notes"] == ([] if name == "run.tgz" else litter)
         assert len(ids) == 1
         told = client.post(
             "/v1/traces/register", json={"url": f"{place}/log", "read_as": {"from": "routing-log"}}
         ).json()
         assert told["converted"]["reader"] == "routing-log"
-        for name, said in (("nothing", "nothing at"), ("odd", "no file of a trace")):
+        for name, said in (("nothing", "nothing at"), ("about", "nothing at"), ("odd", "no file of a trace")):
             assert (
                 said in problem_of(client.post("/v1/traces/register", json={"url": f"{place}/{name}"}), 422)["detail"]
             )

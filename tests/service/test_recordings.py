@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,23 @@ def contents(path: Path) -> dict[str, bytes]:
         with np.load(path) as arrays:
             return {name: arrays[name].tobytes() for name in arrays.files}
     return {one.name: one.read_bytes() for one in path.iterdir()}
+
+
+def test_the_client_sends_no_litter(
+    client: httpx.Client, server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the folder that an engine wrote to: a README and hidden files stay here, and the log says so."""
+    case = GOLDEN / "routing-log" / "layer-major"
+    folder = tmp_path / case.name
+    shutil.copytree(case, folder)
+    for name in ("README.md", "._routes.jsonl"):
+        (folder / name).write_bytes(b"\0")
+    with caplog.at_level("INFO", logger="placement"):
+        same = {
+            Client(server.url).upload(one, reader="routing-log", options=options_of(case)) for one in (case, folder)
+        }
+    assert len(same) == 1
+    assert "left out 2 files that hold no traffic: ._routes.jsonl, README.md" in caplog.text
 
 
 @pytest.mark.parametrize("case", CASES, ids=named)

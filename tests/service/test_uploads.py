@@ -76,6 +76,16 @@ BAD = {
     "zip escape": (zip_with(("../trace.json", b"{}")), 422, "no file of a trace"),
     "zip symlink": (zip_with(("trace.json", b"/etc/passwd"), mode=0o120777), 422, "no plain file"),
     "zip bomb": (zip_with(("trace.json", bytes(2 << 20))), 413, ""),
+    "litter that escapes": (tar_with((member("../README.md"), b"")), 422, "no file of a trace"),
+    "hidden escape": (zip_with((".a/../../.hidden", b"")), 422, "no file of a trace"),
+    "absolute litter": (tar_with((member("/README.md"), b"")), 422, "no file of a trace"),
+    "litter that is a link": (tar_with((member(".hidden", tarfile.SYMTYPE, "/etc/passwd"), b"")), 422, "no plain file"),
+    "zip litter that is a link": (zip_with(("README", b"/etc/passwd"), mode=0o120777), 422, "no plain file"),
+    "bomb of litter": (tar_with((member(".hidden"), bytes(2 << 20)), mode="w:gz"), 413, "unpacks to more"),
+    "zip bomb of litter": (zip_with((".hidden", bytes(2 << 20))), 413, "unpacks to more"),
+    "much litter": (tar_with(*((member(f".{n}"), b"") for n in range(51))), 422, "more than 50 members"),
+    "much litter in a zip": (zip_with(*((f".{n}", b"") for n in range(51))), 422, "more than 50 members"),
+    "unknown file": (tar_with((member("notes.txt"), b"")), 422, "no file of a trace"),
     "empty": (b"", 422, "cannot be unpacked"),
 }
 
@@ -114,6 +124,43 @@ def test_a_good_archive_comes_out_whole(tmp_path: Path, trace: Path, kind: str) 
     unpack(archive, folder, SMALL)
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert found == files
+
+
+LITTER = ("README.md", "LICENSE", ".DS_Store", "Thumbs.db", "__MACOSX/._trace.json")
+
+
+def with_litter(trace: Path, kind: str) -> bytes:
+    files = {path.name: path.read_bytes() for path in trace.iterdir()} | dict.fromkeys(LITTER, b"litter")
+    if kind == "zip":
+        return zip_with(*files.items())
+    return tar_with(*((member(f"./{name}"), content) for name, content in files.items()), mode=kind)
+
+
+@pytest.mark.parametrize("kind", ["w", "w:gz", "zip"])
+def test_litter_is_left_out_and_told(client: httpx.Client, trace: Path, trace_id: str, kind: str) -> None:
+    """The same trace as without, with a note in the answer; a trace without litter has none."""
+    answer = client.post("/v1/traces", files={"file": ("t", with_litter(trace, kind))})
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["id"] == trace_id
+    (note,) = answer.json()["notes"]
+    assert note.startswith("left out 5 files") and all(name in note for name in LITTER)
+    clean = client.post("/v1/traces", files={"file": ("t.tgz", tar_of(trace))}).json()
+    assert clean["id"] == trace_id and clean["notes"] == []
+    assert client.get(f"/v1/traces/{trace_id}").json()["notes"] == []
+
+
+def test_the_page_tells_of_litter(client: httpx.Client, trace: Path, trace_id: str) -> None:
+    """By the form, without script: the trace's page with the note; without litter the way to that page."""
+    told = client.post("/traces", files={"file": ("t.tar", with_litter(trace, "w"))})
+    assert told.status_code == 200
+    assert "left out 5 files" in told.text and "README.md" in told.text and f"/traces/{trace_id}/solve" in told.text
+    plain = client.post("/traces", files={"file": ("t.tgz", tar_of(trace))})
+    assert (plain.status_code, plain.headers["location"]) == (303, f"/traces/{trace_id}")
+
+
+def test_an_archive_of_litter_alone_is_no_trace(client: httpx.Client) -> None:
+    told = problem_of(client.post("/v1/traces", files={"file": ("t.tar", tar_with((member("README.md"), b"")))}), 422)
+    assert "no known format" in told["detail"]
 
 
 def test_the_same_trace_has_one_id_and_can_be_listed_inspected_and_deleted(

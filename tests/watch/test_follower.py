@@ -59,7 +59,10 @@ def test_a_trace_that_is_being_recorded_is_read_as_it_grows(tmp_path: Path, writ
 
 
 def test_bad_arrivals_are_told_once_and_the_rest_is_read(tmp_path: Path, write_trace: Any) -> None:
-    """A broken manifest, a cut shard, another model, ids out of range, junk: a line each; what is mended is read."""
+    """A broken manifest, a cut shard, another model, ids out of range, junk: a line each; what is mended is read.
+
+    What holds no traffic, such as a README, is passed over.
+    """
     write_trace(tmp_path / "a", tokens=10)
     good = write_trace(tmp_path / "b-manifest", tokens=20)
     (good.folder / "trace.json").write_text('{"schema": "expert-tr')
@@ -70,6 +73,8 @@ def test_bad_arrivals_are_told_once_and_the_rest_is_read(tmp_path: Path, write_t
     ids[1, 3, 0] = 9
     write_trace(tmp_path / "e-ids", ids_LTK=ids, requests=6)
     (tmp_path / "f-junk.bin").write_bytes(b"\0" * 50)
+    for name in ("README.md", "Thumbs.db", ".hidden"):
+        (tmp_path / name).write_bytes(b"says nothing of traffic")
     write_trace(tmp_path / "g", tokens=40)
     follower = Follower(tmp_path, MODEL)
     tokens, errors = tokens_and_errors(follower, settled=True)

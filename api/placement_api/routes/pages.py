@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from placement.errors import PlacementError
-from placement_api.answers import JobAnswer
+from placement_api.answers import JobAnswer, TraceAnswer
 from placement_api.bodies import PlacementBody
 from placement_api.pages.example import write_example
 from placement_api.pages.forms import CLUSTER, GROUP, MORE, MOVES, body_of, proposal, values_of
@@ -57,13 +57,18 @@ def home(here: Here, reader: Reader) -> Response:
 
 @router.post("/traces")
 async def upload(here: Here, solver: Solver, request: Request) -> Response:
-    """A trace by the form; with script the page sends it to `/v1/traces` and shows how far it is."""
+    """A trace by the form; with script the page sends it to `/v1/traces` and shows how far it is.
+
+    Where something was left out, the answer is the trace's page with a note on that; else it leads to that page.
+    """
     async with request.form(max_files=1, max_fields=2) as form:
         try:
             trace = await run_in_threadpool(_taken, here, form)
         except (Problem, PlacementError) as error:
             return await run_in_threadpool(_home, here, solver, _problem(error))
-    return RedirectResponse(f"/traces/{trace}", status_code=303)
+    if not trace.all_notes:
+        return RedirectResponse(f"/traces/{trace.id}", status_code=303)
+    return await run_in_threadpool(_taken_page, here, trace)
 
 
 @router.post("/example")
@@ -177,8 +182,8 @@ def _wanted(row: JobRow) -> str:
     return f"{cluster['num_nodes']} × {cluster.get('gpus_per_node') or 'any'} GPUs, {wanted(row)}"
 
 
-def _taken(here: Service, form: FormData) -> str:
-    """The id of the trace of a form. Raises Problem, PlacementError."""
+def _taken(here: Service, form: FormData) -> TraceAnswer:
+    """The trace of a form. Raises Problem, PlacementError."""
     file, top_k = form.get("file"), str(form.get("top_k") or "")
     if not isinstance(file, UploadFile) or not file.filename:
         raise Problem(422, "no file was chosen", "choose a tar or zip of a trace folder, or .npy or .npz of counts")
@@ -186,15 +191,23 @@ def _taken(here: Service, form: FormData) -> str:
         raise Problem(
             422, f"top_k={top_k[:40]!r} is no number", "give the experts that a token visits, or leave it empty"
         )
-    return traces.take(here, file, ReadAs(top_k=int(top_k) if top_k else None)).id
+    return traces.take(here, file, ReadAs(top_k=int(top_k) if top_k else None))
 
 
-def _trace(here: Service, row: TraceRow, values: dict[str, str], problem: Problem | None = None) -> Response:
+def _taken_page(here: Service, taken: TraceAnswer) -> Response:
+    row = traces.find(here, taken.id)
+    return _trace(here, row, proposal(row), notes=taken.all_notes)
+
+
+def _trace(
+    here: Service, row: TraceRow, values: dict[str, str], problem: Problem | None = None, notes: Sequence[str] = ()
+) -> Response:
     solved = [one for one in placements.rows(here, limit=1000) if row.id in one.request["traces"]]
     return page(
         "trace",
         status=200 if problem is None else problem.status,
         trace=row,
+        notes=notes,
         cluster=CLUSTER,
         more=MORE,
         group=GROUP,

@@ -163,4 +163,4 @@ def _register(here: Service, body: RegisterBody) -> TraceAnswer:
 
 def add(here: Service, taken: Taken) -> TraceAnswer:
     with here.database.session() as session:
-        return TraceAnswer.of(session.merge(taken.row), taken.converted)
+        return TraceAnswer.of(session.merge(taken.row), taken.converted, taken.notes)

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +20,7 @@ import numpy as np
 
 from placement.files import make_folder, sync_folder, write_atomic
 from placement.traces.counts_file import Counts, is_counts_file, read_counts
+from placement.traces.litter import is_litter, left_out
 from placement.traces.trace import Trace, open_trace
 from placement_api.archives import SUFFIXES, check_name, unpack
 from placement_api.problems import Problem
@@ -37,10 +38,11 @@ INCOMING = ".incoming-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """A trace that is kept, and how it was read if it was a recording of an engine (see `Found`)."""
+    """A trace that is kept, how it was read if it was a recording of an engine (see `Found`), what was left out."""
 
     row: TraceRow
     converted: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,7 @@ class TraceFolders:
         with self._incoming() as incoming:
             sent = incoming / "sent"
             sent.mkdir()
+            notes: list[str] = []
             name = _plain_name(file_name)
             if name.endswith(SUFFIXES):
                 target = sent / name
@@ -70,9 +73,9 @@ class TraceFolders:
             else:
                 target = sent / name.partition(".")[0]
                 target.mkdir()
-                unpack(upload, target, self.limits)
+                notes = unpack(upload, target, self.limits)
                 target = _innermost(target)
-            return self._keep(read(target, incoming, read_as or ReadAs(), self.limits), incoming)
+            return self._keep(read(target, incoming, read_as or ReadAs(), self.limits), incoming, notes)
 
     def take_counts(self, counts: list[Any], **named: object) -> TraceRow:
         """Counts that were written in a request: [L, E], or [Q, L, E] by request."""
@@ -121,18 +124,18 @@ class TraceFolders:
             raise Problem(422, f"url {url[:200]!r} is not below an allowed store", f"allowed: {where}")
         buckets = Buckets()
         found = list(islice(buckets.list(place), self.limits.archive_members + 1))
-        if not found:
+        if all(is_litter(_name_below(place, one)) for one in found):
             raise Problem(422, f"there is nothing at {url[:200]!r}", "give an object, or the folder of some")
         if len(found) > self.limits.archive_members:
             most = self.limits.archive_members
             raise Problem(422, f"{url[:200]!r} has more than {most} objects", "give a folder of it")
         with self._incoming() as incoming:
             sent = incoming / "fetched"
-            self._download(buckets, place, found, sent)
+            notes = self._download(buckets, place, found, sent)
             if sent.is_file():
                 return self.take(sent, place.key, read_as)
             named = sent.rename(incoming / _plain_name(place.key))
-            return self._keep(read(_innermost(named), incoming, read_as or ReadAs(), self.limits), incoming)
+            return self._keep(read(_innermost(named), incoming, read_as or ReadAs(), self.limits), incoming, notes)
 
     def path_of(self, row: TraceRow) -> Path:
         """Where the trace lies on this machine. Raises Problem if a registered one has changed since."""
@@ -164,10 +167,14 @@ class TraceFolders:
             if name.startswith(INCOMING):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
 
-    def _download(self, buckets: Buckets, place: Place, found: list[Entry], sent: Path) -> None:
-        left = self.limits.unpacked_bytes
+    def _download(self, buckets: Buckets, place: Place, found: list[Entry], sent: Path) -> list[str]:
+        """Fetch what was found; the note on objects that were left out, if there were any."""
+        left, litter = self.limits.unpacked_bytes, []
         for one in found:
-            name = one.key[len(place.key) :].lstrip("/")
+            name = _name_below(place, one)
+            if is_litter(name):
+                litter.append(name)
+                continue
             if name:
                 check_name(name)
             target = sent / name
@@ -178,8 +185,9 @@ class TraceFolders:
             if left < 0:
                 most = f"more than {self.limits.unpacked_bytes} bytes"
                 raise Problem(413, f"{str(place)[:200]} has {most}", "give a smaller part of it")
+        return left_out(litter)
 
-    def _keep(self, found: Found, incoming: Path) -> Taken:
+    def _keep(self, found: Found, incoming: Path, notes: Sequence[str] = ()) -> Taken:
         self._check(found)
         path, file_name = Path(found.path), ""
         if path.is_file():
@@ -191,7 +199,7 @@ class TraceFolders:
             sync_folder(folder)
         self.files.take(FOLDER + digest, path)
         row = _row(found, digest, "upload", f"{digest}/{file_name}".rstrip("/"), num_bytes)
-        return Taken(row=row, converted=found.converted)
+        return Taken(row=row, converted=found.converted, notes=tuple(notes))
 
     def _check(self, found: Found) -> None:
         for what, value, most in (
@@ -254,6 +262,11 @@ def _plain_name(file_name: str) -> str:
     """A name for a file that a stranger named: its end, without what a path could mean."""
     name = re.sub(r"[^A-Za-z0-9._=-]", "_", file_name.rpartition("/")[2])[-100:].lstrip(".")
     return name or "trace"
+
+
+def _name_below(place: Place, entry: Entry) -> str:
+    """The path of an object below the place; "" of the object that the place itself names."""
+    return entry.key[len(place.key) :].lstrip("/")
 
 
 def _innermost(path: Path) -> Path:

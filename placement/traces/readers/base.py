@@ -18,6 +18,7 @@ import numpy.typing as npt
 from placement.errors import OptionError, PlacementError, TraceError
 from placement.model import MOST_LAYERS
 from placement.traces.format import RequestEntry
+from placement.traces.litter import is_litter
 
 BATCH_TOKENS = 2048  # of a batch at most, where a reader can choose
 PREFILL, DECODE = 0, 1
@@ -145,10 +146,13 @@ def check_exists(path: Path) -> None:
 
 
 def files_of(path: Path, *patterns: str) -> list[Path]:
-    """The file itself, or the files of a folder whose names match, in order of their names and of numbers in them."""
+    """The file itself, or the files of a folder whose names match, in order of their names and of numbers in them.
+
+    Files that hold no traffic, such as `._routes.jsonl` of macOS, are left out.
+    """
     if path.is_file():
         return [path]
-    found = {file for pattern in patterns for file in path.glob(pattern) if file.is_file()}
+    found = {file for pattern in patterns for file in path.glob(pattern) if file.is_file() and not is_litter(file.name)}
     return sorted(found, key=lambda file: (len(file.name), file.name))
 
 

@@ -11,6 +11,7 @@ from placement.errors import OptionError, TraceError
 from placement.files import check_new_folder, check_writable
 from placement.model import Model
 from placement.traces.counts_file import write_counts
+from placement.traces.litter import is_litter, left_out
 from placement.traces.readers import AUTO, detect, get_reader
 from placement.traces.readers.base import (
     CountRecording,
@@ -91,8 +92,12 @@ def _write(
         model=model,
         num_tokens=num_tokens,
         num_requests=requests,
-        notes=tuple(notes),
+        notes=(*notes, *_litter_of(path)),
     )
+
+
+def _litter_of(path: Path) -> list[str]:
+    return left_out(sorted(one.name for one in path.glob("*") if one.is_file() and is_litter(one.name)))
 
 
 def _write_tokens(

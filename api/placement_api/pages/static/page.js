@@ -93,5 +93,14 @@ if (shape) {
   shape.form.addEventListener("input", tellShape);
   tellShape();
 }
+// What was left out of a trace that was just sent: upload.js keeps it for the page that follows.
+const notes = document.getElementById("notes");
+if (notes) {
+  const kept = `notes-${notes.dataset.of}`;
+  for (const text of JSON.parse(sessionStorage.getItem(kept) ?? "[]")) {
+    notes.append(Object.assign(document.createElement("p"), { textContent: text }));
+  }
+  sessionStorage.removeItem(kept);
+}
 reveal(document);
 renew();

@@ -82,8 +82,10 @@ function send(content, name) {
     } catch {
       answer = { detail: `the answer was ${request.status}`, mend: "try again later" };
     }
-    if (request.status === 201) location.assign(`/traces/${answer.id}`);
-    else fail(answer);
+    if (request.status !== 201) return fail(answer);
+    const notes = [...answer.notes, ...(answer.converted?.notes ?? [])];
+    if (notes.length) sessionStorage.setItem(`notes-${answer.id}`, JSON.stringify(notes));
+    return location.assign(`/traces/${answer.id}`);
   });
   request.addEventListener("error", () => fail({ detail: "the service does not answer", mend: "try again later" }));
   request.open("POST", form.dataset.to);
