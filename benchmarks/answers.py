@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import output_file
 
 from placement.choices import TRANSPORTS
 from placement.cli import main
@@ -211,13 +212,11 @@ def all_answers() -> Iterator[tuple[str, Callable[[], Any]]]:
 def command_line() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("record", "compare"))
-    parser.add_argument("file", type=Path, help="JSON file of the answers")
+    parser.add_argument("file", type=output_file, help="JSON file of the answers")
     parser.add_argument("--only", default="", help="answers whose name has this text")
     given = parser.parse_args()
     file: Path = given.file.absolute()
     known: Answers = json.loads(file.read_text()) if given.what == "compare" else {}
-    if given.what == "record" and not file.parent.is_dir():
-        parser.error(f"{file.parent} is no folder; make it first")
     found: Answers = {}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
