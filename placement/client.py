@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -167,6 +168,7 @@ class Client:
             content: bytes = answer.read()
             return content
 
+    @contextmanager
     def _open(
         self,
         method: str,
@@ -175,7 +177,7 @@ class Client:
         media: str = "application/json",
         length: int | None = None,
         timeout_s: float = TIMEOUT_S,
-    ) -> Any:
+    ) -> Iterator[Any]:
         headers = {"Accept": "application/json"} | ({} if body is None else {"Content-Type": media})
         if length is not None:
             headers["Content-Length"] = str(length)
@@ -183,7 +185,8 @@ class Client:
             headers["Authorization"] = f"Bearer {self._token}"
         request = urllib.request.Request(self.url + path, data=body, headers=headers, method=method)
         try:
-            return open_same_origin(request, timeout_s)
+            with open_same_origin(request, timeout_s) as answer:
+                yield answer
         except urllib.error.HTTPError as error:
             try:
                 raise _error(json.loads(error.read())) from None
@@ -192,6 +195,8 @@ class Client:
         except OSError as error:
             reason = getattr(error, "reason", error)
             raise InputError(f"{self.url} does not answer: {reason}; is the service running there?") from None
+        except HTTPException as error:
+            raise InputError(f"{self.url} broke off amid its answer: {error!r}; ask again") from None
 
 
 def _error(problem: dict[str, Any]) -> PlacementError:

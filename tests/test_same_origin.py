@@ -39,6 +39,7 @@ class Peer(ThreadingHTTPServer):
         self.scheme = "http"
         self.asked: list[Asked] = []
         self.redirects: dict[str, tuple[int, str]] = {}
+        self.missing_bytes = 0  # of every answer that is promised and not sent
 
     @property
     def url(self) -> str:
@@ -56,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         if where:
             self.send_header("Location", where)
-        self.send_header("Content-Length", str(len(answer)))
+        self.send_header("Content-Length", str(len(answer) + self.server.missing_bytes))
         self.end_headers()
         self.wfile.write(answer)
 
@@ -186,3 +187,11 @@ def test_an_engine_does_not_send_its_recorder_elsewhere(peer: Callable[..., Peer
     with pytest.raises(InputError, match=there.url):
         Recorder(url=here.url).start()
     assert there.asked == []
+
+
+def test_an_answer_that_breaks_off_is_told(peer: Callable[..., Peer]) -> None:
+    """Half a placement is none, and no traceback."""
+    here = peer()
+    here.missing_bytes = 5
+    with pytest.raises(InputError, match="broke off amid its answer"):
+        Client(here.url).placement("p")

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from alembic.util import CommandError
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from placement.errors import InputError
 from placement.files import make_folder
 from placement_api.jobs.queue import Jobs
 from placement_api.memory import Once
@@ -34,10 +39,21 @@ class Service:
 
 
 def open_store(settings: Settings) -> Database:
-    """The database of these settings, up to date. Raises OutputError."""
+    """The database of these settings, up to date. Raises OutputError, InputError."""
     make_folder(settings.data)
     database = Database(settings.store_url)
-    database.upgrade()
+    try:
+        database.upgrade()
+    except CommandError as error:
+        raise InputError(
+            f"the database is of another version of placement: {error}; use that version, or another --data"
+        ) from None
+    except SQLAlchemyError as error:
+        where = make_url(settings.store_url).render_as_string(hide_password=True)
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise InputError(
+            f"the database {where} cannot be used: {reason}; mend it, or give another --database-url or --data"
+        ) from None
     return database
 
 

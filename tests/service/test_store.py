@@ -163,3 +163,20 @@ def test_files_of_no_row_go_in_time_and_not_before(service: Service, tmp_path: P
         session.execute(update(JobRow).values(state=DONE, finished=later))
     service.retention.sweep(later)
     assert lost not in service.blobs.list()
+
+
+@pytest.mark.parametrize("command", [("serve",), ("token", "list")])
+def test_a_database_that_cannot_be_used_is_told(command: tuple[str, ...], tmp_path: Path, run_cli: Any) -> None:
+    """One that is not there, a file that is none, and one of a later version: one line each, without the password."""
+    gone = run_cli(*command, "--data", tmp_path / "gone", "--database-url", "postgresql://u:secret@127.0.0.1:1/x")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "store.sqlite").write_text("no database" * 10)
+    other = run_cli(*command, "--data", tmp_path / "other")
+    database = open_store(Settings(data=tmp_path / "later"))
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE schema_version SET version_num = '9999'")
+    database.close()
+    later = run_cli(*command, "--data", tmp_path / "later")
+    for result, why in ((gone, "refused"), (other, "not a database"), (later, "another version")):
+        assert result.code == 2 and why in result.stderr
+        assert len(result.stderr.splitlines()) == 1 and "secret" not in result.stderr
