@@ -19,6 +19,7 @@ from placement.cost.traffic import Traffic
 from placement.cost.transport import links_alike, wire_cost
 from placement.mixing import mixed_order
 from placement.options import Options
+from placement.traces.format import id_dtype
 
 CAP_ROUNDING = 1e-9  # a map may exceed its caps by this much
 
@@ -130,7 +131,8 @@ class LayerProblem:
         load_P = np.zeros(self.cluster.num_slots)
         home_U = self.homes_U
         if self.num_redundant == 0:
-            cost_single(self.sets_UK, self.count_U, home_U, tables, traffic, load_P)
+            stored_UK = self.sets_UK.astype(id_dtype(self.num_experts))  # as the traces: the kernel is compiled once
+            cost_single(stored_UK, self.count_U, home_U, tables, traffic, load_P)
         else:
             code = replica_choice_code(self.options.replica_choice)
             if code == MIN_NODES_BALANCED:

@@ -20,7 +20,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import MAX_COVERS, pivot_of, smallest_covers
+from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, smallest_covers
 from placement.cost.tables import LayerTables
 from placement.cost.traffic import Traffic
 
@@ -124,7 +124,7 @@ def balanced_copies(
         host = tables.host_E[ids_K[k]]
         if host & (host - _ONE) == _ZERO:
             base |= host
-    num_open = 0
+    num_open = COUNT_0
     for k in range(top_k):
         host = tables.host_E[ids_K[k]]
         if host & base == _ZERO:

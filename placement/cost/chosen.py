@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.balanced import RunningLoad, balanced_copies, balanced_scratch, count_token
-from placement.cost.covers import pivot_of, popcount, smallest_covers
+from placement.cost.covers import COUNT_0, pivot_of, popcount, smallest_covers
 from placement.cost.replica_choice import MIN_NODES, MIN_NODES_BALANCED, UNIFORM
 from placement.cost.tables import LayerTables
 from placement.mixing import GOLDEN, mix_word
@@ -91,7 +91,7 @@ def _drawn_nodes(
             several += 1
     if several == 0:
         return forced
-    num_open = 0
+    num_open = COUNT_0
     for e in ids_M:
         host = tables.host_E[e]
         if host & (forced | home_bit) == _ZERO:

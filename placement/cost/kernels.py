@@ -14,7 +14,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import MAX_COVERS, pivot_of, popcount, smallest_covers
+from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, popcount, smallest_covers
 from placement.cost.replica_choice import MIN_NODES, UNIFORM
 from placement.cost.tables import LayerTables
 from placement.cost.traffic import Traffic
@@ -176,7 +176,7 @@ def _choose(
     home_bit = _ZERO if home < 0 else _ONE << np.uint64(home)
     found = 1
     if choice == MIN_NODES:
-        num_open = 0
+        num_open = COUNT_0
         for e in several_M:
             host = tables.host_E[e]
             if host & (forced | home_bit) == _ZERO:

@@ -12,7 +12,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import MAX_COVERS, pivot_of, popcount, smallest_covers
+from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, popcount, smallest_covers
 from placement.cost.tables import LayerTables
 from placement.cost.traffic import Traffic
 
@@ -76,7 +76,7 @@ def cost_min_nodes(
         others = hosts if crowded else reached  # homes beside those that choose as if they hosted nothing
         cell, first_home = all_nodes & ~others, _ZERO
         while num_several > 0:
-            num_left = 0
+            num_left = COUNT_0
             for i in range(num_open):
                 if open_K[i] & first_home == _ZERO:
                     left_K[num_left] = open_K[i]

@@ -8,7 +8,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import MAX_COVERS, pivot_of, popcount, smallest_covers
+from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, popcount, smallest_covers
 
 Floats = npt.NDArray[np.float64]
 _ONE = np.uint64(1)
@@ -73,7 +73,7 @@ def cost_of_covers(
             home = _ONE << np.uint64(h)
             stranger = hosts & home == _ZERO
             if not stranger or found == 0:
-                num_open = 0
+                num_open = COUNT_0
                 for k in range(top_k):
                     if hosted_K[k] & (forced | home) == _ZERO:
                         open_K[num_open] = hosted_K[k]

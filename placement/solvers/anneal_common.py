@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba as nb
 import numpy as np
@@ -76,7 +76,7 @@ def incidence(problem: LayerProblem, num_experts: int, *, alone: bool = False) -
     top_k = sets.shape[1]
     pairs = np.triu_indices(top_k, 1)
     key = sets[:, pairs[0]].astype(np.int64) * num_experts + sets[:, pairs[1]]
-    expert_ptr, order, entry = _grouped(sets.ravel(), num_experts)
+    expert_ptr, order, entry = _grouped(sets.ravel().astype(np.int64), num_experts)
     pair_ptr, pair_order, _ = _grouped(key.ravel(), num_experts * num_experts)
     return Incidence(
         sets_UK=sets,
@@ -121,7 +121,7 @@ def balance(problem: LayerProblem, num_experts: int) -> Balance:
 
 @nb.njit(cache=True, nogil=True)
 def _grouped(
-    value_X: npt.NDArray[Any], size: int
+    value_X: npt.NDArray[np.int64], size: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """Counting sort: (first place of each value, positions by rising value, place of each position among them)."""
     ptr = np.zeros(size + 1, dtype=np.int64)
@@ -196,6 +196,13 @@ def balance_cost(peak_B: npt.NDArray[np.float64], price: float, cap: float) -> f
         s0 += peak_B[b]
     total = (s0 + s1) + (s2 + s3)
     return float(price * total / num_boots + CAP_PRICE * max(0.0, peak_B[0] - cap))
+
+
+@nb.njit(cache=True, nogil=True)
+def copy_row(source_P: npt.NDArray[np.int32], target_P: npt.NDArray[np.int32]) -> None:
+    """`target_P[:] = source_P`, whose check of shapes takes numba a second or two to compile."""
+    for p in range(source_P.shape[0]):
+        target_P[p] = source_P[p]
 
 
 @nb.njit(cache=True, nogil=True)

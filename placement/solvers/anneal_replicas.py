@@ -12,13 +12,23 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import MAX_COVERS, popcount
-from placement.solvers.anneal_common import Balance, Incidence, cost_of_moves, random_below, random_unit, random_word
+from placement.solvers.anneal_common import (
+    Balance,
+    Incidence,
+    copy_row,
+    cost_of_moves,
+    random_below,
+    random_unit,
+    random_word,
+)
 from placement.solvers.replica_answers import no_answers, place_of_answer
 from placement.solvers.replica_loads import add_load, cost_after, measure_peaks, measure_shares, spread
-from placement.solvers.replica_sends import MOST_OPEN, no_rest, sends_of_set, update_set
+from placement.solvers.replica_sends import MOST_OPEN, NOBODY, no_rest, sends_of_set, update_set
 
 REFRESH = 64  # accepted moves between refreshes, at least
 REFRESH_WORK = 192  # pairs of sets and nodes for each move more
+BOOK: int = np.int64(1)  # type: ignore[assignment]
+UNDO: int = np.int64(-1)  # type: ignore[assignment]
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
 
@@ -93,10 +103,10 @@ def anneal_replicas(
                 spread(share_EN[e], on_EN[e], holds_EG[e], host_E[e], bal, part_EG[e])
                 add_load(load_GB, e, part_EG[e], host_E[e], bal)
             measure_peaks(load_GB, all_nodes, bal, peak_NB)
-            uneven = cost_after(load_GB, peak_NB, _ZERO, 0, more_u_G, 0, more_u_G, bal, peak_B)
+            uneven = cost_after(load_GB, peak_NB, _ZERO, NOBODY, more_u_G, NOBODY, more_u_G, bal, peak_B)
             if sends * per_send + moved + uneven < best - 1e-12:
                 best = sends * per_send + moved + uneven
-                best_P[:] = phy2log_P
+                copy_row(phy2log_P, best_P)
             due = False
         if move == moves:
             break
@@ -106,7 +116,7 @@ def anneal_replicas(
         q = random_below(state, num_slots)
         if move % 2:  # half of the proposals bring an expert to a node that hosts others of its sets
             q = _slot_of_fellow(p, phy2log_P, inc, host_E, slots_per_node, state)
-        u, v = int(phy2log_P[p]), int(phy2log_P[q])
+        u, v = int(np.int64(phy2log_P[p])), int(np.int64(phy2log_P[q]))  # of one type, whatever the arrays hold
         r, s = p // bal.slots_per_gpu, q // bal.slots_per_gpu
         replace = random_word(state) & _ONE == _ZERO
         if u == v or holds_EG[v, r]:
@@ -118,7 +128,7 @@ def anneal_replicas(
         elif r == s or holds_EG[u, s]:
             continue
         # after the move u has left slot p (for q), v has come to slot p (from q)
-        _shift(u, v, i, j, r, s, replace, 1, on_EN, holds_EG)
+        _shift(u, v, i, j, r, s, replace, BOOK, on_EN, holds_EG)
         host_u, host_v = _mask(host_E[u], on_EN[u], i, j), _mask(host_E[v], on_EN[v], i, j)
         moved_u, moved_v = host_u != host_E[u], host_v != host_E[v]
         share_u_N, share_v_N = share_EN[u], share_EN[v]
@@ -143,7 +153,7 @@ def anneal_replicas(
         if change * per_send <= excess and moved_u and moved_v:
             change += _change_of_both(u, host_u, v, host_v, inc, sends_U, host_E, num_nodes, scratch, cover_S)
         if change * per_send > excess:
-            _shift(u, v, i, j, r, s, replace, -1, on_EN, holds_EG)
+            _shift(u, v, i, j, r, s, replace, UNDO, on_EN, holds_EG)
             continue
         phy2log_P[p] = v
         if replace:
@@ -152,7 +162,8 @@ def anneal_replicas(
         else:
             phy2log_P[q] = u
         host_E[u], host_E[v] = host_u, host_v
-        share_EN[u], share_EN[v] = share_u_N, share_v_N
+        for n in range(num_nodes):
+            share_EN[u, n], share_EN[v, n] = share_u_N[n], share_v_N[n]
         add_load(load_GB, u, more_u_G, nodes, bal)
         add_load(load_GB, v, more_v_G, nodes, bal)
         measure_peaks(load_GB, nodes, bal, peak_NB)
@@ -166,13 +177,13 @@ def anneal_replicas(
             if not (moved_u if step == 0 else moved_v):
                 continue
             for x in range(inc.expert_ptr[e], inc.expert_ptr[e + 1]):
-                t = inc.expert_sets[x]
+                t = int(np.int64(inc.expert_sets[x]))
                 update_set(t, inc, rest, sends_U, host_E, num_nodes, scratch, cover_S)
                 for k in range(top_k):
                     answers.version_E[inc.sets_UK[t, k]] += 1
         accepted += 1
         due = accepted % interval == 0
-    phy2log_P[:] = best_P
+    copy_row(best_P, phy2log_P)
     return best
 
 
@@ -193,10 +204,10 @@ def _change_of_both(
     row = min(u, v) * host_E.shape[0] + max(u, v)
     total = 0
     for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
-        t = inc.pair_sets[x]
+        t = int(np.int64(inc.pair_sets[x]))
         both = sends_of_set(t, u, host_u, v, host_v, inc, host_E, num_nodes, scratch, cover_S)
-        one = sends_of_set(t, u, host_u, -1, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
-        two = sends_of_set(t, v, host_v, -1, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
+        one = sends_of_set(t, u, host_u, NOBODY, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
+        two = sends_of_set(t, v, host_v, NOBODY, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
         total += inc.count_U[t] * (both - one - two + sends_U[t])
     return total
 
@@ -270,7 +281,7 @@ def _shift(
     on_EN: npt.NDArray[np.int64],
     holds_EG: npt.NDArray[np.int64],
 ) -> None:
-    """Book (sign 1) or undo (-1) that v takes u's slot on rank r, and u takes v's on rank s unless it is replaced."""
+    """BOOK or UNDO that v takes u's slot on rank r, and u takes v's on rank s unless it is replaced."""
     on_EN[u, i] -= sign
     on_EN[v, i] += sign
     holds_EG[u, r] -= sign

@@ -17,6 +17,7 @@ from placement.solvers.anneal_common import (
     Balance,
     Incidence,
     balance_cost,
+    copy_row,
     cost_of_moves,
     random_below,
     random_unit,
@@ -168,8 +169,8 @@ def anneal_single(
         cost = wire + uneven
         if cost < best - 1e-12:
             best = cost
-            best_P[:] = phy2log_P
-    phy2log_P[:] = best_P
+            copy_row(phy2log_P, best_P)
+    copy_row(best_P, phy2log_P)
     return float(best)
 
 

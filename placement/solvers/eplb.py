@@ -27,7 +27,7 @@ def eplb_map(
 
 @nb.njit(cache=True, nogil=True)
 def eplb_row(load_E: Floats, num_slots: int, num_groups: int, num_nodes: int, num_ranks: int) -> Ints:
-    """`eplb_map` for compiled code."""
+    """`eplb_map` for compiled code. Loops, not numpy's functions: those take numba seconds to compile."""
     if num_groups % num_nodes:
         num_groups, num_nodes = 1, 1  # the global policy
     group_size = len(load_E) // num_groups
@@ -35,18 +35,28 @@ def eplb_row(load_E: Floats, num_slots: int, num_groups: int, num_nodes: int, nu
     slots_per_node = num_slots // num_nodes
     slots_per_rank = num_slots // num_ranks
 
-    node_G, place_G = balanced_packing(load_E.reshape(num_groups, group_size).sum(axis=1), num_nodes)
+    load_G = np.zeros(num_groups)
+    for e in range(len(load_E)):
+        load_G[e // group_size] += load_E[e]
+    node_G, place_G = balanced_packing(load_G, num_nodes)
     mid2log = np.empty(len(load_E), dtype=np.int64)
     for group in range(num_groups):
         first = (node_G[group] * (num_groups // num_nodes) + place_G[group]) * group_size
-        mid2log[first : first + group_size] = np.arange(group * group_size, (group + 1) * group_size)
+        for i in range(group_size):
+            mid2log[first + i] = group * group_size + i
 
     row = np.empty(num_slots, dtype=np.int64)
+    load_own, each_own = np.empty(experts_per_node), np.empty(slots_per_node)
     for node in range(num_nodes):
         own = mid2log[node * experts_per_node : (node + 1) * experts_per_node]
-        phy2own, count = replicate_experts(load_E[own], slots_per_node)
-        rank, place = balanced_packing((load_E[own] / count)[phy2own], num_ranks // num_nodes)
-        row[node * slots_per_node + rank * slots_per_rank + place] = own[phy2own]
+        for i in range(experts_per_node):
+            load_own[i] = load_E[own[i]]
+        phy2own, count = replicate_experts(load_own, slots_per_node)
+        for p in range(slots_per_node):
+            each_own[p] = load_own[phy2own[p]] / count[phy2own[p]]
+        rank, place = balanced_packing(each_own, num_ranks // num_nodes)
+        for p in range(slots_per_node):
+            row[node * slots_per_node + rank[p] * slots_per_rank + place[p]] = own[phy2own[p]]
     return row
 
 
@@ -60,7 +70,7 @@ def balanced_packing(weight_X: Floats, num_packs: int) -> tuple[Ints, Ints]:
     if size == 1:
         return pack_X, place_X
     total, held = np.zeros(num_packs), np.zeros(num_packs, dtype=np.int64)
-    for item in np.argsort(-weight_X, kind="mergesort"):  # stable
+    for item in falling_order(weight_X):
         pack = -1
         for other in range(num_packs):
             if held[other] < size and (pack < 0 or total[other] < total[pack]):
@@ -72,11 +82,32 @@ def balanced_packing(weight_X: Floats, num_packs: int) -> tuple[Ints, Ints]:
 
 
 @nb.njit(cache=True, nogil=True)
+def falling_order(weight_X: Floats) -> Ints:
+    """The stable `np.argsort(-weight_X)` by merges of sorted runs: numba's own takes a second or two to compile."""
+    size, width = len(weight_X), 1
+    order, merged = np.arange(size), np.empty(size, dtype=np.int64)
+    while width < size:
+        for start in range(0, size, 2 * width):
+            middle, stop = min(start + width, size), min(start + 2 * width, size)
+            i, j = start, middle
+            for x in range(start, stop):
+                if i < middle and (j == stop or weight_X[order[i]] >= weight_X[order[j]]):
+                    merged[x] = order[i]
+                    i += 1
+                else:
+                    merged[x] = order[j]
+                    j += 1
+        order, merged = merged, order
+        width *= 2
+    return order
+
+
+@nb.njit(cache=True, nogil=True)
 def replicate_experts(weight_E: Floats, num_slots: int) -> tuple[Ints, Ints]:
     """One more copy for the expert with the highest load per copy, until the slots are full: (phy2log, copies)."""
     count = np.ones(len(weight_E), dtype=np.int64)
     phy2log = np.arange(num_slots)
-    each_E = weight_E / count
+    each_E = weight_E.copy()
     for slot in range(len(weight_E), num_slots):
         hottest = np.argmax(each_E)
         phy2log[slot] = hottest

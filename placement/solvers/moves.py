@@ -24,18 +24,32 @@ def separate_copies(
 
 @nb.njit(cache=True, nogil=True)
 def separate(row: npt.NDArray[np.int32], num_ranks: int, gpus_per_node: int, load_E: npt.NDArray[np.float64]) -> None:
-    """`separate_copies` in place, for compiled code."""
+    """`separate_copies` in place, for compiled code. Loops, for numba's sake, as in `eplb_row`."""
     num_slots, num_experts = len(row), len(load_E)
     slots = num_slots // num_ranks
-    copies = np.bincount(row, minlength=num_experts)
+    copies = np.zeros(num_experts, dtype=np.int64)
+    for e in row:
+        copies[e] += 1
     for e in range(num_experts):
         if copies[e] > num_ranks:
-            for p in np.flatnonzero(row == e)[num_ranks:]:
-                hottest = np.argmax(np.where(copies < num_ranks, load_E / np.maximum(copies, 1), -1.0))
+            kept = 0
+            for p in range(num_slots):
+                if row[p] != e:
+                    continue
+                if kept < num_ranks:
+                    kept += 1
+                    continue
+                hottest, highest = 0, -1.0
+                for other in range(num_experts):
+                    load = load_E[other] / max(copies[other], 1)
+                    if copies[other] < num_ranks and load > highest:
+                        hottest, highest = other, load
                 row[p] = hottest
                 copies[e] -= 1
                 copies[hottest] += 1
-    per_copy = load_E / np.maximum(copies, 1)
+    per_copy = np.empty(num_experts)
+    for e in range(num_experts):
+        per_copy[e] = load_E[e] / max(copies[e], 1)
     holds = np.zeros((num_ranks, num_experts), dtype=np.int32)
     for p in range(num_slots):
         holds[p // slots, row[p]] += 1

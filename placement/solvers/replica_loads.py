@@ -6,7 +6,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import pivot_of, popcount, smallest_covers
+from placement.cost.covers import COUNT_0, pivot_of, popcount, smallest_covers
 from placement.solvers.anneal_common import CAP_PRICE, Balance, Incidence, balance_cost
 from placement.solvers.replica_sends import Rest
 
@@ -59,7 +59,7 @@ def measure_shares(
             home = popcount(bit - _ONE)
             w = inc.count_U[t] * times / num_nodes
             times = 0
-            num_open = 0
+            num_open = COUNT_0
             for k in range(top_k):
                 host = host_E[sets[t, k]]
                 if host & (forced | bit) == _ZERO:

@@ -16,11 +16,12 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import popcount
+from placement.cost.covers import COUNT_0, popcount
 from placement.solvers.anneal_common import Incidence
 
 MANY = 3
 MOST_OPEN = 5  # open masks of a set beyond these are left out of a search's estimate: their subsets are too many
+NOBODY: int = np.int64(-1)  # type: ignore[assignment]  # no expert; typed, as `COUNT_0`
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
 
@@ -179,7 +180,7 @@ def sends_of_set(
         else:
             scratch[0, num_hosts] = host
             num_hosts += 1
-    num_open = 0
+    num_open = COUNT_0
     for k in range(num_hosts):
         if scratch[0, k] & forced == _ZERO:
             scratch[0, num_open] = scratch[0, k]
@@ -208,15 +209,15 @@ def change_of(
     single = host & (host - _ONE) == _ZERO
     total = 0
     for x in range(inc.expert_ptr[u], inc.expert_ptr[u + 1]):
-        t = inc.expert_sets[x]
+        t = int(np.int64(inc.expert_sets[x]))
         num_open, home = rest.num_open[x], inc.home_U[t]
         met = host & rest.forced[x] != _ZERO
         if met or host & rest.union[x] == _ZERO:  # what the others need, and one node at homes that do not host it
             if rest.sends[x] < 0:
-                rest.sends[x] = sends_of_set(t, u, _ZERO, -1, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
+                rest.sends[x] = sends_of_set(t, u, _ZERO, NOBODY, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
             after = rest.sends[x] + (0 if met else num_nodes if home >= 0 else num_nodes - popcount(host))
         elif num_open == MANY:
-            after = sends_of_set(t, u, host, -1, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
+            after = sends_of_set(t, u, host, NOBODY, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
         else:
             forced, a, b = rest.forced[x], rest.open_1[x], rest.open_2[x]
             if single:
@@ -232,7 +233,7 @@ def change_of(
             elif num_open == 1:
                 after = _closed_form(forced, a, host, 2, home, num_nodes)
             else:
-                after = sends_of_set(t, u, host, -1, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
+                after = sends_of_set(t, u, host, NOBODY, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
         total += inc.count_U[t] * (after - sends_U[t])
     return total
 
@@ -250,7 +251,7 @@ def update_set(
 ) -> None:
     """Bring set t's sends and its members' rests up to date with `host_E`."""
     sets = inc.sets_UK
-    sends_U[t] = sends_of_set(t, -1, _ZERO, -1, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
+    sends_U[t] = sends_of_set(t, NOBODY, _ZERO, NOBODY, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
     home = inc.home_U[t]
     once, twice, num_several = _home_bit(home), _ZERO, 0
     for k in range(sets.shape[1]):
