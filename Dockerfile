@@ -15,12 +15,14 @@ RUN python -m venv /opt/placement \
 
 FROM python:3.11.14-slim-bookworm
 COPY --from=build /opt/placement /opt/placement
-# compiled code is cached outside of the package, where any user may write; keep it on a volume to compile only once
+# compiled code is cached outside of the package, where any user may write; what is there fits processors like this one's
 ENV PATH=/opt/placement/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     NUMBA_CACHE_DIR=/var/cache/placement \
     MPLCONFIGDIR=/tmp/matplotlib
 RUN install --directory --mode 1777 /var/cache/placement \
+    && placement warm-up \
+    && chmod -R a+rwX /var/cache/placement/* \
     && install --directory --owner 10001 --group 10001 /data
 USER 10001:10001
 WORKDIR /data

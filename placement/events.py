@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class Progress:
     """`done` of `total` units of a stage.
 
-    "count" (tokens), "solve" (layers), "robust" and "group" (rounds), "evaluate" (passes), "apply" (files),
-    "advise" (maps)
+    "count" (tokens), "compile" (pieces of the kernels, where numba's cache lacks some), "solve" (layers), "robust"
+    and "group" (rounds), "evaluate" (passes), "apply" (files), "advise" (maps)
 
     best  of "solve": the objective of the best maps found so far, mean over the layers that are done
     """

@@ -1,4 +1,4 @@
-"""What numba compiles for a solve: each kernel once, and nothing that lies in its cache."""
+"""What numba compiles for a solve: each kernel once, side by side, and nothing that lies in its cache."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from placement.compiling import Piece, compile_pieces
+from placement.events import Progress
+from placement.warm_up import TOP_KS, warm_up
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -23,8 +27,7 @@ compiled, stages = [], []
 
 class Told(event.Listener):
     def on_start(self, told):
-        function = told.data["dispatcher"].py_func
-        compiled.append(f"{function.__module__}.{function.__name__}")
+        compiled.append(told.data["dispatcher"].py_func.__name__)
 
     def on_end(self, told):
         pass
@@ -32,7 +35,8 @@ class Told(event.Listener):
 event.register("numba:compile", Told())
 trace = open_trace("examples/traces")
 cluster = Cluster.fit(trace.model.num_experts, num_nodes=4, gpus_per_node=2, redundant_experts=int(sys.argv[1]))
-solve(trace, cluster, Options(work_limit=100), holdout=0.3, listener=lambda event: stages.append((event.stage, event.done, event.total)))
+tell = lambda event: stages.append((event.stage, event.done, event.total))
+solve(trace, cluster, Options(work_limit=100), holdout=0.3, listener=tell)
 ours = [module for name, module in sys.modules.items() if name.startswith("placement.")]
 kernels = {id(value): value for module in ours for value in vars(module).values() if hasattr(value, "signatures")}
 counts = {f"{k.py_func.__module__}.{k.py_func.__name__}": len(k.signatures) for k in kernels.values()}
@@ -40,8 +44,8 @@ print(json.dumps({"compiled": compiled, "stages": stages, "signatures": counts})
 """
 
 
-def solved(redundant: int, cache: Path) -> dict[str, Any]:
-    env = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
+def solved(redundant: int, cache: Path | None) -> dict[str, Any]:
+    env = os.environ | ({"NUMBA_CACHE_DIR": str(cache)} if cache else {})
     command = [sys.executable, "-c", SOLVE, str(redundant)]
     done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -51,7 +55,45 @@ def solved(redundant: int, cache: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("redundant", [0, 8])
 def test_each_kernel_is_compiled_once(redundant: int, tmp_path: Path) -> None:
-    """Of whatever types its callers' numbers are: a second specialisation costs the first solve seconds."""
-    signatures = solved(redundant, tmp_path)["signatures"]
-    assert len([number for number in signatures.values() if number]) > 10
+    """Whatever the types of its callers' numbers: a second specialisation costs the first solve seconds. The solve says
+    that it compiles, piece by piece, and the next one has nothing to compile and says nothing."""
+    cold = solved(redundant, tmp_path)
+    signatures = {name: number for name, number in cold["signatures"].items() if number}
+    assert len(signatures) > 10
     assert {name: number for name, number in signatures.items() if number > 1} == {}
+    told = [(done, total) for stage, done, total in cold["stages"] if stage == "compile"]
+    assert told == [(done, len(told) - 1) for done in range(len(told))] and len(told) > 4
+    assert not {"eplb_row", "separate", "anneal_single", "anneal_replicas"} & set(cold["compiled"])  # others did
+    warm = solved(redundant, tmp_path)
+    assert warm["compiled"] == []
+    assert "compile" not in {stage for stage, _, _ in warm["stages"]}
+
+
+def test_after_a_warm_up_nothing_is_compiled() -> None:
+    """Neither by a solve nor by a second warm-up."""
+    warm_up()
+    assert 4 in TOP_KS  # that of the example traces
+    for redundant in (0, 8):
+        assert solved(redundant, None)["compiled"] == []
+    again = [sys.executable, "-c", "from placement.cli import main; main(['warm-up', '--json'])"]
+    done = subprocess.run(again, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["pieces"] == 0
+    assert done.stderr == ""
+
+
+class Never:
+    """A kernel that no cache holds."""
+
+    signatures = ()
+
+
+def test_pieces_that_fail_are_left_to_their_first_call() -> None:
+    """A process that dies does not stop the solve, which compiles then what is missing."""
+    told: list[Progress] = []
+    pieces = [Piece(run=fails, kernels=(Never(),))] * 2
+    assert compile_pieces(pieces, workers=2, listener=told.append) == 0
+    assert told == [Progress(stage="compile", done=0, total=2)]
+
+
+def fails() -> None:
+    raise RuntimeError

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from placement.cli import advise, apply, diff, evaluate, export, group, serve, solve, traces, watch
+from placement.cli import advise, apply, diff, evaluate, export, group, serve, solve, traces, warm_up, watch
 from placement.cli.outputs import Commands
 from placement.version import VERSION
 
@@ -27,6 +27,7 @@ app.command("apply")(apply.apply_command)
 app.command("watch")(watch.watch_command)
 app.command("export")(export.export_command)
 app.command("import")(export.import_command)
+app.command("warm-up")(warm_up.warm_up_command)
 app.command("serve")(serve.serve_command)
 app.add_typer(serve.token_app, name="token")
 app.add_typer(traces.app, name="traces")

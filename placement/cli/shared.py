@@ -53,8 +53,10 @@ Transport = Annotated[
 ]
 
 WORTH_TELLING_S, TELL_EVERY_S = 5.0, 30.0
+IN_STEPS = ("count", "compile", "solve", "advise")
 LABELS = {
     "count": "counting tokens",
+    "compile": "compiling",
     "solve": "solving layers",
     "robust": "worst part",
     "group": "grouping requests",
@@ -112,12 +114,13 @@ def _plain_lines() -> Listener:
         if fifth < last.get(event.stage, (0, now))[0] or event.stage not in begun:
             begun[event.stage], last[event.stage] = now, (0, now)
         before, told = last[event.stage]
-        in_steps = event.stage in ("count", "solve", "advise") and (fifth > before or now - told > TELL_EVERY_S)
+        in_steps = event.stage in IN_STEPS and (fifth > before or now - told > TELL_EVERY_S)
         if event.done not in (0, event.total) and not in_steps:
             return
         last[event.stage] = (fifth, now)
         left = (now - begun[event.stage]) * (event.total - event.done) / max(event.done, 1)
-        remaining = f", {left:.0f} s left" if event.done and left >= WORTH_TELLING_S else ""
+        known = event.done and event.stage != "compile"  # its pieces are unlike, the largest first
+        remaining = f", {left:.0f} s left" if known and left >= WORTH_TELLING_S else ""
         print(f"{LABELS[event.stage]}: {event.done}/{event.total}{remaining}", file=sys.stderr)
 
     return show

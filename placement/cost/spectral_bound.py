@@ -120,7 +120,8 @@ class _Tangents:
         self.line_a, self.line_b = lower_lines(fewest_nodes(top_k, pieces.num_nodes, pieces.slots_per_node))
         first, second = np.triu_indices(top_k, 1)
         self.num_experts = pieces.load_BE.shape[1]
-        self.pair_UC = pieces.sets_UK[:, first].astype(np.int64) * self.num_experts + pieces.sets_UK[:, second]
+        pair_UC = pieces.sets_UK[:, first].astype(np.int64) * self.num_experts + pieces.sets_UK[:, second]
+        self.pair_UC = np.ascontiguousarray(pair_UC)  # of one layout, so that the kernel is compiled once
         self.away = 1.0 - 1.0 / pieces.num_nodes
         lightest = np.sort(pieces.load_BE, axis=1)[:, : pieces.slots_per_node].sum(axis=1)
         # weights 1/N + growth * (load_n - 1/N) stay >= 0 down to the lightest node that there can be
@@ -129,7 +130,7 @@ class _Tangents:
     def at(self, same: Floats) -> tuple[float, Floats]:
         pieces, size = self.pieces, self.num_experts
         half_V = np.zeros(size * size)
-        constant = self.away * _add_lines(
+        constant = self.away * add_lines(
             self.pair_UC, pieces.weight_U, self.line_a, self.line_b, np.ascontiguousarray(same).ravel(), half_V
         )
         half = half_V.reshape(size, size)
@@ -143,7 +144,7 @@ class _Tangents:
 
 
 @nb.njit(cache=True, nogil=True)
-def _add_lines(
+def add_lines(
     pair_UC: npt.NDArray[np.int64],
     weight_U: Floats,
     line_a: Floats,

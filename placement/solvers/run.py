@@ -14,16 +14,18 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from placement.cluster import Cluster
+from placement.compiling import compile_pieces
 from placement.events import Listener, Progress, ignore
 from placement.model import Model
 from placement.options import Options
-from placement.parallel import width
+from placement.parallel import shares_memory, width
 from placement.placement_map import Placement
 from placement.solvers import get_solver
 from placement.solvers.answers import Answer, LayerReport, solve_layer
 from placement.solvers.budget import spend
 from placement.solvers.fronts import Row
 from placement.solvers.layer_problems import layer_problem
+from placement.solvers.pieces import pieces_of
 from placement.workload import Workload
 
 T = TypeVar("T")
@@ -53,6 +55,9 @@ def solve_workload(
     """
     model = workload.model
     cluster.check_fits(model.num_experts)
+    if shares_memory(executor):
+        needed = pieces_of(model.num_experts, cluster, options)
+        compile_pieces(needed, workers=width(executor), listener=listener)
     deadlines = Deadlines(options.time_limit_s, model.num_layers, workers or width(executor))
     task = partial(_solve_one, workload, cluster, options, tuple(baselines), current, starts, home_S)
     answers = side_by_side(task, executor, listener, deadlines, _objective)

@@ -59,6 +59,16 @@ def test_the_image_is_small_and_without_root() -> None:
     assert json.loads(of(final, "HEALTHCHECK")[0].split("CMD", 1)[1])
 
 
+def test_the_image_is_warm_for_any_user() -> None:
+    """What root compiles while it builds lies where the service looks, and whoever runs may add to it."""
+    final = stages()[1]
+    steps = [rest for rest in of(final, "RUN") if "placement warm-up" in rest]
+    assert [re.search(r"warm-up && chmod -R a\+rwX /var/cache/placement/\*", rest) is not None for rest in steps] == [
+        True
+    ]
+    assert "NUMBA_CACHE_DIR=/var/cache/placement" in of(final, "ENV")[0]
+
+
 def test_the_build_context_has_what_is_copied_and_no_more() -> None:
     """Sources exist, and .dockerignore lets them through and nothing else: no data, no keys."""
     allowed = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().split() if line.startswith("!")}

@@ -1,0 +1,135 @@
+"""The kernels of a solve, in pieces that are compiled side by side: tiny layers, each through one part of a solver.
+
+What only few solves need (balance alone, exact solvers, the tight bound) is compiled at its first call.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from placement.cluster import Cluster
+from placement.compiling import Piece
+from placement.cost.kernels import cost_replicated
+from placement.cost.min_nodes import cost_min_nodes
+from placement.cost.set_side import ascend_sets
+from placement.cost.single import cost_single
+from placement.cost.spectral_bound import add_lines
+from placement.options import Options
+from placement.problem import LayerProblem
+from placement.solvers.anneal_chance import anneal_chance
+from placement.solvers.anneal_common import balance, fare_per_copy_HX, incidence
+from placement.solvers.anneal_replicas import anneal_replicas
+from placement.solvers.anneal_single import anneal_single
+from placement.solvers.bounds import prove
+from placement.solvers.eplb import Eplb, eplb_row
+from placement.solvers.moves import separate
+
+EXPERTS, COPIES, TOP_K = 8, 4, 2
+WIDE_EXPERTS = 260  # beyond 256, where ids take two bytes
+NEEDED_BY = ("auto", "anneal")
+MOVES, SEED = 4, np.uint64(0)
+
+
+def pieces_of(num_experts: int, cluster: Cluster, options: Options) -> list[Piece]:
+    """What layers of such a problem need, the largest first."""
+    if options.solver not in NEEDED_BY or not options.sends_count:
+        return []
+    wide = num_experts > 256
+    if cluster.num_slots == num_experts:
+        bound = [BOUND] if options.bound != "none" else []
+        return [SINGLE, STARTS, WIDE_COST if wide else COST, *bound]
+    by_chance = {"local-first": [CHANCE], "uniform": [CHANCE]}.get(options.replica_choice, [])
+    cost = [MIN_NODES_COST] if options.replica_choice == "min-nodes" else [ANY_COST]
+    bound = [COPIES_BOUND] if options.bound != "none" else []
+    return [REPLICAS, SINGLE, *by_chance, *cost, STARTS, *bound]
+
+
+def all_pieces() -> list[Piece]:
+    """What layers of any problem need, the largest first."""
+    copies = [REPLICAS, SINGLE, CHANCE, MIN_NODES_COST, ANY_COST]
+    return [*copies, STARTS, COPIES_BOUND, COST, WIDE_COST, BOUND]
+
+
+def _layer(num_experts: int = EXPERTS, copies: int = 0, options: Options | None = None) -> LayerProblem:
+    """Every expert is visited once with its neighbour."""
+    expert_E = np.arange(num_experts)
+    sets_EK = np.sort(np.stack([expert_E, (expert_E + 1) % num_experts], axis=1), axis=1).astype(np.int32)
+    coact_EE = np.zeros((num_experts, num_experts), dtype=np.int64)
+    coact_EE[sets_EK[:, 0], sets_EK[:, 1]] = coact_EE[sets_EK[:, 1], sets_EK[:, 0]] = 1
+    return LayerProblem(
+        index=0,
+        num_experts=num_experts,
+        top_k=TOP_K,
+        num_groups=None,
+        cluster=Cluster.fit(num_experts, num_nodes=2, gpus_per_node=2, redundant_experts=copies),
+        options=options or Options(),
+        sets_UK=sets_EK,
+        count_U=np.ones(num_experts, dtype=np.int64),
+        load_BE=np.full((2, num_experts), 1 / num_experts),
+        coact_EE=coact_EE,
+        seed=0,
+    )
+
+
+def _row(problem: LayerProblem) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    return (np.arange(problem.cluster.num_slots) % problem.num_experts).astype(np.int32)
+
+
+def compile_starts() -> None:
+    Eplb().solve_layer(_layer())
+
+
+def compile_single() -> None:
+    problem = _layer()
+    anneal_single(_row(problem), incidence(problem, EXPERTS), balance(problem, EXPERTS), 0.1, 0.01, MOVES, SEED)
+
+
+def compile_replicas() -> None:
+    problem = _layer(copies=COPIES)
+    anneal_replicas(_row(problem), incidence(problem, EXPERTS), balance(problem, EXPERTS), 0.1, 0.01, MOVES, SEED)
+
+
+def compile_chance() -> None:
+    problem = _layer(copies=COPIES)
+    inc, bal, fare_HX = incidence(problem, EXPERTS), balance(problem, EXPERTS), fare_per_copy_HX(problem)
+    anneal_chance(_row(problem), inc, bal, fare_HX, True, 0.1, 0.01, MOVES, SEED)
+
+
+def compile_cost() -> None:
+    problem = _layer()
+    problem.score(_row(problem))
+
+
+def compile_wide_cost() -> None:
+    problem = _layer(WIDE_EXPERTS)
+    problem.score(_row(problem))
+
+
+def compile_min_nodes_cost() -> None:
+    problem = _layer(copies=COPIES)
+    problem.score(_row(problem))
+
+
+def compile_any_cost() -> None:
+    problem = _layer(copies=COPIES, options=Options(replica_choice="uniform"))
+    problem.score(_row(problem))
+
+
+def compile_bound() -> None:
+    prove(_layer())
+
+
+def compile_copies_bound() -> None:
+    prove(_layer(copies=COPIES))
+
+
+SINGLE = Piece(run=compile_single, kernels=(anneal_single,))
+REPLICAS = Piece(run=compile_replicas, kernels=(anneal_replicas,))
+CHANCE = Piece(run=compile_chance, kernels=(anneal_chance,))
+STARTS = Piece(run=compile_starts, kernels=(eplb_row, separate))
+COST = Piece(run=compile_cost, kernels=(cost_single,), types="uint8")
+WIDE_COST = Piece(run=compile_wide_cost, kernels=(cost_single,), types="uint16")
+MIN_NODES_COST = Piece(run=compile_min_nodes_cost, kernels=(cost_min_nodes,))
+ANY_COST = Piece(run=compile_any_cost, kernels=(cost_replicated,))
+BOUND = Piece(run=compile_bound, kernels=(add_lines,))
+COPIES_BOUND = Piece(run=compile_copies_bound, kernels=(ascend_sets,))
