@@ -7,6 +7,7 @@ call to compile, as numba does.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import subprocess
@@ -109,6 +110,7 @@ def main() -> None:
     """Run the pieces that the process that started this one names, a line each."""
     answers = os.dup(sys.stdout.fileno())  # nothing that a piece prints is taken for an answer
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    gc.set_threshold(200_000, 50, 50)  # collections of what numba builds are a twentieth of the time
     for line in sys.stdin:
         module, name = line.split()
         getattr(import_module(module), name)()
