@@ -15,13 +15,13 @@ from placement.grouping.assign_kernels import repair
 from placement.grouping.home_kernels import cost_of_covers, cost_of_single
 from placement.options import Options
 from placement.parallel import make_executor
-from placement.solve import solve
+from placement.pipeline.solve import solve
 from placement.solvers.balance_kernels import balanced_row
 from placement.solvers.pieces import COPIES, EXPERTS, TOP_K, WIDE_EXPERTS, all_pieces
-from placement.traces import Trace, open_trace
 from placement.traces.counting import check_ids, set_counter, token_keys
 from placement.traces.presets import custom_shape
 from placement.traces.synth import write_synthetic
+from placement.traces.trace import Trace, open_trace
 
 TOP_KS = (1, 2, 4, 6, 8)  # each has a counting kernel of its own; others are compiled at their first trace
 QUICK = Options(work_limit=10, bound="none")

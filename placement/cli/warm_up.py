@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 
 from placement.cli.shared import Json, Workers, print_json, progress_listener, stdout_console
-from placement.warm_up import warm_up
 
 
 def warm_up_command(workers: Workers = None, json_output: Json = False) -> None:
     """Compile now what the first solve on a machine would wait for: for images and CI."""
+    from placement.warm_up import warm_up
+
     start = time.monotonic()
     with progress_listener(quiet=json_output) as listener:
         pieces = warm_up(workers=workers, listener=listener)
