@@ -15,7 +15,9 @@ demo: $(VENV)/core.stamp
 	@mkdir -p demo
 	$(BIN)/placement solve examples/traces --nodes 4 --gpus-per-node 2 --holdout 0.3 -o demo/placement.json --report demo/report.html
 
+# the kernels are compiled first, so that tests which run side by side do not all compile the same
 test: $(VENV)/test.stamp
+	$(BIN)/placement warm-up
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # all tests with the newest releases that the index has today, in an environment of their own without lock.txt
