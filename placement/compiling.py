@@ -1,8 +1,8 @@
 """Kernels compiled before they are needed, side by side.
 
-numba compiles one kernel at a time in a process, so further processes take part: what they compile lies in numba's
-cache on disk, where this one finds it. Compiled code changes no result, so whatever fails here is left for the first
-call to compile, as numba does.
+numba compiles one kernel at a time in a process, so further processes take part beside this one: what they compile lies
+in numba's cache on disk, where this one finds it. Compiled code changes no result, so whatever fails here is left for
+the first call to compile, as numba does.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from queue import SimpleQueue
@@ -62,9 +63,10 @@ def compile_pieces(pieces: Sequence[Piece], *, workers: int | None = None, liste
     waiting: SimpleQueue[Piece | None] = SimpleQueue()
     for item in (*missing, *[None] * width):
         waiting.put(item)
-    told: SimpleQueue[bool] = SimpleQueue()  # True: a piece is done; False: a process has ended
+    told: SimpleQueue[bool] = SimpleQueue()  # True: a piece is done; False: who took part has ended
     with ThreadPoolExecutor(width) as threads:
-        for _ in range(width):
+        threads.submit(_run_here, iter(waiting.get, None), told)  # first: the largest need not be read from the cache
+        for _ in range(width - 1):
             threads.submit(_feed, iter(waiting.get, None), told)
         while width:
             if told.get():
@@ -85,6 +87,29 @@ def is_compiled(kernel: Any, types: str = "") -> bool:
         return any(key[1:] == known and types in str(key[0]) for key in cache._cache_file._load_index())
     except Exception:
         return False
+
+
+def _run_here(pieces: Iterator[Piece], told: SimpleQueue[bool]) -> None:
+    """Run pieces in this process."""
+    with seldom_collected():
+        for piece in pieces:
+            try:
+                piece.run()
+                told.put(True)
+            except Exception as error:
+                log.info("%s failed: its kernels are compiled at their first call: %s", piece.run.__qualname__, error)
+    told.put(False)
+
+
+@contextmanager
+def seldom_collected() -> Iterator[None]:
+    """numba makes very many objects that live long: to look for garbage among them takes a twentieth of its time."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(100_000, 50, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def _feed(pieces: Iterator[Piece], told: SimpleQueue[bool]) -> None:
@@ -110,11 +135,11 @@ def main() -> None:
     """Run the pieces that the process that started this one names, a line each."""
     answers = os.dup(sys.stdout.fileno())  # nothing that a piece prints is taken for an answer
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    gc.set_threshold(200_000, 50, 50)  # collections of what numba builds are a twentieth of the time
-    for line in sys.stdin:
-        module, name = line.split()
-        getattr(import_module(module), name)()
-        os.write(answers, f"{DONE}\n".encode())
+    with seldom_collected():
+        for line in sys.stdin:
+            module, name = line.split()
+            getattr(import_module(module), name)()
+            os.write(answers, f"{DONE}\n".encode())
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, smallest_covers
 from placement.cost.tables import LayerTables
 from placement.cost.traffic import Traffic
+from placement.inner_kernel import inner_kernel
 
 WINDOW = 256
 DECAY = 0.99
@@ -84,7 +85,7 @@ def cost_balanced(
         count_token(running)
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def count_token(running: RunningLoad) -> None:
     """One token more has been served; prices change where a window ends."""
     running.seen_1[0] += 1
@@ -103,7 +104,7 @@ class BalancedScratch(NamedTuple):
     trial_K: npt.NDArray[np.int64]
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def balanced_scratch(top_k: int) -> BalancedScratch:
     return BalancedScratch(
         np.empty(top_k, dtype=np.uint64),
@@ -113,7 +114,7 @@ def balanced_scratch(top_k: int) -> BalancedScratch:
     )
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def balanced_copies(
     ids_K: npt.NDArray[Any], home: int, tables: LayerTables, price_G: npt.NDArray[np.float64], scratch: BalancedScratch
 ) -> None:
@@ -140,7 +141,7 @@ def balanced_copies(
             scratch.best_K[:top_k] = scratch.trial_K[:top_k]
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _cheapest_copies(
     ids_K: npt.NDArray[Any],
     allowed: np.uint64,

@@ -16,6 +16,7 @@ from placement.cost.balanced import RunningLoad, balanced_copies, balanced_scrat
 from placement.cost.covers import COUNT_0, pivot_of, popcount, smallest_covers
 from placement.cost.replica_choice import MIN_NODES, MIN_NODES_BALANCED, UNIFORM
 from placement.cost.tables import LayerTables
+from placement.inner_kernel import inner_kernel
 from placement.mixing import GOLDEN, mix_word
 
 _ONE = np.uint64(1)
@@ -72,7 +73,7 @@ def choose_slots(
         count_token(running)
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _drawn_nodes(
     ids_M: npt.NDArray[np.int64],
     home_bit: np.uint64,
@@ -102,7 +103,7 @@ def _drawn_nodes(
     return forced | further
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _drawn_copy(e: int, allowed: np.uint64, node_first: bool, draw: np.uint64, tables: LayerTables) -> int:
     """A copy of `e` on allowed nodes, all alike; `node_first`: first a node, then a copy on it."""
     if node_first:

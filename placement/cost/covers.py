@@ -17,6 +17,8 @@ import numpy.typing as npt
 from numba import types
 from numba.extending import intrinsic
 
+from placement.inner_kernel import inner_kernel
+
 EXACT_NODES = 8
 MAX_COVERS = 256
 
@@ -81,7 +83,7 @@ def smallest_covers(
     return found
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def pivot_of(ids_K: npt.NDArray[Any], num_nodes: int) -> int:
     """The node from which a token's ties are counted: the sum of its expert ids, modulo the nodes."""
     total = 0
@@ -90,7 +92,7 @@ def pivot_of(ids_K: npt.NDArray[Any], num_nodes: int) -> int:
     return total % num_nodes
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _greedy_cover(
     open_M: npt.NDArray[np.uint64], num_open: int, pivot: int, level_M: npt.NDArray[np.uint64]
 ) -> np.uint64:

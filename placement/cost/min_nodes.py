@@ -15,6 +15,7 @@ import numpy.typing as npt
 from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, popcount, smallest_covers
 from placement.cost.tables import LayerTables
 from placement.cost.traffic import Traffic
+from placement.inner_kernel import inner_kernel
 
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
@@ -111,7 +112,7 @@ def cost_min_nodes(
         _serve_at_home(expert, int(count_E[expert]), tables, load_P)
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _share_ranks(several_M: npt.NDArray[np.int64], tables: LayerTables, seen_G: npt.NDArray[np.int64], t: int) -> bool:
     """True if two of the token's experts have copies on one rank, so that it may get one copy for both."""
     shared = False
@@ -125,7 +126,7 @@ def _share_ranks(several_M: npt.NDArray[np.int64], tables: LayerTables, seen_G: 
     return shared
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _visited_nodes(host_M: npt.NDArray[np.uint64], forced: np.uint64, cover: np.uint64, cell: np.uint64) -> float:
     """Expected nodes that are visited beside the forced ones, summed over the homes of the cell."""
     sure = _ZERO
@@ -150,7 +151,7 @@ def _visited_nodes(host_M: npt.NDArray[np.uint64], forced: np.uint64, cover: np.
     return total
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _visited_ranks(
     several_M: npt.NDArray[np.int64],
     host_M: npt.NDArray[np.uint64],
@@ -188,7 +189,7 @@ def _copies_beside(s: int, e: int, tables: LayerTables) -> int:
     return copies
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _serve(
     several_M: npt.NDArray[np.int64],
     host_M: npt.NDArray[np.uint64],
@@ -210,7 +211,7 @@ def _serve(
                 load_P[tables.slot_id[s]] += share / _copies_beside(s, e, tables)
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _serve_at_home(e: int, count: int, tables: LayerTables, load_P: npt.NDArray[np.float64]) -> None:
     """Book an expert's assignments where its one slot is, or those of homes that host it."""
     first = tables.slot_ptr_E[e]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, popcount, smallest_covers
+from placement.inner_kernel import inner_kernel
 
 Floats = npt.NDArray[np.float64]
 _ONE = np.uint64(1)
@@ -132,7 +133,7 @@ def cost_of_chances(
         _book(ids_TK[t], request_T[t], hosted_K, cost_N, cost_QN, saved_EN)
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _book(
     ids_K: npt.NDArray[Any],
     request: int,

@@ -15,6 +15,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from placement.inner_kernel import inner_kernel
 from placement.solvers.anneal_common import Balance, Incidence, random_below, random_unit, random_word
 from placement.solvers.replica_loads import add_load, cost_after
 
@@ -168,7 +169,7 @@ def _chances(
             miss_HX[h, x] = max(miss_HX[h, x], 0.0)
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _cost_of_set(ids_K: npt.NDArray[np.int32], home: int, miss_EHX: Floats, fare_HX: Floats) -> float:
     total = 0.0
     first, last = (home, home + 1) if home >= 0 else (0, fare_HX.shape[0])
@@ -182,7 +183,7 @@ def _cost_of_set(ids_K: npt.NDArray[np.int32], home: int, miss_EHX: Floats, fare
     return total / (last - first)
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _book(
     u: int,
     v: int,

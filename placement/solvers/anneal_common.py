@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.transport import fare_HX
+from placement.inner_kernel import inner_kernel
 from placement.mixing import GOLDEN, mix_word
 from placement.problem import LayerProblem
 
@@ -158,7 +159,7 @@ def random_unit(state: npt.NDArray[np.uint64]) -> float:
     return (np.float64(random_word(state) >> np.uint64(11)) + 1.0) * (1.0 / 9007199254740992.0)
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def three_highest(
     load_GB: npt.NDArray[np.float64], b: int, high_3B: npt.NDArray[np.float64], rank_3B: npt.NDArray[np.int64]
 ) -> None:
@@ -181,7 +182,7 @@ def three_highest(
     rank_3B[0, b], rank_3B[1, b], rank_3B[2, b] = r0, r1, r2
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def balance_cost(peak_B: npt.NDArray[np.float64], price: float, cap: float) -> float:
     """Cost of the imbalance `peak_B` under each bootstrap. Four sums side by side: one would wait for each addition."""
     num_boots = peak_B.shape[0]
@@ -198,17 +199,29 @@ def balance_cost(peak_B: npt.NDArray[np.float64], price: float, cap: float) -> f
     return float(price * total / num_boots + CAP_PRICE * max(0.0, peak_B[0] - cap))
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def copy_row(source_P: npt.NDArray[np.int32], target_P: npt.NDArray[np.int32]) -> None:
     """`target_P[:] = source_P`, whose check of shapes takes numba a second or two to compile."""
     for p in range(source_P.shape[0]):
         target_P[p] = source_P[p]
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
+def total_of(values_X: npt.NDArray[np.float64]) -> float:
+    """`values_X.sum()` in order, without numba's checks of axes."""
+    total = 0.0
+    for value in values_X:
+        total += value
+    return total
+
+
+@inner_kernel
 def cost_of_moves(phy2log_P: npt.NDArray[np.int32], bal: Balance) -> float:
     """What it costs that ranks do not hold what they hold now."""
-    cost = bal.stay_GE.sum()
+    cost = 0.0
+    for g in range(bal.stay_GE.shape[0]):
+        for e in range(bal.stay_GE.shape[1]):
+            cost += bal.stay_GE[g, e]
     for p in range(phy2log_P.shape[0]):
         cost -= bal.stay_GE[p // bal.slots_per_gpu, phy2log_P[p]]
     return float(cost)

@@ -7,11 +7,14 @@ sets. The best map is taken at refreshes, where its cost is exact.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import MAX_COVERS, popcount
+from placement.inner_kernel import inner_kernel
 from placement.solvers.anneal_common import (
     Balance,
     Incidence,
@@ -20,10 +23,11 @@ from placement.solvers.anneal_common import (
     random_below,
     random_unit,
     random_word,
+    total_of,
 )
-from placement.solvers.replica_answers import no_answers, place_of_answer
+from placement.solvers.replica_answers import Answers, no_answers, place_of_answer
 from placement.solvers.replica_loads import add_load, cost_after, measure_peaks, measure_shares, spread
-from placement.solvers.replica_sends import MOST_OPEN, NOBODY, no_rest, sends_of_set, update_set
+from placement.solvers.replica_sends import MOST_OPEN, NOBODY, Rest, no_rest, sends_of_set, update_set
 
 REFRESH = 64  # accepted moves between refreshes, at least
 REFRESH_WORK = 192  # pairs of sets and nodes for each move more
@@ -33,7 +37,30 @@ _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
 
 
-@nb.njit(cache=True, nogil=True)
+class Room(NamedTuple):
+    """What a search writes to. numpy makes the arrays: numba would compile a function for each kind of them."""
+
+    state: npt.NDArray[np.uint64]
+    scratch: npt.NDArray[np.uint64]
+    cover_S: npt.NDArray[np.int64]
+    covers: npt.NDArray[np.uint64]
+    on_EN: npt.NDArray[np.int64]
+    holds_EG: npt.NDArray[np.int64]
+    copies_E: npt.NDArray[np.int64]
+    host_E: npt.NDArray[np.uint64]
+    sends_U: npt.NDArray[np.int64]
+    share_EN: npt.NDArray[np.float64]
+    part_EG: npt.NDArray[np.float64]
+    more_u_G: npt.NDArray[np.float64]
+    more_v_G: npt.NDArray[np.float64]
+    load_GB: npt.NDArray[np.float64]
+    peak_B: npt.NDArray[np.float64]
+    peak_NB: npt.NDArray[np.float64]
+    best_P: npt.NDArray[np.int32]
+    rest: Rest
+    answers: Answers
+
+
 def anneal_replicas(
     phy2log_P: npt.NDArray[np.int32],
     inc: Incidence,
@@ -49,47 +76,61 @@ def anneal_replicas(
     """
     num_experts, num_boots = bal.load_EB.shape
     num_nodes = bal.num_nodes
-    num_slots = phy2log_P.shape[0]
-    slots_per_node = bal.slots_per_gpu * bal.gpus_per_node
     num_ranks = num_nodes * bal.gpus_per_node
     num_sets, top_k = inc.sets_UK.shape
-    per_send = bal.fare_HX[num_nodes].mean() / max(num_nodes - 1, 1)
-    state = np.empty(1, dtype=np.uint64)
-    state[0] = seed
-    random_word(state)
     subsets = 1 << min(top_k, MOST_OPEN)
-    scratch = np.zeros((2, max(subsets, top_k, 3)), dtype=np.uint64)
-    cover_S = np.zeros(subsets, dtype=np.int64)
-    covers = np.empty(MAX_COVERS, dtype=np.uint64)
+    room = Room(
+        state=np.array([seed], dtype=np.uint64),
+        scratch=np.zeros((2, max(subsets, top_k, 3)), dtype=np.uint64),
+        cover_S=np.zeros(subsets, dtype=np.int64),
+        covers=np.empty(MAX_COVERS, dtype=np.uint64),
+        on_EN=np.zeros((num_experts, num_nodes), dtype=np.int64),
+        holds_EG=np.zeros((num_experts, num_ranks), dtype=np.int64),
+        copies_E=np.zeros(num_experts, dtype=np.int64),
+        host_E=np.zeros(num_experts, dtype=np.uint64),
+        sends_U=np.zeros(num_sets, dtype=np.int64),
+        share_EN=np.zeros((num_experts, num_nodes)),
+        part_EG=np.zeros((num_experts, num_ranks)),
+        more_u_G=np.zeros(num_ranks),
+        more_v_G=np.zeros(num_ranks),
+        load_GB=np.zeros((num_ranks, num_boots)),
+        peak_B=np.zeros(num_boots),
+        peak_NB=np.zeros((num_nodes, num_boots)),
+        best_P=phy2log_P.copy(),
+        rest=no_rest(inc.expert_sets.shape[0]),
+        answers=no_answers(num_experts, num_nodes),
+    )
+    return float(replicas_kernel(phy2log_P, inc, bal, room, hot, cold, moves))
 
-    on_EN = np.zeros((num_experts, num_nodes), dtype=np.int64)
-    holds_EG = np.zeros((num_experts, num_ranks), dtype=np.int64)
-    copies_E = np.zeros(num_experts, dtype=np.int64)
-    host_E = np.zeros(num_experts, dtype=np.uint64)
+
+@nb.njit(cache=True, nogil=True)
+def replicas_kernel(
+    phy2log_P: npt.NDArray[np.int32], inc: Incidence, bal: Balance, room: Room, hot: float, cold: float, moves: int
+) -> float:
+    """`anneal_replicas` in the room that it makes."""
+    num_experts = bal.load_EB.shape[0]
+    num_nodes = bal.num_nodes
+    num_slots = phy2log_P.shape[0]
+    slots_per_node = bal.slots_per_gpu * bal.gpus_per_node
+    num_sets, top_k = inc.sets_UK.shape
+    per_send = total_of(bal.fare_HX[num_nodes]) / bal.fare_HX.shape[1] / max(num_nodes - 1, 1)
+    state, scratch, cover_S, covers, on_EN, holds_EG, copies_E, host_E, sends_U, share_EN, part_EG = room[:11]
+    more_u_G, more_v_G, load_GB, peak_B, peak_NB, best_P, rest, answers = room[11:]
+    random_word(state)
     for p in range(num_slots):
         e = phy2log_P[p]
         on_EN[e, p // slots_per_node] += 1
         holds_EG[e, p // bal.slots_per_gpu] += 1
         copies_E[e] += 1
         host_E[e] |= _ONE << np.uint64(p // slots_per_node)
-    rest = no_rest(inc.expert_sets.shape[0])
-    sends_U = np.zeros(num_sets, dtype=np.int64)
     sends = 0
     for t in range(num_sets):
         update_set(t, inc, rest, sends_U, host_E, num_nodes, scratch, cover_S)
         sends += inc.count_U[t] * sends_U[t]
-    answers = no_answers(num_experts, num_nodes)
-    share_EN = np.zeros((num_experts, num_nodes))
-    part_EG = np.zeros((num_experts, num_ranks))
-    more_u_G, more_v_G = np.zeros(num_ranks), np.zeros(num_ranks)
-    load_GB = np.zeros((num_ranks, num_boots))
-    peak_B = np.zeros(num_boots)
-    peak_NB = np.zeros((num_nodes, num_boots))
     all_nodes = ~_ZERO >> np.uint64(64 - num_nodes)
     uneven = 0.0
     moved = cost_of_moves(phy2log_P, bal)
     best = np.inf
-    best_P = phy2log_P.copy()
     accepted = 0
     interval = max(REFRESH, num_sets * num_nodes // REFRESH_WORK)
     due = True
@@ -187,7 +228,7 @@ def anneal_replicas(
     return best
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _change_of_both(
     u: int,
     host_u: np.uint64,
@@ -212,7 +253,7 @@ def _change_of_both(
     return total
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _slot_of_fellow(
     p: int,
     phy2log_P: npt.NDArray[np.int32],
@@ -249,7 +290,7 @@ def _mask(host: np.uint64, on_N: npt.NDArray[np.int64], i: int, j: int) -> np.ui
     return host
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _spread_more(
     share_N: npt.NDArray[np.float64],
     on_N: npt.NDArray[np.int64],

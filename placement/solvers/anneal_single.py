@@ -8,10 +8,13 @@ For a swap the sum of both experts' gains is a lower bound; it is exact after ad
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from placement.inner_kernel import inner_kernel
 from placement.solvers.anneal_common import (
     CAP_PRICE,
     Balance,
@@ -29,7 +32,24 @@ from placement.solvers.single_gains import exchange_shared, fill_gains, move_exp
 CANDIDATES = 4
 
 
-@nb.njit(cache=True, nogil=True)
+class Room(NamedTuple):
+    """What a search writes to. numpy makes the arrays: numba would compile a function for each kind of them."""
+
+    state: npt.NDArray[np.uint64]
+    unit_E: npt.NDArray[np.int64]
+    touch_UX: npt.NDArray[np.uint8]
+    enter_EX: npt.NDArray[np.float64]
+    leave_E: npt.NDArray[np.float64]
+    shared_U: npt.NDArray[np.bool_]
+    load_GB: npt.NDArray[np.float64]
+    load_N: npt.NDArray[np.float64]
+    high_3B: npt.NDArray[np.float64]
+    rank_3B: npt.NDArray[np.int64]
+    peak_B: npt.NDArray[np.float64]
+    relief_G: npt.NDArray[np.float64]
+    best_P: npt.NDArray[np.int32]
+
+
 def anneal_single(
     phy2log_P: npt.NDArray[np.int32],
     inc: Incidence,
@@ -44,39 +64,53 @@ def anneal_single(
     The best map is what `phy2log_P` holds at the end. Cost = sends + price * expected imbalance + cap penalty + what
     leaves `stay_GE`.
     """
+    num_experts, num_boots = bal.load_EB.shape
+    num_sets, num_units = inc.sets_UK.shape[0], bal.fare_HX.shape[1]
+    num_ranks = bal.num_nodes * bal.gpus_per_node
+    room = Room(
+        state=np.array([seed], dtype=np.uint64),
+        unit_E=np.empty(num_experts, dtype=np.int64),
+        touch_UX=np.zeros((num_sets, num_units), dtype=np.uint8),
+        enter_EX=np.zeros((num_experts, num_units)),
+        leave_E=np.zeros(num_experts),
+        shared_U=np.zeros(num_sets, dtype=np.bool_),
+        load_GB=np.zeros((num_ranks, num_boots)),
+        load_N=np.zeros(bal.num_nodes),
+        high_3B=np.empty((3, num_boots)),
+        rank_3B=np.empty((3, num_boots), dtype=np.int64),
+        peak_B=np.empty(num_boots),
+        relief_G=np.empty(num_ranks),
+        best_P=phy2log_P.copy(),
+    )
+    return float(single_kernel(phy2log_P, inc, bal, room, hot, cold, moves))
+
+
+@nb.njit(cache=True, nogil=True)
+def single_kernel(
+    phy2log_P: npt.NDArray[np.int32], inc: Incidence, bal: Balance, room: Room, hot: float, cold: float, moves: int
+) -> float:
+    """`anneal_single` in the room that it makes."""
     num_experts = bal.load_EB.shape[0]
     num_boots = bal.load_EB.shape[1]
     num_slots = phy2log_P.shape[0]
     slots_per_node = bal.slots_per_gpu * bal.gpus_per_node
-    num_ranks = bal.num_nodes * bal.gpus_per_node
-    sets, count, home, fare_HX = inc.sets_UK, inc.count_U, inc.home_U, bal.fare_HX
+    count, home, fare_HX = inc.count_U, inc.home_U, bal.fare_HX
     num_units = fare_HX.shape[1]
     slots_per_unit = num_slots // num_units
-    state = np.empty(1, dtype=np.uint64)
-    state[0] = seed
+    state, unit_E, touch_UX, enter_EX, leave_E, shared_U, load_GB, load_N, high_3B, rank_3B, peak_B = room[:11]
+    relief_G, best_P = room[11:]
     random_word(state)
 
-    unit_E = np.empty(num_experts, dtype=np.int64)
     for p in range(num_slots):
         unit_E[phy2log_P[p]] = p // slots_per_unit
-    touch_UX = np.zeros((sets.shape[0], num_units), dtype=np.uint8)
-    enter_EX = np.zeros((num_experts, num_units))
-    leave_E = np.zeros(num_experts)
-    shared_U = np.zeros(sets.shape[0], dtype=np.bool_)
     wire = fill_gains(inc, fare_HX, unit_E, touch_UX, enter_EX, leave_E) + cost_of_moves(phy2log_P, bal)
-    load_GB = np.zeros((num_ranks, num_boots))
-    load_N = np.zeros(bal.num_nodes)
     for p in range(num_slots):
         g = p // bal.slots_per_gpu
         load_N[p // slots_per_node] += bal.load_EB[phy2log_P[p], 0]
         for b in range(num_boots):
             load_GB[g, b] += bal.load_EB[phy2log_P[p], b] * bal.slowness_G[g]
-    high_3B = np.empty((3, num_boots))
-    rank_3B = np.empty((3, num_boots), dtype=np.int64)
-    peak_B = np.empty(num_boots)
     for b in range(num_boots):
         three_highest(load_GB, b, high_3B, rank_3B)
-    relief_G = np.empty(num_ranks)
     measure_relief(high_3B, rank_3B, bal, relief_G)
     node_capped = bal.node_cap < np.inf
     uneven = balance_cost(high_3B[0], bal.price, bal.cap)
@@ -84,7 +118,6 @@ def anneal_single(
     uneven += penalty
     cost = wire + uneven
     best = cost
-    best_P = phy2log_P.copy()
     cooling = (cold / hot) ** (1.0 / max(moves - 1, 1))
     temperature = hot
     for move in range(moves):
@@ -174,7 +207,7 @@ def anneal_single(
     return float(best)
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def measure_relief(
     high_3B: npt.NDArray[np.float64],
     rank_3B: npt.NDArray[np.int64],
@@ -189,7 +222,7 @@ def measure_relief(
     relief_G[rank_3B[0, 0]] += CAP_PRICE * max(0.0, high_3B[0, 0] - bal.cap)
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def node_penalty(load_N: npt.NDArray[np.float64], bal: Balance) -> float:
     """What the most loaded node costs beyond the cap on nodes."""
     peak = 0.0

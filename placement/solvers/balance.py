@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from placement.cluster import Cluster
 from placement.errors import OptionError
+from placement.inner_kernel import inner_kernel
 from placement.parallel import run_tasks
 from placement.problem import LayerProblem, LayerSolution
 from placement.solvers.balance_kernels import balanced_row, highest
@@ -114,7 +115,7 @@ def _balance_layers(
             phy2log_LP[layer] = balanced_row(load_LE[layer], slowness_G, slots, starts_XP, 0.0, beat, work)
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _eplb_starts(load_E: Floats, slowness_G: Floats, num_nodes: int, slots: int, num_groups: int) -> tuple[Row, float]:
     """EPLB's maps, the global and the hierarchical one, mended where a rank holds an expert twice.
 
@@ -133,7 +134,7 @@ def _eplb_starts(load_E: Floats, slowness_G: Floats, num_nodes: int, slots: int,
     return starts_XP, raw
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _grouped_row(load_E: Floats, slowness_G: Floats, num_nodes: int, slots: int, num_groups: int, work: int) -> Row:
     """Groups to nodes as experts to ranks, then every node by itself; with EPLB's groups on the nodes, too."""
     size, each, slots_per_node = (
@@ -165,7 +166,7 @@ def _grouped_row(load_E: Floats, slowness_G: Floats, num_nodes: int, slots: int,
     return best
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _pack_nodes(
     row: Row, load_E: Floats, slowness_G: Floats, slots: int, groups: Row, num_nodes: int, beat: float, work: int
 ) -> None:

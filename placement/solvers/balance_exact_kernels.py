@@ -12,6 +12,8 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from placement.inner_kernel import inner_kernel
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Row = npt.NDArray[np.int32]
@@ -107,14 +109,14 @@ def search(weight_EC: Ints, speed_G: Floats, slots: int, start_P: Row, slack: fl
     return tree.best_P, nodes
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _lower_caps(tree: Tree, load_G: Ints, slack: float) -> None:
     peak = (load_G / tree.speed_G).max()
     for g in range(len(load_G)):
         tree.cap_G[g] = np.int64(np.ceil(peak * tree.speed_G[g] * (1 - slack))) - 1
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _next_rank(tree: Tree, e: int, first: int, missing: int) -> int:
     """The first rank from `first` on that may take one of the `missing` copies of expert e, or -1."""
     num_ranks, slots = tree.held_GS.shape

@@ -10,6 +10,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from placement.inner_kernel import inner_kernel
 from placement.solvers.balance_refine import LEAST_GAIN, refine
 
 Floats = npt.NDArray[np.float64]
@@ -21,7 +22,7 @@ BIASES = (0.5, 1.0)  # of those: Webster's and Jefferson's rule of apportionment
 SPARES = 8  # and the greedy rule for some eighths of the redundant slots, the others for the coldest experts
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def share_slots(load_E: Floats, num_slots: int, most: int, bias: float, spare: int) -> Ints:
     """Copies of every expert, 1 to `most`: slot by slot to the expert with the highest load / (copies + bias).
 
@@ -135,7 +136,7 @@ def balanced_row(
     return best
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def refine_all(
     rows_XP: npt.NDArray[np.int32], load_E: Floats, slowness_G: Floats, target: float, work: int
 ) -> tuple[Row, float]:

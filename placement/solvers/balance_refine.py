@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
+
+from placement.inner_kernel import inner_kernel
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -13,7 +14,7 @@ Row = npt.NDArray[np.int32]
 LEAST_GAIN = 1e-12  # relative: below it a change of the peak is rounding
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def refine(row: Row, load_E: Floats, slowness_G: Floats, target: float, work: int) -> int:
     """Lower the most loaded rank in place, by swaps, and by another count of copies where no swap helps.
 
@@ -59,7 +60,7 @@ def refine(row: Row, load_E: Floats, slowness_G: Floats, target: float, work: in
     return work
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _best_swap(
     row: Row, g: int, load_G: Floats, slowness_G: Floats, each_P: Floats, holds_EG: npt.NDArray[np.bool_], enough: float
 ) -> tuple[int, int, int]:
@@ -87,7 +88,7 @@ def _best_swap(
     return best_p, best_q, looked
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _best_recount(
     row: Row,
     g: int,

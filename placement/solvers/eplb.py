@@ -10,6 +10,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from placement.inner_kernel import inner_kernel
 from placement.problem import LayerProblem, LayerSolution
 from placement.solvers.moves import separate_copies
 
@@ -81,7 +82,7 @@ def balanced_packing(weight_X: Floats, num_packs: int) -> tuple[Ints, Ints]:
     return pack_X, place_X
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def falling_order(weight_X: Floats) -> Ints:
     """The stable `np.argsort(-weight_X)` by merges of sorted runs: numba's own takes a second or two to compile."""
     size, width = len(weight_X), 1

@@ -18,8 +18,8 @@ from placement.options import Options
 from placement.problem import LayerProblem
 from placement.solvers.anneal_chance import anneal_chance
 from placement.solvers.anneal_common import balance, fare_per_copy_HX, incidence
-from placement.solvers.anneal_replicas import anneal_replicas
-from placement.solvers.anneal_single import anneal_single
+from placement.solvers.anneal_replicas import anneal_replicas, replicas_kernel
+from placement.solvers.anneal_single import anneal_single, single_kernel
 from placement.solvers.bounds import prove
 from placement.solvers.eplb import Eplb, eplb_row
 from placement.solvers.moves import separate
@@ -123,8 +123,8 @@ def compile_copies_bound() -> None:
     prove(_layer(copies=COPIES))
 
 
-SINGLE = Piece(run=compile_single, kernels=(anneal_single,))
-REPLICAS = Piece(run=compile_replicas, kernels=(anneal_replicas,))
+SINGLE = Piece(run=compile_single, kernels=(single_kernel,))
+REPLICAS = Piece(run=compile_replicas, kernels=(replicas_kernel,))
 CHANCE = Piece(run=compile_chance, kernels=(anneal_chance,))
 STARTS = Piece(run=compile_starts, kernels=(eplb_row, separate))
 COST = Piece(run=compile_cost, kernels=(cost_single,), types="uint8")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from placement.inner_kernel import inner_kernel
 from placement.solvers.anneal_common import Incidence
 from placement.solvers.replica_loads import estimate_shares
 from placement.solvers.replica_sends import Rest, change_of
@@ -36,8 +36,8 @@ class Answers(NamedTuple):
     version_E: npt.NDArray[np.int64]
 
 
-@nb.njit(cache=True, nogil=True)
 def no_answers(num_experts: int, num_nodes: int) -> Answers:
+    """Room for answers, none of which was asked."""
     return Answers(
         np.zeros((num_experts, PLACES), dtype=np.uint64),
         np.full((num_experts, PLACES), -1, dtype=np.int64),
@@ -47,7 +47,7 @@ def no_answers(num_experts: int, num_nodes: int) -> Answers:
     )
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def place_of_answer(
     u: int,
     host: np.uint64,

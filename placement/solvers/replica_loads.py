@@ -7,14 +7,15 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import COUNT_0, pivot_of, popcount, smallest_covers
-from placement.solvers.anneal_common import CAP_PRICE, Balance, Incidence, balance_cost
+from placement.inner_kernel import inner_kernel
+from placement.solvers.anneal_common import CAP_PRICE, Balance, Incidence, balance_cost, total_of
 from placement.solvers.replica_sends import Rest
 
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def measure_shares(
     inc: Incidence,
     host_E: npt.NDArray[np.uint64],
@@ -81,7 +82,7 @@ def measure_shares(
                         share_EN[e, popcount((usable & (~usable + _ONE)) - _ONE)] += part
                         usable &= usable - _ONE
     for e in range(num_experts):
-        total = share_EN[e].sum()
+        total = total_of(share_EN[e])
         width = popcount(host_E[e])
         for n in range(num_nodes):
             if host_E[e] >> np.uint64(n) & _ONE:
@@ -90,7 +91,7 @@ def measure_shares(
                 share_EN[e, n] = 0.0
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def estimate_shares(
     u: int, host: np.uint64, inc: Incidence, rest: Rest, num_nodes: int, share_N: npt.NDArray[np.float64]
 ) -> None:
@@ -118,7 +119,7 @@ def estimate_shares(
                 bit = left & (~left + _ONE)
                 left ^= bit
                 share_N[popcount(bit - _ONE)] += w * (home_part + (away if usable & bit != _ZERO else 0.0))
-    total = share_N.sum()
+    total = total_of(share_N)
     for n in range(num_nodes):
         if host >> np.uint64(n) & _ONE:
             share_N[n] = share_N[n] / total if total > 0 else 1.0 / width
@@ -141,7 +142,7 @@ def spread(
             part_G[g] = share_N[n] / on_N[n] * bal.slowness_G[g] if holds_G[g] else 0.0
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def measure_peaks(
     load_GB: npt.NDArray[np.float64], nodes: np.uint64, bal: Balance, peak_NB: npt.NDArray[np.float64]
 ) -> None:
@@ -156,7 +157,7 @@ def measure_peaks(
                 peak_NB[n, b] = x if x > peak_NB[n, b] else peak_NB[n, b]
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def cost_after(
     load_GB: npt.NDArray[np.float64],
     peak_NB: npt.NDArray[np.float64],
@@ -194,7 +195,7 @@ def cost_after(
     return balance_cost(peak_B, bal.price, bal.cap) + over
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def add_load(
     load_GB: npt.NDArray[np.float64], e: int, more_G: npt.NDArray[np.float64], nodes: np.uint64, bal: Balance
 ) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import COUNT_0, popcount
+from placement.inner_kernel import inner_kernel
 from placement.solvers.anneal_common import Incidence
 
 MANY = 3
@@ -42,7 +43,6 @@ class Rest(NamedTuple):
     sends: npt.NDArray[np.int64]
 
 
-@nb.njit(cache=True, nogil=True)
 def no_rest(size: int) -> Rest:
     """Room for so many entries."""
     masks = (np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.uint64))
@@ -92,7 +92,7 @@ def _covers_of_three(a: np.uint64, b: np.uint64, c: np.uint64, home: int, num_no
     return total
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _sends_of_many(
     forced: np.uint64,
     open_M: npt.NDArray[np.uint64],
@@ -193,7 +193,7 @@ def sends_of_set(
     return _closed_form(forced, scratch[0, 0], scratch[0, 1], num_open, home, num_nodes)
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def change_of(
     u: int,
     host: np.uint64,
@@ -238,7 +238,7 @@ def change_of(
     return total
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def update_set(
     t: int,
     inc: Incidence,

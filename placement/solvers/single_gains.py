@@ -10,6 +10,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from placement.inner_kernel import inner_kernel
 from placement.solvers.anneal_common import Incidence
 
 
@@ -23,7 +24,7 @@ def nearest_unit(u: int, own: int, enter_EX: npt.NDArray[np.float64]) -> int:
     return nearest
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def fill_gains(
     inc: Incidence,
     fare_HX: npt.NDArray[np.float64],
@@ -55,7 +56,7 @@ def fill_gains(
     return total
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def move_expert(
     u: int,
     i: int,
@@ -100,7 +101,7 @@ def move_expert(
                     leave_E[e] -= fare_j
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def exchange_shared(
     u: int,
     v: int,

@@ -11,6 +11,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from placement.inner_kernel import inner_kernel
 from placement.mixing import GOLDEN, mix_word
 
 # quantiles of the Gumbel distribution: the table fits the first-level cache and one 64-bit hash gives five 12-bit
@@ -69,7 +70,7 @@ def smooth(noise_TR: npt.NDArray[np.float32], memory: float, state_R: npt.NDArra
             noise_TR[t, r] = state_R[r]
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _keep_best_groups(
     logits_E: npt.NDArray[np.float32], score_G: npt.NDArray[np.float32], kept: int, offset: np.float32
 ) -> None:
@@ -92,7 +93,7 @@ def _keep_best_groups(
         logits_E[worst * size : (worst + 1) * size] = -np.inf
 
 
-@nb.njit(cache=True, nogil=True)
+@inner_kernel
 def _choose_top(logits_E: npt.NDArray[np.float32], ids_K: npt.NDArray[Any], best_K: npt.NDArray[np.float32]) -> None:
     """Insertion into a sorted list of K; of equals the lower id."""
     last = ids_K.shape[0] - 1

@@ -16,8 +16,8 @@ from placement.options import Options
 from placement.parallel import make_executor
 from placement.pipeline.solve import solve
 from placement.report.html import report_html
-from placement.solvers.anneal_replicas import anneal_replicas
-from placement.solvers.anneal_single import anneal_single
+from placement.solvers.anneal_replicas import replicas_kernel
+from placement.solvers.anneal_single import single_kernel
 from placement.solvers.balance_kernels import balanced_row
 from placement.traces.counts_file import Counts
 from placement.traces.presets import custom_shape
@@ -32,7 +32,7 @@ def warm() -> None:
     the first jobs that need them: no other job is to wait for that."""
     if _compiled(balanced_row):
         _balance()
-    redundant = [number for number, kernel in ((0, anneal_single), (4, anneal_replicas)) if _compiled(kernel)]
+    redundant = [number for number, kernel in ((0, single_kernel), (4, replicas_kernel)) if _compiled(kernel)]
     if redundant:
         _place(redundant)
 
