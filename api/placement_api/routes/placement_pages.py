@@ -36,6 +36,9 @@ def placement_page(
     shown = look(here.blobs, placements.find_placement(here, placement))
     ids = shown.placement.model.layer_ids
     position = ids.index(layer) if layer in ids else 0
+    waiting = front.open_count(
+        here, shown.row
+    )  # before those that are done: a job that ends meanwhile is in one of both
     related = front.related(here, shown.row)
     known = {row.request["options"]["balance_weight"] for row in related}
     points = front.points(related, shown.row.id)
@@ -54,7 +57,7 @@ def placement_page(
         points=points,
         front=front.chart(points) if points else None,
         more=sum(request["options"]["balance_weight"] not in known for request in front.more(shown.row)),
-        waiting=front.open_count(here, shown.row),
+        waiting=waiting,
         grouping=_grouping(here, shown),
         others=_others(here, shown),
         engines=list(EXPORTERS),
