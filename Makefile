@@ -26,6 +26,7 @@ test-newest: | supported-python
 	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(NEWEST)/bin/python -m pip install --quiet --editable ".[runtime,service]" --group test "$(TORCH)"
 	$(NEWEST)/bin/python -m pip freeze --exclude-editable
+	$(NEWEST)/bin/placement warm-up
 	$(NEWEST)/bin/python -m pytest -n auto --dist loadfile --deselect tests/test_lock.py::test_what_is_installed_is_locked
 
 # fetches the wheels of serving engines (half a gigabyte) into ~/.cache/expert-placement, once
