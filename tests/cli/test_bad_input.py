@@ -19,7 +19,8 @@ Edit = Callable[[Any], object]
 def refused(result: Any, *told: str, code: int = 2) -> None:
     """One line of ours on stderr that says all of `told`, the exit code, and nothing on stdout."""
     assert "Traceback" not in result.stderr
-    lines = [line for line in result.stderr.splitlines() if not re.match(r"^(counting|solving|measuring) |^compiling:", line)]
+    progress = re.compile(r"(counting|solving|measuring) |compiling:")
+    lines = [line for line in result.stderr.splitlines() if not progress.match(line)]
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("placement: error: "), lines
     for part in told:
