@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from placement.events import Listener, Progress, ignore
-from placement.parallel import usable_cores
+from placement.parallel import check_workers
 
 DONE = "done"
 log = logging.getLogger(__name__)
@@ -54,12 +54,16 @@ def compile_pieces(pieces: Sequence[Piece], *, workers: int | None = None, liste
 
     Returns:
         How many pieces were compiled.
+
+    Raises:
+        OptionError: workers is less than 1.
     """
+    most = check_workers(workers)
     missing = [piece for piece in pieces if not piece.is_compiled()]
     if not missing:
         return 0
     listener(Progress(stage="compile", done=0, total=len(missing)))
-    width, done = min(workers or usable_cores(), len(missing)), 0
+    width, done = min(most, len(missing)), 0
     waiting: SimpleQueue[Piece | None] = SimpleQueue()
     for item in (*missing, *[None] * width):
         waiting.put(item)

@@ -49,9 +49,14 @@ def run_in_order(task: Callable[[A], B], items: Iterable[A], executor: Executor 
 
 def make_executor(workers: int | None) -> ThreadPoolExecutor:
     """A pool of `workers` threads; None means one for each core that this process may use."""
+    return ThreadPoolExecutor(check_workers(workers), thread_name_prefix="placement")
+
+
+def check_workers(workers: int | None) -> int:
+    """The number that was asked for; None is one for each core that this process may use. Raises OptionError."""
     if workers is not None and workers < 1:
         raise OptionError(f"workers={workers} must be at least 1")
-    return ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="placement")
+    return workers or usable_cores()
 
 
 def width(executor: Executor) -> int:

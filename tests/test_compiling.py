@@ -97,3 +97,11 @@ def test_pieces_that_fail_are_left_to_their_first_call() -> None:
 
 def fails() -> None:
     raise RuntimeError
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_a_number_of_workers_that_is_none_is_refused(workers: int, run_cli: Any) -> None:
+    """Whether there is something to compile or not, in one line."""
+    result = run_cli("warm-up", "--workers", workers)
+    assert result.code == 2
+    assert result.stderr == f"placement: error: workers={workers} must be at least 1\n"
