@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from machine import output_file
 
-from placement.choices import TRANSPORTS
 from placement.cli import main
+from placement.core.choices import TRANSPORTS
 from placement.cost.replica_choice import REPLICA_CHOICES
 from placement.exporters import EXPORTERS
+from placement.readers import READERS
 from placement.solvers import SOLVERS
-from placement.traces.readers import READERS
 
 REPOSITORY = Path(__file__).parents[1]
 GOLDEN = REPOSITORY / "tests" / "golden" / "readers"
@@ -164,12 +164,13 @@ def recordings() -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def convert(reader: str, case: Path) -> Any:
+    from placement.readers import get_reader
     from placement.testing.readers import Golden
-    from placement.traces.readers.convert import convert as convert_recording
 
-    golden = Golden.load(case)
-    convert_recording(golden.path, Path("converted") / reader / case.name, reader=reader, options=golden.options)
-    return digest(Path("converted") / reader / case.name)
+    target = Path("converted") / f"{reader}-{case.name}"
+    target.parent.mkdir(exist_ok=True)
+    Golden.load(case).convert(get_reader(reader), target)
+    return digest(target if target.exists() else target.with_suffix(".npz"))
 
 
 def capacities() -> Iterator[tuple[str, Callable[[], Any]]]:

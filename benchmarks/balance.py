@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from machine import describe_machine
 
-from placement.cluster import Cluster
-from placement.parallel import make_executor, usable_cores
-from placement.solvers.balance import balance_maps
-from placement.traces.counting import count_load
-from placement.traces.presets import preset
+from placement.core.cluster import Cluster
+from placement.solvers.balancing.balance import balance_maps
+from placement.support.parallel import make_executor, usable_cores
 from placement.traces.synth import write_synthetic
+from placement.traces.synthetic.presets import preset
 from placement.traces.trace import open_trace
+from placement.workload.counting import count_load
 
 WHEEL, FILE = "sglang==0.5.23", "sglang/srt/eplb/eplb_algorithms/deepseek.py"
 LAYERS, EXPERTS, GROUPS = 58, 256, 8

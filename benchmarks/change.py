@@ -17,11 +17,11 @@ import numpy.typing as npt
 from machine import describe_machine
 
 from placement import Cluster, Options, Trace, count, evaluate, open_trace, solve
-from placement.parallel import make_executor, run_tasks
-from placement.solvers.answers import solve_layer
-from placement.solvers.budget import spend
-from placement.solvers.fronts import Point
+from placement.pipeline.layer_answer import solve_layer
+from placement.pipeline.move_budget import spend
+from placement.pipeline.move_front import Point
 from placement.solvers.layer_problems import layer_problem
+from placement.support.parallel import make_executor, run_tasks
 from placement.traces.split import split_requests
 
 NODES, GPUS = 4, 2

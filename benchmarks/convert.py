@@ -19,7 +19,7 @@ from machine import describe_machine, output_folder
 LAYERS, DENSE, EXPERTS, TOP_K, PASS_TOKENS = 61, 3, 256, 8, 8192
 CONVERT = """
 import resource, sys, time
-from placement.traces.readers.convert import convert
+from placement.readers.convert import convert
 import torch
 begin = time.monotonic()
 done = convert(sys.argv[1], sys.argv[2])

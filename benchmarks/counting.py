@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from machine import describe_machine
 
-from placement.traces.counting import count_load
+from placement.workload.counting import count_load
 
 SEED = 0
 IDS = 64_000_000

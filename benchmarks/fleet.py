@@ -15,10 +15,10 @@ from machine import describe_machine
 
 from placement import Cluster, Options, Placement, Trace, open_trace
 from placement.cost.evaluation import evaluate
-from placement.parallel import make_executor
-from placement.solvers.run import solve_workload
-from placement.traces.count import count
+from placement.pipeline.solve_layers import solve_workload
+from placement.support.parallel import make_executor
 from placement.traces.split import split_requests
+from placement.workload.count import count
 
 CLUSTER = {"num_nodes": 4, "gpus_per_node": 2}
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)

@@ -17,8 +17,8 @@ from machine import describe_machine
 from other_groupings import counts_of, group_by_kmeans
 
 from placement import Cluster, Evaluation, Options, Placement, Trace, evaluate, open_trace
-from placement.group import solve_grouped
-from placement.grouped import GroupedSolution
+from placement.pipeline.grouped_solution import GroupedSolution
+from placement.pipeline.with_homes import solve_grouped
 from placement.solvers.linear import linear_map
 from placement.traces.cut import cut_requests
 from placement.traces.split import split_requests

@@ -14,8 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from placement.errors import OutputError
-from placement.files import check_folder, check_writable
-from placement.parallel import usable_cores
+from placement.support.atomic_files import check_folder, check_writable
+from placement.support.parallel import usable_cores
 
 
 def output_file(text: str) -> Path:

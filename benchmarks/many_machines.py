@@ -23,13 +23,13 @@ import numpy as np
 import psutil
 from machine import describe_machine, output_folder
 
-from placement.ray_executor import RayExecutor
-from placement.traces.count import count
-from placement.traces.presets import preset
-from placement.traces.segment import SEGMENT_TOKENS
+from placement.support.ray_executor import RayExecutor
 from placement.traces.synth import write_synthetic
+from placement.traces.synthetic.presets import preset
 from placement.traces.trace import Trace, open_trace
-from placement.workload import Workload
+from placement.workload.count import count
+from placement.workload.segment import SEGMENT_TOKENS
+from placement.workload.workload import Workload
 
 SEED = 0
 PRESET = "gpt-oss-20b"

@@ -19,7 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from placement import Cluster, Placement, Trace
 from placement.grouping import assign_homes
 from placement.grouping.requests import Requests
-from placement.traces.gathered import gather
+from placement.traces.token_order import gather
 
 Counts = npt.NDArray[np.float64]
 

@@ -42,7 +42,7 @@ def read_with_bincount(trace_folder: str) -> int:
 def count(trace_folder: str, counts_folder: str) -> int:
     """What `placement traces count --workers 1` does; returns the number of rows."""
     from placement import open_trace
-    from placement.traces.counts_folder import count_to_folder
+    from placement.workload.counts_folder import count_to_folder
 
     trace = open_trace(trace_folder)
     return count_to_folder(trace, counts_folder, holdout=0.2, seed=SEED).num_tokens * trace.model.num_layers

@@ -27,10 +27,10 @@ import numpy.typing as npt
 from machine import describe_machine
 
 from placement import Cluster, Options, Placement, Trace, Workload, count, evaluate, migration_plan, open_trace
-from placement.choices import HORIZON_STEPS
-from placement.parallel import make_executor
-from placement.solvers.run import solve_workload
-from placement.watch import Planner, Window
+from placement.analysis.watch import Planner, Window
+from placement.core.choices import HORIZON_STEPS
+from placement.pipeline.solve_layers import solve_workload
+from placement.support.parallel import make_executor
 
 NODES, GPUS = 4, 2
 PHASE_STEPS, STEP_TOKENS, WINDOW_STEPS, ROUNDS = 20, 2048, 4, 1

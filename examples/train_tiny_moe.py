@@ -26,7 +26,7 @@ from torch.nn import functional
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
 
 from placement.errors import OutputError
-from placement.files import check_folder, check_free
+from placement.support.atomic_files import check_folder, check_free
 from placement.traces.recorder import record
 
 BALANCE = 0.01  # weight of the load-balancing loss: Switch Transformer's and OLMoE's

@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
+from placement.core.placement import Placement
+from placement.documents.placement_json import PlacementFile, cluster_document, load_placement
 from placement.errors import InputError, OptionError, OutputError, PlacementError, TraceError, error_of_type
-from placement.events import Listener, Progress, ignore
-from placement.options import Options
-from placement.placement_json import PlacementFile, cluster_document, load_placement
-from placement.placement_map import Placement
-from placement.same_origin import open_same_origin
-from placement.traces.litter import is_litter, left_out
-from placement.traces.readers import AUTO
-from placement.traces.readers.base import ReadOptions
-from placement.traces.stored_path import is_url
+from placement.readers import AUTO
+from placement.readers.base import ReadOptions
+from placement.solvers.options import Options
+from placement.support.progress import Listener, Progress, ignore
+from placement.support.same_origin import open_same_origin
+from placement.traces.storage.litter import is_litter, left_out
+from placement.traces.storage.stored_path import is_url
 from placement.traces.trace import open_trace
 
 log = logging.getLogger("placement")
@@ -57,7 +57,7 @@ class Client:
         """The id of what lies at `path`, after it was uploaded: a trace folder (or a folder of such), a file of counts,
         or a file or folder that an engine recorded, which the service converts.
 
-        `reader` and `options` are those of `placement.traces.readers.convert.convert`.
+        `reader` and `options` are those of `placement.readers.convert.convert`.
         """
         self._ask("GET", "/v1/traces?limit=1")  # a token that is refused is told before the upload, not amid it
         given = options or ReadOptions()

@@ -69,7 +69,7 @@ def test_importable_and_documented(name: str) -> None:
 def test_names_survive_the_import_of_submodules() -> None:
     """Importing a submodule of the same name as a function must not replace the function."""
     importlib.import_module("placement.pipeline.solve")
-    importlib.import_module("placement.traces.count")
+    importlib.import_module("placement.workload.count")
     importlib.import_module("placement.cli.solve")
     assert callable(placement.solve)
     assert callable(placement.count)

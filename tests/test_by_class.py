@@ -13,13 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from placement import Cluster, Options, Trace, evaluate, load_placement, open_trace
-from placement.by_class import ONE, OWN, ByClass, by_class_document, file_names, save_classes, solve_by
 from placement.errors import LimitError, OptionError
-from placement.report.by_class import class_table, terminal_class_table
-from placement.report.html import report_html
-from placement.report.numbers import change, number
+from placement.pipeline.by_class import file_names, solve_by
+from placement.pipeline.by_class_solution import ONE, OWN, ByClass
+from placement.pipeline.documents.by_class_files import by_class_document, save_classes
+from placement.report.classes.classes_report import class_table, terminal_class_table
+from placement.report.drawing.numbers import change, number
+from placement.report.solution.solution_page import report_html
 from placement.solvers.layer_problems import layer_problem
-from placement.traces.count import count
+from placement.workload.count import count
 
 CLUSTER = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2)
 QUICK = Options(work_limit=2000, bound="none")

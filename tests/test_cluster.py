@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from placement import Cluster
-from placement.cluster import cluster_from_yaml
+from placement.documents.cluster_yaml import cluster_from_yaml
 from placement.errors import ClusterError, InfeasibleError, PlacementError
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from placement.compiling import Piece, compile_pieces
-from placement.events import Progress
-from placement.warm_up import TOP_KS, warm_up
+from placement.pipeline.warm_up import TOP_KS, warm_up
+from placement.support.compiling import Piece, compile_pieces
+from placement.support.progress import Progress
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -14,13 +14,13 @@ import pytest
 import typer
 
 from placement.cli import app
-from placement.cluster import Cluster
-from placement.cluster_file import ClusterFile
+from placement.core.cluster import Cluster
 from placement.cost.replica_choice import REPLICA_CHOICES
+from placement.documents.cluster_yaml import ClusterFile
 from placement.exporters import EXPORTERS
+from placement.readers import READERS
 from placement.solvers import SOLVERS
-from placement.traces.presets import PRESETS
-from placement.traces.readers import READERS
+from placement.traces.synthetic.presets import PRESETS
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [path for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))) if path.exists()]
@@ -241,21 +241,12 @@ def test_the_cluster_file_is_documented_with_its_defaults() -> None:
     assert (REPOSITORY / "examples" / "cluster.yaml").read_text() in [content for _, _, content in blocks(text)]
 
 
-def test_the_architecture_names_every_room() -> None:
-    """docs/architecture.md is the living plan: a module or package at the top, or a solver's file, must be in it."""
-    text = (REPOSITORY / "docs" / "architecture.md").read_text()
-    package = REPOSITORY / "placement"
-    modules = {path.name for path in (*package.glob("*.py"), *(package / "solvers").glob("*.py"))}
-    packages = {f"placement/{path.parent.name}/" for path in package.glob("*/__init__.py")}
-    assert not [name for name in sorted(modules | packages) if name not in text]
-
-
 def test_the_architecture_has_the_layers_of_the_import_contract() -> None:
-    """The list in docs/architecture.md is that of pyproject.toml."""
+    """The picture in docs/architecture.md names the packages in the order of the contract of pyproject.toml."""
     contract = re.search(r"^layers = \[(.*?)^\]", (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
     assert contract is not None
-    layers = "\n".join(re.findall(r'"(.*)"', contract[1])) + "\n"
-    assert layers in [content for _, _, content in blocks((REPOSITORY / "docs" / "architecture.md").read_text())]
+    picture = next(content for _, _, content in blocks((REPOSITORY / "docs" / "architecture.md").read_text()))
+    assert [re.split(" {2,}", line)[0] for line in picture.splitlines()] == re.findall(r'"(.*)"', contract[1])
 
 
 @pytest.mark.parametrize("path", READ, ids=name_of)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from placement.traces.count import count
 from placement.traces.trace import open_trace
+from placement.workload.count import count
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

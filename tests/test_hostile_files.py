@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from placement.array_files import read_arrays
-from placement.documents import parse_json, parse_yaml
 from placement.errors import LONGEST_MESSAGE, InputError, PlacementError, TraceError
-from placement.files import plain_name
-from placement.traces.count import count
+from placement.support.array_files import read_arrays
+from placement.support.atomic_files import plain_name
+from placement.support.text_files import parse_json, parse_yaml
 from placement.traces.trace import open_trace
+from placement.workload.count import count
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -112,7 +112,7 @@ def test_a_file_that_was_never_written_is_not_verified(tmp_path: Path) -> None:
     """A name that the folder has not is an error of ours, not one of a dictionary."""
     from checkpoints import write_checkpoint
 
-    from placement.checkpoint import apply_map, verify_applied
+    from placement.runtime.checkpoint import apply_map, verify_applied
     from placement.testing.exporters import small_placement
 
     write_checkpoint(tmp_path / "in", "gpt-oss")

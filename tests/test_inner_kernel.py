@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numba as nb
 
-from placement.inner_kernel import inner_kernel
+from placement.support.inner_kernel import inner_kernel
 
 
 @inner_kernel

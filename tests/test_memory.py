@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from placement import memory
+from placement.core.model import Model
 from placement.errors import InputError
-from placement.model import Model
+from placement.support import memory
 
 MANY = 65_536
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement import Cluster, Model, Placement
+from placement.core.migration import MigrationPlan, map_digest, migration_plan
+from placement.core.relabel import moved_P
+from placement.core.topology import Level, Topology
 from placement.errors import MapError
-from placement.migration import MigrationPlan, map_digest, migration_plan
-from placement.relabel import moved_P
-from placement.topology import Level, Topology
 
 RACKS = Topology(levels=(Level(name="rack", nodes=2, gbps=50.0),))
 

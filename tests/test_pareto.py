@@ -12,9 +12,11 @@ from rich.console import Console
 
 from placement import Cluster, Options, load_placement, open_trace
 from placement.errors import OutputError
-from placement.pareto import Front, front_document, save_front, solve_front
-from placement.report.front import front_png, front_table
-from placement.solvers.weights import WEIGHTS
+from placement.pipeline.documents.front_files import front_document, save_front
+from placement.pipeline.front import solve_front
+from placement.pipeline.front_search import WEIGHTS
+from placement.pipeline.front_solution import Front
+from placement.report.front.front_report import front_png, front_table
 
 SHAPE = ("--nodes", 2, "--gpus-per-node", 2, "--work-limit", 500)
 CLUSTER = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=4)

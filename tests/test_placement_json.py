@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 import placement as package
 from placement import Cluster, Model, Options, Placement, load_placement, open_trace, save_placement, solve
 from placement import solution_document as to_document
+from placement.documents.placement_json import document_bytes, json_schema, placement_document
 from placement.errors import InputError, MapError, OutputError
-from placement.placement_json import document_bytes, json_schema, placement_document
 
-PUBLISHED = Path(package.__file__).parent / "schemas" / "expert-placement-1.json"
+PUBLISHED = Path(package.__file__).parent / "documents" / "schemas" / "expert-placement-1.json"
 
 
 def sound_placement(num_groups: int | None = None) -> Placement:

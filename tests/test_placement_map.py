@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from placement import Model, Placement
+from placement.core.placement import map_faults
 from placement.errors import InputError, MapError
-from placement.placement_map import map_faults
 
 MODEL = Model(name="m", layer_ids=(3, 4), num_experts=6, top_k=2)
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from reference import Map, layer_price
 
 from placement import Cluster, open_trace
-from placement.choices import OBJECTIVES, TRANSPORTS
+from placement.core.choices import OBJECTIVES, TRANSPORTS
+from placement.core.topology import Topology
 from placement.cost.step_time import step_time_us
-from placement.options import Options
-from placement.problem import LayerProblem
 from placement.solvers.layer_problems import layer_problem
+from placement.solvers.options import Options
+from placement.solvers.problem import LayerProblem
 from placement.testing.problems import random_problem
-from placement.topology import Topology
-from placement.traces.count import count
+from placement.workload.count import count
 
 REDUNDANT = (0, 4)
 

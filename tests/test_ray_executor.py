@@ -22,13 +22,13 @@ import psutil
 import pytest
 
 from placement import Cluster, Options, solve
+from placement.documents.placement_json import document_bytes
 from placement.errors import MapError, OptionError, PlacementError, WorkerError
-from placement.events import Progress
-from placement.placement_json import document_bytes
-from placement.ray_executor import ATTEMPTS, RayExecutor, _silence
-from placement.solution import solution_document
-from placement.traces.count import count
+from placement.pipeline.solution import solution_document
+from placement.support.progress import Progress
+from placement.support.ray_executor import ATTEMPTS, RayExecutor, _silence
 from placement.traces.trace import open_trace
+from placement.workload.count import count
 
 # Ray reads these once, when it is loaded
 os.environ |= {
@@ -198,7 +198,7 @@ def test_a_task_that_always_dies_ends_in_an_error(executor: RayExecutor, tmp_pat
 
 def test_other_versions_are_refused(executor: RayExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker with another version would give another answer."""
-    monkeypatch.setattr("placement.ray_executor.VERSIONS", "expert-placement 0.0.0")
+    monkeypatch.setattr("placement.support.ray_executor.VERSIONS", "expert-placement 0.0.0")
     refused(executor.submit(where, 1).result, WorkerError, "expert-placement 0.0.0", "install the same")
 
 
@@ -233,7 +233,7 @@ def test_segments_are_counted_to_the_same_bytes(
     executor: RayExecutor, tmp_path: Path, write_trace: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every array of the workload, from many small segments."""
-    monkeypatch.setattr("placement.traces.segment.SEGMENT_TOKENS", 100)
+    monkeypatch.setattr("placement.workload.segment.SEGMENT_TOKENS", 100)
     written = write_trace(tmp_path / "t", tokens=1_000, requests=30, num_shards=3)
     trace = open_trace(written.folder)
     ours, theirs = count(trace, sample_tokens=200), count(trace, sample_tokens=200, executor=executor)

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.cluster import Cluster
-from placement.options import Options
-from placement.relabel import moved_P, relabel
+from placement.core.cluster import Cluster
+from placement.core.relabel import moved_P, relabel
+from placement.core.topology import Level, Topology
+from placement.solvers.options import Options
 from placement.testing.problems import random_problem
-from placement.topology import Level, Topology
 
 Row = npt.NDArray[np.int32]
 COSTS = tuple(tuple(float(abs(a - b)) for b in range(4)) for a in range(4))

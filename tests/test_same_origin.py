@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from placement import Cluster
+from placement.analysis.watch.sglang_recorder import Recorder
 from placement.client import Client
 from placement.errors import InputError
-from placement.watch.engine import Recorder
 
 TOKEN = "plc_secret"
 CODES = (301, 302, 303, 307, 308)

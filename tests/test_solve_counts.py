@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from placement import Cluster, Options, Trace, open_trace, solution_document, solve
+from placement.core.placement import Placement
+from placement.cost.evaluate_sample import evaluate_sample
 from placement.cost.evaluation import evaluate
-from placement.cost.sampled import evaluate_sample
 from placement.errors import OptionError
-from placement.parallel import make_executor
-from placement.placement_map import Placement
-from placement.traces.count import request_keys
-from placement.traces.counted import _drawn, count_sides
-from placement.traces.counts_folder import count_to_folder, read_counted
+from placement.support.parallel import make_executor
+from placement.workload.count import request_keys
+from placement.workload.counted import _drawn, count_sides
+from placement.workload.counts_folder import count_to_folder, read_counted
 
 CLUSTER = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=3)
 TIGHT = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2)
@@ -61,7 +61,7 @@ def test_a_sample_of_all_tokens_is_exact(trace: Trace, cluster: Cluster, choice:
 
 def test_the_standard_error_is_honest(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over seeds, the sampled sends lie about the exact ones as far as the standard error says; loads stay exact."""
-    monkeypatch.setattr("placement.traces.counted.MEASURED_TOKENS", 640)
+    monkeypatch.setattr("placement.workload.counted.MEASURED_TOKENS", 640)
     maps = some_maps(trace, TIGHT)
     exact = evaluate(trace, maps, cluster=TIGHT)
     apart = []
@@ -97,7 +97,7 @@ def test_a_folder_of_counts_solves_to_what_its_requests_solve_to(trace: Trace, t
 
 def test_a_large_trace_is_counted_first(trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit, `solve TRACES` answers what `traces count` and `solve counts/` do, with any workers."""
-    monkeypatch.setattr("placement.traces.segment.SEGMENT_TOKENS", 700)
+    monkeypatch.setattr("placement.workload.segment.SEGMENT_TOKENS", 700)
     count_to_folder(trace, tmp_path / "c", holdout=0.2)
     from_counts = solution_document(solve(read_counted(tmp_path / "c"), CLUSTER, OPTIONS))
     monkeypatch.setattr(sys.modules["placement.pipeline.solve"], "MOST_EXACT_TOKENS", 3999)
@@ -132,7 +132,7 @@ def test_the_command_line_counts_merges_and_solves(trace: Trace, tmp_path: Path,
 
 def test_a_sample_too_small_for_an_error_says_so(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rather than a figure from groups of one token."""
-    monkeypatch.setattr("placement.traces.counted.MEASURED_TOKENS", 100)
+    monkeypatch.setattr("placement.workload.counted.MEASURED_TOKENS", 100)
     (side,) = count_sides(trace, holdout=0.0).sides
     with make_executor(2) as executor:
         (answer, *_) = evaluate_sample(side, some_maps(trace, TIGHT), cluster=TIGHT, executor=executor)

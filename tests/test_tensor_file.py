@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save
 
 from placement.errors import OutputError
-from placement.tensor_file import DTYPES, write_tensors
+from placement.support.tensor_file import DTYPES, write_tensors
 
 ARRAYS = hnp.arrays(
     st.sampled_from([f"<{one}" for one in DTYPES]), hnp.array_shapes(min_dims=1, max_dims=3, min_side=0)
@@ -44,7 +44,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("placement.files.os.fsync", full)
+    monkeypatch.setattr("placement.support.atomic_files.os.fsync", full)
     with pytest.raises(OutputError, match="No space left"):
         write_tensors(tmp_path / "x.safetensors", {"x": np.zeros(3, dtype=np.uint8)})
     assert not list(tmp_path.iterdir())

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from reference import link_costs
 
 from placement import Cluster, Model, Placement, load_placement, save_placement
-from placement.cluster import cluster_from_yaml
+from placement.core.topology import EVEN, Level, Topology
+from placement.documents.cluster_yaml import cluster_from_yaml
+from placement.documents.placement_json import cluster_document, placement_document
 from placement.errors import ClusterError, MapError
-from placement.placement_json import cluster_document, placement_document
-from placement.topology import EVEN, Level, Topology
 
 RACK, POD = Level(name="rack", nodes=2, gbps=200.0), Level(name="pod", nodes=4, gbps=50.0)
 NESTED = Topology(levels=(POD, RACK), node_gbps=(400.0, 400.0, 100.0, 400.0, 400.0, 400.0, 400.0, 25.0))

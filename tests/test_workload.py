@@ -17,7 +17,7 @@ from scipy.stats import chi2
 
 from placement import InputError, PlacementError, Workload, count, open_trace
 from placement.errors import TraceError
-from placement.workload import smallest_keys
+from placement.workload.workload import smallest_keys
 
 ARRAYS = (
     "load_LE",
@@ -205,7 +205,7 @@ def test_tokens_that_are_alike_do_not_pile_up(
         seen.append(len(key_S))
         return smallest_keys(key_S, *others)
 
-    monkeypatch.setattr("placement.traces.tally.smallest_keys", watched)
+    monkeypatch.setattr("placement.workload.count_segment.smallest_keys", watched)
     monkeypatch.setattr("placement.traces.trace.CHUNK_TOKENS", 50)
     assert_same(count(open_trace(written.folder), sample_tokens=10), whole)
     assert max(seen) <= 2 * 10 + 50

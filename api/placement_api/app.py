@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from placement.files import make_folder
-from placement.version import VERSION
+from placement import __version__
+from placement.support.atomic_files import make_folder
 from placement_api import problems
 from placement_api.hits import Hits
 from placement_api.measure import Measure
@@ -45,7 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
         service.database.close()
 
     app = FastAPI(
-        title="placement", version=VERSION, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None
+        title="placement", version=__version__, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     problems.install(app)
 

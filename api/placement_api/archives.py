@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, cast
 
 from placement.errors import printable
-from placement.files import sync_folder
-from placement.traces.litter import DATA, is_litter, left_out
+from placement.support.atomic_files import sync_folder
+from placement.traces.storage.litter import DATA, is_litter, left_out
 from placement_api.problems import Problem
 from placement_api.settings import Limits
 

@@ -7,9 +7,9 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from placement.choices import TOKEN_TOLERANCE
-from placement.cluster_file import ClusterFile
-from placement.options import Options
+from placement.core.choices import TOKEN_TOLERANCE
+from placement.documents.cluster_yaml import ClusterFile
+from placement.solvers.options import Options
 
 COUNTS_EXAMPLE: Any = {"top_k": 1, "counts": [[9, 1, 4, 4], [2, 8, 6, 2]]}
 PLACEMENT_EXAMPLES: list[Any] = [

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from placement.cluster import Cluster
-from placement.cluster_file import ClusterFile, cluster_of
+from placement.core.cluster import Cluster
 from placement.cost.replica_choice import replica_choice_code
 from placement.cost.transport import check_transport
+from placement.documents.cluster_yaml import ClusterFile, cluster_of
 from placement.errors import MapError, OptionError, PlacementError, TraceError
-from placement.group import check_grouping
-from placement.options import Options
 from placement.pipeline.solve import check_moves
+from placement.pipeline.with_homes import check_grouping
 from placement.solvers import get_solver
+from placement.solvers.options import Options
 from placement.traces.parts import check_parting
 from placement_api.problems import Fault, Problem, from_library
 from placement_api.settings import Limits

@@ -16,11 +16,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from placement.errors import OptionError, PlacementError
-from placement.traces.counts_file import Counts, is_counts_file, read_counts
-from placement.traces.readers import AUTO, READERS, get_reader
-from placement.traces.readers.base import ReadOptions, parse_ids
-from placement.traces.readers.convert import convert_below
+from placement.readers import AUTO, READERS, get_reader
+from placement.readers.base import ReadOptions, parse_ids
+from placement.readers.convert import convert_below
 from placement.traces.trace import Trace, open_trace
+from placement.workload.counts_file import Counts, is_counts_file, read_counts
 from placement_api.problems import Problem, ProblemBody, from_library
 from placement_api.settings import Limits
 

@@ -8,7 +8,7 @@ import os
 import uvicorn
 
 from placement.errors import OptionError
-from placement.files import make_folder
+from placement.support.atomic_files import make_folder
 from placement_api.app import create_app
 from placement_api.service import open_store
 from placement_api.settings import Settings

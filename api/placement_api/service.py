@@ -9,7 +9,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from placement.errors import InputError
-from placement.files import make_folder
+from placement.support.atomic_files import make_folder
 from placement_api.jobs.queue import Jobs
 from placement_api.memory import Once
 from placement_api.metrics import Metrics

@@ -11,7 +11,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from placement.errors import OptionError
-from placement.parallel import usable_cores
+from placement.support.parallel import usable_cores
 from placement_api.store.s3 import Place
 
 MIB = 1 << 20

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from placement.problem import LayerProblem
+from placement.solvers.problem import LayerProblem
 
 Place = Callable[[LayerProblem], npt.NDArray[np.integer]]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from base import Ints, Peer
 
-from placement.problem import LayerProblem
 from placement.solvers import get_solver
 from placement.solvers.eplb import balanced_packing, eplb_map
 from placement.solvers.moves import separate_copies
+from placement.solvers.problem import LayerProblem
 
 
 def eplb(groups: Callable[[LayerProblem], int]) -> Callable[[LayerProblem], Ints]:

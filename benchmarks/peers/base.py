@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from placement.problem import LayerProblem
 from placement.solvers.graph import capped_copies
 from placement.solvers.moves import separate_copies
+from placement.solvers.problem import LayerProblem
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -13,9 +13,9 @@ from base import LOAD_SLACK, Floats, Ints, Peer, Vertices, by_nodes
 from ortools.sat.python import cp_model
 from scipy.optimize import linear_sum_assignment
 
-from placement.problem import LayerProblem
 from placement.solvers.graph import capped_copies
 from placement.solvers.moves import separate_copies
+from placement.solvers.problem import LayerProblem
 
 LIMIT_S = 0.2
 PAIRS_PER_COPY = 6  # only the heaviest pairs get variables: all of them are too many

@@ -27,13 +27,13 @@ from plot import draw_all
 from table import Measured, Row, load, report
 
 from placement import Cluster, Options, Placement, Trace, count, evaluate, open_trace
-from placement.parallel import make_executor
-from placement.problem import LayerProblem
 from placement.solvers import get_solver
 from placement.solvers.layer_problems import layer_problem
-from placement.traces.presets import Shape, preset
+from placement.solvers.problem import LayerProblem
+from placement.support.parallel import make_executor
 from placement.traces.split import split_requests
 from placement.traces.synth import write_synthetic
+from placement.traces.synthetic.presets import Shape, preset
 
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 4.0, 10.0)
 HOLDOUT = 0.3

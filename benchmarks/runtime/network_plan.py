@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from placement import Cluster, Evaluation, Options, Placement, Trace, evaluate, open_trace
-from placement.group import solve_grouped
+from placement.pipeline.with_homes import solve_grouped
 from placement.runtime.wire import Wire
 from placement.traces.cut import cut_requests
 from placement.traces.format import Manifest, RequestEntry, id_dtype, write_manifest, write_shard

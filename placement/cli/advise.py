@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from placement.choices import ADVICE_WORK_LIMIT, MOST_DROPPED
 from placement.cli.outputs import output_file
 from placement.cli.shared import (
     ClusterFile,
@@ -29,7 +28,8 @@ from placement.cli.shared import (
     progress_listener,
     stdout_console,
 )
-from placement.files import write_atomic
+from placement.core.choices import ADVICE_WORK_LIMIT, MOST_DROPPED
+from placement.support.atomic_files import write_atomic
 
 
 def advise_command(
@@ -61,9 +61,9 @@ def advise_command(
     json_output: Json = False,
 ) -> None:
     """Say what placing the experts in TRACES (or a file of counts) brings on a cluster, and with which settings."""
-    from placement.advise import advise
-    from placement.options import Options
-    from placement.report.advice_tables import advice_tables
+    from placement.analysis.advise import advise
+    from placement.report.advice.advice_tables import advice_tables
+    from placement.solvers.options import Options
 
     options = Options(transport=transport, replica_choice=replica_choice, seed=seed, work_limit=work_limit)
     trace = open_input(traces, top_k)
@@ -88,7 +88,7 @@ def advise_command(
             listener=listener,
         )
     if output is not None:
-        from placement.report.advice_page import advice_html  # jinja2 is loaded only for a page
+        from placement.report.advice.advice_page import advice_html  # jinja2 is loaded only for a page
 
         write_atomic(output, advice_html(advice))
     if json_output:

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from placement import __version__
 from placement.cli import advise, apply, diff, evaluate, export, group, serve, solve, traces, warm_up, watch
 from placement.cli.outputs import Commands
-from placement.version import VERSION
 
 app = Commands(
     name="placement",
@@ -35,7 +35,7 @@ app.add_typer(traces.app, name="traces")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(VERSION)
+        typer.echo(__version__)
         raise typer.Exit
 
 

@@ -26,9 +26,9 @@ def apply_command(
     json_output: Json = False,
 ) -> None:
     """Cut a checkpoint into one file for each rank, experts in the order of the map's slots."""
-    from placement.checkpoint import apply_map, restore_checkpoint
-    from placement.parallel import make_executor
-    from placement.placement_json import load_placement
+    from placement.documents.placement_json import load_placement
+    from placement.runtime.checkpoint import apply_map, restore_checkpoint
+    from placement.support.parallel import make_executor
 
     if (placement is None) != inverse:
         raise OptionError("give --map placement.json to cut a checkpoint, or --inverse to put it together again")

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from placement.choices import CLASSES
 from placement.cli.outputs import output_folder
 from placement.cli.shared import stdout_console
+from placement.core.choices import CLASSES
 
 if TYPE_CHECKING:
-    from placement.by_class import ByClass
+    from placement.pipeline.by_class_solution import ByClass
 
 By = Annotated[
     str | None,
@@ -23,7 +23,7 @@ MapsOut = Annotated[Path | None, output_folder(help="Folder for the placement fi
 
 def show_classes(answer: ByClass) -> None:
     """The table of classes, and what it means."""
-    from placement.report.by_class import class_table, terminal_class_table
+    from placement.report.classes.classes_report import class_table, terminal_class_table
 
     console = stdout_console()
     console.print(terminal_class_table(answer))

@@ -10,11 +10,11 @@ import typer
 from placement.cli.outputs import checked_by
 from placement.cli.shared import Json, print_json, stdout_console
 from placement.errors import printable
-from placement.traces.readers import AUTO, READERS
+from placement.readers import AUTO, READERS
 
 
 def _check_output(path: Path) -> None:
-    from placement.traces.readers.convert import check_output
+    from placement.readers.convert import check_output
 
     check_output(path)
 
@@ -39,9 +39,9 @@ def convert_command(
     json_output: Json = False,
 ) -> None:
     """Make expert-trace/1, or a file of counts, of what an engine recorded."""
-    from placement.report.numbers import plural
-    from placement.traces.readers.base import ReadOptions, parse_ids, ranges
-    from placement.traces.readers.convert import convert
+    from placement.readers.base import ReadOptions, parse_ids, ranges
+    from placement.readers.convert import convert
+    from placement.report.drawing.numbers import plural
 
     ids = None if layer_ids is None else parse_ids(layer_ids)
     options = ReadOptions(model=model, num_experts=experts, top_k=top_k, layer_ids=ids)

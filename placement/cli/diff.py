@@ -9,7 +9,7 @@ import typer
 
 from placement.cli.outputs import output_file
 from placement.cli.shared import Json, print_json, stdout_console
-from placement.files import write_atomic
+from placement.support.atomic_files import write_atomic
 
 
 def diff_command(
@@ -20,10 +20,11 @@ def diff_command(
     json_output: Json = False,
 ) -> None:
     """Show which weights have to be copied to get from one placement to another."""
-    from placement.cluster import Cluster, cluster_from_yaml
-    from placement.migration import migration_plan
-    from placement.placement_json import document_bytes, load_placement
-    from placement.report.migration import migration_table
+    from placement.core.cluster import Cluster
+    from placement.core.migration import migration_plan
+    from placement.documents.cluster_yaml import cluster_from_yaml
+    from placement.documents.placement_json import document_bytes, load_placement
+    from placement.report.solution.migration_table import migration_table
 
     old_map, old_file = load_placement(current)
     new_map, new_file = load_placement(new)

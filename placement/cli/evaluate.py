@@ -25,13 +25,13 @@ def evaluate_command(
     json_output: Json = False,
 ) -> None:
     """Measure placement maps on TRACES, exactly and on every token."""
-    from placement.cluster import cluster_from_yaml
     from placement.cost.evaluation import evaluate
+    from placement.documents.cluster_yaml import cluster_from_yaml
+    from placement.documents.placement_json import load_placement
     from placement.grouping.grouping_json import load_grouping
-    from placement.parallel import make_executor
-    from placement.placement_json import load_placement
-    from placement.report.numbers import plural
-    from placement.report.tables import evaluation_table
+    from placement.report.drawing.numbers import plural
+    from placement.report.solution.solution_tables import evaluation_table
+    from placement.support.parallel import make_executor
     from placement.traces.trace import open_trace
 
     loaded = [load_placement(path) for path in maps]

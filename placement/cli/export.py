@@ -10,10 +10,10 @@ import typer
 
 from placement.cli.outputs import output_file
 from placement.cli.shared import open_input
+from placement.core.model import Model
 from placement.errors import MapError, OptionError
 from placement.exporters import EXPORTERS, get_exporter, get_importer
-from placement.files import check_writable, write_atomic
-from placement.model import Model
+from placement.support.atomic_files import check_writable, write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,9 +39,9 @@ def export_command(
     ] = None,
 ) -> None:
     """Write a placement as the file that an engine loads, and beside it how to start the engine."""
+    from placement.documents.placement_json import load_placement
     from placement.exporters.base import ExportOptions
-    from placement.exporters.layers import described, layer_numbers
-    from placement.placement_json import load_placement
+    from placement.exporters.engine_layers import described, layer_numbers
 
     exporter = get_exporter(to)
     flags = Path(f"{output}.flags.txt")
@@ -88,9 +88,9 @@ def import_command(
     name: Annotated[str | None, typer.Option(help="Name of the model. [default: that of the file]")] = None,
 ) -> None:
     """Read the map that an engine loads, check it, and write it as a placement file."""
+    from placement.documents.placement_json import placement_document, save_placement
+    from placement.exporters.engine_layers import layer_numbers
     from placement.exporters.imports import imported
-    from placement.exporters.layers import layer_numbers
-    from placement.placement_json import placement_document, save_placement
 
     importer = get_importer(source)
     if file.suffix not in importer.suffixes:
@@ -120,8 +120,8 @@ def import_command(
 
 
 def _load_LE(paths: list[str], model: Model) -> npt.NDArray[np.int64]:
-    from placement.traces.count import count
     from placement.traces.trace import Trace
+    from placement.workload.count import count
 
     traffic = open_input(paths, model.top_k if len(paths) == 1 and Path(paths[0]).is_file() else None)
     if not traffic.model.same_routing(model):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from placement.choices import TOKEN_TOLERANCE
 from placement.cli.outputs import output_file
 from placement.cli.shared import (
     Holdout,
@@ -22,10 +21,11 @@ from placement.cli.shared import (
     progress_listener,
     stdout_console,
 )
-from placement.files import write_atomic
+from placement.core.choices import TOKEN_TOLERANCE
+from placement.support.atomic_files import write_atomic
 
 if TYPE_CHECKING:
-    from placement.grouped import GroupedSolution
+    from placement.pipeline.grouped_solution import GroupedSolution
 
 HomeFrom = Annotated[
     str | None,
@@ -53,12 +53,13 @@ def group_command(
     json_output: Json = False,
 ) -> None:
     """Group the requests in TRACES by home node for a placement that exists, and fit a router for new ones."""
-    from placement.cluster import Cluster, cluster_from_yaml
-    from placement.group import solve_grouped
+    from placement.core.cluster import Cluster
+    from placement.documents.cluster_yaml import cluster_from_yaml
+    from placement.documents.placement_json import load_placement
     from placement.grouping.grouping_json import save_grouping
-    from placement.grouping_document import grouping_document
-    from placement.options import Options
-    from placement.placement_json import load_placement
+    from placement.pipeline.documents.grouping_document import grouping_document
+    from placement.pipeline.with_homes import solve_grouped
+    from placement.solvers.options import Options
     from placement.traces.trace import open_trace
 
     placement, file = load_placement(map_file)
@@ -81,7 +82,7 @@ def group_command(
     document = grouping_document(grouped)
     save_grouping(output, document)
     if report is not None:
-        from placement.report.html import report_html  # jinja2 is loaded only for a report
+        from placement.report.solution.solution_page import report_html  # jinja2 is loaded only for a report
 
         write_atomic(report, report_html(grouped.solution, grouped=grouped))
     if json_output:
@@ -94,7 +95,7 @@ def group_command(
 
 def show_grouping(grouped: GroupedSolution) -> None:
     """The tables of gains and of domains."""
-    from placement.report.grouping import domains_table, gains_table
+    from placement.report.solution.grouping_tables import domains_table, gains_table
 
     console = stdout_console()
     console.print(gains_table(grouped))

@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 import typer
 
 from placement.errors import OptionError
-from placement.files import check_folder, check_new_folder, check_writable
+from placement.support.atomic_files import check_folder, check_new_folder, check_writable
 
 
 def output_file(*names: str, help: str) -> Any:

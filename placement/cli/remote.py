@@ -11,12 +11,12 @@ import typer
 
 from placement.cli.shared import print_json, progress_listener
 from placement.client import Client
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
 from placement.errors import OptionError
-from placement.files import write_atomic
-from placement.options import Options
-from placement.report.numbers import number
-from placement.traces.counts_file import is_counts_file
+from placement.report.drawing.numbers import number
+from placement.solvers.options import Options
+from placement.support.atomic_files import write_atomic
+from placement.workload.counts_file import is_counts_file
 
 
 def solve_remotely(

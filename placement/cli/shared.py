@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from placement.choices import TRANSPORTS
+from placement.core.choices import TRANSPORTS
 from placement.cost.replica_choice import REPLICA_CHOICES
 from placement.errors import InputError, OptionError, TraceError
-from placement.events import Listener, Progress, ignore
-from placement.traces.readers import detect
+from placement.readers import detect
+from placement.support.progress import Listener, Progress, ignore
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from placement.cluster import Cluster
-    from placement.traces.counted import Counted
-    from placement.traces.counts_file import Counts
+    from placement.core.cluster import Cluster
     from placement.traces.trace import Trace
+    from placement.workload.counted import Counted
+    from placement.workload.counts_file import Counts
 
 Traces = Annotated[
     list[str], typer.Argument(metavar="TRACES...", help="Folders (or globs, or folders of folders) of expert-trace/1.")
@@ -128,8 +128,8 @@ def _plain_lines() -> Listener:
 
 def open_input(paths: list[str], top_k: int | None) -> Trace | Counts:
     """Traces, or one file of counts."""
-    from placement.traces.counts_file import is_counts_file, read_counts
     from placement.traces.trace import open_trace
+    from placement.workload.counts_file import is_counts_file, read_counts
 
     files = [path for path in paths if is_counts_file(path)]
     if not files:
@@ -149,7 +149,7 @@ def open_input(paths: list[str], top_k: int | None) -> Trace | Counts:
 
 def open_counted(paths: list[str]) -> Counted:
     """One folder of counts."""
-    from placement.traces.counts_folder import read_counted
+    from placement.workload.counts_folder import read_counted
 
     if len(paths) > 1:
         raise OptionError(
@@ -179,7 +179,8 @@ def cluster_from_options(
     slots_per_gpu: int | None,
     redundant_experts: int | None,
 ) -> Cluster:
-    from placement.cluster import Cluster, cluster_from_yaml
+    from placement.core.cluster import Cluster
+    from placement.documents.cluster_yaml import cluster_from_yaml
 
     shape = {
         "--nodes": nodes,

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
-from placement.choices import BALANCE_WEIGHT, BOUNDS, HOLDOUT, OBJECTIVES, PARTINGS, TOKEN_TOLERANCE
 from placement.cli.by_class import By, MapsOut
-from placement.cli.engine import THREADS, Address, Engine, open_engine
+from placement.cli.executor import THREADS, Address, Engine, open_engine
 from placement.cli.group import HomeFrom, TokenTolerance
 from placement.cli.outputs import output_file, output_folder
 from placement.cli.shared import (
@@ -35,14 +34,15 @@ from placement.cli.shared import (
     stdout_console,
 )
 from placement.cli.solve_checks import Outputs, check_alone, check_needed
+from placement.core.choices import BALANCE_WEIGHT, BOUNDS, HOLDOUT, OBJECTIVES, PARTINGS, TOKEN_TOLERANCE
 from placement.errors import OptionError
-from placement.events import Listener
 from placement.solvers import SOLVERS
+from placement.support.progress import Listener
 
 if TYPE_CHECKING:
-    from placement.traces.counted import Counted
-    from placement.traces.counts_file import Counts
     from placement.traces.trace import Trace
+    from placement.workload.counted import Counted
+    from placement.workload.counts_file import Counts
 
 
 def solve_command(
@@ -124,16 +124,16 @@ def solve_command(
     json_output: Json = False,
 ) -> None:
     """Find a placement for the experts in TRACES (or in counts) and measure it beside linear and eplb."""
-    from placement.by_class import solve_by
     from placement.cli.remote import check_remote, solve_remotely
     from placement.cli.solve_output import Answer
-    from placement.group import solve_grouped
-    from placement.options import Options
-    from placement.pareto import solve_front
+    from placement.documents.placement_json import load_placement
+    from placement.pipeline.by_class import solve_by
+    from placement.pipeline.front import solve_front
     from placement.pipeline.solve import solve
-    from placement.placement_json import load_placement
-    from placement.traces.counted import Counted
-    from placement.traces.counts_folder import is_counts_folder
+    from placement.pipeline.with_homes import solve_grouped
+    from placement.solvers.options import Options
+    from placement.workload.counted import Counted
+    from placement.workload.counts_folder import is_counts_folder
 
     options = Options(
         solver=solver,

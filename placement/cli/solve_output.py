@@ -5,22 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from placement.by_class import ByClass, by_class_document, save_classes
 from placement.cli.by_class import show_classes
 from placement.cli.group import show_grouping
 from placement.cli.shared import stdout_console
 from placement.cli.solve_checks import Outputs
-from placement.files import write_atomic
-from placement.grouped import GroupedSolution
+from placement.documents.placement_json import document_bytes, save_placement
 from placement.grouping.grouping_json import save_grouping
-from placement.grouping_document import grouping_document
-from placement.pareto import PLOT_FILE, Front, save_front
-from placement.placement_json import document_bytes, save_placement
-from placement.report.front import front_png, front_table
-from placement.report.migration import migration_line
-from placement.report.part_tables import terminal_part_table
-from placement.report.tables import comparison_table, headline
-from placement.solution import Solution, solution_document
+from placement.pipeline.by_class_solution import ByClass
+from placement.pipeline.documents.by_class_files import by_class_document, save_classes
+from placement.pipeline.documents.front_files import PLOT_FILE, save_front
+from placement.pipeline.documents.grouping_document import grouping_document
+from placement.pipeline.front_solution import Front
+from placement.pipeline.grouped_solution import GroupedSolution
+from placement.pipeline.solution import Solution, solution_document
+from placement.report.front.front_report import front_png, front_table
+from placement.report.solution.migration_table import migration_line
+from placement.report.solution.part_tables import terminal_part_table
+from placement.report.solution.solution_tables import comparison_table, headline
+from placement.support.atomic_files import write_atomic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,7 @@ class Answer:
         if plan is not None and outputs.migration is not None:
             write_atomic(outputs.migration, document_bytes(plan.document(), "copies"))
         if outputs.report is not None:
-            from placement.report.html import report_html  # jinja2 is loaded only for a report
+            from placement.report.solution.solution_page import report_html  # jinja2 is loaded only for a report
 
             page = report_html(self.solution, grouped=self.grouped, by_class=self.classes)
             write_atomic(outputs.report, page)

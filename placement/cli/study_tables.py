@@ -8,10 +8,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from placement.analysis.study import Study
 from placement.errors import printable
-from placement.report import study_words as words
-from placement.report.numbers import number, plural
-from placement.traces.study import Study
+from placement.report.drawing.numbers import number, plural
+from placement.report.study import study_text as words
 
 
 def study_tables(study: Study) -> Iterator[Table | Text]:

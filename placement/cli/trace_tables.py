@@ -8,9 +8,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from placement.analysis.info import MEASURES, LayerInfo, TraceInfo
 from placement.errors import printable
-from placement.report.numbers import NONE, number, percent, plural
-from placement.traces.info import MEASURES, LayerInfo, TraceInfo
+from placement.report.drawing.numbers import NONE, number, percent, plural
 
 SHOWN_DOMAINS = 12
 LABELS = {

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from placement.choices import HOLDOUT, STUDIES
 from placement.cli.convert import convert_command
-from placement.cli.engine import THREADS, Address, Engine, open_engine
+from placement.cli.executor import THREADS, Address, Engine, open_engine
 from placement.cli.outputs import Commands, new_folder, output_file, output_folder
 from placement.cli.shared import (
     Json,
@@ -22,13 +21,14 @@ from placement.cli.shared import (
     progress_listener,
     stdout_console,
 )
+from placement.core.choices import HOLDOUT, STUDIES
 from placement.errors import OptionError
-from placement.events import Progress
-from placement.files import write_atomic
-from placement.traces.presets import PRESETS, Shape, custom_shape, preset
+from placement.support.atomic_files import write_atomic
+from placement.support.progress import Progress
+from placement.traces.synthetic.presets import PRESETS, Shape, custom_shape, preset
 
 if TYPE_CHECKING:
-    from placement.traces.counted import Counted
+    from placement.workload.counted import Counted
 
 app = Commands(help="Describe, convert, study, count, split, merge and make traces.", no_args_is_help=True)
 app.command("convert")(convert_command)
@@ -44,9 +44,9 @@ def info_command(
     json_output: Json = False,
 ) -> None:
     """Say what TRACES hold, how their routing looks, and what they lack."""
+    from placement.analysis.info import describe
     from placement.cli.trace_tables import info_tables
-    from placement.parallel import make_executor
-    from placement.traces.info import describe
+    from placement.support.parallel import make_executor
     from placement.traces.trace import open_trace
 
     trace = open_trace(traces)
@@ -82,10 +82,10 @@ def characterize_command(
     json_output: Json = False,
 ) -> None:
     """Study what grouping of requests and maps by domain rest on, and can gain, on TRACES (or a file of counts)."""
+    from placement.analysis.study import characterize
     from placement.cli.study_tables import study_tables
-    from placement.parallel import make_executor
-    from placement.traces.counts_file import Counts
-    from placement.traces.study import characterize
+    from placement.support.parallel import make_executor
+    from placement.workload.counts_file import Counts
 
     trace = open_input(traces, top_k)
     total, done = 0 if isinstance(trace, Counts) else trace.num_tokens_stored, 0
@@ -106,7 +106,7 @@ def characterize_command(
             progress=count_done,
         )
     if output is not None:
-        from placement.report.study_page import study_html  # jinja2 is loaded only for a page
+        from placement.report.study.study_page import study_html  # jinja2 is loaded only for a page
 
         write_atomic(output, study_html(study))
     if json_output:
@@ -158,9 +158,9 @@ def count_command(
     json_output: Json = False,
 ) -> None:
     """Count TRACES once, in bounded memory, into a folder that `placement solve` takes instead of them."""
-    from placement.parallel import make_executor
-    from placement.traces.counts_folder import count_to_folder, parse_part
+    from placement.support.parallel import make_executor
     from placement.traces.trace import open_trace
+    from placement.workload.counts_folder import count_to_folder, parse_part
 
     number, of = parse_part(part)
     trace = open_trace(traces)
@@ -186,9 +186,9 @@ def count_command(
 @app.command("merge")
 def merge_command(traces: Traces, output: Output, json_output: Json = False) -> None:
     """Write all tokens of TRACES to one folder with shards of even size; or add up folders of counts."""
-    from placement.traces.counts_folder import is_counts_folder, merge_counted
     from placement.traces.trace import open_trace
     from placement.traces.write import merge_traces
+    from placement.workload.counts_folder import is_counts_folder, merge_counted
 
     if any(is_counts_folder(path) for path in traces):
         _report_counts(output, merge_counted(traces, output), 0, json_output)
@@ -217,7 +217,7 @@ def synth_command(
     json_output: Json = False,
 ) -> None:
     """Make a synthetic trace that resembles real ones in load, co-activation, domains and persistence."""
-    from placement.parallel import make_executor
+    from placement.support.parallel import make_executor
     from placement.traces.synth import write_synthetic
 
     shape = _shape(preset_name, layers, experts, top_k)
@@ -256,7 +256,7 @@ def _report(output: Path, num_tokens: int, json_output: bool) -> None:
 
 
 def _report_counts(output: Path, counted: Counted, known: int, json_output: bool) -> None:
-    from placement.report.numbers import plural
+    from placement.report.drawing.numbers import plural
 
     sizes = [side.num_tokens for side in counted.sides]
     if json_output:
@@ -274,7 +274,7 @@ def _report_counts(output: Path, counted: Counted, known: int, json_output: bool
 
 
 def _say_written(folder: Path, num_tokens: int) -> None:
-    from placement.report.numbers import plural
+    from placement.report.drawing.numbers import plural
 
     stdout_console().print(
         f"wrote {folder}: {plural(num_tokens, 'token')}", highlight=False, markup=False, soft_wrap=True

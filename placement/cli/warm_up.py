@@ -9,7 +9,7 @@ from placement.cli.shared import Json, Workers, print_json, progress_listener, s
 
 def warm_up_command(workers: Workers = None, json_output: Json = False) -> None:
     """Compile now what the first solve on a machine would wait for: for images and CI."""
-    from placement.warm_up import warm_up
+    from placement.pipeline.warm_up import warm_up
 
     start = time.monotonic()
     with progress_listener(quiet=json_output) as listener:

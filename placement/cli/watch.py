@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from placement.choices import DRIFT_LEVEL, HORIZON_STEPS, MIN_EFFECT
+from placement import __version__
 from placement.cli.outputs import check_apart, output_folder
 from placement.cli.shared import MapCluster, ReplicaChoice, Seed, Transport, Workers, print_json
+from placement.core.choices import DRIFT_LEVEL, HORIZON_STEPS, MIN_EFFECT
 from placement.errors import OptionError, PlacementError
-from placement.files import make_folder, write_atomic
-from placement.version import VERSION
+from placement.support.atomic_files import make_folder, write_atomic
 
 if TYPE_CHECKING:
+    from placement.analysis.watch import Decision, Planner, Window
+    from placement.analysis.watch.follower import Follower
+    from placement.analysis.watch.planner import Solve
+    from placement.analysis.watch.sglang_recorder import Recorder
     from placement.cli.watch_remote import Service
-    from placement.watch import Decision, Planner, Window
-    from placement.watch.engine import Recorder
-    from placement.watch.follower import Follower
-    from placement.watch.planner import Solve
 
 
 def watch_command(
@@ -65,16 +65,17 @@ def watch_command(
     ] = False,
 ) -> None:
     """Follow the traffic in DIR, and propose another map when the traffic has drifted and a change pays."""
+    from placement.analysis.watch import Planner, Window
+    from placement.analysis.watch.follower import Follower
+    from placement.analysis.watch.sglang_recorder import Recorder
     from placement.cli.watch_remote import Service
     from placement.client import Client
-    from placement.cluster import Cluster, cluster_from_yaml
-    from placement.options import Options
-    from placement.placement_json import load_placement
-    from placement.traces.count import count
+    from placement.core.cluster import Cluster
+    from placement.documents.cluster_yaml import cluster_from_yaml
+    from placement.documents.placement_json import load_placement
+    from placement.solvers.options import Options
     from placement.traces.trace import open_trace
-    from placement.watch import Planner, Window
-    from placement.watch.engine import Recorder
-    from placement.watch.follower import Follower
+    from placement.workload.count import count
 
     if not interval > 0:
         raise OptionError(f"interval={interval} must be more than 0 seconds")
@@ -165,7 +166,7 @@ class _Watch:
         self._say(event, words)
 
     def _decide(self) -> None:
-        from placement.watch.planner import CHANGE
+        from placement.analysis.watch.planner import CHANGE
 
         if not self.begun and self.window.num_tokens < self.window.size_tokens:
             return
@@ -187,7 +188,12 @@ class _Watch:
         return None if service is None else lambda traffic: service.solve(traffic, planner.cluster, planner.search)
 
     def _propose(self, decision: Decision) -> dict[str, str]:
-        from placement.placement_json import cluster_document, document_bytes, placement_document, save_placement
+        from placement.documents.placement_json import (
+            cluster_document,
+            document_bytes,
+            placement_document,
+            save_placement,
+        )
 
         assert decision.placement is not None and decision.plan is not None
         self.proposals += 1
@@ -196,7 +202,7 @@ class _Watch:
         planner = self.planner
         write_atomic(paths["migration"], document_bytes(decision.plan.document(), "copies"))
         provenance = {
-            "version": VERSION,
+            "version": __version__,
             "seed": planner.options.seed,
             "options": asdict(planner.search),
             "cluster": cluster_document(planner.cluster),
@@ -216,7 +222,7 @@ class _Watch:
 
 
 def _words(decision: Decision, files: dict[str, str]) -> str:
-    from placement.watch.planner import CHANGE, STEADY
+    from placement.analysis.watch.planner import CHANGE, STEADY
 
     drift, told = decision.drift, ""
     if drift is not None:

@@ -6,13 +6,13 @@ import tempfile
 from pathlib import Path
 
 from placement.client import Client
-from placement.cluster import Cluster
-from placement.files import write_atomic
-from placement.options import Options
-from placement.placement_json import PlacementFile, load_placement
-from placement.placement_map import Placement
-from placement.traces.sampled import write_sample
-from placement.workload import Workload
+from placement.core.cluster import Cluster
+from placement.core.placement import Placement
+from placement.documents.placement_json import PlacementFile, load_placement
+from placement.solvers.options import Options
+from placement.support.atomic_files import write_atomic
+from placement.workload.as_trace import write_sample
+from placement.workload.workload import Workload
 
 
 class Service:

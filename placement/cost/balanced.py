@@ -2,9 +2,9 @@
 
 Prices are each rank's load so far, decayed; they change every WINDOW tokens, so that a runtime can follow the same rule
 with counters that it exchanges now and then. Tokens come as in a server's batches, requests mixed
-(`placement.traces.gathered`). For a token and a home, of all smallest covers the one whose copies are cheapest in sum
-is taken; an expert is served by its cheapest copy on any node that the token visits anyway, the home included. Sends to
-nodes are those of `min-nodes`; only the loads differ.
+(`placement.traces.token_order`). For a token and a home, of all smallest covers the one whose copies are cheapest in
+sum is taken; an expert is served by its cheapest copy on any node that the token visits anyway, the home included.
+Sends to nodes are those of `min-nodes`; only the loads differ.
 
 On a split of a real trace (gpt-oss-20b, R=8, 4 nodes x 2 GPUs) the imbalance comes within 0.004 of the least that any
 choice among smallest covers has, by linear programming with all tokens known. Prices that grow exponentially with the
@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, smallest_covers
-from placement.cost.tables import LayerTables
+from placement.cost.lookup_tables import LayerTables
 from placement.cost.traffic import Traffic
-from placement.inner_kernel import inner_kernel
+from placement.support.inner_kernel import inner_kernel
 
 WINDOW = 256
 DECAY = 0.99

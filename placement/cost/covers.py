@@ -17,7 +17,7 @@ import numpy.typing as npt
 from numba import types
 from numba.extending import intrinsic
 
-from placement.inner_kernel import inner_kernel
+from placement.support.inner_kernel import inner_kernel
 
 EXACT_NODES = 8
 MAX_COVERS = 256

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
+from placement.core.placement import Placement
 from placement.cost.meter import Meter
 from placement.cost.step_time import step_time_us
 from placement.cost.traffic import Traffic
 from placement.cost.transport import check_transport, wire_cost
 from placement.errors import MapError, OptionError
-from placement.placement_map import Placement
-from placement.traces.counts_file import Counts
-from placement.traces.gathered import gather
+from placement.traces.token_order import gather
 from placement.traces.trace import Trace
+from placement.workload.counts_file import Counts
 
 Summary = dict[str, Any]
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linprog
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
 from placement.errors import MapError
 
 

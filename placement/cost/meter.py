@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
+from placement.core.model import Model
+from placement.core.placement import Placement
 from placement.cost.balanced import RunningLoad, cost_balanced
-from placement.cost.kernels import cost_replicated
+from placement.cost.kernel_replicas import cost_replicated
+from placement.cost.kernel_single import cost_single
+from placement.cost.lookup_tables import LayerTables, layer_tables
 from placement.cost.min_nodes import cost_min_nodes
 from placement.cost.replica_choice import MIN_NODES, MIN_NODES_BALANCED, replica_choice_code
 from placement.cost.sets import distinct_sets_with_homes
-from placement.cost.single import cost_single
-from placement.cost.tables import LayerTables, layer_tables
 from placement.cost.traffic import Traffic
 from placement.cost.transport import links_alike
-from placement.model import Model
-from placement.parallel import run_tasks
-from placement.placement_map import Placement
+from placement.support.parallel import run_tasks
 
 
 class Meter:

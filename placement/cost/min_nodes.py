@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, popcount, smallest_covers
-from placement.cost.tables import LayerTables
+from placement.cost.lookup_tables import LayerTables
 from placement.cost.traffic import Traffic
-from placement.inner_kernel import inner_kernel
+from placement.support.inner_kernel import inner_kernel
 
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)

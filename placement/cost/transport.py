@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from placement.choices import TRANSPORTS
-from placement.cluster import Cluster
+from placement.core.choices import TRANSPORTS
+from placement.core.cluster import Cluster
 from placement.cost.traffic import Traffic
 from placement.errors import OptionError
 

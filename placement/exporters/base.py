@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from placement.placement_map import Placement
+from placement.core.placement import Placement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

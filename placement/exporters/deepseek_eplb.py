@@ -13,12 +13,12 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from placement.array_files import read_arrays
+from placement.core.placement import Placement
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
 from placement.exporters.imports import only_keys, whole_array
-from placement.exporters.torch_file import torch_arrays, torch_bytes
-from placement.placement_map import Placement
+from placement.exporters.torch_save import torch_arrays, torch_bytes
+from placement.support.array_files import read_arrays
 
 NAMES = ("phy2log", "log2phy", "logcnt")
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from placement.documents import parse_json
+from placement.core.model import Model
+from placement.core.placement import Placement
 from placement.errors import InputError, MapError, OptionError
 from placement.exporters.base import FileMap
-from placement.model import Model
-from placement.placement_map import Placement
+from placement.support.text_files import parse_json
 
 
 def imported(

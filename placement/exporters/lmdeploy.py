@@ -13,10 +13,10 @@ import json
 import numpy as np
 import numpy.typing as npt
 
+from placement.core.placement import Placement
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions
-from placement.exporters.layers import check_several_ranks, layer_hints, main_LP
-from placement.placement_map import Placement
+from placement.exporters.engine_layers import check_several_ranks, layer_hints, main_LP
 
 
 class LMDeploy:

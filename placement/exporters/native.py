@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from placement.core.placement import Placement
+from placement.documents.placement_json import document_bytes, placement_document
 from placement.exporters.base import DEFAULTS, Export, ExportOptions
-from placement.placement_json import document_bytes, placement_document
-from placement.placement_map import Placement
 
 
 class Native:

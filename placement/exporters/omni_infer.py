@@ -10,12 +10,12 @@ import io
 
 import numpy as np
 
-from placement.array_files import open_array
+from placement.core.placement import Placement
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
+from placement.exporters.engine_layers import check_several_ranks, layer_hints, main_LP
 from placement.exporters.imports import check_even_slots, whole_array
-from placement.exporters.layers import check_several_ranks, layer_hints, main_LP
-from placement.placement_map import Placement
+from placement.support.array_files import open_array
 
 
 class OmniInfer:

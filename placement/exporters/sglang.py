@@ -11,12 +11,12 @@ import json
 
 import numpy as np
 
+from placement.core.placement import Placement
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
+from placement.exporters.engine_layers import hidden_HP, layer_hints
 from placement.exporters.imports import json_value, only_keys, whole_array, whole_rows
-from placement.exporters.layers import hidden_HP, layer_hints
-from placement.exporters.torch_file import torch_arrays, torch_bytes
-from placement.placement_map import Placement
+from placement.exporters.torch_save import torch_arrays, torch_bytes
 
 KEY = "physical_to_logical_map"
 

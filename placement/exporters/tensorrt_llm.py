@@ -6,12 +6,12 @@ expert parallelism, or for a model that is not on its list, it leaves the file a
 
 from __future__ import annotations
 
-from placement.documents import parse_yaml
+from placement.core.placement import Placement
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
+from placement.exporters.engine_layers import check_several_ranks
 from placement.exporters.imports import only_keys, whole_rows
-from placement.exporters.layers import check_several_ranks
-from placement.placement_map import Placement
+from placement.support.text_files import parse_yaml
 
 KEYS = ("num_slots", "layer_updates_per_iter", "initial_global_assignments")
 

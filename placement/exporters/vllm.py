@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 
+from placement.core.placement import Placement
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
+from placement.exporters.engine_layers import layer_hints, main_LP
 from placement.exporters.imports import json_value, whole_rows
-from placement.exporters.layers import layer_hints, main_LP
-from placement.placement_map import Placement
 
 NEVER = 1_000_000_000  # steps between rearrangements, so that vLLM's own balancer does not undo the map
 REPLICA_CHOICE = "replica choice: vLLM takes the copy by a hash of the token's row, as --replica-choice uniform does"

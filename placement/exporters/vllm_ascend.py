@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from placement.core.placement import Placement
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
+from placement.exporters.engine_layers import check_several_ranks
 from placement.exporters.imports import check_even_slots, json_value, only_keys, whole_rows
-from placement.exporters.layers import check_several_ranks
-from placement.placement_map import Placement
 
 
 class VLLMAscend:

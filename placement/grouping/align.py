@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
+from placement.core.placement import Placement
+from placement.core.relabel import interchangeable_NN
 from placement.grouping.assign import Assignment, assign_homes
-from placement.placement_map import Placement
-from placement.relabel import interchangeable_NN
 
 STARTS = 8  # layers whose own best homes are tried as the first guess
 SWEEPS = 6

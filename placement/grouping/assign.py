@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from placement.choices import TOKEN_TOLERANCE
+from placement.core.choices import TOKEN_TOLERANCE
 from placement.errors import OptionError
 from placement.grouping.assign_kernels import improve, repair
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from placement.grouping.home_costs import HomeCosts
 from placement.grouping.router import BAND, SLACK_REQUESTS, Router
-from placement.workload import Workload
+from placement.workload.workload import Workload
 
 ENOUGH = 0.995  # of what all layers together gain, which the chosen ones must gain
 PREFIX_SHARE = 0.25

@@ -1,4 +1,7 @@
-"""The JSON form of a grouping: schema `expert-grouping/1`, published as placement/schemas/expert-grouping-1.json."""
+"""The JSON form of a grouping: schema `expert-grouping/1`.
+
+The JSON Schema is published as placement/documents/schemas/expert-grouping-1.json.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from placement.core.placement import Placement
+from placement.documents.placement_parts import ModelPart, Part, ProvenancePart, SummaryPart, read_document
 from placement.errors import InputError, OptionError
-from placement.files import write_atomic
 from placement.grouping.router import Router
-from placement.placement_map import Placement
-from placement.placement_parts import ModelPart, Part, ProvenancePart, SummaryPart, read_document
+from placement.support.atomic_files import write_atomic
 from placement.traces.trace import Trace
 
 SCHEMA = "expert-grouping/1"
@@ -170,3 +173,8 @@ def load_grouping(path: str | Path) -> GroupingFile:
             f"{path}: the router is for {router.num_layers} layers and {router.num_nodes} nodes, the file is not"
         )
     return file
+
+
+def load_router(path: str | Path) -> Router:
+    """The router of a grouping file (`placement solve --group --grouping-out`). Raises InputError."""
+    return load_grouping(path).router.router()

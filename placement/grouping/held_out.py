@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from placement.grouping.requests import Requests
 from placement.grouping.router import Router
-from placement.traces.gathered import gather
+from placement.traces.token_order import gather
 from placement.traces.trace import Trace
 
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
+from placement.core.placement import Placement
+from placement.cost.lookup_tables import layer_tables
 from placement.cost.replica_choice import MIN_NODES, MIN_NODES_BALANCED, UNIFORM, replica_choice_code
-from placement.cost.tables import layer_tables
 from placement.cost.transport import fare_HX
 from placement.errors import OptionError
 from placement.grouping.home_kernels import cost_of_chances, cost_of_covers, cost_of_single
 from placement.grouping.requests import Requests
-from placement.parallel import run_tasks
-from placement.placement_map import Placement
-from placement.traces.gathered import Gathered, gather
+from placement.support.parallel import run_tasks
+from placement.traces.token_order import Gathered, gather
 from placement.traces.trace import Trace
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, popcount, smallest_covers
-from placement.inner_kernel import inner_kernel
+from placement.support.inner_kernel import inner_kernel
 
 Floats = npt.NDArray[np.float64]
 _ONE = np.uint64(1)

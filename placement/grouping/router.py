@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from placement.core.model import MOST_LAYERS
 from placement.errors import InputError, OptionError
 from placement.grouping.assign import cheapest_flow
-from placement.model import MOST_LAYERS
 
 BAND = 0.01  # sends per token: homes that differ by less are as good
 SLACK_REQUESTS = 1.0  # mean requests by which a node may be ahead of the least loaded and still get another
@@ -77,13 +76,6 @@ class Router:
     @property
     def num_experts(self) -> int:
         return int(self.saved_MEN.shape[1])
-
-    @staticmethod
-    def load(path: str | Path) -> Router:
-        """The router of a grouping file (`placement solve --group --grouping-out`). Raises InputError."""
-        from placement.grouping.grouping_json import load_grouping  # pydantic is loaded only to read files
-
-        return load_grouping(path).router.router()
 
     def assign(self, counts_LE: Counts, load: Sequence[float] | npt.NDArray[Any] | None = None) -> int:
         """The home node of a request.

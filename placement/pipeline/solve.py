@@ -9,28 +9,28 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from placement.choices import HOLDOUT
-from placement.cluster import Cluster
-from placement.cost.by_part import Answers, PartFigures, evaluate_parts
+from placement.core.choices import HOLDOUT
+from placement.core.cluster import Cluster
+from placement.core.migration import check_fits
+from placement.core.placement import Placement
 from placement.cost.evaluation import Evaluation
 from placement.errors import OptionError
-from placement.events import Listener, Progress, ignore
-from placement.migration import check_fits
-from placement.options import Options
-from placement.parallel import make_executor
-from placement.placement_map import Placement
-from placement.sides import count_both_sides, measure_named, workload_of
-from placement.solution import Solution
+from placement.pipeline.evaluate_parts import Answers, PartFigures, evaluate_parts
+from placement.pipeline.layer_answer import FROM_CURRENT
+from placement.pipeline.measure import count_both_sides, measure_named, workload_of
+from placement.pipeline.solution import Solution
+from placement.pipeline.solve_layers import solve_workload
 from placement.solvers import get_solver
-from placement.solvers.answers import FROM_CURRENT
-from placement.solvers.run import solve_workload
-from placement.traces.count import count
-from placement.traces.counted import Counted
-from placement.traces.counts_file import Counts
+from placement.solvers.options import Options
+from placement.support.parallel import make_executor
+from placement.support.progress import Listener, Progress, ignore
 from placement.traces.parts import Parts, parts_of
 from placement.traces.split import split_by_part, split_requests
 from placement.traces.trace import Trace
-from placement.workload import SAMPLE_TOKENS, Workload
+from placement.workload.count import count
+from placement.workload.counted import Counted
+from placement.workload.counts_file import Counts
+from placement.workload.workload import SAMPLE_TOKENS, Workload
 
 BASELINES = ("linear", "eplb")
 CURRENT = "current"
@@ -61,7 +61,7 @@ def solve(
     robust: how the traffic is parted (`placement.traces.parts`); the result, named `robust`, is then the map whose
     worst part costs least, beside the plain one of the solver.
     by_domain: also measure the maps on every domain of the requests, where there are 2 to 32.
-    engine: what runs the tasks that only return something, such as a `placement.ray_executor.RayExecutor`: counting
+    engine: what runs the tasks that only return something, such as a `RayExecutor`: counting
     segments of the trace and solving layers; None: the threads, which also measure.
     Of counts alone only the balance is known: the objective must be balance, sends are NaN, and where the counts are
     not by request none are held out.
@@ -106,7 +106,7 @@ def solve(
         if robust is not None and parts is not None and isinstance(train, Trace):
             result_name = ROBUST
             part_tokens = max(PARTS_TOKENS // len(parts.names), FEWEST_PART_TOKENS)
-            from placement.solvers.robust import solve_robust  # scipy's programs are loaded only for it
+            from placement.pipeline.robust import solve_robust  # scipy's programs are loaded only for it
 
             answer = solve_robust(
                 workload,

@@ -1,1 +1,1 @@
-"""What people read: tables for the terminal (`tables`) and one self-contained HTML page (`html`)."""
+"""What people read: tables for the terminal and self-contained HTML pages, a folder for each page."""

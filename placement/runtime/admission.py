@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from placement.runtime.capacity import LARGEST_PRIORITY, CapacityPolicy
+from placement.runtime.hash64_torch import mix, mix_int
 from placement.runtime.kernels import cpu
-from placement.runtime.words import mix, mix_int
 
 PRIORITY_SHIFT = 32
 

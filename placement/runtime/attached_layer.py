@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from placement.core.huggingface import argument_names, read_experts_call
+from placement.core.placement import Placement
 from placement.errors import OptionError
-from placement.expert_modules import argument_names, read_experts_call
-from placement.placement_map import Placement
 from placement.runtime.layer import MoELayer, StepStats
 from placement.runtime.module_experts import ModuleExperts, hidden_size
 from placement.runtime.slot_weights import SlotWeights

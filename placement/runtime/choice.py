@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
 from placement.cost.balanced import RunningLoad
-from placement.cost.chosen import choose_slots
+from placement.cost.draw_slots import choose_slots
 from placement.cost.replica_choice import replica_choice_code
 from placement.errors import OptionError
 from placement.runtime.choice_on_device import DeviceChooser

@@ -1,4 +1,4 @@
-"""`placement.cost.chosen` again in torch, for ids that are on a GPU: the same slots, without a wait for the host.
+"""`placement.cost.draw_slots` again in torch, for ids that are on a GPU: the same slots, without a wait for the host.
 
 Sets of nodes are tried all at once: a table has the 2^N subsets of the nodes, so it is for few nodes.
 """
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from placement.cost.covers import EXACT_NODES
 from placement.cost.replica_choice import LOCAL_FIRST, MIN_NODES, UNIFORM
+from placement.runtime.hash64_torch import GOLDEN, bit_count, mix, mix_int, remainder
 from placement.runtime.layer_map import LayerMap
-from placement.runtime.words import GOLDEN, bit_count, mix, mix_int, remainder
 
 
 class DeviceChooser:

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
 from placement.errors import MapError, OptionError
 from placement.runtime.choice import ReplicaChooser
 from placement.runtime.handle import Arrival, DispatchHandle

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement.cost.tables import LayerTables, layer_tables
+from placement.core.placement import Placement
+from placement.cost.lookup_tables import LayerTables, layer_tables
 from placement.errors import MapError
-from placement.placement_map import Placement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from placement.core.huggingface import library
 from placement.errors import InputError
-from placement.expert_modules import library
 from placement.runtime.experts import grouped_mm
 from placement.runtime.slot_weights import SlotWeights
 

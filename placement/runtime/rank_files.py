@@ -10,11 +10,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from placement.checkpoint import Manifest, verify_applied
-from placement.checkpoint.manifest import rank_file_name
+from placement.core.migration import map_digest
+from placement.core.placement import Placement
 from placement.errors import InputError, MapError
-from placement.migration import map_digest
-from placement.placement_map import Placement
+from placement.runtime.checkpoint import Manifest, verify_applied
+from placement.runtime.checkpoint.manifest import rank_file_name
 from placement.runtime.slot_weights import SlotWeights
 
 # which two tensors of a checkpoint make up the one that a module computes with, gate rows before up rows

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from placement.core.huggingface import ExpertModules, library
 from placement.errors import OptionError
-from placement.expert_modules import ExpertModules, library
 
 
 class RouterScores:

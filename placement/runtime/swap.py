@@ -8,10 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
+from placement.core.migration import MigrationPlan
+from placement.core.placement import Placement
 from placement.errors import OptionError, RankError
-from placement.migration import MigrationPlan
-from placement.placement_map import Placement
 from placement.runtime.header import (
     KIND_SHIFT,
     MEMORY,

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
+from placement.core.migration import MigrationPlan, migration_plan
+from placement.core.placement import Placement
+from placement.core.relabel import relabel
 from placement.errors import OptionError
-from placement.migration import MigrationPlan, migration_plan
-from placement.placement_map import Placement
-from placement.relabel import relabel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 SOLVERS = {
     "auto": "placement.solvers.auto:Auto",
-    "anneal": "placement.solvers.anneal:Anneal",
+    "anneal": "placement.solvers.annealing.anneal:Anneal",
     "linear": "placement.solvers.linear:Linear",
     "round-robin": "placement.solvers.round_robin:RoundRobin",
     "eplb": "placement.solvers.eplb:Eplb",
-    "balance": "placement.solvers.balance:Balance",
+    "balance": "placement.solvers.balancing.balance_solver:Balance",
     "graph": "placement.solvers.graph:Graph",
-    "exhaustive": "placement.solvers.exhaustive:Exhaustive",
+    "exhaustive": "placement.solvers.exact.exhaustive:Exhaustive",
     "matching": "placement.solvers.matching:Matching",
-    "ilp": "placement.solvers.ilp:Ilp",
+    "ilp": "placement.solvers.exact.ilp:Ilp",
 }
 
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from placement.errors import LimitError
-from placement.problem import LayerProblem, LayerSolution
-from placement.solvers.anneal import Anneal
-from placement.solvers.balance import Balance
+from placement.solvers.annealing.anneal import Anneal
+from placement.solvers.balancing.balance_solver import Balance
 from placement.solvers.base import Solver
-from placement.solvers.bounds import prove
 from placement.solvers.eplb import Eplb
-from placement.solvers.exhaustive import Exhaustive
+from placement.solvers.exact.exhaustive import Exhaustive
 from placement.solvers.linear import Linear
 from placement.solvers.matching import Matching
+from placement.solvers.problem import LayerProblem, LayerSolution
+from placement.solvers.prove import prove
 
 EXACT_EXPERTS = 12
 EXACT_WORK = 2_000_000
@@ -58,7 +58,7 @@ class Auto:
         if exact.unsupported(limited) is not None:
             if problem.num_experts > EXACT_EXPERTS:
                 return best
-            from placement.solvers.ilp import Ilp  # OR-tools is loaded only for small layers
+            from placement.solvers.exact.ilp import Ilp  # OR-tools is loaded only for small layers
 
             exact = Ilp(start=best.phy2log_P)
             if exact.unsupported(limited) is not None:

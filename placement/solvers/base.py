@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from placement.problem import LayerProblem, LayerSolution
+from placement.solvers.problem import LayerProblem, LayerSolution
 
 HOMES_KNOWN = "it counts sends from homes that are uniformly random, and these are known"
 

@@ -10,9 +10,9 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.inner_kernel import inner_kernel
-from placement.problem import LayerProblem, LayerSolution
 from placement.solvers.moves import separate_copies
+from placement.solvers.problem import LayerProblem, LayerSolution
+from placement.support.inner_kernel import inner_kernel
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

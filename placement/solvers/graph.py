@@ -11,9 +11,9 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
-from placement.cluster import Cluster
-from placement.problem import LayerProblem, LayerSolution
+from placement.core.cluster import Cluster
 from placement.solvers.moves import separate_copies
+from placement.solvers.problem import LayerProblem, LayerSolution
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

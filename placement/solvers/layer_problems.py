@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
 from placement.cost.sets import distinct_sets, distinct_sets_with_homes
-from placement.options import Options
-from placement.problem import LayerProblem
-from placement.workload import Workload
+from placement.solvers.options import Options
+from placement.solvers.problem import LayerProblem
+from placement.workload.workload import Workload
 
 BOOTSTRAPS, MOST_BOOTSTRAPS = 64, 128
 COPIES_BOOTSTRAPS, FEWEST_BOOTSTRAPS = 6144, 16

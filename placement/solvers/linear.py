@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from placement.problem import LayerProblem, LayerSolution
+from placement.solvers.problem import LayerProblem, LayerSolution
 
 
 def linear_map(num_experts: int, num_slots: int) -> npt.NDArray[np.int32]:

@@ -14,12 +14,12 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.bounds import smallest_imbalance
+from placement.bounds.layer_bound import smallest_imbalance
 from placement.cost.transport import is_plain
 from placement.errors import LimitError
-from placement.problem import LayerProblem, LayerSolution, Score
-from placement.solvers.balance import Balance
+from placement.solvers.balancing.balance_solver import Balance
 from placement.solvers.base import HOMES_KNOWN
+from placement.solvers.problem import LayerProblem, LayerSolution, Score
 
 LIMITS = 6  # on the load of a pair
 PROVEN = 1e-6

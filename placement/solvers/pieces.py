@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from placement.cluster import Cluster
-from placement.compiling import Piece
-from placement.cost.kernels import cost_replicated
+from placement.bounds.spectral_bound import add_lines
+from placement.bounds.token_sets import ascend_sets
+from placement.core.cluster import Cluster
+from placement.cost.kernel_replicas import cost_replicated
+from placement.cost.kernel_single import cost_single
 from placement.cost.min_nodes import cost_min_nodes
-from placement.cost.set_side import ascend_sets
-from placement.cost.single import cost_single
-from placement.cost.spectral_bound import add_lines
-from placement.options import Options
-from placement.problem import LayerProblem
-from placement.solvers.anneal_chance import anneal_chance
-from placement.solvers.anneal_common import balance, fare_per_copy_HX, incidence
-from placement.solvers.anneal_replicas import anneal_replicas, replicas_kernel
-from placement.solvers.anneal_single import anneal_single, single_kernel
-from placement.solvers.bounds import prove
+from placement.solvers.annealing.anneal_chance import anneal_chance
+from placement.solvers.annealing.anneal_common import balance, fare_per_copy_HX, incidence
+from placement.solvers.annealing.anneal_replicas import anneal_replicas, replicas_kernel
+from placement.solvers.annealing.anneal_single import anneal_single, single_kernel
 from placement.solvers.eplb import Eplb, eplb_row
 from placement.solvers.moves import separate
+from placement.solvers.options import Options
+from placement.solvers.problem import LayerProblem
+from placement.solvers.prove import prove
+from placement.support.compiling import Piece
 
 EXPERTS, COPIES, TOP_K = 8, 4, 2
 WIDE_EXPERTS = 260  # beyond 256, where ids take two bytes

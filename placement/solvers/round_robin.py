@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from placement.problem import LayerProblem, LayerSolution
 from placement.solvers.linear import linear_map
 from placement.solvers.moves import separate_copies
+from placement.solvers.problem import LayerProblem, LayerSolution
 
 
 class RoundRobin:

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from placement.core.model import Model
+from placement.core.placement import Placement
 from placement.cost.replica_choice import REPLICA_CHOICES
 from placement.errors import MapError
 from placement.exporters.base import Export, Exporter, ExportOptions, Importer
 from placement.exporters.imports import imported
-from placement.model import Model
-from placement.placement_map import Placement
 
 # of which EPLB copies about what is copied below
 LOAD_LE = np.array([[9.0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 9.0]])

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
 from placement.cost.sets import distinct_sets
-from placement.options import Options
-from placement.problem import LayerProblem
+from placement.solvers.options import Options
+from placement.solvers.problem import LayerProblem
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy

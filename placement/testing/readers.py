@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 
 from placement.errors import PlacementError
-from placement.traces.counts_file import read_counts
-from placement.traces.readers import detect
-from placement.traces.readers.base import CountRecording, Reader, ReadOptions
-from placement.traces.readers.convert import Conversion, convert
+from placement.readers import detect
+from placement.readers.base import CountRecording, Reader, ReadOptions
+from placement.readers.convert import Conversion, convert
 from placement.traces.trace import open_trace
+from placement.workload.counts_file import read_counts
 
 CUTS = (0.0, 0.02, 0.3, 0.6, 0.9, 1.0)  # shares of a file that are left; the last loses one byte
 DAMAGES = 24

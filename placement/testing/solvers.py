@@ -16,14 +16,14 @@ from dataclasses import fields, replace
 import numpy as np
 import numpy.typing as npt
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
+from placement.core.placement import map_faults
+from placement.core.topology import EVEN, Topology
 from placement.errors import LimitError
-from placement.options import Options
-from placement.placement_map import map_faults
-from placement.problem import LayerProblem, LayerSolution
 from placement.solvers.base import Solver
+from placement.solvers.options import Options
+from placement.solvers.problem import LayerProblem, LayerSolution
 from placement.testing.problems import brute_force, planted_problem, random_problem
-from placement.topology import EVEN, Topology
 
 STATUSES = ("optimal", "feasible", "limit")
 QUICK = Options(work_limit=20_000)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from placement.choices import CLASSES
+from placement.core.choices import CLASSES
 from placement.errors import OptionError
 from placement.traces.cut import PREFILL, cut_requests
 from placement.traces.parts import FEWEST_TOKENS, parts_of

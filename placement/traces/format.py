@@ -20,14 +20,14 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from placement.documents import parse_json
+from placement.core.model import Model
 from placement.errors import InputError, TraceError
-from placement.files import write_atomic
-from placement.model import Model
-from placement.tensor_file import write_tensors
-from placement.traces.shard_reader import ShardReader
-from placement.traces.stored_header import read_stored_header
-from placement.traces.stored_path import StoredPath
+from placement.support.atomic_files import write_atomic
+from placement.support.tensor_file import write_tensors
+from placement.support.text_files import parse_json
+from placement.traces.storage.shard_reader import ShardReader
+from placement.traces.storage.stored_header import read_stored_header
+from placement.traces.storage.stored_path import StoredPath
 
 SCHEMA = "expert-trace/1"
 SHARD_TOKENS = 16_384
@@ -167,7 +167,7 @@ class Shard:
         return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
     def reader(self) -> ShardReader:
-        return ShardReader(self)
+        return ShardReader(self.path, self.begins, num_tokens=self.num_tokens, top_k=self.top_k, id_dtype=self.id_dtype)
 
     def column(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """Rows `start:stop` of a per-token column: `request`, `position` or `phase`, [T]."""

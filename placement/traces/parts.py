@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from placement.choices import PARTINGS
+from placement.core.choices import PARTINGS
 from placement.errors import OptionError
 from placement.traces.trace import Trace
 

@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from placement.core.huggingface import ExpertModules, argument_names, find_experts, library, named, read_experts_call
 from placement.errors import InputError, TraceError
-from placement.expert_modules import ExpertModules, argument_names, find_experts, library, named, read_experts_call
-from placement.files import check_free, make_folder
+from placement.support.atomic_files import check_free, make_folder
 from placement.traces.format import SHARD_TOKENS, RequestEntry, write_manifest
-from placement.traces.recorded_batch import Batch
-from placement.traces.recorded_cache import Caches
-from placement.traces.recorded_ends import Ends
-from placement.traces.recorded_routing import Chosen, RoutingLog
-from placement.traces.recorded_step import NAME_IT, Step
-from placement.traces.shard_writer import ShardWriter
+from placement.traces.recording.recorded_batch import Batch
+from placement.traces.recording.recorded_cache import Caches
+from placement.traces.recording.recorded_ends import Ends
+from placement.traces.recording.recorded_routing import Chosen, RoutingLog
+from placement.traces.recording.recorded_step import NAME_IT, Step
+from placement.traces.storage.shard_writer import ShardWriter
 from placement.traces.write import make_manifest
 
 T = TypeVar("T")

@@ -24,10 +24,11 @@ import numpy.typing as npt
 
 from placement.errors import OptionError
 from placement.traces.format import SHARD_TOKENS, RequestEntry
-from placement.traces.presets import Shape
-from placement.traces.synth_kernels import smooth
-from placement.traces.synth_requests import Requests, plan_requests
-from placement.traces.synth_router import (
+from placement.traces.storage.shard_writer import Piece
+from placement.traces.synthetic.presets import Shape
+from placement.traces.synthetic.synth_kernels import smooth
+from placement.traces.synthetic.synth_requests import Requests, plan_requests
+from placement.traces.synthetic.synth_router import (
     PILOT,
     PILOT_TOKENS,
     PLAN,
@@ -38,7 +39,7 @@ from placement.traces.synth_router import (
     generator_of,
     normal,
 )
-from placement.traces.write import Piece, new_folder, write_trace
+from placement.traces.write import new_folder, write_trace
 
 
 def synthesize(

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from placement.core.model import Model
 from placement.errors import TraceError
-from placement.model import Model
-from placement.parallel import run_tasks
+from placement.support.parallel import run_tasks
 from placement.traces.format import Manifest, RequestEntry, Shard, read_manifest
-from placement.traces.litter import is_litter
-from placement.traces.stored_path import StoredPath, is_url
+from placement.traces.storage.litter import is_litter
+from placement.traces.storage.stored_path import StoredPath, is_url
 
 CHUNK_TOKENS = 131_072
 REQUESTS_AT_ONCE = 16  # to shared storage, for the headers of shards

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from placement.core.model import Model
 from placement.errors import OutputError, TraceError
-from placement.files import check_new_folder
-from placement.model import Model
+from placement.support.atomic_files import check_new_folder
 from placement.traces.checked import checked_ids
 from placement.traces.format import (
     SCHEMA,
@@ -23,8 +23,7 @@ from placement.traces.format import (
     RequestEntry,
     write_manifest,
 )
-from placement.traces.shard_writer import Piece as Piece
-from placement.traces.shard_writer import ShardWriter
+from placement.traces.storage.shard_writer import Piece, ShardWriter
 from placement.traces.trace import Block, Trace
 
 

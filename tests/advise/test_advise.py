@@ -10,15 +10,15 @@ import pytest
 from planted import FAR, NEAR, OTHER, plant
 
 from placement import Cluster, Options, solve
-from placement.advise import advise
-from placement.advise.figures import EPLB, LINEAR, SOLVED, Figures
-from placement.advise.redundancy import SLOT_PRICE, Redundancy, Redundant
-from placement.by_class import solve_by
-from placement.choices import TRANSPORTS
+from placement.analysis.advise import advise
+from placement.analysis.advise.map_cost import EPLB, LINEAR, SOLVED, Figures
+from placement.analysis.advise.redundancy import SLOT_PRICE, Redundancy, Redundant
+from placement.core.choices import TRANSPORTS
 from placement.errors import OptionError
-from placement.group import solve_grouped
-from placement.report.advice_words import answers
-from placement.traces.counts_file import read_counts
+from placement.pipeline.by_class import solve_by
+from placement.pipeline.with_homes import solve_grouped
+from placement.report.advice.advice_text import answers
+from placement.workload.counts_file import read_counts
 
 NODES = Cluster(num_nodes=4, gpus_per_node=1, slots_per_gpu=2)
 QUICK = Options(work_limit=500)

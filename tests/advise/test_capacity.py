@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.advise.capacity import FACTORS, IN_ORDER, MIXED, WHOLE, capacity
+from placement.analysis.advise.capacity_factor import FACTORS, IN_ORDER, MIXED, WHOLE, capacity
 from placement.traces import trace as trace_module
 from placement.traces.trace import open_trace
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from placement import Cluster
-from placement.placement_map import map_faults
+from placement.core.placement import map_faults
 from placement.testing.problems import random_problem
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "peers"))

@@ -15,12 +15,12 @@ from checkpoints import EXPERTS, LAYERS, tensors_of, write_checkpoint, write_fil
 from safetensors import safe_open
 
 from placement import Model, Placement, save_placement
-from placement.checkpoint import apply_map, read_manifest, restore_checkpoint, verify_applied
+from placement.core.migration import map_digest
+from placement.documents.placement_json import placement_document
 from placement.errors import InputError, MapError, OutputError
-from placement.events import Progress
-from placement.migration import map_digest
-from placement.parallel import make_executor
-from placement.placement_json import placement_document
+from placement.runtime.checkpoint import apply_map, read_manifest, restore_checkpoint, verify_applied
+from placement.support.parallel import make_executor
+from placement.support.progress import Progress
 
 KINDS = ("olmoe", "mixtral", "deepseek-fp8", "gpt-oss", "mxfp4")
 
@@ -158,8 +158,8 @@ def test_a_killed_run_leaves_no_half_file(tmp_path: Path, run_python: Callable[.
     killed = run_python(
         """
 import os, signal, sys
-from placement.checkpoint import apply_map, safetensors_file
-from placement.placement_json import load_placement
+from placement.runtime.checkpoint import apply_map, safetensors_file
+from placement.documents.placement_json import load_placement
 real, count = safetensors_file.SafetensorsFile.chunks, 0
 def chunks(self, begin, end):
     global count
@@ -291,8 +291,8 @@ def test_memory_stays_small(tmp_path: Path, run_python: Callable[..., Any]) -> N
     done = run_python(
         """
 import resource, sys
-from placement.checkpoint import apply_map, restore_checkpoint
-from placement.placement_json import load_placement
+from placement.runtime.checkpoint import apply_map, restore_checkpoint
+from placement.documents.placement_json import load_placement
 placement = load_placement(sys.argv[2])[0]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 apply_map(sys.argv[1], placement, sys.argv[3])

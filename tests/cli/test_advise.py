@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from html_page import Page
 
-from placement.report.numbers import human_bytes, number, percent
+from placement.report.drawing.numbers import human_bytes, number, percent
 
 SHAPE = ("--nodes", 2, "--gpus-per-node", 2, "--work-limit", 300)
 

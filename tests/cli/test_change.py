@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from placement import load_placement
-from placement.relabel import moved_P
+from placement.core.relabel import moved_P
 
 SHAPE = ("--nodes", 2, "--gpus-per-node", 2, "--work-limit", 3000)
 

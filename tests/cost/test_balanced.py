@@ -13,9 +13,9 @@ import pytest
 
 from placement import Cluster, Model, Options, Placement, evaluate, open_trace
 from placement.cost.balanced import DECAY, WINDOW
-from placement.mixing import mixed_order
 from placement.solvers.layer_problems import layer_problem
-from placement.traces.count import count
+from placement.support.hash64 import mixed_order
+from placement.workload.count import count
 
 NODES, GPUS, SLOTS, EXPERTS, TOP_K, LAYERS = 3, 2, 3, 12, 3, 2
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.cost.covers import MAX_COVERS, smallest_covers
-from placement.cost.kernels import cost_replicated
+from placement.cost.kernel_replicas import cost_replicated
+from placement.cost.lookup_tables import layer_tables
 from placement.cost.min_nodes import cost_min_nodes
 from placement.cost.replica_choice import MIN_NODES
-from placement.cost.tables import layer_tables
 from placement.cost.traffic import Traffic
 
 

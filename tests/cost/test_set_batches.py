@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from placement.cost.adam import Adam
-from placement.cost.set_batches import LANES, ascend_batches, recursion
-from placement.cost.set_side import SetClimb, ascend_sets
+from placement.bounds.dual_ascent import Adam
+from placement.bounds.set_batches import LANES, ascend_batches, recursion
+from placement.bounds.token_sets import SetClimb, ascend_sets
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from placement.core.model import Model
+from placement.core.placement import Placement
 from placement.exporters import get_exporter
-from placement.model import Model
-from placement.placement_map import Placement
 from placement.testing.exporters import exported, small_placement
 
 pytestmark = pytest.mark.engines

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from placement.traces.counts_file import read_counts
-from placement.traces.readers.base import ReadOptions
-from placement.traces.readers.convert import Conversion, convert
+from placement.readers.base import ReadOptions
+from placement.readers.convert import Conversion, convert
 from placement.traces.trace import open_trace
+from placement.workload.counts_file import read_counts
 
 pytestmark = pytest.mark.engines
 NAME = "sglang.srt.eplb.expert_distribution"

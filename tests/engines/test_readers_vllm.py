@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from placement.traces.readers.convert import convert
+from placement.readers.convert import convert
 from placement.traces.trace import open_trace
 
 pytestmark = pytest.mark.engines

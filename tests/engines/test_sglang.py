@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from placement.core.placement import Placement
 from placement.errors import MapError
 from placement.exporters import get_exporter, get_importer
 from placement.exporters.base import ExportOptions
 from placement.exporters.deepseek_eplb import eplb_tensors
 from placement.exporters.imports import imported
-from placement.placement_map import Placement
 from placement.testing.exporters import small_placement
 
 pytestmark = pytest.mark.engines

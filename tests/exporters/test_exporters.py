@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
+from placement.core.placement import Placement
+from placement.documents.placement_json import load_placement
 from placement.errors import MapError, OptionError
 from placement.exporters import EXPORTERS, get_exporter, get_importer
 from placement.exporters.base import Exporter, ExportOptions
-from placement.exporters.layers import described, layer_numbers
-from placement.placement_json import load_placement
-from placement.placement_map import Placement
+from placement.exporters.engine_layers import described, layer_numbers
 from placement.testing.exporters import ExporterContract, exported, small_placement
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -20,14 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
+from placement.core.model import Model
+from placement.core.placement import Placement
+from placement.documents.placement_json import load_placement
 from placement.errors import InputError, MapError, OptionError
 from placement.exporters import EXPORTERS, get_exporter, get_importer
 from placement.exporters.base import ExportOptions, FileMap, Importer
 from placement.exporters.deepseek_eplb import eplb_tensors
 from placement.exporters.imports import imported
-from placement.model import Model
-from placement.placement_json import load_placement
-from placement.placement_map import Placement
 from placement.testing.exporters import by_rank, exported, small_placement
 
 GOLDEN = [[0, 1, 2, 3, 4, 5, 0, 1], [5, 4, 3, 2, 1, 0, 5, 4]]

@@ -8,9 +8,9 @@ import numpy as np
 from fuzz_base import Seeds, Target, folder, refusing
 from safetensors.numpy import save
 
-from placement.checkpoint import apply_map, verify_applied
-from placement.checkpoint.layouts import find_experts
-from placement.checkpoint.source import open_checkpoint
+from placement.runtime.checkpoint import apply_map, verify_applied
+from placement.runtime.checkpoint.layouts import find_experts
+from placement.runtime.checkpoint.source import open_checkpoint
 from placement.testing.exporters import small_placement
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from fuzz_base import Seeds, Target, folder, refusing
 
-from placement.cluster import cluster_from_yaml
+from placement.core.migration import map_digest
+from placement.core.placement import Placement
+from placement.documents.cluster_yaml import cluster_from_yaml
+from placement.documents.placement_json import document_bytes, load_placement, placement_document
 from placement.exporters import get_exporter, get_importer
 from placement.exporters.base import ExportOptions
 from placement.exporters.imports import imported
 from placement.grouping.grouping_json import load_grouping
-from placement.migration import map_digest
-from placement.placement_json import document_bytes, load_placement, placement_document
-from placement.placement_map import Placement
 from placement.testing.exporters import exported, small_placement
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from fuzz_base import COUNTED_EXPERTS, TESTS, Target, folder, refusing
 
+from placement.readers import READERS, detect
+from placement.readers.convert import convert
 from placement.testing.readers import Golden
-from placement.traces.count import count
-from placement.traces.counts_file import read_counts
-from placement.traces.readers import READERS, detect
-from placement.traces.readers.convert import convert
 from placement.traces.trace import open_trace
+from placement.workload.count import count
+from placement.workload.counts_file import read_counts
 
 RECORDINGS = TESTS / "golden" / "readers"
 

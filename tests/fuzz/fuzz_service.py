@@ -14,7 +14,7 @@ from fuzz_base import Seeds, Target, folder, refusing
 from fuzz_maps import grouping_document
 from fuzz_traces import trace_parts
 
-from placement.grouping.grouping_json import load_grouping
+from placement.grouping.grouping_json import load_router
 from placement.traces.trace import open_trace
 
 
@@ -61,11 +61,11 @@ def _application() -> Any:
     from placement_api.store.files import LocalFiles
     from placement_api.store.traces import TraceFolders
 
-    from placement.cluster_file import ClusterFile, cluster_of
+    from placement.documents.cluster_yaml import ClusterFile, cluster_of
 
     with folder() as base:
         (base / "g.json").write_text(json.dumps(grouping_document()))
-        router = load_grouping(base / "g.json").router.router()
+        router = load_router(base / "g.json")
     app = FastAPI()
     problems.install(app)
 

@@ -8,10 +8,10 @@ import numpy as np
 from fuzz_base import COUNTED_EXPERTS, Seeds, Target, folder, refusing
 from safetensors.numpy import save
 
-from placement.traces.count import count
-from placement.traces.counts_file import read_counts, write_counts
-from placement.traces.counts_folder import count_to_folder, merge_counted, read_counted
 from placement.traces.trace import open_trace
+from placement.workload.count import count
+from placement.workload.counts_file import read_counts, write_counts
+from placement.workload.counts_folder import count_to_folder, merge_counted, read_counted
 
 
 def trace_parts() -> dict[str, bytes]:

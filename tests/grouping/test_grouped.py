@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from placement import Cluster, Options, Placement, evaluate, load_placement, open_trace
-from placement.group import solve_grouped
-from placement.grouping import Router
 from placement.grouping.align import align_nodes
-from placement.grouping.grouping_json import grouping_bytes, load_grouping
+from placement.grouping.grouping_json import grouping_bytes, load_grouping, load_router
 from placement.grouping.home_costs import home_costs
 from placement.grouping.requests import requests_of
-from placement.grouping_document import grouping_document
+from placement.pipeline.documents.grouping_document import grouping_document
+from placement.pipeline.with_homes import solve_grouped
 
 WriteTrace = RunCli = Callable[..., Any]
 KINDS, EACH, TOKENS = 4, 10, 30
@@ -141,7 +140,7 @@ def test_the_file_comes_back(tmp_path: Path, kinds: Path, run_cli: RunCli) -> No
     placement, _ = load_placement(out)
     answer = evaluate(trace, [placement], home_Q=file.home_Q(trace))[0]
     assert file.gains[-1].train.node_sends_per_token == pytest.approx(float(answer.node_sends_L.mean()), abs=1e-6)
-    router = Router.load(groups)
+    router = load_router(groups)
     asked = np.zeros((3, 32), dtype=int)
     assert 0 <= router.assign(asked, [3, 0, 1, 2]) == 1
     measured = run_cli("evaluate", kinds, "--map", out, "--grouping", groups, "--json")

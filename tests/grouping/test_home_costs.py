@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from placement import Cluster, Placement, evaluate, open_trace
+from placement.core.topology import Topology
 from placement.errors import OptionError
 from placement.grouping.home_costs import home_costs
 from placement.grouping.requests import requests_of
-from placement.topology import Topology
 from placement.traces.cut import cut_requests
 
 WriteTrace = Callable[..., Any]

@@ -14,14 +14,14 @@ from html_page import Page
 
 import placement as package
 from placement import Cluster, Options, open_trace
-from placement.group import solve_grouped
-from placement.grouped import GroupedSolution
 from placement.grouping.grouping_json import json_schema, load_grouping, save_grouping
-from placement.grouping_document import grouping_document
-from placement.report.html import report_html
-from placement.report.numbers import number
+from placement.pipeline.documents.grouping_document import grouping_document
+from placement.pipeline.grouped_solution import GroupedSolution
+from placement.pipeline.with_homes import solve_grouped
+from placement.report.drawing.numbers import number
+from placement.report.solution.solution_page import report_html
 
-PUBLISHED = Path(package.__file__).parent / "schemas" / "expert-grouping-1.json"
+PUBLISHED = Path(package.__file__).parent / "documents" / "schemas" / "expert-grouping-1.json"
 CLUSTER = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=3)
 
 MakeGrouped = Callable[..., GroupedSolution]

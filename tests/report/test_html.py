@@ -14,10 +14,10 @@ import pytest
 from html_page import Page
 
 from placement import Solution
-from placement.report.html import report_html
-from placement.report.numbers import human_bytes, number
-from placement.report.png import heatmap_uri
-from placement.report.tables import headline
+from placement.report.drawing.numbers import human_bytes, number
+from placement.report.drawing.png import heatmap_uri
+from placement.report.solution.solution_page import report_html
+from placement.report.solution.solution_tables import headline
 
 MakeSolution = Callable[..., Solution]
 
@@ -120,7 +120,8 @@ def test_large_models_give_a_file_that_a_browser_can_take(make_solution: MakeSol
 def test_nothing_heavy_is_imported_before_a_report_is_made() -> None:
     """Commands that make no report do not wait for jinja2 or matplotlib."""
     code = (
-        "import sys, placement.report.html, placement.report.tables; print({'jinja2', 'matplotlib'} & set(sys.modules))"
+        "import sys, placement.report.solution.solution_page, placement.report.solution.solution_tables\n"
+        "print({'jinja2', 'matplotlib'} & set(sys.modules))"
     )
     answer = run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"

@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from placement import Cluster, Options, Solution, open_trace, solve
-from placement.report.html import report_html
-from placement.report.numbers import number
-from placement.report.part_tables import part_table, terminal_part_table
-from placement.report.tables import headline
+from placement.report.drawing.numbers import number
+from placement.report.solution.part_tables import part_table, terminal_part_table
+from placement.report.solution.solution_page import report_html
+from placement.report.solution.solution_tables import headline
 
 
 @pytest.fixture(scope="module")

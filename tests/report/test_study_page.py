@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from html_page import Page
 
-from placement.report.numbers import number, percent
-from placement.report.study_page import study_html
-from placement.traces.counts_file import read_counts
-from placement.traces.study import Study, characterize
+from placement.analysis.study import Study, characterize
+from placement.report.drawing.numbers import number, percent
+from placement.report.study.study_page import study_html
 from placement.traces.trace import open_trace
+from placement.workload.counts_file import read_counts
 
 NASTY = "<script>alert('&')</script>\x00"
 

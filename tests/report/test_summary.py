@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from placement import Cluster, Options, Solution, open_trace, solve
-from placement.report.html import report_html
-from placement.report.summary import headline
-from placement.topology import Level, Topology
+from placement.core.topology import Level, Topology
+from placement.report.solution.solution_page import report_html
+from placement.report.solution.summary import headline
 
 NOTHING_BUT_BALANCE = "Every placement sends the same here"
 RACKS = Topology(levels=(Level(name="rack", nodes=2, gbps=100.0),))

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from placement import Solution
-from placement.report.numbers import change, human_bytes, number, percent
-from placement.report.tables import comparison_table, evaluation_table, headline
+from placement.report.drawing.numbers import change, human_bytes, number, percent
+from placement.report.solution.solution_tables import comparison_table, evaluation_table, headline
 
 MakeSolution = Callable[..., Solution]
 

@@ -14,9 +14,9 @@ from moe import make_placement, torch
 from processes import run_processes
 
 from placement import Model, Placement
-from placement.checkpoint import apply_map
 from placement.errors import InputError, MapError, OptionError
 from placement.runtime import Attached, CapacityPolicy, Lockstep, Mesh, attach, torch_mesh
+from placement.runtime.checkpoint import apply_map
 
 SHAPE = (2, 2)
 STEPS = 3

@@ -15,11 +15,11 @@ from moe import Tokens, make_matrices, make_placement, make_tokens, run_experts,
 
 from placement import Placement
 from placement.errors import OptionError, RankError
-from placement.mixing import mix
 from placement.runtime import CapacityPolicy, Dispatcher, LayerMap, Lockstep, Mesh, MoELayer, entropy_load
 from placement.runtime.admission import admit, admit_on_device
 from placement.runtime.decision import Capacity
-from placement.runtime.words import mix as torch_mix
+from placement.runtime.hash64_torch import mix as torch_mix
+from placement.support.hash64 import mix
 
 EXPERTS, TOP_K, SLOTS = 10, 3, 3
 SHAPE = (2, 2)

@@ -1,4 +1,4 @@
-"""The replica choice in torch gives the slots of the one definition in `placement.cost.chosen`."""
+"""The replica choice in torch gives the slots of the one definition in `placement.cost.draw_slots`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from moe import make_placement, torch
 
 from placement.cost.replica_choice import REPLICA_CHOICES
-from placement.mixing import mix as numpy_mix
 from placement.runtime import LayerMap, ReplicaChooser
 from placement.runtime.choice_on_device import DeviceChooser
-from placement.runtime.words import mix, remainder
+from placement.runtime.hash64_torch import mix, remainder
+from placement.support.hash64 import mix as numpy_mix
 
 
 @settings(max_examples=60, deadline=None)

@@ -12,9 +12,9 @@ from moe import make_placement, make_tokens, torch
 
 from placement import Cluster, Placement, evaluate, open_trace
 from placement.cost.balanced import RunningLoad, cost_balanced
-from placement.cost.kernels import cost_replicated
+from placement.cost.kernel_replicas import cost_replicated
+from placement.cost.lookup_tables import LayerTables
 from placement.cost.replica_choice import REPLICA_CHOICES
-from placement.cost.tables import LayerTables
 from placement.cost.traffic import Traffic
 from placement.runtime import CapacityPolicy, Dispatcher, LayerMap, Lockstep, Mesh, MoELayer, ReplicaChooser
 from placement.runtime.decision import Capacity

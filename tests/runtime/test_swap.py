@@ -19,8 +19,8 @@ from processes import run_processes
 from test_attach import error, make_map, prompt, serve
 
 from placement import Placement
+from placement.core.migration import map_digest
 from placement.errors import MapError, OptionError, RankError
-from placement.migration import map_digest
 from placement.runtime import Dispatcher, LayerMap, Lockstep, Mesh, SlotWeights, Swap, attach, torch_mesh
 from placement.runtime.swap import DIGEST_BYTES
 from placement.runtime.swap_plan import swap_plan

@@ -9,11 +9,11 @@ from placement_api.pages.forms import FIELDS, body_of, proposal, values_of
 from placement_api.pages.start import start_of
 from placement_api.store.tables import TraceRow
 
-from placement.cluster_file import cluster_of
+from placement.core.model import Model
+from placement.core.placement import Placement
+from placement.documents.cluster_yaml import cluster_of
 from placement.exporters import EXPORTERS, get_exporter
 from placement.exporters.base import ExportOptions
-from placement.model import Model
-from placement.placement_map import Placement
 
 
 @pytest.mark.parametrize("kind", ["trace", "counts"])

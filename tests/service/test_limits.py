@@ -24,7 +24,7 @@ from tests_service import Server, answered, problem_of, tar_of, wait_until
 
 from placement.client import Client
 from placement.errors import TYPE_URI, TimeLimitError
-from placement.events import ignore
+from placement.support.progress import ignore
 
 CLUSTER = {"num_nodes": 2, "gpus_per_node": 2}
 SHORT = {"solver": "anneal", "bound": "none", "work_limit": 1_000}

@@ -150,11 +150,11 @@ def test_evaluate_diff_route_and_group_answer_what_the_library_does(
     plan = client.get(f"/v1/placements/{placement_id}/diff", params={"to": other}).json()
     assert plan == json.loads(run_cli("diff", old, new, "--json").stdout)
 
-    from placement.grouping import Router
+    from placement.grouping.grouping_json import load_router
 
     grouping = tmp_path / "grouping.json"
     grouping.write_bytes(client.get(f"/v1/placements/{placement_id}/grouping").content)
-    router = Router.load(grouping)
+    router = load_router(grouping)
     counts = [[9, 0, 0, 0, 0, 0, 0, 7], [0, 5, 5, 0, 0, 0, 0, 0]]
     routed = client.post(f"/v1/placements/{placement_id}/route", json={"counts": counts, "load": [0, 10]}).json()
     assert routed["node"] == router.assign(counts, [0, 10])

@@ -18,9 +18,9 @@ from placement_api.settings import Limits
 from tests_service import Server, problem_of, tar_of
 
 from placement.client import Client
-from placement.traces.readers import READERS
-from placement.traces.readers.base import ReadOptions
-from placement.traces.readers.convert import convert_below
+from placement.readers import READERS
+from placement.readers.base import ReadOptions
+from placement.readers.convert import convert_below
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "readers"
 CASES = [path.with_suffix("") for name in READERS for path in sorted((GOLDEN / name).glob("*.json"))]

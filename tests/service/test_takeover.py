@@ -20,8 +20,8 @@ from placement_api.jobs.queue import Jobs
 from tests_service import Server, problem_of, tar_of, wait_until
 
 from placement import Cluster, Options, open_trace, solution_document, solve
+from placement.documents.placement_json import document_bytes
 from placement.errors import OptionError
-from placement.placement_json import document_bytes
 
 LONG, SHORT = 30_000_000, 200_000  # three seconds, and almost none, on a quick machine
 SLACK_S = 10.0  # machines that run tests are slow at times

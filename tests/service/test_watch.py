@@ -14,11 +14,11 @@ sys.path.append(str(Path(__file__).parent.parent / "watch"))
 import httpx
 from test_planner import routed
 
-from placement.migration import map_digest
-from placement.placement_json import load_placement
-from placement.traces.count import count
-from placement.traces.sampled import write_sample
+from placement.core.migration import map_digest
+from placement.documents.placement_json import load_placement
 from placement.traces.trace import open_trace
+from placement.workload.as_trace import write_sample
+from placement.workload.count import count
 
 
 def test_proposals_are_made_and_kept_by_the_service(

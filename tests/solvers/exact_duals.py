@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from placement.cost.lagrangian_bound import Multipliers
-from placement.cost.replica_bound import HostMultipliers
-from placement.cost.spectral_bound import Pieces
+from placement.bounds.lagrangian_bound import Multipliers
+from placement.bounds.replica_bound import HostMultipliers
+from placement.bounds.spectral_bound import Pieces
 
 Long = np.longdouble
 

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.cluster import Cluster
-from placement.options import Options
-from placement.problem import LayerProblem
-from placement.solvers.anneal_chance import anneal_chance
-from placement.solvers.anneal_common import Incidence, balance, fare_per_copy_HX, incidence
-from placement.solvers.anneal_replicas import anneal_replicas
-from placement.solvers.anneal_single import anneal_single
+from placement.core.cluster import Cluster
+from placement.core.topology import Topology
+from placement.solvers.annealing.anneal_chance import anneal_chance
+from placement.solvers.annealing.anneal_common import Incidence, balance, fare_per_copy_HX, incidence
+from placement.solvers.annealing.anneal_replicas import anneal_replicas
+from placement.solvers.annealing.anneal_single import anneal_single
+from placement.solvers.annealing.replica_sends import sends_of_set
 from placement.solvers.eplb import Eplb
-from placement.solvers.replica_sends import sends_of_set
+from placement.solvers.options import Options
+from placement.solvers.problem import LayerProblem
 from placement.testing.problems import random_problem
-from placement.topology import Topology
 
 TRANSPORTS = st.sampled_from(["node", "rank", "assignment"])
 LINKS = st.sampled_from(["even", "nodes", "ranks"])

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
+from placement.core.placement import map_faults
 from placement.errors import OptionError
-from placement.parallel import make_executor
-from placement.placement_map import map_faults
-from placement.solvers.balance import balance_maps
+from placement.solvers.balancing.balance import balance_maps
 from placement.solvers.eplb import eplb_map
 from placement.solvers.moves import separate_copies
+from placement.support.parallel import make_executor
 
 
 def imbalance(row: npt.NDArray[np.integer], load_E: npt.NDArray[np.float64], cluster: Cluster) -> float:

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.cluster import Cluster
-from placement.cost.bounds import smallest_imbalance
+from placement.bounds.layer_bound import smallest_imbalance
+from placement.core.cluster import Cluster
+from placement.core.placement import map_faults
 from placement.errors import OptionError
-from placement.options import Options
-from placement.placement_map import map_faults
-from placement.solvers.balance import Balance
-from placement.solvers.balance_exact import exact_balance
+from placement.solvers.balancing.balance_exact import exact_balance
+from placement.solvers.balancing.balance_solver import Balance
+from placement.solvers.options import Options
 from placement.testing.problems import brute_force, random_problem
 
 FLASHLB = [600, 560, 120, 120, 20, 10, 10, 10]

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.choices import BOUNDS
-from placement.cluster import Cluster
-from placement.cost.bounds import sends_bound, smallest_imbalance
-from placement.cost.envelope import fewest_nodes, least_at, lower_lines
-from placement.options import Options
-from placement.problem import LayerProblem
+from placement.bounds.convex_envelope import fewest_nodes, least_at, lower_lines
+from placement.bounds.layer_bound import sends_bound, smallest_imbalance
+from placement.core.choices import BOUNDS
+from placement.core.cluster import Cluster
 from placement.solvers import get_solver
 from placement.solvers.auto import Auto
-from placement.solvers.bounds import objective_bound, prove
+from placement.solvers.options import Options
+from placement.solvers.problem import LayerProblem
+from placement.solvers.prove import objective_bound, prove
 from placement.testing.problems import brute_force, make_problem, planted_problem, random_problem, tiny_problems
 
 EPS = 1e-12  # rounding of the score itself

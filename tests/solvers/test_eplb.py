@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.cluster import Cluster
-from placement.options import Options
+from placement.core.cluster import Cluster
 from placement.solvers.eplb import Eplb, balanced_packing, eplb_map, replicate_experts
+from placement.solvers.options import Options
 from placement.testing.problems import random_problem
 
 README_LOADS = [

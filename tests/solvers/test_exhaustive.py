@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
 from placement.errors import InfeasibleError
-from placement.options import Options
-from placement.problem import LayerProblem
 from placement.solvers.auto import Auto
-from placement.solvers.exhaustive import Exhaustive
-from placement.solvers.exhaustive_kernels import all_ways
+from placement.solvers.exact.exhaustive import Exhaustive
+from placement.solvers.exact.exhaustive_kernels import all_ways
+from placement.solvers.options import Options
+from placement.solvers.problem import LayerProblem
 from placement.testing.problems import brute_force, planted_problem, random_problem
 
 

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.cluster import Cluster
-from placement.problem import LayerProblem, Score
-from placement.relabel import holds_GE, moved_P
+from placement.core.cluster import Cluster
+from placement.core.relabel import holds_GE, moved_P
+from placement.pipeline.move_budget import spend
+from placement.pipeline.move_front import Point, layer_front, point_of
 from placement.solvers import get_solver
-from placement.solvers.anneal_common import balance, incidence
-from placement.solvers.anneal_replicas import anneal_replicas
-from placement.solvers.anneal_single import anneal_single
-from placement.solvers.budget import spend
+from placement.solvers.annealing.anneal_common import balance, incidence
+from placement.solvers.annealing.anneal_replicas import anneal_replicas
+from placement.solvers.annealing.anneal_single import anneal_single
 from placement.solvers.eplb import Eplb
-from placement.solvers.fronts import Point, layer_front, point_of
+from placement.solvers.problem import LayerProblem, Score
 from placement.testing.problems import all_maps, random_problem, tiny_problems
 
 Row = npt.NDArray[np.int32]

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
 from placement.solvers.graph import Graph, capped_copies
 from placement.solvers.linear import linear_map
 from placement.testing.problems import planted_problem, random_problem

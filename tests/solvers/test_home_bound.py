@@ -10,14 +10,14 @@ import numpy.typing as npt
 import pytest
 from exact_duals import one_copy_dual
 
-from placement.cluster import Cluster
-from placement.cost.bounds import bound_steps, sends_bound, smallest_imbalance
-from placement.cost.lagrangian_bound import lagrangian_bound
-from placement.cost.set_partitions import even_splits, home_splits
-from placement.cost.spectral_bound import Pieces, spectral_bound
-from placement.options import Options
-from placement.problem import LayerProblem
-from placement.solvers.bounds import objective_bound
+from placement.bounds.lagrangian_bound import lagrangian_bound
+from placement.bounds.layer_bound import bound_steps, sends_bound, smallest_imbalance
+from placement.bounds.set_partitions import even_splits, home_splits
+from placement.bounds.spectral_bound import Pieces, spectral_bound
+from placement.core.cluster import Cluster
+from placement.solvers.options import Options
+from placement.solvers.problem import LayerProblem
+from placement.solvers.prove import objective_bound
 from placement.testing.problems import all_maps, random_problem
 
 EPS = 1e-12
@@ -135,7 +135,9 @@ def test_bound_under_a_cap_is_below_every_map_within_it(cap: float) -> None:
 
 def test_bound_is_that_of_its_multipliers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Computed once more in fractions and long double: what rounding may have added is taken off, and little more."""
-    monkeypatch.setattr("placement.cost.shared_matrix.MOST_EXPERTS_WITH_TRIANGLES", 0)  # not in the other computation
+    monkeypatch.setattr(
+        "placement.bounds.same_node_relaxation.MOST_EXPERTS_WITH_TRIANGLES", 0
+    )  # not in the other computation
     climbed = 0
     for seed in range(12):
         problem = tiny(ONE_COPY[seed % 6], seed, Options(balance_weight=[0.0, 0.7][seed % 2]))
@@ -152,7 +154,7 @@ def test_bound_is_that_of_its_multipliers(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("name", ["MOST_TOP_K", "MOST_CELLS"])
 def test_even_multipliers_give_a_bound(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a set has too many splits only its features are counted, or the sets take turns."""
-    monkeypatch.setattr(f"placement.cost.set_side.{name}", 0 if name == "MOST_TOP_K" else 60)
+    monkeypatch.setattr(f"placement.bounds.token_sets.{name}", 0 if name == "MOST_TOP_K" else 60)
     for seed in range(8):
         one = tiny(ONE_COPY[seed % len(ONE_COPY)], seed, Options(balance_weight=0.0))
         assert lagrangian_bound(pieces_of(one), iterations=60)[0] <= optimum(one) + EPS, seed

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
 from placement.errors import InfeasibleError, LimitError
-from placement.options import Options
-from placement.problem import LayerProblem
 from placement.solvers import get_solver
-from placement.solvers.ilp import MAX_TERMS, Ilp
-from placement.solvers.ilp_symmetry import canonical_map
+from placement.solvers.exact.ilp import MAX_TERMS, Ilp
+from placement.solvers.exact.ilp_symmetry import canonical_map
+from placement.solvers.options import Options
+from placement.solvers.problem import LayerProblem
 from placement.testing.problems import brute_force, make_problem, planted_problem, random_problem, tiny_problems
 
 PAIRS = Cluster(num_nodes=2, gpus_per_node=1, slots_per_gpu=3)

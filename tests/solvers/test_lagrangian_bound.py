@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from exact_duals import one_copy_dual
 
-from placement.cluster import Cluster
-from placement.cost.bounds import bound_steps, smallest_imbalance
-from placement.cost.lagrangian_bound import Multipliers, lagrangian_bound, node_range
-from placement.cost.set_partitions import set_partitions
-from placement.cost.spectral_bound import Pieces, spectral_bound
-from placement.options import Options
-from placement.problem import LayerProblem
-from placement.solvers.anneal import Anneal
-from placement.solvers.bounds import objective_bound
+from placement.bounds.lagrangian_bound import Multipliers, lagrangian_bound, node_range
+from placement.bounds.layer_bound import bound_steps, smallest_imbalance
+from placement.bounds.set_partitions import set_partitions
+from placement.bounds.spectral_bound import Pieces, spectral_bound
+from placement.core.cluster import Cluster
+from placement.solvers.annealing.anneal import Anneal
+from placement.solvers.options import Options
+from placement.solvers.problem import LayerProblem
+from placement.solvers.prove import objective_bound
 from placement.testing.problems import brute_force, planted_problem, random_problem
 
 EPS = 1e-12  # rounding of the score itself
@@ -88,7 +88,9 @@ def test_bound_is_below_the_optimum_and_not_below_the_quick_bound(price: float) 
 
 def test_bound_is_that_of_its_multipliers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Computed once more in fractions and long double: what rounding may have added is taken off, and little more."""
-    monkeypatch.setattr("placement.cost.shared_matrix.MOST_EXPERTS_WITH_TRIANGLES", 0)  # not in the other computation
+    monkeypatch.setattr(
+        "placement.bounds.same_node_relaxation.MOST_EXPERTS_WITH_TRIANGLES", 0
+    )  # not in the other computation
     climbed = 0
     for seed in range(2 * len(SHAPES)):
         pieces = pieces_of(tiny(seed, [0.0, 1.5][seed % 2]))
@@ -148,7 +150,7 @@ def test_sets_with_one_multiplier_give_a_bound(monkeypatch: pytest.MonkeyPatch) 
     """Where there are too many sets times partitions the sets take turns; with large K only their pairs are counted."""
     whole = [lagrangian_bound(pieces_of(tiny(seed, 0.5)), iterations=80)[0] for seed in range(14)]
     for name, value in (("MOST_CELLS", 40), ("MOST_TOP_K", 0)):
-        monkeypatch.setattr(f"placement.cost.set_side.{name}", value)
+        monkeypatch.setattr(f"placement.bounds.token_sets.{name}", value)
         for seed in range(14):
             problem = tiny(seed, 0.5)
             found, _ = lagrangian_bound(pieces_of(problem), iterations=80)
@@ -170,7 +172,7 @@ def test_bound_is_close_to_what_search_finds() -> None:
 def test_bound_without_triangles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers of many experts leave the triangle inequalities out; entries of X above 1 are priced instead."""
     with_them, _ = lagrangian_bound(small(), iterations=150)
-    monkeypatch.setattr("placement.cost.shared_matrix.MOST_EXPERTS_WITH_TRIANGLES", 8)
+    monkeypatch.setattr("placement.bounds.same_node_relaxation.MOST_EXPERTS_WITH_TRIANGLES", 8)
     without, at = lagrangian_bound(small(), iterations=150)
     assert at.triangle_T.size == 0
     assert spectral_bound(small(), 80) < without <= with_them + 1e-3

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from placement.cluster import Cluster
-from placement.model import Model
+from placement.core.cluster import Cluster
+from placement.core.model import Model
 from placement.solvers.layer_problems import BOOTSTRAP_SHARE, bootstrap_loads, num_bootstraps
-from placement.workload import Workload
+from placement.workload.workload import Workload
 
 EXPERTS, REQUESTS = 12, 40
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.cluster import Cluster
-from placement.options import Options
-from placement.solvers.exhaustive import Exhaustive
+from placement.core.cluster import Cluster
+from placement.solvers.exact.exhaustive import Exhaustive
 from placement.solvers.matching import Matching
+from placement.solvers.options import Options
 from placement.testing.problems import brute_force, random_problem
 
 WITHOUT = Options(balance_weight=0.0)

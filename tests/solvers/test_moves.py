@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
 from placement.solvers.moves import separate_copies
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from exact_duals import many_copies_dual, mean_sends
 
-from placement.cluster import Cluster
-from placement.cost.bounds import sends_bound
-from placement.cost.replica_bound import replica_bound
-from placement.cost.set_partitions import even_splits, host_splits
-from placement.options import Options
-from placement.problem import LayerProblem
+from placement.bounds.layer_bound import sends_bound
+from placement.bounds.replica_bound import replica_bound
+from placement.bounds.set_partitions import even_splits, host_splits
+from placement.core.cluster import Cluster
+from placement.solvers.options import Options
+from placement.solvers.problem import LayerProblem
 from placement.testing.problems import brute_force, random_problem
 
 EPS = 1e-12  # rounding of the score itself
@@ -63,7 +63,7 @@ def bound_of(problem: LayerProblem, iterations: int) -> float:
 )
 def test_bound_is_below_the_fewest_sends(name: str, value: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against brute force, with a multiplier for every feature of a set, for sets that take turns, or for none."""
-    monkeypatch.setattr(f"placement.cost.set_side.{name}", value)
+    monkeypatch.setattr(f"placement.bounds.token_sets.{name}", value)
     gaps = []
     for seed in range(count):
         problem = tiny(seed)

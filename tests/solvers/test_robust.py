@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement import Cluster, Options, Trace, count, open_trace, solution_document, solve
-from placement.placement_json import PlacementFile
+from placement.documents.placement_json import PlacementFile
+from placement.pipeline.mixtures import SCALE, Mixtures
+from placement.pipeline.robust import _choose, _relaxed, _worst
 from placement.solvers.layer_problems import layer_problem
-from placement.solvers.mixtures import SCALE, Mixtures
-from placement.solvers.robust import _choose, _relaxed, _worst
 from placement.traces.parts import parts_of
 
 CLUSTER = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2)

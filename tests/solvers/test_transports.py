@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement import Cluster, Options, open_trace, solve
-from placement.problem import LayerProblem, LayerSolution
+from placement.core.topology import Level, Topology
 from placement.solvers import get_solver
-from placement.solvers.bounds import objective_bound
+from placement.solvers.problem import LayerProblem, LayerSolution
+from placement.solvers.prove import objective_bound
 from placement.testing.problems import brute_force, random_problem
-from placement.topology import Level, Topology
-from placement.traces.presets import Shape, custom_shape
 from placement.traces.synth import write_synthetic
+from placement.traces.synthetic.presets import Shape, custom_shape
 
 TRANSPORTS = ("node", "rank", "assignment", "allgather")
 SINGLE = [(6, 2, 3, 1, 2), (6, 2, 2, 3, 1), (6, 3, 2, 1, 3), (4, 2, 2, 2, 1), (6, 2, 1, 3, 2)]

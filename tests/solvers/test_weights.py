@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.errors import InfeasibleError, LimitError
-from placement.problem import LayerProblem
-from placement.solvers.weights import WEIGHTS, solve_weights, weights_with
+from placement.pipeline.front_search import WEIGHTS, solve_weights, weights_with
+from placement.solvers.problem import LayerProblem
 from placement.testing.problems import all_maps, brute_force, tiny_problems
 
 TINY = 1e-9

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from placement import Cluster, Options, load_placement, solution_document, solve
+from placement.documents.placement_json import PlacementFile
 from placement.errors import OptionError, TraceError
-from placement.placement_json import PlacementFile
-from placement.report.html import report_html
-from placement.report.tables import headline
+from placement.report.solution.solution_page import report_html
+from placement.report.solution.solution_tables import headline
 from placement.solvers import SOLVERS
-from placement.traces.counts_file import read_counts
+from placement.workload.counts_file import read_counts
 
 CLUSTER = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=3)
 BALANCE = Options(objective="balance", work_limit=1_000)

@@ -18,10 +18,10 @@ from safetensors.numpy import load_file, save_file
 
 from placement import count, open_trace
 from placement.errors import OptionError, OutputError, TraceError
-from placement.parallel import make_executor, run_in_order
-from placement.traces.count import request_keys
-from placement.traces.counted import _drawn, count_sides
-from placement.traces.counts_folder import count_to_folder, merge_counted, parse_part, read_counted
+from placement.support.parallel import make_executor, run_in_order
+from placement.workload.count import request_keys
+from placement.workload.counted import _drawn, count_sides
+from placement.workload.counts_folder import count_to_folder, merge_counted, parse_part, read_counted
 
 FILES = ("counts.json", "counts.safetensors")
 SHAPE = {"tokens": 90, "requests": 9, "num_shards": 5, "num_experts": 6, "top_k": 2}
@@ -29,7 +29,7 @@ SHAPE = {"tokens": 90, "requests": 9, "num_shards": 5, "num_experts": 6, "top_k"
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("placement.traces.segment.SEGMENT_TOKENS", 20)
+    monkeypatch.setattr("placement.workload.segment.SEGMENT_TOKENS", 20)
 
 
 def content(folder: Path) -> list[bytes]:
@@ -59,14 +59,14 @@ def test_parts_merge_to_the_bytes_of_the_whole(
     write_trace: Any,
 ) -> None:
     """Whatever the number of parts, their order, the segments and the workers; large shards are cut, too."""
-    with tempfile.TemporaryDirectory() as root, patch("placement.traces.counted.MEASURED_TOKENS", sample):
+    with tempfile.TemporaryDirectory() as root, patch("placement.workload.counted.MEASURED_TOKENS", sample):
         folder = Path(root)
         # few experts and positions that all are alike: many tokens have the same key and the same experts, or not quite
         written = write_trace(folder / "t", tokens=tokens, num_shards=shards, seed=seed, num_experts=3, num_layers=3)
         _forget_positions(written)
         trace = open_trace(folder / "t")
         count_to_folder(trace, folder / "whole", holdout=holdout)
-        with patch("placement.traces.segment.SEGMENT_TOKENS", segment), make_executor(3) as executor:
+        with patch("placement.workload.segment.SEGMENT_TOKENS", segment), make_executor(3) as executor:
             pieces = [folder / f"part{number}" for number in range(1, parts + 1)]
             for number, piece in enumerate(pieces, start=1):
                 count_to_folder(trace, piece, holdout=holdout, part=(number, parts), executor=executor)
@@ -99,7 +99,7 @@ def test_both_files_are_the_same_with_the_same_segments(tmp_path: Path, write_tr
 @given(tokens=st.integers(20, 80), seed=st.integers(0, 1000), sample=st.sampled_from([7, 1000]))
 def test_sides_are_the_counts_of_their_requests(tokens: int, seed: int, sample: int, write_trace: Any) -> None:
     """One pass for both sides gives what counting each side's requests alone gives, in every field."""
-    with tempfile.TemporaryDirectory() as root, patch("placement.traces.counted.MEASURED_TOKENS", sample):
+    with tempfile.TemporaryDirectory() as root, patch("placement.workload.counted.MEASURED_TOKENS", sample):
         trace = open_trace(write_trace(root, tokens=tokens, seed=seed, requests=10, num_shards=3, top_k=3).folder)
         drawn = _drawn(request_keys([request.id for request in trace.requests], seed), 0.4)
         if drawn.all() or not drawn.any():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from placement import open_trace
-from placement.traces import gathered
+from placement.traces import token_order as gathered
 
 
 @pytest.mark.parametrize("limit", [1, 250, 10_000])

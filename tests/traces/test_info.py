@@ -9,11 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from placement.errors import TraceError
-from placement.model import Model
-from placement.traces.format import RequestEntry
-from placement.traces.info import describe
-from placement.traces.statistics import (
+from placement.analysis.info import describe
+from placement.analysis.statistics import (
     coactivation_lift,
     domain_drift,
     load_cv,
@@ -21,6 +18,9 @@ from placement.traces.statistics import (
     overlap_chance,
     previous_rows,
 )
+from placement.core.model import Model
+from placement.errors import TraceError
+from placement.traces.format import RequestEntry
 from placement.traces.trace import open_trace
 from placement.traces.write import Piece, new_folder, write_trace
 

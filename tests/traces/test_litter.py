@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from placement.traces.litter import is_litter, left_out
-from placement.traces.readers.convert import convert
+from placement.readers.convert import convert
+from placement.traces.storage.litter import is_litter, left_out
 from placement.traces.trace import open_trace
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "readers" / "vllm"

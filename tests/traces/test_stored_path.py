@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from placement.errors import TraceError
-from placement.traces.count import count
-from placement.traces.stored_path import StoredPath, is_url
+from placement.traces.storage.stored_path import StoredPath, is_url
 from placement.traces.trace import open_trace
+from placement.workload.count import count
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -100,7 +100,7 @@ def test_pieces_are_read_and_not_whole_files(
     memory: str, tmp_path: Path, write_trace: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows in the middle of a shard, whatever the size of the pieces that are fetched."""
-    monkeypatch.setattr("placement.traces.stored_path.PIECE_BYTES", 64)
+    monkeypatch.setattr("placement.traces.storage.stored_path.PIECE_BYTES", 64)
     written = write_trace(tmp_path / "t", tokens=500, num_layers=3, weights=True)
     upload(written.folder, f"{memory}/t")
     (shard,) = open_trace(f"{memory}/t").shards

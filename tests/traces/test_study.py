@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from placement.analysis.info import describe
+from placement.analysis.study import Study, characterize
+from placement.analysis.study.domains import PENALTIES, folds_of, told_labels
+from placement.analysis.study.layer_study import foretelling, gini, group_imbalance, top_share
+from placement.analysis.study.study_kernels import pack_evenly
 from placement.errors import OptionError
-from placement.traces.counts_file import read_counts
-from placement.traces.info import describe
-from placement.traces.study import Study, characterize
-from placement.traces.study.domains import PENALTIES, folds_of, told_labels
-from placement.traces.study.kernels import pack_evenly
-from placement.traces.study.layers import foretelling, gini, group_imbalance, top_share
 from placement.traces.trace import open_trace
+from placement.workload.counts_file import read_counts
 
 Array = np.ndarray
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from placement.errors import InputError, OptionError, OutputError
-from placement.traces.count import count
-from placement.traces.presets import PRESETS, Shape, custom_shape, preset
 from placement.traces.synth import synthesize, write_synthetic
-from placement.traces.synth_requests import plan_requests
+from placement.traces.synthetic.presets import PRESETS, Shape, custom_shape, preset
+from placement.traces.synthetic.synth_requests import plan_requests
 from placement.traces.trace import open_trace
 from placement.traces.write import Piece
+from placement.workload.count import count
 
 
 def few_layers(name: str, layers: int = 2) -> Shape:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from placement.traces.info import TraceInfo, describe
-from placement.traces.presets import preset
+from placement.analysis.info import TraceInfo, describe
 from placement.traces.synth import write_synthetic
+from placement.traces.synthetic.presets import preset
 from placement.traces.trace import open_trace
 
 REPOSITORY = Path(__file__).parents[2]

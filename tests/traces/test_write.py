@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from placement.core.model import Model
 from placement.errors import OutputError, TraceError
-from placement.model import Model
-from placement.traces.count import count
 from placement.traces.format import RequestEntry, read_manifest
 from placement.traces.split import split_requests
 from placement.traces.trace import Trace, open_trace
 from placement.traces.write import Piece, merge_traces, new_folder, write_split, write_trace
+from placement.workload.count import count
 
 MODEL = Model(name="tiny", layer_ids=(0, 1, 4), num_experts=300, top_k=2, num_groups=3)
 

@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from placement import Model, Workload
+from placement.analysis.watch import Window, drift_test
 from placement.errors import OptionError
-from placement.watch import Window, drift_test
 
 MODEL = Model(name="tiny", layer_ids=(0, 1), num_experts=8, top_k=2)
 TOKENS = 40

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from placement.analysis.watch.sglang_recorder import Recorder
 from placement.errors import InputError, OptionError
-from placement.watch.engine import Recorder
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "readers" / "sglang" / "per-token"
 

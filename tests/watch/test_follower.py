@@ -11,10 +11,10 @@ import pytest
 from test_planner import routed
 
 from placement import Model, load_placement, open_trace
+from placement.analysis.watch.follower import Follower
+from placement.core.migration import map_digest
 from placement.errors import TraceError
-from placement.migration import map_digest
-from placement.traces.readers.convert import convert
-from placement.watch.follower import Follower
+from placement.readers.convert import convert
 
 MODEL = Model(name="tiny", layer_ids=(0, 1), num_experts=8, top_k=2)
 RECORDINGS = Path(__file__).parents[1] / "golden" / "readers"

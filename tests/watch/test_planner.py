@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from placement import Cluster, Options, Workload, count, open_trace, solve
+from placement.analysis.watch import Planner, Window
+from placement.analysis.watch.planner import CHANGE, NOT_WORTH_IT, STEADY
+from placement.analysis.watch.unseen import fitted_and_unseen
 from placement.errors import MapError, OptionError
-from placement.watch import Planner, Window
-from placement.watch.planner import CHANGE, NOT_WORTH_IT, STEADY
-from placement.watch.unseen import fitted_and_unseen
 
 CLUSTER = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=4)
 OPTIONS = Options(objective="time", bound="none", work_limit=3000)

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from placement.errors import PlacementError, TimeLimitError
-from placement.events import Progress
+from placement.support.progress import Progress
 from placement_api.jobs.work import Answer, Task, compute
 from placement_api.problems import Problem, from_library
 

@@ -19,8 +19,8 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetEnqueueOptions
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
+from placement import __version__
 from placement.errors import PlacementError
-from placement.version import VERSION
 from placement_api.jobs import child
 from placement_api.jobs.hosts import Hosts, check_dbos
 from placement_api.jobs.turns import check_room, next_turn
@@ -95,7 +95,7 @@ class Jobs:
         Raises:
             Problem: The key was used otherwise (422), or as many jobs of the caller wait as may (429).
         """
-        digest = hashlib.sha256(json.dumps([kind, VERSION, request], sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([kind, __version__, request], sort_keys=True).encode()).hexdigest()
         try:
             job = self._find_or_add(kind, request, digest, caller, key)
         except IntegrityError:  # another request was faster

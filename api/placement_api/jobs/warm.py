@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from placement.cluster import Cluster
-from placement.model import Model
-from placement.options import Options
-from placement.parallel import make_executor
+from placement.core.cluster import Cluster
+from placement.core.model import Model
 from placement.pipeline.solve import solve
-from placement.report.html import report_html
-from placement.solvers.anneal_replicas import replicas_kernel
-from placement.solvers.anneal_single import single_kernel
-from placement.solvers.balance_kernels import balanced_row
-from placement.traces.counts_file import Counts
-from placement.traces.presets import custom_shape
+from placement.report.solution.solution_page import report_html
+from placement.solvers.annealing.anneal_replicas import replicas_kernel
+from placement.solvers.annealing.anneal_single import single_kernel
+from placement.solvers.balancing.balance_kernels import balanced_row
+from placement.solvers.options import Options
+from placement.support.parallel import make_executor
 from placement.traces.synth import write_synthetic
+from placement.traces.synthetic.presets import custom_shape
 from placement.traces.trace import open_trace
+from placement.workload.counts_file import Counts
 
 WORK = 100
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import select, update
 
-from placement.events import Progress
+from placement.support.progress import Progress
 from placement_api.store.database import AWAY, Database
 from placement_api.store.tables import RUNNING, JobRow
 

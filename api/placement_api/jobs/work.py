@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from placement.cluster import Cluster
-from placement.cluster_file import ClusterFile, cluster_of
+from placement.core.cluster import Cluster
 from placement.cost.evaluation import evaluate
+from placement.documents.cluster_yaml import ClusterFile, cluster_of
+from placement.documents.placement_json import document_bytes, load_placement
 from placement.errors import OptionError
-from placement.events import Listener
-from placement.group import solve_grouped
 from placement.grouping.grouping_json import grouping_bytes
-from placement.grouping_document import grouping_document
-from placement.options import Options
-from placement.parallel import make_executor
+from placement.pipeline.documents.grouping_document import grouping_document
+from placement.pipeline.solution import Solution, solution_document
 from placement.pipeline.solve import solve
-from placement.placement_json import document_bytes, load_placement
-from placement.report.html import report_html
-from placement.solution import Solution, solution_document
+from placement.pipeline.with_homes import solve_grouped
+from placement.report.solution.solution_page import report_html
+from placement.solvers.options import Options
+from placement.support.parallel import make_executor
+from placement.support.progress import Listener
 from placement.traces.trace import Trace
 from placement_api.pages.figures import figures_bytes
 from placement_api.settings import Settings

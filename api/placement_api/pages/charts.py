@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from placement.report.expert_maps import CLASS_LABELS, LayerMap, layer_map
-from placement.report.figures import rank_heatmap, reach_of, series_of, shape_of
-from placement.report.layer_lines import Line, layer_lines
+from placement.report.drawing.layer_lines import Line, layer_lines
+from placement.report.solution.expert_maps import CLASS_LABELS, LayerMap, layer_map
+from placement.report.solution.solution_charts import rank_heatmap, reach_of, series_of, shape_of
 from placement_api.pages.figures import Figures, Floats
 from placement_api.pages.looks import Look
 

@@ -6,9 +6,9 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from placement.model import Model
-from placement.traces.presets import Shape
+from placement.core.model import Model
 from placement.traces.synth import write_synthetic
+from placement.traces.synthetic.presets import Shape
 
 MODEL = Model(name="Example: synthetic MoE", layer_ids=tuple(range(8)), num_experts=32, top_k=4)
 TOKENS, REQUESTS, SEED = 16_000, 120, 1

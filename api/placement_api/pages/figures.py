@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from placement.report.expert_maps import slot_load_LP
-from placement.report.figures import rank_load_LG
-from placement.report.summary import headline, shown_part
-from placement.solution import Solution
+from placement.pipeline.solution import Solution
+from placement.report.solution.expert_maps import slot_load_LP
+from placement.report.solution.solution_charts import rank_load_LG
+from placement.report.solution.summary import headline, shown_part
 
 Floats = npt.NDArray[np.float64]
 KEPT = 64  # in memory

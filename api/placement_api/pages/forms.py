@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from placement.choices import BOUNDS, OBJECTIVES, TRANSPORTS
-from placement.cluster import Cluster
-from placement.cluster_file import ClusterFile, cluster_of
+from placement.core.choices import BOUNDS, OBJECTIVES, TRANSPORTS
+from placement.core.cluster import Cluster
 from placement.cost.replica_choice import REPLICA_CHOICES
+from placement.documents.cluster_yaml import ClusterFile, cluster_of
 from placement.errors import PlacementError
-from placement.options import Options
 from placement.solvers import SOLVERS
+from placement.solvers.options import Options
 from placement_api.problems import Problem
 from placement_api.store.tables import TraceRow
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import select
 
-from placement.report.figures import series_of, shape_of
-from placement.report.numbers import number
-from placement.report.svg import Chart, ticks
+from placement.report.drawing.numbers import number
+from placement.report.drawing.svg import Chart, ticks
+from placement.report.solution.solution_charts import series_of, shape_of
 from placement_api.pages.looks import REFERENCE, wanted
 from placement_api.service import Service
 from placement_api.store.tables import DONE, OPEN, JobRow

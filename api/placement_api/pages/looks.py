@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from placement.placement_json import PlacementFile, load_placement
-from placement.placement_map import Placement
-from placement.report.figures import series_of, shape_of
-from placement.report.numbers import NONE, change, number, percent, plural
+from placement.core.placement import Placement
+from placement.documents.placement_json import PlacementFile, load_placement
+from placement.report.drawing.numbers import NONE, change, number, percent, plural
+from placement.report.solution.solution_charts import series_of, shape_of
 from placement_api.pages.figures import KEPT, Figures, read_figures
 from placement_api.pages.forms import DEFAULTS
 from placement_api.store.blobs import Blobs

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement.migration import MigrationPlan
-from placement.report.migration import migration_line
+from placement.core.migration import MigrationPlan
+from placement.report.solution.migration_table import migration_line
 
 MOST_STEPS = 200
 LEVELS = 5

@@ -14,11 +14,11 @@ import jinja2
 from fastapi.responses import HTMLResponse
 from markupsafe import Markup, escape
 
-from placement.report.numbers import change, human_bytes, number, percent, plural
-from placement.version import VERSION
+from placement import __version__
+from placement.report.drawing.numbers import change, human_bytes, number, percent, plural
 
 STYLE = "report.css"  # of the report: same colours, same letters
-OF_REPORT = ("legend.html.j2",)
+OF_REPORT = ("drawing/legend.html.j2",)
 OWN = ("page.css", "page.js", "upload.js", "job.js", "charts.js", "vendor/chart.umd.min.js", "vendor/chart.LICENSE.md")
 
 _folder = files("placement_api.pages")
@@ -39,7 +39,7 @@ def asset(name: str) -> tuple[bytes, str] | None:
 
 @cache
 def _read(name: str) -> tuple[bytes, str]:
-    found = files("placement.report").joinpath(STYLE) if name == STYLE else _folder.joinpath("static", name)
+    found = files("placement.report").joinpath("drawing", STYLE) if name == STYLE else _folder.joinpath("static", name)
     return found.read_bytes(), mimetypes.guess_type(name)[0] or "text/plain"
 
 
@@ -72,7 +72,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"address": address, "version": VERSION, "plural": plural, "change": change}
+    environment.globals |= {"address": address, "version": __version__, "plural": plural, "change": change}
     environment.filters |= {
         "number": number,
         "percent": percent,

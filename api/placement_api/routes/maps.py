@@ -12,11 +12,11 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
+from placement.core.migration import MigrationPlan, migration_plan
+from placement.documents.placement_json import document_bytes, load_placement
 from placement.errors import InputError
 from placement.grouping.router import Router
-from placement.migration import MigrationPlan, migration_plan
-from placement.placement_json import document_bytes, load_placement
 from placement_api.bodies import Body
 from placement_api.problems import Problem, faults
 from placement_api.routes import Frequent, Here, Reader

@@ -11,13 +11,13 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 from sqlalchemy import func, select
 
-from placement.cluster import Cluster
+from placement.core.cluster import Cluster
+from placement.core.model import Model
+from placement.documents.placement_json import load_placement
 from placement.errors import PlacementError
-from placement.model import Model
-from placement.options import Options
 from placement.pipeline.solve import solve
-from placement.placement_json import load_placement
-from placement.traces.counts_file import Counts
+from placement.solvers.options import Options
+from placement.workload.counts_file import Counts
 from placement_api.metrics import CONTENT_TYPE, layer_series
 from placement_api.problems import Problem, faults, from_library
 from placement_api.routes import Here, Reader

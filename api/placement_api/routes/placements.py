@@ -9,9 +9,9 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import delete, select
 from starlette.concurrency import run_in_threadpool
 
+from placement.documents.placement_json import load_placement
 from placement.exporters import EXPORTERS, get_exporter
 from placement.exporters.base import ExportOptions
-from placement.placement_json import load_placement
 from placement_api.answers import JobAnswer, PlacementAnswer
 from placement_api.bodies import EvaluateBody, PlacementBody
 from placement_api.checks import check_evaluate, check_solve

@@ -14,8 +14,8 @@ from pydantic import Field, ValidationError
 from sqlalchemy import select
 from starlette.datastructures import UploadFile
 
-from placement.traces.info import describe
-from placement.traces.readers import READERS
+from placement.analysis.info import describe
+from placement.readers import READERS
 from placement.traces.trace import Trace
 from placement_api.answers import TraceAnswer
 from placement_api.archives import SUFFIXES

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from placement.errors import InputError
-from placement.files import make_folder
+from placement.support.atomic_files import make_folder
 from placement_api.store.files import Entry
 from placement_api.store.s3 import Buckets, Place
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from placement.files import make_folder, sync_folder, write_atomic
+from placement.support.atomic_files import make_folder, sync_folder, write_atomic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import gzip
 from dataclasses import dataclass, field
 from functools import partial
 
+from placement.grouping.grouping_json import load_router
 from placement.grouping.router import Router
 from placement_api.memory import Fresh, Memory, Once
 from placement_api.store.blobs import Blobs
@@ -75,6 +76,6 @@ class Recent:
             return known
         return await self._once.read(
             (digest, "router"),
-            lambda: Router.load(self.blobs.path(digest)),
+            lambda: load_router(self.blobs.path(digest)),
             lambda router: self._routers.put(digest, router, 2 * router.saved_MEN.nbytes),
         )

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from placement.files import make_folder, sync_folder, write_atomic
-from placement.traces.counts_file import Counts, is_counts_file, read_counts
-from placement.traces.litter import is_litter, left_out
+from placement.support.atomic_files import make_folder, sync_folder, write_atomic
+from placement.traces.storage.litter import is_litter, left_out
 from placement.traces.trace import Trace, open_trace
+from placement.workload.counts_file import Counts, is_counts_file, read_counts
 from placement_api.archives import SUFFIXES, check_name, unpack
 from placement_api.problems import Problem
 from placement_api.reading import Found, ReadAs, found_of, read

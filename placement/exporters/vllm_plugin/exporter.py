@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from placement.core.placement import Placement
+from placement.documents.placement_json import document_bytes, placement_document
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions
-from placement.exporters.layers import check_several_ranks, layer_hints
+from placement.exporters.engine_layers import check_several_ranks, layer_hints
 from placement.exporters.vllm import NEVER, REPLICA_CHOICE
 from placement.exporters.vllm_plugin import VARIABLE
-from placement.placement_json import document_bytes, placement_document
-from placement.placement_map import Placement
 
 MOST_REDUNDANT = 1023  # MAX_EXPERT_REDUNDANCY of vLLM 0.33
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from placement.core.placement import Placement
+from placement.documents.placement_json import load_placement
 from placement.errors import InputError, MapError
-from placement.exporters.layers import main_LP
-from placement.placement_json import load_placement
-from placement.placement_map import Placement
+from placement.exporters.engine_layers import main_LP
 
 MADE_FOR = "vLLM 0.33.0"
 ASKED = ("weight", "num_replicas", "num_groups", "num_nodes", "num_ranks", "old_global_expert_indices")

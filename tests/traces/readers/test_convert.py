@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from placement.errors import InputError, OptionError, OutputError, TraceError
-from placement.traces.counts_file import read_counts
-from placement.traces.readers.base import ReadOptions, parse_ids, ranges
-from placement.traces.readers.convert import Conversion, convert
-from placement.traces.readers.count_rows import MOST_ROWS, CountRows
-from placement.traces.readers.sglang_requests import RequestTracker
+from placement.readers.base import ReadOptions, parse_ids, ranges
+from placement.readers.convert import Conversion, convert
+from placement.readers.count_rows import MOST_ROWS, CountRows
+from placement.readers.sglang_requests import RequestTracker
 from placement.traces.trace import open_trace
+from placement.workload.counts_file import read_counts
 
 Array = npt.NDArray[Any]
 GOLDEN = Path(__file__).parents[2] / "golden" / "readers"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from placement.readers import READERS, get_reader
+from placement.readers.base import Reader
 from placement.testing.readers import Golden, ReaderContract
-from placement.traces.readers import READERS, get_reader
-from placement.traces.readers.base import Reader
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "readers"
 CASES = [(name, case) for name in READERS for case in sorted(path.name for path in (GOLDEN / name).glob("*/"))]

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from placement.errors import TraceError
-from placement.traces.readers.base import ReadOptions
-from placement.traces.readers.convert import convert
+from placement.readers.base import ReadOptions
+from placement.readers.convert import convert
 
 
 class Trap:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.errors import TraceError
-from placement.traces.readers.torch_file import StoredTensor, open_document
+from placement.readers.torch_file import StoredTensor, open_document
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "readers" / "sglang"
 DTYPES = ["int8", "uint8", "int16", "int32", "int64", "float16", "float32", "float64", "bool"]
@@ -77,7 +77,7 @@ def test_torch_is_not_needed() -> None:
     """The service's image has none: SGLang's dumps are read all the same."""
     command = (
         "import sys; sys.modules['torch'] = None; from pathlib import Path;"
-        "from placement.traces.readers.torch_file import open_document;"
+        "from placement.readers.torch_file import open_document;"
         f"print(*[open_document(path) for path in Path({str(GOLDEN)!r}).rglob('*.pt')])"
     )
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=60)

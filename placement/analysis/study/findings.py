@@ -1,0 +1,142 @@
+"""What the study answers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from placement.analysis.study.domains import Similarity, Telling
+from placement.core.model import Model
+
+SCHEMA = "trace-study/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerStudy:
+    """One layer; None where the trace does not allow it.
+
+    load_skew, balancedness  max / mean of the experts' loads, and mean / max
+    load_gini, load_cv       Gini coefficient; standard deviation / mean
+    top_share                share of the assignments at the busiest tenth of the experts
+    rank_imbalance, node_imbalance  max / mean over ranks, nodes, when experts lie in order of their ids
+    drift, drift_chance      total variation between a domain's loads and all, and of requests dealt to random domains
+    overlap_next             share of a token's top-k set that the token before it in its request visits too; then the
+    overlap_request          same of another token of its request, of another request of its domain, of another
+    overlap_domain           domain, and of any two tokens by the experts' popularity alone
+    overlap_other, overlap_chance
+    own, same_domain, other_domain  correlation over experts of a request's first part with the second part of itself,
+                             of others of its domain, of requests of other domains
+    balance_shared, balance_own  rank imbalance of a domain's traffic under one map for all, and under its own
+    """
+
+    layer_id: int
+    load_skew: float
+    balancedness: float
+    load_gini: float
+    load_cv: float
+    top_share: float
+    rank_imbalance: float
+    node_imbalance: float
+    drift: float | None
+    drift_chance: float | None
+    overlap_next: float | None
+    overlap_request: float | None
+    overlap_domain: float | None
+    overlap_other: float | None
+    overlap_chance: float
+    own: float | None
+    same_domain: float | None
+    other_domain: float | None
+    balance_shared: float | None
+    balance_own: float | None
+
+
+MEASURES = tuple(LayerStudy.__dataclass_fields__)[1:]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Homes:
+    """What homes can do, on the second parts of the requests; shares of their assignments, and sends.
+
+    requests             that this was measured on
+    held                 experts of a layer that a node holds
+    chance               share served by a home chosen at random
+    all, domain, first   share served by a home that holds the `held` experts that are most used by all other requests,
+                         by others of the domain, by the request's own first part: chosen without the second part
+    best                 the same of the second part itself: no home of so many experts serves more
+    sends_random         sends per token with experts in order of their ids and random homes
+    sends_first          the same with each request at the node that serves its first part best, however full that is
+    sends_best           the same for the second part itself: the least that homes can do for that placement
+    """
+
+    requests: int
+    held: int
+    chance: float
+    all: float
+    domain: float | None
+    first: float
+    best: float
+    sends_random: float
+    sends_first: float
+    sends_best: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """num_requests have tokens; sampled_requests of them are what all is measured on but load, next tokens and chance.
+
+    by             "domain" or "category": what requests are told apart by
+    first_part     "prefill" or "first quarter", whichever is to foretell the rest; None for counts without tokens
+    missing        one sentence for each part that the trace does not allow
+    """
+
+    model: Model
+    by: str
+    num_tokens: int
+    num_requests: int
+    sampled_requests: int
+    num_nodes: int
+    gpus_per_node: int
+    seed: int
+    first_part: str | None
+    layers: tuple[LayerStudy, ...]
+    similarity: Similarity | None
+    telling: Telling | None
+    homes: Homes | None
+    missing: tuple[str, ...]
+
+    @property
+    def domain_share(self) -> float | None:
+        """Of what decides which experts a token visits, 0 to 1: how much lies between domains."""
+        return self._share("overlap_domain")
+
+    @property
+    def request_share(self) -> float | None:
+        """How much lies between requests, domains included; the rest differs from token to token."""
+        return self._share("overlap_request")
+
+    def _share(self, measure: str) -> float | None:
+        """(overlap - chance) / (1 - chance): the overlap of unrelated tokens is 0, that of a token with itself 1."""
+        overlap, chance = self.mean(measure), self.mean("overlap_chance")
+        return None if overlap is None or chance is None or chance >= 1 else (overlap - chance) / (1 - chance)
+
+    def mean(self, measure: str) -> float | None:
+        """Over the layers that have it, of a measure of `MEASURES`."""
+        values = self.values(measure)
+        return float(np.mean(values)) if values else None
+
+    def values(self, measure: str) -> list[float]:
+        found = [getattr(layer, measure) for layer in self.layers]
+        return [value for value in found if value is not None]
+
+    def document(self) -> dict[str, Any]:
+        """Plain values for JSON, schema `trace-study/1`."""
+        return {
+            "schema": SCHEMA,
+            **asdict(self),
+            "mean": {measure: self.mean(measure) for measure in MEASURES},
+            "domain_share": self.domain_share,
+            "request_share": self.request_share,
+        }

@@ -1,0 +1,1 @@
+"""Lower bounds that prove how good a placement is."""

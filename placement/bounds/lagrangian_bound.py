@@ -1,0 +1,290 @@
+"""A tight lower bound on what any placement with one copy per expert costs, by Lagrangian decomposition.
+
+Every top-k set gets pairs of its own, which say which of its experts share a node, and the map has its same-node matrix
+X. Both have to agree: a multiplier prices each pair of each set. Apart, both sides are solved: a set takes the best of
+its partitions over nodes (`set_partitions`), X is bounded by eigenvalues (`same_node_relaxation`), and
+
+    cost >= sum over sets of the least (blocks + theta . pairs) + the least (balance - <theta, X>)
+
+for any multipliers. The imbalance is that of the most loaded node, which is at least any weighted mean of the loads of
+the experts' nodes, which is linear in X: a row of weights per row of loads is one more set of multipliers. A cap on the
+load of a node is linear in X too: for every expert the load of its node is in a range, and multipliers price both ends.
+
+Adam climbs a smoothed version (softmax over partitions, eigenvectors chosen softly) whose smoothing and steps shrink;
+every iterate is judged unsmoothed, the best is kept, and a bound of the rounding errors is subtracted.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.bounds.dual_ascent import Adam, adam_bias
+from placement.bounds.layer_bound import MARGIN, bound_steps
+from placement.bounds.same_node_relaxation import Earned, SharedMatrix
+from placement.bounds.spectral_bound import ERROR_FACTOR, Pieces, spectral_bound
+from placement.bounds.token_sets_by_group import SetSides
+
+Floats = npt.NDArray[np.float64]
+
+ITERATIONS, FEW_ITERATIONS = 800, 200  # the latter where they are dear: 60 ms each for 16,000 sets of 8 of 256
+FIRST_THETA = 1.8  # / K
+# first and last value, falling geometrically
+STRIDE = (0.1, 0.002)  # of multipliers of pairs
+SOFT_PARTITIONS = (0.2, 0.002)  # in blocks
+SOFT_EIGENVALUES = (0.1, 0.001)  # of their spread
+SOFT_MAP = 0.05  # of the same, for a map: the last X of a climb is but one of many that are as good
+PRICE_STRIDE, FLOOR_STRIDE, NODE_STRIDE = 2.0, 0.5, 0.03  # of STRIDE; the first in units of X's mean reward for a pair
+RANGE_STRIDE = 0.3  # of the same unit times experts
+WARM_PROGRESS = 0.3  # where in the schedule a start from multipliers begins
+
+
+class Multipliers(NamedTuple):
+    """Any values give a valid bound (prices of inequalities have to be >= 0, and are made so).
+
+    pair_UC     float64 [U, K(K-1)/2], of the pairs of each set with a random home, by falling weight; 1 is the price
+                of a node
+    home_UC     float64 [U, K(K+1)/2], the same of each set with a given home, then of its pairs of expert and home
+    floor_B     float64 [B], weight of the floor in an imbalance, in 0..1; the rest is that of the nodes
+    node_BE     float64 [B, E], weight of each expert's node there; rows sum to 1
+    price_EE    float64 [E, E] (E + N where homes are given), of the diagonal and the range of X
+    triangle_T  float64 [T], of the triangle inequalities of X
+    range_E     float64 [E], of the range of the load of each expert's node: > 0 of its upper end, < 0 of its lower
+    square_1    float64 [1], of the sum of the squares of the nodes' loads
+    """
+
+    pair_UC: Floats
+    home_UC: Floats
+    floor_B: Floats
+    node_BE: Floats
+    price_EE: Floats
+    triangle_T: Floats
+    range_E: Floats
+    square_1: Floats
+
+
+class _Adams(NamedTuple):
+    """One for each of `Multipliers` but the first two, which are those of the sets."""
+
+    floor_B: Adam
+    node_BE: Adam
+    price_EE: Adam
+    triangle_T: Adam
+    range_E: Adam
+    square_1: Adam
+
+
+def lagrangian_bound(
+    pieces: Pieces,
+    *,
+    iterations: int | None = None,
+    deadline: float | None = None,
+    start: Multipliers | None = None,
+) -> tuple[float, Multipliers]:
+    """Lower bound on sends + sum_B price * imbalance over all maps with one copy per expert, and its multipliers.
+
+    Never below `spectral_bound`. Raises ValueError if slots are not as many as
+    experts. Deterministic without a deadline.
+
+    iterations  steps, of some 2 ms for 3000 sets of 4 of 32 experts; default: ITERATIONS, or fewer where they are dear
+    deadline    `time.monotonic()` at which to stop; the schedule is hurried to end there
+    start       multipliers of a similar layer: arrays of another shape than here are not used; if all are, the bound is
+                never below what they give here
+    """
+    num_nodes = pieces.num_nodes
+    num_experts = pieces.load_BE.shape[1]
+    if num_nodes * pieces.slots_per_node != num_experts:
+        raise ValueError(f"{num_nodes} nodes of {pieces.slots_per_node} slots do not hold one copy of {num_experts}")
+    best = spectral_bound(pieces, bound_steps(num_experts))
+    dual = _Dual(pieces, start)
+    kept = dual.multipliers
+    if num_nodes == 1:
+        return best, kept
+    most = -np.inf
+    began = time.monotonic()
+    if iterations is None:
+        iterations = FEW_ITERATIONS if dual.sets.dear else ITERATIONS
+    for step in range(iterations):
+        progress = step / iterations
+        if deadline is not None:
+            now = time.monotonic()
+            if now >= deadline:
+                break
+            progress = max(progress, (now - began) / (deadline - began))
+        if start is not None:
+            progress = WARM_PROGRESS + (1 - WARM_PROGRESS) * progress
+        now_at = dual.multipliers
+        value = dual.judge_and_ascend(step, progress, last=step == iterations - 1)
+        if value > most:
+            most, kept = value, now_at
+    return max(best, most), kept
+
+
+def relaxed_map(pieces: Pieces, at: Multipliers) -> Floats:
+    """The relaxed same-node matrix that multipliers of a bound of these pieces lead to, float64 [E, E]."""
+    num_experts = pieces.load_BE.shape[1]
+    _, earned = _Dual(pieces, at).earn(SOFT_MAP)
+    return earned.same_EE[:num_experts, :num_experts]
+
+
+class _Dual:
+    """Where the climb is, and its steps."""
+
+    def __init__(self, pieces: Pieces, start: Multipliers | None) -> None:
+        self.pieces = pieces
+        self.num_experts = pieces.load_BE.shape[1]
+        shape, top_k = (pieces.num_nodes, pieces.slots_per_node), pieces.sets_UK.shape[1]
+        self.shared = SharedMatrix(*shape, homes=pieces.home_U is not None)
+        self.sets = SetSides(pieces.sets_UK, pieces.weight_U, pieces.home_U, self.num_experts, *shape, hosts=False)
+        pair_UC, home_UC = (*self.sets.first([FIRST_THETA / top_k]), np.zeros((0, 0)))[:2]
+        own = Multipliers(
+            pair_UC=pair_UC,
+            home_UC=home_UC,
+            floor_B=np.full(len(pieces.load_BE), 0.5),
+            node_BE=_first_nodes(pieces),
+            price_EE=np.zeros((self.shared.size, self.shared.size)),
+            triangle_T=np.zeros(self.shared.near_DT.shape[1]),
+            range_E=np.zeros(self.num_experts),
+            square_1=np.zeros(1),
+        )
+        self.range = node_range(pieces)
+        if start is not None:
+            own = Multipliers(
+                *(new.copy() if new.shape == old.shape else old for old, new in zip(own, start, strict=True))
+            )
+        self.multipliers = _valid(own, pieces.slots_per_node)
+        self.adam = _Adams(*(Adam.like(variable) for variable in own[2:]))
+        pairs = float(pieces.weight_U.sum()) * (1 - 1 / pieces.num_nodes) * top_k * (top_k - 1) / 2
+        self.unit = FIRST_THETA / top_k * pairs / max(self.num_experts * (self.num_experts - 1), 1)  # mean reward in X
+
+    def judge_and_ascend(self, step: int, progress: float, *, last: bool) -> float:
+        """The certified bound at the multipliers; then they move on (new arrays: old ones may be kept)."""
+        pieces, at, shared = self.pieces, self.multipliers, self.shared
+        stride, soft_partitions, soft_eigenvalues = (
+            first * (last / first) ** progress for first, last in (STRIDE, SOFT_PARTITIONS, SOFT_EIGENVALUES)
+        )
+        load_E, capped, experts = pieces.load_BE[0], self.range, self.num_experts
+        thetas, earned = self.earn(soft_eigenvalues)
+        same_EE = earned.same_EE[:experts, :experts]
+        sets, sets_size, moved_sets = self.sets.judge_and_ascend(
+            step, progress, last, thetas, earned.same_EE.ravel(), soft_partitions, stride
+        )
+        pair_UC, home_UC = (*moved_sets, at.home_UC)[:2]
+        stride *= adam_bias(step)
+        priced_B = pieces.price_B * pieces.floor_B
+        above_E, below_E = np.maximum(at.range_E, 0.0), np.maximum(-at.range_E, 0.0)
+        kept = capped.least * float(below_E.sum()) - capped.most * float(above_E.sum()) - capped.square * at.square_1[0]
+        value = sets + float(priced_B @ at.floor_B) + float(kept) - earned.most
+        size = sets_size + experts * float(priced_B @ (1 + np.abs(at.node_BE).sum(axis=1)))
+        size += float(np.abs(at.range_E).sum() + at.square_1[0])
+        terms = self.sets.terms + pieces.load_BE.size
+        error = ERROR_FACTOR * np.finfo(np.float64).eps * (terms * size + shared.size**2 * earned.norm)
+
+        floor_B, node_BE = at.floor_B, at.node_BE
+        if pieces.price_B.any():
+            load_BE = pieces.load_BE @ same_EE * (pieces.num_nodes / pieces.fastest_node)  # of each expert's node
+            gain_B = pieces.floor_B - (load_BE * node_BE).sum(axis=1)
+            load_BE -= load_BE.mean(axis=1, keepdims=True)
+            floor_B = self.adam.floor_B.ascend(floor_B, gain_B, stride * FLOOR_STRIDE)
+            node_BE = self.adam.node_BE.ascend(node_BE, load_BE, stride * NODE_STRIDE)
+        price_stride = stride * self.unit * PRICE_STRIDE
+        slope_EE = _price_gradient(at.price_EE, earned.same_EE, shared.most_EE)
+        price_EE = self.adam.price_EE.ascend(at.price_EE, slope_EE, price_stride)
+        crossed = price_EE * at.price_EE < 0
+        np.fill_diagonal(crossed, False)
+        price_EE[crossed] = 0.0
+        range_E, square_1 = at.range_E, at.square_1
+        if capped.most < 1:
+            node_E = same_EE @ load_E
+            slope_E = np.where(range_E > 0, node_E - capped.most, np.where(range_E < 0, node_E - capped.least, 0.0))
+            slope_E += (range_E == 0) * (np.maximum(node_E - capped.most, 0) - np.maximum(capped.least - node_E, 0))
+            range_stride = price_stride * self.num_experts * RANGE_STRIDE
+            range_E = self.adam.range_E.ascend(range_E, slope_E, range_stride)
+            range_E[range_E * at.range_E < 0] = 0.0
+            over_1 = np.array([float(load_E @ node_E) - capped.square])
+            square_1 = self.adam.square_1.ascend(square_1, over_1, range_stride * self.num_experts)
+        moved = Multipliers(
+            pair_UC=pair_UC,
+            home_UC=home_UC,
+            floor_B=floor_B,
+            node_BE=node_BE,
+            price_EE=price_EE,
+            triangle_T=self.adam.triangle_T.ascend(at.triangle_T, shared.transitive(earned.same_EE), price_stride),
+            range_E=range_E,
+            square_1=square_1,
+        )
+        self.multipliers = _valid(moved, pieces.slots_per_node)
+        return value - float(error)
+
+    def earn(self, smoothing: float) -> tuple[tuple[Floats, ...], Earned]:
+        """The multipliers of the sets, and what the best X earns."""
+        at, experts, load_E = self.multipliers, self.num_experts, self.pieces.load_BE[0]
+        thetas = (at.pair_UC, at.home_UC)[: len(self.sets.climbs)]
+        upper_EE = self.sets.rewards(thetas).reshape(self.shared.size, self.shared.size)
+        upper_EE[:experts, :experts] -= self._imbalance_EE(at) + np.outer(at.range_E + at.square_1 * load_E, load_E)
+        return thetas, self.shared.earn(0.5 * (upper_EE + upper_EE.T), at.price_EE, at.triangle_T, smoothing)
+
+    def _imbalance_EE(self, at: Multipliers) -> Floats:
+        """What X pays for imbalance: <this, X> is the weighted mean of the loads of the experts' nodes, priced."""
+        pieces = self.pieces
+        price_B = pieces.price_B * (1 - at.floor_B) * (pieces.num_nodes / pieces.fastest_node)
+        return np.asarray((at.node_BE * price_B[:, None]).T @ pieces.load_BE)
+
+
+class NodeRange(NamedTuple):
+    """What a cap on every node's share of the load implies: its range, and the most of the sum of squares of shares."""
+
+    least: float
+    most: float
+    square: float
+
+
+def node_range(pieces: Pieces) -> NodeRange:
+    """The other nodes hold the cap each at most, and a node the rest; squares are largest at the ends of the range."""
+    nodes, most = pieces.num_nodes, pieces.most_node
+    if most >= 1:
+        return NodeRange(0.0, 1.0, 1.0)
+    least = max(1 - (nodes - 1) * most, 0.0)
+    left, square = 1.0, 0.0
+    for after in range(nodes - 1, -1, -1):
+        share = min(most, left - after * least)
+        square += share * share
+        left -= share
+    return NodeRange(least * (1 - MARGIN), most * (1 + MARGIN), square * (1 + 4 * MARGIN))
+
+
+def _first_nodes(pieces: Pieces) -> Floats:
+    """Weights that grow with an expert's load, as steeply as is allowed: the tangent of `spectral_bound`."""
+    lightest_B = np.sort(pieces.load_BE, axis=1)[:, : pieces.slots_per_node].sum(axis=1)
+    growth_B1 = 1.0 / np.maximum(1.0 - pieces.num_nodes * lightest_B, 1e-3)[:, None]
+    return np.asarray(growth_B1 * pieces.load_BE + (1 - growth_B1) / pieces.load_BE.shape[1])
+
+
+def _price_gradient(price_EE: Floats, same_EE: Floats, most_EE: Floats) -> Floats:
+    """Uphill: what X breaks gets dearer, what it keeps strictly gets cheaper."""
+    gradient_EE = np.where(price_EE > 0, -same_EE, np.where(price_EE < 0, most_EE - same_EE, 0.0))
+    free = price_EE == 0
+    gradient_EE += free * (np.maximum(-same_EE, 0.0) - np.maximum(same_EE - most_EE, 0.0))
+    np.fill_diagonal(gradient_EE, 1 - np.diag(same_EE))
+    return np.asarray(gradient_EE)
+
+
+def _valid(at: Multipliers, slots: int) -> Multipliers:
+    """The multipliers with prices symmetric and >= 0, and weights of nodes >= 0 whatever the map.
+
+    An expert's weight may be negative: a node's is the sum of its experts', so the least `slots` of them count.
+    """
+    even = 1.0 / at.node_BE.shape[1]
+    node_BE = at.node_BE + (even - at.node_BE.mean(axis=1, keepdims=True))
+    short_B1 = np.maximum(-np.partition(node_BE, slots - 1, axis=1)[:, :slots].sum(axis=1, keepdims=True), 0.0)
+    node_BE += short_B1 / (short_B1 + slots * even) * (even - node_BE)
+    return at._replace(
+        floor_B=np.clip(at.floor_B, 0.0, 1.0),
+        node_BE=node_BE,
+        price_EE=0.5 * (at.price_EE + at.price_EE.T),
+        triangle_T=np.maximum(at.triangle_T, 0.0),
+        square_1=np.maximum(at.square_1, 0.0),
+    )

@@ -1,0 +1,136 @@
+"""Lower bounds that hold for every placement."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.bounds.convex_envelope import least_at
+from placement.bounds.replica_bound import replica_bound
+from placement.bounds.spectral_bound import Pieces, spectral_bound
+from placement.core.cluster import Cluster
+
+QUICK_EXPERTS = 64  # of more the multipliers of redundant experts get nowhere in a fraction of a second
+MARGIN = 1e-9  # what is subtracted for rounding where plain sums are taken; relative
+
+
+def smallest_imbalance(load_E: npt.NDArray[np.floating], cluster: Cluster) -> float:
+    """No map has a lower rank imbalance: a rank serves at least one copy, and the hottest copy is at least this hot.
+
+    Copies are added greedily to the expert with the highest load per copy, which is optimal for the min-max. Without
+    redundant experts the rest of the rank counts too: of the G*j + 1 heaviest experts some rank holds j + 1.
+    """
+    load = np.asarray(load_E, dtype=np.float64)
+    mean = load.sum() / cluster.num_ranks
+    if not mean > 0:
+        return 1.0
+    copies = np.ones(len(load))
+    for _ in range(cluster.num_slots - len(load)):
+        hottest = int(np.argmax(load / copies))
+        if copies[hottest] >= cluster.num_ranks:
+            break
+        copies[hottest] += 1
+    most = float((load / copies).max())
+    if cluster.num_slots == len(load):
+        most = max(most, _crowded_rank(load, cluster))
+    return max(1.0, float(most * (1 - MARGIN) / cluster.speed_G().max() / mean))
+
+
+def _crowded_rank(load_E: npt.NDArray[np.float64], cluster: Cluster) -> float:
+    """The least load of the rank that holds j + 1 of the G*j + 1 heaviest experts, at the best j."""
+    ranks, slots = cluster.num_ranks, cluster.slots_per_gpu
+    falling = -np.sort(-load_E)
+    return max(
+        float(falling[ranks * j - j : ranks * j + 1].sum() + falling[len(falling) - (slots - j - 1) :].sum())
+        for j in range(slots)
+    )
+
+
+def bound_steps(num_experts: int) -> int:
+    """Eigenvalue problems that a spectral bound may solve: some 20 ms in all for 32 experts, 50 ms for 256."""
+    return int(np.clip(3072 // num_experts, 12, 80))
+
+
+def sends_bound(
+    sets_UK: npt.NDArray[np.integer],
+    count_U: npt.NDArray[np.integer],
+    num_experts: int,
+    num_nodes: int,
+    slots_per_node: int,
+    *,
+    home_U: npt.NDArray[np.integer] | None = None,
+    tight: bool = False,
+    deadline: float | None = None,
+) -> float:
+    """No map sends fewer copies of a token to remote nodes, in the mean over these tokens and homes.
+
+    sets_UK  [U, K], distinct ids in a row; count_U [U], tokens that have each set
+    home_U   [U], their home node, -1: uniformly random; None: all are random
+
+    The higher of two: that of `_served_at_home`, and with one copy per expert `spectral_bound`, with more
+    `replica_bound`. Both of the latter hold for every replica choice; `tight` gives the last more time.
+    """
+    weight_U = np.asarray(count_U, dtype=np.float64) / float(np.sum(count_U))
+    if num_nodes == 1:
+        return 0.0
+    redundant = num_nodes * slots_per_node > num_experts
+    best = 0.0
+    if redundant or home_U is not None:
+        best = _served_at_home(sets_UK, weight_U, home_U, num_experts, num_nodes, slots_per_node)
+    if redundant:
+        if tight or num_experts <= QUICK_EXPERTS:
+            iterations = None if tight else bound_steps(num_experts)
+            shape = (num_experts, num_nodes, slots_per_node)
+            found, _ = replica_bound(sets_UK, weight_U, *shape, home_U=home_U, iterations=iterations, deadline=deadline)
+            best = max(best, found)
+        return best
+    pieces = Pieces(
+        sets_UK=sets_UK,
+        weight_U=weight_U,
+        load_BE=np.full((1, num_experts), 1.0 / num_experts),
+        price_B=np.zeros(1),
+        floor_B=np.ones(1),
+        num_nodes=num_nodes,
+        slots_per_node=slots_per_node,
+        home_U=home_U,
+    )
+    return max(spectral_bound(pieces, bound_steps(num_experts)), best)
+
+
+def _served_at_home(
+    sets_UK: npt.NDArray[np.integer],
+    weight_U: npt.NDArray[np.float64],
+    home_U: npt.NDArray[np.integer] | None,
+    num_experts: int,
+    num_nodes: int,
+    slots_per_node: int,
+) -> float:
+    """A home hosts at most m experts; of a token's K it serves x, so ceil((K - x) / m) other nodes or more are needed.
+
+    The mean of x is at most what each home serves with the m experts that its tokens visit most, the mean of the pairs
+    x(x-1)/2 at most that of the m experts that have the most visits together with m - 1 others each.
+    """
+    top_k = sets_UK.shape[1]
+    held = min(slots_per_node, num_experts)
+    remote = {x: -(-(top_k - x) // held) for x in range(min(top_k, held) + 1)}
+    if home_U is None:
+        weight_HU = [weight_U]  # all homes are alike
+    else:
+        weight_HU = [np.where(home_U < 0, weight_U / num_nodes, weight_U * (home_U == n)) for n in range(num_nodes)]
+    first, second = np.triu_indices(top_k, 1)
+    key = (sets_UK[:, first].astype(np.int64) * num_experts + sets_UK[:, second]).ravel()
+    served, together = 0.0, 0.0
+    for home_weight_U in weight_HU:
+        visits_E = np.bincount(sets_UK.ravel(), weights=np.repeat(home_weight_U, top_k), minlength=num_experts)
+        served += float(np.sort(visits_E)[num_experts - held :].sum())
+        half = np.bincount(key, weights=np.repeat(home_weight_U, len(first)), minlength=num_experts**2)
+        pairs_EE = half.reshape(num_experts, num_experts)
+        pairs_EE = pairs_EE + pairs_EE.T
+        with_others = np.sort(pairs_EE, axis=1)[:, num_experts - held + 1 :].sum(axis=1)
+        together += 0.5 * float(np.sort(with_others)[num_experts - held :].sum())
+    fewest: dict[int, int] = {}
+    for x, nodes in remote.items():
+        pairs = x * (x - 1) // 2
+        fewest[pairs] = min(fewest.get(pairs, nodes), nodes)
+    best = max(least_at(remote, served), least_at(fewest, together))
+    return float(max(best - MARGIN * top_k * top_k, 0.0))

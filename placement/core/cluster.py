@@ -1,0 +1,151 @@
+"""The cluster that the experts are placed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.core.topology import EVEN, Topology
+from placement.errors import ClusterError, InfeasibleError
+
+MOST_NODES = 64  # sets of nodes are 64-bit words in the kernels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """`num_nodes` machines of `gpus_per_node` GPUs (ranks); every rank holds `slots_per_gpu` experts of each layer.
+
+    Ranks are numbered node by node; slot `p` of a layer is on rank `p // slots_per_gpu`.
+
+    inter_gbps     network bandwidth of one GPU to other nodes, Gbit/s
+    intra_gbps     bandwidth of one GPU to the others of its node, Gbit/s
+    gpu_tflops     dense throughput that an expert's matrix products reach on a GPU of speed 1, TFLOP/s
+    gpu_speeds     relative speed of every rank, in rank order; empty means all alike
+    topology       how the links between nodes differ: racks, unequal nodes, or any matrix of costs
+    expert_bytes   weights of one expert (default: DeepSeek-V3 in bf16)
+    dispatch_bytes one copy of a token on its way to its experts (default: DeepEP fp8 with scales, hidden size 7168)
+    combine_bytes  one copy of a token on its way back (default: DeepEP bf16, hidden size 7168)
+    """
+
+    num_nodes: int
+    gpus_per_node: int
+    slots_per_gpu: int
+    inter_gbps: float = 400.0
+    intra_gbps: float = 3600.0
+    gpu_tflops: float = 400.0
+    gpu_speeds: tuple[float, ...] = ()
+    topology: Topology = EVEN
+    expert_bytes: int = 88_080_384
+    dispatch_bytes: int = 7472
+    combine_bytes: int = 14384
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("num_nodes", self.num_nodes),
+            ("gpus_per_node", self.gpus_per_node),
+            ("slots_per_gpu", self.slots_per_gpu),
+        ):
+            if value < 1:
+                raise ClusterError(f"{name}={value} must be at least 1")
+        if self.num_nodes > MOST_NODES:
+            raise ClusterError(
+                f"num_nodes={self.num_nodes} is out of range: 1 to {MOST_NODES} nodes may form an EP group"
+            )
+        for name, number in (
+            ("inter_gbps", self.inter_gbps),
+            ("intra_gbps", self.intra_gbps),
+            ("gpu_tflops", self.gpu_tflops),
+            ("expert_bytes", self.expert_bytes),
+            ("dispatch_bytes", self.dispatch_bytes),
+            ("combine_bytes", self.combine_bytes),
+        ):
+            if not 0 < number < 1e18:
+                raise ClusterError(f"{name}={str(number)[:24]} must be a positive number below 1e18")
+        if self.gpu_speeds and len(self.gpu_speeds) != self.num_ranks:
+            raise ClusterError(
+                f"gpu_speeds has {len(self.gpu_speeds)} values for {self.num_ranks} ranks; give one a rank, or none"
+            )
+        for speed in self.gpu_speeds:
+            if not 0 < speed < 1e18:
+                raise ClusterError(f"gpu_speeds has {str(speed)[:24]}; positive numbers below 1e18 are allowed")
+        self.topology.check(self.num_nodes, self.gpus_per_node)
+
+    @property
+    def num_ranks(self) -> int:
+        return self.num_nodes * self.gpus_per_node
+
+    @property
+    def num_slots(self) -> int:
+        return self.num_ranks * self.slots_per_gpu
+
+    @property
+    def slots_per_node(self) -> int:
+        return self.gpus_per_node * self.slots_per_gpu
+
+    def speed_G(self) -> npt.NDArray[np.float64]:
+        """Relative speed of each rank, float64 [G], mean 1."""
+        if not self.gpu_speeds:
+            return np.ones(self.num_ranks)
+        speed = np.asarray(self.gpu_speeds, dtype=np.float64)
+        return np.asarray(speed / speed.mean())
+
+    def check_fits(self, num_experts: int) -> None:
+        """Raise InfeasibleError unless every expert gets a slot and no rank needs one expert twice."""
+        if self.num_slots < num_experts:
+            need = -(-num_experts // self.num_ranks)
+            raise InfeasibleError(
+                f"{self.num_nodes} nodes x {self.gpus_per_node} GPUs x {self.slots_per_gpu} slots = {self.num_slots} "
+                f"slots are fewer than the {num_experts} experts of a layer; use --slots-per-gpu {need} or more"
+            )
+        if self.slots_per_gpu > num_experts:
+            raise InfeasibleError(
+                f"slots_per_gpu={self.slots_per_gpu} is more than the {num_experts} experts of a layer, so a GPU would "
+                f"hold one twice; use --slots-per-gpu {num_experts} or fewer"
+            )
+
+    @staticmethod
+    def fit(
+        num_experts: int,
+        *,
+        num_nodes: int,
+        gpus_per_node: int | None = None,
+        slots_per_gpu: int | None = None,
+        redundant_experts: int | None = None,
+    ) -> Cluster:
+        """The cluster for a model of `num_experts` a layer, with what is not given filled in.
+
+        `gpus_per_node` defaults to the largest of 8, 4, 2, 1 for which no GPU is left without an expert; the number
+        of slots to E + `redundant_experts` (0), which the ranks must divide.
+        """
+        if not 1 <= num_nodes <= MOST_NODES:
+            raise ClusterError(f"num_nodes={num_nodes} is out of range: 1 to {MOST_NODES} nodes may form an EP group")
+        if redundant_experts is not None and redundant_experts < 0:
+            raise ClusterError(f"redundant_experts={redundant_experts} must be 0 or more")
+        if slots_per_gpu is not None and redundant_experts is not None:
+            raise ClusterError("slots_per_gpu and redundant_experts say the same thing; give one of them")
+        total = num_experts + (redundant_experts or 0)
+        if gpus_per_node is None:
+            sizes = [size for size in (8, 4, 2, 1) if num_nodes * size <= total]
+            if slots_per_gpu is None:
+                sizes = [size for size in sizes if total % (num_nodes * size) == 0] or sizes
+            gpus_per_node = sizes[0] if sizes else 1
+        num_ranks = num_nodes * gpus_per_node
+        if num_ranks < 1:
+            raise ClusterError(f"gpus_per_node={gpus_per_node} must be at least 1")
+        if slots_per_gpu is None:
+            if total % num_ranks:
+                low, high = (
+                    total // num_ranks * num_ranks - num_experts,
+                    -(-total // num_ranks) * num_ranks - num_experts,
+                )
+                allowed = f"{low} or {high}" if low >= 0 else f"{high}"
+                raise InfeasibleError(
+                    f"{num_experts} experts + {total - num_experts} redundant = {total} slots cannot be shared evenly "
+                    f"by {num_nodes} x {gpus_per_node} = {num_ranks} GPUs; use --redundant-experts {allowed}"
+                )
+            slots_per_gpu = total // num_ranks
+        cluster = Cluster(num_nodes=num_nodes, gpus_per_node=gpus_per_node, slots_per_gpu=slots_per_gpu)
+        cluster.check_fits(num_experts)
+        return cluster

@@ -1,0 +1,184 @@
+"""From one map to another: which slot's weights come from which rank, and what that moves over which link."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.core.cluster import Cluster
+from placement.core.model import Model
+from placement.core.placement import Placement
+from placement.core.relabel import holds_GE
+from placement.errors import MapError
+
+SCHEMA = "expert-migration/1"
+COLUMNS = ("layer_id", "slot", "expert", "from_rank", "to_rank")
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MigrationPlan:
+    """The copies that turn one map into another; all sources are read before their slots are overwritten.
+
+    layer_M, slot_M, expert_M  position of the layer, slot that is filled, expert that it then holds, int64 [M]
+    source_M, target_M         rank whose weights are read and rank of the slot; the same where a rank only reorders its
+                               slots, which counts as no move and no bytes
+    from_map, to_map           `map_digest` of both maps
+    """
+
+    cluster: Cluster
+    layer_ids: tuple[int, ...]
+    layer_M: Ints
+    slot_M: Ints
+    expert_M: Ints
+    source_M: Ints
+    target_M: Ints
+    from_map: str
+    to_map: str
+
+    @property
+    def num_moves(self) -> int:
+        return int(self.moves_M.sum())
+
+    @property
+    def moves_M(self) -> npt.NDArray[np.bool_]:
+        """Copies that come from another rank, bool [M]."""
+        return np.asarray(self.source_M != self.target_M)
+
+    @cached_property
+    def bytes_GG(self) -> Ints:
+        """Bytes from rank (row) to rank, int64 [G, G]."""
+        copies_GG = np.zeros((self.cluster.num_ranks, self.cluster.num_ranks), dtype=np.int64)
+        np.add.at(copies_GG, (self.source_M[self.moves_M], self.target_M[self.moves_M]), 1)
+        return copies_GG * self.cluster.expert_bytes
+
+    @cached_property
+    def bytes_NN(self) -> Ints:
+        """Bytes from node (row) to node, int64 [N, N]; the diagonal is what stays within nodes."""
+        nodes, gpus = self.cluster.num_nodes, self.cluster.gpus_per_node
+        return np.asarray(self.bytes_GG.reshape(nodes, gpus, nodes, gpus).sum(axis=(1, 3)))
+
+    @property
+    def bytes_within_nodes(self) -> int:
+        return int(np.trace(self.bytes_NN))
+
+    @property
+    def bytes_between_nodes(self) -> int:
+        return int(self.bytes_NN.sum()) - self.bytes_within_nodes
+
+    def time_ms(self) -> float:
+        """Milliseconds until the busiest rank has sent and received everything; no latency, no other traffic.
+
+        Each way, the network and the links within nodes run side by side, at `inter_gbps` (slower by the topology's
+        cost of a link) and `intra_gbps`.
+        """
+        cluster = self.cluster
+        node_G = np.arange(cluster.num_ranks) // cluster.gpus_per_node
+        bits_GG = self.bytes_GG * 8.0
+        within_GG = np.where(node_G[:, None] == node_G, bits_GG, 0.0)
+        between_GG = bits_GG * _cost_NN(cluster)[node_G[:, None], node_G]
+        times = (
+            bits.sum(axis=axis).max() / gbps
+            for bits, gbps in ((within_GG, cluster.intra_gbps), (between_GG, cluster.inter_gbps))
+            for axis in (0, 1)
+        )
+        return float(max(times) / 1e6)
+
+    def summary(self) -> dict[str, Any]:
+        """Totals, with the same keys everywhere."""
+        return {
+            "from_map": self.from_map,
+            "to_map": self.to_map,
+            "moves": self.num_moves,
+            "moves_by_layer": np.bincount(self.layer_M[self.moves_M], minlength=len(self.layer_ids)).tolist(),
+            "reordered": len(self.slot_M) - self.num_moves,
+            "bytes_within_nodes": self.bytes_within_nodes,
+            "bytes_between_nodes": self.bytes_between_nodes,
+            "most_bytes_from_rank": int(self.bytes_GG.sum(axis=1).max()),
+            "most_bytes_to_rank": int(self.bytes_GG.sum(axis=0).max()),
+            "time_ms": round(self.time_ms(), 3),
+        }
+
+    def document(self) -> dict[str, Any]:
+        """Plain data of schema `expert-migration/1`: the summary, bytes from node to node, and the copies as rows."""
+        layer_id_M = np.asarray(self.layer_ids)[self.layer_M]
+        copies = np.stack([layer_id_M, self.slot_M, self.expert_M, self.source_M, self.target_M], axis=1)
+        return {
+            "schema": SCHEMA,
+            **self.summary(),
+            "expert_bytes": self.cluster.expert_bytes,
+            "bytes_node_to_node": self.bytes_NN.tolist(),
+            "columns": list(COLUMNS),
+            "copies": copies.tolist(),
+        }
+
+
+def migration_plan(current: Placement, new: Placement, cluster: Cluster) -> MigrationPlan:
+    """The copies from `current` to `new`, both of the cluster's shape; bytes are the weights of one expert each.
+
+    An expert comes over the cheapest link: from another slot of its GPU, else from the same node, else from the nearest
+    node; of several such GPUs from the one that has sent least so far. Raises MapError if the maps do not fit.
+    """
+    for placement in (current, new):
+        check_fits(placement, new.model, cluster)
+    node_G = np.arange(cluster.num_ranks) // cluster.gpus_per_node
+    # links within nodes cost less than any between them, and those within a rank nothing
+    cost_GG = np.where(node_G[:, None] == node_G, 1.0, 2.0 + _cost_NN(cluster)[node_G[:, None], node_G])
+    np.fill_diagonal(cost_GG, 0.0)
+    copies = []  # (number of sources, layer, slot): those without a choice are settled first
+    for layer, (old_P, new_P) in enumerate(zip(current.phy2log_LP, new.phy2log_LP, strict=True)):
+        held_GE = holds_GE(old_P, cluster, current.model.num_experts)
+        for slot in np.flatnonzero(old_P != new_P).tolist():
+            holders = np.flatnonzero(held_GE[:, new_P[slot]])
+            cost = cost_GG[holders, slot // cluster.slots_per_gpu]
+            copies.append((layer, slot, holders[cost == cost.min()]))
+    sent_G = np.zeros(cluster.num_ranks, dtype=np.int64)
+    source = {}
+    for layer, slot, holders in sorted(copies, key=lambda copy: len(copy[2])):
+        source[layer, slot] = int(holders[np.argmin(sent_G[holders])])
+        sent_G[source[layer, slot]] += source[layer, slot] != slot // cluster.slots_per_gpu
+    layer_M = np.array([layer for layer, _, _ in copies], dtype=np.int64)
+    slot_M = np.array([slot for _, slot, _ in copies], dtype=np.int64)
+    return MigrationPlan(
+        cluster=cluster,
+        layer_ids=new.model.layer_ids,
+        layer_M=layer_M,
+        slot_M=slot_M,
+        expert_M=new.phy2log_LP[layer_M, slot_M].astype(np.int64),
+        source_M=np.array([source[layer, slot] for layer, slot, _ in copies], dtype=np.int64),
+        target_M=slot_M // cluster.slots_per_gpu,
+        from_map=map_digest(current),
+        to_map=map_digest(new),
+    )
+
+
+def check_fits(current: Placement, model: Model, cluster: Cluster) -> None:
+    """Raise MapError unless the current map is for this routing and these nodes, GPUs and slots."""
+    if not current.model.same_routing(model):
+        raise MapError(f"the current map is for {_routing(current.model)}; {_routing(model)} are needed")
+    if _shape(current) != _shape(cluster):
+        raise MapError(f"the current map is for {_shape(current)}; {_shape(cluster)} are needed")
+
+
+def map_digest(placement: Placement) -> str:
+    """Names the map alone, whatever file it came from: "sha256:...", of phy2log_LP as little-endian int32."""
+    return "sha256:" + hashlib.sha256(placement.phy2log_LP.astype("<i4").tobytes()).hexdigest()
+
+
+def _routing(model: Model) -> str:
+    layers = f"{model.num_layers} layers ({model.layer_ids[0]} to {model.layer_ids[-1]})"
+    return f"{layers} of {model.num_experts} experts, top-{model.top_k}"
+
+
+def _shape(of: Cluster | Placement) -> str:
+    return f"{of.num_nodes} nodes x {of.gpus_per_node} GPUs x {of.slots_per_gpu} slots a GPU"
+
+
+def _cost_NN(cluster: Cluster) -> npt.NDArray[np.float64]:
+    return cluster.topology.node_cost_NN(cluster.num_nodes, cluster.gpus_per_node, cluster.inter_gbps)

@@ -1,0 +1,109 @@
+"""A placement: which logical expert every slot holds. One array; everything else is derived from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.core.model import Model
+from placement.errors import MapError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """`phy2log_LP[l, p]` is the logical expert in slot `p` of MoE layer `l`, int32 [L, P].
+
+    Slot `p` is on rank `p // slots_per_gpu`, ranks are numbered node by node. Raises MapError with all faults.
+    """
+
+    model: Model
+    num_nodes: int
+    gpus_per_node: int
+    slots_per_gpu: int
+    phy2log_LP: npt.NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        phy2log = np.asarray(self.phy2log_LP)
+        faults = map_faults(
+            phy2log,
+            num_layers=self.model.num_layers,
+            num_experts=self.model.num_experts,
+            num_ranks=self.num_ranks,
+            slots_per_gpu=self.slots_per_gpu,
+            layer_ids=self.model.layer_ids,
+        )
+        if faults:
+            raise MapError(f"the placement map has {len(faults)} faults: {_shorten(faults)}", tuple(faults))
+        frozen = np.array(phy2log, dtype=np.int32, order="C")
+        frozen.setflags(write=False)
+        object.__setattr__(self, "phy2log_LP", frozen)
+
+    @property
+    def num_ranks(self) -> int:
+        return self.num_nodes * self.gpus_per_node
+
+    @property
+    def num_slots(self) -> int:
+        return self.num_ranks * self.slots_per_gpu
+
+    @property
+    def num_redundant(self) -> int:
+        return self.num_slots - self.model.num_experts
+
+    def rank_of_slot_P(self) -> npt.NDArray[np.int64]:
+        return np.arange(self.num_slots) // self.slots_per_gpu
+
+    def node_of_slot_P(self) -> npt.NDArray[np.int64]:
+        return np.arange(self.num_slots) // (self.slots_per_gpu * self.gpus_per_node)
+
+    def copies_LE(self) -> npt.NDArray[np.int64]:
+        """Slots of every expert, int64 [L, E]."""
+        num_experts = self.model.num_experts
+        return np.stack([np.bincount(row, minlength=num_experts) for row in self.phy2log_LP])
+
+
+def map_faults(
+    phy2log: npt.NDArray[Any],
+    *,
+    num_layers: int,
+    num_experts: int,
+    num_ranks: int,
+    slots_per_gpu: int,
+    layer_ids: tuple[int, ...] | None = None,
+) -> list[str]:
+    """Every fault of a map, in words; empty if it is sound."""
+    num_slots = num_ranks * slots_per_gpu
+    if phy2log.ndim != 2 or phy2log.shape != (num_layers, num_slots):
+        return [
+            f"physical_to_logical has shape {list(phy2log.shape)}; {num_layers} layers of {num_ranks} ranks x "
+            f"{slots_per_gpu} slots = {num_slots} slots are needed"
+        ]
+    if not np.issubdtype(phy2log.dtype, np.integer):
+        return [f"physical_to_logical has type {phy2log.dtype}; whole numbers are needed"]
+    faults = []
+    for index, row in enumerate(phy2log):
+        name = f"layer {layer_ids[index] if layer_ids else index}"
+        bad = np.flatnonzero((row < 0) | (row >= num_experts))
+        faults += [f"{name}: slot {p} holds id {row[p]}; ids from 0 to {num_experts - 1} are allowed" for p in bad]
+        missing = np.setdiff1d(np.arange(num_experts), row)
+        if len(missing):
+            faults.append(f"{name}: experts {_span(missing.tolist())} have no slot; every expert needs one")
+        for rank, held in enumerate(row.reshape(num_ranks, slots_per_gpu)):
+            ids, times = np.unique(held, return_counts=True)
+            faults += [
+                f"{name}: rank {rank} holds expert {e} {n} times; once is allowed"
+                for e, n in zip(ids.tolist(), times.tolist(), strict=True)
+                if n > 1
+            ]
+    return faults
+
+
+def _span(ids: list[int]) -> str:
+    return ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+
+
+def _shorten(faults: list[str]) -> str:
+    return "; ".join(faults[:20]) + (f"; and {len(faults) - 20} more" if len(faults) > 20 else "")

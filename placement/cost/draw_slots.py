@@ -1,0 +1,126 @@
+"""One slot for every assignment: what a runtime does where the cost model takes the mean over all that may happen.
+
+The rules are those of `placement.cost.kernel_replicas` and `placement.cost.balanced`. What they leave to chance is
+drawn from a hash of the rank, the token's number and the expert, so the same tokens get the same slots again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+from placement.cost.balanced import RunningLoad, balanced_copies, balanced_scratch, count_token
+from placement.cost.covers import COUNT_0, pivot_of, popcount, smallest_covers
+from placement.cost.lookup_tables import LayerTables
+from placement.cost.replica_choice import MIN_NODES, MIN_NODES_BALANCED, UNIFORM
+from placement.support.hash64 import GOLDEN, mix_word
+from placement.support.inner_kernel import inner_kernel
+
+_ONE = np.uint64(1)
+_ZERO = np.uint64(0)
+
+
+@nb.njit(cache=True, nogil=True)
+def choose_slots(
+    ids_TK: npt.NDArray[Any],
+    rank: int,
+    choice: int,
+    tables: LayerTables,
+    running: RunningLoad,
+    slot_TK: npt.NDArray[np.int32],
+) -> None:
+    """Write the slot that serves each expert of tokens of `rank` to `slot_TK`; -1 for an id below 0.
+
+    `running` goes on from call to call: it numbers the tokens and holds the load that `min-nodes-balanced` looks at.
+    """
+    top_k = ids_TK.shape[1]
+    home = rank // (tables.num_ranks // tables.num_nodes)
+    home_bit = _ONE << np.uint64(home)
+    scratch = balanced_scratch(top_k)
+    place_M = np.empty(top_k, dtype=np.int64)
+    ids_M = np.empty(top_k, dtype=np.int64)
+    for t in range(ids_TK.shape[0]):
+        size = 0
+        for k in range(top_k):
+            slot_TK[t, k] = -1
+            if ids_TK[t, k] >= 0:
+                ids_M[size], place_M[size] = ids_TK[t, k], k
+                size += 1
+        if choice == MIN_NODES_BALANCED:
+            balanced_copies(ids_M[:size], home, tables, running.price_G, scratch)
+            for i in range(size):
+                copy = scratch.best_K[i]
+                slot_TK[t, place_M[i]] = tables.slot_id[copy]
+                running.window_G[tables.slot_rank[copy]] += running.slowness_G[tables.slot_rank[copy]]
+        else:
+            word = mix_word(np.uint64(running.seen_1[0]) * GOLDEN + mix_word(np.uint64(rank)))
+            visited = _ZERO
+            if choice == MIN_NODES:
+                visited = _drawn_nodes(ids_M[:size], home_bit, word, tables, scratch.open_K, scratch.covers)
+            for i in range(size):
+                host = tables.host_E[ids_M[i]]
+                allowed = host
+                if choice != UNIFORM and host & home_bit != _ZERO:
+                    allowed = home_bit
+                elif choice == MIN_NODES:
+                    allowed = host & visited
+                draw = mix_word(word + np.uint64(ids_M[i] + 1) * GOLDEN)
+                copy = _drawn_copy(ids_M[i], allowed, choice == MIN_NODES, draw, tables)
+                slot_TK[t, place_M[i]] = tables.slot_id[copy]
+        count_token(running)
+
+
+@inner_kernel
+def _drawn_nodes(
+    ids_M: npt.NDArray[np.int64],
+    home_bit: np.uint64,
+    word: np.uint64,
+    tables: LayerTables,
+    open_K: npt.NDArray[np.uint64],
+    covers: npt.NDArray[np.uint64],
+) -> np.uint64:
+    """Nodes that experts with one slot force, and one of the smallest covers of those that are still open."""
+    forced = _ZERO
+    several = 0
+    for e in ids_M:
+        if tables.slot_ptr_E[e + 1] - tables.slot_ptr_E[e] == 1:
+            forced |= tables.host_E[e]
+        else:
+            several += 1
+    if several == 0:
+        return forced
+    num_open = COUNT_0
+    for e in ids_M:
+        host = tables.host_E[e]
+        if host & (forced | home_bit) == _ZERO:
+            open_K[num_open] = host
+            num_open += 1
+    found = smallest_covers(open_K, num_open, pivot_of(ids_M, tables.num_nodes), tables.num_nodes, covers)
+    further: np.uint64 = covers[np.int64(word % np.uint64(found))]
+    return forced | further
+
+
+@inner_kernel
+def _drawn_copy(e: int, allowed: np.uint64, node_first: bool, draw: np.uint64, tables: LayerTables) -> int:
+    """A copy of `e` on allowed nodes, all alike; `node_first`: first a node, then a copy on it."""
+    if node_first:
+        skip = np.int64(draw % np.uint64(popcount(allowed)))
+        for _ in range(skip):
+            allowed &= allowed - _ONE
+        allowed &= ~allowed + _ONE
+        draw = mix_word(draw)
+    start, stop = tables.slot_ptr_E[e], tables.slot_ptr_E[e + 1]
+    usable = 0
+    for s in range(start, stop):
+        if allowed >> np.uint64(tables.slot_node[s]) & _ONE:
+            usable += 1
+    skip = np.int64(draw % np.uint64(usable))
+    for s in range(start, stop):
+        if allowed >> np.uint64(tables.slot_node[s]) & _ONE:
+            if skip == 0:
+                return s
+            skip -= 1
+    return -1

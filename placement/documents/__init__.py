@@ -1,0 +1,1 @@
+"""The JSON and YAML forms of what `core` has."""

@@ -1,0 +1,76 @@
+"""`cluster.yaml`: the description of a cluster on disk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from placement.core.cluster import Cluster
+from placement.documents.topology_json import TopologyPart
+from placement.errors import ClusterError
+from placement.support.text_files import parse_yaml
+
+MOST_FAULTS = 8  # that a message names
+
+
+class ClusterFile(BaseModel):
+    """Keys of `cluster.yaml`; the meaning and defaults are those of `placement.Cluster`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    num_nodes: int
+    gpus_per_node: int | None = None
+    slots_per_gpu: int | None = None
+    redundant_experts: int | None = None
+    inter_gbps: float | None = None
+    intra_gbps: float | None = None
+    gpu_tflops: float | None = None
+    gpu_speeds: tuple[float, ...] | list[float] | None = None
+    topology: TopologyPart | None = None
+    expert_bytes: int | None = None
+    dispatch_bytes: int | None = None
+    combine_bytes: int | None = None
+
+
+def cluster_from_yaml(path: str | Path, num_experts: int) -> Cluster:
+    """Read a cluster description (see docs/cluster.md); what it leaves out is filled in as by `Cluster.fit`.
+
+    Raises ClusterError with every fault in one line, InfeasibleError if the experts do not fit.
+    """
+    try:
+        text = Path(path).read_text()
+    except OSError as error:
+        raise ClusterError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ClusterError(f"{path} is not text; write YAML with at least num_nodes") from None
+    try:
+        document = parse_yaml(text)
+    except ValueError as error:
+        raise ClusterError(f"{path} is not YAML: {error}") from None
+    try:
+        file = ClusterFile.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[:MOST_FAULTS]
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in first)
+        raise ClusterError(f"{path}: {faults}; allowed keys: {', '.join(ClusterFile.model_fields)}") from None
+    return cluster_of(file, num_experts)
+
+
+def cluster_of(file: ClusterFile, num_experts: int) -> Cluster:
+    """The cluster that is described, for so many experts. Raises ClusterError, InfeasibleError."""
+    fitted = Cluster.fit(
+        num_experts,
+        num_nodes=file.num_nodes,
+        gpus_per_node=file.gpus_per_node,
+        slots_per_gpu=file.slots_per_gpu,
+        redundant_experts=file.redundant_experts,
+    )
+    shape = {"num_nodes", "gpus_per_node", "slots_per_gpu", "redundant_experts"}
+    rest = {key: value for key, value in file.model_dump(exclude_none=True).items() if key not in shape}
+    if "gpu_speeds" in rest:
+        rest["gpu_speeds"] = tuple(rest["gpu_speeds"])
+    if file.topology is not None:
+        rest["topology"] = file.topology.topology()
+    return replace(fitted, **rest)

@@ -1,0 +1,59 @@
+"""The placement files of the maps by class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from placement.documents.placement_json import save_placement
+from placement.pipeline.by_class_solution import ByClass
+from placement.pipeline.solution import solution_document
+from placement.support.atomic_files import make_folder
+
+
+def by_class_document(answer: ByClass) -> dict[str, Any]:
+    """The placement file of the one map, with what own maps gain over it on every class."""
+    figures = answer.figures()
+    sides = {"train": figures.train, "held_out": figures.held_out}
+    document = solution_document(
+        answer.solution,
+        classes={
+            "by": answer.by,
+            "mean": {
+                side: {
+                    name: {
+                        "sends_per_token": round(mean.sends, 6),
+                        "rank_imbalance": round(mean.rank_imbalance, 6),
+                        "cost": round(mean.cost, 6),
+                    }
+                    for name in answer.classes[0].solution.maps
+                    for mean in [answer.mean(answers, name)]
+                }
+                if any(answers)
+                else None
+                for side, answers in sides.items()
+            },
+            "classes": [
+                {
+                    "name": one.name,
+                    "file": one.file,
+                    "train": {name: answer.summary() for name, answer in one.solution.train.items()},
+                    "held_out": {name: answer.summary() for name, answer in one.solution.held_out.items()} or None,
+                }
+                for one in answer.classes
+            ],
+            "left_out": list(answer.left_out),
+            "own_not_better": answer.not_better(),
+        },
+    )
+    document["provenance"]["options"] |= {"by": answer.by}
+    return document
+
+
+def save_classes(folder: Path, answer: ByClass) -> None:
+    """Write the placement file of every class, whole or not at all; make the folder if absent. Raises OutputError."""
+    make_folder(folder)
+    for one in answer.classes:
+        document = solution_document(one.solution)
+        document["provenance"]["options"] |= {"by": answer.by, "class": one.name}
+        save_placement(folder / one.file, document)

@@ -1,0 +1,137 @@
+"""What a solve answers, and its JSON form: the placement file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement import __version__
+from placement.core.cluster import Cluster
+from placement.core.migration import MigrationPlan, migration_plan
+from placement.core.placement import Placement
+from placement.cost.evaluation import Evaluation
+from placement.documents.placement_json import cluster_document, placement_document
+from placement.pipeline.evaluate_parts import PartFigures
+from placement.pipeline.layer_answer import LayerReport
+from placement.solvers.options import Options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solution:
+    """A placement, how each layer was solved, and what it costs beside the baselines.
+
+    result_name name of the result in the next three: the solver's name
+    maps        name -> placement: the baselines and the result
+    train       name -> evaluation on the requests that the solver saw
+    held_out    the same on those it did not see; empty if none were held out
+    current     the map that was in use, if one was given; then it is among the maps, by that name
+    parts       the maps on each part of the traffic: those of a robust solve, else the domains; None: there are none
+    robust      what `solve` was told of it
+    """
+
+    placement: Placement
+    cluster: Cluster
+    options: Options
+    layers: tuple[LayerReport, ...]
+    result_name: str
+    maps: dict[str, Placement]
+    train: dict[str, Evaluation]
+    held_out: dict[str, Evaluation]
+    holdout: float
+    input_hash: str
+    current: Placement | None = None
+    parts: PartFigures | None = None
+    robust: str | None = None
+
+    def migration(self) -> MigrationPlan | None:
+        """What has to be copied to get from the current map to the result."""
+        if self.current is None:
+            return None
+        return migration_plan(self.current, self.placement, self.cluster)
+
+    def best_split(self) -> dict[str, npt.NDArray[np.float64]] | None:
+        """By train and held_out: the result's rank imbalance of every layer, float64 [L], if the load of each expert
+        were split over its slots as well as can be; None where no expert has several."""
+        model = self.placement.model
+        if self.cluster.num_slots == model.num_experts:
+            return None
+        from placement.cost.load_split import best_imbalance_L  # scipy's programs are loaded only for it
+
+        sides = {"train": self.train, "held_out": self.held_out}
+        return {
+            side: best_imbalance_L(
+                answers[self.result_name].load_LP, self.placement.phy2log_LP, self.cluster, model.num_experts
+            )
+            for side, answers in sides.items()
+            if answers
+        }
+
+
+def solution_document(solution: Solution, classes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The placement file of a solution: `solve -o`, `solve --json` and the service answer this.
+
+    classes: what own maps of classes of traffic gain over this one, see `placement.by_class`
+    """
+    parts = {
+        part: {name: evaluation.summary() for name, evaluation in answers.items()} or None
+        for part, answers in (("train", solution.train), ("held_out", solution.held_out))
+    }
+    plan = solution.migration()
+    splits = solution.best_split()
+    best_split = (
+        None
+        if splits is None
+        else {
+            side: {"mean": round(float(imbalance_L.mean()), 6), "max": round(float(imbalance_L.max()), 6)}
+            for side, imbalance_L in splits.items()
+        }
+    )
+    return placement_document(
+        solution.placement,
+        migration=None if plan is None else plan.summary(),
+        evaluation={
+            "replica_choice": solution.options.replica_choice,
+            "transport": solution.options.transport,
+            "result": solution.result_name,
+            **parts,
+            "best_split": best_split,
+        },
+        robust=_robust_document(solution),
+        classes=classes,
+        layers=[asdict(layer) for layer in solution.layers],
+        provenance={
+            "version": __version__,
+            "seed": solution.options.seed,
+            "options": asdict(solution.options) | {"holdout": solution.holdout, "robust": solution.robust},
+            "cluster": cluster_document(solution.cluster),
+            "input_hash": solution.input_hash,
+        },
+    )
+
+
+def _robust_document(solution: Solution) -> dict[str, Any] | None:
+    figures = solution.parts
+    if solution.robust is None or figures is None:
+        return None
+    return {
+        "by": figures.by,
+        "objective": {
+            name: {"worst": round(float(cost_W.max()), 9), "mean": round(float(cost_W.mean()), 9)}
+            for name, cost_W in figures.objective_W.items()
+        },
+        "parts": [
+            {
+                "name": name,
+                "objective": {m: round(float(cost_W[w]), 9) for m, cost_W in figures.objective_W.items()},
+                "train": {m: answer.summary() for m, answer in figures.train[w].items()},
+                "held_out": {m: answer.summary() for m, answer in figures.held_out[w].items()} or None
+                if figures.held_out
+                else None,
+            }
+            for w, name in enumerate(figures.names)
+        ],
+        "left_out": list(figures.left_out),
+    }

@@ -1,0 +1,81 @@
+"""What commands have compiled at their first run, compiled now: for images, continuous integration and the service."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from placement.core.cluster import Cluster
+from placement.grouping.assign_kernels import repair
+from placement.grouping.home_kernels import cost_of_covers, cost_of_single
+from placement.pipeline.solve import solve
+from placement.pipeline.with_homes import solve_grouped
+from placement.solvers.balancing.balance_kernels import balanced_row
+from placement.solvers.options import Options
+from placement.solvers.pieces import COPIES, EXPERTS, TOP_K, WIDE_EXPERTS, all_pieces
+from placement.support.compiling import Piece, compile_pieces
+from placement.support.parallel import make_executor
+from placement.support.progress import Listener, ignore
+from placement.traces.checked import check_ids
+from placement.traces.synth import write_synthetic
+from placement.traces.synthetic.presets import custom_shape
+from placement.traces.trace import Trace, open_trace
+from placement.workload.counting import set_counter, token_keys
+
+TOP_KS = (1, 2, 4, 6, 8)  # each has a counting kernel of its own; others are compiled at their first trace
+QUICK = Options(work_limit=10, bound="none")
+
+
+def warm_up(*, workers: int | None = None, listener: Listener = ignore) -> int:
+    """Have numba's cache hold what `solve`, `evaluate` and `group` run, and what counts traces.
+
+    Args:
+        workers: processes at once; None: one for each core that this process may use.
+        listener: told the stage "compile", but only where there is something to compile.
+
+    Returns:
+        How many pieces were compiled: 0 if the cache held them all. Rare solvers and bounds are in none of them.
+    """
+    solving = [*all_pieces(), COUNTING]
+    # these pieces run whole solves, which find there what the others compiled
+    return sum(compile_pieces(pieces, workers=workers, listener=listener) for pieces in (solving, [GROUPING, BALANCE]))
+
+
+@contextmanager
+def _trace(num_experts: int, top_k: int) -> Iterator[Trace]:
+    with tempfile.TemporaryDirectory() as folder, make_executor(1) as executor:
+        path = Path(folder) / "trace"
+        shape = custom_shape(2, num_experts, top_k)
+        write_synthetic(path, shape, num_tokens=256, num_requests=8, seed=0, executor=executor)
+        yield open_trace(path)
+
+
+def compile_counting() -> None:
+    """Solved, without a search, since a solve also reads the trace to measure on it."""
+    for num_experts in (2 * EXPERTS, WIDE_EXPERTS):
+        for top_k in TOP_KS:
+            with _trace(num_experts, top_k) as trace:
+                cluster = Cluster.fit(num_experts, num_nodes=2, gpus_per_node=2)
+                solve(trace, cluster, Options(solver="linear", bound="none"), workers=1)
+
+
+def compile_grouping() -> None:
+    for copies in (0, COPIES):
+        with _trace(EXPERTS, TOP_K) as trace:
+            cluster = Cluster.fit(EXPERTS, num_nodes=2, gpus_per_node=2, redundant_experts=copies)
+            solve_grouped(trace, cluster, QUICK, workers=1)
+
+
+def compile_balance() -> None:
+    with _trace(EXPERTS, TOP_K) as trace:
+        cluster = Cluster.fit(EXPERTS, num_nodes=2, gpus_per_node=2, redundant_experts=COPIES)
+        solve(trace, cluster, Options(solver="balance", objective="balance", work_limit=10), workers=1)
+
+
+COUNTING = Piece(
+    run=compile_counting, kernels=(token_keys, check_ids, *(set_counter(top_k) for top_k in TOP_KS)), types="uint16"
+)
+GROUPING = Piece(run=compile_grouping, kernels=(repair, cost_of_single, cost_of_covers))
+BALANCE = Piece(run=compile_balance, kernels=(balanced_row,))

@@ -1,0 +1,256 @@
+"""The main job with homes: traces in; a placement, homes for its requests and a router for new ones out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.core.choices import TOKEN_TOLERANCE
+from placement.core.cluster import Cluster
+from placement.core.migration import check_fits
+from placement.core.placement import Placement
+from placement.cost.evaluation import Evaluation
+from placement.errors import OptionError
+from placement.grouping.assign import assign_homes, check_tolerance
+from placement.grouping.fit_router import fit_router
+from placement.grouping.held_out import route_requests
+from placement.grouping.home_costs import home_costs
+from placement.grouping.requests import Requests, requests_of
+from placement.pipeline.grouped_solution import GROUPED, JOINT, PLACED, WITH_HOMES, Gain, GroupedSolution, Homes
+from placement.pipeline.joint import ROUNDS, solve_joint
+from placement.pipeline.layer_answer import LayerReport
+from placement.pipeline.measure import count_training, measure
+from placement.pipeline.solution import Solution
+from placement.pipeline.solve import BASELINES
+from placement.pipeline.solve_layers import solve_workload
+from placement.solvers import get_solver
+from placement.solvers.options import Options
+from placement.support.parallel import make_executor
+from placement.support.progress import Listener, Progress, ignore
+from placement.traces.cut import FIRST_QUARTER, PREFILL, check_cut, cut_requests
+from placement.traces.split import split_requests
+from placement.traces.trace import Trace
+from placement.workload.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sides:
+    """The training requests and their workload; of held-out ones, if any, the part that homes are decided from, and the
+    rest."""
+
+    train: Trace
+    first: Trace | None
+    rest: Trace | None
+    requests: Requests
+    workload: Workload
+
+
+def solve_grouped(
+    trace: Trace,
+    cluster: Cluster,
+    options: Options | None = None,
+    *,
+    placement: Placement | None = None,
+    holdout: float = 0.2,
+    home_from: str | None = None,
+    tolerance: float = TOKEN_TOLERANCE,
+    rounds: int = ROUNDS,
+    workers: int | None = None,
+    listener: Listener = ignore,
+) -> GroupedSolution:
+    """Place experts and group requests together; or, for a given `placement`, group requests for it.
+
+    Homes of training requests are chosen from all their tokens. Those of held-out requests are decided from the part
+    that `home_from` names (default: the prefill where the trace has prefill and decode, else the first quarter), once
+    all together and once by the router as they come, and are measured on the rest. Raises OptionError, TraceError.
+    """
+    options = options or Options()
+    if not 0 <= holdout < 1:
+        raise OptionError(f"holdout={holdout} must be at least 0 and less than 1")
+    check_grouping(cluster, options, home_from=home_from, tolerance=tolerance)
+    cluster.check_fits(trace.model.num_experts)
+    get_solver(options.solver)
+    if placement is not None:
+        check_fits(placement, trace.model, cluster)
+    train, held_out = (trace, None) if not holdout else split_requests(trace, holdout, options.seed)
+    home_from = home_from or _default_cut(trace)
+    first, rest = (None, None) if held_out is None else cut_requests(held_out, home_from)
+    for part, what in ((first, "decide from"), (rest, "measure on")):
+        if part is not None and not part.tokens_Q().any():
+            raise OptionError(
+                f"home_from={home_from!r} leaves no tokens of the held-out requests to {what}; use a share, such as "
+                f"{FIRST_QUARTER}"
+            )
+    requests = requests_of(trace)
+    with make_executor(workers) as executor:
+        workload = count_training(train, options, executor, listener)
+        placed, _ = solve_workload(
+            workload,
+            cluster,
+            options if placement is None else replace(options, solver="linear", bound="none"),
+            baselines=BASELINES,
+            executor=executor,
+            workers=workers,
+            listener=listener,
+        )
+        sides = Sides(train=train, first=first, rest=rest, requests=requests, workload=workload)
+        group = partial(_homes, sides, cluster=cluster, options=options, tolerance=tolerance, executor=executor)
+        linear, eplb = (placed[name] for name in BASELINES)
+        ways: list[tuple[str, Placement, Homes | None]] = [
+            ("linear", linear, None),
+            ("eplb", eplb, None),
+            (f"linear{WITH_HOMES}", linear, group(linear)),
+        ]
+        layers: tuple[LayerReport, ...] = ()
+        if placement is not None:
+            result, grouped = placement, group(placement)
+            ways += [(PLACED, placement, None), (f"{PLACED}{WITH_HOMES}", placement, grouped)]
+        else:
+            joint = solve_joint(
+                train,
+                requests,
+                workload,
+                cluster,
+                options,
+                placed[options.solver],
+                tolerance=tolerance,
+                rounds=rounds,
+                executor=executor,
+                workers=workers,
+                listener=listener,
+            )
+            result, grouped, layers = joint.placement, group(joint.placement), joint.layers
+            ways += [
+                (options.solver, joint.start, None),
+                (f"{options.solver}{WITH_HOMES}", joint.start, group(joint.start)),
+                (JOINT, result, None),
+                (f"{JOINT}{WITH_HOMES}", result, grouped),
+            ]
+        gains = _measure(ways, sides, cluster, options, executor, listener)
+    shown = {one.name: one for one in gains if one.homes is None and one.name != JOINT} | {GROUPED: gains[-1]}
+    solution = Solution(
+        placement=result,
+        cluster=cluster,
+        options=options,
+        layers=layers,
+        result_name=GROUPED,
+        maps={name: one.placement for name, one in shown.items()},
+        train={name: one.train for name, one in shown.items()},
+        held_out={name: one.held_out for name, one in shown.items() if one.held_out is not None},
+        holdout=holdout,
+        input_hash=workload.digest(),
+    )
+    apart = np.zeros(len(requests.ids), dtype=bool) if held_out is None else requests.sum(held_out.tokens_Q()) > 0
+    return GroupedSolution(
+        solution=solution,
+        requests=requests,
+        homes=grouped,
+        gains=gains,
+        home_from=home_from,
+        tolerance=tolerance,
+        tokens_Q=requests.sum(trace.tokens_Q()),
+        held_out_Q=apart,
+        rest_tokens_Q=np.zeros_like(requests.sum(trace.tokens_Q())) if rest is None else requests.sum(rest.tokens_Q()),
+    )
+
+
+def check_grouping(cluster: Cluster, options: Options, *, home_from: str | None, tolerance: float) -> None:
+    """Raise OptionError for what cannot be grouped, whatever the trace."""
+    if cluster.num_nodes < 2:
+        raise OptionError("grouping shares requests among nodes; one node is all there is: use --nodes 2 or more")
+    if not options.sends_count:
+        raise OptionError("grouping saves sends, and these do not count here; use --objective locality or time")
+    if options.moves_limited:
+        raise OptionError("grouping looks for a new map and knows no current one; leave out max_moves")
+    if home_from is not None:
+        check_cut(home_from)
+    check_tolerance(tolerance)
+
+
+def _default_cut(trace: Trace) -> str:
+    """The prefill if every phase is recorded, else the first quarter."""
+    phases = [np.unique(block.column_T("phase")) for block in trace.blocks()]
+    return PREFILL if len(np.unique(np.concatenate(phases))) > 1 else FIRST_QUARTER
+
+
+def _homes(
+    sides: Sides, placement: Placement, *, cluster: Cluster, options: Options, tolerance: float, executor: Executor
+) -> Homes:
+    """Homes of the training requests at the least cost, and those that the router gives to the others."""
+    cost = partial(
+        home_costs,
+        requests=sides.requests,
+        placement=placement,
+        cluster=cluster,
+        replica_choice=options.replica_choice,
+        transport=options.transport,
+        executor=executor,
+    )
+    costs = cost(sides.train)
+    router, kept = fit_router(costs, sides.workload)
+    held_out_Q = routed_Q = None
+    if sides.first is not None and sides.rest is not None:
+        seen = cost(sides.first)
+        tokens_Q = sides.requests.sum(sides.rest.tokens_Q())
+        held_out_Q = assign_homes(seen.cost_QN, seen.tokens_Q, tolerance=tolerance).home_Q
+        held_out_Q = np.where(tokens_Q + seen.tokens_Q > 0, held_out_Q, -1).astype(np.int32)
+        routed_Q = route_requests(router, sides.first, sides.requests, tokens_Q, options.seed)
+    return Homes(
+        assignment=assign_homes(costs.cost_QN, costs.tokens_Q, tolerance=tolerance),
+        router=router,
+        router_keeps=kept,
+        costs=costs,
+        held_out_Q=held_out_Q,
+        routed_Q=routed_Q,
+    )
+
+
+def _measure(
+    ways: list[tuple[str, Placement, Homes | None]],
+    sides: Sides,
+    cluster: Cluster,
+    options: Options,
+    executor: Executor,
+    listener: Listener,
+) -> tuple[Gain, ...]:
+    """Every way on both sides: those with random homes in one pass, the others with their homes in one each."""
+
+    def on(side: Trace, placements: list[Placement], home_Q: npt.NDArray[np.int32] | None) -> list[Evaluation]:
+        homes_Q = None if home_Q is None else home_Q[sides.requests.request_E]
+        return measure(side, placements, cluster=cluster, options=options, executor=executor, home_Q=homes_Q)
+
+    def measure_all(side: Trace, homes_of: Callable[[Homes], npt.NDArray[np.int32] | None]) -> dict[str, Evaluation]:
+        random = {name: placement for name, placement, homes in ways if homes is None}
+        known = dict(zip(random, on(side, list(random.values()), None), strict=True))
+        for name, placement, homes in ways:
+            if homes is not None:
+                known[name] = on(side, [placement], homes_of(homes))[0]
+        return known
+
+    listener(Progress(stage="evaluate", done=0, total=2))
+    train = measure_all(sides.train, lambda homes: homes.assignment.home_Q)
+    listener(Progress(stage="evaluate", done=1, total=2))
+    held_out: dict[str, Evaluation] = {}
+    routed: dict[str, Evaluation] = {}
+    if sides.rest is not None:
+        held_out = measure_all(sides.rest, lambda homes: homes.held_out_Q)
+        for name, placement, homes in ways:
+            if homes is not None:
+                routed[name] = on(sides.rest, [placement], homes.routed_Q)[0]
+    listener(Progress(stage="evaluate", done=2, total=2))
+    return tuple(
+        Gain(
+            name=name,
+            placement=placement,
+            homes=homes,
+            train=train[name],
+            held_out=held_out.get(name),
+            routed=routed.get(name),
+        )
+        for name, placement, homes in ways
+    )

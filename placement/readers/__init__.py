@@ -1,0 +1,56 @@
+"""The registry: a reader is one file and one line here. `placement.readers.convert` writes what they read."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from placement.errors import OptionError, TraceError
+
+if TYPE_CHECKING:
+    from placement.readers.base import Reader
+
+AUTO = "auto"
+READERS = {
+    "sglang": "placement.readers.sglang:SGLang",
+    "sglang-responses": "placement.readers.sglang_responses:SGLangResponses",
+    "vllm": "placement.readers.vllm:VLLM",
+    "routing-log": "placement.readers.routing_log:RoutingLog",
+    "megatron": "placement.readers.megatron:Megatron",
+    "tensorrt-llm": "placement.readers.tensorrt_llm:TensorRTLLM",
+    "llama-cpp": "placement.readers.llama_cpp:LlamaCpp",
+    "arrays": "placement.readers.arrays:Arrays",
+    "parquet": "placement.readers.parquet:Parquet",
+}
+
+
+def get_reader(name: str) -> Reader:
+    """The reader of that name. Raises OptionError."""
+    if name not in READERS:
+        raise OptionError(f"--from {name!r} is unknown; choose one of {AUTO}, {', '.join(READERS)}")
+    module, attribute = READERS[name].split(":")
+    return cast("Reader", getattr(import_module(module), attribute)())
+
+
+def detect(path: str | Path) -> tuple[Reader, str]:
+    """The reader that takes `path`, and why. Raises TraceError where none does, OptionError where several do."""
+    from placement.readers.base import check_exists
+
+    path = Path(path)
+    check_exists(path)
+    readers = [get_reader(name) for name in READERS]
+    found = [(reader, why) for reader in readers if (why := reader.sniff(path)) is not None]
+    if not found:
+        if (path / "trace.json").exists():
+            raise TraceError(f"{path} is an expert-trace/1 already; every command takes it as it is")
+        raise TraceError(f"{path} is of no known format; name it with --from: one of {', '.join(READERS)}")
+    if len(found) > 1:
+        raise OptionError(
+            f"{path} may be of several formats: {'; '.join(f'{reader.name} ({why})' for reader, why in found)}; "
+            f"choose one with --from"
+        )
+    return found[0]
+
+
+__all__ = ["AUTO", "READERS", "detect", "get_reader"]

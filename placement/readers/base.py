@@ -1,0 +1,196 @@
+"""The protocol of a reader: what an engine recorded in, batches of tokens (or counts) out."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.core.model import MOST_LAYERS
+from placement.errors import OptionError, PlacementError, TraceError
+from placement.traces.format import RequestEntry
+from placement.traces.storage.litter import is_litter
+
+BATCH_TOKENS = 2048  # of a batch at most, where a reader can choose
+PREFILL, DECODE = 0, 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions:
+    """What a recording may leave unsaid; None takes it from the recording.
+
+    model        name of the model
+    num_experts  logical experts of a layer
+    top_k        experts that a token visits
+    layer_ids    absolute index of each layer of the recording, the dense ones that it has included
+    """
+
+    model: str | None = None
+    num_experts: int | None = None
+    top_k: int | None = None
+    layer_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Tokens that an engine recorded together: a forward pass, a call or a request, or a piece of one.
+
+    where        names them in messages: the file and the place in it
+    ids_LTK      int32, C-contiguous, of all layers of the recording, dense ones included; -1 is no expert, and a set of
+                 nothing but -1 (or, of several, nothing but 0) is a row of a buffer that nobody wrote to
+    requests     the requests they belong to
+    request_T    index into `requests`, int32
+    position_T   position in the request, int32
+    phase_T      PREFILL or DECODE, uint8
+    weights_LTK  router weights, float16, or None
+    """
+
+    where: str
+    ids_LTK: npt.NDArray[np.int32]
+    requests: tuple[RequestEntry, ...]
+    request_T: npt.NDArray[np.int32]
+    position_T: npt.NDArray[np.int32]
+    phase_T: npt.NDArray[np.uint8]
+    weights_LTK: npt.NDArray[np.float16] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """Tokens of an engine.
+
+    layer_ids    of the L layers of each batch
+    num_experts  logical experts, or None where the engine does not say it
+    num_hidden_layers  of the model, dense ones included, where the engine records them all
+    phy2log_LP   logical expert of each physical id, int32, where ids are physical; else None
+    batches      reads all of it, from the start at every call
+    notes        what the user should know, one line each; complete when batches were read
+    id_fault     why an id may be out of range in this format, and how to mend it
+    """
+
+    model: str
+    layer_ids: tuple[int, ...]
+    batches: Callable[[], Iterator[Batch]]
+    num_experts: int | None = None
+    num_hidden_layers: int | None = None
+    phy2log_LP: npt.NDArray[np.int32] | None = None
+    notes: list[str] = field(default_factory=list)
+    id_fault: str = "record again, or give the right --experts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountRecording:
+    """Visits of every expert, without tokens: int64 [Q, L, E], one row for each request, pass or window."""
+
+    model: str
+    layer_ids: tuple[int, ...]
+    count_QLE: npt.NDArray[np.int64]
+    top_k: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class Reader(Protocol):
+    """`name` is what --from takes, `title` what the format is called in sentences."""
+
+    name: str
+    title: str
+
+    def sniff(self, path: Path) -> str | None:
+        """Why `path`, an existing file or folder, is of this format, in words; None if it is not. Never raises."""
+
+    def read(self, path: Path, options: ReadOptions) -> Recording | CountRecording:
+        """Raises TraceError, or OptionError where an option is missing or wrong; so do the batches."""
+
+
+@contextmanager
+def reading(path: Path | str, mend: str) -> Iterator[None]:
+    """Turn what a library raises on a bad file into TraceError of one line that says how to mend it."""
+    try:
+        yield
+    except PlacementError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+        NotImplementedError,
+        IndexError,
+        AttributeError,
+        struct.error,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        what = getattr(error, "strerror", None) or f"{error}" or type(error).__name__
+        raise TraceError(f"cannot read {path}: {what.splitlines()[0]}; {mend}") from None
+
+
+def check_exists(path: Path) -> None:
+    """Raise TraceError where nothing is at `path`, or the system refuses to look."""
+    mend = "give the file or folder that an engine recorded"
+    with reading(path, mend):
+        if not path.exists():
+            raise TraceError(f"{path} does not exist; {mend}")
+
+
+def files_of(path: Path, *patterns: str) -> list[Path]:
+    """The file itself, or the files of a folder whose names match, in order of their names and of numbers in them.
+
+    Files that hold no traffic, such as `._routes.jsonl` of macOS, are left out.
+    """
+    if path.is_file():
+        return [path]
+    found = {file for pattern in patterns for file in path.glob(pattern) if file.is_file() and not is_litter(file.name)}
+    return sorted(found, key=lambda file: (len(file.name), file.name))
+
+
+def head_of(path: Path, size: int = 1 << 16) -> bytes:
+    """The first bytes of a file; none where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
+
+
+def ranges(ids: Iterable[int]) -> str:
+    """Ascending numbers in few words: 0 to 2, 5."""
+    runs: list[list[int]] = []
+    for one in ids:
+        if runs and one == runs[-1][-1] + 1:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
+def parse_ids(text: str) -> tuple[int, ...]:
+    """Numbers from 3-60 or 0,2,4-7. Raises OptionError."""
+    parts = [re.fullmatch(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?", part) for part in text.split(",")]
+    if None in parts:
+        raise OptionError(
+            f"--layer-ids {text[:200]!r} is no list of numbers and ranges; write for example 3-60 or 1,3,5-7"
+        )
+    ends = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
+    if sum(last - first + 1 for first, last in ends) > MOST_LAYERS:
+        raise OptionError(f"--layer-ids {text[:60]!r} names more than {MOST_LAYERS} layers; no model has as many")
+    return tuple(one for first, last in ends for one in range(first, last + 1))
+
+
+def whole_number(value: Any, what: str, where: str, *, least: int = 0) -> int:
+    """`value` if it is a whole number of at least `least`. Raises TraceError."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+        raise TraceError(f"{where}: {what} is {value!r:.60}; a whole number of at least {least} is needed")
+    return value

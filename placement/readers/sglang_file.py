@@ -1,0 +1,67 @@
+"""What all dumps of SGLang's recorder share: their documents, maps and records. See `sglang`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.errors import TraceError
+from placement.readers.base import reading
+from placement.readers.torch_file import StoredTensor, open_document
+
+MAP, RECORDS, COUNT, IDS, PHYSICAL = (
+    "last_physical_to_logical_map",
+    "records",
+    "logical_count",
+    "topk_ids_of_layer",
+    "global_physical_count",
+)
+MEND = "dump the record again with POST /dump_expert_distribution_record"
+
+
+def document_of(path: Path) -> dict[str, Any]:
+    """The dump with its tensors on disk. Raises TraceError."""
+    document = open_document(path)
+    if not isinstance(document, dict):
+        raise TraceError(f"{path} holds a {type(document).__name__}; {COUNT}, or {RECORDS} and {MAP}, are needed")
+    return document
+
+
+def map_of(path: Path, document: dict[str, Any]) -> npt.NDArray[np.int32]:
+    """Logical expert of each slot, int32 [L, P]. Raises TraceError."""
+    found = document.get(MAP)
+    if not isinstance(found, StoredTensor) or len(found.shape) != 2 or found.dtype.kind != "i" or 0 in found.shape:
+        raise TraceError(f"{path}: {MAP} must be whole numbers [layers, slots]; {MEND}")
+    with reading(path, MEND), path.open("rb") as file:
+        phy2log_LP = found.read(file)
+    slots = phy2log_LP.shape[1]
+    for expert in (int(phy2log_LP.min()), int(phy2log_LP.max())):
+        if not 0 <= expert < slots:
+            raise TraceError(
+                f"{path}: {MAP} has expert {expert}; 0 to {slots - 1} are possible in {slots} slots; {MEND}"
+            )
+    experts = int(phy2log_LP.max()) + 1
+    for layer, row in enumerate(phy2log_LP):
+        absent = np.setdiff1d(np.arange(experts), row)
+        if len(absent):
+            raise TraceError(f"{path}: {MAP} has no slot for expert {absent[0]} of {experts} in layer {layer}; {MEND}")
+    return phy2log_LP.astype(np.int32)
+
+
+def records_of(files: list[Path], phy2log_LP: npt.NDArray[np.int32]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+    """(file, number, record); the map of every file must be the same. Raises TraceError."""
+    for path in files:
+        document = document_of(path)
+        if not np.array_equal(map_of(path, document), phy2log_LP):
+            raise TraceError(f"{path} has another {MAP} than {files[0]}; convert dumps of different maps apart")
+        records = document.get(RECORDS)
+        if not isinstance(records, list):
+            raise TraceError(f"{path}: {RECORDS} must be a list; {MEND}")
+        for number, record in enumerate(records):
+            if not isinstance(record, dict):
+                raise TraceError(f"{path}: record {number} is no dict; {MEND}")
+            yield path, number, record

@@ -1,0 +1,1 @@
+"""The table and the section of maps by class."""

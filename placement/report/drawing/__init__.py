@@ -1,0 +1,1 @@
+"""What all pages share: charts, numbers, colours, the frame."""

@@ -1,0 +1,96 @@
+"""Tables of a grouping for the terminal; they fit in 80 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from placement.cost.evaluation import Evaluation
+from placement.errors import printable
+from placement.pipeline.documents.grouping_document import domain_rows
+from placement.pipeline.grouped_solution import Gain, GroupedSolution
+from placement.report.drawing.numbers import change, number, percent, plural
+
+MOST_DOMAINS = 12
+
+
+def gains_table(grouped: GroupedSolution) -> Table:
+    """What placement alone, grouping alone and both bring; held out where requests were."""
+    table = _table("way to place and group")
+    for header in ("sends\n/token", "against\nlinear", "rank\nimb.", "routed\nsends", "training\nsends"):
+        table.add_column(header, justify="right", no_wrap=True)
+    linear = _shown(grouped.gains[0]).summary()["sends_per_token"]
+    for one in grouped.gains:
+        summary = _shown(one).summary()
+        homes = "random homes" if one.homes is None else "grouped"
+        cells = [
+            number(summary["sends_per_token"]),
+            "" if one is grouped.gains[0] else change(summary["sends_per_token"], linear),
+            number(summary["rank_imbalance"]["mean"]),
+            "" if one.routed is None else number(one.routed.summary()["sends_per_token"]),
+            number(one.train.summary()["sends_per_token"]),
+        ]
+        name = one.name.removesuffix(" + homes")
+        table.add_row(Text(f"{printable(name)}, {homes}"), *cells, style="bold" if one is grouped.gains[-1] else "")
+    table.caption = Text(_caption(grouped), style="dim")
+    return table
+
+
+def domains_table(grouped: GroupedSolution) -> Table:
+    """Which domains went to which node, and how local each is, before and after."""
+    nodes = grouped.solution.cluster.num_nodes
+    table = _table("domain")
+    for header in ("tokens", "sends\nbefore", "\nafter"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column(
+        "share of its tokens on each node" if nodes <= 8 else "nodes with most of its tokens", no_wrap=True
+    )
+    rows = domain_rows(grouped)
+    for row in rows[:MOST_DOMAINS]:
+        name = printable(row["domain"])
+        table.add_row(
+            Text(name if len(name) <= 24 else f"{name[:23]}…"),
+            f"{row['tokens']:,}",
+            number(row["sends_before"]),
+            number(row["sends_after"]),
+            _where(row, nodes),
+        )
+    if len(rows) > MOST_DOMAINS:
+        table.caption = Text(f"and {plural(len(rows) - MOST_DOMAINS, 'smaller domain')}", style="dim")
+    return table
+
+
+def _shown(gain: Gain) -> Evaluation:
+    return gain.held_out or gain.train
+
+
+def _caption(grouped: GroupedSolution) -> str:
+    homes = grouped.homes
+    most, gap = number(homes.assignment.token_imbalance), f"{homes.assignment.gap:.3%}"
+    said = f"tokens per node {most} of the mean at most, gap {gap}"
+    if homes.held_out_Q is None or homes.routed_Q is None:
+        return f"training requests; {said}"
+    seen = "prefill" if grouped.home_from == "prefill" else f"first {percent(float(grouped.home_from))} of its tokens"
+    return (
+        f"held-out requests: a home is decided from the {seen} and measured on the rest; all grouped together, tokens "
+        f"per node {number(grouped.held_out_balance(homes.held_out_Q))} of the mean at most; routed one by one, "
+        f"{number(grouped.held_out_balance(homes.routed_Q))}; training: {said}"
+    )
+
+
+def _where(row: dict[str, Any], nodes: int) -> str:
+    shares = [tokens / row["tokens"] for tokens in row["tokens_by_node"]]
+    if nodes <= 8:
+        return " ".join(f"{share:4.0%}" for share in shares)
+    most = sorted(range(nodes), key=lambda node: -shares[node])[:4]
+    return ", ".join(f"{node}: {shares[node]:.0%}" for node in most if shares[node] > 0)
+
+
+def _table(first: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table.caption_justify = "left"
+    table.add_column(f"\n{first}", no_wrap=True)
+    return table

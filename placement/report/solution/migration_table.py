@@ -1,0 +1,67 @@
+"""What a change of maps moves, for the terminal; it fits in 80 columns."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from placement.core.migration import MigrationPlan
+from placement.report.drawing.numbers import human_bytes, number, percent, plural
+
+MOST_ROWS = 24
+
+
+def migration_line(plan: MigrationPlan) -> str:
+    """One sentence: how many slots move, what that is in bytes, and how long it takes."""
+    if not plan.num_moves:
+        return "Nothing moves: every rank holds its experts already."
+    slots = len(plan.layer_ids) * plan.cluster.num_slots
+    return (
+        f"{plural(plan.num_moves, 'slot')} of {slots:,} move ({percent(plan.num_moves / slots)}): "
+        f"{human_bytes(plan.bytes_between_nodes)} between nodes and {human_bytes(plan.bytes_within_nodes)} within, "
+        f"{number(plan.time_ms())} ms or more."
+    )
+
+
+def migration_table(plan: MigrationPlan) -> Table:
+    """One row a layer that changes, the busiest link of each, and the totals."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table.title_justify = table.caption_justify = "left"
+    for header in ("\nlayer", "slots\nthat move", "bytes\nbetween nodes", "bytes\nwithin nodes", "busiest\nlink"):
+        table.add_column(header, justify="right", no_wrap=True)
+    node_M = [rank // plan.cluster.gpus_per_node for rank in (plan.source_M, plan.target_M)]
+    size = plan.cluster.expert_bytes
+    changed, moves = np.unique(plan.layer_M[plan.moves_M], return_counts=True)
+    for layer, count in zip(changed[:MOST_ROWS].tolist(), moves.tolist(), strict=False):
+        copies_NN = np.zeros_like(plan.bytes_NN)
+        mine = plan.moves_M & (plan.layer_M == layer)
+        np.add.at(copies_NN, (node_M[0][mine], node_M[1][mine]), 1)
+        within = int(np.trace(copies_NN))
+        cells = (human_bytes((count - within) * size), human_bytes(within * size), _busiest(copies_NN * size))
+        table.add_row(str(plan.layer_ids[layer]), f"{count:,}", *cells)
+    if len(changed) > MOST_ROWS:
+        table.add_row("…", f"{plural(len(changed) - MOST_ROWS, 'more layer')}", style="dim")
+    table.add_section()
+    totals = (human_bytes(plan.bytes_between_nodes), human_bytes(plan.bytes_within_nodes), _busiest(plan.bytes_NN))
+    table.add_row("all", f"{plan.num_moves:,}", *totals, style="bold")
+    table.caption = Text(_caption(plan), style="dim")
+    return table
+
+
+def _busiest(bytes_NN: np.ndarray) -> str:
+    """The pair of nodes that most goes between."""
+    between_NN = bytes_NN * (1 - np.eye(len(bytes_NN), dtype=np.int64))
+    source, target = np.unravel_index(int(between_NN.argmax()), between_NN.shape)
+    if not between_NN[source, target]:
+        return ""
+    return f"node {source} to {target}: {human_bytes(int(between_NN[source, target]))}"
+
+
+def _caption(plan: MigrationPlan) -> str:
+    most_out, most_in = (int(plan.bytes_GG.sum(axis=axis).max()) for axis in (1, 0))
+    return (
+        f"{migration_line(plan)}\nOne rank sends {human_bytes(most_out)} at most and receives {human_bytes(most_in)}; "
+        f"an expert is {human_bytes(plan.cluster.expert_bytes)}."
+    )

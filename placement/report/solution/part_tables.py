@@ -1,0 +1,119 @@
+"""Every map on every part of the traffic: a heat table for the page and a plain one for the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from placement.errors import printable
+from placement.pipeline.solution import Solution
+from placement.report.drawing.numbers import number
+
+Floats = npt.NDArray[np.float64]
+
+LEVELS = 5
+NAME_WIDTH = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartRow:
+    """A part: (sends, its heat, imbalance, its heat, whether the part is the map's worst) of every map."""
+
+    name: str
+    tokens: int
+    cells: list[tuple[str, int, str, int, bool]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartTable:
+    """What the page shows; `worst` and `mean` hold the cost of each map over parts."""
+
+    noun: str
+    shown: str
+    maps: list[str]
+    rows: list[PartRow]
+    worst: list[str]
+    mean: list[str]
+    left_out: list[str]
+    price: str
+
+
+def part_table(solution: Solution) -> PartTable | None:
+    """Held-out figures where every part has some; None where the requests are in no parts."""
+    figures = solution.parts
+    if figures is None:
+        return None
+    shown, answers = figures.shown()
+    maps = list(solution.maps)
+    sends_WM = np.array([[answer[name].sends_L.mean() for name in maps] for answer in answers])
+    imbalance_WM = np.array([[answer[name].rank_imbalance_L().mean() for name in maps] for answer in answers])
+    cost_WM = np.array([[figures.cost(answer[name]) for name in maps] for answer in answers])
+    sends_heat, imbalance_heat = _heat(sends_WM), _heat(imbalance_WM)
+    worst_M = cost_WM.argmax(axis=0)
+    rows = [
+        PartRow(
+            name=printable(name),
+            tokens=answers[w][maps[0]].num_tokens,
+            cells=[
+                (
+                    number(float(sends_WM[w, m])),
+                    int(sends_heat[w, m]),
+                    number(float(imbalance_WM[w, m])),
+                    int(imbalance_heat[w, m]),
+                    bool(worst_M[m] == w),
+                )
+                for m in range(len(maps))
+            ],
+        )
+        for w, name in enumerate(figures.names)
+    ]
+    return PartTable(
+        noun=figures.noun,
+        shown=shown,
+        maps=maps,
+        rows=rows,
+        worst=[number(float(cost)) for cost in cost_WM.max(axis=0)],
+        mean=[number(float(cost)) for cost in cost_WM.mean(axis=0)],
+        left_out=[printable(name) for name in figures.left_out],
+        price=f"{'sends + ' if figures.send_price else ''}{number(figures.balance_price)} × rank imbalance",
+    )
+
+
+def terminal_part_table(solution: Solution) -> Table | None:
+    """One row a part, one column a map: sends and imbalance; the map's worst part is bold. Only of a robust solve."""
+    table = part_table(solution)
+    if table is None or solution.robust is None:
+        return None
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    shown.title = Text(f"\nsends and rank imbalance by {table.noun}, {table.shown} requests", style="bold")
+    shown.title_justify = shown.caption_justify = "left"
+    shown.add_column(table.noun, no_wrap=True)
+    for name in table.maps:
+        shown.add_column(Text(name), justify="right", no_wrap=True)
+    for row in table.rows:
+        cells = [
+            Text(f"{sends} {imbalance}", style="bold" if worst else "") for sends, _, imbalance, _, worst in row.cells
+        ]
+        name = row.name if len(row.name) <= NAME_WIDTH else f"{row.name[: NAME_WIDTH - 1]}…"
+        shown.add_row(Text(name), *cells)
+    shown.add_section()
+    shown.add_row("worst cost", *table.worst)
+    shown.add_row("mean cost", *table.mean)
+    said = f"cost = {table.price}; bold: where the map costs most"
+    if table.left_out:
+        said += f"; left out, too small: {', '.join(table.left_out)}"
+    shown.caption = Text(said, style="dim")
+    return shown
+
+
+def _heat(values_WM: Floats) -> npt.NDArray[np.int64]:
+    """0 for the lowest of the table to LEVELS - 1 for the highest."""
+    low, high = float(values_WM.min()), float(values_WM.max())
+    if not high > low:
+        return np.zeros(values_WM.shape, dtype=np.int64)
+    return np.asarray(np.minimum((values_WM - low) / (high - low) * LEVELS, LEVELS - 1).astype(np.int64))

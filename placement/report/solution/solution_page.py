@@ -1,0 +1,154 @@
+"""One self-contained HTML page about a solution: no script, nothing fetched, the same bytes every time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from placement.cost.evaluation import Evaluation
+from placement.errors import printable
+from placement.pipeline.by_class_solution import ByClass
+from placement.pipeline.grouped_solution import GroupedSolution
+from placement.pipeline.solution import Solution, solution_document
+from placement.report.classes.classes_report import class_table
+from placement.report.drawing.numbers import change, human_bytes, number, plural
+from placement.report.drawing.page import render
+from placement.report.solution import solution_charts as figures
+from placement.report.solution.expert_maps import CLASS_LABELS, layer_maps
+from placement.report.solution.grouping_section import grouping_page
+from placement.report.solution.part_tables import part_table
+from placement.report.solution.summary import (
+    REFERENCE,
+    baseline_of,
+    headline,
+    objective,
+    parts,
+    proof,
+    sends_known,
+    shown_part,
+)
+
+TEMPLATE = "solution/solution.html.j2"
+
+
+def report_html(solution: Solution, *, grouped: GroupedSolution | None = None, by_class: ByClass | None = None) -> str:
+    """The report as text; write it with `placement.support.atomic_files.write_atomic`.
+
+    grouped, by_class: what `solution` was taken from, if it was solved with homes or beside maps by class
+    """
+    sections = {
+        "grouping": None if grouped is None else grouping_page(grouped),
+        "classes_of_traffic": None if by_class is None else class_table(by_class),
+    }
+    return render(TEMPLATE, _context(solution) | sections)
+
+
+def _context(solution: Solution) -> dict[str, Any]:
+    part, answers = shown_part(solution)
+    provenance = solution_document(solution)["provenance"]
+    return {
+        "model": solution.placement.model,
+        "model_name": printable(solution.placement.model.name),
+        "cluster": solution.cluster,
+        "solution": solution,
+        "part": part,
+        "headline": headline(solution),
+        "proof": proof(solution),
+        "tiles": _tiles(solution),
+        "comparison": [
+            (name, rows[REFERENCE].num_tokens, [_row(solution, map_name, rows) for map_name in rows])
+            for name, rows in parts(solution)
+        ],
+        "legend": [(name, figures.series_of(name), figures.shape_of(name)) for name in answers],
+        "sends_known": sends_known(solution),
+        "tradeoff": figures.tradeoff(solution) if sends_known(solution) else None,
+        "sends_by_layer": figures.sends_by_layer(solution) if sends_known(solution) else None,
+        "by_part": part_table(solution),
+        "objective": objective(solution),
+        "imbalance_by_layer": figures.imbalance_by_layer(solution),
+        "heatmaps": [(name, figures.load_heatmap(solution, name)) for name in answers],
+        "reach": figures.load_reach(solution),
+        "layers": _layers(solution, answers),
+        "maps": layer_maps(solution),
+        "classes": CLASS_LABELS,
+        "provenance": _provenance(solution, provenance),
+        "reference": REFERENCE,
+        "baseline": baseline_of(solution),
+        "nodes_are_parted": figures.nodes_are_parted(solution),
+        "plural": plural,
+    }
+
+
+def _row(solution: Solution, name: str, answers: dict[str, Evaluation]) -> dict[str, Any]:
+    summary, reference = answers[name].summary(), answers[REFERENCE].summary()
+    sends, rank, node = summary["sends_per_token"], summary["rank_imbalance"], summary["node_imbalance"]
+    return {
+        "name": name,
+        "is_result": name == solution.result_name,
+        "cells": [
+            number(sends),
+            "" if name == REFERENCE else change(sends, reference["sends_per_token"]),
+            human_bytes(answers[name].bytes_per_token()),
+            f"{number(rank['mean'])} ({number(rank['max'])})",
+            f"{number(node['mean'])} ({number(node['max'])})",
+            number(summary["step_time_us"]),
+        ],
+    }
+
+
+def _tiles(solution: Solution) -> list[tuple[str, str, str]]:
+    """(what, value, beside what) of the result."""
+    _, answers = shown_part(solution)
+    name = baseline_of(solution)
+    result, other = answers[solution.result_name].summary(), answers[name].summary()
+
+    def tile(what: str, value: float | None, reference: float | None, unit: str = "") -> tuple[str, str, str]:
+        if value is None:
+            return what, "unknown", "the input holds counts only"
+        return what, f"{number(value)}{unit}", f"{name} {number(reference)}{unit}, {change(value, reference)}"
+
+    return [
+        tile("Sends per token to other nodes", result["sends_per_token"], other["sends_per_token"]),
+        tile("Rank imbalance", result["rank_imbalance"]["mean"], other["rank_imbalance"]["mean"]),
+        tile("Modelled step time", result["step_time_us"], other["step_time_us"], " µs"),
+    ]
+
+
+def _layers(solution: Solution, answers: dict[str, Evaluation]) -> list[dict[str, Any]]:
+    """None of a map that was given, not solved for."""
+    if not solution.layers:
+        return []
+    before, after = answers[baseline_of(solution)].layers(), answers[solution.result_name].layers()
+    return [
+        {"report": report, "before": old, "after": new}
+        for report, old, new in zip(solution.layers, before, after, strict=True)
+    ]
+
+
+def _provenance(solution: Solution, provenance: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    model = solution.placement.model
+    about = [
+        ("expert-placement", str(provenance["version"])),
+        ("seed", str(provenance["seed"])),
+        ("input hash", str(provenance["input_hash"])),
+        ("model", printable(model.name)),
+        ("layers", f"{model.num_layers} ({model.layer_ids[0]} to {model.layer_ids[-1]})"),
+        ("experts, top-k", f"{model.num_experts}, {model.top_k}"),
+        ("slots, redundant", f"{solution.placement.num_slots}, {solution.placement.num_redundant}"),
+    ]
+    return [
+        ("Origin", about),
+        ("Options", [(name, _plain(value)) for name, value in provenance["options"].items() if name != "seed"]),
+        ("Cluster", [(name, _plain(value)) for name, value in provenance["cluster"].items()]),
+    ]
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {_plain(one)}" for name, one in value.items() if one != []) or "all alike"
+    if isinstance(value, (tuple, list)) and value and isinstance(value[0], list):
+        return f"{len(value)} × {len(value[0])} numbers"
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(_plain, value)) or "all alike"
+    return f"{value:,}" if isinstance(value, (int, float)) else str(value)

@@ -1,0 +1,118 @@
+"""The part of a solution that reports show first, and its one-paragraph summary."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from placement.cost.evaluation import Evaluation
+from placement.cost.transport import sends_are_fixed
+from placement.pipeline.solution import Solution
+from placement.report.drawing.numbers import change, number, percent
+
+REFERENCE = "eplb"
+
+
+def shown_part(solution: Solution) -> tuple[str, dict[str, Evaluation]]:
+    """Held-out figures where there are any, else those of training; with their name in words."""
+    if solution.held_out:
+        return "held-out", solution.held_out
+    return "training", solution.train
+
+
+def baseline_of(solution: Solution) -> str:
+    """The map that the result is set beside: eplb, or linear where the result is eplb."""
+    return "linear" if solution.result_name == REFERENCE else REFERENCE
+
+
+def parts(solution: Solution) -> list[tuple[str, dict[str, Evaluation]]]:
+    """All parts, the one to believe first."""
+    held_out = [("held-out", solution.held_out)] if solution.held_out else []
+    return [*held_out, ("training", solution.train)]
+
+
+def sends_known(solution: Solution) -> bool:
+    """False where the input holds counts only."""
+    return bool(np.isfinite(solution.train[REFERENCE].sends_L).all())
+
+
+def objective(solution: Solution) -> str:
+    """What the solver minimized, in words."""
+    if not solution.options.sends_count:
+        return "Rank imbalance of the training loads; sends do not count."
+    _, price = solution.options.prices(solution.cluster, solution.placement.model.top_k)
+    return (
+        f"sends + {number(price)} × expected rank imbalance, the expectation taken over resampled requests, on the "
+        f"training requests."
+    )
+
+
+def headline(solution: Solution) -> str:
+    """Sends and imbalance of the result beside eplb, what is proven, what the best split of load over copies would make
+    of the imbalance, and the worst part of a robust solve."""
+    return f"{_sends(solution)}; {proof(solution)}.{_best_split(solution)}{_worst_part(solution)}"
+
+
+def _best_split(solution: Solution) -> str:
+    splits = solution.best_split()
+    if splits is None:
+        return ""
+    imbalance = number(float(splits["held_out" if solution.held_out else "train"].mean()))
+    return f" With the best split of load over copies the rank imbalance would be {imbalance}."
+
+
+def _worst_part(solution: Solution) -> str:
+    figures = solution.parts
+    if solution.robust is None or figures is None:
+        return ""
+    part, answers = figures.shown()
+    names = (solution.result_name, solution.options.solver)
+    worst, other = (max(figures.cost(answer[name]) for answer in answers) for name in names)
+    return (
+        f" The worst {figures.noun} costs {number(worst)} on {part} requests, with plain {names[1]} {number(other)} "
+        f"({change(worst, other)})."
+    )
+
+
+def _sends(solution: Solution) -> str:
+    part, answers = shown_part(solution)
+    result, reference = answers[solution.result_name], answers[REFERENCE]
+    sends, other = float(result.sends_L.mean()), float(reference.sends_L.mean())
+    imbalance = number(float(result.rank_imbalance_L().mean()))
+    where = f"on {part} requests"
+    if not sends_known(solution):
+        beside = number(float(reference.rank_imbalance_L().mean()))
+        return f"Rank imbalance {imbalance} {where} ({REFERENCE} {beside}); sends are unknown: there are counts only"
+    if solution.cluster.num_nodes > 1 and sends_are_fixed(
+        solution.cluster, solution.options.transport, solution.placement.model.num_experts
+    ):
+        beside = "" if result is reference else f" ({REFERENCE} {number(float(reference.rank_imbalance_L().mean()))})"
+        return (
+            f"Every placement sends the same here (transport {solution.options.transport}) and changes nothing but "
+            f"balance. Rank imbalance {imbalance}{beside} {where}"
+        )
+    if solution.result_name == REFERENCE:
+        return f"{number(sends)} inter-node sends per token and layer {where}, at rank imbalance {imbalance}"
+    at = f"at rank imbalance {imbalance} ({REFERENCE} {number(float(reference.rank_imbalance_L().mean()))})"
+    if solution.cluster.num_nodes == 1:
+        return f"No inter-node sends, there is one node; {at} {where}"
+    if other == 0 or abs(sends / other - 1) < 5e-4:
+        return f"As many inter-node sends as {REFERENCE} {where} ({number(sends)} per token and layer), {at}"
+    way = "fewer" if sends < other else "more"
+    return (
+        f"{percent(abs(sends / other - 1))} {way} inter-node sends than {REFERENCE} {where} "
+        f"({number(sends)} against {number(other)} per token and layer), {at}"
+    )
+
+
+def proof(solution: Solution) -> str:
+    """What the bounds say about the training objective."""
+    gaps = [layer.gap for layer in solution.layers if layer.gap is not None]
+    if not gaps:
+        return "no bound was computed"
+    of_layers = (
+        "" if len(gaps) == len(solution.layers) else f" on the {len(gaps)} of {len(solution.layers)} layers bounded"
+    )
+    if max(gaps) == 0:
+        return f"proven optimal{of_layers} (training objective)"
+    mean = percent(float(np.mean(gaps)))
+    return f"proven within {mean} of the optimum{of_layers} (mean gap over layers, training objective)"

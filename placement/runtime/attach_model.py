@@ -1,0 +1,172 @@
+"""A Hugging Face model that runs its experts by a map, each rank those of its own slots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from placement.core.cluster import Cluster
+from placement.core.huggingface import ExpertModules, find_experts
+from placement.core.placement import Placement
+from placement.errors import MapError, OptionError
+from placement.runtime.attached_layer import AttachedLayer
+from placement.runtime.capacity import EXPANDED, CapacityPolicy
+from placement.runtime.dispatcher import FLAT, Dispatcher
+from placement.runtime.layer import UNLIMITED, MoELayer, StepStats
+from placement.runtime.layer_map import LayerMap
+from placement.runtime.module_experts import ModuleExperts, check_module, weights_of_module
+from placement.runtime.rank_files import RankFiles
+from placement.runtime.router_scores import RouterScores
+from placement.runtime.slot_weights import SlotWeights
+from placement.runtime.swap import Swap
+from placement.runtime.transport.base import Mesh
+
+
+def attach(
+    model: Any,
+    placement: Placement,
+    mesh: Mesh,
+    *,
+    checkpoint: str | Path | None = None,
+    hops: str = FLAT,
+    choice: str = "min-nodes",
+    cluster: Cluster | None = None,
+    capacity: CapacityPolicy = UNLIMITED,
+    keep_weights: bool = True,
+) -> Attached:
+    """From now on `model` runs its experts on all ranks of `mesh`; every rank attaches its own copy of the model.
+
+    model         of transformers 5; its experts may be on the device `meta` if `checkpoint` is given
+    checkpoint    folder of `placement apply` to read this rank's slots from; else they are copied from the model
+    hops, choice, cluster, capacity  see `Dispatcher` and `CapacityPolicy`
+    keep_weights  keep the model's own experts for `detach`; False frees their memory
+
+    Every rank runs the model equally often; one that has nothing to do calls `join` where the others run a forward.
+    Raises InputError for a model that is not understood, MapError for a map of another model or mesh.
+    """
+    modules = find_experts(model)
+    if any(hasattr(one.forward, "attached") for one in modules.experts_L):
+        raise OptionError("the model is attached already; call detach() of what attach gave, or swap() for another map")
+    _check_map(modules, placement, mesh)
+    slots_L = _slots(model, modules, placement, mesh, checkpoint)
+    scores = RouterScores(model, modules) if capacity.mode == EXPANDED else None
+    layers = []
+    for index, (layer, module) in enumerate(zip(modules.layer_ids, modules.experts_L, strict=True)):
+
+        def make(placement: Placement, experts: ModuleExperts, layer: int = layer, index: int = index) -> MoELayer:
+            layer_map, device = LayerMap.of(placement, layer), slots_L[index].device
+            dispatcher = Dispatcher(mesh, layer_map, hops=hops, choice=choice, cluster=cluster, device=device)
+            return MoELayer(dispatcher, experts, capacity)
+
+        layers.append(
+            AttachedLayer(
+                module,
+                slots_L[index],
+                make,
+                top_k=placement.model.top_k,
+                scores=None if scores is None else scores.of(index),
+                keep_weights=keep_weights,
+            )
+        )
+    try:
+        return Attached(placement, mesh, layers, scores)
+    except BaseException:
+        if scores is not None:
+            scores.remove()
+        raise
+
+
+class Attached:
+    """What `attach` gives: one rank's model in the group. `placement` is the map in force."""
+
+    def __init__(
+        self, placement: Placement, mesh: Mesh, layers: list[AttachedLayer], scores: RouterScores | None
+    ) -> None:
+        self.mesh, self.layers, self._scores = mesh, layers, scores
+        self.use(placement)  # may raise: the model is changed after it
+        for layer in layers:
+            layer.take_over()
+
+    @property
+    def stats(self) -> list[StepStats | None]:
+        """Of the last forward or `join`, one for each layer."""
+        return [layer.stats for layer in self.layers]
+
+    @property
+    def slots_L(self) -> list[SlotWeights]:
+        """The weights in this rank's slots, by layer."""
+        return [layer.slots for layer in self.layers]
+
+    def use(self, placement: Placement) -> None:
+        """Serve by a map of which the slots have the weights on all ranks: `Swap` calls it."""
+        self.placement = placement
+        for layer in self.layers:
+            layer.use(placement)
+
+    @contextmanager
+    def marked(self, *, priority: Tensor | None = None, load: Tensor | None = None) -> Iterator[None]:
+        """Forwards inside have tokens with these `priority` and `load`, in the order of the input; see `MoELayer`."""
+        given = {"priority": priority, "load": load}
+        marks = {name: one.reshape(-1) for name, one in given.items() if one is not None}
+        for layer in self.layers:
+            layer.marks = marks
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer.marks = {}
+
+    def swap(self, new: Placement, **options: Any) -> Swap:
+        """Go to another map, by `Swap`, which has the options; all ranks ask for the same."""
+        return Swap(self, new, **options)
+
+    def join(self) -> None:
+        """Take part in one forward of the other ranks without tokens."""
+        for layer in self.layers:
+            layer.join()
+
+    def detach(self) -> None:
+        """The model is as it was before `attach`; it need not be done on all ranks. Raises OptionError once freed."""
+        for layer in self.layers:
+            layer.remove()
+        if self._scores is not None:
+            self._scores.remove()
+
+
+def _slots(
+    model: Any, modules: ExpertModules, placement: Placement, mesh: Mesh, checkpoint: str | Path | None
+) -> list[SlotWeights]:
+    """The weights of this rank, by layer."""
+    for layer, module in zip(modules.layer_ids, modules.experts_L, strict=True):
+        check_module(module, f"layer {layer}")
+    slots = slice(mesh.rank * placement.slots_per_gpu, (mesh.rank + 1) * placement.slots_per_gpu)
+    if checkpoint is None:
+        if any(module.down_proj.is_meta for module in modules.experts_L):
+            raise OptionError("the model's experts have no weights; give checkpoint=, a folder of `placement apply`")
+        rows = placement.phy2log_LP[:, slots].tolist()
+        return [weights_of_module(module, held) for module, held in zip(modules.experts_L, rows, strict=True)]
+    files = RankFiles(checkpoint, placement, mesh.rank)
+    device = next((one.device for one in model.parameters() if not one.is_meta), torch.device("cpu"))
+    return [
+        files.weights(layer, module._parameters, device)
+        for layer, module in zip(modules.layer_ids, modules.experts_L, strict=True)
+    ]
+
+
+def _check_map(modules: ExpertModules, placement: Placement, mesh: Mesh) -> None:
+    model = placement.model
+    if modules.layer_ids != model.layer_ids or modules.num_experts != model.num_experts:
+        raise MapError(
+            f"the model has {modules.num_experts} experts in layers {list(modules.layer_ids)[:8]}; the map is for "
+            f"{model.num_experts} in layers {list(model.layer_ids)[:8]}; give the map of this model"
+        )
+    if (placement.num_nodes, placement.gpus_per_node) != (mesh.num_nodes, mesh.gpus_per_node):
+        raise MapError(
+            f"the map is for {placement.num_nodes} nodes x {placement.gpus_per_node} GPUs and the mesh has "
+            f"{mesh.num_nodes} x {mesh.gpus_per_node}; solve for this mesh, or start as many ranks"
+        )

@@ -1,0 +1,67 @@
+"""What a folder of rank files says of itself: schema `expert-checkpoint/1`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from placement.errors import InputError
+from placement.support.atomic_files import plain_name, write_atomic
+from placement.support.text_files import parse_json
+
+SCHEMA: Final = "expert-checkpoint/1"
+MANIFEST, MAP, COMMON, SOURCES = "manifest.json", "placement.json", "common.safetensors", "sources.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class FileEntry(_Part):
+    """A file of tensors: `sha256[layer][s]` is the hash of slot s's weights, its tensors one after another in the order
+    of the file; `sha256["common"]` has one hash for all tensors that are no placed experts."""
+
+    bytes: int
+    sha256: dict[str, list[str]]
+
+
+class Manifest(_Part):
+    schema_: Literal["expert-checkpoint/1"] = Field(alias="schema")
+    complete: bool = Field(description="False while files are missing; the same command goes on")
+    map: str = Field(description="map_digest of the placement")
+    layout: str = Field(description="How the checkpoint names experts")
+    layer_ids: list[int]
+    layers_left: list[int] = Field(description="Layers with experts that the map does not place; they are in common")
+    source: str = Field(description="Fingerprint of the checkpoint's files")
+    others: list[Annotated[str, AfterValidator(plain_name)]] = Field(
+        description="Small files of the checkpoint that lie beside this one"
+    )
+    files: dict[str, FileEntry] = Field(description="By name; those that are written so far")
+
+    def write(self, folder: Path) -> None:
+        text = json.dumps(self.model_dump(by_alias=True), indent=1)
+        write_atomic(folder / MANIFEST, text + "\n")
+
+
+def metadata_of(map_digest: str) -> dict[str, str]:
+    """What the header of every file says besides its tensors."""
+    return {"schema": SCHEMA, "map": map_digest}
+
+
+def rank_file_name(rank: int) -> str:
+    return f"rank-{rank:05d}.safetensors"
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Raises InputError where there is none, or none that this version reads."""
+    path = Path(folder) / MANIFEST
+    try:
+        return Manifest.model_validate(parse_json(path.read_bytes()))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; give a folder that `placement apply` wrote") from None
+    except ValueError as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"{path} is not of schema {SCHEMA} ({first}); run `placement apply` again") from None

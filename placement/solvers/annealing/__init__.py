@@ -1,0 +1,1 @@
+"""Simulated annealing of slot contents on the exact objective."""

@@ -1,0 +1,267 @@
+"""Simulated annealing of slot contents on the exact, deduplicated objective with balance inside it.
+
+Every start is annealed with a part of the moves, then the best of them with the rest; the best map seen under
+`LayerProblem.score` wins. Without redundant experts the starts are linear, eplb, spectral and random. With them: eplb,
+and a locality solution (annealed with the redundant slots empty, then filled with copies of the hottest experts). On
+many nodes a move of a copy is dear and one of a single expert is not: there the locality solution alone is annealed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.core.cluster import MOST_NODES
+from placement.core.topology import EVEN
+from placement.cost.covers import EXACT_NODES
+from placement.solvers.annealing.anneal_chance import anneal_chance
+from placement.solvers.annealing.anneal_common import Balance, Incidence, balance, fare_per_copy_HX, incidence
+from placement.solvers.annealing.anneal_replicas import anneal_replicas
+from placement.solvers.annealing.anneal_single import anneal_single
+from placement.solvers.eplb import Eplb
+from placement.solvers.linear import linear_map
+from placement.solvers.moves import separate_copies
+from placement.solvers.problem import LayerProblem, LayerSolution
+from placement.solvers.spectral import spectral_map
+from placement.support.hash64 import GOLDEN
+
+Row = npt.NDArray[np.int32]
+Run = Callable[[Row, float, float, float, int, np.uint64], None]  # row (in place), price, hot, cold, moves, seed
+
+BY_CHANCE = ("local-first", "uniform")
+
+MOVES, REPLICA_MOVES = 450_000, 600_000
+MOVES_OF_EXPERT = 2000  # at least, where experts are many
+UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
+SETS_OF_MANY_NODES, MOVES_ON_MANY_NODES, SINGLE_MOVES_ON_MANY_NODES = 2048, 20_000, 60_000
+CHANCE_WORK = 400_000_000  # factors of a product that a search may multiply where copies are chosen by chance
+HOT_SETS, HOT_LOADS = 8192, 24
+SEGMENTS = 4  # between which a deadline is looked at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How a run cools, in as many segments as there are prices; each goes on from the best map of the one before.
+
+    hot, cold  first and last temperature, in units of K / E sends per token: what one average expert's move changes
+    prices     of imbalance, in parts of the problem's: a high price makes the landscape rugged
+    """
+
+    hot: float
+    cold: float
+    prices: tuple[float, ...] = (1,)
+
+
+SINGLE = Schedule(hot=0.06, cold=0.003)
+HOT, COLD = Schedule(hot=0.06, cold=0.02), Schedule(hot=0.02, cold=0.003)  # SINGLE in two
+HOT_SHARE = 1 / 3  # of the moves
+QUENCH = Schedule(hot=0.02, cold=0.003)
+COPIES = Schedule(hot=0.04, cold=0.004, prices=(0.5, 0.7, 1, 1))
+COPIES_FOR_BALANCE = Schedule(hot=0.005, cold=0.0005, prices=(1, 1, 1, 1))  # where sends do not count
+COPIES_ON_MANY_NODES = Schedule(hot=0.006, cold=0.002, prices=(0.6, 0.8, 1))
+
+
+class Anneal:
+    name = "anneal"
+
+    def unsupported(self, problem: LayerProblem) -> str | None:
+        return None
+
+    def solve_layer(self, problem: LayerProblem) -> LayerSolution:
+        search = _Search(problem)
+        row = search.best_row()
+        return LayerSolution(solver=self.name, phy2log_P=row, status="limit" if search.stopped else "feasible")
+
+    def polish(self, problem: LayerProblem, row: Row) -> LayerSolution:
+        """A map with one copy per expert, annealed with a tenth of the moves from a low temperature."""
+        search = _Search(problem)
+        moves = max((problem.options.work_limit or MOVES) // 10, 1)
+        return LayerSolution(solver=self.name, phy2log_P=search.anneal_single(row, moves, QUENCH))
+
+
+class _Search:
+    """One layer's annealing runs; `stopped` tells whether the deadline cut them."""
+
+    def __init__(self, problem: LayerProblem) -> None:
+        self.problem = problem
+        self.stopped = False
+        self.runs = 0
+
+    def best_row(self) -> Row:
+        if self.problem.num_redundant == 0:
+            return self._single()
+        row = self._replicas(self.problem)
+        options, cluster = self.problem.options, self.problem.cluster
+        flattened = self.problem.home_U is None and cluster.gpus_per_node > 1 and cluster.num_ranks <= MOST_NODES
+        if options.transport == "rank" and flattened:
+            # every rank a node of its own: few ranks instead of few nodes
+            flat = replace(cluster, num_nodes=cluster.num_ranks, gpus_per_node=1, topology=EVEN)
+            flat_problem = replace(self.problem, cluster=flat, options=replace(options, transport="node"))
+            row = self._better(row, self._replicas(flat_problem))
+        if options.replica_choice in BY_CHANCE:
+            row = self._better(row, self._by_chance(row))
+        return row
+
+    def _single(self) -> Row:
+        problem, slots = self.problem, self.problem.cluster.num_slots
+        moves = problem.options.work_limit or max(MOVES, MOVES_OF_EXPERT * slots)
+        shuffled = np.random.default_rng(problem.seed).permutation(slots).astype(np.int32)
+        starts = [
+            spectral_map(problem.coact_EE, problem.load_E, problem.cluster),
+            Eplb().solve_layer(problem).phy2log_P,
+            linear_map(slots, slots),
+            shuffled,
+            *problem.starts,
+        ]
+        hot_moves, quench_moves = int(HOT_SHARE * moves), moves // 10
+        rough = self._run(_rough(problem))
+        best = self._quench(rough, starts, quench_moves, QUENCH)
+        hot = self._anneal(rough, best, hot_moves, HOT)
+        return self._better(best, self._anneal(self._run(problem), hot, moves - hot_moves - quench_moves, COLD))
+
+    def _run(self, problem: LayerProblem) -> Run:
+        """Of one copy per expert."""
+        slots, alone = problem.cluster.num_slots, problem.options.transport == "assignment"
+        return partial(_run_single, incidence(problem, slots, alone=alone), balance(problem, slots))
+
+    def anneal_single(self, start: Row, moves: int, schedule: Schedule) -> Row:
+        return self._anneal(self._run(self.problem), start, moves, schedule)
+
+    def _replicas(self, problem: LayerProblem) -> Row:
+        """Few sends where copies are chosen for it (`min-nodes`)."""
+        experts, slots = problem.num_experts, problem.cluster.num_slots
+        moves = problem.options.work_limit or _moves_of_copies(problem)
+        many_nodes = problem.cluster.num_nodes > EXACT_NODES
+        single_moves = moves // 4
+        if many_nodes and problem.options.work_limit is None:
+            single_moves = SINGLE_MOVES_ON_MANY_NODES
+        # slots beyond one for each expert hold experts of their own at first, in no set and without load
+        extra = slots - experts
+        spectral = spectral_map(
+            np.pad(problem.coact_EE, (0, extra)), np.pad(problem.load_E, (0, extra)), problem.cluster
+        )
+        run = partial(_run_single, incidence(problem, slots), balance(problem, slots))
+        local = _fill(problem, self._anneal(run, spectral, single_moves, SINGLE))
+        thinned = _thinned(problem)
+        run = partial(_run_replicas, incidence(thinned, experts), balance(thinned, experts))
+        if many_nodes:
+            best = reduce(self._better, [local, *problem.starts])
+            return self._better(best, self._anneal(run, best, moves, COPIES_ON_MANY_NODES))
+        starts = [Eplb().solve_layer(problem).phy2log_P, local, *problem.starts]
+        schedule = COPIES if problem.send_price > 0 else COPIES_FOR_BALANCE
+        best = self._quench(run, starts, moves // 2, schedule)
+        return self._better(best, self._anneal(run, best, moves // 2, schedule))
+
+    def _by_chance(self, start: Row) -> Row:
+        """From a map that is good if copies are chosen well to one that is good if they are chosen by chance."""
+        problem, options = _thinned(self.problem), self.problem.options
+        inc = incidence(problem, problem.num_experts, alone=options.transport == "assignment")
+        fare_HX = fare_per_copy_HX(problem)
+        local_first = options.replica_choice == "local-first"
+        if not local_first and problem.home_U is None:  # neither the choice nor the token has a home
+            fare_HX = fare_HX.mean(axis=0, keepdims=True)
+        per_move = 2 * inc.sets_UK.size // problem.num_experts * inc.sets_UK.shape[1] * fare_HX.size
+        moves = max(CHANCE_WORK // max(per_move, 1), 1)
+        run = partial(_run_by_chance, inc, balance(problem, problem.num_experts), fare_HX, local_first)
+        return self._anneal(run, start, min(moves, options.work_limit or moves), QUENCH)
+
+    def _quench(self, run: Run, starts: list[Row], moves: int, schedule: Schedule) -> Row:
+        """The best of what the starts become, each with its part of the moves."""
+        return reduce(self._better, [self._anneal(run, start, moves // len(starts), schedule) for start in starts])
+
+    def _better(self, one: Row, other: Row) -> Row:
+        return other if self.problem.score(other).better_than(self.problem.score(one)) else one
+
+    def _anneal(self, run: Run, start: Row, moves: int, schedule: Schedule) -> Row:
+        row = start.copy()
+        scale = self.problem.top_k / self.problem.num_experts
+        prices = schedule.prices
+        if self.problem.deadline is not None:
+            prices = tuple(np.repeat(prices, -(-SEGMENTS // len(prices))).tolist())
+        temperatures = np.geomspace(schedule.hot * scale, schedule.cold * scale, len(prices) + 1)
+        for (begin, end), price in zip(pairwise(temperatures), prices, strict=True):
+            self.stopped = self.stopped or self.problem.out_of_time()
+            if self.stopped:
+                break
+            self.runs += 1
+            seed = np.uint64((self.problem.seed + int(GOLDEN) * self.runs) % 2**64)
+            run(row, price, float(begin), float(end), max(moves // len(prices), 1), seed)
+        return row
+
+
+def _rough(problem: LayerProblem) -> LayerProblem:
+    """Fewer sets and bootstraps for the hot part of a search: what they blur is less than what its temperature does."""
+    pick_B = _evenly(len(problem.load_BE), HOT_LOADS)  # the exact load among them
+    few = _with_sets(problem, _evenly(len(problem.sets_UK), HOT_SETS))
+    return replace(few, load_BE=problem.load_BE[pick_B])
+
+
+def _evenly(size: int, most: int) -> npt.NDArray[np.int64]:
+    """At most so many of `size` places, from all of them evenly, the first among them."""
+    few = min(size, most)
+    return np.arange(few) * size // max(few, 1)
+
+
+def _thinned(problem: LayerProblem) -> LayerProblem:
+    """Fewer sets, evenly from all of them, where copies on many nodes make each set dear."""
+    if problem.cluster.num_nodes <= EXACT_NODES or len(problem.sets_UK) <= SETS_OF_MANY_NODES:
+        return problem
+    return _with_sets(problem, _evenly(len(problem.sets_UK), SETS_OF_MANY_NODES))
+
+
+def _with_sets(problem: LayerProblem, pick_U: npt.NDArray[np.int64]) -> LayerProblem:
+    home_U = None if problem.home_U is None else problem.home_U[pick_U]
+    return replace(problem, sets_UK=problem.sets_UK[pick_U], count_U=problem.count_U[pick_U], home_U=home_U)
+
+
+def _moves_of_copies(problem: LayerProblem) -> int:
+    """Fewer where a move is dearer: the more copies there are, and the more sets an accepted one changes."""
+    update = len(problem.sets_UK) * problem.top_k**2 / problem.num_experts * max(1.0, problem.cluster.num_nodes / 8)
+    few_copies = (problem.num_experts / problem.cluster.num_slots) ** 3
+    moves = max(int(REPLICA_MOVES * few_copies * min(1.0, UPDATE_WORK / max(update, 1.0))), 1)
+    return moves if problem.cluster.num_nodes <= EXACT_NODES else min(moves, MOVES_ON_MANY_NODES)
+
+
+def _run_single(
+    inc: Incidence, bal: Balance, row: Row, price: float, hot: float, cold: float, moves: int, seed: np.uint64
+) -> None:
+    anneal_single(row, inc, bal._replace(price=bal.price * price), hot, cold, moves, seed)
+
+
+def _run_replicas(
+    inc: Incidence, bal: Balance, row: Row, price: float, hot: float, cold: float, moves: int, seed: np.uint64
+) -> None:
+    anneal_replicas(row, inc, bal._replace(price=bal.price * price), hot, cold, moves, seed)
+
+
+def _run_by_chance(
+    inc: Incidence,
+    bal: Balance,
+    fare_HX: npt.NDArray[np.float64],
+    local_first: bool,
+    row: Row,
+    price: float,
+    hot: float,
+    cold: float,
+    moves: int,
+    seed: np.uint64,
+) -> None:
+    priced = bal._replace(price=bal.price * price)
+    anneal_chance(row, inc, priced, fare_HX, local_first, hot, cold, moves, seed)
+
+
+def _fill(problem: LayerProblem, row: Row) -> Row:
+    """Replace the empty slots by copies of the experts with the highest load per copy."""
+    num_experts, load_E = problem.num_experts, problem.load_E
+    filled = row.copy()
+    copies = np.ones(num_experts)
+    for p in np.flatnonzero(row >= num_experts):
+        hottest = int(np.argmax(np.where(copies < problem.cluster.num_ranks, load_E / copies, -1.0)))
+        filled[p] = hottest
+        copies[hottest] += 1
+    return separate_copies(filled, problem.cluster, load_E)

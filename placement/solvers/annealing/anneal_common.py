@@ -1,0 +1,227 @@
+"""What both annealing kernels share: random numbers, the incidence of tokens, and rank loads under all bootstraps."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+from placement.cost.transport import fare_HX
+from placement.solvers.problem import LayerProblem
+from placement.support.hash64 import GOLDEN, mix_word
+from placement.support.inner_kernel import inner_kernel
+
+CAP_PRICE = 50.0
+_HALF = np.uint64(32)
+
+
+class Incidence(NamedTuple):
+    """Which sampled top-k sets hold which experts, in compressed rows.
+
+    sets_UK    int32 [U, K]; count_U int64 [U]
+    home_U     int32 [U], home node of the tokens of a set, -1: uniformly random
+    expert_ptr int64 [E+1] into expert_sets int32, the sets that hold an expert
+    entry_UK   int32 [U, K], where each (set, member) stands in expert_sets
+    pair_ptr   int64 [E*E+1] into pair_sets int32, the sets that hold both a and b, at row a*E+b with a < b
+    """
+
+    sets_UK: npt.NDArray[np.int32]
+    count_U: npt.NDArray[np.int64]
+    home_U: npt.NDArray[np.int32]
+    expert_ptr: npt.NDArray[np.int64]
+    expert_sets: npt.NDArray[np.int32]
+    entry_UK: npt.NDArray[np.int32]
+    pair_ptr: npt.NDArray[np.int64]
+    pair_sets: npt.NDArray[np.int32]
+
+
+class Balance(NamedTuple):
+    """How balance enters the cost of a map, and the shape of the cluster.
+
+    load_EB     float64 [E, B], load of each expert in units of the mean rank load; column 0 exact, others bootstraps
+    slowness_G  float64 [G], 1 / relative speed
+    slowness_N  float64 [N], what makes column 0 of a node's load its imbalance
+    price       cost of one unit of expected imbalance, in sends per token
+    cap         hard cap on the imbalance of column 0 (inf: none), at CAP_PRICE a unit beyond it
+    node_cap    the same for nodes
+    fare_HX     float64 [N+1, X], cost of touching a unit, a node or a rank, once in the sample: a row a home node, and
+                the last, which home -1 finds, their mean
+    stay_GE     float64 [G, E], what it costs if rank g does not hold expert e: the price of a move where g holds e now
+    """
+
+    load_EB: npt.NDArray[np.float64]
+    slowness_G: npt.NDArray[np.float64]
+    slowness_N: npt.NDArray[np.float64]
+    price: float
+    cap: float
+    node_cap: float
+    fare_HX: npt.NDArray[np.float64]
+    stay_GE: npt.NDArray[np.float64]
+    num_nodes: int
+    gpus_per_node: int
+    slots_per_gpu: int
+
+
+def incidence(problem: LayerProblem, num_experts: int, *, alone: bool = False) -> Incidence:
+    """`num_experts` may exceed the problem's: the further ones are in no set. `alone`: sets of one expert each."""
+    sets, count_U, home_U = np.ascontiguousarray(problem.sets_UK), problem.count_U, problem.homes_U
+    if alone:  # every assignment is sent on its own
+        each_U = np.repeat(count_U, sets.shape[1])
+        pair_U = np.repeat(home_U + 1, sets.shape[1]) * num_experts + sets.ravel()
+        pairs_U, row_U = np.unique(pair_U, return_inverse=True)
+        count_U = np.bincount(row_U, each_U).astype(np.int64)
+        sets = (pairs_U % num_experts).astype(np.int32)[:, None]
+        home_U = (pairs_U // num_experts - 1).astype(np.int32)
+    top_k = sets.shape[1]
+    pairs = np.triu_indices(top_k, 1)
+    key = sets[:, pairs[0]].astype(np.int64) * num_experts + sets[:, pairs[1]]
+    expert_ptr, order, entry = _grouped(sets.ravel().astype(np.int64), num_experts)
+    pair_ptr, pair_order, _ = _grouped(key.ravel(), num_experts * num_experts)
+    return Incidence(
+        sets_UK=sets,
+        count_U=count_U,
+        home_U=home_U,
+        expert_ptr=expert_ptr,
+        expert_sets=order // np.int32(top_k),
+        entry_UK=entry.reshape(sets.shape),
+        pair_ptr=pair_ptr,
+        pair_sets=pair_order // np.int32(max(len(pairs[0]), 1)),
+    )
+
+
+def fare_per_copy_HX(problem: LayerProblem) -> npt.NDArray[np.float64]:
+    """What one copy of one token of the sample costs if its home is h: [N, X]."""
+    fares = fare_HX(problem.cluster, problem.options.transport)
+    return fares * (problem.send_price / max(int(problem.count_U.sum()), 1))
+
+
+def balance(problem: LayerProblem, num_experts: int) -> Balance:
+    """`num_experts` may exceed the problem's: the further ones have no load."""
+    cluster = problem.cluster
+    cap, node_cap = problem.options.max_imbalance, problem.options.max_node_imbalance
+    speed_N = cluster.speed_G().reshape(cluster.num_nodes, -1).mean(axis=1)
+    load_EB = np.zeros((num_experts, len(problem.load_BE)))
+    load_EB[: problem.num_experts] = problem.load_BE.T * cluster.num_ranks
+    fares_HX = fare_per_copy_HX(problem)
+    return Balance(
+        load_EB=load_EB,
+        slowness_G=1.0 / cluster.speed_G(),
+        slowness_N=1.0 / (speed_N * cluster.gpus_per_node),
+        price=problem.balance_price,
+        cap=np.inf if cap is None else float(cap),
+        node_cap=np.inf if node_cap is None else float(node_cap),
+        fare_HX=np.concatenate([fares_HX, fares_HX.mean(axis=0, keepdims=True)]),
+        stay_GE=np.zeros((cluster.num_ranks, num_experts)),
+        num_nodes=cluster.num_nodes,
+        gpus_per_node=cluster.gpus_per_node,
+        slots_per_gpu=cluster.slots_per_gpu,
+    )
+
+
+@nb.njit(cache=True, nogil=True)
+def _grouped(
+    value_X: npt.NDArray[np.int64], size: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Counting sort: (first place of each value, positions by rising value, place of each position among them)."""
+    ptr = np.zeros(size + 1, dtype=np.int64)
+    for value in value_X:
+        ptr[value + 1] += 1
+    for value in range(size):
+        ptr[value + 1] += ptr[value]
+    free = ptr[:-1].copy()
+    order = np.empty(value_X.shape[0], dtype=np.int32)
+    place = np.empty(value_X.shape[0], dtype=np.int32)
+    for x in range(value_X.shape[0]):
+        y = free[value_X[x]]
+        free[value_X[x]] += 1
+        order[y] = x
+        place[x] = y
+    return ptr, order, place
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def random_word(state: npt.NDArray[np.uint64]) -> np.uint64:
+    """The next 64 random bits (splitmix64)."""
+    state[0] += GOLDEN
+    return mix_word(state[0])
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def random_below(state: npt.NDArray[np.uint64], limit: int) -> int:
+    return np.int64(((random_word(state) >> _HALF) * np.uint64(limit)) >> _HALF)  # type: ignore[return-value]
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def random_unit(state: npt.NDArray[np.uint64]) -> float:
+    """Uniform in (0, 1]."""
+    return (np.float64(random_word(state) >> np.uint64(11)) + 1.0) * (1.0 / 9007199254740992.0)
+
+
+@inner_kernel
+def three_highest(
+    load_GB: npt.NDArray[np.float64], b: int, high_3B: npt.NDArray[np.float64], rank_3B: npt.NDArray[np.int64]
+) -> None:
+    """The three most loaded ranks of bootstrap b: a swap changes two, so the highest of the others is then known."""
+    a0, a1, a2 = -1.0, -1.0, -1.0
+    r0, r1, r2 = -1, -1, -1
+    for g in range(load_GB.shape[0]):
+        x = load_GB[g, b]
+        if x > a2:
+            if x > a1:
+                a2, r2 = a1, r1
+                if x > a0:
+                    a1, r1 = a0, r0
+                    a0, r0 = x, g
+                else:
+                    a1, r1 = x, g
+            else:
+                a2, r2 = x, g
+    high_3B[0, b], high_3B[1, b], high_3B[2, b] = a0, a1, a2
+    rank_3B[0, b], rank_3B[1, b], rank_3B[2, b] = r0, r1, r2
+
+
+@inner_kernel
+def balance_cost(peak_B: npt.NDArray[np.float64], price: float, cap: float) -> float:
+    """Cost of the imbalance `peak_B` under each bootstrap. Four sums side by side: one would wait for each addition."""
+    num_boots = peak_B.shape[0]
+    whole = num_boots - num_boots % 4
+    s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
+    for b in range(0, whole, 4):
+        s0 += peak_B[b]
+        s1 += peak_B[b + 1]
+        s2 += peak_B[b + 2]
+        s3 += peak_B[b + 3]
+    for b in range(whole, num_boots):
+        s0 += peak_B[b]
+    total = (s0 + s1) + (s2 + s3)
+    return float(price * total / num_boots + CAP_PRICE * max(0.0, peak_B[0] - cap))
+
+
+@inner_kernel
+def copy_row(source_P: npt.NDArray[np.int32], target_P: npt.NDArray[np.int32]) -> None:
+    """`target_P[:] = source_P`, whose check of shapes takes numba a second or two to compile."""
+    for p in range(source_P.shape[0]):
+        target_P[p] = source_P[p]
+
+
+@inner_kernel
+def total_of(values_X: npt.NDArray[np.float64]) -> float:
+    """`values_X.sum()` in order, without numba's checks of axes."""
+    total = 0.0
+    for value in values_X:
+        total += value
+    return total
+
+
+@inner_kernel
+def cost_of_moves(phy2log_P: npt.NDArray[np.int32], bal: Balance) -> float:
+    """What it costs that ranks do not hold what they hold now."""
+    cost = 0.0
+    for g in range(bal.stay_GE.shape[0]):
+        for e in range(bal.stay_GE.shape[1]):
+            cost += bal.stay_GE[g, e]
+    for p in range(phy2log_P.shape[0]):
+        cost -= bal.stay_GE[p // bal.slots_per_gpu, phy2log_P[p]]
+    return float(cost)

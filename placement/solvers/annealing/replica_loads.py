@@ -1,0 +1,208 @@
+"""Rank loads where experts may have several copies (numba), under the replica choice `min-nodes`."""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+from placement.cost.covers import COUNT_0, pivot_of, popcount, smallest_covers
+from placement.solvers.annealing.anneal_common import CAP_PRICE, Balance, Incidence, balance_cost, total_of
+from placement.solvers.annealing.replica_sends import Rest
+from placement.support.inner_kernel import inner_kernel
+
+_ONE = np.uint64(1)
+_ZERO = np.uint64(0)
+
+
+@inner_kernel
+def measure_shares(
+    inc: Incidence,
+    host_E: npt.NDArray[np.uint64],
+    num_nodes: int,
+    share_EN: npt.NDArray[np.float64],
+    scratch: npt.NDArray[np.uint64],
+    covers: npt.NDArray[np.uint64],
+) -> None:
+    """The share of each expert's assignments that each of its nodes serves, exact under `min-nodes`."""
+    sets = inc.sets_UK
+    top_k = sets.shape[1]
+    num_experts = host_E.shape[0]
+    share_EN[:] = 0.0
+    for t in range(sets.shape[0]):
+        several = False
+        forced = _ZERO
+        for k in range(top_k):
+            host = host_E[sets[t, k]]
+            if host & (host - _ONE) != _ZERO:
+                several = True
+            else:
+                forced |= host
+        if not several:
+            continue
+        hosts = _ZERO
+        for k in range(top_k):
+            host = host_E[sets[t, k]]
+            if host & (host - _ONE) != _ZERO:
+                hosts |= host
+        pivot = pivot_of(sets[t], num_nodes)
+        known = inc.home_U[t]
+        bit, times = _ZERO, num_nodes - popcount(hosts)  # at first all homes that host none of them, which choose alike
+        if known >= 0:
+            bit, times = hosts & (_ONE << np.uint64(known)), num_nodes
+            hosts = _ZERO
+        while True:
+            if times == 0:
+                if hosts == _ZERO:
+                    break
+                bit, times = hosts & (~hosts + _ONE), 1
+                hosts ^= bit
+            home = popcount(bit - _ONE)
+            w = inc.count_U[t] * times / num_nodes
+            times = 0
+            num_open = COUNT_0
+            for k in range(top_k):
+                host = host_E[sets[t, k]]
+                if host & (forced | bit) == _ZERO:
+                    scratch[0, num_open] = host
+                    num_open += 1
+            found = smallest_covers(scratch[0], num_open, pivot, num_nodes, covers)
+            for k in range(top_k):
+                e = sets[t, k]
+                host = host_E[e]
+                if host & (host - _ONE) == _ZERO:
+                    continue
+                if host & bit != _ZERO:
+                    share_EN[e, home] += w
+                    continue
+                for c in range(found):
+                    usable = host & (forced | covers[c])
+                    part = w / (found * popcount(usable))
+                    while usable != _ZERO:
+                        share_EN[e, popcount((usable & (~usable + _ONE)) - _ONE)] += part
+                        usable &= usable - _ONE
+    for e in range(num_experts):
+        total = total_of(share_EN[e])
+        width = popcount(host_E[e])
+        for n in range(num_nodes):
+            if host_E[e] >> np.uint64(n) & _ONE:
+                share_EN[e, n] = share_EN[e, n] / total if total > 0 and width > 1 else 1.0 / width
+            else:
+                share_EN[e, n] = 0.0
+
+
+@inner_kernel
+def estimate_shares(
+    u: int, host: np.uint64, inc: Incidence, rest: Rest, num_nodes: int, share_N: npt.NDArray[np.float64]
+) -> None:
+    """The shares of u's nodes if it had mask `host`, from its sets' forced nodes alone."""
+    share_N[:] = 0.0
+    width = popcount(host)
+    if width > 1:
+        home_part = 1.0 / num_nodes
+        for x in range(inc.expert_ptr[u], inc.expert_ptr[u + 1]):
+            w = inc.count_U[inc.expert_sets[x]]
+            usable = host & rest.forced[x]
+            if usable == _ZERO:
+                usable = host
+            home = inc.home_U[inc.expert_sets[x]]
+            if home >= 0:
+                if host >> np.uint64(home) & _ONE:
+                    usable = _ONE << np.uint64(home)
+                for n in range(num_nodes):
+                    if usable >> np.uint64(n) & _ONE:
+                        share_N[n] += w / popcount(usable)
+                continue
+            away = (num_nodes - width) * home_part / popcount(usable)
+            left = host
+            while left != _ZERO:
+                bit = left & (~left + _ONE)
+                left ^= bit
+                share_N[popcount(bit - _ONE)] += w * (home_part + (away if usable & bit != _ZERO else 0.0))
+    total = total_of(share_N)
+    for n in range(num_nodes):
+        if host >> np.uint64(n) & _ONE:
+            share_N[n] = share_N[n] / total if total > 0 else 1.0 / width
+
+
+@nb.njit(cache=True, nogil=True)
+def spread(
+    share_N: npt.NDArray[np.float64],
+    on_N: npt.NDArray[np.int64],
+    holds_G: npt.NDArray[np.int64],
+    nodes: np.uint64,
+    bal: Balance,
+    part_G: npt.NDArray[np.float64],
+) -> None:
+    """What an expert adds to each rank of `nodes` per unit of its load: a node's share evenly over its copies there."""
+    while nodes != _ZERO:
+        n = popcount((nodes & (~nodes + _ONE)) - _ONE)
+        nodes &= nodes - _ONE
+        for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
+            part_G[g] = share_N[n] / on_N[n] * bal.slowness_G[g] if holds_G[g] else 0.0
+
+
+@inner_kernel
+def measure_peaks(
+    load_GB: npt.NDArray[np.float64], nodes: np.uint64, bal: Balance, peak_NB: npt.NDArray[np.float64]
+) -> None:
+    """The highest load on each of `nodes` under every bootstrap."""
+    while nodes != _ZERO:
+        n = popcount((nodes & (~nodes + _ONE)) - _ONE)
+        nodes &= nodes - _ONE
+        peak_NB[n] = 0.0
+        for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
+            for b in range(load_GB.shape[1]):
+                x = load_GB[g, b]
+                peak_NB[n, b] = x if x > peak_NB[n, b] else peak_NB[n, b]
+
+
+@inner_kernel
+def cost_after(
+    load_GB: npt.NDArray[np.float64],
+    peak_NB: npt.NDArray[np.float64],
+    nodes: np.uint64,
+    u: int,
+    more_u_G: npt.NDArray[np.float64],
+    v: int,
+    more_v_G: npt.NDArray[np.float64],
+    bal: Balance,
+    peak_B: npt.NDArray[np.float64],
+) -> float:
+    """Cost of the loads if u and v added this much more to the ranks of `nodes` than they do; other nodes stay."""
+    load_u_B, load_v_B = bal.load_EB[u], bal.load_EB[v]
+    peak_B[:] = 0.0
+    capped, most = bal.node_cap < np.inf, 0.0
+    for n in range(bal.num_nodes):
+        changes = nodes >> np.uint64(n) & _ONE != _ZERO
+        if not changes:
+            for b in range(load_GB.shape[1]):
+                x = peak_NB[n, b]
+                peak_B[b] = x if x > peak_B[b] else peak_B[b]
+            if not capped:
+                continue
+        load = 0.0
+        for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
+            x_u, x_v = (more_u_G[g], more_v_G[g]) if changes else (0.0, 0.0)
+            if changes:
+                for b in range(load_GB.shape[1]):
+                    x = load_GB[g, b] + x_u * load_u_B[b] + x_v * load_v_B[b]
+                    peak_B[b] = x if x > peak_B[b] else peak_B[b]
+            if capped:
+                load += (load_GB[g, 0] + x_u * load_u_B[0] + x_v * load_v_B[0]) / bal.slowness_G[g]
+        most = max(most, load * bal.slowness_N[n])
+    over = CAP_PRICE * max(0.0, most - bal.node_cap) if capped else 0.0
+    return balance_cost(peak_B, bal.price, bal.cap) + over
+
+
+@inner_kernel
+def add_load(
+    load_GB: npt.NDArray[np.float64], e: int, more_G: npt.NDArray[np.float64], nodes: np.uint64, bal: Balance
+) -> None:
+    while nodes != _ZERO:
+        n = popcount((nodes & (~nodes + _ONE)) - _ONE)
+        nodes &= nodes - _ONE
+        for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
+            if more_G[g] != 0.0:
+                for b in range(load_GB.shape[1]):
+                    load_GB[g, b] += more_G[g] * bal.load_EB[e, b]

@@ -1,0 +1,1 @@
+"""The lowest rank imbalance alone."""

@@ -1,0 +1,1 @@
+"""What proves the optimum of small layers."""

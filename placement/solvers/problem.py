@@ -1,0 +1,199 @@
+"""What a solver is asked and what it answers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.core.cluster import Cluster
+from placement.cost.balanced import RunningLoad, cost_balanced
+from placement.cost.kernel_replicas import cost_replicated
+from placement.cost.kernel_single import cost_single
+from placement.cost.lookup_tables import LayerTables, layer_tables
+from placement.cost.min_nodes import cost_min_nodes
+from placement.cost.replica_choice import MIN_NODES, MIN_NODES_BALANCED, replica_choice_code
+from placement.cost.traffic import Traffic
+from placement.cost.transport import links_alike, wire_cost
+from placement.solvers.options import Options
+from placement.support.hash64 import mixed_order
+from placement.traces.format import id_dtype
+
+CAP_ROUNDING = 1e-9  # a map may exceed its caps by this much
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A map of one layer on the training data.
+
+    objective      send_price * sends + balance_price * expected_imbalance, the prices those of the problem
+    sends          what the transport sends per token, each copy weighed by its link; mean over tokens and homes
+    imbalance      max / mean over ranks of the training loads
+    node_imbalance the same over nodes
+    expected_imbalance  the mean of that over the training loads and bootstraps of the requests
+    excess         by how much the imbalances are above their caps, together
+    """
+
+    objective: float
+    sends: float
+    imbalance: float
+    node_imbalance: float
+    expected_imbalance: float
+    excess: float = 0.0
+
+    @property
+    def feasible(self) -> bool:
+        """True if the map keeps all caps."""
+        return self.excess <= CAP_ROUNDING
+
+    def better_than(self, other: Score) -> bool:
+        """Feasible beats infeasible; then the lower objective; of infeasible ones the nearer to the caps."""
+        if self.feasible and other.feasible:
+            return self.objective < other.objective
+        return (self.excess, self.objective) < (other.excess, other.objective)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerProblem:
+    """One layer to place.
+
+    index       position of the layer among the MoE layers
+    sets_UK     int32 [U, K], the distinct top-k sets of the token sample, ids ascending in a row
+    count_U     int64 [U], how many sampled tokens have each
+    load_BE     float64 [B, E], share of assignments of each expert: row 0 exact, the others bootstraps of the requests
+    coact_EE    int64 [E, E], tokens that visit both experts; diagonal 0
+    home_U      int32 [U], home node of each row of `sets_UK`, -1: uniformly random; None: all are. Rows are then
+                distinct by set and home
+    seed        of this layer's own random stream
+    deadline    `time.monotonic()` at which to stop, or None
+    starts      maps to start from beside a solver's own, int32 [P] each: no answer of `auto` is worse than one of them
+    """
+
+    index: int
+    num_experts: int
+    top_k: int
+    num_groups: int | None
+    cluster: Cluster
+    options: Options
+    sets_UK: npt.NDArray[np.int32]
+    count_U: npt.NDArray[np.int64]
+    load_BE: npt.NDArray[np.float64]
+    coact_EE: npt.NDArray[np.int64]
+    seed: int
+    deadline: float | None = None
+    home_U: npt.NDArray[np.int32] | None = None
+    starts: tuple[npt.NDArray[np.int32], ...] = ()
+    _scores: dict[bytes, Score] = field(init=False, default_factory=dict, repr=False, compare=False)
+
+    @property
+    def send_price(self) -> float:
+        """What one send per token costs; 0 if balance is all that counts."""
+        return self.options.prices(self.cluster, self.top_k)[0]
+
+    @property
+    def balance_price(self) -> float:
+        """What one unit of expected imbalance costs."""
+        return self.options.prices(self.cluster, self.top_k)[1]
+
+    @property
+    def homes_U(self) -> npt.NDArray[np.int32]:
+        """`home_U`, -1 everywhere if it is None."""
+        return np.full(len(self.sets_UK), -1, dtype=np.int32) if self.home_U is None else self.home_U
+
+    @property
+    def num_redundant(self) -> int:
+        return self.cluster.num_slots - self.num_experts
+
+    @property
+    def load_E(self) -> npt.NDArray[np.float64]:
+        return np.asarray(self.load_BE[0])
+
+    def out_of_time(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def score(self, phy2log_P: npt.NDArray[np.integer]) -> Score:
+        """Judge a map on the training data, exactly, under the replica choice of the options; each map once."""
+        key = np.asarray(phy2log_P, dtype=np.int32).tobytes()
+        if key not in self._scores:
+            self._scores[key] = self._judge(phy2log_P)
+        return self._scores[key]
+
+    def _judge(self, phy2log_P: npt.NDArray[np.integer]) -> Score:
+        tables = layer_tables(
+            np.asarray(phy2log_P),
+            num_experts=self.num_experts,
+            num_nodes=self.cluster.num_nodes,
+            gpus_per_node=self.cluster.gpus_per_node,
+        )
+        traffic = Traffic.start(self.cluster.num_nodes, self.cluster.num_ranks)
+        load_P = np.zeros(self.cluster.num_slots)
+        home_U = self.homes_U
+        if self.num_redundant == 0:
+            stored_UK = self.sets_UK.astype(id_dtype(self.num_experts))  # as the traces: the kernel is compiled once
+            cost_single(stored_UK, self.count_U, home_U, tables, traffic, load_P)
+        else:
+            code = replica_choice_code(self.options.replica_choice)
+            if code == MIN_NODES_BALANCED:
+                self._cost_balanced(tables, traffic, load_P)
+            elif code == MIN_NODES and self.home_U is None and links_alike(self.cluster, self.options.transport):
+                cost_min_nodes(self.sets_UK, self.count_U, tables, traffic, load_P)
+            else:
+                cost_replicated(self.sets_UK, self.count_U, home_U, code, tables, traffic, load_P)
+        sends = wire_cost(traffic, self.cluster, self.options.transport, int(self.count_U.sum()))
+        load_BG = self.load_BG(phy2log_P, load_P)
+        imbalance_B = load_BG.max(axis=1) * self.cluster.num_ranks
+        expected = float(imbalance_B.mean())
+        imbalance, node_imbalance = float(imbalance_B[0]), self._node_imbalance(load_BG[0])
+        caps = ((imbalance, self.options.max_imbalance), (node_imbalance, self.options.max_node_imbalance))
+        return Score(
+            objective=self.send_price * sends + self.balance_price * expected,
+            sends=sends,
+            imbalance=imbalance,
+            node_imbalance=node_imbalance,
+            expected_imbalance=expected,
+            excess=sum(max(value - cap, 0.0) for value, cap in caps if cap is not None),
+        )
+
+    def _cost_balanced(self, tables: LayerTables, traffic: Traffic, load_P: npt.NDArray[np.float64]) -> None:
+        """The rule of `min-nodes-balanced` on the sampled tokens, in an order that depends on the sample alone."""
+        tokens = np.repeat(np.arange(len(self.count_U)), self.count_U)
+        tokens = tokens[mixed_order(len(tokens))]
+        running = RunningLoad.start(self.cluster.num_ranks, self.cluster.speed_G())
+        cost_balanced(self.sets_UK[tokens], self.homes_U[tokens], tables, traffic, load_P, running)
+
+    def _node_imbalance(self, load_G: npt.NDArray[np.float64]) -> float:
+        """`load_G`: shares of the training load divided by relative speed."""
+        shape = (self.cluster.num_nodes, self.cluster.gpus_per_node)
+        speed = self.cluster.speed_G().reshape(shape)
+        load_N = (load_G.reshape(shape) * speed).sum(axis=1) / speed.mean(axis=1)
+        return float(load_N.max() * self.cluster.num_nodes)
+
+    def load_BG(self, phy2log_P: npt.NDArray[np.integer], load_P: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Shares of load of each rank divided by its relative speed, under each row of `load_BE`, float64 [B, G].
+
+        An expert's load is shared over its slots as `load_P` is.
+        """
+        copies_E = np.bincount(phy2log_P, minlength=self.num_experts)
+        served_E = np.bincount(phy2log_P, weights=load_P, minlength=self.num_experts)[phy2log_P]
+        even_P = 1.0 / copies_E[phy2log_P]
+        share_P = np.divide(load_P, served_E, out=even_P, where=served_E > 0)
+        load_BP = self.load_BE[:, phy2log_P] * share_P
+        by_rank_BG = load_BP.reshape(len(load_BP), self.cluster.num_ranks, -1).sum(axis=2)
+        return np.asarray(by_rank_BG / self.cluster.speed_G())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSolution:
+    """A solver's answer for one layer.
+
+    solver  the one that found the map
+    status  optimal (proven), feasible, or limit (stopped by the time or work limit)
+    bound   a proven lower bound on the objective of any map, or None where none was computed
+    """
+
+    phy2log_P: npt.NDArray[np.int32]
+    solver: str
+    status: str = "feasible"
+    bound: float | None = None

@@ -1,0 +1,1 @@
+"""What every package needs and no model of experts is in: files, parallel work, progress."""

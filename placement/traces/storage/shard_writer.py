@@ -1,0 +1,91 @@
+"""Shards written as tokens come: memory for one shard, however long the trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.core.model import Model
+from placement.traces.format import SHARD_TOKENS, id_dtype, write_shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Tokens to write, any number: `ids_LTK` uint8 or uint16, `weights_LTK` float16 or None, three columns [T]."""
+
+    ids_LTK: npt.NDArray[Any]
+    request_T: npt.NDArray[Any]
+    position_T: npt.NDArray[Any]
+    phase_T: npt.NDArray[Any]
+    weights_LTK: npt.NDArray[Any] | None = None
+
+
+class ShardWriter:
+    """Collects pieces in the existing `folder` and writes a shard whenever `shard_tokens` have come together.
+
+    model         whose routing it is
+    num_tokens    tokens in the shards written so far
+    num_requests  1 + the largest request index among them
+    """
+
+    def __init__(self, folder: Path, model: Model, *, shard_tokens: int = SHARD_TOKENS) -> None:
+        self.num_tokens = self.num_requests = 0
+        self._folder = folder
+        self.model = model
+        self._shard_tokens = shard_tokens
+        self._shards = self._filled = 0
+        self._buffer: Piece | None = None
+
+    def add(self, piece: Piece) -> bool:
+        """Take all tokens of `piece`; True if a shard was written. The first piece says whether weights are kept."""
+        if self._buffer is None:
+            self._buffer = _empty(self.model, self._shard_tokens, piece.weights_LTK is not None)
+        total, done, before = len(piece.request_T), 0, self._shards
+        while done < total:
+            size = min(total - done, self._shard_tokens - self._filled)
+            _copy(piece, self._buffer, done, self._filled, size)
+            done, self._filled = done + size, self._filled + size
+            if self._filled == self._shard_tokens:
+                self.flush()
+        return self._shards > before
+
+    def flush(self) -> None:
+        """Write what has come together, if anything, as a shard of its own."""
+        if self._buffer is None or not self._filled:
+            return
+        buffer, size = self._buffer, self._filled
+        write_shard(
+            self._folder / f"shard-{self._shards:05d}.safetensors",
+            ids_LTK=buffer.ids_LTK[:, :size],
+            weights_LTK=None if buffer.weights_LTK is None else buffer.weights_LTK[:, :size],
+            request_T=buffer.request_T[:size],
+            position_T=buffer.position_T[:size],
+            phase_T=buffer.phase_T[:size],
+        )
+        self.num_tokens += size
+        self.num_requests = max(self.num_requests, int(buffer.request_T[:size].max()) + 1)
+        self._shards, self._filled = self._shards + 1, 0
+
+
+def _empty(model: Model, tokens: int, weights: bool) -> Piece:
+    shape = (model.num_layers, tokens, model.top_k)
+    return Piece(
+        ids_LTK=np.empty(shape, dtype=id_dtype(model.num_experts)),
+        weights_LTK=np.empty(shape, dtype=np.float16) if weights else None,
+        request_T=np.empty(tokens, dtype=np.int32),
+        position_T=np.empty(tokens, dtype=np.int32),
+        phase_T=np.empty(tokens, dtype=np.uint8),
+    )
+
+
+def _copy(source: Piece, target: Piece, start: int, at: int, size: int) -> None:
+    target.ids_LTK[:, at : at + size] = source.ids_LTK[:, start : start + size]
+    target.request_T[at : at + size] = source.request_T[start : start + size]
+    target.position_T[at : at + size] = source.position_T[start : start + size]
+    target.phase_T[at : at + size] = source.phase_T[start : start + size]
+    if target.weights_LTK is not None and source.weights_LTK is not None:
+        target.weights_LTK[:, at : at + size] = source.weights_LTK[:, start : start + size]

@@ -1,0 +1,1 @@
+"""The parts of a synthetic model: shapes, requests, routers."""

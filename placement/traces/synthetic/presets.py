@@ -1,0 +1,70 @@
+"""Shapes of well-known models, for synthetic traces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from placement.core.model import Model
+from placement.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What the router of a model may choose.
+
+    groups_per_token  groups of experts that one token may visit; only where `model.num_groups` is set
+    """
+
+    model: Model
+    groups_per_token: int | None = None
+
+    def __post_init__(self) -> None:
+        groups, allowed = self.model.num_groups, self.groups_per_token
+        if (groups is None) != (allowed is None):
+            raise OptionError(f"groups_per_token={allowed} and num_groups={groups} must be given both or neither")
+        if groups is None or allowed is None:
+            return
+        if not 1 <= allowed <= groups:
+            raise OptionError(f"groups_per_token={allowed} is out of range: 1 to num_groups={groups} are allowed")
+        room = allowed * (self.model.num_experts // groups)
+        if room < self.model.top_k:
+            raise OptionError(f"groups_per_token={allowed} leaves {room} experts, fewer than top_k={self.model.top_k}")
+
+    def without_group_limit(self) -> Shape:
+        return replace(self, model=replace(self.model, num_groups=None), groups_per_token=None)
+
+
+def _shape(name: str, layers: range, num_experts: int, top_k: int, groups: tuple[int, int] | None = None) -> Shape:
+    num_groups, per_token = groups or (None, None)
+    model = Model(name=name, layer_ids=tuple(layers), num_experts=num_experts, top_k=top_k, num_groups=num_groups)
+    return Shape(model=model, groups_per_token=per_token)
+
+
+PRESETS = {
+    shape.model.name: shape
+    for shape in (
+        _shape("olmoe", range(16), 64, 8),
+        _shape("mixtral", range(32), 8, 2),
+        _shape("gpt-oss-20b", range(24), 32, 4),
+        _shape("gpt-oss-120b", range(36), 128, 4),
+        _shape("qwen3-235b", range(94), 128, 8),
+        # layers 0 to 2 are dense
+        _shape("deepseek-v3", range(3, 61), 256, 8, (8, 4)),
+        # approximate: every layer is MoE, but layers 0 to 2 route by a hash of the token, which is not modelled
+        _shape("deepseek-v4-pro", range(61), 384, 6),
+    )
+}
+
+
+def preset(name: str) -> Shape:
+    """The shape of that name. Raises OptionError. "deepseek-v4-pro" is approximate (its hash-routed layers are not)."""
+    if name not in PRESETS:
+        raise OptionError(f"preset {name!r} is not known; {', '.join(PRESETS)} are")
+    return PRESETS[name]
+
+
+def custom_shape(num_layers: int, num_experts: int, top_k: int) -> Shape:
+    """A shape of these sizes with layers 0, 1, ... and no group limit. Raises InputError."""
+    if num_layers < 1:
+        raise OptionError(f"num_layers={num_layers} must be at least 1")
+    return _shape(f"synthetic-{num_layers}x{num_experts}-top{top_k}", range(num_layers), num_experts, top_k)

@@ -1,7 +1,0 @@
-"""Following traffic: a sliding window, a test of drift, and a change of the map where it pays."""
-
-from placement.watch.drift import Drift, drift_test
-from placement.watch.planner import Decision, Planner
-from placement.watch.window import Window
-
-__all__ = ["Decision", "Drift", "Planner", "Window", "drift_test"]

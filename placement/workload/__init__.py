@@ -1,0 +1,1 @@
+"""Mergeable statistics of any amount of trace, and the files that hold them."""

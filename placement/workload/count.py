@@ -1,0 +1,85 @@
+"""Trace -> Workload in one pass, segment by segment."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.errors import OptionError, TraceError
+from placement.support.memory import check_fits_memory
+from placement.support.parallel import run_in_order, shares_memory, width
+from placement.traces.trace import Trace
+from placement.workload.count_segment import SegmentCounts, count_segment
+from placement.workload.segment import Plan, Segment, Span, segments_of, spans_of
+from placement.workload.workload import PROFILE_REQUESTS, SAMPLE_TOKENS, Workload
+
+MEMORY_BYTES = 1 << 30  # of the segments that are counted side by side; one alone may need more
+
+
+def count(
+    trace: Trace,
+    *,
+    seed: int = 0,
+    sample_tokens: int = SAMPLE_TOKENS,
+    profile_requests: int = PROFILE_REQUESTS,
+    executor: Executor | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Workload:
+    """Count the kept tokens of `trace`; the answer does not depend on the executor.
+
+    progress is called with the number of tokens of each segment that was counted. Raises TraceError on expert ids that
+    are out of range or repeated in a top-k set, and on a trace without tokens.
+    """
+    requests = len(trace.requests)
+    kept_Q = np.ones(requests, dtype=bool) if trace.selected_Q is None else trace.selected_Q
+    plan = Plan(
+        model=trace.model,
+        seed=seed,
+        sample_tokens=sample_tokens,
+        profile_requests=profile_requests,
+        key_Q=request_keys([request.id for request in trace.requests], seed),
+        side_Q=np.where(kept_Q, 0, -1).astype(np.int8),
+        num_sides=1,
+        cut=trace.cut,
+    )
+    whole: Workload | None = None
+    for counted in count_segments(segments_of(plan, spans_of(trace)), plan, executor):
+        (part,) = counted.sides
+        whole = part if whole is None else whole + part
+        if progress is not None:
+            progress(part.num_tokens)
+    if whole is None or not whole.num_tokens:
+        raise TraceError("the trace has no tokens of the selected requests; select other requests or record more")
+    return whole
+
+
+def count_segments(segments: Iterable[Segment], plan: Plan, executor: Executor | None) -> Iterator[SegmentCounts]:
+    """Count segments side by side, as many as MEMORY_BYTES allow; the answers come in order.
+
+    Other machines have memory of their own: there as many are begun as keep every worker busy. Raises InputError where
+    not even one fits in memory.
+    """
+    check_fits_memory(plan.model, plan.segment_bytes())
+    most = max(MEMORY_BYTES // plan.segment_bytes(), 1)
+    if executor is not None and not shares_memory(executor):
+        most = 2 * width(executor)
+    return run_in_order(partial(_count_spans, plan), (segment.spans for segment in segments), executor, most)
+
+
+def _count_spans(plan: Plan, spans: tuple[Span, ...]) -> SegmentCounts:
+    return count_segment(Segment(plan=plan, spans=spans))
+
+
+def request_keys(ids: list[str], seed: int) -> npt.NDArray[np.uint64]:
+    """A uniform 64-bit key of every request, uint64 [Q]: the same wherever and in whatever order it is counted."""
+    if not -(2**63) <= seed < 2**63:
+        raise OptionError(f"seed={seed} must fit 64 bits")
+    salt = seed.to_bytes(8, "little", signed=True)
+    names = (name.encode(errors="surrogatepass") for name in ids)
+    digests = b"".join(hashlib.blake2b(name, digest_size=8, salt=salt).digest() for name in names)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
