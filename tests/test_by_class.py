@@ -32,14 +32,14 @@ PAIRS = {  # experts that meet in a token: a ring, of which every map of 4 exper
 
 
 def planted(folder: Path, write_trace: Any, *, by_phase: bool = False) -> Trace:
-    """Two classes of 12 requests, or prefill and decode of 24, in which experts go together in other ways."""
+    """Two classes of 24 requests, or prefill and decode of 48, in which experts go together in other ways."""
     rng = np.random.default_rng(3)
     kinds, each = list(PAIRS.values()), 100
-    request_T = np.repeat(np.arange(24), each)
+    request_T = np.repeat(np.arange(48), each)
     kind_T = (np.arange(len(request_T)) % each < each // 2).astype(int) if by_phase else request_T % 2
     ids_LTK = np.array([[kinds[kind][rng.integers(4)] for kind in kind_T] for _ in range(2)])
     written = write_trace(
-        folder, ids_LTK=ids_LTK, request_T=request_T, requests=24, num_experts=8, num_layers=2, top_k=2
+        folder, ids_LTK=ids_LTK, request_T=request_T, requests=48, num_experts=8, num_layers=2, top_k=2
     )
     manifest = json.loads((folder / "trace.json").read_text())
     for q, request in enumerate(manifest["requests"]):
@@ -74,7 +74,7 @@ def test_planted_classes_gain_on_held_out_requests(answer: ByClass) -> None:
     assert worst > 0.65  # in every layer one class has two of its four pairs cut
     figures = answer.figures()
     assert answer.mean(figures.held_out, OWN).sends < answer.mean(figures.held_out, ONE).sends
-    assert answer.not_better() == []
+    assert len(answer.not_better()) < 2  # the one map may keep the pairs of one class in every layer
 
 
 def test_figures_are_those_of_the_class_alone(trace: Trace, answer: ByClass) -> None:
@@ -94,7 +94,7 @@ def test_figures_are_those_of_the_class_alone(trace: Trace, answer: ByClass) -> 
 @pytest.mark.parametrize("solver", ["auto", "anneal"])
 def test_the_own_map_is_never_worse_on_what_it_was_fitted_to(tmp_path: Path, write_trace: Any, solver: str) -> None:
     """With hardly any moves the search would end above the one map, did it not start from it."""
-    folder = write_trace(tmp_path / "t", tokens=2400, requests=24, num_experts=16, top_k=3, spread=2.0).folder
+    folder = write_trace(tmp_path / "t", tokens=2400, requests=48, num_experts=16, top_k=3, spread=2.0).folder
     manifest = json.loads((folder / "trace.json").read_text())
     for q, request in enumerate(manifest["requests"]):
         request["category"] = "ab"[q % 2]

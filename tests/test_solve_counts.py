@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from placement import Cluster, Options, Trace, open_trace, solution_document, solve
+from placement import Cluster, Options, Trace, open_trace, solve
 from placement.core.placement import Placement
 from placement.cost.evaluate_sample import evaluate_sample
 from placement.cost.evaluation import evaluate
 from placement.errors import OptionError
 from placement.support.parallel import make_executor
-from placement.workload.count import request_keys
-from placement.workload.counted import _drawn, count_sides
+from placement.traces.split import below_share, request_keys
+from placement.workload.counted import count_sides
 from placement.workload.counts_folder import count_to_folder, read_counted
 
 CLUSTER = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=3)
@@ -79,7 +79,7 @@ def test_a_folder_of_counts_solves_to_what_its_requests_solve_to(trace: Trace, t
     """The map is that of a solve on the training requests; the figures are those of both sides."""
     count_to_folder(trace, tmp_path / "c", holdout=0.25)
     counted = read_counted(tmp_path / "c")
-    drawn = _drawn(request_keys([request.id for request in trace.requests], 0), 0.25)
+    drawn = below_share(request_keys([request.id for request in trace.requests], 0), 0.25)
     solution = solve(counted, CLUSTER, OPTIONS)
     alone = solve(trace.select(~drawn), CLUSTER, OPTIONS, holdout=0.0)
     np.testing.assert_array_equal(solution.placement.phy2log_LP, alone.placement.phy2log_LP)
@@ -96,15 +96,19 @@ def test_a_folder_of_counts_solves_to_what_its_requests_solve_to(trace: Trace, t
 
 
 def test_a_large_trace_is_counted_first(trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit, `solve TRACES` answers what `traces count` and `solve counts/` do, with any workers."""
+    """A trace above the limit is solved as one below, on the same requests held out, with any workers."""
     monkeypatch.setattr("placement.workload.segment.SEGMENT_TOKENS", 700)
-    count_to_folder(trace, tmp_path / "c", holdout=0.2)
-    from_counts = solution_document(solve(read_counted(tmp_path / "c"), CLUSTER, OPTIONS))
+    exact = solve(trace, CLUSTER, OPTIONS)
+    assert exact.held_out["auto"].sends_error is None
     monkeypatch.setattr(sys.modules["placement.pipeline.solve"], "MOST_EXACT_TOKENS", 3999)
     for workers in (1, 3):
-        assert solution_document(solve(trace, CLUSTER, OPTIONS, workers=workers)) == from_counts
-    monkeypatch.setattr(sys.modules["placement.pipeline.solve"], "MOST_EXACT_TOKENS", 4000)
-    assert "sampled_tokens" not in solution_document(solve(trace, CLUSTER, OPTIONS))["evaluation"]["train"]["auto"]
+        counted = solve(trace, CLUSTER, OPTIONS, workers=workers)
+        assert counted.held_out["auto"].sends_error is not None
+        np.testing.assert_array_equal(counted.placement.phy2log_LP, exact.placement.phy2log_LP)
+        for side in ("train", "held_out"):
+            np.testing.assert_allclose(
+                getattr(counted, side)["auto"].load_LP, getattr(exact, side)["auto"].load_LP, rtol=1e-12
+            )
 
 
 def test_the_command_line_counts_merges_and_solves(trace: Trace, tmp_path: Path, run_cli: Any) -> None:

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from placement.analysis import statistics
 from placement.core.model import Model
 from placement.support.parallel import run_tasks
+from placement.traces.split import request_keys
 from placement.traces.trace import Trace
-from placement.workload.count import count, request_keys
+from placement.workload.count import count
 from placement.workload.workload import Workload
 
 

@@ -19,8 +19,8 @@ from placement.pipeline.layer_answer import LayerReport
 from placement.pipeline.solve_layers import solve_workload
 from placement.solvers.options import Options
 from placement.support.progress import Listener, Progress, ignore
+from placement.traces.split import request_keys
 from placement.traces.trace import Trace
-from placement.workload.count import request_keys
 from placement.workload.workload import Workload
 
 ROUNDS = 2

@@ -16,6 +16,7 @@ from placement.cost.evaluate_sample import evaluate_sample
 from placement.cost.evaluation import Evaluation, evaluate, evaluate_counts
 from placement.solvers.options import Options
 from placement.support.progress import Listener, Progress
+from placement.traces.split import held_out
 from placement.traces.trace import Trace
 from placement.workload.count import count
 from placement.workload.counted import Counted, count_sides
@@ -78,9 +79,16 @@ def count_training(trace: Trace, options: Options, executor: Executor, listener:
 
 
 def count_both_sides(trace: Trace, holdout: float, options: Options, executor: Executor, listener: Listener) -> Counted:
-    """What `placement traces count` counts."""
+    """As `placement traces count`, with the requests held out that a solve of the tokens holds out."""
     with counting_progress(trace, listener) as progress:
-        return count_sides(trace, holdout=holdout, seed=options.seed, executor=executor, progress=progress)
+        return count_sides(
+            trace,
+            holdout=holdout,
+            seed=options.seed,
+            held_out_Q=held_out(trace, holdout, options.seed) if holdout else None,
+            executor=executor,
+            progress=progress,
+        )
 
 
 @contextmanager

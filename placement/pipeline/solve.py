@@ -25,7 +25,7 @@ from placement.solvers.options import Options
 from placement.support.parallel import make_executor
 from placement.support.progress import Listener, Progress, ignore
 from placement.traces.parts import Parts, parts_of
-from placement.traces.split import split_by_part, split_requests
+from placement.traces.split import split_requests
 from placement.traces.trace import Trace
 from placement.workload.count import count
 from placement.workload.counted import Counted
@@ -225,7 +225,7 @@ def _split(
         return trace, None
     if isinstance(trace, Counts):
         return trace.split(holdout, seed)
-    return split_requests(trace, holdout, seed) if parts is None else split_by_part(trace, parts, holdout, seed)
+    return split_requests(trace, holdout, seed, parts)
 
 
 def _half_of_the_time(options: Options) -> Options:

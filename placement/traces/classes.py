@@ -6,7 +6,7 @@ from placement.core.choices import CLASSES
 from placement.errors import OptionError
 from placement.traces.cut import PREFILL, cut_requests
 from placement.traces.parts import FEWEST_TOKENS, parts_of
-from placement.traces.split import split_by_part, split_requests
+from placement.traces.split import split_requests
 from placement.traces.trace import Trace
 
 DOMAIN, CATEGORY, PHASE = CLASSES
@@ -41,7 +41,7 @@ def split_classes(
                 )
         return PHASES, (), sides, phases
     parts = parts_of(trace, by, option="by", others=CLASSES)
-    sides = split_by_part(trace, parts, holdout, seed) if holdout else (trace,)
+    sides = split_requests(trace, holdout, seed, parts) if holdout else (trace,)
     classes: list[Sides] = []
     for part in range(len(parts.names)):
         views = tuple(parts.of(side, part) for side in sides)

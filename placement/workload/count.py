@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
-from placement.errors import OptionError, TraceError
+from placement.errors import TraceError
 from placement.support.memory import check_fits_memory
 from placement.support.parallel import run_in_order, shares_memory, width
+from placement.traces.split import request_keys
 from placement.traces.trace import Trace
 from placement.workload.count_segment import SegmentCounts, count_segment
 from placement.workload.segment import Plan, Segment, Span, segments_of, spans_of
@@ -73,13 +72,3 @@ def count_segments(segments: Iterable[Segment], plan: Plan, executor: Executor |
 
 def _count_spans(plan: Plan, spans: tuple[Span, ...]) -> SegmentCounts:
     return count_segment(Segment(plan=plan, spans=spans))
-
-
-def request_keys(ids: list[str], seed: int) -> npt.NDArray[np.uint64]:
-    """A uniform 64-bit key of every request, uint64 [Q]: the same wherever and in whatever order it is counted."""
-    if not -(2**63) <= seed < 2**63:
-        raise OptionError(f"seed={seed} must fit 64 bits")
-    salt = seed.to_bytes(8, "little", signed=True)
-    names = (name.encode(errors="surrogatepass") for name in ids)
-    digests = b"".join(hashlib.blake2b(name, digest_size=8, salt=salt).digest() for name in names)
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from placement.core.model import Model
 from placement.errors import OptionError
-from placement.support.hash64 import GOLDEN, mix
+from placement.traces.split import below_share, request_keys
 from placement.traces.trace import Trace
-from placement.workload.count import count_segments, request_keys
+from placement.workload.count import count_segments
 from placement.workload.segment import Plan, segments_of, spans_of
 from placement.workload.workload import PROFILE_REQUESTS, Workload
 
@@ -71,18 +71,22 @@ def counted_of(holdout: float, sides: tuple[Workload, ...]) -> Counted:
     return Counted(holdout=holdout, train=sides[0], held_out=sides[1] if len(sides) > 1 else None)
 
 
-def plan_of(trace: Trace, *, holdout: float, seed: int) -> Plan:
-    """Count all of the trace, requests that are held out for a side of their own. Raises OptionError."""
+def plan_of(trace: Trace, *, holdout: float, seed: int, held_out_Q: npt.NDArray[np.bool_] | None = None) -> Plan:
+    """Count all of the trace, requests that are held out for a side of their own. Raises OptionError.
+
+    held_out_Q: which requests these are, bool [Q]; None: those whose hash is below the share, so that counts add up.
+    """
     if not 0 <= holdout < 1:
         raise OptionError(f"holdout={holdout} must be at least 0 and less than 1")
     key_Q = request_keys([request.id for request in trace.requests], seed)
+    held_out_Q = below_share(key_Q, holdout) if held_out_Q is None else held_out_Q
     return Plan(
         model=trace.model,
         seed=seed,
         sample_tokens=MEASURED_TOKENS,
         profile_requests=PROFILE_REQUESTS,
         key_Q=key_Q,
-        side_Q=_drawn(key_Q, holdout).astype(np.int8),
+        side_Q=held_out_Q.astype(np.int8),
         num_sides=2 if holdout else 1,
         cut=None,
     )
@@ -93,14 +97,15 @@ def count_sides(
     *,
     holdout: float,
     seed: int = 0,
+    held_out_Q: npt.NDArray[np.bool_] | None = None,
     executor: Executor | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Counted:
     """Count the whole trace in one pass; the answer does not depend on the executor. Raises TraceError, OptionError.
 
-    progress is called with the number of tokens of each segment that was counted.
+    held_out_Q: as of `plan_of`. progress is called with the number of tokens of each segment that was counted.
     """
-    plan = plan_of(trace, holdout=holdout, seed=seed)
+    plan = plan_of(trace, holdout=holdout, seed=seed, held_out_Q=held_out_Q)
     whole: Counted | None = None
     for counts in count_segments(segments_of(plan, spans_of(trace)), plan, executor):
         part = counted_of(holdout, counts.sides)
@@ -109,8 +114,3 @@ def count_sides(
             progress(part.num_tokens)
     assert whole is not None, "an open trace has tokens"
     return whole
-
-
-def _drawn(key_Q: npt.NDArray[np.uint64], share: float) -> npt.NDArray[np.bool_]:
-    """Which requests are held out: keys hashed once more, for the smallest keys are also those of the profiles."""
-    return np.asarray(mix(key_Q ^ GOLDEN) < np.uint64(int(share * 2**53) << 11))

@@ -20,7 +20,7 @@ from placement.support.array_files import read_arrays
 from placement.support.atomic_files import write_atomic
 from placement.support.memory import check_fits_memory
 from placement.traces.format import id_dtype
-from placement.workload.count import request_keys
+from placement.traces.split import draw, request_keys
 from placement.workload.workload import PROFILE_REQUESTS, SAMPLE_TOKENS, Workload, pairs_bytes
 
 SUFFIXES = (".npy", ".npz")
@@ -59,9 +59,7 @@ class Counts:
         requests = len(self.count_QLE)
         if requests < 2:
             return self, None
-        number = min(max(round(share * requests), 1), requests - 1)
-        drawn = np.zeros(requests, dtype=bool)
-        drawn[np.random.default_rng(seed).permutation(requests)[:number]] = True
+        drawn = draw([str(q) for q in self.selected.tolist()], share, seed)
         return self._only(~drawn), self._only(drawn)
 
     def workload(self, seed: int) -> Workload:

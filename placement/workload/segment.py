@@ -41,7 +41,7 @@ class Span:
 class Plan:
     """What is counted of a trace.
 
-    key_Q      uint64 [Q], key of every request, see `count.request_keys`
+    key_Q      uint64 [Q], key of every request, see `placement.traces.split.request_keys`
     side_Q     int8 [Q], the side that its tokens count for, or -1
     num_sides  how many sides there are
     cut        which of the requests' tokens count; None: all

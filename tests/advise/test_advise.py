@@ -124,7 +124,7 @@ def test_without_holdout_all_is_measured_on_what_was_fitted(tmp_path: Path) -> N
 
 def test_gain_is_lost_when_traffic_shifts(tmp_path: Path) -> None:
     """Domain b never visits the pairs of domain a: the map of a is there no better than linear."""
-    advice = advise(plant(tmp_path, [("a", FAR, FAR), ("b", OTHER, OTHER)]), NODES, QUICK)
+    advice = advise(plant(tmp_path, [("a", FAR, FAR), ("b", OTHER, OTHER)], requests=120), NODES, QUICK)
     by = {one.by: one for one in advice.drift}
     domains, windows = by["domain"], by["windows:4"]
     assert domains.names == ("a", "b")

@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 from placement import count, open_trace
 from placement.errors import OptionError, OutputError, TraceError
 from placement.support.parallel import make_executor, run_in_order
-from placement.workload.count import request_keys
-from placement.workload.counted import _drawn, count_sides
+from placement.traces.split import below_share, request_keys
+from placement.workload.counted import count_sides
 from placement.workload.counts_folder import count_to_folder, merge_counted, parse_part, read_counted
 
 FILES = ("counts.json", "counts.safetensors")
@@ -101,7 +101,7 @@ def test_sides_are_the_counts_of_their_requests(tokens: int, seed: int, sample: 
     """One pass for both sides gives what counting each side's requests alone gives, in every field."""
     with tempfile.TemporaryDirectory() as root, patch("placement.workload.counted.MEASURED_TOKENS", sample):
         trace = open_trace(write_trace(root, tokens=tokens, seed=seed, requests=10, num_shards=3, top_k=3).folder)
-        drawn = _drawn(request_keys([request.id for request in trace.requests], seed), 0.4)
+        drawn = below_share(request_keys([request.id for request in trace.requests], seed), 0.4)
         if drawn.all() or not drawn.any():
             return
         both = count_sides(trace, holdout=0.4, seed=seed)
@@ -116,8 +116,8 @@ def test_sides_are_the_counts_of_their_requests(tokens: int, seed: int, sample: 
 def test_about_the_share_of_requests_is_held_out() -> None:
     """The draw is fair, and does not depend on which requests have the smallest keys, whose profiles are kept."""
     key_Q = request_keys([f"request {number}" for number in range(20_000)], 0)
-    assert abs(_drawn(key_Q, 0.2).mean() - 0.2) < 4 * 0.4 / np.sqrt(20_000)
-    assert abs(_drawn(np.sort(key_Q)[:2000], 0.2).mean() - 0.2) < 4 * 0.4 / np.sqrt(2_000)
+    assert abs(below_share(key_Q, 0.2).mean() - 0.2) < 4 * 0.4 / np.sqrt(20_000)
+    assert abs(below_share(np.sort(key_Q)[:2000], 0.2).mean() - 0.2) < 4 * 0.4 / np.sqrt(2_000)
 
 
 def test_an_interrupted_count_goes_on(tmp_path: Path, write_trace: Any) -> None:

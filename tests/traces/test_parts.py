@@ -14,7 +14,7 @@ import pytest
 from placement import Trace, open_trace
 from placement.errors import OptionError
 from placement.traces.parts import FEWEST_REQUESTS, FEWEST_TOKENS, parts_of
-from placement.traces.split import split_by_part
+from placement.traces.split import below_share, draw, request_keys, split_requests
 
 MakeTrace = Callable[..., Trace]
 
@@ -122,14 +122,25 @@ def test_every_part_has_its_share_held_out(trace_of: MakeTrace, seed: int) -> No
     ids[12] = "r3"  # of a and b
     trace = trace_of(domains, ids=ids)
     parts = parts_of(trace, "domain")
-    train, held_out = split_by_part(trace, parts, 0.3, seed)
+    train, held_out = split_requests(trace, 0.3, seed, parts)
     assert train.selected_Q is not None and held_out.selected_Q is not None
     assert (train.selected_Q ^ held_out.selected_Q).all()
     assert held_out.selected_Q[:10].sum() == 3
-    assert held_out.selected_Q[10:30].sum() == 6
+    assert np.delete(held_out.selected_Q[10:30], 2).sum() == 6, "r3 belongs to part a"
     assert not held_out.selected_Q[30], "what is in no part is fitted"
     assert held_out.selected_Q[3] == held_out.selected_Q[12]
-    again = split_by_part(trace, parts, 0.3, seed)[1]
+    again = split_requests(trace, 0.3, seed, parts)[1]
     np.testing.assert_array_equal(again.selected_Q, held_out.selected_Q)
-    assert parts.of(held_out, 1).selected_Q is not None
-    assert parts.of(held_out, 1).selected_Q.sum() == 6  # type: ignore[union-attr]
+
+
+def test_the_same_requests_are_held_out_in_any_order_and_at_any_share(trace_of: MakeTrace) -> None:
+    """A hash decides: the order of the requests does not, and a larger share only adds requests."""
+    ids = [f"request {q}" for q in range(40)]
+    drawn = {share: {ids[q] for q in np.flatnonzero(draw(ids, share, 3))} for share in (0.1, 0.25, 0.5)}
+    assert [len(names) for names in drawn.values()] == [4, 10, 20]
+    assert drawn[0.1] < drawn[0.25] < drawn[0.5]
+    back = ids[::-1]
+    assert {back[q] for q in np.flatnonzero(draw(back, 0.25, 3))} == drawn[0.25]
+    assert {ids[q] for q in np.flatnonzero(draw(ids, 0.25, 4))} != drawn[0.25]
+    near = {ids[q] for q in np.flatnonzero(below_share(request_keys(ids, 3), 0.25))}
+    assert near <= drawn[0.5] and drawn[0.1] <= near, "counts, made before all requests are known, draw nearly the same"

@@ -11,7 +11,7 @@ from placement.core.cluster import Cluster
 from placement.errors import OptionError
 from placement.solvers.options import Options
 from placement.traces.parts import Parts, parts_of
-from placement.traces.split import split_by_part
+from placement.traces.split import split_requests
 from placement.traces.trace import Trace
 
 DOMAIN, WINDOWS = "domain", "windows:4"
@@ -110,7 +110,7 @@ def shift_of(trace: Trace, by: str, holdout: float, seed: int) -> Shift | None:
         parts = parts_of(trace, by)
     except OptionError:
         return None
-    train, held_out = split_by_part(trace, parts, holdout, seed) if holdout else (trace, trace)
+    train, held_out = split_requests(trace, holdout, seed, parts) if holdout else (trace, trace)
     fitted, measured = (
         [int(tokens_Q[parts.part_Q == part].sum()) for part in range(len(parts.names))]
         for tokens_Q in (train.tokens_Q(), held_out.tokens_Q())

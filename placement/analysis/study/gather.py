@@ -16,8 +16,8 @@ from placement.core.model import Model
 from placement.errors import TraceError
 from placement.support.parallel import run_tasks
 from placement.traces.checked import checked_ids
+from placement.traces.split import request_keys
 from placement.traces.trace import Block, Trace
-from placement.workload.count import request_keys
 from placement.workload.counts_file import Counts
 
 MOST_REQUESTS = 1_024

@@ -74,7 +74,7 @@ class Anneal:
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
         search = _Search(problem)
-        row = search.best_row()
+        row = reduce(search.better, problem.starts, search.best_row())  # never worse than what it started from
         return LayerSolution(solver=self.name, phy2log_P=row, status="limit" if search.stopped else "feasible")
 
     def polish(self, problem: LayerProblem, row: Row) -> LayerSolution:
@@ -102,9 +102,9 @@ class _Search:
             # every rank a node of its own: few ranks instead of few nodes
             flat = replace(cluster, num_nodes=cluster.num_ranks, gpus_per_node=1, topology=EVEN)
             flat_problem = replace(self.problem, cluster=flat, options=replace(options, transport="node"))
-            row = self._better(row, self._replicas(flat_problem))
+            row = self.better(row, self._replicas(flat_problem))
         if options.replica_choice in BY_CHANCE:
-            row = self._better(row, self._by_chance(row))
+            row = self.better(row, self._by_chance(row))
         return row
 
     def _single(self) -> Row:
@@ -122,7 +122,7 @@ class _Search:
         rough = self._run(_rough(problem))
         best = self._quench(rough, starts, quench_moves, QUENCH)
         hot = self._anneal(rough, best, hot_moves, HOT)
-        return self._better(best, self._anneal(self._run(problem), hot, moves - hot_moves - quench_moves, COLD))
+        return self.better(best, self._anneal(self._run(problem), hot, moves - hot_moves - quench_moves, COLD))
 
     def _run(self, problem: LayerProblem) -> Run:
         """Of one copy per expert."""
@@ -150,12 +150,12 @@ class _Search:
         thinned = _thinned(problem)
         run = partial(_run_replicas, incidence(thinned, experts), balance(thinned, experts))
         if many_nodes:
-            best = reduce(self._better, [local, *problem.starts])
-            return self._better(best, self._anneal(run, best, moves, COPIES_ON_MANY_NODES))
+            best = reduce(self.better, [local, *problem.starts])
+            return self.better(best, self._anneal(run, best, moves, COPIES_ON_MANY_NODES))
         starts = [Eplb().solve_layer(problem).phy2log_P, local, *problem.starts]
         schedule = COPIES if problem.send_price > 0 else COPIES_FOR_BALANCE
         best = self._quench(run, starts, moves // 2, schedule)
-        return self._better(best, self._anneal(run, best, moves // 2, schedule))
+        return self.better(best, self._anneal(run, best, moves // 2, schedule))
 
     def _by_chance(self, start: Row) -> Row:
         """From a map that is good if copies are chosen well to one that is good if they are chosen by chance."""
@@ -172,9 +172,9 @@ class _Search:
 
     def _quench(self, run: Run, starts: list[Row], moves: int, schedule: Schedule) -> Row:
         """The best of what the starts become, each with its part of the moves."""
-        return reduce(self._better, [self._anneal(run, start, moves // len(starts), schedule) for start in starts])
+        return reduce(self.better, [self._anneal(run, start, moves // len(starts), schedule) for start in starts])
 
-    def _better(self, one: Row, other: Row) -> Row:
+    def better(self, one: Row, other: Row) -> Row:
         return other if self.problem.score(other).better_than(self.problem.score(one)) else one
 
     def _anneal(self, run: Run, start: Row, moves: int, schedule: Schedule) -> Row:
