@@ -100,7 +100,7 @@ def test_a_large_trace_is_counted_first(trace: Trace, tmp_path: Path, monkeypatc
     monkeypatch.setattr("placement.workload.segment.SEGMENT_TOKENS", 700)
     exact = solve(trace, CLUSTER, OPTIONS)
     assert exact.held_out["auto"].sends_error is None
-    monkeypatch.setattr(sys.modules["placement.pipeline.solve"], "MOST_EXACT_TOKENS", 3999)
+    monkeypatch.setattr(sys.modules["placement.pipeline.source"], "MOST_EXACT_TOKENS", 3999)
     for workers in (1, 3):
         counted = solve(trace, CLUSTER, OPTIONS, workers=workers)
         assert counted.held_out["auto"].sends_error is not None

@@ -6,28 +6,26 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from functools import partial
 
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement
 from placement.errors import InfeasibleError, LimitError, OptionError
 from placement.pipeline.by_class_solution import ONE, OWN, ByClass, TrafficClass
-from placement.pipeline.measure import count_training, measure_named
+from placement.pipeline.run import BASELINES, begin
 from placement.pipeline.solution import Solution
-from placement.pipeline.solve import BASELINES
-from placement.pipeline.solve_layers import solve_workload
-from placement.solvers import get_solver
+from placement.pipeline.source import TraceSource, source_of
 from placement.solvers.options import Options
-from placement.support.parallel import make_executor
 from placement.support.progress import Listener, Progress, ignore
 from placement.traces.classes import Sides, split_classes
 from placement.traces.trace import Trace
+from placement.workload.counted import Counted
+from placement.workload.counts_file import Counts
 
 LONGEST_NAME = 80
 
 
 def solve_by(
-    trace: Trace,
+    trace: Trace | Counts | Counted,
     cluster: Cluster,
     options: Options | None = None,
     *,
@@ -47,37 +45,31 @@ def solve_by(
     and OptionError where fewer than two classes are found.
     """
     options = options or Options()
-    if not 0 <= holdout < 1:
-        raise OptionError(f"holdout={holdout} must be at least 0 and less than 1")
-    if options.moves_limited:
-        raise OptionError("maps by class are new maps and know no current one; leave out max_moves")
-    cluster.check_fits(trace.model.num_experts)
-    get_solver(options.solver)
-    names, left_out, sides, classes = split_classes(trace, by, holdout, options.seed)
-    solves = 1 + len(names)
-    each = options
-    if options.time_limit_s is not None:
-        each = replace(options, time_limit_s=options.time_limit_s / solves)
-    with make_executor(workers) as executor:
-        tasks = engine or executor
-
-        measure = partial(measure_named, cluster=cluster, options=options, executor=executor)
+    source = source_of(trace)
+    with begin(source, cluster, options, holdout, engine=engine, workers=workers, listener=listener) as run:
+        if options.moves_limited:
+            raise OptionError("maps by class are new maps and know no current one; leave out max_moves")
+        names, left_out, sides, classes = split_classes(source.trace("by-class"), by, holdout, options.seed)
+        solves = 1 + len(names)
+        each = options
+        if options.time_limit_s is not None:
+            each = replace(options, time_limit_s=options.time_limit_s / solves)
 
         def solved(number: int, sides: Sides, known: dict[str, Placement], name: str) -> Solution:
             """Fitted to the first of the sides, measured on all of them beside the known maps."""
-            workload = count_training(sides[0], each, tasks, ignore if number else listener)
-            found, layers = solve_workload(
+            views = [TraceSource(side) for side in sides]
+            workload = run.count(views[0], options.seed, listener=ignore if number else listener)
+            found, layers = run.fit(
                 workload,
                 cluster,
                 each,
                 baselines=() if known else BASELINES,
                 starts=known.get(ONE),
-                executor=tasks,
                 listener=_part_of(listener, number, solves),
             )
             maps = known | {OWN: found[options.solver]} if known else found
             listener(Progress(stage="evaluate", done=number, total=solves))
-            figures = [measure(side, maps=maps) for side in sides]
+            figures = [run.measure(view, maps, cluster, options) for view in views]
             return Solution(
                 placement=maps[name],
                 cluster=cluster,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from placement.cost.evaluation import Evaluation
-from placement.pipeline.evaluate_parts import Answers, PartFigures
+from placement.pipeline.part_figures import Answers, PartFigures
 from placement.pipeline.solution import Solution
 
 ONE, OWN = "one", "own"  # names of the map for all and of the class's own

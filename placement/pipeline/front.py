@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from placement.core.cluster import Cluster
-from placement.cost.evaluation import Evaluation
 from placement.errors import OptionError
-from placement.pipeline.evaluate_parts import Answers, evaluate_parts
 from placement.pipeline.front_search import LayerWeights, Pick, solve_weights, weights_with
 from placement.pipeline.front_solution import Front, FrontPoint
 from placement.pipeline.layer_answer import FROM_CURRENT
-from placement.pipeline.measure import count_training, measure, measure_named
 from placement.pipeline.move_front import Row
+from placement.pipeline.run import BASELINES, begin, figures_by_part
 from placement.pipeline.solution import Solution
-from placement.pipeline.solve import BASELINES, part_figures, parts_to_measure
+from placement.pipeline.solve import domains_of
 from placement.pipeline.solve_layers import Deadlines, end_of, placement_of, side_by_side
+from placement.pipeline.source import source_of
 from placement.solvers import get_solver
 from placement.solvers.layer_problems import layer_problem
 from placement.solvers.options import Options
-from placement.support.parallel import make_executor, width
-from placement.support.progress import Listener, Progress, ignore
-from placement.traces.split import split_requests
+from placement.support.parallel import width
+from placement.support.progress import Listener, ignore
 from placement.traces.trace import Trace
+from placement.workload.counted import Counted
 from placement.workload.counts_file import Counts
 from placement.workload.workload import Workload
 
@@ -36,7 +35,7 @@ T = TypeVar("T")
 
 
 def solve_front(
-    trace: Trace | Counts,
+    trace: Trace | Counts | Counted,
     cluster: Cluster,
     options: Options | None = None,
     *,
@@ -56,63 +55,44 @@ def solve_front(
     at a weight.
     """
     options = options or Options()
-    if not 0 <= holdout < 1:
-        raise OptionError(f"holdout={holdout} must be at least 0 and less than 1")
-    cluster.check_fits(trace.model.num_experts)
-    _check_options(options)
-    if isinstance(trace, Counts):
-        raise OptionError(
-            "the front needs a trace: of counts alone sends are unknown; record one, or leave out --pareto"
-        )
-    parts = parts_to_measure(trace, None, by_domain, options)
-    train, held_out = split_requests(trace, holdout, options.seed) if holdout else (trace, None)
-    sides = [train] if held_out is None else [train, held_out]
-    weights = weights_with(options.balance_weight)
-    model = trace.model
-    with make_executor(workers) as executor:
-        tasks = engine or executor
-        workload = count_training(train, options, tasks, listener)
-        deadlines = Deadlines(options.time_limit_s, model.num_layers, width(tasks))
+    source = source_of(trace)
+    with begin(source, cluster, options, holdout, engine=engine, workers=workers, listener=listener) as run:
+        _check_options(options)
+        model = source.trace("the front").model
+        parts = domains_of(source) if by_domain else None
+        train, held_out = source.split(holdout, options.seed)
+        weights = weights_with(options.balance_weight)
+        workload = run.count(train, options.seed)
+        deadlines = Deadlines(options.time_limit_s, model.num_layers, width(run.tasks))
         task = partial(_solve_one, workload, cluster, options, weights)
-        answers = side_by_side(task, tasks, listener, deadlines)
+        answers = side_by_side(task, run.tasks, listener, deadlines)
         picks = _distinct(weights, [layer for _, layer in answers], options)
         columns = [*zip(*(rows for rows, _ in answers), strict=True)]
         columns += [tuple(pick.point.phy2log_P for pick in column) for column in picks.values()]
-        placements = [placement_of(model, cluster, rows) for rows in columns]
-
-        measured = partial(measure, cluster=cluster, options=options, executor=executor)
         own = None if options.max_imbalance is not None else float(options.balance_weight)
-        chosen_maps = _named(placements, len(BASELINES) + list(picks).index(own), options)
-
-        measure_chosen = partial(measure_named, maps=chosen_maps, cluster=cluster, options=options, executor=executor)
-
-        figures: list[list[Evaluation]] = []
-        by_part: list[Answers] = []
-        for number, side in enumerate(sides):
-            listener(Progress(stage="evaluate", done=number, total=len(sides)))
-            figures.append(measured(side, placements))
-            if parts is not None:
-                by_part.append(evaluate_parts(side, parts, measure_chosen))
-        listener(Progress(stage="evaluate", done=len(sides), total=len(sides)))
+        maps: dict[Any, Any] = dict(
+            zip((*BASELINES, *picks), (placement_of(model, cluster, rows) for rows in columns), strict=True)
+        )
+        measured = run.measure_sides((train, held_out), maps, cluster, options, parts, _named(maps, own, options))
     points = []
-    for number, (weight, column) in enumerate(picks.items(), start=len(BASELINES)):
+    for weight, column in picks.items():
         chosen = weight == own
         if weight is None or chosen:
             asked = options
         else:
             asked = replace(options, balance_weight=weight, max_imbalance=None, bound="none")
         solution = Solution(
-            placement=placements[number],
+            placement=maps[weight],
             cluster=cluster,
             options=asked,
             layers=tuple(pick.report for pick in column),
             result_name=options.solver,
-            maps=_named(placements, number, options),
-            train=_named(figures[0], number, options),
-            held_out=_named(figures[1], number, options) if held_out is not None else {},
+            maps=_named(maps, weight, options),
+            train=_named(measured.train, weight, options),
+            held_out=_named(measured.held_out, weight, options),
             holdout=holdout,
             input_hash=workload.digest(),
-            parts=part_figures(parts, by_part, cluster, options, model.top_k, {}) if parts and chosen else None,
+            parts=figures_by_part(parts, measured, cluster, options, model.top_k) if chosen else None,
         )
         scores = [pick.point.score for pick in column]
         points.append(
@@ -173,6 +153,8 @@ def _distinct(
     return kept
 
 
-def _named(answers: Sequence[T], number: int, options: Options) -> dict[str, T]:
-    """The baselines' and that of one point, by the names of a solution."""
-    return dict(zip((*BASELINES, options.solver), (*answers[: len(BASELINES)], answers[number]), strict=True))
+def _named(answers: Mapping[Any, T], weight: float | None, options: Options) -> dict[str, T]:
+    """The baselines' and that of one point, by the names of a solution; {} of no answers."""
+    if not answers:
+        return {}
+    return {name: answers[name] for name in BASELINES} | {options.solver: answers[weight]}

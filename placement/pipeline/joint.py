@@ -16,9 +16,9 @@ from placement.grouping.assign import Assignment, assign_homes
 from placement.grouping.home_costs import HomeCosts, home_costs
 from placement.grouping.requests import Requests
 from placement.pipeline.layer_answer import LayerReport
-from placement.pipeline.solve_layers import solve_workload
+from placement.pipeline.run import Run
 from placement.solvers.options import Options
-from placement.support.progress import Listener, Progress, ignore
+from placement.support.progress import Progress
 from placement.traces.split import request_keys
 from placement.traces.trace import Trace
 from placement.workload.workload import Workload
@@ -41,6 +41,7 @@ class Joint:
 
 
 def solve_joint(
+    run: Run,
     trace: Trace,
     requests: Requests,
     workload: Workload,
@@ -50,9 +51,6 @@ def solve_joint(
     *,
     tolerance: float = TOKEN_TOLERANCE,
     rounds: int = ROUNDS,
-    executor: Executor,
-    workers: int | None = None,
-    listener: Listener = ignore,
 ) -> Joint:
     """From a placement for random homes to one for the homes that the requests of `trace` then get.
 
@@ -64,27 +62,18 @@ def solve_joint(
     one before, and the homes are chosen exactly, on all tokens.
     """
     layers: tuple[LayerReport, ...] = ()
-    costs = _costs(trace, requests, start, cluster, options, executor)
+    costs = _costs(trace, requests, start, cluster, options, run.threads)
     aligned, cost_LQN = align_nodes(start, costs.cost_LQN, costs.tokens_Q, cluster, tolerance)
     homes = assign_homes(cost_LQN.sum(axis=0), costs.tokens_Q, tolerance=tolerance)
     home_options = replace(options, time_limit_s=options.time_limit_s / rounds if options.time_limit_s else None)
     placement = aligned
     for number in range(rounds):
         home_S = homes_of_sample(workload, requests, homes.home_Q)
-        maps, layers = solve_workload(
-            workload,
-            cluster,
-            home_options,
-            home_S=home_S,
-            starts=placement,
-            executor=executor,
-            workers=workers,
-            listener=listener,
-        )
+        maps, layers = run.fit(workload, cluster, home_options, home_S=home_S, starts=placement)
         placement = maps[options.solver]
-        costs = _costs(trace, requests, placement, cluster, options, executor)
+        costs = _costs(trace, requests, placement, cluster, options, run.threads)
         homes = assign_homes(costs.cost_QN, costs.tokens_Q, tolerance=tolerance)
-        listener(Progress(stage="group", done=number + 1, total=rounds))
+        run.listener(Progress(stage="group", done=number + 1, total=rounds))
     return Joint(placement=placement, start=aligned, homes=homes, costs=costs, layers=layers)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,14 +25,17 @@ from placement.core.cluster import Cluster
 from placement.core.placement import Placement
 from placement.pipeline.layer_answer import LayerReport
 from placement.pipeline.mixtures import Mixtures
+from placement.pipeline.run import Run
 from placement.pipeline.solve_layers import Deadlines, end_of
+from placement.pipeline.source import Side
 from placement.solvers import get_solver
 from placement.solvers.layer_problems import layer_problem
 from placement.solvers.options import Options
 from placement.solvers.problem import LayerProblem
-from placement.support.parallel import run_tasks, usable_cores
-from placement.support.progress import Listener, Progress, ignore
-from placement.workload.workload import Workload
+from placement.support.parallel import run_tasks, width
+from placement.support.progress import Progress, ignore
+from placement.traces.parts import Parts
+from placement.workload.workload import SAMPLE_TOKENS, Workload
 
 log = logging.getLogger("placement")
 
@@ -44,6 +46,7 @@ ROUNDS = 8
 ROUND_MOVES, WORK_SHARE = 40_000, 0.1  # moves a layer and round; their share of the work limit
 SMOOTHING = 0.7  # weights jump from one part to another; the mean with those before converges faster
 MIP_NODES, MIP_GAP = 2_000, 1e-5
+PARTS_TOKENS, FEWEST_PART_TOKENS = SAMPLE_TOKENS, 1_024  # of the samples of all parts together, and of one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,24 +62,35 @@ class RobustAnswer:
 
 
 def solve_robust(
+    run: Run,
+    train: Side,
+    split: Parts,
     whole: Workload,
-    parts: Sequence[Workload],
     cluster: Cluster,
     options: Options,
     *,
     plain: Mapping[str, Placement],
     reports: Sequence[LayerReport],
     name: str,
-    executor: Executor,
-    workers: int | None = None,
-    listener: Listener = ignore,
 ) -> RobustAnswer:
-    """Minimize the cost of the worst of `parts`.
+    """Minimize the cost of the worst part of the training requests.
 
-    plain  maps to start from; that of `options.solver` keeps the caps, of the others what breaks them is left out
-    reports  how the layers of that map were solved: their bounds hold for any map
-    name   of the robust map in the answer
+    Args:
+        run: Where the steps run.
+        train: The training requests, of which `whole` is the count and `split` names the parts.
+        plain: Maps to start from. The map of `options.solver` keeps the caps; of the others, layers that break a cap
+            are left out.
+        reports: How the layers of the map of `options.solver` were solved. Their bounds hold for any map.
+        name: Of the robust map in the answer.
     """
+    sample_tokens = max(PARTS_TOKENS // len(split.names), FEWEST_PART_TOKENS)
+    views = [train.of(split, part) for part in range(len(split.names))]
+    parts = [
+        run.count(view, options.seed, listener=ignore, sample_tokens=sample_tokens)
+        for view in views
+        if view is not None
+    ]
+    executor, listener = run.threads, run.listener
     num_layers = whole.model.num_layers
     end = None if options.time_limit_s is None else time.monotonic() + options.time_limit_s
     names = [options.solver, *(other for other in plain if other != options.solver)]
@@ -92,7 +106,7 @@ def solve_robust(
         for number in range(ROUNDS):
             listener(Progress(stage="robust", done=number, total=ROUNDS))
             left_s = None if end is None else max(end - time.monotonic(), 0.0) / (ROUNDS - number)
-            deadlines = Deadlines(left_s, num_layers, workers or usable_cores())
+            deadlines = Deadlines(left_s, num_layers, width(executor))
             dual_W, share_LC = _relaxed([layer.cost_CW() for layer in layers])
             weight_W = SMOOTHING * weight_W + (1 - SMOOTHING) * dual_W
             starts = [int(np.argmax(share_C)) for share_C in share_LC]

@@ -14,8 +14,8 @@ from placement.core.migration import MigrationPlan, migration_plan
 from placement.core.placement import Placement
 from placement.cost.evaluation import Evaluation
 from placement.documents.placement_json import cluster_document, placement_document
-from placement.pipeline.evaluate_parts import PartFigures
 from placement.pipeline.layer_answer import LayerReport
+from placement.pipeline.part_figures import PartFigures
 from placement.solvers.options import Options
 
 

@@ -24,26 +24,26 @@ from placement.grouping.requests import Requests, requests_of
 from placement.pipeline.grouped_solution import GROUPED, JOINT, PLACED, WITH_HOMES, Gain, GroupedSolution, Homes
 from placement.pipeline.joint import ROUNDS, solve_joint
 from placement.pipeline.layer_answer import LayerReport
-from placement.pipeline.measure import count_training, measure
+from placement.pipeline.run import BASELINES, Run, begin
 from placement.pipeline.solution import Solution
-from placement.pipeline.solve import BASELINES
-from placement.pipeline.solve_layers import solve_workload
-from placement.solvers import get_solver
+from placement.pipeline.source import TraceSource, source_of
 from placement.solvers.options import Options
-from placement.support.parallel import make_executor
 from placement.support.progress import Listener, Progress, ignore
 from placement.traces.cut import FIRST_QUARTER, PREFILL, check_cut, cut_requests
 from placement.traces.split import split_requests
 from placement.traces.trace import Trace
+from placement.workload.counted import Counted
+from placement.workload.counts_file import Counts
 from placement.workload.workload import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sides:
-    """The training requests and their workload; of held-out ones, if any, the part that homes are decided from, and the
-    rest."""
+    """The training requests and their workload; the held-out requests, if any, cut into what their homes are decided
+    from (`first`) and the rest."""
 
     train: Trace
+    held_out: Trace | None
     first: Trace | None
     rest: Trace | None
     requests: Requests
@@ -51,7 +51,7 @@ class Sides:
 
 
 def solve_grouped(
-    trace: Trace,
+    trace: Trace | Counts | Counted,
     cluster: Cluster,
     options: Options | None = None,
     *,
@@ -70,59 +70,39 @@ def solve_grouped(
     all together and once by the router as they come, and are measured on the rest. Raises OptionError, TraceError.
     """
     options = options or Options()
-    if not 0 <= holdout < 1:
-        raise OptionError(f"holdout={holdout} must be at least 0 and less than 1")
-    check_grouping(cluster, options, home_from=home_from, tolerance=tolerance)
-    cluster.check_fits(trace.model.num_experts)
-    get_solver(options.solver)
-    if placement is not None:
-        check_fits(placement, trace.model, cluster)
-    train, held_out = (trace, None) if not holdout else split_requests(trace, holdout, options.seed)
-    home_from = home_from or _default_cut(trace)
-    first, rest = (None, None) if held_out is None else cut_requests(held_out, home_from)
-    for part, what in ((first, "decide from"), (rest, "measure on")):
-        if part is not None and not part.tokens_Q().any():
-            raise OptionError(
-                f"home_from={home_from!r} leaves no tokens of the held-out requests to {what}; use a share, such as "
-                f"{FIRST_QUARTER}"
-            )
-    requests = requests_of(trace)
-    with make_executor(workers) as executor:
-        workload = count_training(train, options, executor, listener)
-        placed, _ = solve_workload(
-            workload,
+    source = source_of(trace)
+    with begin(source, cluster, options, holdout, workers=workers, listener=listener) as run:
+        check_grouping(cluster, options, home_from=home_from, tolerance=tolerance)
+        trace = source.trace("grouping")
+        if placement is not None:
+            check_fits(placement, trace.model, cluster)
+        home_from = home_from or _default_cut(trace)
+        sides = _split(run, trace, holdout, home_from, options.seed)
+        placed, _ = run.fit(
+            sides.workload,
             cluster,
             options if placement is None else replace(options, solver="linear", bound="none"),
             baselines=BASELINES,
-            executor=executor,
-            workers=workers,
-            listener=listener,
         )
-        sides = Sides(train=train, first=first, rest=rest, requests=requests, workload=workload)
-        group = partial(_homes, sides, cluster=cluster, options=options, tolerance=tolerance, executor=executor)
-        linear, eplb = (placed[name] for name in BASELINES)
-        ways: list[tuple[str, Placement, Homes | None]] = [
-            ("linear", linear, None),
-            ("eplb", eplb, None),
-            (f"linear{WITH_HOMES}", linear, group(linear)),
-        ]
+        group = partial(_homes, sides, cluster=cluster, options=options, tolerance=tolerance, executor=run.threads)
+        linear = placed["linear"]
+        ways: list[tuple[str, Placement, Homes | None]] = [(name, placed[name], None) for name in BASELINES]
+        ways.append((f"linear{WITH_HOMES}", linear, group(linear)))
         layers: tuple[LayerReport, ...] = ()
         if placement is not None:
             result, grouped = placement, group(placement)
             ways += [(PLACED, placement, None), (f"{PLACED}{WITH_HOMES}", placement, grouped)]
         else:
             joint = solve_joint(
-                train,
-                requests,
-                workload,
+                run,
+                sides.train,
+                sides.requests,
+                sides.workload,
                 cluster,
                 options,
                 placed[options.solver],
                 tolerance=tolerance,
                 rounds=rounds,
-                executor=executor,
-                workers=workers,
-                listener=listener,
             )
             result, grouped, layers = joint.placement, group(joint.placement), joint.layers
             ways += [
@@ -131,7 +111,7 @@ def solve_grouped(
                 (JOINT, result, None),
                 (f"{JOINT}{WITH_HOMES}", result, grouped),
             ]
-        gains = _measure(ways, sides, cluster, options, executor, listener)
+        gains = _measure(ways, sides, cluster, options, run)
     shown = {one.name: one for one in gains if one.homes is None and one.name != JOINT} | {GROUPED: gains[-1]}
     solution = Solution(
         placement=result,
@@ -143,19 +123,18 @@ def solve_grouped(
         train={name: one.train for name, one in shown.items()},
         held_out={name: one.held_out for name, one in shown.items() if one.held_out is not None},
         holdout=holdout,
-        input_hash=workload.digest(),
+        input_hash=sides.workload.digest(),
     )
-    apart = np.zeros(len(requests.ids), dtype=bool) if held_out is None else requests.sum(held_out.tokens_Q()) > 0
     return GroupedSolution(
         solution=solution,
-        requests=requests,
+        requests=sides.requests,
         homes=grouped,
         gains=gains,
         home_from=home_from,
         tolerance=tolerance,
-        tokens_Q=requests.sum(trace.tokens_Q()),
-        held_out_Q=apart,
-        rest_tokens_Q=np.zeros_like(requests.sum(trace.tokens_Q())) if rest is None else requests.sum(rest.tokens_Q()),
+        tokens_Q=_tokens(sides, trace),
+        held_out_Q=_tokens(sides, sides.held_out) > 0,
+        rest_tokens_Q=_tokens(sides, sides.rest),
     )
 
 
@@ -170,6 +149,24 @@ def check_grouping(cluster: Cluster, options: Options, *, home_from: str | None,
     if home_from is not None:
         check_cut(home_from)
     check_tolerance(tolerance)
+
+
+def _split(run: Run, trace: Trace, holdout: float, home_from: str, seed: int) -> Sides:
+    train, held_out = (trace, None) if not holdout else split_requests(trace, holdout, seed)
+    first, rest = (None, None) if held_out is None else cut_requests(held_out, home_from)
+    for part, what in ((first, "decide from"), (rest, "measure on")):
+        if part is not None and not part.tokens_Q().any():
+            raise OptionError(
+                f"home_from={home_from!r} leaves no tokens of the held-out requests to {what}; use a share, such as "
+                f"{FIRST_QUARTER}"
+            )
+    workload = run.count(TraceSource(train), seed)
+    return Sides(train=train, held_out=held_out, first=first, rest=rest, requests=requests_of(trace), workload=workload)
+
+
+def _tokens(sides: Sides, part: Trace | None) -> npt.NDArray[np.int64]:
+    """Tokens of every request in a part of the trace, int64 [Q]; 0 where there is no such part."""
+    return sides.requests.sum((sides.train if part is None else part).tokens_Q() * (part is not None))
 
 
 def _default_cut(trace: Trace) -> str:
@@ -215,34 +212,32 @@ def _measure(
     sides: Sides,
     cluster: Cluster,
     options: Options,
-    executor: Executor,
-    listener: Listener,
+    run: Run,
 ) -> tuple[Gain, ...]:
     """Every way on both sides: those with random homes in one pass, the others with their homes in one each."""
 
-    def on(side: Trace, placements: list[Placement], home_Q: npt.NDArray[np.int32] | None) -> list[Evaluation]:
+    def on(side: Trace, maps: dict[str, Placement], home_Q: npt.NDArray[np.int32] | None) -> dict[str, Evaluation]:
         homes_Q = None if home_Q is None else home_Q[sides.requests.request_E]
-        return measure(side, placements, cluster=cluster, options=options, executor=executor, home_Q=homes_Q)
+        return run.measure(TraceSource(side), maps, cluster, options, homes_Q)
 
     def measure_all(side: Trace, homes_of: Callable[[Homes], npt.NDArray[np.int32] | None]) -> dict[str, Evaluation]:
-        random = {name: placement for name, placement, homes in ways if homes is None}
-        known = dict(zip(random, on(side, list(random.values()), None), strict=True))
+        known = on(side, {name: placement for name, placement, homes in ways if homes is None}, None)
         for name, placement, homes in ways:
             if homes is not None:
-                known[name] = on(side, [placement], homes_of(homes))[0]
+                known |= on(side, {name: placement}, homes_of(homes))
         return known
 
-    listener(Progress(stage="evaluate", done=0, total=2))
+    run.listener(Progress(stage="evaluate", done=0, total=2))
     train = measure_all(sides.train, lambda homes: homes.assignment.home_Q)
-    listener(Progress(stage="evaluate", done=1, total=2))
+    run.listener(Progress(stage="evaluate", done=1, total=2))
     held_out: dict[str, Evaluation] = {}
     routed: dict[str, Evaluation] = {}
     if sides.rest is not None:
         held_out = measure_all(sides.rest, lambda homes: homes.held_out_Q)
         for name, placement, homes in ways:
             if homes is not None:
-                routed[name] = on(sides.rest, [placement], homes.routed_Q)[0]
-    listener(Progress(stage="evaluate", done=2, total=2))
+                routed |= on(sides.rest, {name: placement}, homes.routed_Q)
+    run.listener(Progress(stage="evaluate", done=2, total=2))
     return tuple(
         Gain(
             name=name,

@@ -141,7 +141,7 @@ def test_locality_of_counts_is_refused(path: Path, options: Options) -> None:
 
 def test_robust_of_counts_is_refused(path: Path) -> None:
     """Which requests belong together is not in the file."""
-    with pytest.raises(OptionError, match="needs a trace"):
+    with pytest.raises(OptionError, match="needs the trace"):
         solve(read_counts(path), CLUSTER, BALANCE, robust="windows:2")
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from placement.analysis.advise import redundancy as copies
 from placement.analysis.advise.advice import Advice, Carried, Worth
-from placement.analysis.advise.bench import Bench, Side
+from placement.analysis.advise.bench import Bench
 from placement.analysis.advise.capacity_factor import capacity
 from placement.analysis.advise.decay import DOMAIN, WINDOWS, Shift, drift, shift_of
 from placement.analysis.advise.map_cost import Figures
@@ -18,14 +18,12 @@ from placement.core.placement import Placement
 from placement.cost.step_time import STEP_TOKENS_PER_GPU
 from placement.cost.transport import sends_are_fixed
 from placement.errors import OptionError
-from placement.pipeline.measure import count_training
-from placement.solvers import get_solver
+from placement.pipeline.run import begin
+from placement.pipeline.source import Source, source_of
 from placement.solvers.options import Options
-from placement.support.parallel import make_executor
 from placement.support.progress import Listener, ignore
 from placement.traces.classes import PHASE, Sides, split_classes
 from placement.traces.parts import FEWEST_REQUESTS, FEWEST_TOKENS
-from placement.traces.split import split_requests
 from placement.traces.trace import Trace
 from placement.workload.counts_file import Counts
 
@@ -41,7 +39,7 @@ def advice_options(options: Options) -> Options:
 
 
 def advise(
-    trace: Side,
+    trace: Trace | Counts,
     cluster: Cluster,
     options: Options | None = None,
     *,
@@ -63,21 +61,19 @@ def advise(
     Deterministic in all that is given, whatever the number of workers, unless a time limit is set. Raises TraceError,
     InfeasibleError, OptionError.
     """
+    source = source_of(trace)
     options = advice_options(options or Options())
     step_tokens = STEP_TOKENS_PER_GPU * cluster.num_ranks if step_tokens is None else step_tokens
-    _check(options, holdout, step_tokens, most_dropped, kv_cache_bytes)
-    cluster.check_fits(trace.model.num_experts)
-    if isinstance(trace, Counts):
-        options = replace(options, objective="balance")
-    train, held_out = _split(trace, holdout, options.seed)
-    side: Side = train if held_out is None else held_out
-    classes, shifts, absent = _plan(trace, cluster, options, holdout)
-    carried_by = TRANSPORTS if isinstance(trace, Trace) else (options.transport,)
-    with make_executor(workers) as executor:
+    with begin(source, cluster, options, holdout, workers=workers, listener=listener) as run:
+        _check(options, step_tokens, most_dropped, kv_cache_bytes)
+        if not source.has_tokens:
+            options = replace(options, objective="balance")
+        train, held_out = source.split(holdout, options.seed)
+        side = train if held_out is None else held_out
+        classes, shifts, absent = _plan(source, cluster, options, holdout)
+        carried_by = TRANSPORTS if source.has_tokens else (options.transport,)
         bench = Bench(
-            executor=executor,
-            workers=workers,
-            listener=listener,
+            run=run,
             total=len(carried_by)
             + len(copies.clusters(cluster, trace.model.num_experts))
             - 1
@@ -85,11 +81,7 @@ def advise(
             + ("grouping" not in absent)
             + sum(1 + len(shift.chosen) for shift in shifts),
         )
-        workload = (
-            train.workload(options.seed)
-            if isinstance(train, Counts)
-            else count_training(train, options, executor, listener)
-        )
+        workload = run.count(train, options.seed)
         maps: dict[str, dict[str, Placement]] = {}
         figures: dict[str, dict[str, Figures]] = {}
         for transport in carried_by:
@@ -109,25 +101,26 @@ def advise(
         by_phase = phases(bench, classes, cluster, options, maps[options.transport]) if classes else None
         drifts = tuple(drift(bench, shift, cluster, options) for shift in shifts)
         grouped: Grouping | None = None
-        if isinstance(trace, Trace) and "grouping" not in absent:
+        if "grouping" not in absent:
             try:
-                grouped = bench.told(lambda: grouping(trace, cluster, options, holdout, workers))
+                grouped = bench.heard(lambda: grouping(source.trace("grouping"), cluster, options, holdout, workers))
             except OptionError as error:
                 absent["grouping"] = str(error)
-        dropping = capacity(trace, step_tokens=step_tokens, most_dropped=most_dropped, executor=executor)
+        dropping = capacity(trace, step_tokens=step_tokens, most_dropped=most_dropped, executor=run.threads)
+    num_tokens, num_requests = source.size()
     return Advice(
         model=trace.model,
         cluster=cluster,
         options=options,
         holdout=holdout if held_out is not None else 0.0,
-        num_tokens=trace.num_tokens if isinstance(trace, Counts) else int(trace.tokens_Q().sum()),
-        num_requests=len(trace.count_QLE) if isinstance(trace, Counts) else int((trace.tokens_Q() > 0).sum()),
+        num_tokens=num_tokens,
+        num_requests=num_requests,
         input_hash=workload.digest(),
         measured_on="training" if held_out is None else "held-out",
         worth=Worth(maps=known),
         redundancy=answered,
         capacity=dropping,
-        transports=None if isinstance(trace, Counts) else transports,
+        transports=transports if source.has_tokens else None,
         phases=by_phase,
         grouping=grouped,
         drift=drifts,
@@ -135,14 +128,9 @@ def advise(
     )
 
 
-def _check(
-    options: Options, holdout: float, step_tokens: int, most_dropped: float, kv_cache_bytes: float | None
-) -> None:
-    get_solver(options.solver)
+def _check(options: Options, step_tokens: int, most_dropped: float, kv_cache_bytes: float | None) -> None:
     if options.moves_limited:
         raise OptionError("advice is about new maps and knows no current one; leave out max_moves")
-    if not 0 <= holdout < 1:
-        raise OptionError(f"holdout={holdout} must be at least 0 and less than 1")
     if not 1 <= step_tokens < 2**40:
         raise OptionError(f"step_tokens={step_tokens} must be 1 or more: the tokens of a step, all GPUs together")
     if not 0 <= most_dropped < 1:
@@ -151,17 +139,11 @@ def _check(
         raise OptionError(f"kv_cache={kv_cache_bytes} bytes must be more than 0 and less than 1e18")
 
 
-def _split(trace: Side, holdout: float, seed: int) -> tuple[Side, Side | None]:
-    if not holdout:
-        return trace, None
-    return trace.split(holdout, seed) if isinstance(trace, Counts) else split_requests(trace, holdout, seed)
-
-
 def _plan(
-    trace: Side, cluster: Cluster, options: Options, holdout: float
+    source: Source, cluster: Cluster, options: Options, holdout: float
 ) -> tuple[list[Sides], list[Shift], dict[str, str]]:
     """Phases and shifts to answer for, and why what is absent is."""
-    if isinstance(trace, Counts):
+    if not source.has_tokens:
         return (
             [],
             [],
@@ -172,6 +154,7 @@ def _plan(
                 "drift": "counts do not say which requests are of one domain, nor which came later",
             },
         )
+    trace = source.trace("advice")
     absent: dict[str, str] = {}
     classes: list[Sides] = []
     try:

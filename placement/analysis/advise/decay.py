@@ -9,6 +9,7 @@ from placement.analysis.advise.bench import Bench
 from placement.analysis.advise.map_cost import LINEAR, LITTLE, SOLVED
 from placement.core.cluster import Cluster
 from placement.errors import OptionError
+from placement.pipeline.source import Side, TraceSource
 from placement.solvers.options import Options
 from placement.traces.parts import Parts, parts_of
 from placement.traces.split import split_requests
@@ -95,8 +96,8 @@ class Shift:
 
     parts: Parts
     chosen: tuple[int, ...]
-    train: Trace
-    held_out: Trace
+    train: TraceSource
+    held_out: TraceSource
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -120,19 +121,24 @@ def shift_of(trace: Trace, by: str, holdout: float, seed: int) -> Shift | None:
     largest = sorted(whole, key=lambda part: (-fitted[part], part))[:MOST_PARTS]
     if len(largest) < 2:
         return None
-    return Shift(parts=parts, chosen=tuple(sorted(largest)), train=train, held_out=held_out)
+    return Shift(parts=parts, chosen=tuple(sorted(largest)), train=TraceSource(train), held_out=TraceSource(held_out))
 
 
 def drift(bench: Bench, shift: Shift, cluster: Cluster, options: Options) -> Drift:
     parts, chosen = shift.parts, shift.chosen
+
+    def sides(source: TraceSource) -> list[tuple[int, Side]]:
+        """The chosen parts, all of which have tokens."""
+        return [(part, side) for part in chosen if (side := source.of(parts, part)) is not None]
+
     whole = bench.fit(bench.workload(shift.train, options.seed), cluster, options, baselines=True)
     maps = {LINEAR: whole[LINEAR], SOLVED: whole[SOLVED]}
     tokens = []
-    for part in chosen:
-        workload = bench.workload(parts.of(shift.train, part), options.seed)
+    for part, side in sides(shift.train):
+        workload = bench.workload(side, options.seed)
         tokens.append(workload.num_tokens)
         maps[f"part {part}"] = bench.fit(workload, cluster, options)[SOLVED]
-    figures = [bench.measure(parts.of(shift.held_out, part), maps, cluster, options) for part in chosen]
+    figures = [bench.measure(side, maps, cluster, options) for _, side in sides(shift.held_out)]
     return Drift(
         by=parts.by,
         names=tuple(parts.names[part] for part in chosen),

@@ -10,6 +10,7 @@ from placement.analysis.advise.map_cost import SOLVED, Figures, amount
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement
 from placement.pipeline.by_class_solution import ONE, OWN
+from placement.pipeline.source import TraceSource
 from placement.solvers.options import Options
 from placement.traces.classes import PHASES, Sides
 
@@ -45,9 +46,9 @@ def phases(
     for a phase's own map starts too."""
     answers = []
     for name, sides in zip(PHASES, classes, strict=True):
-        workload = bench.workload(sides[0], options.seed)
+        workload = bench.workload(TraceSource(sides[0]), options.seed)
         own = bench.fit(workload, cluster, options, starts=known[SOLVED])[SOLVED]
         maps = {ONE if given == SOLVED else given: one for given, one in known.items()} | {OWN: own}
-        figures = bench.measure(sides[-1], maps, cluster, options)
+        figures = bench.measure(TraceSource(sides[-1]), maps, cluster, options)
         answers.append(Phase(name=name, training_tokens=workload.num_tokens, maps=figures))
     return Phases(phases=tuple(answers))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from placement.analysis.advise.bench import Bench, Side
+from placement.analysis.advise.bench import Bench
 from placement.analysis.advise.map_cost import EPLB, SOLVED, Figures
 from placement.core.cluster import Cluster
+from placement.pipeline.source import Side
 from placement.solvers.options import Options
 from placement.workload.workload import Workload
 

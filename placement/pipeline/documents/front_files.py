@@ -7,8 +7,8 @@ from typing import Any
 
 from placement.documents.placement_json import document_bytes, save_placement
 from placement.pipeline.front_solution import Front
+from placement.pipeline.run import BASELINES
 from placement.pipeline.solution import Solution, solution_document
-from placement.pipeline.solve import BASELINES
 from placement.support.atomic_files import make_folder, write_atomic
 
 SCHEMA = "expert-front/1"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from placement.cost.evaluation import Evaluation
-from placement.traces.parts import Parts
-from placement.traces.trace import Trace
 
 Answers = tuple[dict[str, Evaluation], ...]
 
@@ -51,9 +49,3 @@ class PartFigures:
         imbalance = float(evaluation.rank_imbalance_L().mean())
         sends = self.send_price * float(evaluation.sends_L.mean()) if self.send_price else 0.0
         return sends + self.balance_price * imbalance
-
-
-def evaluate_parts(trace: Trace, parts: Parts, measure: Callable[[Trace], dict[str, Evaluation]]) -> Answers:
-    """`measure` of the requests of `trace` in each part; {} for a part without tokens."""
-    present = set(parts.part_Q[trace.tokens_Q() > 0].tolist())
-    return tuple(measure(parts.of(trace, part)) if part in present else {} for part in range(len(parts.names)))
