@@ -86,11 +86,15 @@ def solves(trace: str, cluster: list[str]) -> Iterator[tuple[str, Callable[[], A
         common = ["solve", trace, *cluster, "--redundant-experts", redundant, *WORK, "--json", "-o", "map.json"]
         for solver in SOLVERS:
             yield f"{redundant} solver {solver}", lambda c=common, s=solver: answer(*c, "--solver", s)
+        verbs = {
+            "group": ["group", "-o", "grouping.json", "--placement-out", "map.json"],
+            "by domain": ["by-class", "--by", "domain", "--maps-out", "maps"],
+            "pareto": ["front", "--front-out", "front"],
+            "robust": ["robust", "--parts", "windows:2"],
+        }
+        for way, options in verbs.items():
+            yield f"{redundant} {way}", lambda c=common, o=options: verb(c, o)
         ways: dict[str, list[str]] = {
-            "group": ["--group", "--grouping-out", "grouping.json"],
-            "by domain": ["--by", "domain", "--maps-out", "maps"],
-            "pareto": ["--pareto", "front"],
-            "robust": ["--robust", "windows:2"],
             "objective balance": ["--objective", "balance"],
             "objective time": ["--objective", "time"],
             "transport rank": ["--transport", "rank"],
@@ -102,10 +106,17 @@ def solves(trace: str, cluster: list[str]) -> Iterator[tuple[str, Callable[[], A
         yield f"{redundant} change", lambda c=common: change(c)
 
 
+def verb(common: list[str], options: list[str]) -> Any:
+    """Another command with the options of a solve; what its placement file holds."""
+    words = [*options, *common[1:]] if options[0] != "group" else [*options, *common[1:-2]]
+    code, output = run(*words)
+    return f"exit {code}: {output}" if code else stable(json.loads(Path("map.json").read_text()))
+
+
 def change(common: list[str]) -> Any:
     """From the map of another seed, with few moves."""
     run(*common[:-1], "first.json", "--seed", "7")
-    return answer(*common, "--from", "first.json", "--max-moves", "9", "--migration-out", "copies.json")
+    return answer(*common, "--from", "first.json", "--max-moves", "9")
 
 
 def evaluates(trace: str, cluster: list[str]) -> Iterator[tuple[str, Callable[[], Any]]]:

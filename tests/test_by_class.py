@@ -230,7 +230,20 @@ def test_a_cap_that_a_class_cannot_keep_names_the_class(tmp_path: Path, write_tr
 def test_the_command(trace: Trace, tmp_path: Path, run_cli: Any) -> None:
     """Files, table and JSON; the JSON is the file of the one map."""
     folder = trace.shards[0].path.parent
-    common = ["solve", folder, "--nodes", 2, "--gpus-per-node", 2, "--work-limit", 500, "--no-bound", "--by", "domain"]
+    common = [
+        "by-class",
+        folder,
+        "--nodes",
+        2,
+        "--gpus-per-node",
+        2,
+        "--work-limit",
+        500,
+        "--bound",
+        "none",
+        "--by",
+        "domain",
+    ]
     out, maps, page = tmp_path / "one.json", tmp_path / "maps", tmp_path / "r.html"
     done = run_cli(*common, "-o", out, "--maps-out", maps, "--report", page)
     assert done.code == 0, done.stderr
@@ -245,15 +258,10 @@ def test_the_command(trace: Trace, tmp_path: Path, run_cli: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--by", "domain", "--group"], "--by and --group do not go together"),
-        (["--by", "domain", "--robust", "domain"], "--by and --robust do not go together"),
-        (["--by", "domain", "--pareto", "front"], "--by and --pareto do not go together"),
-        (["--by", "domain", "--from", "p.json"], "--by and --from do not go together"),
-        (["--maps-out", "maps"], "add --by"),
+        (["--by", "domain", "--from", "p.json"], "No such option: --from"),
+        (["--maps-out", "maps"], "Missing option '--by'"),
         (["--by", "domain", "--maps-out", "maps", "-o", "maps/one.json"], "maps/one.json: No such file or directory"),
         (["--by", "colour"], "domain, category, phase"),
-        (["--by", "domain", "--max-moves", 3], "leave out max_moves"),
-        (["--group", "--max-moves", 3], "leave out max_moves"),
     ],
 )
 def test_options_that_do_not_go_together(
@@ -261,12 +269,14 @@ def test_options_that_do_not_go_together(
 ) -> None:
     """One line, exit code 2, and nothing is written."""
     monkeypatch.chdir(tmp_path)
-    done = run_cli("solve", trace.shards[0].path.parent, "--nodes", 2, "--gpus-per-node", 2, *options)
-    assert done.code == 2 and told in done.stderr and done.stderr.count("\n") == 1
+    done = run_cli("by-class", trace.shards[0].path.parent, "--nodes", 2, "--gpus-per-node", 2, *options)
+    assert done.code == 2 and told in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_counts_have_no_classes(tmp_path: Path, run_cli: Any) -> None:
     np.save(tmp_path / "c.npy", np.full((2, 8), 100))
-    done = run_cli("solve", tmp_path / "c.npy", "--top-k", 2, "--nodes", 2, "--by", "domain", "-o", tmp_path / "p.json")
-    assert done.code == 2 and "--by needs a trace" in done.stderr
+    done = run_cli(
+        "by-class", tmp_path / "c.npy", "--top-k", 2, "--nodes", 2, "--by", "domain", "-o", tmp_path / "p.json"
+    )
+    assert done.code == 2 and "by-class needs the trace" in done.stderr

@@ -1,4 +1,4 @@
-"""The front of whole placements: `solve_front`, `solve --pareto`, its files, table and plot."""
+"""The front of whole placements: `solve_front`, `placement front`, its files, table and plot."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_files(trace: Path, tmp_path: Path, run_cli: Any) -> None:
     with the figures that `front.json` has; -o is the chosen one; the terminal shows the front."""
     for workers in (1, 2):
         result = run_cli(
-            *("solve", trace, "-o", tmp_path / f"{workers}.json", "--pareto", tmp_path / "deep" / f"{workers}"),
+            *("front", trace, "-o", tmp_path / f"{workers}.json", "--front-out", tmp_path / "deep" / f"{workers}"),
             *("--max-imbalance", CAP, "--workers", workers, *SHAPE),
         )
         assert result.code == 0, result.stderr
@@ -141,27 +141,24 @@ def test_only_a_plot_loads_matplotlib(run_python: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--robust", "windows:2"), "--robust"),
-        (("--from", "TRACE/trace.json"), "--from"),
         (("--objective", "balance"), "--objective locality"),
         (("--objective", "time"), "objective='time'"),
         (("--transport", "allgather"), "allgather"),
         (("--solver", "eplb"), "--solver auto or anneal"),
-        (("--max-moves", 3), "max_moves"),
         (("--holdout", 1), "holdout=1"),
         (("--max-imbalance", 0.5), "max_imbalance=0.5"),
         (("-o", "DIR/placement.json"), "front/placement.json: No such file or directory"),
         (("-o", "DIR"), "are both"),
-        (("--pareto", "TRACE/trace.json"), "is a file"),
-        (("--pareto", "TRACE/trace.json/front"), "is a file"),
-        (("--pareto", "/proc/front"), "/proc/front"),
+        (("--front-out", "TRACE/trace.json"), "is a file"),
+        (("--front-out", "TRACE/trace.json/front"), "is a file"),
+        (("--front-out", "/proc/front"), "/proc/front"),
     ],
 )
 def test_bad_input(trace: Path, tmp_path: Path, run_cli: Any, options: tuple[str, ...], told: str) -> None:
     """One line that names what is wrong, exit code 2, and neither a file nor the folder is left."""
     folder = tmp_path / "front"
     given = [str(part).replace("TRACE", str(trace)).replace("DIR", str(folder)) for part in options]
-    result = run_cli("solve", trace, "-o", tmp_path / "p.json", "--pareto", folder, *SHAPE, *given)
+    result = run_cli("front", trace, "-o", tmp_path / "p.json", "--front-out", folder, *SHAPE, *given)
     assert result.code == 2
     lines = [line for line in result.stderr.splitlines() if line.startswith("placement: error:")]
     assert len(lines) == 1 and told in lines[0], result.stderr
@@ -170,9 +167,9 @@ def test_bad_input(trace: Path, tmp_path: Path, run_cli: Any, options: tuple[str
 
 def test_a_cap_that_cannot_be_met(trace: Path, tmp_path: Path, run_cli: Any) -> None:
     """A limit or proof of infeasibility is told as without a front, and nothing is written."""
-    arguments = ("solve", trace, "-o", tmp_path / "p.json", "--max-imbalance", 1.0, *SHAPE)
-    result = run_cli(*arguments, "--pareto", tmp_path / "front")
-    assert result.code == run_cli(*arguments).code
+    arguments = (trace, "-o", tmp_path / "p.json", "--max-imbalance", 1.0, *SHAPE)
+    result = run_cli("front", *arguments, "--front-out", tmp_path / "front")
+    assert result.code == run_cli("solve", *arguments).code
     assert result.code in (3, 4)
     assert list(tmp_path.iterdir()) == []
 

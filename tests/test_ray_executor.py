@@ -266,7 +266,7 @@ def test_leaving_by_an_exception_kills_what_runs(cluster: RayCluster, executor: 
 def test_the_command_line_writes_the_same_file(
     cluster: RayCluster, executor: RayExecutor, tmp_path: Path, write_trace: Any, run_cli: Any
 ) -> None:
-    """`placement solve` and `traces count` with `--engine ray`; a trace that is wrong is told as without Ray."""
+    """`placement solve` and `traces count` with `--workers HOST:PORT`; a trace that is wrong is told as without Ray."""
     folder = write_trace(tmp_path / "t", tokens=300, requests=8).folder
     ours = run_cli("solve", folder, *NODES, "-o", tmp_path / "a.json", "--json")
     theirs = run_cli("solve", folder, *NODES, "-o", tmp_path / "b.json", "--json", *far(cluster))
@@ -316,7 +316,7 @@ def test_the_commands_of_the_guide(
 
 
 def far(cluster: RayCluster) -> tuple[str, ...]:
-    return ("--engine", "ray", "--address", cluster.address)
+    return ("--workers", cluster.address)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_without_ray_the_extra_is_named(
     """One line that says what to install; nothing of it is loaded before."""
     monkeypatch.setitem(sys.modules, "ray", None)
     folder = write_trace(tmp_path / "t").folder
-    done = run_cli("solve", folder, *NODES, "--engine", "ray", "-o", tmp_path / "a.json")
+    done = run_cli("solve", folder, *NODES, "--workers", "ray", "-o", tmp_path / "a.json")
     assert (done.code, done.stderr.count("\n")) == (2, 1)
     assert "expert-placement[ray]" in done.stderr
 
@@ -351,10 +351,10 @@ def test_without_ray_the_extra_is_named(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--engine", "wheels"), ("'wheels'", "threads, ray")),
-        (("--address", "127.0.0.1:6379"), ("--engine ray",)),
-        (("--engine", "ray", "--group"), ("--engine ray", "--group")),
-        (("--engine", "ray", "--server", "http://127.0.0.1:1"), ("--engine", "--server")),
+        (("--workers", "wheels"), ("'wheels'", "8@ray")),
+        (("--workers", "0"), ("'0'", "from 1")),
+        (("--workers", "3@4"), ("'3@4'", "HOST:PORT")),
+        (("--engine", "ray"), ("--workers ray",)),
     ],
 )
 def test_options_that_do_not_go_together(

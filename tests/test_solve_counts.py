@@ -126,9 +126,9 @@ def test_the_command_line_counts_merges_and_solves(trace: Trace, tmp_path: Path,
     assert (tmp_path / "p.json").read_bytes() == (tmp_path / "q.json").read_bytes()
     summary = json.loads((tmp_path / "p.json").read_text())["evaluation"]["held_out"]["auto"]
     assert summary["sampled_tokens"] == summary["tokens"]
-    for option in (("--group",), ("--by", "domain"), ("--pareto", tmp_path / "f"), ("--robust", "domain")):
-        refused = run_cli("solve", tmp_path / "all", *shape, *option, "-o", tmp_path / "r.json")
-        assert (refused.code, len(refused.stderr.splitlines())) == (2, 1), option
+    for command, *option in (("group",), ("by-class", "--by", "domain"), ("front",), ("robust", "--parts", "domain")):
+        refused = run_cli(command, tmp_path / "all", *shape, *option, "-o", tmp_path / "r.json")
+        assert (refused.code, len(refused.stderr.splitlines())) == (2, 1), refused.stderr
     both = run_cli("solve", tmp_path / "all", folder, *shape, "-o", tmp_path / "r.json")
     assert both.code == 2
     assert "counts are solved alone" in both.stderr

@@ -68,7 +68,9 @@ class PlacementBody(Body):
     cluster: ClusterFile
     options: OptionsBody = Field(default_factory=OptionsBody)  # type: ignore[valid-type]
     holdout: float = Field(default=0.2, ge=0, lt=1, description="Share of the requests to measure on, not to fit")
-    robust: str | None = Field(default=None, max_length=40, description="How the traffic is parted, as solve --robust")
+    robust: str | None = Field(
+        default=None, max_length=40, description="How the traffic is parted, as `placement robust --parts`"
+    )
     current: str | None = Field(default=None, description="Id of the placement in use: the answer is a change of it")
     group: GroupBody | None = None
     report: bool = Field(default=True, description="Make the HTML report too")

@@ -7,22 +7,17 @@ from typing import Annotated
 
 import typer
 
+from placement.cli.option_groups import ClusterOptions
 from placement.cli.outputs import output_file
 from placement.cli.shared import (
-    ClusterFile,
-    GpusPerNode,
     Holdout,
     Json,
-    Nodes,
-    RedundantExperts,
     ReplicaChoice,
     Seed,
-    SlotsPerGpu,
     TopK,
     Traces,
     Transport,
     Workers,
-    cluster_from_options,
     open_input,
     print_json,
     progress_listener,
@@ -34,12 +29,8 @@ from placement.support.atomic_files import write_atomic
 
 def advise_command(
     traces: Traces,
+    shape: ClusterOptions,
     output: Annotated[Path | None, output_file("-o", "--output", help="HTML page to write.")] = None,
-    nodes: Nodes = None,
-    gpus_per_node: GpusPerNode = None,
-    slots_per_gpu: SlotsPerGpu = None,
-    redundant_experts: RedundantExperts = None,
-    cluster: ClusterFile = None,
     top_k: TopK = None,
     transport: Transport = "node",
     replica_choice: ReplicaChoice = "min-nodes",
@@ -67,18 +58,11 @@ def advise_command(
 
     options = Options(transport=transport, replica_choice=replica_choice, seed=seed, work_limit=work_limit)
     trace = open_input(traces, top_k)
-    shape = cluster_from_options(
-        trace.model.num_experts,
-        file=cluster,
-        nodes=nodes,
-        gpus_per_node=gpus_per_node,
-        slots_per_gpu=slots_per_gpu,
-        redundant_experts=redundant_experts,
-    )
+    cluster = shape.of(trace.model.num_experts)
     with progress_listener(quiet=json_output) as listener:
         advice = advise(
             trace,
-            shape,
+            cluster,
             options,
             holdout=holdout,
             step_tokens=step_tokens,

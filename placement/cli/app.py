@@ -7,11 +7,29 @@ from typing import Annotated
 import typer
 
 from placement import __version__
-from placement.cli import advise, apply, diff, evaluate, export, group, serve, solve, traces, warm_up, watch
-from placement.cli.outputs import Commands
+from placement.cli import (
+    advise,
+    apply,
+    by_class,
+    diff,
+    evaluate,
+    export,
+    front,
+    group,
+    robust,
+    serve,
+    solve,
+    submit,
+    traces,
+    warm_up,
+    watch,
+)
+from placement.cli.commands import Commands
+from placement.cli.panels import PanelGroup
 
 app = Commands(
     name="placement",
+    cls=PanelGroup,
     help="Place the experts of Mixture-of-Experts models on nodes and GPUs so that tokens stay local.",
     no_args_is_help=True,
     add_completion=False,
@@ -21,6 +39,10 @@ app = Commands(
 app.command("solve")(solve.solve_command)
 app.command("advise")(advise.advise_command)
 app.command("group")(group.group_command)
+app.command("front")(front.front_command)
+app.command("robust")(robust.robust_command)
+app.command("by-class")(by_class.by_class_command)
+app.command("submit")(submit.submit_command)
 app.command("evaluate")(evaluate.evaluate_command)
 app.command("diff")(diff.diff_command)
 app.command("apply")(apply.apply_command)

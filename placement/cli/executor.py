@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from placement.errors import OptionError
 
-THREADS, RAY = "threads", "ray"
-ENGINES = (THREADS, RAY)
+RAY = "ray"
 
-Engine = Annotated[str, typer.Option(help=f"Where tasks run: {', '.join(ENGINES)} (many machines).")]
-Address = Annotated[
+Workers = Annotated[
     str | None,
-    typer.Option(help="HOST:PORT of the Ray cluster. [default: the one that runs on this machine]"),
+    typer.Option(
+        metavar="N|ray|HOST:PORT",
+        help="Threads; or the Ray cluster of this machine or of an address, as 8@ray with the tasks at once. The "
+        "answer is the same. [default: the cores]",
+        rich_help_panel="Running and output",
+    ),
 ]
 
 
-def open_engine(engine: str, address: str | None, workers: int | None) -> Executor | None:
-    """The executor of other machines, to be used in a `with`; None: threads do."""
-    if engine not in ENGINES:
-        raise OptionError(f"engine={engine!r} is unknown; choose one of {', '.join(ENGINES)}")
-    if engine == THREADS:
-        if address is not None:
-            raise OptionError(f"--address {address} is that of a Ray cluster; add --engine {RAY}")
-        return None
-    from placement.support.ray_executor import RayExecutor  # Ray is loaded only for it
+@contextmanager
+def open_executor(workers: str | None) -> Iterator[tuple[Executor | None, int | None]]:
+    """(executor of other machines, None for threads; number of threads)."""
+    number, address = parse_workers(workers)
+    if address is None:
+        yield None, number
+        return
+    from placement.support.ray_executor import RayExecutor  # Ray is loaded only where asked for
 
-    return RayExecutor(address or "auto", workers=workers)
+    with RayExecutor("auto" if address == RAY else address, workers=number) as executor:
+        yield executor, None
+
+
+def parse_workers(text: str | None) -> tuple[int | None, str | None]:
+    """(workers, address of a Ray cluster), None where not said. Raises OptionError."""
+    if text is None:
+        return None, None
+    found = re.fullmatch(r"(?:(\d{1,6})@)?(ray|[\w.-]+:\d+)|(\d{1,6})", text)
+    number = None if found is None or not (found[1] or found[3]) else int(found[1] or found[3])
+    if found is None or number == 0:
+        raise OptionError(
+            f"workers={text!r} is none; give a number of threads from 1, ray, HOST:PORT of a Ray cluster, or both as "
+            f"8@ray"
+        )
+    return number, found[2]

@@ -1,4 +1,4 @@
-"""`placement group`, and what `placement solve --group` shows."""
+"""`placement group`."""
 
 from __future__ import annotations
 
@@ -7,97 +7,112 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from placement.cli.option_groups import ClusterOptions, RunOptions, SearchOptions
 from placement.cli.outputs import output_file
-from placement.cli.shared import (
-    Holdout,
-    Json,
-    MapCluster,
-    ReplicaChoice,
-    Seed,
-    Traces,
-    Transport,
-    Workers,
-    print_json,
-    progress_listener,
-    stdout_console,
-)
-from placement.core.choices import TOKEN_TOLERANCE
-from placement.support.atomic_files import write_atomic
+from placement.cli.shared import Traces, open_any, print_json, stdout_console
+from placement.core.choices import HOLDOUT, TOKEN_TOLERANCE
+from placement.errors import OptionError
 
 if TYPE_CHECKING:
+    from placement.core.cluster import Cluster
+    from placement.documents.placement_json import PlacementFile
     from placement.pipeline.grouped_solution import GroupedSolution
 
-HomeFrom = Annotated[
-    str | None,
-    typer.Option(
-        help="What the home of a new request is decided from: prefill, or the share of its tokens that come first. "
-        "[default: prefill where the trace has it and decode, else 0.25]"
-    ),
-]
-TokenTolerance = Annotated[float, typer.Option(help="How many tokens more than its share a node may get.")]
+HOMES = "Homes of requests"
 
 
 def group_command(
     traces: Traces,
-    map_file: Annotated[Path, typer.Option("--map", help="Placement file to group the requests for.")],
+    shape: ClusterOptions,
+    search: SearchOptions,
+    run: RunOptions,
     output: Annotated[Path, output_file("-o", "--output", help="Grouping file to write.")] = Path("grouping.json"),
-    cluster: MapCluster = None,
-    home_from: HomeFrom = None,
-    token_tolerance: TokenTolerance = TOKEN_TOLERANCE,
-    replica_choice: ReplicaChoice = "min-nodes",
-    transport: Transport = "node",
-    holdout: Holdout = 0.2,
-    seed: Seed = 0,
-    workers: Workers = None,
-    report: Annotated[Path | None, output_file(help="HTML report to write.")] = None,
-    json_output: Json = False,
+    placement_out: Annotated[
+        Path | None, output_file(help="Placement file to write, without --map. [default: placement.json]")
+    ] = None,
+    map_file: Annotated[
+        Path | None,
+        typer.Option("--map", help="Placement file to group the requests for; without it one is found, too."),
+    ] = None,
+    home_from: Annotated[
+        str | None,
+        typer.Option(
+            help="What the home of a new request is decided from: prefill, or the share of its tokens that come first. "
+            "[default: prefill where the trace has it and decode, else 0.25]",
+            rich_help_panel=HOMES,
+        ),
+    ] = None,
+    token_tolerance: Annotated[
+        float, typer.Option(help="How many tokens more than its share a node may get.", rich_help_panel=HOMES)
+    ] = TOKEN_TOLERANCE,
 ) -> None:
-    """Group the requests in TRACES by home node for a placement that exists, and fit a router for new ones."""
-    from placement.core.cluster import Cluster
-    from placement.documents.cluster_yaml import cluster_from_yaml
-    from placement.documents.placement_json import load_placement
+    """Group the requests in TRACES by home node, with the placement of the experts or for a map that exists."""
+    from placement.documents.placement_json import load_placement, save_placement
     from placement.grouping.grouping_json import save_grouping
     from placement.pipeline.documents.grouping_document import grouping_document
+    from placement.pipeline.solution import solution_document
     from placement.pipeline.with_homes import solve_grouped
-    from placement.solvers.options import Options
-    from placement.traces.trace import open_trace
+    from placement.support.atomic_files import write_atomic
 
-    placement, file = load_placement(map_file)
-    trace = open_trace(traces)
-    described = file.described_cluster() or Cluster(**dict(file.cluster))
-    if cluster is not None:
-        described = cluster_from_yaml(cluster, placement.model.num_experts)
-    with progress_listener(quiet=json_output) as listener:
+    if map_file is not None and placement_out is not None:
+        raise OptionError("--placement-out writes the placement that is found, and --map gives one; leave one out")
+    source = open_any(traces, run.top_k)
+    placement, file = (None, None) if map_file is None else load_placement(map_file)
+    cluster = shape.of(source.model.num_experts) if file is None else _cluster_of(file, shape)
+    with run.running() as how:
+        if how.pop("engine") is not None:
+            raise OptionError(f"workers={run.workers!r}: requests are grouped by threads; give a number of threads")
+        how["holdout"] = HOLDOUT if run.holdout is None else run.holdout
         grouped = solve_grouped(
-            trace,
-            described,
-            Options(replica_choice=replica_choice, transport=transport, seed=seed),
+            source,
+            cluster,
+            search.of(),
             placement=placement,
-            holdout=holdout,
             home_from=home_from,
             tolerance=token_tolerance,
-            workers=workers,
-            listener=listener,
+            **how,
         )
     document = grouping_document(grouped)
     save_grouping(output, document)
-    if report is not None:
+    if placement is None:
+        placement_out = placement_out or Path("placement.json")
+        save_placement(placement_out, solution_document(grouped.solution))
+    if run.report is not None:
         from placement.report.solution.solution_page import report_html  # jinja2 is loaded only for a report
 
-        write_atomic(report, report_html(grouped.solution, grouped=grouped))
-    if json_output:
+        write_atomic(run.report, report_html(grouped.solution, grouped=grouped))
+    if run.json_output:
         print_json(document)
         return
-    show_grouping(grouped)
-    written = " and ".join(str(path) for path in (output, report) if path is not None)
+    _show(grouped, whole=placement is None)
+    written = " and ".join(str(path) for path in (placement_out, output, run.report) if path is not None)
     stdout_console().print(f"wrote {written}", highlight=False, markup=False, soft_wrap=True)
 
 
-def show_grouping(grouped: GroupedSolution) -> None:
-    """The tables of gains and of domains."""
+def _cluster_of(file: PlacementFile, shape: ClusterOptions) -> Cluster:
+    """The cluster of a placement file, or of cluster.yaml."""
+    from placement.core.cluster import Cluster
+    from placement.documents.cluster_yaml import cluster_from_yaml
+
+    numbers = {"--nodes": shape.nodes, "--gpus-per-node": shape.gpus_per_node, "--slots-per-gpu": shape.slots_per_gpu}
+    given = [name for name, value in numbers.items() if value is not None]
+    if given or shape.redundant_experts is not None:
+        raise OptionError(f"{', '.join(given) or '--redundant-experts'} and --map both say the shape; leave one out")
+    if shape.cluster is not None:
+        return cluster_from_yaml(shape.cluster, file.model.num_experts)
+    return file.described_cluster() or Cluster(**dict(file.cluster))
+
+
+def _show(grouped: GroupedSolution, *, whole: bool) -> None:
+    """The tables of gains and of domains, after the table and before the headline of a solve."""
     from placement.report.solution.grouping_tables import domains_table, gains_table
+    from placement.report.solution.solution_tables import comparison_table, headline
 
     console = stdout_console()
+    if whole:
+        console.print(comparison_table(grouped.solution))
     console.print(gains_table(grouped))
     console.print()
     console.print(domains_table(grouped))
+    if whole:
+        console.print(headline(grouped.solution), highlight=False, markup=False)

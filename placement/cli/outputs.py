@@ -1,15 +1,14 @@
 """Options and arguments that name what a command writes: checked while the command line is parsed, before any work.
 
-`output_file`, `output_folder` and `new_folder` declare such an option; `Commands` is the typer application
-whose commands also refuse an output that is an input or is in the way of another output.
+`output_file`, `output_folder` and `new_folder` declare such an option; `check_apart` refuses an output that is an input
+or is in the way of another output.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import typer
 
@@ -17,9 +16,9 @@ from placement.errors import OptionError
 from placement.support.atomic_files import check_folder, check_new_folder, check_writable
 
 
-def output_file(*names: str, help: str) -> Any:
+def output_file(*names: str, help: str, panel: str | None = None) -> Any:
     """The option of a file to write."""
-    return typer.Option(*names, help=help, callback=checked_by(check_writable))
+    return typer.Option(*names, help=help, callback=checked_by(check_writable), rich_help_panel=panel)
 
 
 def output_folder(*names: str, help: str) -> Any:
@@ -66,38 +65,6 @@ def check_apart(outputs: Mapping[str, Path], inputs: Iterable[str | Path]) -> No
         for name, written in outputs.items():
             if path.exists() and (_same(path, written) or (path.is_file() and _within(path, written))):
                 raise OptionError(f"{name} {written} would overwrite the input {path}; give another path to {name}")
-
-
-class Commands(typer.Typer):
-    """A typer application whose commands refuse, before they run, outputs in the way of each other or of an input."""
-
-    def command(self, name: str | None = None, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:  # type: ignore[override]
-        register = super().command(name, **options)
-
-        def of(function: Callable[..., Any]) -> Callable[..., Any]:
-            @wraps(function)
-            def run(**given: Any) -> Any:
-                _check_given(function, given)
-                return function(**given)
-
-            register(run)
-            return function
-
-        return of
-
-
-def _check_given(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """`check_apart` for what a command was called with: paths that no output option took are inputs."""
-    outputs: dict[str, Path] = {}
-    inputs: list[str | Path] = []
-    for parameter, hint in get_type_hints(function, include_extras=True).items():
-        value = given.get(parameter)
-        for declared in getattr(hint, "__metadata__", ()):
-            if value is not None and getattr(declared.callback, "__name__", None) == "output_callback":
-                outputs[declared.metavar or f"--{parameter.replace('_', '-')}"] = value
-            elif isinstance(value, Path | list):
-                inputs += value if isinstance(value, list) else [value]
-    check_apart(outputs, inputs)
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -29,27 +29,37 @@ if TYPE_CHECKING:
 Traces = Annotated[
     list[str], typer.Argument(metavar="TRACES...", help="Folders (or globs, or folders of folders) of expert-trace/1.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
-Nodes = Annotated[int | None, typer.Option(help="Machines of the EP group.")]
-GpusPerNode = Annotated[
-    int | None, typer.Option(help="GPUs of a machine. [default: the largest of 8, 4, 2, 1 that all get an expert]")
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print one JSON document on stdout and nothing else.",
+        rich_help_panel="Running and output",
+    ),
 ]
-SlotsPerGpu = Annotated[int | None, typer.Option(help="Experts that a GPU holds of each layer.")]
-RedundantExperts = Annotated[int | None, typer.Option(help="Slots beyond one for each expert.")]
-ClusterFile = Annotated[Path | None, typer.Option(help="cluster.yaml, instead of the four options above.")]
 MapCluster = Annotated[Path | None, typer.Option(help="cluster.yaml, instead of what the placement file says.")]
 TopK = Annotated[
-    int | None, typer.Option(help="Experts that a token visits, where TRACES is a file of counts without it.")
+    int | None,
+    typer.Option(
+        help="Experts that a token visits, where TRACES is a file of counts without it.", rich_help_panel="Measuring"
+    ),
 ]
 Holdout = Annotated[float, typer.Option(help="Share of the requests to measure on, not to fit; 0 fits all.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel="Search")]
 Workers = Annotated[
-    int | None, typer.Option(help="Threads, or tasks at once on Ray; the answer is the same. [default: the cores]")
+    int | None,
+    typer.Option(help="Threads; the answer is the same. [default: the cores]", rich_help_panel="Running and output"),
 ]
-ReplicaChoice = Annotated[str, typer.Option(help=f"How a copy is chosen among replicas: {', '.join(REPLICA_CHOICES)}.")]
+ReplicaChoice = Annotated[
+    str,
+    typer.Option(help=f"How a copy is chosen among replicas: {', '.join(REPLICA_CHOICES)}.", rich_help_panel="Goal"),
+]
 Transport = Annotated[
     str,
-    typer.Option(help=f"What the engine sends, one copy for each: {', '.join(TRANSPORTS)} (every token everywhere)."),
+    typer.Option(
+        help=f"What the engine sends, one copy for each: {', '.join(TRANSPORTS)} (every token everywhere).",
+        rich_help_panel="Goal",
+    ),
 ]
 
 WORTH_TELLING_S, TELL_EVERY_S = 5.0, 30.0
@@ -124,6 +134,17 @@ def _plain_lines() -> Listener:
         print(f"{LABELS[event.stage]}: {event.done}/{event.total}{remaining}", file=sys.stderr)
 
     return show
+
+
+def open_any(paths: list[str], top_k: int | None) -> Trace | Counts | Counted:
+    """Traces, one file of counts, or one folder of counts."""
+    from placement.workload.counts_folder import is_counts_folder
+
+    if not any(map(is_counts_folder, paths)):
+        return open_input(paths, top_k)
+    if top_k is not None:
+        raise OptionError(f"--top-k {top_k} is for files of counts; a folder of counts says it; leave it out")
+    return open_counted(paths)
 
 
 def open_input(paths: list[str], top_k: int | None) -> Trace | Counts:

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from placement.cli.commands import Commands
 from placement.cli.convert import convert_command
-from placement.cli.executor import THREADS, Address, Engine, open_engine
-from placement.cli.outputs import Commands, new_folder, output_file, output_folder
+from placement.cli.executor import Workers as Executors
+from placement.cli.executor import open_executor
+from placement.cli.outputs import new_folder, output_file, output_folder
+from placement.cli.panels import PanelGroup
 from placement.cli.shared import (
     Json,
     Seed,
@@ -30,7 +33,9 @@ from placement.traces.synthetic.presets import PRESETS, Shape, custom_shape, pre
 if TYPE_CHECKING:
     from placement.workload.counted import Counted
 
-app = Commands(help="Describe, convert, study, count, split, merge and make traces.", no_args_is_help=True)
+app = Commands(
+    cls=PanelGroup, help="Describe, convert, study, count, split, merge and make traces.", no_args_is_help=True
+)
 app.command("convert")(convert_command)
 
 Output = Annotated[Path, new_folder("-o", "--output", help="Folder to make; nothing is overwritten.")]
@@ -152,9 +157,7 @@ def count_command(
     ] = "1/1",
     holdout: Annotated[float, typer.Option(help="Share of the requests that is held out.")] = HOLDOUT,
     seed: Seed = 0,
-    workers: Workers = None,
-    engine: Engine = THREADS,
-    address: Address = None,
+    workers: Executors = None,
     json_output: Json = False,
 ) -> None:
     """Count TRACES once, in bounded memory, into a folder that `placement solve` takes instead of them."""
@@ -166,7 +169,8 @@ def count_command(
     trace = open_trace(traces)
     done = known = 0
     with (
-        open_engine(engine, address, workers) or make_executor(workers) as executor,
+        open_executor(workers) as (far, threads),
+        far or make_executor(threads) as executor,
         progress_listener(quiet=json_output) as listener,
     ):
 

@@ -349,7 +349,6 @@ BAD_OPTIONS: dict[str, tuple[tuple[object, ...], int, tuple[str, ...]]] = {
     "negative moves": (("--max-moves", -1), 2, ("max_moves=-1",)),
     "negative moves of a layer": (("--max-moves-per-layer", -1), 2, ("max_moves_per_layer=-1",)),
     "moves from nothing": (("--max-moves", 4), 2, ("max_moves", "--from")),
-    "plan from nothing": (("--migration-out", "m.json"), 2, ("--migration-out", "--from")),
     "cluster twice": (("--cluster", "c.yaml"), 2, ("--cluster", "--nodes")),
 }
 
@@ -620,8 +619,6 @@ def test_bad_current_maps(sound_map: Path, trace: Any, solve: Any, run_cli: Any,
         refused(run_cli("diff", sound_map, tmp_path / name), name, told)
         refused(run_cli("diff", tmp_path / name, sound_map), name, told)
     refused(solve(trace.folder, "--from", sound_map, "--max-moves", 2, "--solver", "eplb"), "eplb", "auto")
-    refused(solve(trace.folder, "--from", sound_map, "--migration-out", out / "p.json"), "--migration-out", "--output")
-    refused(solve(trace.folder, "--from", sound_map, "--migration-out", out / "no" / "m.json"), "cannot write")
     refused(run_cli("diff", sound_map, sound_map, "-o", out / "no" / "m.json"), "cannot write")
     assert files(out) == set()
 

@@ -21,7 +21,7 @@ INPUTS = {
     *("current", "new", "cluster", "grouping", "token_file", "traces_folder", "scope", "traces_store"),
     "data",  # the folder of the service: read and written, made at its start
 }
-MADE_WITH_PARENTS = {"--pareto", "--maps-out", "apply -o", "watch -o", "traces count -o"}
+MADE_WITH_PARENTS = {"--front-out", "--maps-out", "apply -o", "watch -o", "traces count -o"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +159,7 @@ def test_two_outputs_of_one_path_are_refused(command: Command, inside: Path, run
 
 def test_a_file_in_the_folder_of_another_output_is_refused(inside: Path, run_cli: Any) -> None:
     """A front or maps of classes could have a file of that name."""
-    refused(run_cli, ["solve", ABSENT, "--pareto", "taken", "-o", "taken/placement.json"], "overlap")
+    refused(run_cli, ["front", ABSENT, "--front-out", "taken", "-o", "taken/placement.json"], "overlap")
 
 
 @pytest.mark.parametrize(("command", "output"), OUTPUTS)
@@ -174,7 +174,7 @@ def test_an_output_that_is_an_input_is_refused(command: Command, output: Paramet
             assert result.code == 2 and written in result.stderr, (one, result)
             assert any(told in result.stderr for told in ("would overwrite the input", "cannot write", "exists and is"))
             assert len(result.stderr.splitlines()) == 1
-        if output.option not in ("--pareto", "--maps-out"):
+        if output.option not in ("--front-out", "--maps-out"):
             continue
         refused(run_cli, command.line((one, "taken/precious"), (output, "taken")), "would overwrite the input")
     assert Path("file").read_text() == "2"

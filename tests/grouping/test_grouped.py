@@ -128,11 +128,11 @@ def test_odd_requests(tmp_path: Path, write_trace: WriteTrace) -> None:
 
 
 def test_the_file_comes_back(tmp_path: Path, kinds: Path, run_cli: RunCli) -> None:
-    """solve --group writes a placement and a grouping; router, homes and evaluation from the files agree with them."""
+    """`group` without a map writes a placement and a grouping; router, homes and evaluation of the files agree."""
     out, groups = tmp_path / "p.json", tmp_path / "g.json"
     done = run_cli(
-        "solve", kinds, "--nodes", 4, "--gpus-per-node", 2, "--group", "--grouping-out", groups, "-o", out,
-        "--work-limit", 3000, "--holdout", 0, "--no-bound", "--json",
+        "group", kinds, "--nodes", 4, "--gpus-per-node", 2, "-o", groups, "--placement-out", out,
+        "--work-limit", 3000, "--holdout", 0, "--bound", "none", "--json",
     )  # fmt: skip
     assert done.code == 0, done.stderr
     file = load_grouping(groups)
@@ -164,20 +164,20 @@ def test_grouping_for_a_map_that_exists(tmp_path: Path, kinds: Path, run_cli: Ru
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--group", "--nodes", 1), "one node is all there is"),
-        (("--group", "--nodes", 4, "--transport", "allgather"), "do not count here"),
-        (("--group", "--nodes", 4, "--objective", "balance"), "do not count here"),
-        (("--group", "--nodes", 4, "--home-from", "2"), "homes from '2' is unknown"),
-        (("--group", "--nodes", 4, "--home-from", "prefill"), "no tokens"),
-        (("--group", "--nodes", 4, "--token-tolerance", "-1"), "tolerance=-1"),
-        (("--group", "--nodes", 4, "--robust", "domain"), "--group and --robust do not go together"),
-        (("--nodes", 4, "--grouping-out", "g.json"), "add --group"),
+        (("--nodes", 1), "one node is all there is"),
+        (("--nodes", 4, "--transport", "allgather"), "do not count here"),
+        (("--nodes", 4, "--objective", "balance"), "do not count here"),
+        (("--nodes", 4, "--home-from", "2"), "homes from '2' is unknown"),
+        (("--nodes", 4, "--home-from", "prefill"), "no tokens"),
+        (("--nodes", 4, "--token-tolerance", "-1"), "tolerance=-1"),
+        (("--nodes", 4, "--workers", "ray"), "requests are grouped by threads"),
+        (("--nodes", 4, "--map", "none.json"), "none.json"),
     ],
 )
 def test_bad_options(tmp_path: Path, kinds: Path, run_cli: RunCli, arguments: tuple[object, ...], said: str) -> None:
     """One line, exit code 2, and no file is left."""
     out = tmp_path / "p.json"
-    done = run_cli("solve", kinds, "-o", out, "--work-limit", 500, *arguments)
+    done = run_cli("group", kinds, "-o", out, "--work-limit", 500, *arguments)
     assert (done.code, out.exists()) == (2, False)
     assert said in done.stderr and "Traceback" not in done.stderr
 

@@ -45,7 +45,7 @@ def test_a_placement_is_that_of_the_command_line(
     """Byte for byte, report included: the service adds nothing to what the library answers."""
     out, report = tmp_path / "placement.json", tmp_path / "report.html"
     done = run_cli(
-        *("solve", trace, "--nodes", 2, "--gpus-per-node", 2, "--work-limit", 500, "--no-bound"),
+        *("solve", trace, "--nodes", 2, "--gpus-per-node", 2, "--work-limit", 500, "--bound", "none"),
         *("--max-imbalance", 1.9, "--seed", 3, "-o", out, "--report", report),
     )
     assert done.code == 0, done.stderr
@@ -176,15 +176,15 @@ def test_a_change_of_the_placement_in_use_moves_few_slots(client: httpx.Client, 
 def test_the_client_and_the_command_line_solve_on_the_server(
     server: Any, trace: Path, tmp_path: Path, run_cli: Any
 ) -> None:
-    """`solve --server` writes the bytes that `solve` writes here; the client answers the library's types."""
+    """`submit` writes the bytes that `solve` writes here; the client answers the library's types."""
     from placement import Cluster, Options, solve
     from placement.client import Client
     from placement.traces.trace import open_trace
 
-    shared = ("solve", trace, "--nodes", 2, "--gpus-per-node", 2, "--work-limit", 500, "--seed", 4)
+    shared = (trace, "--nodes", 2, "--gpus-per-node", 2, "--work-limit", 500, "--seed", 4)
     here, there = (tmp_path / name for name in ("here.json", "there.json"))
-    assert run_cli(*shared, "-o", here).code == 0
-    remote = run_cli(*shared, "-o", there, "--report", tmp_path / "r.html", "--server", server.url)
+    assert run_cli("solve", *shared, "-o", here).code == 0
+    remote = run_cli("submit", *shared, "-o", there, "--report", tmp_path / "r.html", "--server", server.url)
     assert remote.code == 0, remote.stderr
     assert there.read_bytes() == here.read_bytes()
     assert "<svg" in (tmp_path / "r.html").read_text()
@@ -202,11 +202,11 @@ def test_the_client_and_the_command_line_solve_on_the_server(
 def test_the_client_tells_what_the_server_found_wrong(server: Any, trace: Path, tmp_path: Path, run_cli: Any) -> None:
     """One line with what and how to mend it, as for the same mistake here; also where nobody listens."""
     mistake = run_cli(
-        "solve", trace, "--nodes", 2, "--max-imbalance", 1.0001, "--server", server.url, "-o", tmp_path / "p"
+        "submit", trace, "--nodes", 2, "--max-imbalance", 1.0001, "--server", server.url, "-o", tmp_path / "p"
     )
     assert mistake.code == 3
     assert "max_imbalance" in mistake.stderr
-    nobody = run_cli("solve", trace, "--nodes", 2, "--server", "http://127.0.0.1:9", "-o", tmp_path / "p")
+    nobody = run_cli("submit", trace, "--nodes", 2, "--server", "http://127.0.0.1:9", "-o", tmp_path / "p")
     assert nobody.code == 2
     assert "is the service running" in nobody.stderr
     assert not (tmp_path / "p").exists()
@@ -224,8 +224,8 @@ def test_errors_have_the_same_exit_code_on_the_server_as_here(
     server: Any, trace: Path, tmp_path: Path, run_cli: Any, options: tuple[Any, ...], code: int
 ) -> None:
     """What nobody can satisfy, what was not found and what is wrong are told apart, with the same reason."""
-    shared = ("solve", trace, "--nodes", 2, "--gpus-per-node", 2, *options, "-o", tmp_path / "p")
-    here = run_cli(*shared)
-    there = run_cli(*shared, "--server", server.url)
+    shared = (trace, "--nodes", 2, "--gpus-per-node", 2, *options, "-o", tmp_path / "p")
+    here = run_cli("solve", *shared)
+    there = run_cli("submit", *shared, "--server", server.url)
     assert (here.code, there.code) == (code, code)
     assert here.stderr.splitlines()[-1].split("; ")[0] in there.stderr

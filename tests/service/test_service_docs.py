@@ -96,7 +96,7 @@ def need(*programs: str) -> None:
 
 
 def test_the_commands_of_the_service_run(documented: Server, bash: Callable[..., str], sandbox: Path) -> None:
-    """In order; the placement is what `placement solve --server` and a solve on this machine write, byte for byte."""
+    """In order; the placement is what `placement submit` and a solve on this machine write, byte for byte."""
     need("curl", "tar")
     script = [line for line in console("service.md") if line != SERVE]
     assert len(script) >= 8

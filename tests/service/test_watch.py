@@ -30,8 +30,8 @@ def test_proposals_are_made_and_kept_by_the_service(
     for number, taste in enumerate((0, 1, 1)):
         write_trace(inbox / f"day-{number}", **routed(10 + number, taste_seed=taste))
     url = str(client.base_url).rstrip("/")
-    shape = ("--nodes", 2, "--gpus-per-node", 2, "--work-limit", 3000, "--no-bound", "--server", url)
-    assert run_cli("solve", tmp_path / "old", *shape, "-o", tmp_path / "now.json").code == 0
+    shape = ("--nodes", 2, "--gpus-per-node", 2, "--work-limit", 3000, "--bound", "none", "--server", url)
+    assert run_cli("submit", tmp_path / "old", *shape, "-o", tmp_path / "now.json").code == 0
     now, _ = load_placement(tmp_path / "now.json")
     [current] = [
         one["id"]

@@ -98,7 +98,7 @@ def test_the_same_bytes_with_any_number_of_workers(trace: Trace) -> None:
 
 
 def test_caps_hold_for_the_robust_map(trace: Trace) -> None:
-    """On all training requests, as without --robust."""
+    """On all training requests, as in `placement solve`."""
     solution = solve(
         trace, CLUSTER, Options(work_limit=2_000, max_imbalance=1.1), holdout=0, robust="domain", workers=1
     )

@@ -70,7 +70,7 @@ def current(tmp_path: Path, run_cli: Any, engine: Engine) -> Path:
     """A map for the model of the golden recording."""
     [golden] = GOLDEN.iterdir()
     assert run_cli("traces", "convert", golden, tmp_path / "trace").code == 0
-    shape = ("--nodes", 2, "--gpus-per-node", 1, "--work-limit", 100, "--no-bound")
+    shape = ("--nodes", 2, "--gpus-per-node", 1, "--work-limit", 100, "--bound", "none")
     assert run_cli("solve", tmp_path / "trace", *shape, "-o", tmp_path / "now.json").code == 0
     return tmp_path / "now.json"
 

@@ -118,7 +118,7 @@ def test_the_command_proposes_a_change(tmp_path: Path, write_trace: Any, run_cli
     for number, taste in enumerate((0, 1, 1)):
         write_trace(inbox / f"day-{number}", **routed(10 + number, taste_seed=taste))
     (inbox / "junk").write_text("?")
-    shape = ("--nodes", 2, "--gpus-per-node", 2, "--work-limit", 3000, "--no-bound")
+    shape = ("--nodes", 2, "--gpus-per-node", 2, "--work-limit", 3000, "--bound", "none")
     assert run_cli("solve", tmp_path / "old", *shape, "-o", tmp_path / "now.json").code == 0
     asked = ("watch", inbox, "--from", tmp_path / "now.json", "--once", "-o", tmp_path / "out", "--work-limit", 3000)
     told = (*asked, "--fitted-on", tmp_path / "old", "--window-tokens", 2000)
@@ -152,7 +152,7 @@ def test_ctrl_c_ends_it_cleanly(
     write_trace(tmp_path / "in" / "a", **routed(1))
     assert (
         run_cli(
-            "solve", tmp_path / "in", "--nodes", 2, "--work-limit", 100, "--no-bound", "-o", tmp_path / "now.json"
+            "solve", tmp_path / "in", "--nodes", 2, "--work-limit", 100, "--bound", "none", "-o", tmp_path / "now.json"
         ).code
         == 0
     )

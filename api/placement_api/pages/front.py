@@ -16,7 +16,7 @@ from placement_api.service import Service
 from placement_api.store.tables import DONE, OPEN, JobRow
 
 MOST = 500  # placements that are looked through
-WEIGHTS = (0.0, 0.25, 0.5, 1.0, 3.0, 12.0)  # every other one of `placement solve --pareto`
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 3.0, 12.0)  # every other one of `placement front`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
