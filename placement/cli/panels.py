@@ -14,13 +14,13 @@ class PanelCommand(TyperCommand):
     """A command with its options in panels by topic."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        panels: dict[str, list[tuple[str, str]]] = {}
+        panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for parameter in self.get_params(ctx):
             row = parameter.get_help_record(ctx)
             if row is not None:
                 given = "Arguments" if parameter.param_type_name == "argument" else "Options"
                 panels.setdefault(getattr(parameter, "rich_help_panel", None) or given, []).append(row)
-        for name, rows in panels.items():
+        for name, rows in ((name, rows) for name, rows in panels.items() if rows):
             with formatter.section(name):
                 formatter.write_dl(rows)
 
