@@ -10,7 +10,7 @@ import typer
 from placement.cli.option_groups import ClusterOptions, RunOptions, SearchOptions
 from placement.cli.outputs import output_file
 from placement.cli.shared import Traces, open_any, print_json, stdout_console
-from placement.core.choices import HOLDOUT, TOKEN_TOLERANCE
+from placement.core.choices import TOKEN_TOLERANCE
 from placement.errors import OptionError
 
 if TYPE_CHECKING:
@@ -62,7 +62,6 @@ def group_command(
     with run.running() as how:
         if how.pop("engine") is not None:
             raise OptionError(f"workers={run.workers!r}: requests are grouped by threads; give a number of threads")
-        how["holdout"] = HOLDOUT if run.holdout is None else run.holdout
         grouped = solve_grouped(
             source,
             cluster,

@@ -30,7 +30,7 @@ def solve_by(
     options: Options | None = None,
     *,
     by: str,
-    holdout: float = 0.2,
+    holdout: float | None = None,
     engine: Executor | None = None,
     workers: int | None = None,
     listener: Listener = ignore,
@@ -47,6 +47,7 @@ def solve_by(
     options = options or Options()
     source = source_of(trace)
     with begin(source, cluster, options, holdout, engine=engine, workers=workers, listener=listener) as run:
+        holdout = run.holdout
         if options.moves_limited:
             raise OptionError("maps by class are new maps and know no current one; leave out max_moves")
         names, left_out, sides, classes = split_classes(source.trace("by-class"), by, holdout, options.seed)

@@ -39,7 +39,7 @@ def solve_front(
     cluster: Cluster,
     options: Options | None = None,
     *,
-    holdout: float = 0.2,
+    holdout: float | None = None,
     by_domain: bool = False,
     engine: Executor | None = None,
     workers: int | None = None,
@@ -57,6 +57,7 @@ def solve_front(
     options = options or Options()
     source = source_of(trace)
     with begin(source, cluster, options, holdout, engine=engine, workers=workers, listener=listener) as run:
+        holdout = run.holdout
         _check_options(options)
         model = source.trace("the front").model
         parts = domains_of(source) if by_domain else None

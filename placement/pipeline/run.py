@@ -40,10 +40,12 @@ class TrainHeldOut:
 class Run:
     """Where the steps of a solve run.
 
+    holdout  share of the requests that is held out
     threads  of this process; what they run may write where it likes
     tasks    runs functions that only return something: the threads, or workers on other machines
     """
 
+    holdout: float
     threads: Executor
     tasks: Executor
     listener: Listener
@@ -99,24 +101,25 @@ def begin(
     source: Source,
     cluster: Cluster,
     options: Options,
-    holdout: float,
+    holdout: float | None,
     *,
     engine: Executor | None = None,
     workers: int | None = None,
     listener: Listener = ignore,
 ) -> Iterator[Run]:
-    """Check what every solve asks for, and open the executors.
+    """Check what every solve asks for, and open the executors. `holdout` None: what the source names.
 
     Raises:
         OptionError: the share to hold out or the solver is none.
         InfeasibleError: the experts do not fit on the cluster.
     """
+    holdout = source.holdout if holdout is None else holdout
     if not 0 <= holdout < 1:
         raise OptionError(f"holdout={holdout} must be at least 0 and less than 1")
     cluster.check_fits(source.model.num_experts)
     get_solver(options.solver)
     with make_executor(workers) as threads:
-        yield Run(threads=threads, tasks=engine or threads, listener=listener)
+        yield Run(holdout=holdout, threads=threads, tasks=engine or threads, listener=listener)
 
 
 def figures_by_part(

@@ -64,8 +64,8 @@ def solve(
     """
     options = options or Options()
     source = source_of(trace)
-    holdout = source.holdout if holdout is None else holdout
     with begin(source, cluster, options, holdout, engine=engine, workers=workers, listener=listener) as run:
+        holdout = run.holdout
         _check(source, cluster, options, current, robust)
         source = source if robust is not None else source.ready(holdout, options.seed, run.tasks, listener)
         parts = source.parts(robust) if robust is not None else domains_of(source) if by_domain else None

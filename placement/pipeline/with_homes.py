@@ -56,7 +56,7 @@ def solve_grouped(
     options: Options | None = None,
     *,
     placement: Placement | None = None,
-    holdout: float = 0.2,
+    holdout: float | None = None,
     home_from: str | None = None,
     tolerance: float = TOKEN_TOLERANCE,
     rounds: int = ROUNDS,
@@ -72,6 +72,7 @@ def solve_grouped(
     options = options or Options()
     source = source_of(trace)
     with begin(source, cluster, options, holdout, workers=workers, listener=listener) as run:
+        holdout = run.holdout
         check_grouping(cluster, options, home_from=home_from, tolerance=tolerance)
         trace = source.trace("grouping")
         if placement is not None:

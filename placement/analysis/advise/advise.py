@@ -43,7 +43,7 @@ def advise(
     cluster: Cluster,
     options: Options | None = None,
     *,
-    holdout: float = 0.2,
+    holdout: float | None = None,
     step_tokens: int | None = None,
     most_dropped: float = MOST_DROPPED,
     kv_cache_bytes: float | None = None,
@@ -65,6 +65,7 @@ def advise(
     options = advice_options(options or Options())
     step_tokens = STEP_TOKENS_PER_GPU * cluster.num_ranks if step_tokens is None else step_tokens
     with begin(source, cluster, options, holdout, workers=workers, listener=listener) as run:
+        holdout = run.holdout
         _check(options, step_tokens, most_dropped, kv_cache_bytes)
         if not source.has_tokens:
             options = replace(options, objective="balance")
