@@ -72,7 +72,6 @@ def solve_by(
             listener(Progress(stage="evaluate", done=number, total=solves))
             figures = [run.measure(view, maps, cluster, options) for view in views]
             return Solution(
-                placement=maps[name],
                 cluster=cluster,
                 options=options,
                 layers=layers,

@@ -83,7 +83,6 @@ def solve_front(
         else:
             asked = replace(options, balance_weight=weight, max_imbalance=None, bound="none")
         solution = Solution(
-            placement=maps[weight],
             cluster=cluster,
             options=asked,
             layers=tuple(pick.report for pick in column),

@@ -32,7 +32,6 @@ class Solution:
     robust      what `solve` was told of it
     """
 
-    placement: Placement
     cluster: Cluster
     options: Options
     layers: tuple[LayerReport, ...]
@@ -45,6 +44,11 @@ class Solution:
     current: Placement | None = None
     parts: PartFigures | None = None
     robust: str | None = None
+
+    @property
+    def placement(self) -> Placement:
+        """The result."""
+        return self.maps[self.result_name]
 
     def migration(self) -> MigrationPlan | None:
         """What has to be copied to get from the current map to the result."""

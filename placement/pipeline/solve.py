@@ -1,4 +1,17 @@
-"""The main job: traces in, a measured placement out."""
+"""The main job: traces in, a measured placement out.
+
+`solve` holds out a share of the requests, fits a map on the rest, and measures `linear`, `eplb` and the result on both
+sides. The placement that is returned is the one that was measured. The answer is deterministic in (trace, cluster,
+options, holdout) unless a time limit is set, whatever runs the tasks.
+
+- Of a counted trace, sends are measured on a sample of the tokens, with their standard error; a trace above
+  `source.MOST_EXACT_TOKENS` is counted first, unless for a robust map. Of counts alone only the balance is known: the
+  objective must be balance, and sends are NaN.
+- With a map in use the answer is a change of that map: nodes and GPUs that are alike are named so that few slots move,
+  `options.max_moves` limits the moves, and `auto` and `anneal` are never worse than the map in use on the training
+  objective.
+- A robust result is the map whose worst part of the traffic costs least, beside the plain map of the solver.
+"""
 
 from __future__ import annotations
 
@@ -38,53 +51,39 @@ def solve(
     workers: int | None = None,
     listener: Listener = ignore,
 ) -> Solution:
-    """Hold out a share of the requests, fit on the rest, measure linear, eplb and the result on both sides.
-
-    Deterministic in (trace, cluster, options, holdout) unless a time limit is set, whatever runs the tasks. The
-    placement that is returned is the one that was measured.
+    """Find a placement and measure it beside `linear` and `eplb`, see the module.
 
     Args:
-        trace: A trace; a counted trace, of which sends are measured on a sample of the tokens, with a standard error (a
-            trace above `source.MOST_EXACT_TOKENS` is counted first, unless for `robust`); or counts, of which only the
-            balance is known: the objective must be balance, and sends are NaN.
-        current: A map in use. The answer is a change of that map: nodes and GPUs that are alike are named so that few
-            slots move, `options.max_moves` limits the moves, and `auto` and `anneal` are never worse than the current
-            map on the training objective.
+        trace: A trace, a counted trace, or counts of experts.
+        current: A map in use, which the answer changes.
         holdout: Share of the requests; None: `choices.HOLDOUT`, or the share that a trace was counted with.
-        robust: How the traffic is parted (`placement.traces.parts`). The result, named `robust`, is then the map whose
-            worst part costs least, beside the plain map of the solver.
+        robust: How the traffic is parted (`placement.traces.parts`), for a robust map.
         by_domain: Also measure the maps on every domain of the requests, where there are 2 to 32.
-        engine: Runs the tasks that only return something, such as a `RayExecutor`: counting segments and solving
-            layers. None: the threads, which also measure.
+        engine: Runs tasks that only return something (a `RayExecutor`); None: the threads, which also measure.
         workers: Number of threads; None: as many as cores.
 
     Raises:
-        TraceError, InfeasibleError, LimitError, OptionError, WorkerError of the engine.
-        MapError: the current map is for another model or cluster.
+        TraceError, InfeasibleError, LimitError, OptionError, WorkerError of the engine, MapError of `current`.
     """
     options = options or Options()
     source = source_of(trace)
     with begin(source, cluster, options, holdout, engine=engine, workers=workers, listener=listener) as run:
-        holdout = run.holdout
         _check(source, cluster, options, current, robust)
-        source = source if robust is not None else source.ready(holdout, options.seed, run.tasks, listener)
+        source = source if robust is not None else source.ready(run.holdout, options.seed, run.tasks, listener)
         parts = source.parts(robust) if robust is not None else domains_of(source) if by_domain else None
-        train, held_out = source.split(holdout, options.seed, parts if robust is not None else None)
+        train, held_out = source.split(run.holdout, options.seed, parts if robust is not None else None)
         workload = run.count(train, options.seed)
         first = options if robust is None else half_of_the_time(options)
         maps, layers = run.fit(workload, cluster, first, baselines=BASELINES, current=current)
-        name, objective_W = options.solver, {}
-        if current is not None:
-            maps = {CURRENT: current} | maps
+        maps = maps if current is None else {CURRENT: current} | maps
+        name, objective_W = options.solver if robust is None else ROBUST, {}
         if robust is not None and parts is not None:
             from placement.pipeline.robust import solve_robust  # scipy's programs are loaded only for robust maps
 
-            name = ROBUST
             answer = solve_robust(run, train, parts, workload, cluster, first, plain=maps, reports=layers, name=name)
             maps, layers, objective_W = maps | {name: answer.placement}, answer.layers, answer.cost_W
         measured = run.measure_sides((train, held_out), maps, cluster, options, parts)
     return Solution(
-        placement=maps[name],
         cluster=cluster,
         options=options,
         layers=layers,
@@ -92,7 +91,7 @@ def solve(
         maps=maps,
         train=measured.train,
         held_out=measured.held_out,
-        holdout=holdout if held_out is not None else 0.0,
+        holdout=run.holdout if held_out is not None else 0.0,
         input_hash=workload.digest(),
         current=current,
         parts=figures_by_part(parts, measured, cluster, options, source.model.top_k, objective_W),

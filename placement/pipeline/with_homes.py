@@ -115,7 +115,6 @@ def solve_grouped(
         gains = _measure(ways, sides, cluster, options, run)
     shown = {one.name: one for one in gains if one.homes is None and one.name != JOINT} | {GROUPED: gains[-1]}
     solution = Solution(
-        placement=result,
         cluster=cluster,
         options=options,
         layers=layers,

@@ -103,7 +103,9 @@ def test_broken_characters_in_a_name_do_not_break_the_file(make_solution: MakeSo
     """JSON can carry half of a surrogate pair; the page can still be written as UTF-8."""
     solution = make_solution()
     model = replace(solution.placement.model, name="a\ud800b\x00")
-    text = report_html(replace(solution, placement=replace(solution.placement, model=model)))
+    text = report_html(
+        replace(solution, maps=solution.maps | {solution.result_name: replace(solution.placement, model=model)})
+    )
     assert "a\ufffdb\ufffd" in text
     assert text.encode("utf-8", "strict")
 
