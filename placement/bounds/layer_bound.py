@@ -14,7 +14,7 @@ QUICK_EXPERTS = 64  # of more the multipliers of redundant experts get nowhere i
 MARGIN = 1e-9  # what is subtracted for rounding where plain sums are taken; relative
 
 
-def smallest_imbalance(load_E: npt.NDArray[np.floating], cluster: Cluster) -> float:
+def smallest_imbalance(load_E: npt.NDArray[np.floating], cluster: Cluster, margin: float = MARGIN) -> float:
     """No map has a lower rank imbalance: a rank serves at least one copy, and the hottest copy is at least this hot.
 
     Copies are added greedily to the expert with the highest load per copy, which is optimal for the min-max. Without
@@ -33,7 +33,7 @@ def smallest_imbalance(load_E: npt.NDArray[np.floating], cluster: Cluster) -> fl
     most = float((load / copies).max())
     if cluster.num_slots == len(load):
         most = max(most, _crowded_rank(load, cluster))
-    return max(1.0, float(most * (1 - MARGIN) / cluster.speed_G().max() / mean))
+    return max(1.0, float(most * (1 - margin) / cluster.speed_G().max() / mean))
 
 
 def _crowded_rank(load_E: npt.NDArray[np.float64], cluster: Cluster) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from placement.solvers.problem import LayerProblem, LayerSolution
+from placement.errors import LimitError
+from placement.solvers.problem import LayerProblem, LayerSolution, Score
 
 HOMES_KNOWN = "it counts sends from homes that are uniformly random, and these are known"
 
@@ -19,3 +20,11 @@ class Solver(Protocol):
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
         """A valid map of the layer: every expert has a slot, none twice on a rank."""
+
+
+def no_map_found(problem: LayerProblem, best: Score, mend: str) -> LimitError:
+    """The error of a search that found no map within the caps; `best` is the score of the map nearest to them."""
+    return LimitError(
+        f"no map with {problem.options.caps} was found; the best has {best.imbalance:.4f} over GPUs and "
+        f"{best.node_imbalance:.4f} over nodes; {mend}"
+    )

@@ -16,9 +16,8 @@ import numpy.typing as npt
 
 from placement.bounds.layer_bound import smallest_imbalance
 from placement.cost.transport import is_plain
-from placement.errors import LimitError
 from placement.solvers.balancing.balance_solver import Balance
-from placement.solvers.base import HOMES_KNOWN
+from placement.solvers.base import HOMES_KNOWN, no_map_found
 from placement.solvers.problem import LayerProblem, LayerSolution, Score
 
 LIMITS = 6  # on the load of a pair
@@ -53,10 +52,7 @@ class Matching:
             if row is not None and problem.score(row).better_than(score):
                 best, score = row, problem.score(row)
         if not score.feasible:
-            raise LimitError(
-                f"no map with {problem.options.caps} was found; the best has {score.imbalance:.4f} over GPUs and "
-                f"{score.node_imbalance:.4f} over nodes; raise it"
-            )
+            raise no_map_found(problem, score, "raise it")
         bound = min(_bound(problem, problem.score(fewest)), score.objective)
         proven = score.objective - bound <= PROVEN
         return LayerSolution(solver=self.name, phy2log_P=best, status="optimal" if proven else "feasible", bound=bound)

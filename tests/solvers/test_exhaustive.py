@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from placement.core.cluster import Cluster
 from placement.errors import InfeasibleError
 from placement.solvers.auto import Auto
-from placement.solvers.exact.exhaustive import Exhaustive
-from placement.solvers.exact.exhaustive_kernels import all_ways
+from placement.solvers.exact.exhaustive import Exhaustive, all_ways
 from placement.solvers.options import Options
 from placement.solvers.problem import LayerProblem
 from placement.testing.problems import brute_force, planted_problem, random_problem
@@ -53,7 +52,8 @@ def test_finds_the_optimum(problem: LayerProblem) -> None:
 @pytest.mark.parametrize(("kinds", "size", "ways"), [([0, 0, 0, 0], 2, 105), ([0, 0, 0], 3, 280), ([0, 1], 2, 6)])
 def test_every_way_once(kinds: list[int], size: int, ways: int) -> None:
     """As many as there are, all different, each with `size` items a unit, however alike units are named."""
-    found = all_ways(np.array(kinds), size, ways)
+    found = all_ways(tuple(kinds), size)
+    assert len(found) == ways
     assert len({row.tobytes() for row in found}) == ways
     assert all(np.bincount(row).tolist() == [size] * len(kinds) for row in found)
     parts = {tuple(sorted((kinds[x], *np.flatnonzero(row == x)) for x in range(len(kinds)))) for row in found}

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from ortools.sat.python import cp_model
 
 from placement.cost.transport import is_plain
-from placement.errors import InfeasibleError, LimitError
-from placement.solvers.base import HOMES_KNOWN
+from placement.errors import InfeasibleError
+from placement.solvers.base import HOMES_KNOWN, no_map_found
 from placement.solvers.eplb import Eplb
 from placement.solvers.exact.ilp_model import Program, build, num_terms
 from placement.solvers.graph import Graph
@@ -66,10 +66,7 @@ class Ilp:
             best, better_bound, finished = _search(problem, program, best)
             bound = max(bound, better_bound)
         if not best[1].feasible:
-            raise LimitError(
-                f"no map with {problem.options.caps} was found; the best has {best[1].imbalance:.4f} over GPUs and "
-                f"{best[1].node_imbalance:.4f} over nodes; raise it, --work-limit or --time-limit"
-            )
+            raise no_map_found(problem, best[1], "raise it, --work-limit or --time-limit")
         status = "limit"
         if _proven(best[1], bound) or (finished and not problem.num_redundant):
             status = "optimal"
