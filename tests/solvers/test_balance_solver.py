@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +30,9 @@ README = [
 def solved(load_E: npt.ArrayLike, cluster: Cluster) -> tuple[npt.NDArray[np.int32], float]:
     """The solver's map, and its imbalance."""
     load = np.asarray(load_E, dtype=np.float64)
-    ids = np.array([[0, 1]])
-    problem = make_problem(ids, cluster, num_experts=len(load), options=Options(objective="balance"))
-    problem.load_BE[:] = load / load.sum()
+    some = make_problem(np.array([[0, 1]]), cluster, num_experts=len(load), options=Options(objective="balance"))
+    # of counts alone: then copies share evenly
+    problem = replace(some, load_BE=load[None] / load.sum(), sets_UK=some.sets_UK[:0], count_U=some.count_U[:0])
     row = Balance().solve_layer(problem).phy2log_P
     return row, imbalance(row, load, cluster)
 
@@ -99,12 +100,12 @@ def test_no_map_is_more_balanced(layer: tuple[npt.NDArray[np.float64], Cluster])
 
 
 def test_many_starts_beat_one_search() -> None:
-    """Where the counts of copies decide, few starts miss a per cent of balance."""
+    """Judged under the replica choice of the options, where two maps that are as even may differ by a third."""
     cluster = Cluster(num_nodes=2, gpus_per_node=4, slots_per_gpu=2)
     gains = []
     for seed in range(20):
         problem = random_problem(8, 2, cluster, skew=1.0, seed=seed, bootstraps=0, options=Options(objective="balance"))
-        once = imbalance(balance_maps(problem.load_E[None], cluster)[0], problem.load_E, cluster)
-        gains.append(once / imbalance(Balance().solve_layer(problem).phy2log_P, problem.load_E, cluster) - 1)
+        once = problem.score(balance_maps(problem.load_E[None], cluster)[0]).imbalance
+        gains.append(once / problem.score(Balance().solve_layer(problem).phy2log_P).imbalance - 1)
     assert min(gains) > -1e-12
-    assert np.mean(gains) > 0.005
+    assert np.mean(gains) > 0.05

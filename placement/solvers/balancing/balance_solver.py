@@ -11,7 +11,9 @@ from placement.solvers.problem import LayerProblem, LayerSolution
 
 SOLVER_WORK = 1_000_000
 # on layers of few experts the counts of copies decide: maps of loads that are blurred try many
-FEW_EXPERTS, BLURRED_STARTS, BLURS = 16, 512, (0.1, 0.3, 0.6)
+FEW_EXPERTS, BATCHES, STARTS, BLURS = 16, 16, 32, (0.1, 0.3, 0.6)
+
+Rows = npt.NDArray[np.int32]
 
 
 class Balance:
@@ -21,23 +23,27 @@ class Balance:
         return None
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
-        """The most balanced map that was found, never less balanced than EPLB's."""
-        cluster, load_E = problem.cluster, problem.load_E
+        """A map never less balanced than EPLB's, where copies share evenly.
+
+        On layers of few experts the map is the one, of several that are, that the replica choice leaves most balanced.
+        """
         work = problem.options.work_limit or SOLVER_WORK
-        rows = balance_maps(load_E[None], cluster, num_groups=problem.num_groups, work=work)
+        maps_XP = balance_maps(problem.load_E[None], problem.cluster, num_groups=problem.num_groups, work=work)
         if problem.num_experts <= FEW_EXPERTS and not problem.out_of_time():
-            starts = np.concatenate([rows, _blurred(problem)])
-            slowness_G = 1 / cluster.speed_G()
-            rows = balanced_row(load_E, slowness_G, cluster.slots_per_gpu, starts, 0.0, np.inf, work)[None]
-        return LayerSolution(solver=self.name, phy2log_P=rows[0])
+            maps_XP = np.concatenate([maps_XP, _from_blurred_loads(problem, maps_XP, work)])
+        row = min(maps_XP, key=lambda row_P: problem.score(row_P).imbalance)
+        return LayerSolution(solver=self.name, phy2log_P=row)
 
 
-def _blurred(problem: LayerProblem) -> npt.NDArray[np.int32]:
-    """Packings of loads with noise, int32 [BLURRED_STARTS, P]."""
+def _from_blurred_loads(problem: LayerProblem, first_XP: Rows, work: int) -> Rows:
+    """The best map of each batch of starts: of `first_XP`, and of packings of loads with noise; int32 [BATCHES, P]."""
     cluster, rng = problem.cluster, np.random.default_rng(problem.seed)
-    slowness_G, rows = 1 / cluster.speed_G(), []
-    for start in range(BLURRED_STARTS):
-        load_E = problem.load_E * rng.lognormal(0, BLURS[start % len(BLURS)], problem.num_experts)
-        copies_E = share_slots(load_E, cluster.num_slots, cluster.num_ranks, 0.5 * (start % 2), 0)
-        rows.append(pack(load_E, copies_E, slowness_G, cluster.slots_per_gpu))
-    return np.array(rows)
+    slowness_G, slots, found = 1 / cluster.speed_G(), cluster.slots_per_gpu, []
+    for _ in range(BATCHES):
+        rows = list(first_XP)
+        for start in range(STARTS):
+            load_E = problem.load_E * rng.lognormal(0, BLURS[start % len(BLURS)], problem.num_experts)
+            copies_E = share_slots(load_E, cluster.num_slots, cluster.num_ranks, 0.5 * (start % 2), 0)
+            rows.append(pack(load_E, copies_E, slowness_G, slots))
+        found.append(balanced_row(problem.load_E, slowness_G, slots, np.array(rows), 0.0, np.inf, work))
+    return np.array(found)
