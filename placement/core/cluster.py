@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from placement.core.shape import Shape
 from placement.core.topology import EVEN, Topology
 from placement.errors import ClusterError, InfeasibleError
 
 MOST_NODES = 64  # sets of nodes are 64-bit words in the kernels
+SIZES = ("inter_gbps", "intra_gbps", "gpu_tflops", "expert_bytes", "dispatch_bytes", "combine_bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
-    """`num_nodes` machines of `gpus_per_node` GPUs (ranks); every rank holds `slots_per_gpu` experts of each layer.
-
-    Ranks are numbered node by node; slot `p` of a layer is on rank `p // slots_per_gpu`.
+class Cluster(Shape):
+    """Nodes, GPUs and slots, and what the hardware does.
 
     inter_gbps     network bandwidth of one GPU to other nodes, Gbit/s
     intra_gbps     bandwidth of one GPU to the others of its node, Gbit/s
@@ -29,9 +29,6 @@ class Cluster:
     combine_bytes  one copy of a token on its way back (default: DeepEP bf16, hidden size 7168)
     """
 
-    num_nodes: int
-    gpus_per_node: int
-    slots_per_gpu: int
     inter_gbps: float = 400.0
     intra_gbps: float = 3600.0
     gpu_tflops: float = 400.0
@@ -42,25 +39,15 @@ class Cluster:
     combine_bytes: int = 14384
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("num_nodes", self.num_nodes),
-            ("gpus_per_node", self.gpus_per_node),
-            ("slots_per_gpu", self.slots_per_gpu),
-        ):
+        for name, value in zip(("num_nodes", "gpus_per_node", "slots_per_gpu"), self.shape, strict=True):
             if value < 1:
                 raise ClusterError(f"{name}={value} must be at least 1")
         if self.num_nodes > MOST_NODES:
             raise ClusterError(
                 f"num_nodes={self.num_nodes} is out of range: 1 to {MOST_NODES} nodes may form an EP group"
             )
-        for name, number in (
-            ("inter_gbps", self.inter_gbps),
-            ("intra_gbps", self.intra_gbps),
-            ("gpu_tflops", self.gpu_tflops),
-            ("expert_bytes", self.expert_bytes),
-            ("dispatch_bytes", self.dispatch_bytes),
-            ("combine_bytes", self.combine_bytes),
-        ):
+        for name in SIZES:
+            number = getattr(self, name)
             if not 0 < number < 1e18:
                 raise ClusterError(f"{name}={str(number)[:24]} must be a positive number below 1e18")
         if self.gpu_speeds and len(self.gpu_speeds) != self.num_ranks:
@@ -71,18 +58,6 @@ class Cluster:
             if not 0 < speed < 1e18:
                 raise ClusterError(f"gpu_speeds has {str(speed)[:24]}; positive numbers below 1e18 are allowed")
         self.topology.check(self.num_nodes, self.gpus_per_node)
-
-    @property
-    def num_ranks(self) -> int:
-        return self.num_nodes * self.gpus_per_node
-
-    @property
-    def num_slots(self) -> int:
-        return self.num_ranks * self.slots_per_gpu
-
-    @property
-    def slots_per_node(self) -> int:
-        return self.gpus_per_node * self.slots_per_gpu
 
     def speed_G(self) -> npt.NDArray[np.float64]:
         """Relative speed of each rank, float64 [G], mean 1."""
@@ -104,6 +79,11 @@ class Cluster:
                 f"slots_per_gpu={self.slots_per_gpu} is more than the {num_experts} experts of a layer, so a GPU would "
                 f"hold one twice; use --slots-per-gpu {num_experts} or fewer"
             )
+
+    @staticmethod
+    def of(shape: Shape) -> Cluster:
+        """The cluster of this shape whose hardware is the default."""
+        return Cluster(num_nodes=shape.num_nodes, gpus_per_node=shape.gpus_per_node, slots_per_gpu=shape.slots_per_gpu)
 
     @staticmethod
     def fit(

@@ -14,6 +14,7 @@ from placement.core.cluster import Cluster
 from placement.core.model import Model
 from placement.core.placement import Placement
 from placement.core.relabel import holds_GE
+from placement.core.shape import Shape
 from placement.errors import MapError
 
 SCHEMA = "expert-migration/1"
@@ -79,7 +80,7 @@ class MigrationPlan:
         cost of a link) and `intra_gbps`.
         """
         cluster = self.cluster
-        node_G = np.arange(cluster.num_ranks) // cluster.gpus_per_node
+        node_G = cluster.node_of_rank_G()
         bits_GG = self.bytes_GG * 8.0
         within_GG = np.where(node_G[:, None] == node_G, bits_GG, 0.0)
         between_GG = bits_GG * _cost_NN(cluster)[node_G[:, None], node_G]
@@ -127,7 +128,7 @@ def migration_plan(current: Placement, new: Placement, cluster: Cluster) -> Migr
     """
     for placement in (current, new):
         check_fits(placement, new.model, cluster)
-    node_G = np.arange(cluster.num_ranks) // cluster.gpus_per_node
+    node_G = cluster.node_of_rank_G()
     # links within nodes cost less than any between them, and those within a rank nothing
     cost_GG = np.where(node_G[:, None] == node_G, 1.0, 2.0 + _cost_NN(cluster)[node_G[:, None], node_G])
     np.fill_diagonal(cost_GG, 0.0)
@@ -162,8 +163,8 @@ def check_fits(current: Placement, model: Model, cluster: Cluster) -> None:
     """Raise MapError unless the current map is for this routing and these nodes, GPUs and slots."""
     if not current.model.same_routing(model):
         raise MapError(f"the current map is for {_routing(current.model)}; {_routing(model)} are needed")
-    if _shape(current) != _shape(cluster):
-        raise MapError(f"the current map is for {_shape(current)}; {_shape(cluster)} are needed")
+    if current.shape != cluster.shape:
+        raise MapError(f"the current map is for {_words(current)}; {_words(cluster)} are needed")
 
 
 def map_digest(placement: Placement) -> str:
@@ -176,7 +177,7 @@ def _routing(model: Model) -> str:
     return f"{layers} of {model.num_experts} experts, top-{model.top_k}"
 
 
-def _shape(of: Cluster | Placement) -> str:
+def _words(of: Shape) -> str:
     return f"{of.num_nodes} nodes x {of.gpus_per_node} GPUs x {of.slots_per_gpu} slots a GPU"
 
 

@@ -9,20 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.core.model import Model
+from placement.core.shape import Shape
 from placement.errors import MapError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
+class Placement(Shape):
     """`phy2log_LP[l, p]` is the logical expert in slot `p` of MoE layer `l`, int32 [L, P].
 
-    Slot `p` is on rank `p // slots_per_gpu`, ranks are numbered node by node. Raises MapError with all faults.
+    Raises MapError with all faults.
     """
 
     model: Model
-    num_nodes: int
-    gpus_per_node: int
-    slots_per_gpu: int
     phy2log_LP: npt.NDArray[np.int32]
 
     def __post_init__(self) -> None:
@@ -42,22 +40,8 @@ class Placement:
         object.__setattr__(self, "phy2log_LP", frozen)
 
     @property
-    def num_ranks(self) -> int:
-        return self.num_nodes * self.gpus_per_node
-
-    @property
-    def num_slots(self) -> int:
-        return self.num_ranks * self.slots_per_gpu
-
-    @property
     def num_redundant(self) -> int:
         return self.num_slots - self.model.num_experts
-
-    def rank_of_slot_P(self) -> npt.NDArray[np.int64]:
-        return np.arange(self.num_slots) // self.slots_per_gpu
-
-    def node_of_slot_P(self) -> npt.NDArray[np.int64]:
-        return np.arange(self.num_slots) // (self.slots_per_gpu * self.gpus_per_node)
 
     def copies_LE(self) -> npt.NDArray[np.int64]:
         """Slots of every expert, int64 [L, E]."""

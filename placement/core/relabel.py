@@ -15,13 +15,13 @@ _NEVER = -(2.0**40)
 def moved_P(current_P: Ids, new_P: Ids, cluster: Cluster) -> npt.NDArray[np.bool_]:
     """Slots of the new map whose expert their rank does not hold in the current one, bool [P]: what must be copied."""
     held_GE = holds_GE(current_P, cluster, int(max(current_P.max(), new_P.max())) + 1)
-    return np.asarray(~held_GE[np.arange(len(new_P)) // cluster.slots_per_gpu, new_P])
+    return np.asarray(~held_GE[cluster.rank_of_slot_P(), new_P])
 
 
 def holds_GE(phy2log_P: Ids, cluster: Cluster, num_experts: int) -> npt.NDArray[np.bool_]:
     """Which rank holds which expert, bool [G, E]."""
     holds = np.zeros((cluster.num_ranks, num_experts), dtype=bool)
-    holds[np.arange(cluster.num_slots) // cluster.slots_per_gpu, phy2log_P] = True
+    holds[cluster.rank_of_slot_P(), phy2log_P] = True
     return holds
 
 

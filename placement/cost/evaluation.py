@@ -219,13 +219,13 @@ def evaluation_of(
 
 
 def cluster_of(placement: Placement, cluster: Cluster | None) -> Cluster:
-    shape = (placement.num_nodes, placement.gpus_per_node, placement.slots_per_gpu)
     if cluster is None:
-        return Cluster(num_nodes=shape[0], gpus_per_node=shape[1], slots_per_gpu=shape[2])
-    if (cluster.num_nodes, cluster.gpus_per_node, cluster.slots_per_gpu) != shape:
+        return Cluster.of(placement)
+    if cluster.shape != placement.shape:
+        nodes, gpus, slots = placement.shape
         raise MapError(
-            f"the map is for {shape[0]} nodes x {shape[1]} GPUs x {shape[2]} slots; the cluster has "
-            f"{cluster.num_nodes} x {cluster.gpus_per_node} x {cluster.slots_per_gpu}"
+            f"the map is for {nodes} nodes x {gpus} GPUs x {slots} slots; the cluster has "
+            f"{' x '.join(map(str, cluster.shape))}"
         )
     return cluster
 

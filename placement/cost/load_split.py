@@ -29,7 +29,7 @@ def optimal_split(
     mean = load.sum() / cluster.num_ranks
     if not mean > 0:
         return share_P, 1.0
-    rank_P = np.arange(len(row)) // cluster.slots_per_gpu
+    rank_P = cluster.rank_of_slot_P()
     free = np.flatnonzero((copies_E[row] > 1) & (load[row] > 0))
     split, expert_F = np.unique(row[free], return_inverse=True)
     if len(split):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -40,14 +42,7 @@ def align_nodes(
             best, best_order = cost, order_LN
     by_node = placement.phy2log_LP.reshape(len(cost_LQN), cluster.num_nodes, -1)
     rows_LP = np.take_along_axis(by_node, best_order[:, :, None], axis=1).reshape(placement.phy2log_LP.shape)
-    labelled = Placement(
-        model=placement.model,
-        num_nodes=placement.num_nodes,
-        gpus_per_node=placement.gpus_per_node,
-        slots_per_gpu=placement.slots_per_gpu,
-        phy2log_LP=rows_LP,
-    )
-    return labelled, np.take_along_axis(cost_LQN, best_order[:, None, :], axis=2)
+    return replace(placement, phy2log_LP=rows_LP), np.take_along_axis(cost_LQN, best_order[:, None, :], axis=2)
 
 
 def _sweeps(

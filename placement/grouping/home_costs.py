@@ -115,7 +115,7 @@ def _chances(
 ) -> npt.NDArray[np.float64]:
     """The chance that node n serves expert e for home h, [E, H, N]: any copy, or those of the home if it has some."""
     copies_EN = np.zeros((len(host_E), cluster.num_nodes))
-    np.add.at(copies_EN, (phy2log_P, np.arange(len(phy2log_P)) // cluster.slots_per_node), 1.0)
+    np.add.at(copies_EN, (phy2log_P, cluster.node_of_slot_P()), 1.0)
     chance_EHN = np.repeat((copies_EN / copies_EN.sum(axis=1, keepdims=True))[:, None], cluster.num_nodes, axis=1)
     if not uniform:
         e, h = np.nonzero(copies_EN)

@@ -147,7 +147,7 @@ class _Search:
 def _steps(problem: LayerProblem, row: Row, goal_P: Row | None = None) -> Iterator[Row]:
     """Maps one swap or one replaced copy away from `row`; with a goal, those that give a rank one more expert of it."""
     cluster = problem.cluster
-    rank_P = np.arange(cluster.num_slots) // cluster.slots_per_gpu
+    rank_P = cluster.rank_of_slot_P()
     have_GE = holds_GE(row, cluster, problem.num_experts)
     want_GE = np.ones_like(have_GE) if goal_P is None else holds_GE(goal_P, cluster, problem.num_experts)
     may_go_P = np.ones_like(rank_P, dtype=bool) if goal_P is None else ~want_GE[rank_P, row]

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from placement.core.placement import Placement
+from placement.core.shape import Shape
 from placement.cost.lookup_tables import LayerTables, layer_tables
 from placement.errors import MapError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerMap:
-    """Where the copies of the experts of one layer are; slot `p` is on rank `p // slots_per_gpu`.
+class LayerMap(Shape):
+    """Where the copies of the experts of one layer are.
 
     layer        absolute index of the layer in the model
     version      62-bit number that differs between maps: ranks compare it in every exchange
@@ -23,28 +24,10 @@ class LayerMap:
     """
 
     layer: int
-    num_nodes: int
-    gpus_per_node: int
-    slots_per_gpu: int
     num_experts: int
     version: int
     tables: LayerTables
     logical_P: tuple[int, ...]
-
-    @property
-    def num_ranks(self) -> int:
-        return self.num_nodes * self.gpus_per_node
-
-    @property
-    def num_slots(self) -> int:
-        return self.num_ranks * self.slots_per_gpu
-
-    @property
-    def slots_per_node(self) -> int:
-        return self.gpus_per_node * self.slots_per_gpu
-
-    def slots_of_rank(self, rank: int) -> range:
-        return range(rank * self.slots_per_gpu, (rank + 1) * self.slots_per_gpu)
 
     @classmethod
     def of(cls, placement: Placement, layer: int) -> LayerMap:
@@ -74,7 +57,6 @@ class LayerMap:
 
 def map_version(placement: Placement) -> int:
     """The same for equal maps on equal meshes, whatever their names."""
-    shape = (placement.num_nodes, placement.gpus_per_node, placement.slots_per_gpu, *placement.model.layer_ids)
-    state = hashlib.sha256(np.array(shape, dtype="<i8").tobytes())
+    state = hashlib.sha256(np.array([*placement.shape, *placement.model.layer_ids], dtype="<i8").tobytes())
     state.update(placement.phy2log_LP.astype("<i4").tobytes())
     return int.from_bytes(state.digest()[:8], "little") >> 2

@@ -67,10 +67,7 @@ def swap_plan(
 
     Raises MapError for maps that do not fit, OptionError if one layer is too much for `staging_bytes`.
     """
-    shape = (new.num_nodes, new.gpus_per_node, new.slots_per_gpu)
-    if cluster is None:
-        cluster = Cluster(num_nodes=shape[0], gpus_per_node=shape[1], slots_per_gpu=shape[2])
-    cluster = replace(cluster, expert_bytes=expert_bytes)
+    cluster = replace(cluster or Cluster.of(new), expert_bytes=expert_bytes)
     migration_plan(current, new, cluster)  # raises for maps that do not fit
     rows = [
         relabel(old, wanted, cluster, ranks=relabel_ranks)

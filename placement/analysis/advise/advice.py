@@ -12,7 +12,7 @@ from placement.analysis.advise.map_cost import EPLB, LINEAR, LITTLE, MUCH, SOLVE
 from placement.analysis.advise.phases import Phases
 from placement.analysis.advise.redundancy import SLOT_PRICE, Redundancy
 from placement.analysis.advise.worth_grouping import Grouping
-from placement.core.cluster import Cluster
+from placement.core.cluster import SIZES, Cluster
 from placement.core.model import Model
 from placement.documents.placement_json import cluster_document
 from placement.solvers.options import Options
@@ -88,9 +88,8 @@ class Advice:
 
     @property
     def default_sizes(self) -> bool:
-        mine, plain = self.cluster, Cluster(num_nodes=1, gpus_per_node=1, slots_per_gpu=1)
-        sizes = ("expert_bytes", "dispatch_bytes", "combine_bytes", "inter_gbps", "intra_gbps", "gpu_tflops")
-        return all(getattr(mine, name) == getattr(plain, name) for name in sizes)
+        mine, plain = self.cluster, Cluster.of(self.cluster)
+        return all(getattr(mine, name) == getattr(plain, name) for name in SIZES)
 
     def document(self) -> dict[str, Any]:
         """Plain values for JSON, schema `expert-advice/1`."""
