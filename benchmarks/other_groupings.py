@@ -19,7 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from placement import Cluster, Placement, Trace
 from placement.grouping import assign_homes
 from placement.grouping.requests import Requests
-from placement.traces.token_order import gather
+from placement.traces.token_order import token_batches
 
 Counts = npt.NDArray[np.float64]
 
@@ -36,7 +36,7 @@ def counts_of(trace: Trace, requests: Requests) -> Counts:
     """Expert counts of every request, [Q, L, E]."""
     shape = (trace.model.num_layers, len(requests.ids), trace.model.num_experts)
     counts_LQE = np.zeros(shape)
-    for tokens in gather(trace, mixed=False):
+    for tokens in token_batches(trace, mixed=False):
         request_T = requests.request_E[tokens.request_T]
         for layer in range(shape[0]):
             np.add.at(counts_LQE[layer], (request_T[:, None], tokens.ids_TK(layer)), 1.0)

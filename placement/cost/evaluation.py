@@ -17,7 +17,7 @@ from placement.cost.step_time import step_time_us
 from placement.cost.traffic import Traffic
 from placement.cost.transport import check_transport, wire_cost
 from placement.errors import MapError, OptionError
-from placement.traces.token_order import gather
+from placement.traces.token_order import token_batches
 from placement.traces.trace import Trace
 from placement.workload.counts_file import Counts
 
@@ -152,7 +152,7 @@ def evaluate(
     clusters = [cluster_of(placement, one) for placement, one in zip(placements, given, strict=True)]
     homes = _checked_homes(home_Q, len(trace.requests), placements)
     meter = Meter(trace.model, placements, clusters, replica_choice, transport, homes_are_random=home_Q is None)
-    for tokens in gather(trace, mixed=meter.in_order):
+    for tokens in token_batches(trace, mixed=meter.in_order):
         meter.add(homes[tokens.request_T], tokens.ids_TK, executor)
     return [
         evaluation_of(meter.num_tokens, trace.model.top_k, one, transport, layers, load_LP)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from placement.grouping.requests import Requests
 from placement.grouping.router import Router
-from placement.traces.token_order import gather
+from placement.traces.token_order import token_batches
 from placement.traces.trace import Trace
 
 
@@ -24,7 +24,7 @@ def route_requests(
     """
     saved_QN = np.zeros((len(requests.ids), router.num_nodes))
     seen_Q = np.zeros(len(requests.ids), dtype=np.int64)
-    for tokens in gather(first, mixed=False):
+    for tokens in token_batches(first, mixed=False):
         request_T = requests.request_E[tokens.request_T]
         seen_Q += np.bincount(request_T, minlength=len(seen_Q))
         for layer, saved_EN in zip(router.layers, router.saved_MEN, strict=True):

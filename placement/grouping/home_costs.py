@@ -17,7 +17,7 @@ from placement.errors import OptionError
 from placement.grouping.home_kernels import cost_of_chances, cost_of_covers, cost_of_single
 from placement.grouping.requests import Requests
 from placement.support.parallel import run_tasks
-from placement.traces.token_order import Gathered, gather
+from placement.traces.token_order import TokenBatch, token_batches
 from placement.traces.trace import Trace
 
 
@@ -86,10 +86,10 @@ def home_costs(
             n: _chances(one.host_E, placement.phy2log_LP[n], cluster, code == UNIFORM) for n, one in enumerate(tables)
         }
     )
-    for tokens in gather(trace, mixed=False):
+    for tokens in token_batches(trace, mixed=False):
         request_T = requests.request_E[tokens.request_T]
 
-        def book(layer: int, tokens: Gathered = tokens, request_T: npt.NDArray[np.int32] = request_T) -> None:
+        def book(layer: int, tokens: TokenBatch = tokens, request_T: npt.NDArray[np.int32] = request_T) -> None:
             ids_TK = tokens.ids_TK(layer)
             load_LE[layer] += np.bincount(ids_TK.ravel(), minlength=model.num_experts)
             out = (fares, distinct, cost_LQN[layer], saved_LEN[layer])

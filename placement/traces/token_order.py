@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from placement.support.batches import batches
 from placement.support.hash64 import mixed_order
 from placement.traces.checked import checked_ids
 from placement.traces.trace import Block, Trace
@@ -22,7 +23,7 @@ MIXED_TOKENS = 1 << 20  # at most, unless one block has more: their ids in one l
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gathered:
+class TokenBatch:
     """Blocks, and the order of their tokens; None is as they are stored.
 
     request_T  index of each token's request in the whole trace, int32, in that order
@@ -42,26 +43,14 @@ class Gathered:
         return ids_TK if self.order_T is None else np.asarray(ids_TK[self.order_T])
 
 
-def gather(trace: Trace, *, mixed: bool) -> Iterator[Gathered]:
+def token_batches(trace: Trace, *, mixed: bool) -> Iterator[TokenBatch]:
     """All kept tokens: block by block in order, or as many blocks at a time as MIXED_TOKENS allows, mixed."""
-    waiting: list[Block] = []
-    num_tokens = 0
-    for block in trace.blocks():
-        if waiting and (not mixed or num_tokens + len(block.request_T) > MIXED_TOKENS):
-            yield _gathered(trace, waiting, mixed=mixed)
-            waiting, num_tokens = [], 0
-        waiting.append(block)
-        num_tokens += len(block.request_T)
-    if waiting:
-        yield _gathered(trace, waiting, mixed=mixed)
-
-
-def _gathered(trace: Trace, blocks: list[Block], *, mixed: bool) -> Gathered:
-    request_T = np.concatenate([block.request_T for block in blocks])
-    order_T = mixed_order(len(request_T)) if mixed else None
-    return Gathered(
-        trace=trace,
-        blocks=tuple(blocks),
-        order_T=order_T,
-        request_T=request_T if order_T is None else request_T[order_T],
-    )
+    for blocks in batches(trace.blocks(), lambda block: len(block.request_T), MIXED_TOKENS if mixed else 0):
+        request_T = np.concatenate([block.request_T for block in blocks])
+        order_T = mixed_order(len(request_T)) if mixed else None
+        yield TokenBatch(
+            trace=trace,
+            blocks=blocks,
+            order_T=order_T,
+            request_T=request_T if order_T is None else request_T[order_T],
+        )

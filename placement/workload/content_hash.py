@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from placement.traces import trace as traces
 from placement.workload import counting
 from placement.workload.segment import Span
 
@@ -19,10 +20,11 @@ def hash_span(span: Span, num_layers: int) -> int:
     """A hash of all that is counted of the span, 64 bits: the sum of those of its blocks' columns and layers."""
     total = 0
     with span.shard.reader() as reader:
-        for start, stop in span.blocks():
-            total += hash_columns([reader.column(name, start, stop) for name in COLUMNS], start)
+        for piece in span.cut(traces.CHUNK_TOKENS):
+            rows = piece.start, piece.stop
+            total += hash_columns([reader.column(name, *rows) for name in COLUMNS], piece.start)
             for layer in range(num_layers):
-                total += hash_rows(reader.layer("expert_ids", layer, start, stop), layer, start)
+                total += hash_rows(reader.layer("expert_ids", layer, *rows), layer, piece.start)
     return total % 2**64
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from functools import partial
+from operator import add
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from placement.support.parallel import run_in_order, shares_memory, width
 from placement.traces.split import request_keys
 from placement.traces.trace import Trace
 from placement.workload.count_segment import SegmentCounts, count_segment
-from placement.workload.segment import Plan, Segment, Span, segments_of, spans_of
+from placement.workload.segment import Plan, Segment, segments_of, spans_of
 from placement.workload.workload import PROFILE_REQUESTS, SAMPLE_TOKENS, Workload
 
 MEMORY_BYTES = 1 << 30  # of the segments that are counted side by side; one alone may need more
@@ -46,18 +47,25 @@ def count(
         num_sides=1,
         cut=trace.cut,
     )
-    whole: Workload | None = None
-    for counted in count_segments(segments_of(plan, spans_of(trace)), plan, executor):
-        (part,) = counted.sides
-        whole = part if whole is None else whole + part
-        if progress is not None:
-            progress(part.num_tokens)
-    if whole is None or not whole.num_tokens:
+    (whole,) = count_trace(plan, trace, executor, progress)
+    if not whole.num_tokens:
         raise TraceError("the trace has no tokens of the selected requests; select other requests or record more")
     return whole
 
 
-def count_segments(segments: Iterable[Segment], plan: Plan, executor: Executor | None) -> Iterator[SegmentCounts]:
+def count_trace(
+    plan: Plan, trace: Trace, executor: Executor | None, progress: Callable[[int], None] | None
+) -> tuple[Workload, ...]:
+    """The workload of every side; as `count` otherwise."""
+    sides: tuple[Workload, ...] = ()
+    for counts in count_segments(plan, segments_of(spans_of(trace)), executor):
+        sides = tuple(map(add, sides, counts.sides)) if sides else counts.sides
+        if progress is not None:
+            progress(sum(side.num_tokens for side in counts.sides))
+    return sides
+
+
+def count_segments(plan: Plan, segments: Iterable[Segment], executor: Executor | None) -> Iterator[SegmentCounts]:
     """Count segments side by side, as many as MEMORY_BYTES allow; the answers come in order.
 
     Other machines have memory of their own: there as many are begun as keep every worker busy. Raises InputError where
@@ -67,8 +75,4 @@ def count_segments(segments: Iterable[Segment], plan: Plan, executor: Executor |
     most = max(MEMORY_BYTES // plan.segment_bytes(), 1)
     if executor is not None and not shares_memory(executor):
         most = 2 * width(executor)
-    return run_in_order(partial(_count_spans, plan), (segment.spans for segment in segments), executor, most)
-
-
-def _count_spans(plan: Plan, spans: tuple[Span, ...]) -> SegmentCounts:
-    return count_segment(Segment(plan=plan, spans=spans))
+    return run_in_order(partial(count_segment, plan), segments, executor, most)

@@ -12,8 +12,8 @@ from placement.traces.checked import OK, check_ids, fault_error
 from placement.traces.format import id_dtype
 from placement.workload import counting
 from placement.workload.content_hash import COLUMNS, hash_columns, hash_rows
-from placement.workload.read_ahead import Stretch, stretches
-from placement.workload.segment import Segment
+from placement.workload.read_ahead import Batch, read_ahead
+from placement.workload.segment import Plan, Segment
 from placement.workload.workload import Workload, smallest_keys
 
 
@@ -32,20 +32,20 @@ class SegmentCounts:
     stats: tuple[tuple[int, ...], ...]
 
 
-def count_segment(segment: Segment) -> SegmentCounts:
+def count_segment(plan: Plan, segment: Segment) -> SegmentCounts:
     """Count the tokens of every side. Raises TraceError on ids that are out of range or twice in a top-k set."""
-    stats = tuple(span.shard.stat() for span in segment.spans)
-    seen = _see(segment)
-    tally = _Tally(segment, seen)
-    for stretch, key_T in zip(stretches(segment), seen.keys, strict=True):
-        tally.count(stretch, key_T)
-    hashes = tuple(value % 2**64 for value in tally.hashes)
-    return SegmentCounts(sides=tally.workloads(), hashes=hashes, requests=seen.requests, stats=stats)
+    stats = tuple(span.shard.stat() for span in segment)
+    columns = _look_at_columns(plan, segment)
+    sums = _Sums(plan, columns, len(segment))
+    for batch, key_T in zip(read_ahead(plan.model, segment), columns.keys, strict=True):
+        sums.add(batch, key_T)
+    hashes = tuple(value % 2**64 for value in sums.hashes)
+    return SegmentCounts(sides=sums.workloads(), hashes=hashes, requests=columns.requests, stats=stats)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Tokens:
-    """What is known of a stretch's tokens before their experts are counted; `side_T` is -1 where they are not."""
+    """What is known of a batch's tokens before their experts are counted; `side_T` is -1 where they are not."""
 
     columns: tuple[npt.NDArray[Any], ...]
     request_T: npt.NDArray[np.int32]
@@ -53,11 +53,10 @@ class _Tokens:
     side_T: npt.NDArray[np.int8]
 
 
-def _tokens(stretch: Stretch) -> _Tokens:
-    plan = stretch.plan
-    request_T = stretch.request_T()
-    columns = tuple(stretch.column_T(name) for name in COLUMNS)
-    _, position_T, phase_T = columns
+def _tokens(plan: Plan, batch: Batch) -> _Tokens:
+    columns = tuple(batch.column_T(name) for name in COLUMNS)
+    raw_T, position_T, phase_T = columns
+    request_T = batch.request_T(raw_T)
     owner_T, side_T = counting.look_up(request_T, plan.key_Q, plan.side_Q)
     if plan.cut is not None:
         side_T[~plan.cut.keeps(phase_T if plan.cut.column == "phase" else position_T, request_T)] = -1
@@ -65,12 +64,12 @@ def _tokens(stretch: Stretch) -> _Tokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
+class _Columns:
     """What a look at the columns tells.
 
     present_Q  requests that have tokens which count, bool [Q]
     requests   1 + the largest request index of every span
-    keys       of the tokens of every stretch, uint64 [T]
+    keys       of the tokens of every batch, uint64 [T]
     limit_Z    uint64, the largest key in the token sample of each side
     """
 
@@ -80,23 +79,21 @@ class _Seen:
     limit_Z: npt.NDArray[np.uint64]
 
 
-def _see(segment: Segment) -> _Seen:
-    plan = segment.plan
+def _look_at_columns(plan: Plan, segment: Segment) -> _Columns:
     present_Q = np.zeros(len(plan.key_Q), dtype=bool)
-    requests = [0] * len(segment.spans)
+    requests = [0] * len(segment)
     limit_Z = np.full(plan.num_sides, np.iinfo(np.uint64).max, dtype=np.uint64)
     smallest = [np.empty(0, dtype=np.uint64) for _ in range(plan.num_sides)]
     keys = []
-    for stretch in stretches(segment):
-        tokens = _tokens(stretch)
-        ends = np.concatenate([stretch.ids_TK(layer) for layer in sorted({0, plan.model.num_layers - 1})], axis=1)
-        _, position_T, phase_T = tokens.columns
+    for batch in read_ahead(plan.model, segment):
+        tokens = _tokens(plan, batch)
+        ends = np.concatenate([batch.ids_TK(layer) for layer in sorted({0, plan.model.num_layers - 1})], axis=1)
+        raw_T, position_T, phase_T = tokens.columns
         key_T = counting.token_keys(tokens.owner_T, position_T, phase_T, ends)
         keys.append(key_T)
         present_Q[tokens.request_T[tokens.side_T >= 0]] = True
-        for part in stretch.parts:
-            largest = int(tokens.request_T[part.tokens].max()) - part.span.offset
-            requests[part.number] = max(requests[part.number], largest + 1)
+        for number, mine in zip(batch.numbers, batch.slices, strict=True):
+            requests[number] = max(requests[number], int(raw_T[mine].max()) + 1)
         for side, known_S in enumerate(smallest):
             mine_T = (tokens.side_T == side) & (key_T <= limit_Z[side])
             key_S = np.concatenate([known_S, key_T[mine_T]])
@@ -104,33 +101,35 @@ def _see(segment: Segment) -> _Seen:
                 key_S = np.partition(key_S, plan.sample_tokens - 1)[: plan.sample_tokens]
                 limit_Z[side] = key_S.max(initial=0)
             smallest[side] = key_S
-    return _Seen(present_Q=present_Q, requests=tuple(requests), keys=keys, limit_Z=limit_Z)
+    return _Columns(present_Q=present_Q, requests=tuple(requests), keys=keys, limit_Z=limit_Z)
 
 
 _Sample = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[Any]]
 
 
-class _Tally:
+class _Sums:
     """What is counted, as it grows.
 
     hashes       of what was read of every span
     pairs_LZEE   uint32, pairs of experts by side (Z)
     profile_QLE  uint32, requests whose profile is kept: those of a side together, their keys ascending
     row_Q        int32 [Q], row of every request of the plan among them, or -1
-    samples      of every side: key, owner and top-k sets of the tokens with the smallest keys, stretch by stretch
+    samples      of every side: key, owner and top-k sets of the tokens with the smallest keys, batch by batch
     """
 
-    def __init__(self, segment: Segment, seen: _Seen) -> None:
-        plan, model = segment.plan, segment.plan.model
+    def __init__(self, plan: Plan, columns: _Columns, num_spans: int) -> None:
+        model = plan.model
         self.plan = plan
-        self.limit_Z = seen.limit_Z
+        self.limit_Z = columns.limit_Z
         self.count_sets = counting.set_counter(model.top_k)
-        self.hashes = [0] * len(segment.spans)
+        self.hashes = [0] * num_spans
         self.tokens_Z = np.zeros(plan.num_sides, dtype=np.int64)
         shape = (model.num_layers, plan.num_sides, model.num_experts, model.num_experts)
         self.pairs_LZEE = np.zeros(shape, dtype=np.uint32)
-        self.samples: list[list[_Sample]] = [[] for _ in range(plan.num_sides)]
-        side_Q = np.where(seen.present_Q, plan.side_Q, -1)
+        no_ids_SLK = np.empty((0, model.num_layers, model.top_k), dtype=id_dtype(model.num_experts))
+        no_keys_S = np.empty(0, dtype=np.uint64)
+        self.samples: list[list[_Sample]] = [[(no_keys_S, no_keys_S, no_ids_SLK)] for _ in range(plan.num_sides)]
+        side_Q = np.where(columns.present_Q, plan.side_Q, -1)
         self.kept = [np.unique(plan.key_Q[side_Q == side])[: plan.profile_requests] for side in range(plan.num_sides)]
         self.first = np.cumsum([0, *(len(key_Q) for key_Q in self.kept)]).tolist()
         self.row_Q = np.full(len(plan.key_Q), -1, dtype=np.int32)
@@ -139,11 +138,12 @@ class _Tally:
             self.row_Q[mine] = self.first[side] + np.searchsorted(key_Q, plan.key_Q[mine])
         self.profile_QLE = np.zeros((self.first[-1], model.num_layers, model.num_experts), dtype=np.uint32)
 
-    def count(self, stretch: Stretch, key_T: npt.NDArray[np.uint64]) -> None:
+    def add(self, batch: Batch, key_T: npt.NDArray[np.uint64]) -> None:
         model = self.plan.model
-        tokens = _tokens(stretch)
-        for part in stretch.parts:
-            self.hashes[part.number] += hash_columns([one[part.tokens] for one in tokens.columns], part.start)
+        tokens = _tokens(self.plan, batch)
+        pieces = list(zip(batch.numbers, batch.spans, batch.slices, strict=True))
+        for number, span, mine in pieces:
+            self.hashes[number] += hash_columns([one[mine] for one in tokens.columns], span.start)
         side_T, row_T = tokens.side_T, self.row_Q[tokens.request_T]
         counted = side_T >= 0
         self.tokens_Z += np.bincount(side_T[counted], minlength=len(self.tokens_Z))
@@ -151,17 +151,16 @@ class _Tally:
         ids_SLK = np.empty((len(rows), model.num_layers, model.top_k), dtype=id_dtype(model.num_experts))
         ids_TK = None
         for layer in range(model.num_layers):
-            ids_TK = stretch.ids_TK(layer, out=ids_TK)
-            for part in stretch.parts:
-                self.hashes[part.number] += hash_rows(ids_TK[part.tokens], layer, part.start)
+            ids_TK = batch.ids_TK(layer, out=ids_TK)
+            for number, span, mine in pieces:
+                self.hashes[number] += hash_rows(ids_TK[mine], layer, span.start)
             counting.take_rows(ids_TK, rows, ids_SLK, layer)
-            self._count_layer(stretch, layer, ids_TK, side_T, row_T)
+            self._count_layer(batch, layer, ids_TK, side_T, row_T)
         for side, sample in enumerate(self.samples):
-            mine = side_T[rows] == side
-            sample.append((key_T[rows[mine]], tokens.owner_T[rows[mine]], ids_SLK[mine]))
-            if (
-                sum(len(key_S) for key_S, _, _ in sample) > 2 * self.plan.sample_tokens
-            ):  # of one key there may be any number
+            mine_S = side_T[rows] == side
+            sample.append((key_T[rows[mine_S]], tokens.owner_T[rows[mine_S]], ids_SLK[mine_S]))
+            # any number of tokens may have one key
+            if sum(len(key_S) for key_S, _, _ in sample) > 2 * self.plan.sample_tokens:
                 sample[:] = [self._settled(sample)]
 
     def _settled(self, sample: list[_Sample]) -> _Sample:
@@ -170,7 +169,7 @@ class _Tally:
 
     def _count_layer(
         self,
-        stretch: Stretch,
+        batch: Batch,
         layer: int,
         ids_TK: npt.NDArray[Any],
         side_T: npt.NDArray[np.int8],
@@ -189,9 +188,8 @@ class _Tally:
         fault, row = check_ids(ids_TK[counted], model.num_experts)
         if fault != OK:
             token = int(counted[row])
-            part = stretch.part_of(token)
-            row_in_shard = part.start + token - part.at
-            raise fault_error(model, part.span.shard.path, row_in_shard, layer, ids_TK[token].tolist(), fault)
+            span, shard_row = batch.place_of(token)
+            raise fault_error(model, span.shard.path, shard_row, layer, ids_TK[token].tolist(), fault)
         np.minimum(ids_TK, model.num_experts - 1, out=ids_TK)  # only tokens that do not count have others
         self.count_sets(ids_TK, side_T, row_T, pairs_ZEE, self.profile_QLE, layer)
 

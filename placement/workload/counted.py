@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from operator import add
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,8 @@ from placement.core.model import Model
 from placement.errors import OptionError
 from placement.traces.split import below_share, request_keys
 from placement.traces.trace import Trace
-from placement.workload.count import count_segments
-from placement.workload.segment import Plan, segments_of, spans_of
+from placement.workload.count import count_trace
+from placement.workload.segment import Plan
 from placement.workload.workload import PROFILE_REQUESTS, Workload
 
 MEASURED_TOKENS = 65_536  # of each side: those that maps are measured on; a solve fits the first of them
@@ -49,9 +50,7 @@ class Counted:
         return (self.train,) if self.held_out is None else (self.train, self.held_out)
 
     def __add__(self, other: Counted) -> Counted:
-        return counted_of(
-            self.holdout, tuple(mine + theirs for mine, theirs in zip(self.sides, other.sides, strict=True))
-        )
+        return counted_of(self.holdout, tuple(map(add, self.sides, other.sides)))
 
     def split(self, holdout: float | None) -> tuple[Workload, Workload | None]:
         """(what to fit, what is held out); `holdout` is that of the counts or, where all is to be fitted, 0."""
@@ -106,11 +105,4 @@ def count_sides(
     held_out_Q: as of `plan_of`. progress is called with the number of tokens of each segment that was counted.
     """
     plan = plan_of(trace, holdout=holdout, seed=seed, held_out_Q=held_out_Q)
-    whole: Counted | None = None
-    for counts in count_segments(segments_of(plan, spans_of(trace)), plan, executor):
-        part = counted_of(holdout, counts.sides)
-        whole = part if whole is None else whole + part
-        if progress is not None:
-            progress(part.num_tokens)
-    assert whole is not None, "an open trace has tokens"
-    return whole
+    return counted_of(holdout, count_trace(plan, trace, executor, progress))

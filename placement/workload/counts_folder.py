@@ -15,29 +15,75 @@ from concurrent.futures import Executor
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, ConfigDict
 
 from placement.core.model import Model
+from placement.documents.document import Document
 from placement.errors import OptionError, OutputError, TraceError
 from placement.support.atomic_files import check_folder, make_folder, remove_parts
 from placement.traces.trace import Trace
 from placement.workload.count import count_segments
+from placement.workload.count_segment import count_segment
 from placement.workload.counted import Counted, counted_of, plan_of
-from placement.workload.counts_manifest import (
-    MANIFEST,
+from placement.workload.counts_arrays import (
     Settings,
     Source,
-    make_manifest,
-    read_complete,
-    read_counts_manifest,
-    write_counts_manifest,
+    is_counted,
+    piece_name,
+    piece_sources,
+    read_packed,
+    trace_names,
+    write_packed,
+    write_piece,
 )
-from placement.workload.counts_pieces import is_counted, piece_name, piece_sources, trace_names, write_piece
-from placement.workload.segment import Span, segments_of, spans_of
-from placement.workload.workload_arrays import empty, read_packed, write_packed
+from placement.workload.segment import Span, segments_of, spans_of, tokens_in
 
-ARRAYS, PIECES = "counts.safetensors", "pieces"
+SCHEMA = "expert-counts/1"
+MANIFEST, ARRAYS, PIECES = "counts.json", "counts.safetensors", "pieces"
 WHOLE = (1, 1)
+MOST_PARTS = 999_999
 BEGUN = "give the same options, or another folder"
+
+
+def _checked_part(part: tuple[int, int]) -> tuple[int, int]:
+    if not 1 <= part[0] <= part[1] <= MOST_PARTS:
+        raise ValueError(f"{part[0]}/{part[1]} is none; I/N with I from 1 to N is one, and N is at most {MOST_PARTS:,}")
+    return part
+
+
+class CountsManifest(Document):
+    """part: (i, n), the shards of part i of n."""
+
+    model_config = ConfigDict(frozen=True, strict=False)
+    SCHEMA = SCHEMA
+    MEND = "remove the folder and count again"
+
+    complete: bool
+    model: Model
+    settings: Settings
+    part: Annotated[tuple[int, int], AfterValidator(_checked_part)]
+    num_tokens: int
+    sources: list[Source]
+
+    @classmethod
+    def error(cls, message: str, faults: tuple[str, ...] = ()) -> TraceError:
+        return TraceError(message)
+
+    @staticmethod
+    def of(
+        model: Model, settings: Settings, part: tuple[int, int], sources: Sequence[Source] = (), *, complete: bool
+    ) -> CountsManifest:
+        return CountsManifest(
+            schema=SCHEMA,
+            complete=complete,
+            model=model,
+            settings=settings,
+            part=part,
+            num_tokens=sum(source.stop - source.start for source in sources),
+            sources=sorted(sources),
+        )
 
 
 def is_counts_folder(path: str | Path) -> bool:
@@ -67,29 +113,26 @@ def count_to_folder(
         seed=seed, holdout=holdout, sample_tokens=plan.sample_tokens, profile_requests=plan.profile_requests
     )
     _begin(folder, model, settings, part)
-    segments = list(segments_of(plan, _spans_of_part(trace, *part)))
+    segments = list(segments_of(_spans_of_part(trace, *part)))
     names = trace_names(trace)
     paths = [folder / PIECES / piece_name(segment, names) for segment in segments]
+    known = [is_counted(path, plan, segment) for path, segment in zip(paths, segments, strict=True)]
+    answers = count_segments(plan, (one for one, there in zip(segments, known, strict=True) if not there), executor)
     total: Counted | None = None
-    missing = []
-    for number, (path, segment) in enumerate(zip(paths, segments, strict=True)):
-        if not is_counted(path, segment):
-            missing.append(number)
-            continue
-        piece = read_packed(path, model, settings.model_dump())
+    for path, segment, there in zip(paths, segments, known, strict=True):
+        if there:
+            piece = read_packed(path, model, settings)
+        else:
+            counts = next(answers)
+            piece = counted_of(holdout, counts.sides)
+            write_piece(path, plan, segment, counts, names, piece)
         total = piece if total is None else total + piece
         if progress is not None:
-            progress(segment.num_tokens, False)
-    answers = count_segments((segments[number] for number in missing), plan, executor)
-    for number, counts in zip(missing, answers, strict=True):
-        write_piece(paths[number], segments[number], counts, names, holdout)
-        piece = counted_of(holdout, counts.sides)
-        total = piece if total is None else total + piece
-        if progress is not None:
-            progress(segments[number].num_tokens, True)
+            progress(tokens_in(segment), not there)
     for left in set((folder / PIECES).glob("*.safetensors")) - set(paths):
         left.unlink()
-    total = total or empty(model, settings.model_dump())
+    if total is None:
+        total = counted_of(holdout, count_segment(plan, ()).sides)
     _finish(folder, total, settings, [source for path in paths for source in piece_sources(path)], part)
     return total
 
@@ -98,12 +141,22 @@ def read_counted(folder: str | Path) -> Counted:
     """Read a folder of counts. Raises TraceError where it is not complete or not one."""
     folder = Path(folder)
     manifest = read_complete(folder)
-    counted = read_packed(folder / ARRAYS, manifest.model, manifest.settings.model_dump())
+    counted = read_packed(folder / ARRAYS, manifest.model, manifest.settings)
     if counted.num_tokens != manifest.num_tokens:
         raise TraceError(
             f"{folder / ARRAYS} is not of {folder / MANIFEST}; run the same `placement traces count` again"
         )
     return counted
+
+
+def read_complete(folder: Path) -> CountsManifest:
+    """The manifest of a folder that is complete. Raises TraceError of any other."""
+    if not is_counts_folder(folder):
+        raise TraceError(f"{folder} is no folder of counts: it has no {MANIFEST}")
+    manifest = CountsManifest.read(folder / MANIFEST)
+    if not manifest.complete:
+        raise TraceError(f"{folder} is not complete; run the same `placement traces count` again: it goes on")
+    return manifest
 
 
 def merge_counted(folders: Sequence[str | Path], out: str | Path) -> Counted:
@@ -163,22 +216,21 @@ def _spans_of_part(trace: Trace, number: int, of: int) -> Iterator[Span]:
 def _begin(folder: Path, model: Model, settings: Settings, part: tuple[int, int]) -> None:
     """Make the folder, or check that what it holds was counted alike, and say that it is not complete."""
     if is_counts_folder(folder):
-        before = read_counts_manifest(folder)
+        before = CountsManifest.read(folder / MANIFEST)
         if before.part != part:
             (was, of), (number, parts) = before.part, part
             raise OptionError(f"{folder} was begun with --part {was}/{of}, now {number}/{parts}; {BEGUN}")
-        given: dict[str, object] = {"model": model, "settings": settings}
-        for name, value in given.items():
-            if getattr(before, name) != value:
-                raise OptionError(f"{folder} was begun with {name} {getattr(before, name)}, now {value}; {BEGUN}")
+        for name, was_given, value in (("model", before.model, model), ("settings", before.settings, settings)):
+            if was_given != value:
+                raise OptionError(f"{folder} was begun with {name} {was_given}, now {value}; {BEGUN}")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists and is no folder of counts; nothing is overwritten: name another")
     make_folder(folder / PIECES)
     remove_parts(folder)
     remove_parts(folder / PIECES)
-    write_counts_manifest(folder, make_manifest(model, settings, part, [], complete=False))
+    CountsManifest.of(model, settings, part, complete=False).write(folder / MANIFEST)
 
 
 def _finish(folder: Path, counted: Counted, settings: Settings, sources: list[Source], part: tuple[int, int]) -> None:
     write_packed(folder / ARRAYS, counted)
-    write_counts_manifest(folder, make_manifest(counted.model, settings, part, sources, complete=True))
+    CountsManifest.of(counted.model, settings, part, sources, complete=True).write(folder / MANIFEST)

@@ -4,104 +4,85 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from placement.core.model import Model
+from placement.support.batches import batches
 from placement.traces import trace as traces
 from placement.traces.format import id_dtype
 from placement.traces.storage.shard_reader import ShardReader
 from placement.traces.trace import requests_of
-from placement.workload.segment import Plan, Segment, Span
+from placement.workload.segment import Segment, Span
 
 MOST_FILES = 32  # open at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """Rows `start:stop` of the shard of the segment's span `number`; `at` is where they begin in the stretch."""
+class Batch:
+    """Consecutive spans, at most `CHUNK_TOKENS` tokens together, that are read together.
 
-    number: int
-    span: Span
-    reader: ShardReader
-    start: int
-    stop: int
-    at: int
+    A layer of a batch is counted at once: its pairs of experts are then in the processor's cache.
 
-    @property
-    def tokens(self) -> slice:
-        return slice(self.at, self.at + self.stop - self.start)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
-    """Consecutive parts, at most `CHUNK_TOKENS` together unless it is one.
-
-    A layer of so many tokens is counted at once: its pairs of experts are then in the processor's cache.
+    numbers  number, in the segment, of the span that each of `spans` is cut from
+    slices   where the tokens of each of `spans` are in the batch
     """
 
-    plan: Plan
-    parts: tuple[Part, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        last = self.parts[-1]
-        return last.at + last.stop - last.start
-
-    def request_T(self) -> npt.NDArray[np.int32]:
-        """Each token's request in the whole trace. Raises TraceError where there is no such request."""
-        return np.concatenate([self._requests(part) + np.int32(part.span.offset) for part in self.parts])
+    model: Model
+    numbers: tuple[int, ...]
+    spans: tuple[Span, ...]
+    slices: tuple[slice, ...]
+    readers: tuple[ShardReader, ...]
 
     def column_T(self, name: str) -> npt.NDArray[Any]:
-        return np.concatenate([part.reader.column(name, part.start, part.stop) for part in self.parts])
+        return np.concatenate(
+            [reader.column(name, span.start, span.stop) for reader, span in zip(self.readers, self.spans, strict=True)]
+        )
+
+    def request_T(self, column_T: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Each token's request in the whole trace, of the column `request`. Raises TraceError where there is none."""
+        pairs = zip(self.spans, self.slices, strict=True)
+        return np.concatenate(
+            [requests_of(span.shard, column_T[mine], span.listed) + np.int32(span.offset) for span, mine in pairs]
+        )
 
     def ids_TK(self, layer: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """Expert ids in one layer, uint8 or uint16, unchecked; read into `out` if it is given."""
         if out is None:
-            model = self.plan.model
-            out = np.empty((self.num_tokens, model.top_k), dtype=id_dtype(model.num_experts))
-        for part in self.parts:
-            part.reader.layer("expert_ids", layer, part.start, part.stop, out=out[part.tokens])
+            out = np.empty((self.slices[-1].stop, self.model.top_k), dtype=id_dtype(self.model.num_experts))
+        for reader, span, mine in zip(self.readers, self.spans, self.slices, strict=True):
+            reader.layer("expert_ids", layer, span.start, span.stop, out=out[mine])
         return out
 
-    def part_of(self, token: int) -> Part:
-        return next(part for part in self.parts if token < part.tokens.stop)
+    def place_of(self, token: int) -> tuple[Span, int]:
+        """The span and the row of its shard that a token of the batch was read from."""
+        span, mine = next((span, mine) for span, mine in zip(self.spans, self.slices, strict=True) if token < mine.stop)
+        return span, span.start + token - mine.start
 
-    def _requests(self, part: Part) -> npt.NDArray[np.int32]:
-        return requests_of(part.span.shard, part.reader.column("request", part.start, part.stop), part.span.listed)
 
-
-def stretches(segment: Segment) -> Iterator[Stretch]:
-    """The whole segment in order; the files of a stretch are open until the next one is asked for."""
+def read_ahead(model: Model, segment: Segment) -> Iterator[Batch]:
+    """The whole segment in order; the files of a batch are open until the next one is asked for."""
+    numbered = ((number, piece) for number, span in enumerate(segment) for piece in span.cut(traces.CHUNK_TOKENS))
     readers: dict[int, ShardReader] = {}
     try:
-        for rows in _gathered(segment):
-            for number in readers.keys() - {number for number, _, _ in rows}:
+        for batch in batches(numbered, lambda one: one[1].num_tokens, traces.CHUNK_TOKENS, MOST_FILES):
+            numbers, spans = zip(*batch, strict=True)
+            for number in readers.keys() - set(numbers):
                 readers.pop(number).close()
-            parts: list[Part] = []
-            for number, start, stop in rows:
-                span = segment.spans[number]
+            for number, span in batch:
                 if number not in readers:  # one that goes on keeps what it has fetched of its file
                     readers[number] = span.shard.reader()
-                at = parts[-1].tokens.stop if parts else 0
-                parts.append(Part(number=number, span=span, reader=readers[number], start=start, stop=stop, at=at))
-            yield Stretch(plan=segment.plan, parts=tuple(parts))
+            stops = accumulate(span.num_tokens for span in spans)
+            yield Batch(
+                model=model,
+                numbers=numbers,
+                spans=spans,
+                slices=tuple(slice(stop - span.num_tokens, stop) for span, stop in zip(spans, stops, strict=True)),
+                readers=tuple(readers[number] for number in numbers),
+            )
     finally:
         for reader in readers.values():
             reader.close()
-
-
-def _gathered(segment: Segment) -> Iterator[list[tuple[int, int, int]]]:
-    """Span, first and last row of the parts of each stretch."""
-    waiting: list[tuple[int, int, int]] = []
-    num_tokens = 0
-    for number, span in enumerate(segment.spans):
-        for start, stop in span.blocks():
-            if waiting and (num_tokens + stop - start > traces.CHUNK_TOKENS or len(waiting) == MOST_FILES):
-                yield waiting
-                waiting, num_tokens = [], 0
-            waiting.append((number, start, stop))
-            num_tokens += stop - start
-    if waiting:
-        yield waiting

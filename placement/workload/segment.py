@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from placement.core.model import Model
+from placement.support.batches import batches
 from placement.traces import trace as traces
 from placement.traces.format import Shard, id_dtype
 from placement.traces.trace import Cut, Trace
@@ -31,10 +32,13 @@ class Span:
     def num_tokens(self) -> int:
         return self.stop - self.start
 
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        """The rows in pieces that are read together: (start, stop)."""
-        for start in range(self.start, self.stop, traces.CHUNK_TOKENS):
-            yield start, min(start + traces.CHUNK_TOKENS, self.stop)
+    def cut(self, most: int) -> Iterator[Span]:
+        """The rows in spans of at most `most`."""
+        for start in range(self.start, self.stop, most):
+            yield replace(self, start=start, stop=min(start + most, self.stop))
+
+
+Segment = tuple[Span, ...]  # what one task counts: a name for each file and, of all requests, 9 bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,35 +68,16 @@ class Plan:
         return self.num_sides * side + traces.CHUNK_TOKENS * (8 * self.model.top_k + 64)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """Spans that one task counts: a name for each file and, of all requests, 9 bytes."""
-
-    plan: Plan
-    spans: tuple[Span, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(span.num_tokens for span in self.spans)
-
-
 def spans_of(trace: Trace) -> Iterator[Span]:
     """The whole trace in order, in spans of at most SEGMENT_TOKENS: shards, or parts of larger ones."""
     for shard, offset, listed in zip(trace.shards, trace.offsets, trace.counts, strict=True):
-        for start in range(0, shard.num_tokens, SEGMENT_TOKENS):
-            stop = min(start + SEGMENT_TOKENS, shard.num_tokens)
-            yield Span(shard=shard, start=start, stop=stop, offset=offset, listed=listed)
+        yield from Span(shard=shard, start=0, stop=shard.num_tokens, offset=offset, listed=listed).cut(SEGMENT_TOKENS)
 
 
-def segments_of(plan: Plan, spans: Iterable[Span]) -> Iterator[Segment]:
+def segments_of(spans: Iterable[Span]) -> Iterator[Segment]:
     """Consecutive spans that have at most SEGMENT_TOKENS together."""
-    waiting: list[Span] = []
-    num_tokens = 0
-    for span in spans:
-        if waiting and num_tokens + span.num_tokens > SEGMENT_TOKENS:
-            yield Segment(plan=plan, spans=tuple(waiting))
-            waiting, num_tokens = [], 0
-        waiting.append(span)
-        num_tokens += span.num_tokens
-    if waiting:
-        yield Segment(plan=plan, spans=tuple(waiting))
+    return batches(spans, lambda span: span.num_tokens, SEGMENT_TOKENS)
+
+
+def tokens_in(segment: Segment) -> int:
+    return sum(span.num_tokens for span in segment)

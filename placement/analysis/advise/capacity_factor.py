@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from placement.core.model import Model
 from placement.support.parallel import run_tasks
-from placement.traces.token_order import gather
+from placement.traces.token_order import token_batches
 from placement.traces.trace import Trace
 from placement.workload.counts_file import Counts
 
@@ -141,7 +141,7 @@ def _tally_steps(trace: Trace, step_tokens: int, mixed: bool, executor: Executor
     )
     factor_C = np.array(FACTORS)
     num_tokens = 0
-    for tokens in gather(trace, mixed=mixed):
+    for tokens in token_batches(trace, mixed=mixed):
 
         def add(layer: int, ids_of: Any = tokens.ids_TK, begun: int = num_tokens % step_tokens) -> None:
             sums.peak_L[layer] += _add_steps(

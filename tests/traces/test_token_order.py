@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 
 from placement import open_trace
-from placement.traces import token_order as gathered
+from placement.traces import token_order
 
 
 @pytest.mark.parametrize("limit", [1, 250, 10_000])
 def test_every_token_comes_once(limit: int, tmp_path: Path, write_trace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever fits together, layers and requests stay aligned; a block never waits for more than the limit allows."""
     written = write_trace(tmp_path / "t", num_layers=2, num_experts=16, top_k=3, tokens=700, requests=5)
-    monkeypatch.setattr(gathered, "MIXED_TOKENS", limit)
+    monkeypatch.setattr(token_order, "MIXED_TOKENS", limit)
     trace = open_trace(written.folder)
 
     def rows(mixed: bool) -> list[tuple[int, ...]]:
         parts = [
             np.column_stack([tokens.request_T, tokens.ids_TK(0), tokens.ids_TK(1)])
-            for tokens in gathered.gather(trace, mixed=mixed)
+            for tokens in token_order.token_batches(trace, mixed=mixed)
         ]
         if mixed:
             blocks = [len(block.request_T) for block in trace.blocks()]
@@ -37,5 +37,5 @@ def test_every_token_comes_once(limit: int, tmp_path: Path, write_trace: Any, mo
 def test_requests_are_mixed(tmp_path: Path, write_trace: Any) -> None:
     """The first tenth of the tokens holds all requests, though they are stored one after another."""
     written = write_trace(tmp_path / "t", num_layers=1, num_experts=16, top_k=3, tokens=1000, requests=5)
-    (tokens,) = gathered.gather(open_trace(written.folder), mixed=True)
+    (tokens,) = token_order.token_batches(open_trace(written.folder), mixed=True)
     assert len(set(tokens.request_T[:100].tolist())) == 5

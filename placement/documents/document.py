@@ -1,0 +1,117 @@
+"""What the JSON files of this library have in common: a schema, one way to read them, and one to write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from placement.errors import InputError
+from placement.support.atomic_files import write_atomic
+from placement.support.text_files import parse_json
+
+MOST_FAULTS = 20  # that a message names
+
+
+class Readable(Protocol):
+    """A path: of a file, or of an object on shared storage."""
+
+    def read_bytes(self) -> bytes: ...
+
+
+class Part(BaseModel):
+    """A part of a document: no other keys, no conversions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Document(Part):
+    """A file of the schema SCHEMA; what is wrong with one is an ERROR, whose message ends with MEND.
+
+    ROWS is what `json_bytes` writes on a line each.
+    """
+
+    SCHEMA: ClassVar[str]
+    MEND: ClassVar[str]
+    ROWS: ClassVar[Rows] = {}
+
+    schema_: str = Field(alias="schema")
+
+    @classmethod
+    def error(cls, message: str, faults: tuple[str, ...] = ()) -> InputError:
+        """The error to raise; `faults` are all that were found, not only those that the message has."""
+        return InputError(message)
+
+    @classmethod
+    def read(cls, path: Readable) -> Self:
+        """Read and check a file. Raises the document's error with what is wrong."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise cls.error(f"cannot read {path}: {error.strerror}; {cls.MEND}") from None
+        return cls.load(content, path)
+
+    @classmethod
+    def load(cls, content: bytes, name: object) -> Self:
+        """Check the content of a file; messages call the file `name`."""
+        try:
+            document = parse_json(content)
+        except ValueError as error:
+            raise cls.error(f"{name} is not JSON ({error}); {cls.MEND}") from None
+        found = document.get("schema") if isinstance(document, dict) else None
+        if found != cls.SCHEMA:
+            raise cls.error(f"{name} has schema {found!r}; {cls.SCHEMA!r} is the one that this version reads")
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            faults = fault_list(error)
+            more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
+            named = "; ".join(faults[:MOST_FAULTS])
+            raise cls.error(f"{name} has {len(faults)} faults: {named}{more}", faults) from None
+        except InputError as error:  # of a part that checks itself
+            raise cls.error(f"{name}: {error}") from None
+
+    def document(self) -> dict[str, Any]:
+        """Plain data: the keys that were given, in the order of the schema."""
+        return self.model_dump(by_alias=True, exclude_unset=True)
+
+    def write(self, path: str | Path) -> None:
+        """Write the file, whole or not at all. Raises OutputError."""
+        write_atomic(path, json_bytes(self.document(), self.ROWS))
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        schema = cls.model_json_schema(by_alias=True)
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": cls.SCHEMA, **schema}
+
+
+Rows = Mapping[str, "Rows | None"]  # keys whose value is written an item a line (None), or has such keys
+
+
+def json_bytes(document: Mapping[str, Any], rows: Rows) -> bytes:
+    """Indented JSON that people can read and compare: keys of `rows` come last, each item of theirs on one line."""
+    return _text(document, rows, 0).encode(errors="replace") + b"\n"
+
+
+def _text(value: Any, rows: Rows | None, depth: int) -> str:
+    line = "\n" + " " * depth
+    if rows is None and isinstance(value, Mapping):
+        items = [f"{json.dumps(key)}: {json.dumps(one)}" for key, one in value.items()]
+    elif rows is None:
+        items = [json.dumps(one, separators=(",", ":")) for one in value]
+        return f"[{line} {f',{line} '.join(items)}{line}]"
+    elif not rows:
+        return json.dumps(value, indent=1, ensure_ascii=False).replace("\n", line)
+    else:
+        keys = sorted(value, key=lambda key: key in rows)
+        named = ((json.dumps(key, ensure_ascii=False), key) for key in keys)
+        items = [f"{name}: {_text(value[key], rows.get(key, {}), depth + 1)}" for name, key in named]
+    return f"{{{line} {f',{line} '.join(items)}{line}}}" if items else "{}"
+
+
+def fault_list(error: ValidationError) -> tuple[str, ...]:
+    """What pydantic found, a sentence for each place."""
+    return tuple(f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
