@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement
-from placement.documents.placement_json import PlacementFile, cluster_document, load_placement
+from placement.documents.placement_json import PlacementFile, load_placement
+from placement.documents.placement_parts import ClusterDetail
 from placement.errors import InputError, OptionError, OutputError, PlacementError, TraceError, error_of_type
 from placement.readers import AUTO
 from placement.readers.base import ReadOptions
@@ -117,7 +118,7 @@ class Client:
         """The id of the job, which is that of the placement when it is done; the same request twice is one job."""
         body = {
             "traces": list(traces),
-            "cluster": cluster_document(cluster),
+            "cluster": ClusterDetail.of(cluster).model_dump(),
             "options": asdict(options or Options()),
             "holdout": holdout,
             "robust": robust,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import placement as package
 from placement import Cluster, Model, Options, Placement, load_placement, open_trace, save_placement, solve
 from placement import solution_document as to_document
-from placement.documents.placement_json import document_bytes, json_schema, placement_document
+from placement.documents.placement_json import PlacementFile
 from placement.errors import InputError, MapError, OutputError
 
 PUBLISHED = Path(package.__file__).parent / "documents" / "schemas" / "expert-placement-1.json"
@@ -44,7 +44,7 @@ def full_document(tmp_path_factory: pytest.TempPathFactory, write_trace: Any) ->
 
 
 def validate(document: Any) -> None:
-    schema = json_schema()
+    schema = PlacementFile.json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.Draft202012Validator(schema).validate(document)
 
@@ -54,13 +54,13 @@ def test_round_trip(tmp_path: Path, num_groups: int | None) -> None:
     """What is saved is what is loaded; saving that again gives the same bytes."""
     placement = sound_placement(num_groups)
     path = tmp_path / "placement.json"
-    save_placement(path, placement_document(placement))
+    save_placement(path, PlacementFile.of(placement).document())
     loaded, file = load_placement(path)
     assert loaded.model == placement.model
     assert (loaded.num_nodes, loaded.gpus_per_node, loaded.slots_per_gpu) == (2, 2, 2)
     np.testing.assert_array_equal(loaded.phy2log_LP, placement.phy2log_LP)
     assert (file.evaluation, file.layers, file.provenance) == (None, None, None)
-    assert document_bytes(placement_document(loaded)) == path.read_bytes()
+    assert PlacementFile.of(loaded).content() == path.read_bytes()
     assert [entry.name for entry in tmp_path.iterdir()] == ["placement.json"]
 
 
@@ -70,7 +70,7 @@ def test_full_round_trip(tmp_path: Path, full_document: dict[str, Any]) -> None:
     save_placement(path, full_document)
     assert json.loads(path.read_bytes()) == full_document
     _, file = load_placement(path)
-    again = file.model_dump(by_alias=True)
+    again = file.document()
     for part in ("evaluation", "layers", "provenance", "physical_to_logical", "cluster"):
         assert again[part] == full_document[part], part
 
@@ -96,7 +96,7 @@ def test_round_trip_of_anything(
         slots_per_gpu=shape[2],
         phy2log_LP=np.stack([rng.permutation(num_experts) for _ in layer_ids]),
     )
-    document = placement_document(placement, provenance=provenance)
+    document = PlacementFile.of(placement, provenance=provenance).document()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "p.json")
         save_placement(path, document)
@@ -110,7 +110,9 @@ def test_round_trip_of_anything(
 
 def test_the_writers_own_mark_in_a_name(tmp_path: Path) -> None:
     """Text that looks like the place holder of the rows stays text."""
-    document = placement_document(sound_placement(), provenance={"note": ["@rows@"], "other": '[\n  "@rows@"\n ]'})
+    document = PlacementFile.of(
+        sound_placement(), provenance={"note": ["@rows@"], "other": '[\n  "@rows@"\n ]'}
+    ).document()
     save_placement(tmp_path / "p.json", document)
     assert json.loads((tmp_path / "p.json").read_bytes()) == document
 
@@ -118,9 +120,9 @@ def test_the_writers_own_mark_in_a_name(tmp_path: Path) -> None:
 def test_documents_are_valid(full_document: dict[str, Any]) -> None:
     """What is written is valid by the JSON Schema, with and without the optional parts."""
     validate(full_document)
-    validate(json.loads(document_bytes(full_document)))
-    validate(placement_document(sound_placement()))
-    validate(placement_document(sound_placement(3)))
+    validate(json.loads(PlacementFile.encode(full_document)))
+    validate(PlacementFile.of(sound_placement()).document())
+    validate(PlacementFile.of(sound_placement(3)).document())
 
 
 @pytest.mark.parametrize(
@@ -159,7 +161,7 @@ def test_schema_asks_for_every_part(full_document: dict[str, Any], path: str, tm
 
 def test_published_schema() -> None:
     """The file that users point their editors at is the schema that the code checks by."""
-    assert json.loads(PUBLISHED.read_text()) == json_schema()
+    assert json.loads(PUBLISHED.read_text()) == PlacementFile.json_schema()
 
 
 BAD_FILES = {
@@ -198,7 +200,7 @@ def test_no_file(tmp_path: Path) -> None:
 
 def test_all_faults_of_the_map(tmp_path: Path) -> None:
     """The reader passes on every fault of the map, with the file's name."""
-    document = placement_document(sound_placement())
+    document = PlacementFile.of(sound_placement()).document()
     document["physical_to_logical"] = [[0, 0, 2, 3, 4, 9, 1, 5], [5, 4, 3, 2, 1, 1, 5, 4]]
     (tmp_path / "p.json").write_text(json.dumps(document))
     with pytest.raises(MapError) as caught:
@@ -236,7 +238,7 @@ def test_all_faults_of_the_map(tmp_path: Path) -> None:
 )
 def test_wrong_values(change: dict[str, Any], tmp_path: Path) -> None:
     """Values of a wrong kind or size give one MapError line, never another exception."""
-    (tmp_path / "p.json").write_text(json.dumps(placement_document(sound_placement()) | change))
+    (tmp_path / "p.json").write_text(json.dumps(PlacementFile.of(sound_placement()).document() | change))
     with pytest.raises(MapError) as caught:
         load_placement(tmp_path / "p.json")
     assert "\n" not in str(caught.value)
@@ -255,7 +257,7 @@ def test_wrong_values(change: dict[str, Any], tmp_path: Path) -> None:
 )
 def test_kinds_are_not_guessed(place: tuple[Any, ...], value: Any, tmp_path: Path) -> None:
     """A number in quotes or a truth value is refused, though it could be read as the number that belongs there."""
-    document = placement_document(sound_placement())
+    document = PlacementFile.of(sound_placement()).document()
     *parents, last = place
     spot = document
     for parent in parents:
@@ -319,7 +321,7 @@ def test_mutated_documents(data: st.DataObject, full_document: dict[str, Any]) -
 @given(data=st.data())
 def test_mutated_bytes(data: st.DataObject, full_document: dict[str, Any]) -> None:
     """A file with bytes cut off or changed is loaded or refused with MapError in one line."""
-    content = bytearray(document_bytes(full_document))
+    content = bytearray(PlacementFile.encode(full_document))
     content = content[: data.draw(st.integers(0, len(content)))]
     for _ in range(data.draw(st.integers(0, 3))):
         if content:
@@ -346,28 +348,28 @@ class TestSaving:
     def test_replaces(self, tmp_path: Path) -> None:
         path = tmp_path / "p.json"
         path.write_text("old")
-        save_placement(path, placement_document(sound_placement()))
+        save_placement(path, PlacementFile.of(sound_placement()).document())
         load_placement(path)
         assert [entry.name for entry in tmp_path.iterdir()] == ["p.json"]
 
     def test_folder_is_missing(self, tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="No such file"):
-            save_placement(tmp_path / "no" / "p.json", placement_document(sound_placement()))
+            save_placement(tmp_path / "no" / "p.json", PlacementFile.of(sound_placement()).document())
         assert not list(tmp_path.iterdir())
 
     def test_output_is_a_folder(self, tmp_path: Path) -> None:
         (tmp_path / "p.json").mkdir()
         with pytest.raises(OutputError):
-            save_placement(tmp_path / "p.json", placement_document(sound_placement()))
+            save_placement(tmp_path / "p.json", PlacementFile.of(sound_placement()).document())
         assert [entry.name for entry in tmp_path.iterdir()] == ["p.json"]
 
 
 def test_number_of_hidden_layers_is_kept(tmp_path: Path) -> None:
     """Known or not, it comes back; files that do not say it are as they were before there was such a key."""
     known = replace(sound_placement(), model=replace(sound_placement().model, num_hidden_layers=8))
-    save_placement(tmp_path / "p.json", placement_document(known))
+    save_placement(tmp_path / "p.json", PlacementFile.of(known).document())
     assert load_placement(tmp_path / "p.json")[0].model.num_hidden_layers == 8
-    assert "num_hidden_layers" not in placement_document(sound_placement())["model"]
+    assert "num_hidden_layers" not in PlacementFile.of(sound_placement()).document()["model"]
 
 
 @pytest.mark.parametrize(("hidden", "main"), [(None, 2), (9, 2), (8, 2), (7, 1), (4, 1)])

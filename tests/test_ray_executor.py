@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from placement import Cluster, Options, solve
-from placement.documents.placement_json import document_bytes
+from placement.documents.placement_json import PlacementFile
 from placement.errors import MapError, OptionError, PlacementError, WorkerError
 from placement.pipeline.solution import solution_document
 from placement.support.progress import Progress
@@ -226,7 +226,7 @@ def test_a_solve_is_byte_identical_though_a_worker_is_killed(
     assert killed
     # `best` is of the layers that are done, whichever came first
     assert [replace(event, best=None) for event in events] == [replace(event, best=None) for event in here]
-    assert document_bytes(solution_document(theirs)) == document_bytes(solution_document(ours))
+    assert PlacementFile.encode(solution_document(theirs)) == PlacementFile.encode(solution_document(ours))
 
 
 def test_segments_are_counted_to_the_same_bytes(
@@ -312,7 +312,7 @@ def test_the_commands_of_the_guide(
     (code,) = [content for language, content in blocks if language == "python"]
     names: dict[str, Any] = {}
     exec(compile(code.replace("head:6379", cluster.address), "scale.md", "exec"), names)  # noqa: S102  # ours
-    assert document_bytes(solution_document(names["solution"])) == written
+    assert PlacementFile.encode(solution_document(names["solution"])) == written
 
 
 def far(cluster: RayCluster) -> tuple[str, ...]:

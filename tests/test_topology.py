@@ -15,7 +15,8 @@ from reference import link_costs
 from placement import Cluster, Model, Placement, load_placement, save_placement
 from placement.core.topology import EVEN, Level, Topology
 from placement.documents.cluster_yaml import cluster_from_yaml
-from placement.documents.placement_json import cluster_document, placement_document
+from placement.documents.placement_json import PlacementFile
+from placement.documents.placement_parts import ClusterDetail
 from placement.errors import ClusterError, MapError
 
 RACK, POD = Level(name="rack", nodes=2, gbps=200.0), Level(name="pod", nodes=4, gbps=50.0)
@@ -195,7 +196,7 @@ def saved(path: Path, cluster: Cluster) -> dict[str, Any]:
         slots_per_gpu=cluster.slots_per_gpu,
         phy2log_LP=np.arange(experts)[None],
     )
-    save_placement(path, placement_document(placement, provenance={"cluster": cluster_document(cluster)}))
+    save_placement(path, PlacementFile.of(placement, provenance={"cluster": ClusterDetail.of(cluster)}).document())
     document: dict[str, Any] = json.loads(path.read_bytes())
     return document
 

@@ -23,7 +23,8 @@ def diff_command(
     from placement.core.cluster import Cluster
     from placement.core.migration import migration_plan
     from placement.documents.cluster_yaml import cluster_from_yaml
-    from placement.documents.placement_json import document_bytes, load_placement
+    from placement.documents.document import json_bytes
+    from placement.documents.placement_json import load_placement
     from placement.report.solution.migration_table import migration_table
 
     old_map, old_file = load_placement(current)
@@ -33,7 +34,7 @@ def diff_command(
         described = cluster_from_yaml(cluster, new_map.model.num_experts)
     plan = migration_plan(old_map, new_map, described or Cluster(**dict(new_file.cluster)))
     if output is not None:
-        write_atomic(output, document_bytes(plan.document(), "copies"))
+        write_atomic(output, json_bytes(plan.document(), "copies"))
     if json_output:
         print_json(plan.document())
         return

@@ -88,7 +88,7 @@ def import_command(
     name: Annotated[str | None, typer.Option(help="Name of the model. [default: that of the file]")] = None,
 ) -> None:
     """Read the map that an engine loads, check it, and write it as a placement file."""
-    from placement.documents.placement_json import placement_document, save_placement
+    from placement.documents.placement_json import PlacementFile
     from placement.exporters.engine_layers import layer_numbers
     from placement.exporters.imports import imported
 
@@ -110,7 +110,7 @@ def import_command(
         raise MapError(f"cannot read {file}: {error.strerror}; give a file that an engine loads") from None
     except MapError as error:
         raise MapError(f"{file}: {error}", error.faults) from None
-    save_placement(output, placement_document(placement))
+    PlacementFile.of(placement).write(output)
     model = placement.model
     typer.echo(
         f"wrote {output}: {model.num_layers} MoE layers ({model.layer_ids[0]} to {model.layer_ids[-1]}) of "

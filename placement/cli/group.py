@@ -48,8 +48,7 @@ def group_command(
 ) -> None:
     """Group the requests in TRACES by home node, with the placement of the experts or for a map that exists."""
     from placement.documents.placement_json import load_placement, save_placement
-    from placement.grouping.grouping_json import save_grouping
-    from placement.pipeline.documents.grouping_document import grouping_document
+    from placement.pipeline.documents.grouping_document import grouping_file
     from placement.pipeline.solution import solution_document
     from placement.pipeline.with_homes import solve_grouped
     from placement.support.atomic_files import write_atomic
@@ -71,8 +70,8 @@ def group_command(
             tolerance=token_tolerance,
             **how,
         )
-    document = grouping_document(grouped)
-    save_grouping(output, document)
+    grouping = grouping_file(grouped)
+    grouping.write(output)
     if placement is None:
         placement_out = placement_out or Path("placement.json")
         save_placement(placement_out, solution_document(grouped.solution))
@@ -81,7 +80,7 @@ def group_command(
 
         write_atomic(run.report, report_html(grouped.solution, grouped=grouped))
     if run.json_output:
-        print_json(document)
+        print_json(grouping.document())
         return
     _show(grouped, whole=placement is None)
     written = " and ".join(str(path) for path in (placement_out, output, run.report) if path is not None)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from placement import __version__
 from placement.cli.outputs import check_apart, output_folder
 from placement.cli.shared import MapCluster, ReplicaChoice, Seed, Transport, Workers, print_json
 from placement.core.choices import DRIFT_LEVEL, HORIZON_STEPS, MIN_EFFECT
@@ -188,28 +187,20 @@ class _Watch:
         return None if service is None else lambda traffic: service.solve(traffic, planner.cluster, planner.search)
 
     def _propose(self, decision: Decision) -> dict[str, str]:
-        from placement.documents.placement_json import (
-            cluster_document,
-            document_bytes,
-            placement_document,
-            save_placement,
-        )
+        from placement.documents.document import json_bytes
+        from placement.documents.placement_json import PlacementFile
+        from placement.documents.placement_parts import ProvenancePart
 
         assert decision.placement is not None and decision.plan is not None
         self.proposals += 1
         make_folder(self.output)
         paths = {name: self.output / f"{name}-{self.proposals}.json" for name in ("migration", "placement")}
         planner = self.planner
-        write_atomic(paths["migration"], document_bytes(decision.plan.document(), "copies"))
-        provenance = {
-            "version": __version__,
-            "seed": planner.options.seed,
-            "options": asdict(planner.search),
-            "cluster": cluster_document(planner.cluster),
-            "input_hash": decision.window.workload().digest(),
-        }
-        document = placement_document(decision.placement, migration=decision.plan.summary(), provenance=provenance)
-        save_placement(paths["placement"], document)
+        write_atomic(paths["migration"], json_bytes(decision.plan.document(), "copies"))
+        input_hash = decision.window.workload().digest()
+        provenance = ProvenancePart.of(asdict(planner.search), planner.cluster, input_hash)
+        file = PlacementFile.of(decision.placement, migration=decision.plan.summary(), provenance=provenance)
+        file.write(paths["placement"])
         posted = {} if self.service is None else {"id": self.service.follow()}
         return {name: str(path) for name, path in paths.items()} | posted
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from placement.core.cluster import Cluster
-from placement.documents.topology_json import TopologyPart
+from placement.documents.document import Part, fault_list
+from placement.documents.placement_parts import TopologyPart
 from placement.errors import ClusterError
 from placement.support.text_files import parse_yaml
 
 MOST_FAULTS = 8  # that a message names
 
 
-class ClusterFile(BaseModel):
+class ClusterFile(Part):
     """Keys of `cluster.yaml`; the meaning and defaults are those of `placement.Cluster`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     num_nodes: int
     gpus_per_node: int | None = None
@@ -52,8 +51,7 @@ def cluster_from_yaml(path: str | Path, num_experts: int) -> Cluster:
     try:
         file = ClusterFile.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[:MOST_FAULTS]
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in first)
+        faults = "; ".join(fault_list(error)[:MOST_FAULTS])
         raise ClusterError(f"{path}: {faults}; allowed keys: {', '.join(ClusterFile.model_fields)}") from None
     return cluster_of(file, num_experts)
 

@@ -31,12 +31,12 @@ class Part(BaseModel):
 class Document(Part):
     """A file of the schema SCHEMA; what is wrong with one is an ERROR, whose message ends with MEND.
 
-    ROWS is what `json_bytes` writes on a line each.
+    ROWS are what `json_bytes` writes an item a line.
     """
 
     SCHEMA: ClassVar[str]
     MEND: ClassVar[str]
-    ROWS: ClassVar[Rows] = {}
+    ROWS: ClassVar[tuple[str, ...]] = ()
 
     schema_: str = Field(alias="schema")
 
@@ -46,11 +46,13 @@ class Document(Part):
         return InputError(message)
 
     @classmethod
-    def read(cls, path: Readable) -> Self:
-        """Read and check a file. Raises the document's error with what is wrong."""
+    def read(cls, path: Readable, *, absent: str | None = None) -> Self:
+        """Read and check a file. Raises the document's error with what is wrong; `absent` if there is no file."""
         try:
             content = path.read_bytes()
         except OSError as error:
+            if absent is not None and isinstance(error, FileNotFoundError):
+                raise cls.error(absent) from None
             raise cls.error(f"cannot read {path}: {error.strerror}; {cls.MEND}") from None
         return cls.load(content, path)
 
@@ -80,7 +82,16 @@ class Document(Part):
 
     def write(self, path: str | Path) -> None:
         """Write the file, whole or not at all. Raises OutputError."""
-        write_atomic(path, json_bytes(self.document(), self.ROWS))
+        write_atomic(path, self.content())
+
+    def content(self) -> bytes:
+        """The content of the file."""
+        return self.encode(self.document())
+
+    @classmethod
+    def encode(cls, document: Mapping[str, Any]) -> bytes:
+        """The same of plain data."""
+        return json_bytes(document, *cls.ROWS)
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -88,30 +99,34 @@ class Document(Part):
         return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": cls.SCHEMA, **schema}
 
 
-Rows = Mapping[str, "Rows | None"]  # keys whose value is written an item a line (None), or has such keys
+def json_bytes(document: Mapping[str, Any], *rows: str) -> bytes:
+    """Indented JSON that people can read and compare.
 
-
-def json_bytes(document: Mapping[str, Any], rows: Rows) -> bytes:
-    """Indented JSON that people can read and compare: keys of `rows` come last, each item of theirs on one line."""
+    Args:
+        rows: names of lists or objects, as "router.saved", that come last, each item of theirs on one line
+    """
     return _text(document, rows, 0).encode(errors="replace") + b"\n"
 
 
-def _text(value: Any, rows: Rows | None, depth: int) -> str:
+def _text(value: Any, rows: tuple[str, ...], depth: int) -> str:
     line = "\n" + " " * depth
-    if rows is None and isinstance(value, Mapping):
-        items = [f"{json.dumps(key)}: {json.dumps(one)}" for key, one in value.items()]
-    elif rows is None:
-        items = [json.dumps(one, separators=(",", ":")) for one in value]
-        return f"[{line} {f',{line} '.join(items)}{line}]"
-    elif not rows:
+    if not rows:
         return json.dumps(value, indent=1, ensure_ascii=False).replace("\n", line)
+    if "" not in rows:  # the rows are further in
+        inner = {key: tuple(row[len(key) + 1 :] for row in rows if f"{row}.".startswith(f"{key}.")) for key in value}
+        keys = sorted(value, key=lambda key: bool(inner[key]))
+        items = [f"{json.dumps(key, ensure_ascii=False)}: {_text(value[key], inner[key], depth + 1)}" for key in keys]
+    elif isinstance(value, Mapping):
+        items = [f"{json.dumps(key)}: {json.dumps(one)}" for key, one in value.items()]
     else:
-        keys = sorted(value, key=lambda key: key in rows)
-        named = ((json.dumps(key, ensure_ascii=False), key) for key in keys)
-        items = [f"{name}: {_text(value[key], rows.get(key, {}), depth + 1)}" for name, key in named]
+        return f"[{line} {f',{line} '.join(json.dumps(one, separators=(',', ':')) for one in value)}{line}]"
     return f"{{{line} {f',{line} '.join(items)}{line}}}" if items else "{}"
 
 
 def fault_list(error: ValidationError) -> tuple[str, ...]:
     """What pydantic found, a sentence for each place."""
-    return tuple(f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+    places = (".".join(map(str, one["loc"])) or "file" for one in error.errors())
+    return tuple(
+        f"{place}: {one['msg'].removeprefix('Value error, ')}"
+        for place, one in zip(places, error.errors(), strict=True)
+    )

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-)
+from pydantic import ConfigDict, Field
 
-from placement.documents.topology_json import TopologyPart
-from placement.errors import InputError
-from placement.support.text_files import parse_json
-
-
-class Part(BaseModel):
-    """No other keys, no conversions."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
+from placement import __version__
+from placement.core.cluster import Cluster
+from placement.core.model import Model
+from placement.core.topology import Level, Topology
+from placement.documents.document import Part
 
 
 class ModelPart(Part):
@@ -35,6 +24,16 @@ class ModelPart(Part):
     num_hidden_layers: int | None = Field(
         default=None, description="Decoder layers, dense ones included, MTP layers not; those are numbered from here on"
     )
+
+    @staticmethod
+    def of(model: Model) -> ModelPart:
+        """Without what is not known of the model."""
+        known = {name: value for name, value in asdict(model).items() if value is not None}
+        return ModelPart(**known | {"layer_ids": list(model.layer_ids)})
+
+    def model(self) -> Model:
+        """Raises InputError."""
+        return Model(**self.model_dump() | {"layer_ids": tuple(self.layer_ids)})
 
 
 class ClusterPart(Part):
@@ -81,12 +80,6 @@ class SummaryPart(Part):
         default=None, description="Tokens on which sends were measured, drawn uniformly; absent where it were all"
     )
     sends_error: float | None = Field(default=None, description="Then the standard error of sends_per_token")
-
-    @model_serializer(mode="wrap")
-    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what was measured exactly saying that it is no sample."""
-        absent = {"sampled_tokens", "sends_error"} - self.model_fields_set
-        return {name: value for name, value in write(self).items() if name not in absent}
 
 
 class EvaluationPart(Part):
@@ -158,6 +151,37 @@ class ClassesPart(Part):
     )
 
 
+class LevelPart(Part):
+    """A level of the network above nodes."""
+
+    name: str
+    nodes: int = Field(description="Consecutive nodes of a block")
+    gbps: float = Field(description="Bandwidth of a GPU from block to block, Gbit/s")
+
+
+class TopologyPart(Part):
+    """How links between nodes differ; the meaning of the keys is that of `placement.core.topology.Topology`."""
+
+    levels: list[LevelPart] = Field(default=[])
+    node_gbps: list[float] = Field(default=[])
+    rank_cost: list[list[float]] = Field(default=[])
+
+    @staticmethod
+    def of(topology: Topology) -> TopologyPart:
+        return TopologyPart(
+            levels=[LevelPart(**asdict(level)) for level in topology.levels],
+            node_gbps=list(topology.node_gbps),
+            rank_cost=[list(row) for row in topology.rank_cost],
+        )
+
+    def topology(self) -> Topology:
+        return Topology(
+            levels=tuple(Level(**level.model_dump()) for level in self.levels),
+            node_gbps=tuple(self.node_gbps),
+            rank_cost=tuple(map(tuple, self.rank_cost)),
+        )
+
+
 class ClusterDetail(ClusterPart):
     """The cluster with all that the cost model knows of it; see docs/cluster.md."""
 
@@ -169,6 +193,17 @@ class ClusterDetail(ClusterPart):
     expert_bytes: int
     dispatch_bytes: int
     combine_bytes: int
+
+    @staticmethod
+    def of(cluster: Cluster) -> ClusterDetail:
+        own = {"gpu_speeds": list(cluster.gpu_speeds), "topology": TopologyPart.of(cluster.topology)}
+        return ClusterDetail(**asdict(cluster) | own)
+
+    def cluster(self) -> Cluster:
+        """Raises ClusterError."""
+        rest = {} if self.topology is None else {"topology": self.topology.topology()}
+        own = {"gpu_speeds": tuple(self.gpu_speeds)}
+        return Cluster(**self.model_dump(exclude={"topology"}) | own | rest)
 
 
 class MigrationPart(Part):
@@ -186,10 +221,10 @@ class MigrationPart(Part):
     time_ms: float = Field(description="At the cluster's bandwidths, for the busiest rank")
 
 
-class ProvenancePart(BaseModel):
+class ProvenancePart(Part):
     """Where the map comes from: the same input, options and version give the same file. Other keys are kept."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow")
 
     version: str | None = None
     seed: int | None = None
@@ -197,26 +232,16 @@ class ProvenancePart(BaseModel):
     cluster: ClusterDetail | None = None
     input_hash: str | None = Field(default=None, description="Hash of what was counted of the traces")
 
+    @staticmethod
+    def of(options: Mapping[str, Any], cluster: Cluster, input_hash: str) -> ProvenancePart:
+        """Of this version. `options` are those of the solve with all that was asked for besides."""
+        return ProvenancePart(
+            version=__version__,
+            seed=options["seed"],
+            options=dict(options),
+            cluster=ClusterDetail.of(cluster),
+            input_hash=input_hash,
+        )
 
-P = TypeVar("P", bound=Part)
-
-
-def read_document(
-    path: Path, schema: str, part: type[P], what: str, error_of: Callable[[str, tuple[str, ...]], InputError]
-) -> P:
-    """Read and check a JSON file of one of our schemas; raises what `error_of` makes of a message and its faults."""
-    try:
-        document = parse_json(path.read_bytes())
-    except OSError as error:
-        raise error_of(f"cannot read {path}: {error.strerror}; give a {what} file", ()) from None
-    except ValueError as error:
-        raise error_of(f"{path} is not JSON ({error}); give a file of schema {schema}", ()) from None
-    found = document.get("schema") if isinstance(document, dict) else None
-    if found != schema:
-        raise error_of(f"{path} has schema {found!r}; {schema!r} is the one that this version reads", ())
-    try:
-        return part.model_validate(document)
-    except ValidationError as error:
-        faults = tuple(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
-        raise error_of(f"{path} has {len(faults)} faults: {'; '.join(faults[:20])}{more}", faults) from None
+    def document(self) -> dict[str, Any]:
+        return self.model_dump(exclude_unset=True)

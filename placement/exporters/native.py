@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from placement.core.placement import Placement
-from placement.documents.placement_json import document_bytes, placement_document
+from placement.documents.placement_json import PlacementFile
 from placement.exporters.base import DEFAULTS, Export, ExportOptions
 
 
@@ -14,4 +14,4 @@ class Native:
     replica_choices: tuple[str, ...] = ()
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
-        return Export(content=document_bytes(placement_document(placement)))
+        return Export(content=PlacementFile.of(placement).content())

@@ -5,22 +5,19 @@ The JSON Schema is published as placement/documents/schemas/expert-grouping-1.js
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
 from placement.core.placement import Placement
-from placement.documents.placement_parts import ModelPart, Part, ProvenancePart, SummaryPart, read_document
+from placement.documents.document import Document, Part
+from placement.documents.placement_parts import ModelPart, ProvenancePart, SummaryPart
 from placement.errors import InputError, OptionError
 from placement.grouping.router import Router
-from placement.support.atomic_files import write_atomic
 from placement.traces.trace import Trace
-
-SCHEMA = "expert-grouping/1"
 
 
 class RouterPart(Part):
@@ -29,12 +26,24 @@ class RouterPart(Part):
     num_layers: int = Field(description="MoE layers of the model")
     top_k: int
     layers: list[int] = Field(description="Positions of the layers that the router looks at, ascending")
-    keeps: float = Field(description="Share of what all layers together would save that these layers keep")
     band: float = Field(description="Sends per token and layer: homes that differ by less are as good")
     slack_tokens: float = Field(description="A node whose load exceeds the least by more gets no further request")
+    keeps: float = Field(description="Share of what all layers together would save that these layers keep")
     saved: list[list[list[float]]] = Field(
         description="[layers][E][N]: mean sends that an assignment of expert e saves if its home is node n"
     )
+
+    @staticmethod
+    def of(router: Router, *, keeps: float) -> RouterPart:
+        return RouterPart(
+            num_layers=router.num_layers,
+            top_k=router.top_k,
+            layers=list(router.layers),
+            keeps=keeps,
+            band=router.band,
+            slack_tokens=router.slack_tokens,
+            saved=[[[round(float(x), 4) for x in row] for row in layer] for layer in router.saved_MEN],
+        )
 
     def router(self) -> Router:
         try:
@@ -99,8 +108,12 @@ class GainPart(Part):
     routed: SummaryPart | None = Field(description="Held-out requests, homes decided by the router one by one")
 
 
-class GroupingFile(Part):
+class GroupingFile(Document):
     """Requests grouped by home node, for one placement."""
+
+    SCHEMA = "expert-grouping/1"
+    MEND = "give a grouping file"
+    ROWS = ("router.saved", "homes")
 
     schema_: Literal["expert-grouping/1"] = Field(alias="schema")
     model: ModelPart
@@ -134,33 +147,10 @@ class GroupingFile(Part):
             )
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of the grouping file."""
-    schema = GroupingFile.model_json_schema(by_alias=True)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, **schema}
-
-
-def save_grouping(path: str | Path, document: dict[str, Any]) -> None:
-    """Write a document of this schema, whole or not at all, with a line a request. Raises OutputError."""
-    write_atomic(path, grouping_bytes(document))
-
-
-def grouping_bytes(document: dict[str, Any]) -> bytes:
-    body = dict(document)
-    homes = ",\n  ".join(f"{json.dumps(name)}: {node}" for name, node in body.pop("homes").items())
-    router = dict(body.pop("router"))
-    tables = ",\n   ".join(json.dumps(layer, separators=(",", ":")) for layer in router.pop("saved"))
-    text = json.dumps(
-        body | {"router": router | {"saved": ["@tables@"]}, "homes": "@homes@"}, indent=1, ensure_ascii=False
-    )
-    text = text.replace('"@homes@"', f"{{\n  {homes}\n }}" if homes else "{}")
-    return text.replace('[\n   "@tables@"\n  ]', f"[\n   {tables}\n  ]").encode(errors="replace") + b"\n"
-
-
 def load_grouping(path: str | Path) -> GroupingFile:
     """Read and check a grouping file. Raises InputError with what is wrong."""
     path = Path(path)
-    file = read_document(path, SCHEMA, GroupingFile, "grouping", lambda message, _: InputError(message))
+    file = GroupingFile.read(path)
     bad = next((f"{name}: {node}" for name, node in file.homes.items() if not 0 <= node < file.num_nodes), None)
     if bad is not None:
         raise InputError(f"{path} has home {bad}; nodes from 0 to {file.num_nodes - 1} are allowed")

@@ -143,14 +143,3 @@ class Router:
             mine = np.flatnonzero(node_B == node).tolist()
             groups += [Group(node=node, members=tuple(mine[at : at + size])) for at in range(0, len(mine), size)]
         return groups
-
-    def document(self) -> dict[str, Any]:
-        """The JSON form, a part of `expert-grouping/1`."""
-        return {
-            "num_layers": self.num_layers,
-            "top_k": self.top_k,
-            "layers": list(self.layers),
-            "band": self.band,
-            "slack_tokens": self.slack_tokens,
-            "saved": [[[round(float(x), 4) for x in row] for row in layer] for layer in self.saved_MEN],
-        }

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from placement import __version__
 from placement.core.cluster import Cluster
 from placement.core.migration import MigrationPlan, migration_plan
 from placement.core.placement import Placement
 from placement.cost.evaluation import Evaluation
-from placement.documents.placement_json import cluster_document, placement_document
+from placement.documents.placement_json import PlacementFile
+from placement.documents.placement_parts import ProvenancePart
 from placement.pipeline.layer_answer import LayerReport
 from placement.pipeline.part_figures import PartFigures
 from placement.solvers.options import Options
@@ -74,10 +75,17 @@ class Solution:
         }
 
 
-def solution_document(solution: Solution, classes: dict[str, Any] | None = None) -> dict[str, Any]:
+def solution_document(
+    solution: Solution, *, classes: dict[str, Any] | None = None, asked: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The placement file of a solution: `solve -o`, `solve --json` and the service answer this.
 
-    classes: what own maps of classes of traffic gain over this one, see `placement.by_class`
+    Args:
+        solution: what `solve` answered
+        classes: what own maps of classes of traffic gain over this one, see `placement.pipeline.by_class`
+        asked: what was asked for besides the solution's options
+    Returns:
+        Plain data of the schema `expert-placement/1`, which `save_placement` writes.
     """
     parts = {
         part: {name: evaluation.summary() for name, evaluation in answers.items()} or None
@@ -93,7 +101,8 @@ def solution_document(solution: Solution, classes: dict[str, Any] | None = None)
             for side, imbalance_L in splits.items()
         }
     )
-    return placement_document(
+    options = asdict(solution.options) | {"holdout": solution.holdout, "robust": solution.robust} | dict(asked or {})
+    file = PlacementFile.of(
         solution.placement,
         migration=None if plan is None else plan.summary(),
         evaluation={
@@ -106,14 +115,9 @@ def solution_document(solution: Solution, classes: dict[str, Any] | None = None)
         robust=_robust_document(solution),
         classes=classes,
         layers=[asdict(layer) for layer in solution.layers],
-        provenance={
-            "version": __version__,
-            "seed": solution.options.seed,
-            "options": asdict(solution.options) | {"holdout": solution.holdout, "robust": solution.robust},
-            "cluster": cluster_document(solution.cluster),
-            "input_hash": solution.input_hash,
-        },
+        provenance=ProvenancePart.of(options, solution.cluster, solution.input_hash),
     )
+    return file.document()
 
 
 def _robust_document(solution: Solution) -> dict[str, Any] | None:

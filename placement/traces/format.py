@@ -13,18 +13,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, model_validator
 from safetensors import SafetensorError, safe_open
 
 from placement.core.model import Model
-from placement.errors import InputError, TraceError
-from placement.support.atomic_files import write_atomic
+from placement.documents.document import Document
+from placement.errors import TraceError
 from placement.support.tensor_file import write_tensors
-from placement.support.text_files import parse_json
 from placement.traces.storage.shard_reader import ShardReader
 from placement.traces.storage.stored_header import read_stored_header
 from placement.traces.storage.stored_path import StoredPath
@@ -42,12 +41,13 @@ class RequestEntry(BaseModel):
     category: str | None = None
 
 
-class Manifest(BaseModel):
+class Manifest(Document):
     """`trace.json`; unknown keys are kept. While `recording`, shards beyond `num_tokens` are not part of it yet."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=False)
+    SCHEMA = SCHEMA
+    MEND = "write the trace again"
 
-    schema_: str = Field(alias="schema")
     model: str
     layer_ids: list[int]
     num_experts: int
@@ -57,6 +57,15 @@ class Manifest(BaseModel):
     num_groups: int | None = None
     num_hidden_layers: int | None = None
     recording: bool = False
+
+    @classmethod
+    def error(cls, message: str, faults: tuple[str, ...] = ()) -> TraceError:
+        return TraceError(message)
+
+    @model_validator(mode="after")
+    def _check_routing(self) -> Self:
+        self.routing()
+        return self
 
     def routing(self) -> Model:
         return Model(
@@ -73,32 +82,13 @@ class Manifest(BaseModel):
 
 
 def read_manifest(folder: Path | StoredPath) -> Manifest:
-    path = folder / "trace.json"
-    try:
-        document = parse_json(path.read_bytes())
-    except FileNotFoundError:
-        raise TraceError(f"{folder} is not a trace: it has no trace.json; give a folder of format {SCHEMA}") from None
-    except OSError as error:
-        raise TraceError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise TraceError(f"{path} is not JSON: {error}; write the trace again") from None
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != SCHEMA:
-        raise TraceError(f"{path} has schema {schema!r}; {SCHEMA!r} is the one that this version reads")
-    try:
-        manifest = Manifest.model_validate(document)
-        manifest.routing()
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-        raise TraceError(f"{path}: {faults}") from None
-    except InputError as error:
-        raise TraceError(f"{path}: {error}") from None
-    return manifest
+    """The manifest of a trace. Raises TraceError."""
+    absent = f"{folder} is not a trace: it has no trace.json; give a folder of format {SCHEMA}"
+    return Manifest.read(folder / "trace.json", absent=absent)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    document = manifest.model_dump(by_alias=True, exclude_unset=True)
-    write_atomic(folder / "trace.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    manifest.write(folder / "trace.json")
 
 
 def id_dtype(num_experts: int) -> npt.DTypeLike:

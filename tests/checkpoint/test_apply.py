@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from placement import Model, Placement, save_placement
 from placement.core.migration import map_digest
-from placement.documents.placement_json import placement_document
+from placement.documents.placement_json import PlacementFile
 from placement.errors import InputError, MapError, OutputError
 from placement.runtime.checkpoint import apply_map, read_manifest, restore_checkpoint, verify_applied
 from placement.support.parallel import make_executor
@@ -154,12 +154,12 @@ def test_a_finished_file_that_was_damaged_is_written_again(tmp_path: Path) -> No
 def test_a_killed_run_leaves_no_half_file(tmp_path: Path, run_python: Callable[..., Any]) -> None:
     """SIGKILL in the middle of a rank's file: under its name there is nothing, and the next run goes on."""
     source, out = write_checkpoint(tmp_path / "in", "olmoe"), tmp_path / "out"
-    save_placement(tmp_path / "map.json", placement_document(make_map()))
+    save_placement(tmp_path / "map.json", PlacementFile.of(make_map()).document())
     killed = run_python(
         """
 import os, signal, sys
 from placement.runtime.checkpoint import apply_map, safetensors_file
-from placement.documents.placement_json import load_placement
+from placement.documents.placement_json import PlacementFile, load_placement
 real, count = safetensors_file.SafetensorsFile.chunks, 0
 def chunks(self, begin, end):
     global count
@@ -287,12 +287,12 @@ def test_memory_stays_small(tmp_path: Path, run_python: Callable[..., Any]) -> N
         for name, shape in shapes.items()
     }
     write_file(folder / "model.safetensors", tensors)
-    save_placement(tmp_path / "map.json", placement_document(make_map(layer_ids=(1,))))
+    save_placement(tmp_path / "map.json", PlacementFile.of(make_map(layer_ids=(1,))).document())
     done = run_python(
         """
 import resource, sys
 from placement.runtime.checkpoint import apply_map, restore_checkpoint
-from placement.documents.placement_json import load_placement
+from placement.documents.placement_json import PlacementFile, load_placement
 placement = load_placement(sys.argv[2])[0]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 apply_map(sys.argv[1], placement, sys.argv[3])
@@ -312,7 +312,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_the_command(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
     """Both ways, and the two mistakes of options."""
     source, out, back = write_checkpoint(tmp_path / "in", "mixtral"), tmp_path / "out", tmp_path / "back"
-    save_placement(tmp_path / "map.json", placement_document(make_map()))
+    save_placement(tmp_path / "map.json", PlacementFile.of(make_map()).document())
     done = run_cli("apply", source, "--map", tmp_path / "map.json", "-o", out, "--quiet")
     assert done.code == 0, done.stderr
     assert "wrote 3 files" in done.stdout
@@ -329,7 +329,7 @@ def test_the_command(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
 def test_torch_is_not_needed(tmp_path: Path, run_python: Callable[..., Any]) -> None:
     """Cutting is for machines without it."""
     source = write_checkpoint(tmp_path / "in", "gpt-oss")
-    save_placement(tmp_path / "map.json", placement_document(make_map()))
+    save_placement(tmp_path / "map.json", PlacementFile.of(make_map()).document())
     done = run_python(
         "import sys; sys.modules['torch'] = None\nfrom placement.cli import main; main()",
         "apply",

@@ -11,7 +11,7 @@ from fuzz_base import Seeds, Target, folder, refusing
 from placement.core.migration import map_digest
 from placement.core.placement import Placement
 from placement.documents.cluster_yaml import cluster_from_yaml
-from placement.documents.placement_json import document_bytes, load_placement, placement_document
+from placement.documents.placement_json import PlacementFile, load_placement
 from placement.exporters import get_exporter, get_importer
 from placement.exporters.base import ExportOptions
 from placement.exporters.imports import imported
@@ -21,7 +21,7 @@ from placement.testing.exporters import exported, small_placement
 
 def _map_bytes(placement: Placement | None = None) -> bytes:
     loose = {"version": "0", "seed": 1, "options": {}}
-    return document_bytes(placement_document(placement or small_placement(), provenance=loose))
+    return PlacementFile.of(placement or small_placement(), provenance=loose).content()
 
 
 def placement_file() -> Target:
@@ -131,7 +131,7 @@ def engine_map(name: str, suffix: str) -> Target:
                     layer_ids=layers,
                     num_hidden_layers=hidden,
                 )
-                document_bytes(placement_document(placement))
+                PlacementFile.of(placement).content()
 
     def seeds() -> Seeds:
         return {"sound": exported(get_exporter(name), small_placement(), suffix).content}

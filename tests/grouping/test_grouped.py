@@ -12,10 +12,10 @@ import pytest
 
 from placement import Cluster, Options, Placement, evaluate, load_placement, open_trace
 from placement.grouping.align import align_nodes
-from placement.grouping.grouping_json import grouping_bytes, load_grouping, load_router
+from placement.grouping.grouping_json import load_grouping, load_router
 from placement.grouping.home_costs import home_costs
 from placement.grouping.requests import requests_of
-from placement.pipeline.documents.grouping_document import grouping_document
+from placement.pipeline.documents.grouping_document import grouping_file
 from placement.pipeline.with_homes import solve_grouped
 
 WriteTrace = RunCli = Callable[..., Any]
@@ -81,8 +81,7 @@ def test_same_bytes_with_any_number_of_workers(kinds: Path, redundant: int) -> N
     """The placement and the whole grouping file, with and without redundant experts."""
     cluster = Cluster.fit(32, num_nodes=4, gpus_per_node=2, redundant_experts=redundant)
     documents = [
-        grouping_bytes(grouping_document(solve_grouped(open_trace(kinds), cluster, QUICK, workers=workers)))
-        for workers in (1, 3)
+        grouping_file(solve_grouped(open_trace(kinds), cluster, QUICK, workers=workers)).content() for workers in (1, 3)
     ]
     assert documents[0] == documents[1]
 
@@ -120,7 +119,7 @@ def test_odd_requests(tmp_path: Path, write_trace: WriteTrace) -> None:
     folder = name_requests(write_trace(tmp_path / "t", tokens=54, request_T=request_T, requests=3), requests)
     cluster = Cluster(num_nodes=4, gpus_per_node=1, slots_per_gpu=2)
     grouped = solve_grouped(open_trace(folder), cluster, QUICK, holdout=0)
-    document = grouping_document(grouped)
+    document = grouping_file(grouped).document()
     assert document["without_tokens"] == ["empty"]
     assert set(document["homes"]) == {"long", "short"}
     assert document["balance"]["kept"] is False

@@ -14,8 +14,8 @@ from html_page import Page
 
 import placement as package
 from placement import Cluster, Options, open_trace
-from placement.grouping.grouping_json import json_schema, load_grouping, save_grouping
-from placement.pipeline.documents.grouping_document import grouping_document
+from placement.grouping.grouping_json import GroupingFile, load_grouping
+from placement.pipeline.documents.grouping_document import grouping_file
 from placement.pipeline.grouped_solution import GroupedSolution
 from placement.pipeline.with_homes import solve_grouped
 from placement.report.drawing.numbers import number
@@ -62,7 +62,7 @@ def rows_of(html: str) -> list[list[str]]:
 
 def test_the_page_shows_what_the_file_says(grouped: GroupedSolution) -> None:
     """Ways, domains and groups, each figure where it belongs."""
-    document = grouping_document(grouped)
+    document = grouping_file(grouped).document()
     rows = rows_of(section(report_html(grouped.solution, grouped=grouped)))
     for way in document["gains"]:
         row = next(row for row in rows if row[:2] == [way["name"].removesuffix(" + homes"), way["homes"]])
@@ -112,10 +112,10 @@ def test_a_given_map_has_no_joint_one(make_grouped: MakeGrouped, grouped: Groupe
 
 def test_published_schema(tmp_path: Path, grouped: GroupedSolution) -> None:
     """The file that users point their editors at is the schema that the code checks by; what is written keeps it."""
-    schema = json_schema()
+    schema = GroupingFile.json_schema()
     assert json.loads(PUBLISHED.read_text()) == schema
     jsonschema.Draft202012Validator.check_schema(schema)
-    save_grouping(tmp_path / "grouping.json", grouping_document(grouped))
+    grouping_file(grouped).write(tmp_path / "grouping.json")
     document = json.loads((tmp_path / "grouping.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(document)
     assert load_grouping(tmp_path / "grouping.json").num_nodes == 2

@@ -14,7 +14,7 @@ from moe import torch
 from test_attach import make_map
 
 from placement import save_placement
-from placement.documents.placement_json import placement_document
+from placement.documents.placement_json import PlacementFile
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "runtime-apply.md").read_text()
 
@@ -25,7 +25,7 @@ def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli
     model = make_model("olmoe")
     model.save_pretrained("olmoe")
     for name, seed in (("placement.json", 0), ("newer.json", 1)):
-        save_placement(name, placement_document(make_map((0, 1), seed=seed)))
+        save_placement(name, PlacementFile.of(make_map((0, 1), seed=seed)).document())
     (block,) = re.findall(r"^```text\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
     for line in block.splitlines():
         done = run_cli(*shlex.split(line.removeprefix("$ placement")))

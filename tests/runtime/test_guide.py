@@ -10,7 +10,7 @@ import pytest
 from moe import make_placement, torch
 
 from placement import save_placement
-from placement.documents.placement_json import placement_document
+from placement.documents.placement_json import PlacementFile
 
 REPOSITORY = Path(__file__).parents[2]
 GUIDE = (REPOSITORY / "docs" / "runtime.md").read_text()
@@ -34,7 +34,7 @@ def test_what_is_to_be_measured_is_there() -> None:
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands, on a map of the kind that `solve` writes; every rank gets a sum for each of its tokens."""
     (example,) = re.findall(r"^```python\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
-    save_placement(tmp_path / "placement.json", placement_document(make_placement(2, 2, 4, 12, 3)))
+    save_placement(tmp_path / "placement.json", PlacementFile.of(make_placement(2, 2, 4, 12, 3)).document())
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     exec(compile(example, "docs/runtime.md", "exec"), names)  # noqa: S102

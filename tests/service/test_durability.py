@@ -15,7 +15,7 @@ from books import Books
 from tests_service import Server, tar_of, wait_until
 
 from placement import Cluster, Options, open_trace, solution_document, solve
-from placement.documents.placement_json import document_bytes
+from placement.documents.placement_json import PlacementFile
 
 JOBS = 20
 
@@ -61,7 +61,7 @@ def test_every_acknowledged_job_ends_once_however_often_the_server_is_killed(
             assert sorted(row["id"] for row in client.get("/v1/placements").json()) == sorted(jobs)
             for job, work in zip(jobs, works, strict=True):
                 alone = solve(open_trace(trace), Cluster.fit(8, num_nodes=2, gpus_per_node=2), Options(**work))
-                assert client.get(f"/v1/placements/{job}").content == document_bytes(solution_document(alone))
+                assert client.get(f"/v1/placements/{job}").content == PlacementFile.encode(solution_document(alone))
         blobs = [path.name for path in (server.data / "blobs").glob("*/*") if not path.name.startswith(".")]
         assert sorted(blobs) == books.files()
         assert len(blobs) == 2 * JOBS  # a placement, and the figures that its page shows

@@ -22,7 +22,7 @@ from starlette.types import Message, Receive, Scope, Send
 from tests_service import Server, answered, problem_of, tar_of, wait_until
 
 from placement import Cluster, Options, open_trace, solution_document, solve
-from placement.documents.placement_json import document_bytes
+from placement.documents.placement_json import PlacementFile
 
 MOUNT = 'mount -t tmpfs -o size=12m tmpfs "$0" && exec "$@"'
 NAMESPACES = (("unshare", "--mount"), ("unshare", "--user", "--map-root-user", "--mount"))
@@ -102,7 +102,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(
             assert ended["state"] == "done" or (ended["error"]["status"] == 507 and "full" in ended["error"]["detail"])
             again = answered(client, "/v1/placements", body | {"options": WORK})
             alone = solve(open_trace(trace), Cluster.fit(8, num_nodes=2, gpus_per_node=2), Options(**WORK))
-            assert again.content == document_bytes(solution_document(alone))
+            assert again.content == PlacementFile.encode(solution_document(alone))
             assert client.get("/readyz").status_code == 200
             assert disk.temporary() == []
             wait_until(lambda: disk.server.open_files() <= files + 2)  # a connection to the database more or less

@@ -20,7 +20,7 @@ from placement_api.jobs.queue import Jobs
 from tests_service import Server, problem_of, tar_of, wait_until
 
 from placement import Cluster, Options, open_trace, solution_document, solve
-from placement.documents.placement_json import document_bytes
+from placement.documents.placement_json import PlacementFile
 from placement.errors import OptionError
 
 LONG, SHORT = 30_000_000, 200_000  # three seconds, and almost none, on a quick machine
@@ -40,7 +40,7 @@ def _check(client: httpx.Client, jobs: dict[str, tuple[int, int]], trace: Path) 
     for job, (seed, work_limit) in jobs.items():
         options = Options(solver="anneal", bound="none", work_limit=work_limit, seed=seed)
         alone = solve(open_trace(trace), Cluster.fit(8, num_nodes=2, gpus_per_node=2), options)
-        assert client.get(f"/v1/placements/{job}").content == document_bytes(solution_document(alone))
+        assert client.get(f"/v1/placements/{job}").content == PlacementFile.encode(solution_document(alone))
 
 
 def test_a_dbos_that_cannot_take_over_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,9 @@ from typing import Any
 from placement.core.cluster import Cluster
 from placement.cost.evaluation import evaluate
 from placement.documents.cluster_yaml import ClusterFile, cluster_of
-from placement.documents.placement_json import document_bytes, load_placement
+from placement.documents.placement_json import PlacementFile, load_placement
 from placement.errors import OptionError
-from placement.grouping.grouping_json import grouping_bytes
-from placement.pipeline.documents.grouping_document import grouping_document
+from placement.pipeline.documents.grouping_document import grouping_file
 from placement.pipeline.solution import Solution, solution_document
 from placement.pipeline.solve import solve
 from placement.pipeline.with_homes import solve_grouped
@@ -98,10 +97,10 @@ def _solve(task: Task, listener: Listener) -> Answer:
             listener=listener,
         )
         solution = grouped.solution
-        files["grouping"] = blobs.put(grouping_bytes(grouping_document(grouped)))
+        files["grouping"] = blobs.put(grouping_file(grouped).content())
     document = solution_document(solution)
     files["figures"] = blobs.put(figures_bytes(solution))
-    files["placement"] = blobs.put(document_bytes(document))
+    files["placement"] = blobs.put(PlacementFile.encode(document))
     if request["report"]:
         files["report"] = blobs.put(report_html(solution, grouped=grouped).encode())
     return Answer(files=files, summary=_summary(solution, document))

@@ -14,7 +14,8 @@ from starlette.concurrency import run_in_threadpool
 
 from placement.core.cluster import Cluster
 from placement.core.migration import MigrationPlan, migration_plan
-from placement.documents.placement_json import document_bytes, load_placement
+from placement.documents.document import json_bytes
+from placement.documents.placement_json import load_placement
 from placement.errors import InputError
 from placement.grouping.router import Router
 from placement_api.bodies import Body
@@ -58,7 +59,7 @@ def diff(
     here: Here, _: Reader, placement: str, to: Annotated[str, Query(description="Id of the placement that replaces it")]
 ) -> Response:
     """The copies that lead from this placement to another: `placement diff`, schema expert-migration/1."""
-    return Response(document_bytes(plan_of(here, placement, to).document(), "copies"), media_type="application/json")
+    return Response(json_bytes(plan_of(here, placement, to).document(), "copies"), media_type="application/json")
 
 
 @router.post("/route", responses=faults(404, 409), response_model=RouteAnswer)

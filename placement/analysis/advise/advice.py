@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from placement import __version__
 from placement.analysis.advise.capacity_factor import Capacity
 from placement.analysis.advise.decay import Drift
 from placement.analysis.advise.map_cost import EPLB, LINEAR, LITTLE, MUCH, SOLVED, Figures, amount
@@ -14,7 +13,7 @@ from placement.analysis.advise.redundancy import SLOT_PRICE, Redundancy
 from placement.analysis.advise.worth_grouping import Grouping
 from placement.core.cluster import SIZES, Cluster
 from placement.core.model import Model
-from placement.documents.placement_json import cluster_document
+from placement.documents.placement_parts import ProvenancePart
 from placement.solvers.options import Options
 
 SCHEMA = "expert-advice/1"
@@ -120,11 +119,7 @@ class Advice:
             "capacity": asdict(self.capacity),
             "drift": [one.document() for one in drift],
             "absent": self.absent,
-            "provenance": {
-                "version": __version__,
-                "seed": self.options.seed,
-                "options": asdict(self.options) | {"holdout": self.holdout},
-                "cluster": cluster_document(self.cluster),
-                "input_hash": self.input_hash,
-            },
+            "provenance": ProvenancePart.of(
+                asdict(self.options) | {"holdout": self.holdout}, self.cluster, self.input_hash
+            ).document(),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from placement.core.placement import Placement
-from placement.documents.placement_json import document_bytes, placement_document
+from placement.documents.placement_json import PlacementFile
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions
 from placement.exporters.engine_layers import check_several_ranks, layer_hints
@@ -28,7 +28,7 @@ class VLLMPlugin:
             '"use_async": false}'
         )
         return Export(
-            content=document_bytes(placement_document(placement)),
+            content=PlacementFile.of(placement).content(),
             hints=(
                 "install this package beside vLLM 0.33, on every node, and leave expert-placement in VLLM_PLUGINS if "
                 "that is set",

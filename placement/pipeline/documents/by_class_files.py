@@ -15,8 +15,9 @@ def by_class_document(answer: ByClass) -> dict[str, Any]:
     """The placement file of the one map, with what own maps gain over it on every class."""
     figures = answer.figures()
     sides = {"train": figures.train, "held_out": figures.held_out}
-    document = solution_document(
+    return solution_document(
         answer.solution,
+        asked={"by": answer.by},
         classes={
             "by": answer.by,
             "mean": {
@@ -46,14 +47,11 @@ def by_class_document(answer: ByClass) -> dict[str, Any]:
             "own_not_better": answer.not_better(),
         },
     )
-    document["provenance"]["options"] |= {"by": answer.by}
-    return document
 
 
 def save_classes(folder: Path, answer: ByClass) -> None:
     """Write the placement file of every class, whole or not at all; make the folder if absent. Raises OutputError."""
     make_folder(folder)
     for one in answer.classes:
-        document = solution_document(one.solution)
-        document["provenance"]["options"] |= {"by": answer.by, "class": one.name}
+        document = solution_document(one.solution, asked={"by": answer.by, "class": one.name})
         save_placement(folder / one.file, document)

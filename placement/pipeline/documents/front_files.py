@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from placement.documents.placement_json import document_bytes, save_placement
+from placement.documents.document import json_bytes
+from placement.documents.placement_json import save_placement
 from placement.pipeline.front_solution import Front
 from placement.pipeline.run import BASELINES
 from placement.pipeline.solution import Solution, solution_document
@@ -62,4 +63,4 @@ def save_front(folder: Path, front: Front) -> None:
     make_folder(folder)
     for point in front.points:
         save_placement(folder / point.file, solution_document(point.solution))
-    write_atomic(folder / FRONT_FILE, document_bytes(front_document(front), "points"))
+    write_atomic(folder / FRONT_FILE, json_bytes(front_document(front), "points"))

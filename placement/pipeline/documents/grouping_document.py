@@ -7,68 +7,59 @@ from typing import Any
 
 import numpy as np
 
-from placement import __version__
 from placement.core.migration import map_digest
-from placement.documents.placement_json import cluster_document
-from placement.grouping.grouping_json import SCHEMA
+from placement.documents.placement_parts import ModelPart, ProvenancePart
+from placement.grouping.grouping_json import GroupingFile, RouterPart
 from placement.grouping.requests import domain_counts
 from placement.pipeline.grouped_solution import GroupedSolution
 
 
-def grouping_document(grouped: GroupedSolution) -> dict[str, Any]:
-    """What `--grouping-out` writes, in the order of the schema."""
+def grouping_file(grouped: GroupedSolution) -> GroupingFile:
+    """What `--grouping-out` writes."""
     solution, homes, requests = grouped.solution, grouped.homes, grouped.requests
     model, home_Q = solution.placement.model, grouped.home_Q
     scale = 1.0 / max(int(homes.costs.tokens_Q.sum()) * model.num_layers, 1)
     assignment = homes.assignment
     share = homes.costs.tokens_Q.sum() * (1 + grouped.tolerance) / solution.cluster.num_nodes
-    return {
-        "schema": SCHEMA,
-        "model": {
-            "name": model.name,
-            "layer_ids": list(model.layer_ids),
-            "num_experts": model.num_experts,
-            "top_k": model.top_k,
-            "num_groups": model.num_groups,
-        },
-        "num_nodes": solution.cluster.num_nodes,
-        "placement_hash": map_digest(solution.placement),
-        "home_from": grouped.home_from,
-        "groups": group_rows(grouped),
-        "domains": domain_rows(grouped),
-        "balance": {
-            "tolerance": grouped.tolerance,
-            "kept": bool(assignment.load_N.max(initial=0) <= share),
-            "train": round(assignment.token_imbalance, 6),
-            "held_out": None if homes.held_out_Q is None else round(grouped.held_out_balance(homes.held_out_Q), 6),
-            "routed": None if homes.routed_Q is None else round(grouped.held_out_balance(homes.routed_Q), 6),
-        },
-        "cost": {
-            "sends_per_token": round(assignment.cost * scale, 9),
-            "bound": round(assignment.bound * scale, 9),
-            "gap": round(assignment.gap, 9),
-        },
-        "gains": [
-            {
-                "name": one.name,
-                "homes": "random" if one.homes is None else "grouped",
-                "train": one.train.summary(),
-                "held_out": None if one.held_out is None else one.held_out.summary(),
-                "routed": None if one.routed is None else one.routed.summary(),
-            }
-            for one in grouped.gains
-        ],
-        "without_tokens": [name for name, home in zip(requests.ids, home_Q, strict=True) if home < 0],
-        "provenance": {
-            "version": __version__,
-            "seed": solution.options.seed,
-            "options": asdict(solution.options) | {"holdout": solution.holdout},
-            "cluster": cluster_document(solution.cluster),
-            "input_hash": solution.input_hash,
-        },
-        "router": homes.router.document() | {"keeps": round(homes.router_keeps, 6)},
-        "homes": {name: int(home) for name, home in zip(requests.ids, home_Q, strict=True) if home >= 0},
-    }
+    options = asdict(solution.options) | {"holdout": solution.holdout}
+    part = ModelPart.of(model).model_dump(exclude_unset=True, exclude={"num_hidden_layers"})
+    return GroupingFile.model_validate(
+        {
+            "schema": GroupingFile.SCHEMA,
+            "model": part | {"num_groups": model.num_groups},
+            "num_nodes": solution.cluster.num_nodes,
+            "placement_hash": map_digest(solution.placement),
+            "home_from": grouped.home_from,
+            "groups": group_rows(grouped),
+            "domains": domain_rows(grouped),
+            "balance": {
+                "tolerance": grouped.tolerance,
+                "kept": bool(assignment.load_N.max(initial=0) <= share),
+                "train": round(assignment.token_imbalance, 6),
+                "held_out": None if homes.held_out_Q is None else round(grouped.held_out_balance(homes.held_out_Q), 6),
+                "routed": None if homes.routed_Q is None else round(grouped.held_out_balance(homes.routed_Q), 6),
+            },
+            "cost": {
+                "sends_per_token": round(assignment.cost * scale, 9),
+                "bound": round(assignment.bound * scale, 9),
+                "gap": round(assignment.gap, 9),
+            },
+            "gains": [
+                {
+                    "name": one.name,
+                    "homes": "random" if one.homes is None else "grouped",
+                    "train": one.train.summary(),
+                    "held_out": None if one.held_out is None else one.held_out.summary(),
+                    "routed": None if one.routed is None else one.routed.summary(),
+                }
+                for one in grouped.gains
+            ],
+            "without_tokens": [name for name, home in zip(requests.ids, home_Q, strict=True) if home < 0],
+            "provenance": ProvenancePart.of(options, solution.cluster, solution.input_hash),
+            "router": RouterPart.of(homes.router, keeps=round(homes.router_keeps, 6)),
+            "homes": {name: int(home) for name, home in zip(requests.ids, home_Q, strict=True) if home >= 0},
+        }
+    )
 
 
 def group_rows(grouped: GroupedSolution) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from placement.core.migration import map_digest
 from placement.core.placement import Placement
-from placement.documents.placement_json import placement_document, save_placement
+from placement.documents.placement_json import PlacementFile
 from placement.errors import MapError, OutputError
 from placement.runtime.checkpoint.layouts import ExpertWeights, find_experts
 from placement.runtime.checkpoint.manifest import (
@@ -78,14 +78,14 @@ def apply_map(
             done, kept = done + 1, kept + keep
             if not keep:
                 manifest.files[name] = FileEntry(bytes=size, sha256=hashes)
-                manifest.write(out)
+                manifest.write(out / MANIFEST)
             listener(Progress(stage="apply", done=done, total=len(files)))
 
     listener(Progress(stage="apply", done=0, total=len(files)))
     run_tasks(one, files, executor)
     manifest.complete = True
     manifest.files = {name: manifest.files[name] for name in files}  # in order, whoever came first
-    manifest.write(out)
+    manifest.write(out / MANIFEST)
     return Applied(manifest=manifest, written=len(files) - kept, kept=kept)
 
 
@@ -129,8 +129,8 @@ def _begin(source: Checkpoint, experts: ExpertWeights, placement: Placement, out
         wanted = begun
     elif any(out.iterdir()):
         raise OutputError(f"{out} is not empty and has no {MANIFEST}; give a new folder")
-    wanted.write(out)  # first, so that whatever follows is known to be ours
-    save_placement(out / MAP, placement_document(placement))
+    wanted.write(out / MANIFEST)  # first, so that whatever follows is known to be ours
+    PlacementFile.of(placement).write(out / MAP)
     headers = {file.path.name: file.header.decode() for file in source.files}
     write_atomic(out / SOURCES, json.dumps(headers, ensure_ascii=False, indent=1))
     for name in wanted.others:

@@ -6,21 +6,16 @@ import json
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
-from placement.errors import InputError
-from placement.support.atomic_files import plain_name, write_atomic
-from placement.support.text_files import parse_json
+from placement.documents.document import Document, Part
+from placement.support.atomic_files import plain_name
 
 SCHEMA: Final = "expert-checkpoint/1"
 MANIFEST, MAP, COMMON, SOURCES = "manifest.json", "placement.json", "common.safetensors", "sources.json"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class FileEntry(_Part):
+class FileEntry(Part):
     """A file of tensors: `sha256[layer][s]` is the hash of slot s's weights, its tensors one after another in the order
     of the file; `sha256["common"]` has one hash for all tensors that are no placed experts."""
 
@@ -28,7 +23,10 @@ class FileEntry(_Part):
     sha256: dict[str, list[str]]
 
 
-class Manifest(_Part):
+class Manifest(Document):
+    SCHEMA = SCHEMA
+    MEND = "give a folder that `placement apply` wrote, or run it again"
+
     schema_: Literal["expert-checkpoint/1"] = Field(alias="schema")
     complete: bool = Field(description="False while files are missing; the same command goes on")
     map: str = Field(description="map_digest of the placement")
@@ -41,9 +39,9 @@ class Manifest(_Part):
     )
     files: dict[str, FileEntry] = Field(description="By name; those that are written so far")
 
-    def write(self, folder: Path) -> None:
-        text = json.dumps(self.model_dump(by_alias=True), indent=1)
-        write_atomic(folder / MANIFEST, text + "\n")
+    def content(self) -> bytes:
+        """In ASCII, which keeps names of files that are not text."""
+        return f"{json.dumps(self.model_dump(by_alias=True), indent=1)}\n".encode()
 
 
 def metadata_of(map_digest: str) -> dict[str, str]:
@@ -57,11 +55,4 @@ def rank_file_name(rank: int) -> str:
 
 def read_manifest(folder: str | Path) -> Manifest:
     """Raises InputError where there is none, or none that this version reads."""
-    path = Path(folder) / MANIFEST
-    try:
-        return Manifest.model_validate(parse_json(path.read_bytes()))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; give a folder that `placement apply` wrote") from None
-    except ValueError as error:
-        first = str(error).splitlines()[0]
-        raise InputError(f"{path} is not of schema {SCHEMA} ({first}); run `placement apply` again") from None
+    return Manifest.read(Path(folder) / MANIFEST)
