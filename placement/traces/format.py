@@ -10,7 +10,7 @@ A shard holds T tokens:
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -18,14 +18,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, model_validator
-from safetensors import SafetensorError, safe_open
 
 from placement.core.model import Model
 from placement.documents.document import Document
 from placement.errors import TraceError
-from placement.support.tensor_file import write_tensors
+from placement.support.tensor_file import Header, read_header, write_tensors
 from placement.traces.storage.shard_reader import ShardReader
-from placement.traces.storage.stored_header import read_stored_header
 from placement.traces.storage.stored_path import StoredPath
 
 SCHEMA = "expert-trace/1"
@@ -112,9 +110,12 @@ class Shard:
     @staticmethod
     def open(path: Path | StoredPath, model: Model) -> Shard:
         """Check names, dtypes and shapes in the header of `path`. Raises TraceError."""
-        shapes, dtypes, metadata, begins = _header(path)
-        if metadata.get("schema", SCHEMA) != SCHEMA:
-            raise TraceError(f"{path} has schema {metadata['schema']!r}; {SCHEMA!r} is the one that this version reads")
+        header = _header(path)
+        schema = header.metadata.get("schema", SCHEMA)
+        if schema != SCHEMA:
+            raise TraceError(f"{path} has schema {schema!r}; {SCHEMA!r} is the one that this version reads")
+        dtypes = {tensor.name: tensor.dtype for tensor in header.tensors}
+        shapes = {tensor.name: list(tensor.shape) for tensor in header.tensors}
         wanted = {"expert_ids": "U8" if model.num_experts <= 256 else "U16", **TOKEN_COLUMNS}
         for name, dtype in wanted.items():
             if name not in dtypes:
@@ -143,7 +144,7 @@ class Shard:
             top_k=model.top_k,
             id_dtype=np.dtype(id_dtype(model.num_experts)),
             has_weights="expert_weights" in shapes,
-            begins=begins,
+            begins={tensor.name: header.data_begin + tensor.begin for tensor in header.tensors},
         )
 
     def stat(self) -> tuple[int, ...]:
@@ -170,26 +171,17 @@ class Shard:
             return reader.layer(name, layer, start, self.num_tokens if stop is None else stop)
 
 
-def _header(path: Path | StoredPath) -> tuple[dict[str, list[int]], dict[str, str], dict[str, Any], dict[str, int]]:
-    """Shape and dtype of each tensor, the metadata, and the byte at which each tensor begins. Raises TraceError."""
+def _header(path: Path | StoredPath) -> Header:
+    """Raises TraceError."""
     try:
         if isinstance(path, StoredPath):
-            entries, metadata, start = read_stored_header(path)
-            shapes = {name: list(entry["shape"]) for name, entry in entries.items()}
-            dtypes = {name: str(entry["dtype"]) for name, entry in entries.items()}
-        else:
-            with safe_open(path, framework="np") as file:
-                found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-                shapes = {name: list(piece.get_shape()) for name, piece in found.items()}
-                dtypes = {name: str(piece.get_dtype()) for name, piece in found.items()}
-                metadata = file.metadata() or {}
-            with path.open("rb") as raw:
-                size = int.from_bytes(raw.read(8), "little")
-                entries, start = json.loads(raw.read(size)), 8 + size
-    except (SafetensorError, OSError, ValueError) as error:
-        raise TraceError(f"{path} is truncated or not a safetensors file ({error}); write the shard again") from None
-    begins = {name: start + entry["data_offsets"][0] for name, entry in entries.items() if name != "__metadata__"}
-    return shapes, dtypes, metadata, begins
+            return read_header(path.read_range, path.size())
+        with path.open("rb", buffering=0) as file:
+            number = file.fileno()
+            return read_header(lambda start, stop: os.pread(number, stop - start, start), os.fstat(number).st_size)
+    except (OSError, ValueError) as error:
+        told = getattr(error, "strerror", None) or f"it {error}"
+        raise TraceError(f"{path} is truncated or not a safetensors file ({told}); write the shard again") from None
 
 
 def write_shard(

@@ -131,7 +131,7 @@ def _begin(source: Checkpoint, experts: ExpertWeights, placement: Placement, out
         raise OutputError(f"{out} is not empty and has no {MANIFEST}; give a new folder")
     wanted.write(out / MANIFEST)  # first, so that whatever follows is known to be ours
     PlacementFile.of(placement).write(out / MAP)
-    headers = {file.path.name: file.header.decode() for file in source.files}
+    headers = {file.path.name: file.header.text.decode() for file in source.files}
     write_atomic(out / SOURCES, json.dumps(headers, ensure_ascii=False, indent=1))
     for name in wanted.others:
         write_atomic(out / name, (source.folder / name).read_bytes())

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from placement.errors import InputError
-from placement.runtime.checkpoint.safetensors_file import SafetensorsFile, Tensor
+from placement.runtime.checkpoint.safetensors_file import SafetensorsFile
+from placement.support.tensor_file import Tensor
 
 _BEFORE = r"^(?P<before>(?:.+\.)?layers\.(?P<layer>\d{1,5})\.(?:.+\.)?experts)\."
 _EXPERTS = re.compile(r"(?:^|\.)experts\.")

@@ -12,7 +12,7 @@ from placement.errors import InputError, OutputError
 from placement.runtime.checkpoint.apply import check_map
 from placement.runtime.checkpoint.layouts import find_experts
 from placement.runtime.checkpoint.manifest import MAP, SOURCES, Manifest, metadata_of, read_manifest
-from placement.runtime.checkpoint.safetensors_file import SafetensorsFile, open_safetensors, parse_header, write_header
+from placement.runtime.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
 from placement.runtime.checkpoint.slot_file import Target, hash_targets, target_files
 from placement.support.atomic_files import (
     check_folder,
@@ -24,6 +24,7 @@ from placement.support.atomic_files import (
 )
 from placement.support.parallel import run_tasks
 from placement.support.progress import Listener, Progress, ignore
+from placement.support.tensor_file import parse_header, with_length
 from placement.support.text_files import parse_json
 
 
@@ -65,7 +66,7 @@ def restore_checkpoint(
     def one(source: SafetensorsFile) -> Path:
         path = checkpoint / source.path.name
         with open_atomic(path) as file:
-            write_header(file, source.header)
+            file.write(with_length(source.header.text))
             for _, (copy, begin, end) in sorted(pieces[source.path].items()):
                 for chunk in copy.chunks(begin, end):
                     file.write(chunk)
@@ -127,9 +128,6 @@ def _sources(path: Path) -> tuple[SafetensorsFile, ...]:
     """The headers of the checkpoint's files; their paths are names alone."""
     try:
         headers = {Path(plain_name(name)): text.encode() for name, text in parse_json(path.read_bytes()).items()}
+        return tuple(SafetensorsFile(path=name, header=parse_header(header)) for name, header in headers.items())
     except (OSError, ValueError, AttributeError, TypeError):
         raise InputError(f"cannot read {path}; run `placement apply` again") from None
-    return tuple(
-        SafetensorsFile(path=name, header=header, tensors=parse_header(header, name))
-        for name, header in headers.items()
-    )

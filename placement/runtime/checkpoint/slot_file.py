@@ -11,8 +11,9 @@ from placement.core.placement import Placement
 from placement.errors import InputError
 from placement.runtime.checkpoint.layouts import ExpertWeights, part_order
 from placement.runtime.checkpoint.manifest import COMMON, rank_file_name
-from placement.runtime.checkpoint.safetensors_file import SafetensorsFile, make_header, open_safetensors, write_header
+from placement.runtime.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
 from placement.support.atomic_files import open_atomic
+from placement.support.tensor_file import make_header, with_length
 
 Span = tuple[SafetensorsFile, int, int]
 Key = tuple[str, int]
@@ -55,7 +56,7 @@ def write_targets(path: Path, targets: Sequence[Target], metadata: dict[str, str
     header = _header(targets, metadata)
     state = _Hashing(targets)
     with open_atomic(path) as file:
-        write_header(file, header)
+        file.write(with_length(header))
         for target in targets:
             for (source, begin, end), key in zip(target.spans, target.keys, strict=True):
                 for chunk in source.chunks(begin, end):
@@ -71,7 +72,7 @@ def hash_targets(path: Path, targets: Sequence[Target], metadata: dict[str, str]
         written = open_safetensors(path)
     except InputError:
         return None
-    if written.header != _header(targets, metadata):
+    if written.header.text != _header(targets, metadata):
         return None
     state = _Hashing(targets)
     at = 0

@@ -29,7 +29,7 @@ class Checkpoint:
         for file in self.files:
             stat = file.path.stat()
             state.update(f"{file.path.name} {stat.st_size} {stat.st_mtime_ns} ".encode())
-            state.update(hashlib.sha256(file.header).digest())
+            state.update(hashlib.sha256(file.header.text).digest())
         return f"sha256:{state.hexdigest()}"
 
 
