@@ -25,7 +25,7 @@ def checked_ids(model: Model, block: Block, layer: int) -> npt.NDArray[Any]:
     ids_TK = block.ids_TK(layer)
     fault, row = check_ids(ids_TK, model.num_experts)
     if fault != OK:
-        token = block.start + (row if block.rows_T is None else int(block.rows_T[row]))
+        token = block.span.start + (row if block.rows_T is None else int(block.rows_T[row]))
         raise fault_error(model, block.shard.path, token, layer, ids_TK[row].tolist(), fault)
     return ids_TK
 

@@ -95,7 +95,7 @@ def _all_parts(
         return tuple(names), np.array([names.index(label) for label in labels], dtype=np.int64)
     if by == "traces":
         folder_Q = np.zeros(len(trace.requests), dtype=np.int64)
-        folders = {offset: shard.path.parent for shard, offset in zip(trace.shards, trace.offsets, strict=True)}
+        folders = {span.offset: span.shard.path.parent for span in trace.spans}
         for number, offset in enumerate(sorted(folders)):
             folder_Q[offset:] = number
         paths = [folders[offset] for offset in sorted(folders)]

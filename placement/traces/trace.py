@@ -25,33 +25,67 @@ REQUESTS_AT_ONCE = 16  # to shared storage, for the headers of shards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """Tokens of one shard that a pass over the trace reads together.
-
-    rows_T    rows of the shard to keep, int64, ascending; None keeps rows start:stop
-    request_T index of each kept token's request in the whole trace, int32
-    """
+class Span:
+    """Rows `start:stop` of a shard, whose folder lists `listed` requests: those of the trace from `offset` on."""
 
     shard: Shard
     start: int
     stop: int
+    offset: int
+    listed: int
+
+    @property
+    def num_tokens(self) -> int:
+        return self.stop - self.start
+
+    def cut(self, most: int) -> Iterator[Span]:
+        """The rows in spans of at most `most`."""
+        for start in range(self.start, self.stop, most):
+            yield replace(self, start=start, stop=min(start + most, self.stop))
+
+    def request_T(self, column_T: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Index of each token's request in the whole trace, of the rows' column `request`.
+
+        Raises TraceError where the folder lists no such request.
+        """
+        low, high = int(column_T.min()), int(column_T.max())
+        if low < 0 or high >= self.listed:
+            bad = low if low < 0 else high
+            raise TraceError(
+                f"{self.shard.path}: request index {bad} is out of range; trace.json lists {self.listed} requests "
+                f"(0 to {self.listed - 1}); mend the manifest or the shard"
+            )
+        return np.asarray(column_T + np.int32(self.offset))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Tokens of one shard that a pass over the trace reads together.
+
+    rows_T    rows of the shard to keep, counted from the span's first, int64, ascending; None keeps all
+    request_T index of each kept token's request in the whole trace, int32
+    """
+
+    span: Span
     rows_T: npt.NDArray[np.int64] | None
     request_T: npt.NDArray[np.int32]
 
+    @property
+    def shard(self) -> Shard:
+        return self.span.shard
+
     def ids_TK(self, layer: int) -> npt.NDArray[Any]:
         """Logical expert ids of the kept tokens in one layer, uint8 or uint16."""
-        return self._layer("expert_ids", layer)
+        return self._kept(self.shard.layer("expert_ids", layer, self.span.start, self.span.stop))
 
     def weights_TK(self, layer: int) -> npt.NDArray[Any]:
         """Router weights, float16; only where `shard.has_weights`."""
-        return self._layer("expert_weights", layer)
+        return self._kept(self.shard.layer("expert_weights", layer, self.span.start, self.span.stop))
 
     def column_T(self, name: str) -> npt.NDArray[Any]:
-        values = self.shard.column(name, self.start, self.stop)
-        return values if self.rows_T is None else values[self.rows_T]
+        return self._kept(self.shard.column(name, self.span.start, self.span.stop))
 
-    def _layer(self, name: str, layer: int) -> npt.NDArray[Any]:
-        values = self.shard.layer(name, layer, self.start, self.stop)
+    def _kept(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return values if self.rows_T is None else values[self.rows_T]
 
 
@@ -80,7 +114,7 @@ class Cut:
 class Trace:
     """Shards, the requests they belong to, and which of those requests are kept.
 
-    offsets     index of the first request of each shard's folder in `requests`
+    spans       all rows of every shard
     selected_Q  bool [Q]; None keeps all
     cut         which of their tokens are kept; None keeps all
     extras      unknown keys of the (first) manifest
@@ -88,17 +122,19 @@ class Trace:
 
     model: Model
     requests: tuple[RequestEntry, ...]
-    shards: tuple[Shard, ...]
-    offsets: tuple[int, ...]
-    counts: tuple[int, ...]
+    spans: tuple[Span, ...]
     selected_Q: npt.NDArray[np.bool_] | None = None
     cut: Cut | None = None
     extras: dict[str, Any]
 
     @property
+    def shards(self) -> tuple[Shard, ...]:
+        return tuple(span.shard for span in self.spans)
+
+    @property
     def num_tokens_stored(self) -> int:
         """Tokens in the shards, those of requests that are not selected included."""
-        return sum(shard.num_tokens for shard in self.shards)
+        return sum(span.num_tokens for span in self.spans)
 
     def select(self, selected_Q: npt.NDArray[np.bool_]) -> Trace:
         """The same trace with only these of its requests; nothing is copied."""
@@ -106,24 +142,21 @@ class Trace:
 
     def blocks(self) -> Iterator[Block]:
         """Kept tokens in order, in pieces of bounded size. Raises TraceError on a request index out of range."""
-        for shard, offset, count in zip(self.shards, self.offsets, self.counts, strict=True):
-            for start in range(0, shard.num_tokens, CHUNK_TOKENS):
-                stop = min(start + CHUNK_TOKENS, shard.num_tokens)
-                whole = requests_of(shard, shard.column("request", start, stop), count) + np.int32(offset)
-                kept_T = self._kept(shard, start, whole)
-                if kept_T is None:
-                    yield Block(shard=shard, start=start, stop=stop, rows_T=None, request_T=whole)
-                    continue
-                rows = np.flatnonzero(kept_T)
-                if len(rows):
-                    yield Block(shard=shard, start=start, stop=stop, rows_T=rows, request_T=whole[rows])
+        for span in (piece for whole in self.spans for piece in whole.cut(CHUNK_TOKENS)):
+            request_T = span.request_T(span.shard.column("request", span.start, span.stop))
+            kept_T = self._kept(span, request_T)
+            if kept_T is None:
+                yield Block(span=span, rows_T=None, request_T=request_T)
+            elif kept_T.any():
+                rows_T = np.flatnonzero(kept_T)
+                yield Block(span=span, rows_T=rows_T, request_T=request_T[rows_T])
 
-    def _kept(self, shard: Shard, start: int, request_T: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_] | None:
-        """Which of the tokens from row `start` on are kept, bool [T]; None: all."""
+    def _kept(self, span: Span, request_T: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_] | None:
+        """Which of the span's tokens are kept, bool [T]; None: all."""
         kept_T = None if self.selected_Q is None else self.selected_Q[request_T]
         if self.cut is None:
             return kept_T
-        mine_T = self.cut.keeps(shard.column(self.cut.column, start, start + len(request_T)), request_T)
+        mine_T = self.cut.keeps(span.shard.column(self.cut.column, span.start, span.stop), request_T)
         return np.asarray(mine_T if kept_T is None else mine_T & kept_T)
 
     def tokens_Q(self) -> npt.NDArray[np.int64]:
@@ -132,18 +165,6 @@ class Trace:
         for block in self.blocks():
             total += np.bincount(block.request_T, minlength=len(total))
         return total
-
-
-def requests_of(shard: Shard, request_T: npt.NDArray[np.int32], listed: int) -> npt.NDArray[np.int32]:
-    """`request_T`, read from the shard. Raises TraceError where it is no index of the `listed` requests."""
-    low, high = int(request_T.min()), int(request_T.max())
-    if low < 0 or high >= listed:
-        bad = low if low < 0 else high
-        raise TraceError(
-            f"{shard.path}: request index {bad} is out of range; trace.json lists {listed} requests "
-            f"(0 to {listed - 1}); mend the manifest or the shard"
-        )
-    return request_T
 
 
 def open_trace(paths: str | Path | Iterable[str | Path]) -> Trace:
@@ -161,28 +182,23 @@ def open_trace(paths: str | Path | Iterable[str | Path]) -> Trace:
     manifests = [read_manifest(folder) for folder in folders]
     model = manifests[0].routing()
     requests: list[RequestEntry] = []
-    shards: list[Shard] = []
-    offsets: list[int] = []
-    counts: list[int] = []
+    spans: list[Span] = []
     for folder, manifest in zip(folders, manifests, strict=True):
         if not model.same_routing(manifest.routing()):
             raise TraceError(
                 f"{folder} is of another model than {folders[0]}: layers, num_experts={manifest.num_experts} and "
                 f"top_k={manifest.top_k} must equal num_experts={model.num_experts}, top_k={model.top_k} and its layers"
             )
-        found = _shards(folder, manifest, model)
-        shards += found
-        offsets += [len(requests)] * len(found)
-        counts += [len(manifest.requests)] * len(found)
+        place = {"offset": len(requests), "listed": len(manifest.requests)}
+        shards = _shards(folder, manifest, model)
+        spans += [Span(shard=shard, start=0, stop=shard.num_tokens, **place) for shard in shards]
         requests += manifest.requests
-    if not any(shard.num_tokens for shard in shards):
+    if not spans:
         raise TraceError(f"{folders[0]} is empty: it has no tokens; record some requests first")
     return Trace(
         model=model,
         requests=tuple(requests),
-        shards=tuple(shards),
-        offsets=tuple(offsets),
-        counts=tuple(counts),
+        spans=tuple(spans),
         extras=manifests[0].extras(),
     )
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.traces import trace as traces
+from placement.traces.trace import Span
 from placement.workload import counting
-from placement.workload.segment import Span
 
 COLUMNS = ("request", "position", "phase")
 _WORD = 8

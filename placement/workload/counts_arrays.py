@@ -24,11 +24,11 @@ from placement.support.tensor_file import write_tensors
 from placement.traces.checked import check_ids
 from placement.traces.format import id_dtype
 from placement.traces.storage.stored_path import StoredPath
-from placement.traces.trace import Trace
+from placement.traces.trace import Span, Trace
 from placement.workload.content_hash import hash_span
 from placement.workload.count_segment import SegmentCounts
 from placement.workload.counted import Counted, counted_of
-from placement.workload.segment import Plan, Segment, Span
+from placement.workload.segment import Plan, Segment
 from placement.workload.workload import Workload
 
 SIDES = ("train", "held_out")

@@ -23,7 +23,7 @@ from placement.core.model import Model
 from placement.documents.document import Document
 from placement.errors import OptionError, OutputError, TraceError
 from placement.support.atomic_files import check_folder, make_folder, remove_parts
-from placement.traces.trace import Trace
+from placement.traces.trace import Span, Trace
 from placement.workload.count import count_segments
 from placement.workload.count_segment import count_segment
 from placement.workload.counted import Counted, counted_of, plan_of
@@ -38,7 +38,7 @@ from placement.workload.counts_arrays import (
     write_packed,
     write_piece,
 )
-from placement.workload.segment import Span, segments_of, spans_of, tokens_in
+from placement.workload.segment import segments_of, spans_of, tokens_in
 
 SCHEMA = "expert-counts/1"
 MANIFEST, ARRAYS, PIECES = "counts.json", "counts.safetensors", "pieces"

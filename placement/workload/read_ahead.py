@@ -15,8 +15,8 @@ from placement.support.batches import batches
 from placement.traces import trace as traces
 from placement.traces.format import id_dtype
 from placement.traces.storage.shard_reader import ShardReader
-from placement.traces.trace import requests_of
-from placement.workload.segment import Segment, Span
+from placement.traces.trace import Span
+from placement.workload.segment import Segment
 
 MOST_FILES = 32  # open at a time
 
@@ -45,9 +45,7 @@ class Batch:
     def request_T(self, column_T: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """Each token's request in the whole trace, of the column `request`. Raises TraceError where there is none."""
         pairs = zip(self.spans, self.slices, strict=True)
-        return np.concatenate(
-            [requests_of(span.shard, column_T[mine], span.listed) + np.int32(span.offset) for span, mine in pairs]
-        )
+        return np.concatenate([span.request_T(column_T[mine]) for span, mine in pairs])
 
     def ids_TK(self, layer: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """Expert ids in one layer, uint8 or uint16, unchecked; read into `out` if it is given."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,31 +11,11 @@ import numpy.typing as npt
 from placement.core.model import Model
 from placement.support.batches import batches
 from placement.traces import trace as traces
-from placement.traces.format import Shard, id_dtype
-from placement.traces.trace import Cut, Trace
+from placement.traces.format import id_dtype
+from placement.traces.trace import Cut, Span, Trace
 from placement.workload.workload import pairs_bytes
 
 SEGMENT_TOKENS = 1 << 22
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """Rows `start:stop` of a shard, whose requests are `listed` ones from number `offset` on."""
-
-    shard: Shard
-    start: int
-    stop: int
-    offset: int
-    listed: int
-
-    @property
-    def num_tokens(self) -> int:
-        return self.stop - self.start
-
-    def cut(self, most: int) -> Iterator[Span]:
-        """The rows in spans of at most `most`."""
-        for start in range(self.start, self.stop, most):
-            yield replace(self, start=start, stop=min(start + most, self.stop))
 
 
 Segment = tuple[Span, ...]  # what one task counts: a name for each file and, of all requests, 9 bytes
@@ -70,8 +50,7 @@ class Plan:
 
 def spans_of(trace: Trace) -> Iterator[Span]:
     """The whole trace in order, in spans of at most SEGMENT_TOKENS: shards, or parts of larger ones."""
-    for shard, offset, listed in zip(trace.shards, trace.offsets, trace.counts, strict=True):
-        yield from Span(shard=shard, start=0, stop=shard.num_tokens, offset=offset, listed=listed).cut(SEGMENT_TOKENS)
+    return (piece for span in trace.spans for piece in span.cut(SEGMENT_TOKENS))
 
 
 def segments_of(spans: Iterable[Span]) -> Iterator[Segment]:

@@ -99,11 +99,11 @@ class Follower:
         if not trace.model.same_routing(self._model):
             raise TraceError(f"{path} is of another model than the map: its layers, experts or top-k differ")
         requests = tuple(one.model_copy(update={"id": f"{path.name}/{one.id}"}) for one in trace.requests)
-        for shard, offset, number in zip(trace.shards, trace.offsets, trace.counts, strict=True):
-            if shard.path in self._read:
+        for span in trace.spans:
+            if span.shard.path in self._read:
                 continue
-            self._read.add(shard.path)
-            one = replace(trace, requests=requests, shards=(shard,), offsets=(offset,), counts=(number,))
+            self._read.add(span.shard.path)
+            one = replace(trace, requests=requests, spans=(span,))
             try:
                 yield Arrival(path=path, workload=count(one, seed=self._seed))
             except TraceError as error:
