@@ -26,7 +26,6 @@ from placement.support.parallel import make_executor, usable_cores
 from placement.traces.synth import write_synthetic
 from placement.traces.synthetic.presets import preset
 from placement.traces.trace import open_trace
-from placement.workload.counting import count_load
 
 WHEEL, FILE = "sglang==0.5.23", "sglang/srt/eplb/eplb_algorithms/deepseek.py"
 LAYERS, EXPERTS, GROUPS = 58, 256, 8
@@ -74,7 +73,7 @@ def loads(seed: int) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
         load_LE = np.zeros((LAYERS, EXPERTS), dtype=np.int64)
         for block in open_trace(trace).blocks():
             for layer in range(LAYERS):
-                count_load(block.ids_TK(layer).ravel(), load_LE[layer])
+                load_LE[layer] += np.bincount(block.ids_TK(layer).ravel(), minlength=EXPERTS)
         yield "traces synth", load_LE
 
 

@@ -1,4 +1,4 @@
-"""Counting expert ids on one core, beside numpy.bincount on the same ids in the same run."""
+"""Counting top-k sets on one core, beside numpy.bincount of their ids and of their pairs in the same run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 from machine import describe_machine
 
-from placement.workload.counting import count_load
+from placement.workload.counting import set_counter
 
 SEED = 0
-IDS = 64_000_000
-REPEATS = 7
+TOKENS = 2_000_000
+REPEATS = 5
 
 
 def best_seconds(task: Callable[[], object]) -> float:
@@ -27,20 +27,31 @@ def best_seconds(task: Callable[[], object]) -> float:
 
 def main() -> None:
     rng = np.random.default_rng(SEED)
-    print(f"# Counting expert ids\n\n{describe_machine()}, seed {SEED}, best of {REPEATS}\n")
-    print("| experts | ids | ours, million ids/s | numpy.bincount, million ids/s | ratio |\n|---|---|---|---|---|")
-    for num_experts, dtype in ((32, np.uint8), (256, np.uint8), (384, np.uint16)):
+    print(f"# Counting top-k sets\n\n{describe_machine()}, seed {SEED}, best of {REPEATS}\n")
+    print("| experts | top-k | tokens | ours, million ids/s | bincount of ids | bincount of pairs |")
+    print("|---|---|---|---|---|---|")
+    for num_experts, top_k, dtype in ((32, 4, np.uint8), (256, 8, np.uint8), (384, 8, np.uint16)):
         skew = rng.dirichlet(np.full(num_experts, 2.0))
-        ids = rng.choice(num_experts, size=IDS, p=skew).astype(dtype)
-        load = np.zeros(num_experts, dtype=np.int64)
-        ours = best_seconds(lambda ids=ids, load=load: count_load(ids, load))
-        numpy = best_seconds(lambda ids=ids, size=num_experts: np.bincount(ids, minlength=size))
-        load[:] = 0
-        count_load(ids, load)
-        if not np.array_equal(load, np.bincount(ids, minlength=num_experts)):
+        ids_TK = rng.choice(num_experts, size=(TOKENS, top_k), p=skew).astype(dtype)
+        side_T, row_T = np.zeros(TOKENS, dtype=np.int8), np.full(TOKENS, -1, dtype=np.int32)
+        pairs_ZEE = np.zeros((1, num_experts, num_experts), dtype=np.uint32)
+        profile_QLE = np.zeros((0, 1, num_experts), dtype=np.uint32)
+        count_sets = set_counter(top_k)
+
+        def ours(ids=ids_TK, side=side_T, row=row_T, pairs=pairs_ZEE, profile=profile_QLE, count=count_sets) -> None:
+            count(ids, side, row, pairs, profile, 0)
+
+        def of_pairs(ids=ids_TK, size=num_experts):
+            pairs = (ids[:, k].astype(np.int64) * size + ids[:, j] for k in range(ids.shape[1]) for j in range(k))
+            return sum(np.bincount(pair, minlength=size * size) for pair in pairs)
+
+        seconds = best_seconds(ours), best_seconds(lambda ids=ids_TK: np.bincount(ids.ravel())), best_seconds(of_pairs)
+        pairs_ZEE[:] = 0
+        ours()
+        if not np.array_equal(pairs_ZEE.ravel(), of_pairs()):
             raise SystemExit("the counts differ: this benchmark is void")
-        rates = (IDS / ours / 1e6, IDS / numpy / 1e6)
-        print(f"| {num_experts} | {IDS:,} {ids.dtype} | {rates[0]:.0f} | {rates[1]:.0f} | {numpy / ours:.1f} |")
+        rates = " | ".join(f"{ids_TK.size / one / 1e6:.0f}" for one in seconds)
+        print(f"| {num_experts} | {top_k} | {TOKENS:,} {ids_TK.dtype} | {rates} |")
 
 
 if __name__ == "__main__":

@@ -13,33 +13,6 @@ import numpy.typing as npt
 from placement.support.hash64 import GOLDEN, mix_word
 
 
-@nb.njit(cache=True, nogil=True)
-def count_load(ids_N: npt.NDArray[Any], load_E: npt.NDArray[np.int64]) -> bool:
-    """Add the occurrences of every id to `load_E`; False (and nothing added) if one is out of range.
-
-    Four histograms side by side, because counting the same id twice in a row otherwise waits for the first store.
-    """
-    num_experts = load_E.shape[0]
-    size = 256 if ids_N.itemsize == 1 else 65536
-    part = np.zeros((4, size), dtype=np.uint32)
-    total = ids_N.shape[0]
-    whole = total - total % 4
-    for start in range(0, whole, 1 << 30):
-        for i in range(start, min(whole, start + (1 << 30)), 4):
-            part[0, ids_N[i]] += np.uint32(1)
-            part[1, ids_N[i + 1]] += np.uint32(1)
-            part[2, ids_N[i + 2]] += np.uint32(1)
-            part[3, ids_N[i + 3]] += np.uint32(1)
-    for i in range(whole, total):
-        part[0, ids_N[i]] += np.uint32(1)
-    for e in range(num_experts, size):
-        if part[0, e] + part[1, e] + part[2, e] + part[3, e] > 0:
-            return False
-    for e in range(num_experts):
-        load_E[e] += np.int64(part[0, e]) + part[1, e] + part[2, e] + part[3, e]
-    return True
-
-
 @cache
 def set_counter(top_k: int) -> Callable[..., None]:
     """The kernel that counts top-k sets of so many experts: known, its inner loops are unrolled."""
