@@ -87,10 +87,6 @@ def solution_document(
     Returns:
         Plain data of the schema `expert-placement/1`, which `save_placement` writes.
     """
-    parts = {
-        part: {name: evaluation.summary() for name, evaluation in answers.items()} or None
-        for part, answers in (("train", solution.train), ("held_out", solution.held_out))
-    }
     plan = solution.migration()
     splits = solution.best_split()
     best_split = (
@@ -109,7 +105,7 @@ def solution_document(
             "replica_choice": solution.options.replica_choice,
             "transport": solution.options.transport,
             "result": solution.result_name,
-            **parts,
+            **summaries(solution.train, solution.held_out),
             "best_split": best_split,
         },
         robust=_robust_document(solution),
@@ -118,6 +114,12 @@ def solution_document(
         provenance=ProvenancePart.of(options, solution.cluster, solution.input_hash),
     )
     return file.document()
+
+
+def summaries(train: Mapping[str, Evaluation], held_out: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """What maps cost on both sides, by name; null where nothing was held out."""
+    sides = (("train", train), ("held_out", held_out))
+    return {side: {name: one.summary() for name, one in answers.items()} or None for side, answers in sides}
 
 
 def _robust_document(solution: Solution) -> dict[str, Any] | None:
@@ -134,10 +136,7 @@ def _robust_document(solution: Solution) -> dict[str, Any] | None:
             {
                 "name": name,
                 "objective": {m: round(float(cost_W[w]), 9) for m, cost_W in figures.objective_W.items()},
-                "train": {m: answer.summary() for m, answer in figures.train[w].items()},
-                "held_out": {m: answer.summary() for m, answer in figures.held_out[w].items()} or None
-                if figures.held_out
-                else None,
+                **summaries(figures.train[w], figures.held_out[w] if figures.held_out else {}),
             }
             for w, name in enumerate(figures.names)
         ],

@@ -67,12 +67,9 @@ class Workload:
             self.sample_tokens,
         )
         owners, profiles = _merge_profiles(self, other)
-        return Workload(
-            model=self.model,
+        return replace(
+            self,
             num_tokens=self.num_tokens + other.num_tokens,
-            seed=self.seed,
-            sample_tokens=self.sample_tokens,
-            profile_requests=self.profile_requests,
             load_LE=self.load_LE + other.load_LE,
             coact_LEE=self.coact_LEE + other.coact_LEE,
             sample_key_S=key_S,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from placement.documents.placement_json import save_placement
-from placement.pipeline.by_class_solution import ByClass
-from placement.pipeline.solution import solution_document
+from placement.pipeline.by_class_solution import ByClass, Cost
+from placement.pipeline.solution import solution_document, summaries
 from placement.support.atomic_files import make_folder
 
 
@@ -21,32 +21,24 @@ def by_class_document(answer: ByClass) -> dict[str, Any]:
         classes={
             "by": answer.by,
             "mean": {
-                side: {
-                    name: {
-                        "sends_per_token": round(mean.sends, 6),
-                        "rank_imbalance": round(mean.rank_imbalance, 6),
-                        "cost": round(mean.cost, 6),
-                    }
-                    for name in answer.classes[0].solution.maps
-                    for mean in [answer.mean(answers, name)]
-                }
+                side: {name: _mean(answer.mean(answers, name)) for name in answer.classes[0].solution.maps}
                 if any(answers)
                 else None
                 for side, answers in sides.items()
             },
             "classes": [
-                {
-                    "name": one.name,
-                    "file": one.file,
-                    "train": {name: answer.summary() for name, answer in one.solution.train.items()},
-                    "held_out": {name: answer.summary() for name, answer in one.solution.held_out.items()} or None,
-                }
+                {"name": one.name, "file": one.file, **summaries(one.solution.train, one.solution.held_out)}
                 for one in answer.classes
             ],
             "left_out": list(answer.left_out),
             "own_not_better": answer.not_better(),
         },
     )
+
+
+def _mean(cost: Cost) -> dict[str, float]:
+    figures = {"sends_per_token": cost.sends, "rank_imbalance": cost.rank_imbalance, "cost": cost.cost}
+    return {name: round(value, 6) for name, value in figures.items()}
 
 
 def save_classes(folder: Path, answer: ByClass) -> None:
