@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "path", "image"}
+VOID = {"meta", "path"}
 ADDRESSES = {"src", "href", "xlink:href", "action", "data", "srcset", "poster"}
 
 

@@ -15,7 +15,7 @@ from html_page import Page
 
 from placement import Solution
 from placement.report.drawing.numbers import human_bytes, number
-from placement.report.drawing.png import heatmap_uri
+from placement.report.solution.solution_charts import rank_heatmap
 from placement.report.solution.solution_page import report_html
 from placement.report.solution.solution_tables import headline
 
@@ -40,7 +40,7 @@ def test_page_is_well_formed_and_fetches_nothing(make_solution: MakeSolution, sh
     page = Page(text)
     assert len(page.ids) == len(set(page.ids))
     assert set(page.labels) <= set(page.ids)
-    assert all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
+    assert all(address.startswith("#") for address in page.addresses)
     assert not re.search(r"https?:|url\(|@import|javascript:", text)
     assert "script" not in page.tags
     assert page.scoped
@@ -129,17 +129,8 @@ def test_nothing_heavy_is_imported_before_a_report_is_made() -> None:
     assert answer.stdout.strip() == "set()"
 
 
-def test_heatmap_is_a_png_with_the_right_pixels() -> None:
-    """Pillow reads our PNG: blue below the mean, orange above, clear at the mean."""
-    from base64 import b64decode
-    from io import BytesIO
-
-    image_module = pytest.importorskip("PIL.Image")
-    uri = heatmap_uri(np.array([[0.0, 1.0, 2.0], [1.5, 9.0, 0.5]]), reach=1.0)
-    with image_module.open(BytesIO(b64decode(uri.split(",")[1]))) as image:
-        pixels = np.asarray(image.convert("RGBA"))
-    assert pixels.shape == (2, 3, 4)
-    assert pixels[0, 0].tolist() == [0, 114, 178, 255]
-    assert pixels[0, 1, 3] == 0
-    assert pixels[0, 2].tolist() == pixels[1, 1].tolist() == [213, 94, 0, 255]
-    assert 120 <= pixels[1, 0, 3] <= 135
+def test_heatmap_has_the_right_shades() -> None:
+    """Ranks down, layers across: blue below the mean, orange above, clear at the mean; neighbours alike are one run."""
+    svg = rank_heatmap(np.array([[0.0, 1.5, 2.0], [1.0, 9.0, 2.0]]), (3, 7), 1.0, 1, "under eplb")
+    runs = re.findall(r'<path class="(below|above)" stroke-opacity="([\d.]+)" d="([^"]*)"', svg)
+    assert runs == [("below", "1", "M0 0h1"), ("above", "0.5", "M0 1h1"), ("above", "1", "M1 1h1M0 2h2")]

@@ -109,13 +109,13 @@ def test_five_clicks_from_the_service_to_a_placement(visit: Callable[..., Any]) 
 
 
 def expect_figures(page: Any) -> None:
-    """What a placement's page shows first, and its charts drawn by the library."""
+    """What a placement's page shows first, and its charts: lines of three maps in each, in colours of their own."""
     assert page.get_by_role("heading", level=1).inner_text() == "Example: synthetic MoE"
     assert re.search(r"\d", page.locator(".tiles .value").first.inner_text())
-    page.locator("canvas").first.wait_for()
-    assert page.locator("canvas").count() == 3
-    drawn = "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size"
-    assert all(page.locator("canvas").nth(number).evaluate(drawn) > 10 for number in range(3)), "nothing was drawn"
+    charts = page.locator("figure > svg:has(.line)")
+    assert charts.count() == 3
+    inks = "svg => [...svg.querySelectorAll('.line')].map(line => getComputedStyle(line).stroke)"
+    assert [len(set(charts.nth(number).evaluate(inks))) for number in range(3)] == [3, 3, 1]
 
 
 def test_by_keyboard_alone(visit: Callable[..., Any]) -> None:
@@ -159,7 +159,7 @@ def test_without_script(visit: Callable[..., Any], trace: Path, tmp_path: Path) 
     page.wait_for_url("**/traces/*")
     page.get_by_role("button", name="Solve", exact=True).click()
     page.wait_for_url("**/placements/*")
-    assert page.locator("figure[data-chart] > svg").count() == 3
+    assert page.locator("figure > svg:has(.line)").count() == 3
     page.get_by_label("Layer", exact=True).select_option(index=1)
     page.get_by_role("button", name="Show", exact=True).click()
     assert page.locator("#experts h2").inner_text().startswith("Experts by rank, layer ")
@@ -191,9 +191,9 @@ def test_a_layer_an_engine_and_the_command_without_leaving_the_page(visit: Calla
     page.get_by_label("Layer", exact=True).select_option("5")
     page.get_by_role("heading", name="Experts by rank, layer 5").wait_for()
     assert page.evaluate("document.activeElement.id") == "layer"
-    canvas = page.locator("canvas").first
-    box = canvas.bounding_box()
-    canvas.click(position={"x": box["width"] - 12, "y": box["height"] / 2})
+    layer = page.locator("figure .column").nth(7)
+    assert re.fullmatch(r"layer 7: linear [\d.]+, eplb [\d.]+, auto [\d.]+", layer.locator("title").text_content())
+    layer.click()
     page.get_by_role("heading", name="Experts by rank, layer 7").wait_for()
     page.get_by_label("Engine", exact=True).select_option("sglang")
     page.get_by_role("button", name="Show how to start it").click()
@@ -206,6 +206,13 @@ def test_a_layer_an_engine_and_the_command_without_leaving_the_page(visit: Calla
         page.get_by_role("link", name="Download the file").click()
     assert download.value.suggested_filename in copied
     assert page.evaluate("window.same"), "the page was left"
+
+
+def test_a_mark_leads_to_its_placement(visit: Callable[..., Any], placement: str, other: str) -> None:
+    """The points of sends against imbalance are placements: a click on one opens its page."""
+    page = visit(f"/compare?id={placement.rpartition('/')[2]}&id={other}")
+    page.locator(f"figure [data-link='/placements/{other}']").click()
+    page.wait_for_url(f"**/placements/{other}")
 
 
 def test_a_trace_is_sent_with_progress_and_a_folder_as_an_archive(visit: Callable[..., Any], trace: Path) -> None:

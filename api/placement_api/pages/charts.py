@@ -1,11 +1,11 @@
-"""Charts that stand on the page without script: the report's. With script, `charts.js` draws those that it can."""
+"""The charts of the page, drawn as the report's are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from placement.report.drawing.layer_lines import Line, layer_lines
+from placement.report.drawing.lines import layer_line, lines_by_layer
 from placement.report.solution.expert_maps import CLASS_LABELS, LayerMap, layer_map
 from placement.report.solution.solution_charts import rank_heatmap, reach_of, series_of, shape_of
 from placement_api.pages.figures import Figures, Floats
@@ -49,11 +49,11 @@ def layer_charts(look: Look) -> list[LayerChart]:
 def layer_chart(
     layer_ids: Sequence[int], values: dict[str, Floats], heads: dict[str, tuple[str, str]], label: str, lowest: float
 ) -> LayerChart:
-    lines = [Line(name, *heads[name], values_L.tolist()) for name, values_L in values.items()]
+    lines = [layer_line(name, *heads[name], layer_ids, values_L.tolist()) for name, values_L in values.items()]
     rows = [[float(values_L[layer]) for values_L in values.values()] for layer in range(len(layer_ids))]
     return LayerChart(
         label=label,
-        svg=layer_lines(layer_ids, lines, label, lowest, f"{label} by layer"),
+        svg=lines_by_layer(layer_ids, lines, label, lowest, f"{label} by layer"),
         heads=[(name, *heads[name]) for name in values],
         rows=list(zip(layer_ids, rows, strict=True)),
     )

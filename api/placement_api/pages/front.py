@@ -103,7 +103,9 @@ def chart(points: Sequence[Point]) -> str:
     drawn.line("s3", [point.sends for point in best], [point.imbalance for point in best])
     for point in points:
         tip = f"{point.name}: {number(point.sends)} sends, imbalance {number(point.imbalance)}"
-        drawn.mark(point.series, point.shape, point.sends, point.imbalance, tip, radius=8 if point.is_this else 5)
+        at = point.sends, point.imbalance
+        radius, link = (8, "") if point.is_this else (5, point.link)
+        drawn.mark(point.series, point.shape, *at, tip, radius=radius, link=link)
     said = f"{len(points)} maps; {len(best)} are not beaten in both."
     return drawn.svg(f"Scatter of sends per token against rank imbalance: {said} The table has all figures.")
 

@@ -16,10 +16,11 @@ from markupsafe import Markup, escape
 
 from placement import __version__
 from placement.report.drawing.numbers import change, human_bytes, number, percent, plural
+from placement.report.drawing.page import CHART_STYLE, PAGE_STYLE, style
 
-STYLE = "report.css"  # of the report: same colours, same letters
 OF_REPORT = ("drawing/legend.html.j2",)
-OWN = ("page.css", "page.js", "upload.js", "job.js", "charts.js", "vendor/chart.umd.min.js", "vendor/chart.LICENSE.md")
+STYLES = (CHART_STYLE, PAGE_STYLE)  # of the report: same colours, same letters
+OWN = ("page.css", "page.js", "upload.js", "job.js")
 
 _folder = files("placement_api.pages")
 
@@ -34,13 +35,13 @@ def page(name: str, status: int = 200, **context: Any) -> HTMLResponse:
 
 def asset(name: str) -> tuple[bytes, str] | None:
     """Content and media type of a file of the page; None if there is none of that name."""
-    return _read(name) if name in (STYLE, *OWN) else None
+    return _read(name) if name in (*STYLES, *OWN) else None
 
 
 @cache
 def _read(name: str) -> tuple[bytes, str]:
-    found = files("placement.report").joinpath("drawing", STYLE) if name == STYLE else _folder.joinpath("static", name)
-    return found.read_bytes(), mimetypes.guess_type(name)[0] or "text/plain"
+    content = style(name).encode() if name in STYLES else _folder.joinpath("static", name).read_bytes()
+    return content, mimetypes.guess_type(name)[0] or "text/plain"
 
 
 @cache

@@ -7,7 +7,13 @@ from typing import Any
 
 from placement.report.drawing.numbers import number, percent
 
-STYLE = "drawing/report.css"
+CHART_STYLE, PAGE_STYLE = "chart.css", "report.css"
+
+
+def style(*names: str) -> str:
+    """The style sheets of that name together; without a name all that a page needs."""
+    folder = files("placement.report").joinpath("drawing")
+    return "".join(folder.joinpath(name).read_text("utf-8") for name in names or (CHART_STYLE, PAGE_STYLE))
 
 
 def render(template: str, context: dict[str, Any]) -> str:
@@ -24,4 +30,4 @@ def render(template: str, context: dict[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"number": number, "percent": percent}
-    return environment.get_template(template).render(style=folder.joinpath(STYLE).read_text("utf-8"), **context)
+    return environment.get_template(template).render(style=style(), **context)

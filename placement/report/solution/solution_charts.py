@@ -9,9 +9,8 @@ import numpy.typing as npt
 
 from placement.cost.evaluation import Evaluation
 from placement.pipeline.solution import Solution
-from placement.report.drawing.layer_lines import Line, layer_lines, layer_ticks
+from placement.report.drawing.lines import layer_line, layer_ticks, lines_by_layer
 from placement.report.drawing.numbers import number
-from placement.report.drawing.png import heatmap_uri
 from placement.report.drawing.svg import Chart, ticks
 from placement.report.solution.summary import shown_part
 
@@ -19,6 +18,7 @@ SHAPES = {"linear": "circle", "eplb": "square", "robust": "triangle", "grouped":
 SERIES = {"linear": "s0", "eplb": "s1", "robust": "s3", "grouped": "s3"}
 RESULT_SHAPE, RESULT_SERIES = "diamond", "s2"
 NODE_LINES = 16
+SHADES = 10  # of blue, and as many of orange
 PerLayer = Callable[[Evaluation], npt.NDArray[np.float64]]
 
 
@@ -60,10 +60,12 @@ def tradeoff(solution: Solution) -> str:
 def per_layer(solution: Solution, values_of: PerLayer, label: str, lowest: float) -> str:
     """One line a map over the layers; the axis starts at `lowest`."""
     part, answers = shown_part(solution)
+    layer_ids = solution.placement.model.layer_ids
     lines = [
-        Line(name, series_of(name), shape_of(name), values_of(answer).tolist()) for name, answer in answers.items()
+        layer_line(name, series_of(name), shape_of(name), layer_ids, values_of(answer).tolist())
+        for name, answer in answers.items()
     ]
-    return layer_lines(solution.placement.model.layer_ids, lines, label, lowest, f"{label} by layer, {part} requests")
+    return lines_by_layer(layer_ids, lines, label, lowest, f"{label} by layer, {part} requests")
 
 
 def sends_by_layer(solution: Solution) -> str:
@@ -122,10 +124,11 @@ def rank_heatmap(
     )
     for index, layer_id in enumerate(layer_ids):
         if layer_id in shown:
-            chart.text(chart.x(index), chart.bottom + 18, f"{layer_id}", "middle")
+            chart.x_tick(index, f"{layer_id}")
     for rank in range(0, num_ranks, max(-(-num_ranks // 8), 1)):
-        chart.text(chart.left - 8, chart.y(rank) + 4, f"{rank}", "end")
-    chart.image(heatmap_uri(ratio_LG.T, reach))
+        chart.y_tick(rank)
+    level_LG = np.clip((ratio_LG - 1) / reach, -1, 1)
+    chart.shades(np.rint(level_LG.T * SHADES).astype(np.int64), SHADES)
     gpus_per_node = num_ranks // num_nodes
     if _parted(num_nodes, gpus_per_node):
         for node in range(1, num_nodes):

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 
 from placement.analysis.study.domains import Telling
 from placement.analysis.study.findings import Study
-from placement.report.drawing.layer_lines import Line, layer_lines
-from placement.report.drawing.numbers import number, percent
-from placement.report.drawing.svg import Chart, ticks
+from placement.report.drawing.lines import Legend, Line, layer_line, legend, lines_by_layer, lines_over
 
-Legend = list[tuple[str, str, str]]
 MARKS = (("s2", "diamond"), ("s3", "triangle"), ("s1", "square"), ("s0", "circle"))
 
 
@@ -23,47 +20,33 @@ def lines(
     marks: Sequence[int] = (0, 1, 2, 3),
 ) -> tuple[str, Legend] | None:
     """Chart of some (measure, what it is called) over layers, with its legend; None where no layer has any."""
-    known = [(measure, name, MARKS[mark]) for (measure, name), mark in zip(measures, marks, strict=False)]
+    layer_ids = study.model.layer_ids
     shown = [
-        Line(name, *mark, [getattr(layer, measure) for layer in study.layers])
-        for measure, name, mark in known
+        layer_line(name, *MARKS[mark], layer_ids, [getattr(layer, measure) for layer in study.layers])
+        for (measure, name), mark in zip(measures, marks, strict=False)
         if study.values(measure)
     ]
     if not shown:
         return None
-    layer_ids = study.model.layer_ids
-    return layer_lines(layer_ids, shown, label, lowest, f"{label} by layer"), [
-        (line.name, line.series, line.shape) for line in shown
+    return lines_by_layer(layer_ids, shown, label, lowest, f"{label} by layer"), legend(shown)
+
+
+def accuracy_by_tokens(telling: Telling) -> tuple[str, Legend] | None:
+    """Held-out accuracy against the tokens seen, on a scale where each step doubles them; with its legend."""
+    steps = [(math.log2(step.tokens), step) for step in telling.steps if step.tokens]
+    if not steps:
+        return None
+    ends = (steps[0][0] - 0.5, steps[-1][0] + 0.5)
+    shown = [
+        Line("all requests", *MARKS[0], [(x, step.accuracy) for x, step in steps]),
+        Line("mean over domains", *MARKS[1], [(x, step.balanced) for x, step in steps]),
+        Line("always the most frequent", "s0", "", [(x, telling.majority) for x in ends]),
     ]
-
-
-def accuracy_by_tokens(telling: Telling) -> str:
-    """Held-out accuracy against the tokens seen, on a scale where each step doubles them."""
-    points = [(math.log2(step.tokens), step) for step in telling.steps if step.tokens]
-    low, high = points[0][0] - 0.5, points[-1][0] + 0.5
-    chart = Chart(
-        x_ticks=[],
-        y_ticks=ticks(0.0, min(max(telling.majority, *(step.accuracy for _, step in points)) * 1.02, 1.0)),
-        x_range=(low, high),
+    svg = lines_over(
+        shown,
         x_label="tokens of a request that were seen",
         y_label="share of requests told right",
+        title="Held-out accuracy",
+        x_names={x: f"{step.tokens}" for x, step in steps},
     )
-    for x, step in points:
-        chart.text(chart.x(x), chart.bottom + 18, f"{step.tokens}", "middle")
-    chart.line("s0", [low, high], [telling.majority] * 2)
-    for series, shape, name, values in (
-        ("s3", "triangle", "mean over domains", [step.balanced for _, step in points]),
-        ("s2", "diamond", "all requests", [step.accuracy for _, step in points]),
-    ):
-        chart.line(series, [x for x, _ in points], values)
-        for (x, step), value in zip(points, values, strict=True):
-            chart.mark(series, shape, x, value, f"{name}, {step.seen}: {percent(value)}", radius=3.5)
-    said = "; ".join(f"{step.tokens} tokens {number(step.accuracy)}" for _, step in points)
-    return chart.svg(f"Held-out accuracy by tokens seen: {said}; always the most frequent {number(telling.majority)}.")
-
-
-ACCURACY_LEGEND: Legend = [
-    ("all requests", "s2", "diamond"),
-    ("mean over domains", "s3", "triangle"),
-    ("always the most frequent", "s0", "circle"),
-]
+    return svg, legend(shown)

@@ -62,8 +62,7 @@ def _context(study: Study) -> dict[str, Any]:
         ),
         "telling_words": words.telling_words(study),
         "confusion": _confusion(study),
-        "accuracy": figures.accuracy_by_tokens(study.telling) if study.telling and study.telling.steps else None,
-        "accuracy_legend": figures.ACCURACY_LEGEND,
+        "accuracy": figures.accuracy_by_tokens(study.telling) if study.telling else None,
         "foretelling_words": words.foretelling_words(study),
         "foretelling": figures.lines(
             study,

@@ -13,7 +13,6 @@ async function swap(id, url) {
   if (!fresh || !old) return null;
   reveal(fresh);
   old.replaceWith(document.adoptNode(fresh));
-  document.dispatchEvent(new CustomEvent("swapped", { detail: id }));
   return fresh;
 }
 
@@ -42,6 +41,14 @@ document.addEventListener("click", (event) => {
     url.searchParams.set("layer", new URL(link.href).searchParams.get("layer"));
     swapFor(link.dataset.swap, url, "layer");
   }
+  const column = event.target.closest("[data-layers] .column");
+  const layer = document.getElementById("layer");
+  if (column && layer) {
+    layer.value = column.dataset.value;
+    layer.form.requestSubmit();
+  }
+  const mark = event.target.closest("[data-link]");
+  if (mark) location.assign(mark.dataset.link);
   const copy = event.target.closest("[data-copy]");
   if (copy) copyText(copy);
 });
