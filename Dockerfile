@@ -18,8 +18,7 @@ COPY --from=build /opt/placement /opt/placement
 # compiled code is cached outside of the package, where any user may write; what is there fits processors like this one's
 ENV PATH=/opt/placement/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
-    NUMBA_CACHE_DIR=/var/cache/placement \
-    MPLCONFIGDIR=/tmp/matplotlib
+    NUMBA_CACHE_DIR=/var/cache/placement
 RUN install --directory --mode 1777 /var/cache/placement \
     && placement warm-up \
     && chmod -R a+rwX /var/cache/placement/* \

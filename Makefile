@@ -7,7 +7,7 @@ NEWEST := .venv-newest
 # every version of every distribution that is installed below stands in lock.txt, which `make lock` writes
 INSTALL := -m pip install --quiet --disable-pip-version-check --constraint lock.txt --build-constraint lock.txt
 TORCH := torch==2.13.0
-GROUPS := test lint fuzz kernels peers engines build lock
+GROUPS := test lint fuzz kernels plots peers engines build lock
 
 .PHONY: demo test test-newest test-engines test-image fuzz lint lock clean supported-python
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
-import matplotlib
 import pytest
 from rich.console import Console
 
@@ -16,7 +17,8 @@ from placement.pipeline.documents.front_files import front_document, save_front
 from placement.pipeline.front import solve_front
 from placement.pipeline.front_search import WEIGHTS
 from placement.pipeline.front_solution import Front
-from placement.report.front.front_report import front_png, front_table
+from placement.report.drawing.numbers import number
+from placement.report.front.front_report import front_svg, front_table
 
 SHAPE = ("--nodes", 2, "--gpus-per-node", 2, "--work-limit", 500)
 CLUSTER = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=4)
@@ -82,7 +84,7 @@ def test_a_weight_of_ones_own(trace: Path) -> None:
     assert front.chosen.weight == 11.9
     assert front.solution.held_out == {}
     assert front_document(front)["points"][0]["held_out"] is None
-    assert front_png(front).startswith(b"\x89PNG")
+    assert "held-out" not in front_svg(front)
 
 
 def test_files(trace: Path, tmp_path: Path, run_cli: Any) -> None:
@@ -97,7 +99,7 @@ def test_files(trace: Path, tmp_path: Path, run_cli: Any) -> None:
     folder, other = tmp_path / "deep" / "1", tmp_path / "deep" / "2"
     document = json.loads((folder / "front.json").read_bytes())
     names = {point["file"] for point in document["points"]}
-    assert {path.name for path in folder.iterdir()} == names | {"front.json", "front.png"}
+    assert {path.name for path in folder.iterdir()} == names | {"front.json", "front.svg"}
     for path in folder.iterdir():
         assert path.read_bytes() == (other / path.name).read_bytes(), path.name
     assert document["schema"] == "expert-front/1"
@@ -123,19 +125,21 @@ def test_the_table_fits(front: Front, capped: Front) -> None:
         assert [row.style == "bold" for row in front_table(one).rows] == [point is one.chosen for point in one.points]
 
 
-def test_the_plot_does_not_depend_on_settings(front: Front) -> None:
-    """The same bytes whatever the user's matplotlib settings are, which stay as they were; no date and no version."""
-    plain = front_png(front)
-    with matplotlib.rc_context({"font.size": 20.0, "axes.facecolor": "black", "savefig.dpi": 40}):
-        assert front_png(front) == plain
-        assert matplotlib.rcParams["font.size"] == 20.0
-    assert b"tEXt" not in plain
-
-
-def test_only_a_plot_loads_matplotlib(run_python: Any) -> None:
-    """The command line and the tables do without."""
-    result = run_python("import sys, placement.cli, placement.report.front; print('matplotlib' in sys.modules)")
-    assert result.stdout == "False\n", result.stderr
+def test_the_picture_shows_every_point(front: Front) -> None:
+    """A file that stands alone: each point of each side with its figures, the chosen one named, nothing fetched."""
+    text = front_svg(front)
+    root = ElementTree.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg" and root.get("aria-label")
+    tips = [title.text or "" for title in root.iter("{http://www.w3.org/2000/svg}title")]
+    for side in ("train", "held_out"):
+        for point in front.points:
+            answer = getattr(point.solution, side)["auto"]
+            told = f"{number(answer.sends_L.mean())} sends, {number(answer.rank_imbalance_L().mean())}"
+            assert any(tip.startswith("front, ") and tip.endswith(told) for tip in tips)
+    words = [part.text for part in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "1.5, chosen" in words
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|url\(|@import|<script", text)
+    assert front_svg(front) == text
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def front_command(
     from placement.cli.written import finish
     from placement.pipeline.documents.front_files import PLOT_FILE, save_front
     from placement.pipeline.front import solve_front
-    from placement.report.front.front_report import front_png, front_table
+    from placement.report.front.front_report import front_svg, front_table
     from placement.support.atomic_files import write_atomic
 
     source = open_any(traces, run.top_k)
@@ -30,5 +30,5 @@ def front_command(
     with run.running() as how:
         front = solve_front(source, cluster, search.of(), by_domain=run.report is not None, **how)
     save_front(front_out, front)
-    write_atomic(front_out / PLOT_FILE, front_png(front))
+    write_atomic(front_out / PLOT_FILE, front_svg(front))
     finish(front.solution, output=output, run=run, tables=[front_table(front)], also=[front_out])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from placement.analysis.info import MEASURES, LayerInfo, TraceInfo
 from placement.errors import printable
 from placement.report.drawing.numbers import NONE, number, percent, plural
+from placement.report.drawing.table import table_of
 
 SHOWN_DOMAINS = 12
 LABELS = {
@@ -63,7 +63,7 @@ def _categories(info: TraceInfo) -> str:
 
 
 def _domains(info: TraceInfo) -> Table:
-    table = _table("domain", "requests", "tokens", "share", "categories")
+    table = table_of("domain", "requests", "tokens", "share", "categories")
     for part in info.domains[:SHOWN_DOMAINS]:
         inner = sum(other.domain == part.domain and other.category is not None for other in info.categories)
         name = Text(printable(part.domain or NONE), overflow="ellipsis", no_wrap=True)
@@ -77,7 +77,7 @@ def _domains(info: TraceInfo) -> Table:
 
 
 def _measures(info: TraceInfo) -> Table:
-    table = _table("over layers", "mean", "min", "max")
+    table = table_of("over layers", "mean", "min", "max")
     for measure in MEASURES:
         values = info.values(measure)
         shown = (info.mean(measure), min(values), max(values)) if values else (None, None, None)
@@ -86,15 +86,7 @@ def _measures(info: TraceInfo) -> Table:
 
 
 def _layers(layers: tuple[LayerInfo, ...]) -> Table:
-    table = _table("\nlayer", *HEADERS)
+    table = table_of("\nlayer", *HEADERS)
     for layer in layers:
         table.add_row(str(layer.layer_id), *(number(getattr(layer, measure)) for measure in MEASURES))
-    return table
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    table.add_column(first, no_wrap=True)
-    for header in others:
-        table.add_column(header, justify="right", no_wrap=True)
     return table

@@ -108,7 +108,7 @@ def environment(root: Path) -> dict[str, str]:
     """Nothing of this process but where to find programs and packages."""
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "HTTP"))}
     path = f"{root}/opt/placement/bin{os.pathsep}{Path(sys.base_prefix) / 'bin'}{os.pathsep}{os.defpath}"
-    return kept | {"PATH": path, "HOME": str(root), "NUMBA_CACHE_DIR": f"{root}/cache", "MPLCONFIGDIR": f"{root}/mpl"}
+    return kept | {"PATH": path, "HOME": str(root), "NUMBA_CACHE_DIR": f"{root}/cache"}
 
 
 @pytest.mark.image

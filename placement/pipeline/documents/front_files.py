@@ -13,7 +13,7 @@ from placement.pipeline.solution import Solution, solution_document
 from placement.support.atomic_files import make_folder, write_atomic
 
 SCHEMA = "expert-front/1"
-FRONT_FILE, PLOT_FILE = "front.json", "front.png"
+FRONT_FILE, PLOT_FILE = "front.json", "front.svg"
 
 
 def front_document(front: Front) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +14,7 @@ from placement.analysis.advise.map_cost import EPLB, LINEAR, SOLVED, Figures
 from placement.errors import printable
 from placement.report.advice import advice_text as words
 from placement.report.drawing.numbers import NONE, human_bytes, number, percent, plural
+from placement.report.drawing.table import short, table_of
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 NAME_WIDTH = 16
@@ -51,14 +51,6 @@ def advice_tables(advice: Advice) -> Iterator[Table | Text]:
             yield table
 
 
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    table.add_column(first, no_wrap=True)
-    for header in others:
-        table.add_column(header, justify="right", no_wrap=True)
-    return table
-
-
 def _cells(figures: Figures) -> list[str]:
     return [
         number(figures.sends),
@@ -72,7 +64,7 @@ COLUMNS = ("sends\n/token", "bytes\n/token", "rank imb.\nmean (max)", "step\nµs
 
 
 def _worth(advice: Advice) -> Table:
-    table = _table("\nmap", *COLUMNS)
+    table = table_of("\nmap", *COLUMNS)
     for name in (LINEAR, EPLB, SOLVED):
         table.add_row(name, *_cells(advice.worth.maps[name]), style="bold" if name == SOLVED else "")
     return table
@@ -81,7 +73,7 @@ def _worth(advice: Advice) -> Table:
 def _transports(advice: Advice) -> list[Table]:
     if advice.transports is None:
         return []
-    table = _table("\ntransport", "bytes/token\nlinear", "\neplb", "\nsolved", "\nsaved", "step µs\nsolved")
+    table = table_of("\ntransport", "bytes/token\nlinear", "\neplb", "\nsolved", "\nsaved", "step µs\nsolved")
     for one in advice.transports:
         moved = [human_bytes(one.maps[name].bytes_per_token or 0.0) for name in (LINEAR, EPLB, SOLVED)]
         table.add_row(
@@ -94,7 +86,7 @@ def _redundancy(advice: Advice) -> Table:
     found = advice.redundancy
     known = found.rows[0].kv_share is not None
     headers = ("slots\n/GPU", "sends\n/token", "rank\nimb.", "step µs\nsolved", "step µs\neplb", "weights\n/GPU")
-    table = _table("redund.\nexperts", *headers, "KV cache\ngiven up", *(["of\nit"] if known else []))
+    table = table_of("redund.\nexperts", *headers, "KV cache\ngiven up", *(["of\nit"] if known else []))
     for row in found.rows:
         solved = row.maps[SOLVED]
         table.add_row(
@@ -115,7 +107,7 @@ def _redundancy(advice: Advice) -> Table:
 def _phases(advice: Advice) -> list[Table]:
     if advice.phases is None:
         return []
-    table = _table("phase\nmap", *COLUMNS)
+    table = table_of("phase\nmap", *COLUMNS)
     for phase in advice.phases.phases:
         table.add_row(Text(phase.name, style="italic"))
         for name, figures in phase.maps.items():
@@ -126,7 +118,7 @@ def _phases(advice: Advice) -> list[Table]:
 def _grouping(advice: Advice) -> list[Table]:
     if advice.grouping is None:
         return []
-    table = _table("\nway to place and group", *COLUMNS)
+    table = table_of("\nway to place and group", *COLUMNS)
     for name, figures in advice.grouping.maps.items():
         table.add_row(name, *_cells(figures), style="bold" if name == advice.grouping.best else "")
     return [table]
@@ -135,7 +127,7 @@ def _grouping(advice: Advice) -> list[Table]:
 def _capacity(advice: Advice) -> Table:
     found = advice.capacity
     names = list(found.overall)
-    table = _table("\nlayer", *(f"{title}\n{HEADERS[name]}" for title in ("max/mean", "factor") for name in names))
+    table = table_of("\nlayer", *(f"{title}\n{HEADERS[name]}" for title in ("max/mean", "factor") for name in names))
     rows = [(f"{layer.layer_id}", layer.by) for layer in found.layers]
     for title, by in [*rows, ("all", found.overall)]:
         if title == "all":
@@ -154,7 +146,7 @@ def factor_text(factor: float | None, largest: float) -> str:
 
 def _drift(found: Drift) -> Table:
     """Rows are what a map was fitted on, columns (numbered) what it is measured on."""
-    table = _table("gain kept by a map\nsolved for", *(f"on\n{number}" for number in range(1, len(found.names) + 1)))
+    table = table_of("gain kept by a map\nsolved for", *(f"on\n{number}" for number in range(1, len(found.names) + 1)))
     parts = range(len(found.names))
     for v in parts:
         table.add_row(_name(v, found.names), *map(_kept, [found.kept(v, w) for w in parts]))
@@ -167,5 +159,4 @@ def _kept(share: float | None) -> str:
 
 
 def _name(v: int, names: Sequence[str]) -> Text:
-    name = printable(names[v])
-    return Text(f"{v + 1} {name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 1] + '…'}")
+    return Text(f"{v + 1} {short(printable(names[v]), NAME_WIDTH)}")

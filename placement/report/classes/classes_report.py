@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -12,6 +11,7 @@ from placement.cost.evaluation import Evaluation
 from placement.errors import printable
 from placement.pipeline.by_class_solution import ONE, OWN, ByClass, Cost
 from placement.report.drawing.numbers import change, number
+from placement.report.drawing.table import short, table_of
 from placement.report.solution.summary import REFERENCE, shown_part
 
 NAME_WIDTH = 22
@@ -115,22 +115,15 @@ def _mixed(answer: ByClass, shown: str) -> dict[str, Evaluation]:
 def terminal_class_table(answer: ByClass) -> Table:
     """One row a class: sends and imbalance of eplb, of the one map for all and of its own; what the own one changes."""
     told = class_table(answer)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    table.title = Text(f"\none map for all beside one for each {told.noun}: sends, rank imbalance", style="bold")
-    table.title_justify = table.caption_justify = "left"
-    table.add_column(told.noun, no_wrap=True)
-    for header in ("tokens", "one map", "own map", "sends", "cost"):
-        table.add_column(header, justify="right", no_wrap=True)
+    heads = ("tokens", "one map", "own map", "sends", "cost")
+    title = f"\none map for all beside one for each {told.noun}: sends, rank imbalance"
+    caption = f"{told.shown} requests; changes are those of the own map against the one for all; cost = {told.price}; "
+    table = table_of(told.noun, *heads, title=title, caption=f"{caption}dim: not better")
     for row in (*told.rows, None, told.mean, told.mixed):
         if row is None:
             table.add_section()
             continue
-        name = row.name if len(row.name) <= NAME_WIDTH else f"{row.name[: NAME_WIDTH - 1]}…"
         cells = [" ".join(cell).strip() for cell in row.cells[MAPS.index(ONE) :]]
-        table.add_row(Text(name), row.tokens, *cells, row.sends, row.cost, style="" if row.better else "dim")
-    table.caption = Text(
-        f"{told.shown} requests; changes are those of the own map against the one for all; cost = {told.price}; dim: "
-        f"not better",
-        style="dim",
-    )
+        name = Text(short(row.name, NAME_WIDTH))
+        table.add_row(name, row.tokens, *cells, row.sends, row.cost, style="" if row.better else "dim")
     return table

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -13,15 +12,15 @@ from placement.errors import printable
 from placement.pipeline.documents.grouping_document import domain_rows
 from placement.pipeline.grouped_solution import Gain, GroupedSolution
 from placement.report.drawing.numbers import change, number, percent, plural
+from placement.report.drawing.table import short, table_of
 
 MOST_DOMAINS = 12
 
 
 def gains_table(grouped: GroupedSolution) -> Table:
     """What placement alone, grouping alone and both bring; held out where requests were."""
-    table = _table("way to place and group")
-    for header in ("sends\n/token", "against\nlinear", "rank\nimb.", "routed\nsends", "training\nsends"):
-        table.add_column(header, justify="right", no_wrap=True)
+    heads = ("sends\n/token", "against\nlinear", "rank\nimb.", "routed\nsends", "training\nsends")
+    table = table_of("\nway to place and group", *heads, caption=_caption(grouped))
     linear = _shown(grouped.gains[0]).summary()["sends_per_token"]
     for one in grouped.gains:
         summary = _shown(one).summary()
@@ -35,24 +34,20 @@ def gains_table(grouped: GroupedSolution) -> Table:
         ]
         name = one.name.removesuffix(" + homes")
         table.add_row(Text(f"{printable(name)}, {homes}"), *cells, style="bold" if one is grouped.gains[-1] else "")
-    table.caption = Text(_caption(grouped), style="dim")
     return table
 
 
 def domains_table(grouped: GroupedSolution) -> Table:
     """Which domains went to which node, and how local each is, before and after."""
     nodes = grouped.solution.cluster.num_nodes
-    table = _table("domain")
-    for header in ("tokens", "sends\nbefore", "\nafter"):
-        table.add_column(header, justify="right", no_wrap=True)
+    table = table_of("\ndomain", "tokens", "sends\nbefore", "\nafter")
     table.add_column(
         "share of its tokens on each node" if nodes <= 8 else "nodes with most of its tokens", no_wrap=True
     )
     rows = domain_rows(grouped)
     for row in rows[:MOST_DOMAINS]:
-        name = printable(row["domain"])
         table.add_row(
-            Text(name if len(name) <= 24 else f"{name[:23]}…"),
+            Text(short(printable(row["domain"]), 24)),
             f"{row['tokens']:,}",
             number(row["sends_before"]),
             number(row["sends_after"]),
@@ -87,10 +82,3 @@ def _where(row: dict[str, Any], nodes: int) -> str:
         return " ".join(f"{share:4.0%}" for share in shares)
     most = sorted(range(nodes), key=lambda node: -shares[node])[:4]
     return ", ".join(f"{node}: {shares[node]:.0%}" for node in most if shares[node] > 0)
-
-
-def _table(first: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    table.caption_justify = "left"
-    table.add_column(f"\n{first}", no_wrap=True)
-    return table

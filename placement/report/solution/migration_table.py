@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from placement.core.migration import MigrationPlan
 from placement.report.drawing.numbers import human_bytes, number, percent, plural
+from placement.report.drawing.table import table_of
 
 MOST_ROWS = 24
 
@@ -27,10 +26,9 @@ def migration_line(plan: MigrationPlan) -> str:
 
 def migration_table(plan: MigrationPlan) -> Table:
     """One row a layer that changes, the busiest link of each, and the totals."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    table.title_justify = table.caption_justify = "left"
-    for header in ("\nlayer", "slots\nthat move", "bytes\nbetween nodes", "bytes\nwithin nodes", "busiest\nlink"):
-        table.add_column(header, justify="right", no_wrap=True)
+    heads = ("slots\nthat move", "bytes\nbetween nodes", "bytes\nwithin nodes", "busiest\nlink")
+    table = table_of("\nlayer", *heads, caption=_caption(plan))
+    table.columns[0].justify = "right"
     node_M = [rank // plan.cluster.gpus_per_node for rank in (plan.source_M, plan.target_M)]
     size = plan.cluster.expert_bytes
     changed, moves = np.unique(plan.layer_M[plan.moves_M], return_counts=True)
@@ -46,7 +44,6 @@ def migration_table(plan: MigrationPlan) -> Table:
     table.add_section()
     totals = (human_bytes(plan.bytes_between_nodes), human_bytes(plan.bytes_within_nodes), _busiest(plan.bytes_NN))
     table.add_row("all", f"{plan.num_moves:,}", *totals, style="bold")
-    table.caption = Text(_caption(plan), style="dim")
     return table
 
 

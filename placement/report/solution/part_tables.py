@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from placement.errors import printable
 from placement.pipeline.solution import Solution
 from placement.report.drawing.numbers import number
+from placement.report.drawing.table import short, table_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -89,18 +89,13 @@ def terminal_part_table(solution: Solution) -> Table | None:
     table = part_table(solution)
     if table is None or solution.robust is None:
         return None
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    shown.title = Text(f"\nsends and rank imbalance by {table.noun}, {table.shown} requests", style="bold")
-    shown.title_justify = shown.caption_justify = "left"
-    shown.add_column(table.noun, no_wrap=True)
-    for name in table.maps:
-        shown.add_column(Text(name), justify="right", no_wrap=True)
+    title = f"\nsends and rank imbalance by {table.noun}, {table.shown} requests"
+    shown = table_of(table.noun, *table.maps, title=title)
     for row in table.rows:
         cells = [
             Text(f"{sends} {imbalance}", style="bold" if worst else "") for sends, _, imbalance, _, worst in row.cells
         ]
-        name = row.name if len(row.name) <= NAME_WIDTH else f"{row.name[: NAME_WIDTH - 1]}…"
-        shown.add_row(Text(name), *cells)
+        shown.add_row(Text(short(row.name, NAME_WIDTH)), *cells)
     shown.add_section()
     shown.add_row("worst cost", *table.worst)
     shown.add_row("mean cost", *table.mean)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -12,6 +11,7 @@ from placement.cost.evaluation import Evaluation
 from placement.errors import printable
 from placement.pipeline.solution import Solution
 from placement.report.drawing.numbers import change, human_bytes, number, plural
+from placement.report.drawing.table import table_of
 from placement.report.solution.summary import REFERENCE, headline, parts, sends_known
 
 __all__ = ["comparison_table", "evaluation_table", "headline"]
@@ -54,19 +54,8 @@ def evaluation_table(names: Sequence[str], evaluations: Sequence[Evaluation]) ->
 
 
 def _table(reference: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    table.title_justify = table.caption_justify = "left"
-    table.add_column("\nmap", no_wrap=True)
-    for header in (
-        "sends\n/token",
-        f"against\n{reference}",
-        "bytes\n/token",
-        "rank imb.\nmean (max)",
-        "node\nimb.",
-        "step\nµs",
-    ):
-        table.add_column(header, justify="right", no_wrap=True)
-    return table
+    heads = ("bytes\n/token", "rank imb.\nmean (max)", "node\nimb.", "step\nµs")
+    return table_of("\nmap", "sends\n/token", f"against\n{reference}", *heads)
 
 
 def _caption(tokens: str, known: bool = True) -> Text:
