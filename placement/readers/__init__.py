@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from placement.errors import OptionError, TraceError
+from placement.support.registry import Registry
 
 if TYPE_CHECKING:
     from placement.readers.base import Reader
 
 AUTO = "auto"
-READERS = {
-    "sglang": "placement.readers.sglang:SGLang",
-    "sglang-responses": "placement.readers.sglang_responses:SGLangResponses",
-    "vllm": "placement.readers.vllm:VLLM",
-    "routing-log": "placement.readers.routing_log:RoutingLog",
-    "megatron": "placement.readers.megatron:Megatron",
-    "tensorrt-llm": "placement.readers.tensorrt_llm:TensorRTLLM",
-    "llama-cpp": "placement.readers.llama_cpp:LlamaCpp",
-    "arrays": "placement.readers.arrays:Arrays",
-    "parquet": "placement.readers.parquet:Parquet",
-}
-
-
-def get_reader(name: str) -> Reader:
-    """The reader of that name. Raises OptionError."""
-    if name not in READERS:
-        raise OptionError(f"--from {name!r} is unknown; choose one of {AUTO}, {', '.join(READERS)}")
-    module, attribute = READERS[name].split(":")
-    return cast("Reader", getattr(import_module(module), attribute)())
+READERS: Registry[Reader] = Registry(
+    "--from ",
+    {
+        "sglang": "placement.readers.sglang:SGLang",
+        "sglang-responses": "placement.readers.sglang_responses:SGLangResponses",
+        "vllm": "placement.readers.vllm:VLLM",
+        "routing-log": "placement.readers.routing_log:RoutingLog",
+        "megatron": "placement.readers.megatron:Megatron",
+        "tensorrt-llm": "placement.readers.tensorrt_llm:TensorRTLLM",
+        "llama-cpp": "placement.readers.llama_cpp:LlamaCpp",
+        "arrays": "placement.readers.arrays:Arrays",
+        "parquet": "placement.readers.parquet:Parquet",
+    },
+    others=(AUTO,),
+)
+get_reader = READERS.make
 
 
 def detect(path: str | Path) -> tuple[Reader, str]:

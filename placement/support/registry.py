@@ -1,0 +1,46 @@
+"""Plug-ins by name: each is a class in a file of its own, imported when somebody asks for the plug-in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Generic, TypeVar, cast
+
+from placement.errors import OptionError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names of plug-ins, in the order in which they are told to users; `make` gives the plug-in of a name.
+
+    Args:
+        option: What the name is told with in messages, such as "solver=" or "--to ".
+        plug_ins: "module:class" of every name. The class is called without arguments.
+        others: Further names that users may give; whoever reads the option knows them.
+    """
+
+    def __init__(self, option: str, plug_ins: Mapping[str, str], *, others: tuple[str, ...] = ()) -> None:
+        self._option, self._plug_ins, self._others = option, dict(plug_ins), others
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._plug_ins)
+
+    def __len__(self) -> int:
+        return len(self._plug_ins)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._plug_ins
+
+    def check(self, name: str) -> None:
+        """Raises OptionError where no plug-in has that name; imports nothing."""
+        if name not in self._plug_ins:
+            raise OptionError(
+                f"{self._option}{name!r} is unknown; choose one of {', '.join((*self._others, *self._plug_ins))}"
+            )
+
+    def make(self, name: str) -> T:
+        """The plug-in of that name. Raises OptionError where there is none."""
+        self.check(name)
+        module, attribute = self._plug_ins[name].split(":")
+        return cast(T, getattr(import_module(module), attribute)())
