@@ -25,8 +25,8 @@ import numpy as np
 from machine import output_file
 
 from placement.cli import main
-from placement.core.choices import TRANSPORTS
-from placement.cost.replica_choice import REPLICA_CHOICES
+from placement.cost.choices import REPLICA_CHOICES
+from placement.cost.transports import TRANSPORTS
 from placement.exporters import EXPORTERS
 from placement.readers import READERS
 from placement.solvers import SOLVERS

@@ -15,7 +15,7 @@ import typer
 
 from placement.cli import app
 from placement.core.cluster import Cluster
-from placement.cost.replica_choice import REPLICA_CHOICES
+from placement.cost.choices import REPLICA_CHOICES
 from placement.documents.cluster_yaml import ClusterFile
 from placement.exporters import EXPORTERS
 from placement.readers import READERS

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from reference import Map, layer_price
 
 from placement import Cluster, open_trace
-from placement.core.choices import OBJECTIVES, TRANSPORTS
+from placement.core.choices import OBJECTIVES
 from placement.core.topology import Topology
 from placement.cost.step_time import step_time_us
+from placement.cost.transports import TRANSPORTS
 from placement.solvers.layer_problems import layer_problem
 from placement.solvers.options import Options
 from placement.solvers.problem import LayerProblem
@@ -43,7 +44,7 @@ def problems(draw: st.DrawFn, **fixed: Any) -> tuple[LayerProblem, np.ndarray]:
     )
     options = Options(
         **{
-            "transport": draw(st.sampled_from(TRANSPORTS)),
+            "transport": draw(st.sampled_from(list(TRANSPORTS))),
             "objective": draw(st.sampled_from(OBJECTIVES)),
             "replica_choice": draw(st.sampled_from(["min-nodes", "local-first", "uniform"])),
             "balance_weight": draw(st.sampled_from([0.0, 0.7])),

@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from placement.core.choices import TOKEN_TOLERANCE
+from placement.core.choices import REPLICA_CHOICE, TOKEN_TOLERANCE, TRANSPORT
 from placement.documents.cluster_yaml import ClusterFile
 from placement.solvers.options import Options
 
@@ -82,8 +82,8 @@ class EvaluateBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"traces": ["0f3c…"], "replica_choice": "min-nodes"}]})
 
     traces: list[str] = Field(min_length=1, max_length=1000)
-    replica_choice: str = Field(default="min-nodes", max_length=40)
-    transport: str = Field(default="node", max_length=40)
+    replica_choice: str = Field(default=REPLICA_CHOICE, max_length=40)
+    transport: str = Field(default=TRANSPORT, max_length=40)
 
 
 def options_of(body: dict[str, Any]) -> Options:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from placement.core.cluster import Cluster
-from placement.cost.replica_choice import replica_choice_code
-from placement.cost.transport import check_transport
+from placement.cost.choices import REPLICA_CHOICES
+from placement.cost.transports import TRANSPORTS
 from placement.documents.cluster_yaml import ClusterFile, cluster_of
 from placement.errors import MapError, OptionError, PlacementError, TraceError
 from placement.pipeline.solve import check_moves
@@ -85,9 +85,9 @@ def check_evaluate(request: dict[str, Any], traces: Sequence[TraceRow], placemen
     """Raise Problem (422) for an evaluation of a placement that cannot be done."""
     faults = _Faults()
     with faults.at("body/transport"):
-        check_transport(request["transport"])
+        TRANSPORTS.check(request["transport"])
     with faults.at("body/replica_choice"):
-        replica_choice_code(request["replica_choice"])
+        REPLICA_CHOICES.check(request["replica_choice"])
     with faults.at("body/traces"):
         _check_together(traces)
         if traces[0].kind == COUNTS:

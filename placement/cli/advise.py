@@ -23,7 +23,7 @@ from placement.cli.shared import (
     progress_listener,
     stdout_console,
 )
-from placement.core.choices import ADVICE_WORK_LIMIT, MOST_DROPPED
+from placement.core.choices import ADVICE_WORK_LIMIT, MOST_DROPPED, REPLICA_CHOICE, TRANSPORT
 from placement.support.atomic_files import write_atomic
 
 
@@ -32,8 +32,8 @@ def advise_command(
     shape: ClusterOptions,
     output: Annotated[Path | None, output_file("-o", "--output", help="HTML page to write.")] = None,
     top_k: TopK = None,
-    transport: Transport = "node",
-    replica_choice: ReplicaChoice = "min-nodes",
+    transport: Transport = TRANSPORT,
+    replica_choice: ReplicaChoice = REPLICA_CHOICE,
     kv_cache_gb: Annotated[
         float | None, typer.Option(help="GB of a GPU for the KV cache without redundant experts, to say their share.")
     ] = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from placement.cli.shared import Json, ReplicaChoice, Traces, Transport, Workers, print_json, stdout_console
+from placement.core.choices import REPLICA_CHOICE, TRANSPORT
 
 
 def evaluate_command(
@@ -19,8 +20,8 @@ def evaluate_command(
     grouping: Annotated[
         Path | None, typer.Option(help="Grouping file: measure with the homes that it gives to the requests.")
     ] = None,
-    replica_choice: ReplicaChoice = "min-nodes",
-    transport: Transport = "node",
+    replica_choice: ReplicaChoice = REPLICA_CHOICE,
+    transport: Transport = TRANSPORT,
     workers: Workers = None,
     json_output: Json = False,
 ) -> None:

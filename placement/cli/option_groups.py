@@ -25,7 +25,7 @@ from placement.cli.shared import (
     cluster_from_options,
     progress_listener,
 )
-from placement.core.choices import BALANCE_WEIGHT, BOUNDS, HOLDOUT, OBJECTIVES
+from placement.core.choices import BALANCE_WEIGHT, BOUNDS, HOLDOUT, OBJECTIVES, REPLICA_CHOICE, TRANSPORT
 from placement.solvers import SOLVERS
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ class SearchOptions:
     max_node_imbalance: Annotated[
         float | None, typer.Option(help="Hard cap on the imbalance of nodes.", rich_help_panel=GOAL)
     ] = None
-    transport: Transport = "node"
-    replica_choice: ReplicaChoice = "min-nodes"
+    transport: Transport = TRANSPORT
+    replica_choice: ReplicaChoice = REPLICA_CHOICE
     solver: Annotated[str, typer.Option(help=f"One of {', '.join(SOLVERS)}.", rich_help_panel=SEARCH)] = "auto"
     bound: Annotated[
         str,

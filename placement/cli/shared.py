@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from placement.core.choices import TRANSPORTS
-from placement.cost.replica_choice import REPLICA_CHOICES
+from placement.cost.choices import REPLICA_CHOICES
+from placement.cost.transports import TRANSPORTS
 from placement.errors import InputError, OptionError, TraceError
 from placement.readers import detect
 from placement.support.progress import Listener, Progress, ignore

@@ -1,13 +1,14 @@
 """What users may choose by name, and what they get where they choose nothing.
 
-This module imports nothing, so that the command line shows its help at once. Solvers, readers, exporters and replica
-choices have registries of their own.
+This module imports nothing, so that the command line shows its help at once. Solvers, readers, exporters, replica
+choices and transports have registries of their own.
 """
 
 OBJECTIVES = ("locality", "balance", "time")
 BALANCE_WEIGHT = 1.5  # sends per token that one unit of rank imbalance is worth
 BOUNDS = ("quick", "tight", "none")
-TRANSPORTS = ("node", "rank", "assignment", "allgather")  # see placement/cost/transport.py
+REPLICA_CHOICE = "min-nodes"  # of placement/cost/choices/
+TRANSPORT = "node"  # of placement/cost/transports/
 
 HOLDOUT = 0.2  # share of the requests to measure on
 PARTINGS = ("domain", "category", "traces", "windows:N")  # parts between which traffic may shift

@@ -1,7 +1,7 @@
 """One slot for every assignment: what a runtime does where the cost model takes the mean over all that may happen.
 
-The rules are those of `placement.cost.kernel_replicas` and `placement.cost.balanced`. What they leave to chance is
-drawn from a hash of the rank, the token's number and the expert, so the same tokens get the same slots again.
+The rules are those of `placement.cost.kernel_replicas` and `placement.cost.kernel_balanced`. What they leave to chance
+is drawn from a hash of the rank, the token's number and the expert, so the same tokens get the same slots again.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.balanced import RunningLoad, balanced_copies, balanced_scratch, count_token
-from placement.cost.covers import COUNT_0, pivot_of, popcount, smallest_covers
+from placement.cost.covers import COUNT_0, covers_beside, pivot_of, popcount
+from placement.cost.kernel_balanced import RunningLoad, balanced_copies, balanced_scratch, count_token
 from placement.cost.lookup_tables import LayerTables
-from placement.cost.replica_choice import MIN_NODES, MIN_NODES_BALANCED, UNIFORM
 from placement.support.hash64 import GOLDEN, mix_word
 from placement.support.inner_kernel import inner_kernel
 
@@ -24,53 +23,80 @@ _ZERO = np.uint64(0)
 
 
 @nb.njit(cache=True, nogil=True)
-def choose_slots(
+def draw_slots(
     ids_TK: npt.NDArray[Any],
     rank: int,
-    choice: int,
+    by_cover: bool,
+    nodes_E: npt.NDArray[np.uint64],
     tables: LayerTables,
     running: RunningLoad,
     slot_TK: npt.NDArray[np.int32],
 ) -> None:
     """Write the slot that serves each expert of tokens of `rank` to `slot_TK`; -1 for an id below 0.
 
-    `running` goes on from call to call: it numbers the tokens and holds the load that `min-nodes-balanced` looks at.
+    nodes_E  uint64 [E], allowed nodes of each expert for the rank's home, as `by_cover` of `cost_replicated`
+    running  goes on from call to call: it numbers the tokens
     """
     top_k = ids_TK.shape[1]
-    home = rank // (tables.num_ranks // tables.num_nodes)
-    home_bit = _ONE << np.uint64(home)
+    home_bit = _ONE << np.uint64(rank // (tables.num_ranks // tables.num_nodes))
     scratch = balanced_scratch(top_k)
     place_M = np.empty(top_k, dtype=np.int64)
     ids_M = np.empty(top_k, dtype=np.int64)
     for t in range(ids_TK.shape[0]):
-        size = 0
-        for k in range(top_k):
-            slot_TK[t, k] = -1
-            if ids_TK[t, k] >= 0:
-                ids_M[size], place_M[size] = ids_TK[t, k], k
-                size += 1
-        if choice == MIN_NODES_BALANCED:
-            balanced_copies(ids_M[:size], home, tables, running.price_G, scratch)
-            for i in range(size):
-                copy = scratch.best_K[i]
-                slot_TK[t, place_M[i]] = tables.slot_id[copy]
-                running.window_G[tables.slot_rank[copy]] += running.slowness_G[tables.slot_rank[copy]]
-        else:
-            word = mix_word(np.uint64(running.seen_1[0]) * GOLDEN + mix_word(np.uint64(rank)))
-            visited = _ZERO
-            if choice == MIN_NODES:
-                visited = _drawn_nodes(ids_M[:size], home_bit, word, tables, scratch.open_K, scratch.covers)
-            for i in range(size):
-                host = tables.host_E[ids_M[i]]
-                allowed = host
-                if choice != UNIFORM and host & home_bit != _ZERO:
-                    allowed = home_bit
-                elif choice == MIN_NODES:
-                    allowed = host & visited
-                draw = mix_word(word + np.uint64(ids_M[i] + 1) * GOLDEN)
-                copy = _drawn_copy(ids_M[i], allowed, choice == MIN_NODES, draw, tables)
-                slot_TK[t, place_M[i]] = tables.slot_id[copy]
+        size = _routed(ids_TK[t], slot_TK[t], ids_M, place_M)
+        word = mix_word(np.uint64(running.seen_1[0]) * GOLDEN + mix_word(np.uint64(rank)))
+        visited = ~_ZERO
+        if by_cover:
+            visited = _drawn_nodes(ids_M[:size], home_bit, word, tables, scratch.open_K, scratch.covers)
+        for i in range(size):
+            allowed = nodes_E[ids_M[i]]
+            if allowed & home_bit == _ZERO:
+                allowed &= visited
+            draw = mix_word(word + np.uint64(ids_M[i] + 1) * GOLDEN)
+            copy = _drawn_copy(ids_M[i], allowed, by_cover, draw, tables)
+            slot_TK[t, place_M[i]] = tables.slot_id[copy]
         count_token(running)
+
+
+@nb.njit(cache=True, nogil=True)
+def draw_balanced(
+    ids_TK: npt.NDArray[Any],
+    rank: int,
+    tables: LayerTables,
+    running: RunningLoad,
+    slot_TK: npt.NDArray[np.int32],
+) -> None:
+    """As `draw_slots`, by the load so far, which `running` holds."""
+    top_k = ids_TK.shape[1]
+    home = rank // (tables.num_ranks // tables.num_nodes)
+    scratch = balanced_scratch(top_k)
+    place_M = np.empty(top_k, dtype=np.int64)
+    ids_M = np.empty(top_k, dtype=np.int64)
+    for t in range(ids_TK.shape[0]):
+        size = _routed(ids_TK[t], slot_TK[t], ids_M, place_M)
+        balanced_copies(ids_M[:size], home, tables, running.price_G, scratch)
+        for i in range(size):
+            copy = scratch.best_K[i]
+            slot_TK[t, place_M[i]] = tables.slot_id[copy]
+            running.window_G[tables.slot_rank[copy]] += running.slowness_G[tables.slot_rank[copy]]
+        count_token(running)
+
+
+@inner_kernel
+def _routed(
+    ids_K: npt.NDArray[Any],
+    slot_K: npt.NDArray[np.int32],
+    ids_M: npt.NDArray[np.int64],
+    place_M: npt.NDArray[np.int64],
+) -> int:
+    """Write a token's ids that are none below 0, and where they stand; returns how many. Slots are -1 at first."""
+    size = COUNT_0
+    for k in range(len(ids_K)):
+        slot_K[k] = -1
+        if ids_K[k] >= 0:
+            ids_M[size], place_M[size] = ids_K[k], k
+            size += 1
+    return size
 
 
 @inner_kernel
@@ -92,13 +118,8 @@ def _drawn_nodes(
             several += 1
     if several == 0:
         return forced
-    num_open = COUNT_0
-    for e in ids_M:
-        host = tables.host_E[e]
-        if host & (forced | home_bit) == _ZERO:
-            open_K[num_open] = host
-            num_open += 1
-    found = smallest_covers(open_K, num_open, pivot_of(ids_M, tables.num_nodes), tables.num_nodes, covers)
+    pivot = pivot_of(ids_M, tables.num_nodes)
+    found = covers_beside(ids_M, forced | home_bit, pivot, tables.host_E, tables.num_nodes, open_K, covers)
     further: np.uint64 = covers[np.int64(word % np.uint64(found))]
     return forced | further
 

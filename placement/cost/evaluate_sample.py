@@ -10,11 +10,13 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from placement.core.choices import REPLICA_CHOICE, TRANSPORT
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement
 from placement.cost.evaluation import Evaluation, cluster_of, evaluation_of
 from placement.cost.meter import Meter
-from placement.cost.transport import check_transport, wire_cost
+from placement.cost.transport import wire_cost
+from placement.cost.transports import TRANSPORTS
 from placement.workload.workload import Workload
 
 SAMPLE_GROUPS = 64
@@ -25,8 +27,8 @@ def evaluate_sample(
     placements: Sequence[Placement],
     *,
     cluster: Cluster,
-    replica_choice: str = "min-nodes",
-    transport: str = "node",
+    replica_choice: str = REPLICA_CHOICE,
+    transport: str = TRANSPORT,
     executor: Executor | None = None,
 ) -> list[Evaluation]:
     """Cost of each placement by what was counted: loads exact, sends on the sampled tokens.
@@ -35,7 +37,7 @@ def evaluate_sample(
     standard error of the mean sends is that of the means of SAMPLE_GROUPS random groups of its tokens; it says how far
     the sends of all tokens may be, and is 0 where all were sampled.
     """
-    check_transport(transport)
+    TRANSPORTS.check(transport)
     clusters = [cluster_of(placement, cluster) for placement in placements]
     meter = Meter(side.model, placements, clusters, replica_choice, transport, homes_are_random=True)
     sampled = len(side.sample_ids_SLK)

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from placement.core.choices import REPLICA_CHOICE, TRANSPORT
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement
 from placement.cost.meter import Meter
 from placement.cost.step_time import step_time_us
 from placement.cost.traffic import Traffic
-from placement.cost.transport import check_transport, wire_cost
+from placement.cost.transport import wire_cost
+from placement.cost.transports import TRANSPORTS
 from placement.errors import MapError, OptionError
 from placement.traces.token_order import token_batches
 from placement.traces.trace import Trace
@@ -31,7 +33,7 @@ class Evaluation:
     node_sends_L         float64 [L], copies of a token that leave for distinct remote nodes, mean over tokens and homes
     rank_sends_L         the same for distinct ranks on remote nodes
     remote_assignments_L assignments of a token that are served on remote nodes
-    transport            what the engine sends (see `placement.cost.transport`)
+    transport            what the engine sends (see `placement/cost/transports/`)
     sends_L              what it sends per token, each copy weighed by the cost of its link
     load_LP              float64 [L, P], assignments served by each slot
 
@@ -69,12 +71,8 @@ class Evaluation:
 
     def bytes_per_token(self) -> float:
         """Bytes that the transport moves between nodes per token and layer, dispatch and combine."""
-        copies_L = {
-            "node": self.node_sends_L,
-            "rank": self.rank_sends_L,
-            "assignment": self.remote_assignments_L,
-            "allgather": np.array([self.cluster.num_nodes - 1.0]),
-        }[self.transport]
+        leaving_L3 = np.stack([self.node_sends_L, self.rank_sends_L, self.remote_assignments_L], axis=1)
+        copies_L = TRANSPORTS.make(self.transport).between_nodes_L(leaving_L3, self.cluster.num_nodes)
         return float(copies_L.mean()) * (self.cluster.dispatch_bytes + self.cluster.combine_bytes)
 
     def summary(self) -> Summary:
@@ -130,8 +128,8 @@ def evaluate(
     placements: Sequence[Placement],
     *,
     cluster: Cluster | Sequence[Cluster | None] | None = None,
-    replica_choice: str = "min-nodes",
-    transport: str = "node",
+    replica_choice: str = REPLICA_CHOICE,
+    transport: str = TRANSPORT,
     home_Q: npt.NDArray[np.int32] | None = None,
     executor: Executor | None = None,
 ) -> list[Evaluation]:
@@ -140,7 +138,7 @@ def evaluate(
     cluster: links, bytes and speeds, one for all or one for each (defaults where None; shapes must agree)
     home_Q:  home node of every request, int32 [Q]; None, or -1 for a request, takes the mean over all nodes
     """
-    check_transport(transport)
+    TRANSPORTS.check(transport)
     for placement in placements:
         if not trace.model.same_routing(placement.model):
             raise MapError(
@@ -161,19 +159,18 @@ def evaluate(
 
 
 def evaluate_counts(
-    counts: Counts, placements: Sequence[Placement], *, cluster: Cluster, transport: str = "node"
+    counts: Counts, placements: Sequence[Placement], *, cluster: Cluster, transport: str = TRANSPORT
 ) -> list[Evaluation]:
     """What counts tell of each placement: its balance, an expert's load shared evenly over its slots, but no sends.
 
     (Those of `allgather` are the same for every placement, and known.)
     """
-    check_transport(transport)
+    TRANSPORTS.check(transport)
     load_LE = counts.load_LE() * counts.unit
     unknown_L = np.full(counts.model.num_layers, np.nan)
     nowhere = Traffic.start(cluster.num_nodes, cluster.num_ranks)
-    sends_L = (
-        unknown_L if transport != "allgather" else np.full_like(unknown_L, wire_cost(nowhere, cluster, transport, 1))
-    )
+    known = TRANSPORTS.make(transport).everywhere
+    sends_L = np.full_like(unknown_L, wire_cost(nowhere, cluster, transport, 1)) if known else unknown_L
     return [
         Evaluation(
             num_tokens=counts.num_tokens,

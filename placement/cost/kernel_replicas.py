@@ -14,9 +14,8 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, popcount, smallest_covers
+from placement.cost.covers import MAX_COVERS, covers_beside, pivot_of, popcount
 from placement.cost.lookup_tables import LayerTables
-from placement.cost.replica_choice import MIN_NODES, UNIFORM
 from placement.cost.traffic import Traffic
 
 Floats = npt.NDArray[np.float64]
@@ -38,14 +37,19 @@ def cost_replicated(
     ids_TK: npt.NDArray[Any],
     count_T: npt.NDArray[np.int64],
     home_T: npt.NDArray[np.int32],
-    choice: int,
+    by_cover: bool,
+    nodes_EH: npt.NDArray[np.uint64],
+    apart_E: npt.NDArray[np.uint64],
     tables: LayerTables,
     traffic: Traffic,
     load_P: npt.NDArray[np.float64],
 ) -> None:
-    """Experts may have several copies; `choice` is the replica choice.
+    """Experts may have several copies; only those are looked at again for each home.
 
-    Experts with one copy are booked once a token; only those with several are looked at again for each home.
+    by_cover  experts that their home does not host are served on a smallest cover, its nodes alike; else any copy on
+              the allowed nodes serves, all alike
+    nodes_EH  uint64 [E, N + 1], allowed nodes of each expert for each home; last for homes that are not in `apart_E`
+    apart_E   uint64 [E], homes for which an expert's copy is chosen in another way than for the rest
     """
     top_k = ids_TK.shape[1]
     num_nodes = tables.num_nodes
@@ -87,10 +91,13 @@ def cost_replicated(
                 row_N[node] += count_T[t]
         if num_several == 0:
             continue
-        if random_home and choice == UNIFORM:  # the choice does not see the home: one pass for all homes
+        apart = _ZERO
+        for k in range(num_several):
+            apart |= apart_E[several_K[k]]
+        if random_home and apart == _ZERO:  # the choice does not see the home: one pass for all homes
             for k in range(num_several):
                 e = several_K[k]
-                _serve(e, tables.host_E[e], False, count_T[t], 1.0, tables, served_G, load_P, scratch)
+                _serve(e, nodes_EH[e, num_nodes], False, count_T[t], 1.0, tables, served_G, load_P, scratch)
             _distinct(several_K[:num_several], forced, seen_G, t, count_T[t], tables, row_N, row_G, scratch)
             continue
         pivot = pivot_of(ids_TK[t], num_nodes)
@@ -100,7 +107,8 @@ def cost_replicated(
                 several_K[:num_several],
                 forced,
                 home_T[t],
-                choice,
+                by_cover,
+                nodes_EH,
                 pivot,
                 1.0,
                 count_T[t],
@@ -111,15 +119,24 @@ def cost_replicated(
                 scratch,
             )
             continue
-        hosts = _ZERO
-        for k in range(num_several):
-            hosts |= tables.host_E[several_K[k]]
-        strangers = num_nodes - popcount(hosts)
-        if strangers > 0:  # homes that host none of them choose alike: booked for all, and taken off the hosts again
+        strangers = num_nodes - popcount(apart)
+        if strangers > 0:  # the other homes choose alike: booked for all, and taken off those that are apart again
             work = (alike_N, alike_G, alike_assigned_G, load_P)
             share, away = strangers / num_nodes, 1.0 / num_nodes
             _choose(
-                several_K[:num_several], forced, -1, choice, pivot, share, count_T[t], seen_G, t, tables, work, scratch
+                several_K[:num_several],
+                forced,
+                -1,
+                by_cover,
+                nodes_EH,
+                pivot,
+                share,
+                count_T[t],
+                seen_G,
+                t,
+                tables,
+                work,
+                scratch,
             )
             for k in range(num_several):
                 e = several_K[k]
@@ -131,7 +148,7 @@ def cost_replicated(
                     anywhere_N[node] += by_node
                     anywhere_G[rank] += by_rank
                     assigned_G[rank] += assigned
-                    left = hosts
+                    left = apart
                     while left != _ZERO:
                         home = popcount((left & (~left + _ONE)) - _ONE)
                         left &= left - _ONE
@@ -141,12 +158,26 @@ def cost_replicated(
                     alike_N[node] = 0.0
                     alike_G[rank] = 0.0
                     alike_assigned_G[rank] = 0.0
-        while hosts != _ZERO:
-            home = popcount((hosts & (~hosts + _ONE)) - _ONE)
-            hosts &= hosts - _ONE
+        while apart != _ZERO:
+            home = popcount((apart & (~apart + _ONE)) - _ONE)
+            apart &= apart - _ONE
             work = (traffic.node_HN[home], traffic.rank_HG[home], traffic.assignment_HG[home], load_P)
             weight = count_T[t] / num_nodes
-            _choose(several_K[:num_several], forced, home, choice, pivot, 1.0, weight, seen_G, t, tables, work, scratch)
+            _choose(
+                several_K[:num_several],
+                forced,
+                home,
+                by_cover,
+                nodes_EH,
+                pivot,
+                1.0,
+                weight,
+                seen_G,
+                t,
+                tables,
+                work,
+                scratch,
+            )
     for h in range(num_nodes):
         traffic.node_HN[h] += anywhere_N / num_nodes
         traffic.rank_HG[h] += anywhere_G / num_nodes
@@ -158,7 +189,8 @@ def _choose(
     several_M: npt.NDArray[np.int64],
     forced: np.uint64,
     home: int,
-    choice: int,
+    by_cover: bool,
+    nodes_EH: npt.NDArray[np.uint64],
     pivot: int,
     load_share: float,
     weight: float,
@@ -168,32 +200,23 @@ def _choose(
     work: tuple[Floats, Floats, Floats, Floats],
     scratch: _Scratch,
 ) -> None:
-    """Book the experts with several copies of one token at one home (-1: any that hosts none of them).
+    """Book the experts with several copies of one token at one home (-1: any for which none of them is apart).
 
     work  the home's rows of copies by node, by rank and of assignments, and `load_P`, which gets `load_share` of it
     """
     row_N, row_G, served_G, load_P = work
     home_bit = _ZERO if home < 0 else _ONE << np.uint64(home)
     found = 1
-    if choice == MIN_NODES:
-        num_open = COUNT_0
-        for e in several_M:
-            host = tables.host_E[e]
-            if host & (forced | home_bit) == _ZERO:
-                scratch.open_K[num_open] = host
-                num_open += 1
-        found = smallest_covers(scratch.open_K, num_open, pivot, tables.num_nodes, scratch.covers)
+    if by_cover:
+        met = forced | home_bit
+        found = covers_beside(several_M, met, pivot, tables.host_E, tables.num_nodes, scratch.open_K, scratch.covers)
     part = weight / found
     for c in range(found):
         for e in several_M:
-            host = tables.host_E[e]
-            if choice != UNIFORM and host & home_bit != _ZERO:
-                allowed = home_bit
-            elif choice == MIN_NODES:
-                allowed = host & (forced | scratch.covers[c])
-            else:
-                allowed = host
-            _serve(e, allowed, choice == MIN_NODES, part, load_share, tables, served_G, load_P, scratch)
+            allowed = nodes_EH[e, home]
+            if by_cover and allowed & home_bit == _ZERO:
+                allowed &= forced | scratch.covers[c]
+            _serve(e, allowed, by_cover, part, load_share, tables, served_G, load_P, scratch)
         _distinct(several_M, forced, seen_G, t, part, tables, row_N, row_G, scratch)
 
 

@@ -27,6 +27,11 @@ class LayerTables(NamedTuple):
     num_nodes: int
     num_ranks: int
 
+    @property
+    def one_copy(self) -> bool:
+        """True if every expert has one slot."""
+        return len(self.slot_id) == len(self.host_E)
+
 
 def layer_tables(
     phy2log_P: npt.NDArray[np.integer], *, num_experts: int, num_nodes: int, gpus_per_node: int

@@ -12,12 +12,11 @@ import numpy.typing as npt
 from placement.core.cluster import Cluster
 from placement.core.model import Model
 from placement.core.placement import Placement
-from placement.cost.balanced import RunningLoad, cost_balanced
-from placement.cost.kernel_replicas import cost_replicated
-from placement.cost.kernel_single import cost_single
+from placement.cost.choices import REPLICA_CHOICES
+from placement.cost.choices.base import LayerTokens
+from placement.cost.cost_layer import cost_layer
+from placement.cost.kernel_balanced import RunningLoad
 from placement.cost.lookup_tables import LayerTables, layer_tables
-from placement.cost.min_nodes import cost_min_nodes
-from placement.cost.replica_choice import MIN_NODES, MIN_NODES_BALANCED, replica_choice_code
 from placement.cost.sets import distinct_sets_with_homes
 from placement.cost.traffic import Traffic
 from placement.cost.transport import links_alike
@@ -43,22 +42,17 @@ class Meter:
         *,
         homes_are_random: bool,
     ) -> None:
-        self._model = model
-        self._code = replica_choice_code(replica_choice)
+        self._model, self._clusters, self._homes_are_random = model, clusters, homes_are_random
+        self._choice = REPLICA_CHOICES.make(replica_choice)
         layers = range(model.num_layers)
         self.num_tokens = 0
         self.traffic = [[Traffic.start(one.num_nodes, one.num_ranks) for _ in layers] for one in placements]
         self.loads = [np.zeros((model.num_layers, placement.num_slots)) for placement in placements]
-        self._singles = [placement.num_redundant == 0 for placement in placements]
         self._tables = [[_tables(placement, layer) for layer in layers] for placement in placements]
-        self._running = [
-            [RunningLoad.start(placement.num_ranks, one.speed_G()) for _ in layers]
-            for placement, one in zip(placements, clusters, strict=True)
-        ]
-        self._without_ends = [
-            homes_are_random and self._code == MIN_NODES and links_alike(one, transport) for one in clusters
-        ]
-        self.in_order = self._code == MIN_NODES_BALANCED and not all(self._singles)
+        self._running = [[RunningLoad.start(one) for _ in layers] for one in clusters]
+        self._links_alike = [links_alike(one, transport) for one in clusters]
+        self._chosen = any(placement.num_redundant for placement in placements)
+        self.in_order = self._choice.in_order and self._chosen
 
     def add(
         self,
@@ -68,26 +62,30 @@ class Meter:
     ) -> None:
         """Tokens with these homes (-1: the mean over all nodes); `ids_of_layer` gives their experts in a layer."""
         once_T = np.ones(len(home_T), dtype=np.int64)
-        merge = not (self.in_order or all(self._singles))
 
         def cost_one(layer: int) -> None:
-            ids_TK = ids_of_layer(layer)
-            sets = distinct_sets_with_homes(ids_TK, home_T, self._model.num_experts) if merge else None
-            for m, single in enumerate(self._singles):
-                out = (self._tables[m][layer], self.traffic[m][layer], self.loads[m][layer])
-                if single:
-                    cost_single(ids_TK, once_T, home_T, *out)
-                elif sets is None:
-                    cost_balanced(ids_TK, home_T, *out, self._running[m][layer])
-                else:
-                    sets_UK, home_U, count_U = sets
-                    if self._without_ends[m]:
-                        cost_min_nodes(sets_UK, count_U, *out)
-                    else:
-                        cost_replicated(sets_UK, count_U, home_U, self._code, *out)
+            tokens = LayerTokens(ids_of_layer(layer), once_T, home_T, self._homes_are_random)
+            sets = self._merged(tokens) if self._chosen and not self.in_order else tokens
+            for m, cluster in enumerate(self._clusters):
+                tables = self._tables[m][layer]
+                cost_layer(
+                    tokens if tables.one_copy else sets,
+                    tables,
+                    self._choice,
+                    cluster,
+                    self._running[m][layer],
+                    self.traffic[m][layer],
+                    self.loads[m][layer],
+                    links_alike=self._links_alike[m],
+                )
 
         run_tasks(cost_one, range(self._model.num_layers), executor)
         self.num_tokens += len(home_T)
+
+    def _merged(self, tokens: LayerTokens) -> LayerTokens:
+        """Equal sets at equal homes cost the same: each once, with its count."""
+        sets_UK, home_U, count_U = distinct_sets_with_homes(tokens.ids_UK, tokens.home_U, self._model.num_experts)
+        return LayerTokens(sets_UK, count_U, home_U, tokens.homes_random)
 
 
 def _tables(placement: Placement, layer: int) -> LayerTables:

@@ -177,8 +177,8 @@ def _improve(weight_W: Floats, starts: Sequence[int], number: int, deadlines: De
         deadline=end_of(deadlines.next_s()),
     )
     options = replace(options, bound="none", work_limit=_work(mixture))
-    if options.replica_choice == "min-nodes-balanced":  # goes through tokens one by one; the mixture's are weighted
-        options = replace(options, replica_choice="min-nodes")
+    # a choice that goes through tokens one by one cannot weigh the mixture's
+    options = replace(options, replica_choice=mixture.choice.without_order or options.replica_choice)
     layer.add(get_solver(options.solver).solve_layer(replace(mixture, options=options)).phy2log_P)
 
 

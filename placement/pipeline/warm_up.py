@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from placement.core.cluster import Cluster
+from placement.cost.kernel_homes import cost_of_covers, cost_of_single
 from placement.grouping.assign_kernels import repair
-from placement.grouping.home_kernels import cost_of_covers, cost_of_single
 from placement.pipeline.solve import solve
 from placement.pipeline.with_homes import solve_grouped
 from placement.solvers.balancing.balance_kernels import balanced_row

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from placement.core.choices import REPLICA_CHOICE
 from placement.core.cluster import Cluster
 from placement.core.huggingface import ExpertModules, find_experts
 from placement.core.placement import Placement
@@ -34,7 +35,7 @@ def attach(
     *,
     checkpoint: str | Path | None = None,
     hops: str = FLAT,
-    choice: str = "min-nodes",
+    choice: str = REPLICA_CHOICE,
     cluster: Cluster | None = None,
     capacity: CapacityPolicy = UNLIMITED,
     keep_weights: bool = True,

@@ -2,47 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from placement.core.choices import REPLICA_CHOICE
 from placement.core.cluster import Cluster
-from placement.cost.balanced import RunningLoad
-from placement.cost.draw_slots import choose_slots
-from placement.cost.replica_choice import replica_choice_code
+from placement.cost.choices import REPLICA_CHOICES
+from placement.cost.kernel_balanced import RunningLoad
 from placement.errors import OptionError
-from placement.runtime.choice_on_device import DeviceChooser
 from placement.runtime.layer_map import LayerMap
+from placement.support.registry import attribute
 
 
 class ReplicaChooser:
     """Slots for the tokens of one rank in one layer; remembers how many it has seen, and the load that it caused.
 
-    choice   `min-nodes`, `min-nodes-balanced`, `local-first` or `uniform`
-    cluster  relative speeds of ranks, for `min-nodes-balanced`
+    choice   name of a replica choice
+    cluster  speeds and links of ranks, for choices that look at them; None: all alike
 
-    On a GPU it runs in torch; `min-nodes-balanced`, and `min-nodes` on more than 8 nodes, wait for the ids on the host.
+    Ids on a GPU get their slots there where the choice can do so for the map (`ReplicaChoice.on_device`); else they are
+    drawn on the host.
     """
 
     def __init__(
-        self, layer_map: LayerMap, rank: int, choice: str = "min-nodes", *, cluster: Cluster | None = None
+        self, layer_map: LayerMap, rank: int, choice: str = REPLICA_CHOICE, *, cluster: Cluster | None = None
     ) -> None:
-        if cluster is not None and cluster.num_ranks != layer_map.num_ranks:
-            raise OptionError(f"the cluster has {cluster.num_ranks} ranks and the map {layer_map.num_ranks}")
+        own = layer_map.cluster()
+        self._cluster = cluster or own
+        shape, wanted = ((one.num_nodes, one.gpus_per_node) for one in (self._cluster, own))
+        if shape != wanted:
+            raise OptionError(
+                f"the cluster has {shape[0]} nodes of {shape[1]} GPUs and the map {wanted[0]} of {wanted[1]}"
+            )
         self.choice = choice
-        self.code = replica_choice_code(choice)
+        self._rule = REPLICA_CHOICES.make(choice)
         self._map, self._rank = layer_map, rank
-        speed_G = np.ones(layer_map.num_ranks) if cluster is None else cluster.speed_G()
-        self._running = RunningLoad.start(layer_map.num_ranks, speed_G)
-        self._on_device: DeviceChooser | None = None
+        self._running = RunningLoad.start(self._cluster)
+        self._draw = self._rule.drawer(layer_map.tables, rank, self._cluster)
+        self._where = self._rule.on_device(layer_map.num_nodes)
+        self._on_device: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def waits_for_host(self) -> bool:
+        """True if ids on a GPU have to come to the host."""
+        return self._where is None
 
     def __call__(self, ids_TK: Tensor) -> Tensor:
         """Slot of each assignment, int64 [T, K] on the device of `ids_TK`; -1 where the id is -1."""
-        if ids_TK.is_cuda and DeviceChooser.supports(self._map, self.code):
+        if ids_TK.is_cuda and self._where is not None:
             if self._on_device is None:
-                self._on_device = DeviceChooser(self._map, self._rank, self.code, ids_TK.device)
+                chooser = attribute(self._where)
+                self._on_device = chooser(self._map, self._rank, self._rule, self._cluster, ids_TK.device)
             return self._on_device(ids_TK)
         ids = ids_TK.detach().to("cpu", torch.int64).contiguous().numpy()
         slot_TK = np.empty(ids.shape, dtype=np.int32)
-        choose_slots(ids, self._rank, self.code, self._map.tables, self._running, slot_TK)
+        self._draw(ids, self._running, slot_TK)
         return torch.from_numpy(slot_TK).to(ids_TK.device, torch.int64)

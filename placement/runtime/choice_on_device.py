@@ -8,18 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from placement.cost.covers import EXACT_NODES
-from placement.cost.replica_choice import LOCAL_FIRST, MIN_NODES, UNIFORM
+from placement.core.cluster import Cluster
+from placement.cost.choices.by_nodes import ByNodes
 from placement.runtime.hash64_torch import GOLDEN, bit_count, mix, mix_int, remainder
 from placement.runtime.layer_map import LayerMap
 
 
 class DeviceChooser:
-    """The choices `min-nodes`, `local-first` and `uniform`; `supports` tells for which maps."""
+    """The choices that allow nodes, with covers on few nodes alone."""
 
-    def __init__(self, layer_map: LayerMap, rank: int, code: int, device: torch.device) -> None:
+    def __init__(self, layer_map: LayerMap, rank: int, choice: ByNodes, cluster: Cluster, device: torch.device) -> None:
         tables = layer_map.tables
-        self._code, self._num_nodes = code, layer_map.num_nodes
+        self._by_cover, self._num_nodes = choice.by_cover, layer_map.num_nodes
         self._home_bit = 1 << (rank // layer_map.gpus_per_node)
         self._salt = mix_int(rank)
         copies = [
@@ -30,31 +30,28 @@ class DeviceChooser:
         padded = torch.tensor([[*row, *[-1] * (widest - len(row))] for row in copies])
         self._slot_EC = padded.to(device)
         self._node_EC = torch.div(padded.clamp(min=0), layer_map.slots_per_node, rounding_mode="floor").to(device)
-        self._host_E = torch.tensor(tables.host_E.astype("int64").tolist(), device=device)
+        nodes_E = choice.nodes_EH(tables.host_E, cluster)[:, rank // layer_map.gpus_per_node]
+        self._host_E, self._nodes_E = (
+            torch.tensor(one.astype("int64").tolist(), device=device) for one in (tables.host_E, nodes_E)
+        )
         self._single_E = torch.tensor([len(row) == 1 for row in copies], device=device)
-        self._subset_X = torch.arange(1 << layer_map.num_nodes, device=device) if code == MIN_NODES else None
+        self._subset_X = torch.arange(1 << layer_map.num_nodes, device=device) if choice.by_cover else None
         self.seen = torch.zeros((), dtype=torch.int64, device=device)
-
-    @staticmethod
-    def supports(layer_map: LayerMap, code: int) -> bool:
-        return code in (LOCAL_FIRST, UNIFORM) or (code == MIN_NODES and layer_map.num_nodes <= EXACT_NODES)
 
     def __call__(self, ids_TK: Tensor) -> Tensor:
         """As `ReplicaChooser`; all on the device, so that a CUDA graph can capture it."""
         routed = ids_TK >= 0
         ids = ids_TK.clamp(min=0).long()
-        host = self._host_E[ids].masked_fill(~routed, 0)
         number = torch.arange(len(ids), device=ids.device) + self.seen
         self.seen += len(ids)
         word_T = mix(number * GOLDEN + self._salt)
-        at_home = host & self._home_bit
-        allowed = host
-        if self._code == MIN_NODES:
-            allowed = host & self._visited(ids, host, word_T)[:, None]
-        if self._code != UNIFORM:
-            allowed = torch.where(at_home != 0, at_home, allowed)
+        allowed = self._nodes_E[ids].masked_fill(~routed, 0)
+        if self._by_cover:
+            host = self._host_E[ids].masked_fill(~routed, 0)
+            visited = self._visited(ids, host, word_T)[:, None]
+            allowed = torch.where(allowed & self._home_bit != 0, allowed, allowed & visited)
         draw = mix(word_T[:, None] + (ids + 1) * GOLDEN)
-        if self._code == MIN_NODES:
+        if self._by_cover:
             skip = remainder(draw, bit_count(allowed, self._num_nodes).clamp(min=1))
             for step in range(self._num_nodes - 1):
                 allowed = torch.where(skip > step, allowed & (allowed - 1), allowed)

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from placement.core.choices import REPLICA_CHOICE
 from placement.core.cluster import Cluster
 from placement.errors import MapError, OptionError
 from placement.runtime.choice import ReplicaChooser
@@ -42,7 +43,7 @@ class Dispatcher:
         layer_map: LayerMap,
         *,
         hops: str = FLAT,
-        choice: str = "min-nodes",
+        choice: str = REPLICA_CHOICE,
         cluster: Cluster | None = None,
         fp8: bool = False,
         device: torch.device | str = "cpu",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from placement.core.cluster import Cluster
 from placement.core.placement import Placement
 from placement.core.shape import Shape
 from placement.cost.lookup_tables import LayerTables, layer_tables
@@ -28,6 +29,10 @@ class LayerMap(Shape):
     version: int
     tables: LayerTables
     logical_P: tuple[int, ...]
+
+    def cluster(self) -> Cluster:
+        """Nodes and ranks of the map, all alike."""
+        return Cluster(num_nodes=self.num_nodes, gpus_per_node=self.gpus_per_node, slots_per_gpu=self.slots_per_gpu)
 
     @classmethod
     def of(cls, placement: Placement, layer: int) -> LayerMap:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from placement.cost.choices import REPLICA_CHOICES
 from placement.errors import OptionError, RankError
-from placement.runtime.choice_on_device import DeviceChooser
 from placement.runtime.dispatcher import Dispatcher
 from placement.runtime.experts import GroupedExperts
 from placement.runtime.header import Exchange, announce, fault_error
@@ -38,10 +38,12 @@ class StaticLayer:
         rows_per_slot: int | None = None,
     ) -> None:
         layer_map, world, device = dispatcher.layer_map, dispatcher.mesh.world, dispatcher.device
-        if device.type == "cuda" and not DeviceChooser.supports(layer_map, dispatcher.choose.code):
+        if device.type == "cuda" and dispatcher.choose.waits_for_host:
+            nodes, make = layer_map.num_nodes, REPLICA_CHOICES.make
+            others = ", ".join(name for name in REPLICA_CHOICES if make(name).on_device(nodes))
             raise OptionError(
-                f"replica choice {dispatcher.choose.choice!r} on {layer_map.num_nodes} nodes waits for the host; "
-                "use min-nodes on at most 8 nodes, local-first or uniform"
+                f"replica choice {dispatcher.choose.choice!r} on {nodes} nodes waits for the host; "
+                f"choose one of {others}"
             )
         self._dispatcher, self._experts, self._world = dispatcher, experts, world
         self._size = len(world.ranks)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement.core.choices import BALANCE_WEIGHT, BOUNDS, OBJECTIVES
+from placement.core.choices import BALANCE_WEIGHT, BOUNDS, OBJECTIVES, REPLICA_CHOICE, TRANSPORT
 from placement.core.cluster import Cluster
-from placement.cost.replica_choice import replica_choice_code
+from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.step_time import balance_in_sends
-from placement.cost.transport import check_transport
+from placement.cost.transports import TRANSPORTS
 from placement.errors import OptionError
 
 
@@ -21,7 +21,7 @@ class Options:
     solver         a registered name; `auto` is never worse than linear or eplb on the training objective
     objective      locality: sends + balance_weight * imbalance; balance: the imbalance of the training loads alone;
                    time: the modelled step time, that is locality with the price that the cluster's speeds give
-    transport      what the engine sends, see `placement.cost.transport`
+    transport      what the engine sends, see `placement/cost/transports/`
     balance_weight price of imbalance: what one unit of expected rank imbalance (max/mean) costs in sends per token
     max_imbalance  hard cap on the rank imbalance of the training loads in every layer; None: only the price counts
     max_node_imbalance  the same for nodes
@@ -34,11 +34,11 @@ class Options:
 
     solver: str = "auto"
     objective: str = "locality"
-    transport: str = "node"
+    transport: str = TRANSPORT
     balance_weight: float = BALANCE_WEIGHT
     max_imbalance: float | None = None
     max_node_imbalance: float | None = None
-    replica_choice: str = "min-nodes"
+    replica_choice: str = REPLICA_CHOICE
     bound: str = "quick"
     seed: int = 0
     work_limit: int | None = None
@@ -68,8 +68,8 @@ class Options:
             raise OptionError(f"bound={self.bound!r} is unknown; choose one of {', '.join(BOUNDS)}")
         if self.objective not in OBJECTIVES:
             raise OptionError(f"objective={self.objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
-        check_transport(self.transport)
-        replica_choice_code(self.replica_choice)
+        TRANSPORTS.check(self.transport)
+        REPLICA_CHOICES.check(self.replica_choice)
 
     @property
     def caps(self) -> str:
@@ -85,7 +85,7 @@ class Options:
     @property
     def sends_count(self) -> bool:
         """False where balance is all that a placement is judged by."""
-        return self.objective != "balance" and self.transport != "allgather"
+        return self.objective != "balance" and not TRANSPORTS.make(self.transport).everywhere
 
     def prices(self, cluster: Cluster, top_k: int) -> tuple[float, float]:
         """What one send per token costs, 0 if balance is all that counts, and what one unit of imbalance does."""

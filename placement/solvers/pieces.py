@@ -10,9 +10,8 @@ import numpy as np
 from placement.bounds.spectral_bound import add_lines
 from placement.bounds.token_sets import ascend_sets
 from placement.core.cluster import Cluster
-from placement.cost.kernel_replicas import cost_replicated
+from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.kernel_single import cost_single
-from placement.cost.min_nodes import cost_min_nodes
 from placement.solvers.annealing.anneal_chance import anneal_chance
 from placement.solvers.annealing.anneal_common import balance, fare_per_copy_HX, incidence
 from placement.solvers.annealing.anneal_replicas import anneal_replicas, replicas_kernel
@@ -38,16 +37,19 @@ def pieces_of(num_experts: int, cluster: Cluster, options: Options) -> list[Piec
     if cluster.num_slots == num_experts:
         bound = [BOUND] if options.bound != "none" else []
         return [SINGLE, STARTS, WIDE_COST if wide else COST, *bound]
-    by_chance = {"local-first": [CHANCE], "uniform": [CHANCE]}.get(options.replica_choice, [])
-    cost = [MIN_NODES_COST] if options.replica_choice == "min-nodes" else [ANY_COST]
+    by_chance = [CHANCE] if REPLICA_CHOICES.make(options.replica_choice).by_chance else []
     bound = [COPIES_BOUND] if options.bound != "none" else []
-    return [REPLICAS, SINGLE, *by_chance, *cost, STARTS, *bound]
+    return [REPLICAS, SINGLE, *by_chance, _cost_of_copies(options.replica_choice), STARTS, *bound]
 
 
 def all_pieces() -> list[Piece]:
     """What layers of any problem need, the largest first."""
-    copies = [REPLICAS, SINGLE, CHANCE, MIN_NODES_COST, ANY_COST]
-    return [*copies, STARTS, COPIES_BOUND, COST, WIDE_COST, BOUND]
+    costs = {piece.kernels: piece for piece in map(_cost_of_copies, REPLICA_CHOICES)}
+    return [REPLICAS, SINGLE, CHANCE, *costs.values(), STARTS, COPIES_BOUND, COST, WIDE_COST, BOUND]
+
+
+def _cost_of_copies(choice: str) -> Piece:
+    return Piece(run=compile_copies_cost, arguments=(choice,), kernels=REPLICA_CHOICES.make(choice).kernels)
 
 
 def _layer(num_experts: int = EXPERTS, copies: int = 0, options: Options | None = None) -> LayerProblem:
@@ -105,13 +107,8 @@ def compile_wide_cost() -> None:
     problem.score(_row(problem))
 
 
-def compile_min_nodes_cost() -> None:
-    problem = _layer(copies=COPIES)
-    problem.score(_row(problem))
-
-
-def compile_any_cost() -> None:
-    problem = _layer(copies=COPIES, options=Options(replica_choice="uniform"))
+def compile_copies_cost(choice: str) -> None:
+    problem = _layer(copies=COPIES, options=Options(replica_choice=choice))
     problem.score(_row(problem))
 
 
@@ -129,7 +126,5 @@ CHANCE = Piece(run=compile_chance, kernels=(anneal_chance,))
 STARTS = Piece(run=compile_starts, kernels=(eplb_row, separate))
 COST = Piece(run=compile_cost, kernels=(cost_single,), types="uint8")
 WIDE_COST = Piece(run=compile_wide_cost, kernels=(cost_single,), types="uint16")
-MIN_NODES_COST = Piece(run=compile_min_nodes_cost, kernels=(cost_min_nodes,))
-ANY_COST = Piece(run=compile_any_cost, kernels=(cost_replicated,))
 BOUND = Piece(run=compile_bound, kernels=(add_lines,))
 COPIES_BOUND = Piece(run=compile_copies_bound, kernels=(ascend_sets,))

@@ -9,17 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.core.cluster import Cluster
-from placement.cost.balanced import RunningLoad, cost_balanced
-from placement.cost.kernel_replicas import cost_replicated
-from placement.cost.kernel_single import cost_single
-from placement.cost.lookup_tables import LayerTables, layer_tables
-from placement.cost.min_nodes import cost_min_nodes
-from placement.cost.replica_choice import MIN_NODES, MIN_NODES_BALANCED, replica_choice_code
+from placement.cost.choices import REPLICA_CHOICES
+from placement.cost.choices.base import LayerTokens, ReplicaChoice
+from placement.cost.cost_layer import cost_layer, in_server_order
+from placement.cost.kernel_balanced import RunningLoad
+from placement.cost.lookup_tables import layer_tables
 from placement.cost.traffic import Traffic
 from placement.cost.transport import links_alike, wire_cost
+from placement.cost.transports import TRANSPORTS
+from placement.cost.transports.base import Transport
 from placement.solvers.options import Options
-from placement.support.hash64 import mixed_order
-from placement.traces.format import id_dtype
 
 CAP_ROUNDING = 1e-9  # a map may exceed its caps by this much
 
@@ -98,6 +97,14 @@ class LayerProblem:
         return self.options.prices(self.cluster, self.top_k)[1]
 
     @property
+    def choice(self) -> ReplicaChoice:
+        return REPLICA_CHOICES.make(self.options.replica_choice)
+
+    @property
+    def transport(self) -> Transport:
+        return TRANSPORTS.make(self.options.transport)
+
+    @property
     def homes_U(self) -> npt.NDArray[np.int32]:
         """`home_U`, -1 everywhere if it is None."""
         return np.full(len(self.sets_UK), -1, dtype=np.int32) if self.home_U is None else self.home_U
@@ -129,18 +136,12 @@ class LayerProblem:
         )
         traffic = Traffic.start(self.cluster.num_nodes, self.cluster.num_ranks)
         load_P = np.zeros(self.cluster.num_slots)
-        home_U = self.homes_U
-        if self.num_redundant == 0:
-            stored_UK = self.sets_UK.astype(id_dtype(self.num_experts))  # as the traces: the kernel is compiled once
-            cost_single(stored_UK, self.count_U, home_U, tables, traffic, load_P)
-        else:
-            code = replica_choice_code(self.options.replica_choice)
-            if code == MIN_NODES_BALANCED:
-                self._cost_balanced(tables, traffic, load_P)
-            elif code == MIN_NODES and self.home_U is None and links_alike(self.cluster, self.options.transport):
-                cost_min_nodes(self.sets_UK, self.count_U, tables, traffic, load_P)
-            else:
-                cost_replicated(self.sets_UK, self.count_U, home_U, code, tables, traffic, load_P)
+        tokens = LayerTokens(self.sets_UK, self.count_U, self.homes_U, self.home_U is None)
+        choice = self.choice
+        if choice.in_order and self.num_redundant:
+            tokens = in_server_order(tokens)
+        running, alike = RunningLoad.start(self.cluster), links_alike(self.cluster, self.options.transport)
+        cost_layer(tokens, tables, choice, self.cluster, running, traffic, load_P, links_alike=alike)
         sends = wire_cost(traffic, self.cluster, self.options.transport, int(self.count_U.sum()))
         load_BG = self.load_BG(phy2log_P, load_P)
         imbalance_B = load_BG.max(axis=1) * self.cluster.num_ranks
@@ -155,13 +156,6 @@ class LayerProblem:
             expected_imbalance=expected,
             excess=sum(max(value - cap, 0.0) for value, cap in caps if cap is not None),
         )
-
-    def _cost_balanced(self, tables: LayerTables, traffic: Traffic, load_P: npt.NDArray[np.float64]) -> None:
-        """The rule of `min-nodes-balanced` on the sampled tokens, in an order that depends on the sample alone."""
-        tokens = np.repeat(np.arange(len(self.count_U)), self.count_U)
-        tokens = tokens[mixed_order(len(tokens))]
-        running = RunningLoad.start(self.cluster.num_ranks, self.cluster.speed_G())
-        cost_balanced(self.sets_UK[tokens], self.homes_U[tokens], tables, traffic, load_P, running)
 
     def _node_imbalance(self, load_G: npt.NDArray[np.float64]) -> float:
         """`load_G`: shares of the training load divided by relative speed."""

@@ -56,7 +56,7 @@ def prove(problem: LayerProblem, steps: int | None = None) -> tuple[float, npt.N
         )
         if problem.num_redundant:
             return apart + cheapest * fewest, None
-        if options.transport == "assignment":
+        if not problem.transport.distinct:
             least = max(cheapest * fewest, problem.send_price * _fewest_assignments(problem, fares))
             return apart + least, None
         pieces = _pieces(problem, floor_B, cluster.num_nodes, cheapest)
@@ -64,7 +64,7 @@ def prove(problem: LayerProblem, steps: int | None = None) -> tuple[float, npt.N
         found, _ = lagrangian_bound(pieces, iterations=iterations, deadline=problem.deadline)
         return max(found, apart + cheapest * fewest), None
     cheapest = problem.send_price * float(fares.mean(axis=0).min())
-    if options.transport == "assignment":
+    if not problem.transport.distinct:
         return apart + cheapest * problem.top_k * (1 - 1e-12), None
     units = fares.shape[1]
     if units == 1 or cheapest == 0:

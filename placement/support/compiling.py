@@ -31,14 +31,16 @@ log = logging.getLogger(__name__)
 class Piece:
     """A tiny run that has numba compile a part of the kernels.
 
-    run      a function of a module, without arguments: other processes find it by its name
+    run      a function of a module: other processes find it by its name
+    arguments  what the function is called with, words without spaces
     kernels  the largest that it compiles: if numba's cache holds them the piece need not be run
     types    a type among those of their arguments, where pieces differ by it
     """
 
-    run: Callable[[], None]
+    run: Callable[..., None]
     kernels: tuple[Any, ...]
     types: str = ""
+    arguments: tuple[str, ...] = ()
 
     def is_compiled(self) -> bool:
         return all(is_compiled(kernel, self.types) for kernel in self.kernels)
@@ -98,7 +100,7 @@ def _run_here(pieces: Iterator[Piece], told: SimpleQueue[bool]) -> None:
     with seldom_collected():
         for piece in pieces:
             try:
-                piece.run()
+                piece.run(*piece.arguments)
                 told.put(True)
             except Exception as error:
                 log.info("%s failed: its kernels are compiled at their first call: %s", piece.run.__qualname__, error)
@@ -124,7 +126,8 @@ def _feed(pieces: Iterator[Piece], told: SimpleQueue[bool]) -> None:
     try:
         with subprocess.Popen(command, env=env, text=True, stdin=pipe, stdout=pipe, stderr=nowhere) as process:
             for piece in pieces:
-                print(piece.run.__module__, piece.run.__qualname__, file=process.stdin, flush=True)
+                words = (piece.run.__module__, piece.run.__qualname__, *piece.arguments)
+                print(*words, file=process.stdin, flush=True)
                 if process.stdout is None or process.stdout.readline().strip() != DONE:
                     log.info("%s failed: its kernels are compiled at their first call", piece.run.__qualname__)
                     return
@@ -141,8 +144,8 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with seldom_collected():
         for line in sys.stdin:
-            module, name = line.split()
-            getattr(import_module(module), name)()
+            module, name, *arguments = line.split()
+            getattr(import_module(module), name)(*arguments)
             os.write(answers, f"{DONE}\n".encode())
 
 

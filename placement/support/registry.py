@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from placement.errors import OptionError
 
@@ -42,5 +42,10 @@ class Registry(Generic[T]):
     def make(self, name: str) -> T:
         """The plug-in of that name. Raises OptionError where there is none."""
         self.check(name)
-        module, attribute = self._plug_ins[name].split(":")
-        return cast(T, getattr(import_module(module), attribute)())
+        return cast(T, attribute(self._plug_ins[name])())
+
+
+def attribute(address: str) -> Any:
+    """What "module:name" stands for; the module is imported now."""
+    module, name = address.split(":")
+    return getattr(import_module(module), name)

@@ -12,7 +12,7 @@ import pytest
 
 from placement.core.model import Model
 from placement.core.placement import Placement
-from placement.cost.replica_choice import REPLICA_CHOICES
+from placement.cost.choices import REPLICA_CHOICES
 from placement.errors import MapError
 from placement.exporters.base import Export, Exporter, ExportOptions, Importer
 from placement.exporters.imports import imported

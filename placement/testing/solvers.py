@@ -19,6 +19,7 @@ import numpy.typing as npt
 from placement.core.cluster import Cluster
 from placement.core.placement import map_faults
 from placement.core.topology import EVEN, Topology
+from placement.cost.choices import REPLICA_CHOICES
 from placement.errors import LimitError
 from placement.solvers.base import Solver
 from placement.solvers.options import Options
@@ -82,7 +83,7 @@ def tiny_problems() -> dict[str, LayerProblem]:
         ),
     }
     redundant = random_problem(4, 2, Cluster(num_nodes=2, gpus_per_node=1, slots_per_gpu=3), options=QUICK)
-    for choice in ("min-nodes", "local-first", "uniform"):
+    for choice in REPLICA_CHOICES:
         problems[f"redundant, {choice}"] = replace(redundant, options=replace(QUICK, replica_choice=choice))
     return problems | _priced_problems(4, 1)
 

@@ -13,7 +13,7 @@ from placement import Cluster, Options, solve
 from placement.analysis.advise import advise
 from placement.analysis.advise.map_cost import EPLB, LINEAR, SOLVED, Figures
 from placement.analysis.advise.redundancy import SLOT_PRICE, Redundancy, Redundant
-from placement.core.choices import TRANSPORTS
+from placement.cost.transports import TRANSPORTS
 from placement.errors import OptionError
 from placement.pipeline.by_class import solve_by
 from placement.pipeline.with_homes import solve_grouped

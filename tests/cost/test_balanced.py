@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from placement import Cluster, Model, Options, Placement, evaluate, open_trace
-from placement.cost.balanced import DECAY, WINDOW
+from placement.cost.kernel_balanced import DECAY, WINDOW
 from placement.solvers.layer_problems import layer_problem
 from placement.support.hash64 import mixed_order
 from placement.workload.count import count

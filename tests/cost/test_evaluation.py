@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from reference import Map, greedy_sizes, grouped, imbalance, layer_costs, layer_price, smallest_covers
 
 from placement import Cluster, Evaluation, Model, Placement, Trace, evaluate, open_trace
-from placement.core.choices import TRANSPORTS
 from placement.core.topology import EVEN, Level, Topology
+from placement.cost.transports import TRANSPORTS
 from placement.errors import MapError, OptionError, TraceError
 
 COPY_BYTES = 7472 + 14384  # dispatch and combine, the cluster's defaults

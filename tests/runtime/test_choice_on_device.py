@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moe import make_placement, torch
 
-from placement.cost.replica_choice import REPLICA_CHOICES
+from placement.cost.choices import REPLICA_CHOICES
 from placement.runtime import LayerMap, ReplicaChooser
 from placement.runtime.choice_on_device import DeviceChooser
 from placement.runtime.hash64_torch import mix, remainder
@@ -26,11 +26,11 @@ def test_slots_are_the_same(shape: tuple[int, int, int], choice: str, seed: int)
     experts, top_k = 11, 5
     layer_map = LayerMap.of(make_placement(*shape, experts, top_k, seed=seed), 0)
     rng = np.random.default_rng(seed)
-    rank, code = int(rng.integers(layer_map.num_ranks)), REPLICA_CHOICES[choice]
-    assert DeviceChooser.supports(layer_map, code)
+    rank, rule = int(rng.integers(layer_map.num_ranks)), REPLICA_CHOICES.make(choice)
+    assert rule.on_device(layer_map.num_nodes)
     ids = torch.from_numpy(np.argsort(rng.random((60, experts)), axis=1)[:, :top_k])
     ids[rng.random((60, top_k)) < 0.1] = -1
-    on_device = DeviceChooser(layer_map, rank, code, torch.device("cpu"))
+    on_device = DeviceChooser(layer_map, rank, rule, layer_map.cluster(), torch.device("cpu"))
     on_host = ReplicaChooser(layer_map, rank, choice)
     for part in ids.split([25, 0, 35]):
         assert torch.equal(on_device(part), on_host(part))
@@ -40,7 +40,8 @@ def test_many_covers_are_seen() -> None:
     """The test above would be empty if no set ever needed two further nodes."""
     layer_map = LayerMap.of(make_placement(8, 1, 3, 11, 5, seed=3), 0)
     ids = torch.from_numpy(np.argsort(np.random.default_rng(0).random((300, 11)), axis=1)[:, :5])
-    nodes = DeviceChooser(layer_map, 0, REPLICA_CHOICES["min-nodes"], torch.device("cpu"))(ids) // 3
+    on_device = DeviceChooser(layer_map, 0, REPLICA_CHOICES.make("min-nodes"), layer_map.cluster(), torch.device("cpu"))
+    nodes = on_device(ids) // 3
     assert max(len(set(row)) for row in nodes.tolist()) >= 4
 
 

@@ -11,10 +11,10 @@ import pytest
 from moe import make_placement, make_tokens, torch
 
 from placement import Cluster, Placement, evaluate, open_trace
-from placement.cost.balanced import RunningLoad, cost_balanced
-from placement.cost.kernel_replicas import cost_replicated
+from placement.cost.choices import REPLICA_CHOICES
+from placement.cost.choices.base import LayerTokens
+from placement.cost.kernel_balanced import RunningLoad, cost_balanced
 from placement.cost.lookup_tables import LayerTables
-from placement.cost.replica_choice import REPLICA_CHOICES
 from placement.cost.traffic import Traffic
 from placement.runtime import CapacityPolicy, Dispatcher, LayerMap, Lockstep, Mesh, MoELayer, ReplicaChooser
 from placement.runtime.decision import Capacity
@@ -130,7 +130,7 @@ def test_balanced_choice_is_the_kernels_own(seed: int) -> None:
     choose = ReplicaChooser(layer_map, rank, "min-nodes-balanced", cluster=cluster)
     slot_TK = torch.cat([choose(torch.from_numpy(part)) for part in np.array_split(ids_TK, 7)]).numpy()
     traffic, load_P = Traffic.start(NODES, NODES * GPUS), np.zeros(layer_map.num_slots)
-    running = RunningLoad.start(NODES * GPUS, cluster.speed_G())
+    running = RunningLoad.start(cluster)
     cost_balanced(ids_TK, np.full(len(ids_TK), rank // GPUS, np.int32), layer_map.tables, traffic, load_P, running)
     load, copies_N, copies_G = totals(slot_TK, rank // GPUS, layer_map.num_slots)
     assert load.tolist() == load_P.tolist()
@@ -157,7 +157,9 @@ def test_what_is_drawn_is_on_average_what_the_cost_model_expects(choice: str) ->
 def expected(ids_TK: Any, home: int, choice: str, tables: LayerTables) -> tuple[Any, Any, Any]:
     traffic, load_P = Traffic.start(NODES, NODES * GPUS), np.zeros(NODES * GPUS * SLOTS)
     once, homes = np.ones(len(ids_TK), np.int64), np.full(len(ids_TK), home, np.int32)
-    cost_replicated(ids_TK, once, homes, REPLICA_CHOICES[choice], tables, traffic, load_P)
+    cluster = Cluster(num_nodes=NODES, gpus_per_node=GPUS, slots_per_gpu=SLOTS)
+    tokens, rule = LayerTokens(ids_TK, once, homes, False), REPLICA_CHOICES.make(choice)
+    rule.cost(tokens, tables, cluster, RunningLoad.start(cluster), traffic, load_P, links_alike=True)
     return load_P, traffic.node_HN[home], traffic.rank_HG[home]
 
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from placement.core.choices import BOUNDS, OBJECTIVES, TRANSPORTS
+from placement.core.choices import BOUNDS, OBJECTIVES
 from placement.core.cluster import Cluster
-from placement.cost.replica_choice import REPLICA_CHOICES
+from placement.cost.choices import REPLICA_CHOICES
+from placement.cost.transports import TRANSPORTS
 from placement.documents.cluster_yaml import ClusterFile, cluster_of
 from placement.errors import PlacementError
 from placement.solvers import SOLVERS
@@ -50,7 +51,7 @@ MORE = (
           hint="locality: few sends and even load; balance: even load alone; time: the modelled step time"),
     Field(part="options", name="balance_weight", label="Price of imbalance", hint="in sends; more is more even"),
     Field(part="options", name="max_imbalance", label="Most imbalance of a GPU", least=1, hint="empty: no cap"),
-    Field(part="options", name="transport", label="What the engine sends", kind="choice", choices=TRANSPORTS,
+    Field(part="options", name="transport", label="What the engine sends", kind="choice", choices=tuple(TRANSPORTS),
           hint="node: one copy per node (DeepEP normal); assignment: DeepEP low latency; allgather: vLLM's default"),
     Field(part="options", name="replica_choice", label="Choice among copies", kind="choice",
           choices=tuple(REPLICA_CHOICES)),

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from placement.cost.transports import TRANSPORTS
 from placement.report.drawing.numbers import number
 from placement.report.drawing.svg import Chart, ticks
 from placement.report.solution.solution_charts import series_of, shape_of
@@ -49,7 +50,7 @@ def open_count(here: Service, row: JobRow) -> int:
 def more(row: JobRow) -> list[dict[str, Any]]:
     """Requests for other prices of imbalance; none where nothing is traded."""
     options = row.request["options"]
-    if options["objective"] != "locality" or options["transport"] == "allgather":
+    if options["objective"] != "locality" or TRANSPORTS.make(options["transport"]).everywhere:
         return []
     if row.request["current"] is not None or row.request["group"] is not None:
         return []

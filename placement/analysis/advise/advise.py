@@ -12,11 +12,12 @@ from placement.analysis.advise.decay import DOMAIN, WINDOWS, Shift, drift, shift
 from placement.analysis.advise.map_cost import Figures
 from placement.analysis.advise.phases import phases
 from placement.analysis.advise.worth_grouping import Grouping, grouping, why_not_grouped
-from placement.core.choices import ADVICE_WORK_LIMIT, MOST_DROPPED, TRANSPORTS
+from placement.core.choices import ADVICE_WORK_LIMIT, MOST_DROPPED
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement
 from placement.cost.step_time import STEP_TOKENS_PER_GPU
 from placement.cost.transport import sends_are_fixed
+from placement.cost.transports import TRANSPORTS
 from placement.errors import OptionError
 from placement.pipeline.run import begin
 from placement.pipeline.source import Source, source_of
@@ -72,7 +73,7 @@ def advise(
         train, held_out = source.split(holdout, options.seed)
         side = train if held_out is None else held_out
         classes, shifts, absent = _plan(source, cluster, options, holdout)
-        carried_by = TRANSPORTS if source.has_tokens else (options.transport,)
+        carried_by = tuple(TRANSPORTS) if source.has_tokens else (options.transport,)
         bench = Bench(
             run=run,
             total=len(carried_by)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from placement.analysis.advise.map_cost import SOLVED, Figures, amount
 from placement.core.cluster import Cluster
+from placement.cost.transports import TRANSPORTS
 from placement.pipeline.grouped_solution import JOINT, WITH_HOMES
 from placement.pipeline.with_homes import solve_grouped
 from placement.solvers.options import Options
@@ -46,8 +47,8 @@ def why_not_grouped(trace: Trace, cluster: Cluster, options: Options, holdout: f
     requests = int((trace.tokens_Q() > 0).sum())
     if cluster.num_nodes < 2:
         return "one node is all there is"
-    if options.transport == "allgather":
-        return "allgather sends every token everywhere, wherever its request is at home"
+    if TRANSPORTS.make(options.transport).everywhere:
+        return f"{options.transport} sends every token everywhere, wherever its request is at home"
     if not holdout:
         return "no requests are held out to route"
     if requests < FEWEST_A_NODE * cluster.num_nodes:

@@ -8,6 +8,7 @@ from placement import __version__
 from placement.analysis.advise.advice import Advice
 from placement.analysis.advise.decay import Drift
 from placement.analysis.advise.map_cost import EPLB, LINEAR, SOLVED, Figures
+from placement.cost.transports import TRANSPORTS
 from placement.errors import printable
 from placement.report.advice import advice_charts as figures
 from placement.report.advice import advice_text as words
@@ -105,7 +106,7 @@ def _transports(advice: Advice) -> list[tuple[str, str, list[str]]]:
     return [
         (
             one.transport,
-            words.ENGINES[one.transport],
+            TRANSPORTS.make(one.transport).engines,
             [
                 *(human_bytes(one.maps[name].bytes_per_token or 0.0) for name in (LINEAR, EPLB, SOLVED)),
                 "fixed" if one.fixed else percent(one.saved),

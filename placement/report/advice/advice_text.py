@@ -7,6 +7,7 @@ from placement.analysis.advise.capacity_factor import IN_ORDER, MIXED, WHOLE, Ca
 from placement.analysis.advise.decay import Drift
 from placement.analysis.advise.map_cost import EPLB, LINEAR, LITTLE, SOLVED
 from placement.analysis.advise.redundancy import SLOT_PRICE
+from placement.cost.transports import TRANSPORTS
 from placement.errors import printable
 from placement.pipeline.by_class_solution import ONE
 from placement.report.drawing.numbers import human_bytes, number, percent, plural
@@ -19,12 +20,6 @@ QUESTIONS = {
     "grouping": "Are requests worth grouping by node?",
     "capacity": "Which capacity factor?",
     "drift": "How fast does the gain decay when traffic shifts?",
-}
-ENGINES = {
-    "node": "DeepEP normal and hybrid",
-    "rank": "flat, one copy a GPU",
-    "assignment": "DeepEP low latency",
-    "allgather": "vLLM's default",
 }
 VIEWS = {WHOLE: "all tokens at once", MIXED: "steps, requests mixed", IN_ORDER: "steps, request after request"}
 SIZES = (
@@ -100,8 +95,9 @@ def transport_words(advice: Advice) -> list[str]:
     told = []
     for one in advice.transports or ():
         linear, solved = one.maps[LINEAR], one.maps[SOLVED]
-        name = f"{one.transport} ({ENGINES[one.transport]})"
-        if one.transport == "allgather":
+        carrier = TRANSPORTS.make(one.transport)
+        name = f"{one.transport} ({carrier.engines})"
+        if carrier.everywhere:
             told.append(
                 f"{name} sends every token everywhere: no map changes its {_bytes(one, SOLVED)} per token and layer; "
                 f"all that a map can change is rank imbalance, from {number(linear.imbalance)} to "

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from placement.core.choices import REPLICA_CHOICE
 from placement.errors import OptionError
 from placement.runtime.dispatcher import Dispatcher
 from placement.runtime.handle import Arrival
@@ -52,7 +53,7 @@ class DeepEPDispatcher(Dispatcher):
         top_k: int,
         max_tokens: int,
         process_group: dist.ProcessGroup | None = None,
-        choice: str = "min-nodes",
+        choice: str = REPLICA_CHOICE,
     ) -> None:
         try:
             from deep_ep import ElasticBuffer

@@ -33,8 +33,6 @@ from placement.support.hash64 import GOLDEN
 Row = npt.NDArray[np.int32]
 Run = Callable[[Row, float, float, float, int, np.uint64], None]  # row (in place), price, hot, cold, moves, seed
 
-BY_CHANCE = ("local-first", "uniform")
-
 MOVES, REPLICA_MOVES = 450_000, 600_000
 MOVES_OF_EXPERT = 2000  # at least, where experts are many
 UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
@@ -98,12 +96,13 @@ class _Search:
         row = self._replicas(self.problem)
         options, cluster = self.problem.options, self.problem.cluster
         flattened = self.problem.home_U is None and cluster.gpus_per_node > 1 and cluster.num_ranks <= MOST_NODES
-        if options.transport == "rank" and flattened:
+        if flattened and self.problem.transport.flattened is not None:
             # every rank a node of its own: few ranks instead of few nodes
             flat = replace(cluster, num_nodes=cluster.num_ranks, gpus_per_node=1, topology=EVEN)
-            flat_problem = replace(self.problem, cluster=flat, options=replace(options, transport="node"))
+            flat_options = replace(options, transport=self.problem.transport.flattened)
+            flat_problem = replace(self.problem, cluster=flat, options=flat_options)
             row = self.better(row, self._replicas(flat_problem))
-        if options.replica_choice in BY_CHANCE:
+        if self.problem.choice.by_chance:
             row = self.better(row, self._by_chance(row))
         return row
 
@@ -126,7 +125,7 @@ class _Search:
 
     def _run(self, problem: LayerProblem) -> Run:
         """Of one copy per expert."""
-        slots, alone = problem.cluster.num_slots, problem.options.transport == "assignment"
+        slots, alone = problem.cluster.num_slots, not problem.transport.distinct
         return partial(_run_single, incidence(problem, slots, alone=alone), balance(problem, slots))
 
     def anneal_single(self, start: Row, moves: int, schedule: Schedule) -> Row:
@@ -160,9 +159,9 @@ class _Search:
     def _by_chance(self, start: Row) -> Row:
         """From a map that is good if copies are chosen well to one that is good if they are chosen by chance."""
         problem, options = _thinned(self.problem), self.problem.options
-        inc = incidence(problem, problem.num_experts, alone=options.transport == "assignment")
+        inc = incidence(problem, problem.num_experts, alone=not problem.transport.distinct)
         fare_HX = fare_per_copy_HX(problem)
-        local_first = options.replica_choice == "local-first"
+        local_first = problem.choice.home_first
         if not local_first and problem.home_U is None:  # neither the choice nor the token has a home
             fare_HX = fare_HX.mean(axis=0, keepdims=True)
         per_move = 2 * inc.sets_UK.size // problem.num_experts * inc.sets_UK.shape[1] * fare_HX.size

@@ -135,7 +135,7 @@ def _sends_of_ways(problem: LayerProblem, ways_WE: Bytes, fare_X: Floats) -> Flo
     if not fare_X.any():
         return sends_W
     weight_U, sets_UK = problem.count_U / problem.count_U.sum(), problem.sets_UK
-    if problem.options.transport == "assignment":  # every assignment is sent on its own
+    if not problem.transport.distinct:  # every assignment is sent on its own
         weight_U = np.bincount(sets_UK.ravel(), np.repeat(weight_U, problem.top_k), problem.num_experts)
         sets_UK = np.arange(problem.num_experts, dtype=np.int32)[:, None]
     holds_EU = np.zeros((problem.num_experts, len(sets_UK)), dtype=np.float32)

@@ -20,7 +20,8 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, smallest_covers
+from placement.core.cluster import Cluster
+from placement.cost.covers import MAX_COVERS, covers_beside, pivot_of
 from placement.cost.lookup_tables import LayerTables
 from placement.cost.traffic import Traffic
 from placement.support.inner_kernel import inner_kernel
@@ -46,8 +47,12 @@ class RunningLoad(NamedTuple):
     slowness_G: npt.NDArray[np.float64]
 
     @staticmethod
-    def start(num_ranks: int, speed_G: npt.NDArray[np.float64]) -> RunningLoad:
-        return RunningLoad(np.zeros(num_ranks), np.zeros(num_ranks), np.zeros(1, dtype=np.int64), 1.0 / speed_G)
+    def start(cluster: Cluster) -> RunningLoad:
+        """Of no token yet."""
+        num_ranks = cluster.num_ranks
+        return RunningLoad(
+            np.zeros(num_ranks), np.zeros(num_ranks), np.zeros(1, dtype=np.int64), 1.0 / cluster.speed_G()
+        )
 
 
 @nb.njit(cache=True, nogil=True)
@@ -125,14 +130,8 @@ def balanced_copies(
         host = tables.host_E[ids_K[k]]
         if host & (host - _ONE) == _ZERO:
             base |= host
-    num_open = COUNT_0
-    for k in range(top_k):
-        host = tables.host_E[ids_K[k]]
-        if host & base == _ZERO:
-            scratch.open_K[num_open] = host
-            num_open += 1
     pivot = pivot_of(ids_K, tables.num_nodes)
-    found = smallest_covers(scratch.open_K, num_open, pivot, tables.num_nodes, scratch.covers)
+    found = covers_beside(ids_K, base, pivot, tables.host_E, tables.num_nodes, scratch.open_K, scratch.covers)
     best = np.inf
     for c in range(found):
         price = _cheapest_copies(ids_K, base | scratch.covers[c], tables, price_G, scratch.trial_K)

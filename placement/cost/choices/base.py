@@ -1,0 +1,81 @@
+"""The protocol of a replica choice: its cost on many tokens, the slots that it draws, what a search takes it for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.core.cluster import Cluster
+from placement.cost.kernel_balanced import RunningLoad
+from placement.cost.lookup_tables import LayerTables
+from placement.cost.traffic import Traffic
+
+Floats = npt.NDArray[np.float64]
+# (ids_TK, running, slot_TK): write the slot of each assignment to slot_TK, int32 [T, K]; -1 where the id is below 0
+Drawer = Callable[[npt.NDArray[Any], RunningLoad, npt.NDArray[np.int32]], None]
+# (ids_TK, request_T, cost_QN, saved_EN): add what tokens cost from each home they might have, see HomeCosts
+HomeCoster = Callable[[npt.NDArray[Any], npt.NDArray[np.int32], Floats, Floats], None]
+
+
+class LayerTokens(NamedTuple):
+    """Tokens of one layer.
+
+    ids_UK        [U, K], logical experts of a token
+    count_U       int64 [U], how many tokens each row stands for
+    home_U        int32 [U], home node; -1: the mean over all nodes
+    homes_random  True if all homes are -1
+    """
+
+    ids_UK: npt.NDArray[Any]
+    count_U: npt.NDArray[np.int64]
+    home_U: npt.NDArray[np.int32]
+    homes_random: bool
+
+
+class ReplicaChoice(Protocol):
+    """Keeps no state between calls: what a rule remembers of a layer's tokens is in `RunningLoad`.
+
+    name           as users give it
+    in_order       True if what a token gets depends on those before it: then tokens come one by one, requests mixed
+    without_order  then the name of the choice that stands in where tokens have no order; else None
+    by_chance      True if a search has to see that copies are chosen by chance; else it looks for few nodes alone
+    home_first     whether such a search lets copies on the home node serve all
+    kernels        the compiled functions that `cost` runs where homes are random and links alike
+    """
+
+    name: str
+    in_order: bool
+    without_order: str | None
+    by_chance: bool
+    home_first: bool
+    kernels: tuple[Any, ...]
+
+    def cost(
+        self,
+        tokens: LayerTokens,
+        tables: LayerTables,
+        cluster: Cluster,
+        running: RunningLoad,
+        traffic: Traffic,
+        load_P: Floats,
+        *,
+        links_alike: bool,
+    ) -> None:
+        """Add what the tokens send to `traffic`, and assignments per slot to `load_P`: exact, or its expectation.
+
+        Args:
+            links_alike: only how many copies leave counts: `traffic.remote_3` may have them.
+        """
+
+    def drawer(self, tables: LayerTables, rank: int, cluster: Cluster) -> Drawer:
+        """What draws slots for tokens of `rank`: on average what `cost` says. The same tokens get the same slots."""
+
+    def on_device(self, num_nodes: int) -> str | None:
+        """ "module:class" of the choice in torch, as `placement.runtime.choice_on_device:DeviceChooser`; None: the host
+        draws, and the device waits for it."""
+
+    def home_coster(self, tables: LayerTables, cluster: Cluster, fare_HN: Floats, distinct: bool) -> HomeCoster:
+        """What adds up the costs of homes, by the fares of nodes; `distinct`: a node is paid once a token."""

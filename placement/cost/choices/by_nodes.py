@@ -1,0 +1,103 @@
+"""Choices that say which nodes may serve an expert for a home, and leave the rest to chance.
+
+Such a choice is a table. The kernels that take the mean, draw slots, run on a device and weigh homes read the table.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.core.cluster import Cluster
+from placement.cost.choices.base import Drawer, Floats, HomeCoster, LayerTokens
+from placement.cost.draw_slots import draw_slots
+from placement.cost.kernel_balanced import RunningLoad
+from placement.cost.kernel_homes import cost_of_chances
+from placement.cost.kernel_replicas import cost_replicated
+from placement.cost.lookup_tables import LayerTables
+from placement.cost.traffic import Traffic
+
+Masks = npt.NDArray[np.uint64]
+
+
+class ByNodes(ABC):
+    """Any copy on the allowed nodes serves, with equal chance; with `by_cover` a smallest cover allows nodes further.
+
+    A subclass gives its `name` and `nodes_EH`, and `home_first` as a search should take it.
+    """
+
+    name: str
+    home_first: bool = True
+    by_cover: bool = False
+    by_chance: bool = True
+    in_order: bool = False
+    without_order: str | None = None
+    kernels: tuple[Any, ...] = (cost_replicated,)
+
+    @abstractmethod
+    def nodes_EH(self, host_E: Masks, cluster: Cluster) -> Masks:
+        """Nodes whose copies may serve expert e for home h, uint64 [E, N + 1]; the last column is of most homes.
+
+        Args:
+            host_E: uint64 [E], the nodes that host each expert.
+        """
+
+    def apart_E(self, host_E: Masks, nodes_EH: Masks) -> Masks:
+        """The homes for which an expert's copy is chosen in another way than the last column says, uint64 [E]."""
+        differs_EH = nodes_EH[:, :-1] != nodes_EH[:, -1:]
+        bit_H = np.uint64(1) << np.arange(differs_EH.shape[1], dtype=np.uint64)
+        return np.asarray((differs_EH * bit_H).sum(axis=1, dtype=np.uint64))
+
+    def cost(
+        self,
+        tokens: LayerTokens,
+        tables: LayerTables,
+        cluster: Cluster,
+        running: RunningLoad,
+        traffic: Traffic,
+        load_P: Floats,
+        *,
+        links_alike: bool,
+    ) -> None:
+        ids_UK, count_U, home_U, _ = tokens
+        nodes_EH = self.nodes_EH(tables.host_E, cluster)
+        apart_E = self.apart_E(tables.host_E, nodes_EH)
+        cost_replicated(ids_UK, count_U, home_U, self.by_cover, nodes_EH, apart_E, tables, traffic, load_P)
+
+    def drawer(self, tables: LayerTables, rank: int, cluster: Cluster) -> Drawer:
+        nodes_E = np.ascontiguousarray(self.nodes_EH(tables.host_E, cluster)[:, rank // cluster.gpus_per_node])
+
+        def draw(ids_TK: npt.NDArray[Any], running: RunningLoad, slot_TK: npt.NDArray[np.int32]) -> None:
+            draw_slots(ids_TK, rank, self.by_cover, nodes_E, tables, running, slot_TK)
+
+        return draw
+
+    def on_device(self, num_nodes: int) -> str | None:
+        return "placement.runtime.choice_on_device:DeviceChooser"
+
+    def home_coster(self, tables: LayerTables, cluster: Cluster, fare_HN: Floats, distinct: bool) -> HomeCoster:
+        chance_EHN = _chances(tables, self.nodes_EH(tables.host_E, cluster))
+
+        def book(ids_TK: npt.NDArray[Any], request_T: npt.NDArray[np.int32], cost_QN: Floats, saved_EN: Floats) -> None:
+            cost_of_chances(ids_TK, request_T, tables.host_E, chance_EHN, fare_HN, distinct, cost_QN, saved_EN)
+
+        return book
+
+
+def home_first_EH(host_E: Masks, num_nodes: int) -> Masks:
+    """The home alone where it hosts the expert, else every node that does, uint64 [E, N + 1]."""
+    bit_H = np.append(np.uint64(1) << np.arange(num_nodes, dtype=np.uint64), np.uint64(0))
+    return np.where(host_E[:, None] & bit_H != 0, bit_H, host_E[:, None])
+
+
+def _chances(tables: LayerTables, nodes_EH: Masks) -> Floats:
+    """The chance that node n serves expert e for home h, [E, H, N]: any copy on the allowed nodes."""
+    copies_EN = np.zeros((len(tables.host_E), tables.num_nodes))
+    expert_P = np.repeat(np.arange(len(copies_EN)), np.diff(tables.slot_ptr_E))
+    np.add.at(copies_EN, (expert_P, tables.slot_node), 1.0)
+    allowed_EHN = nodes_EH[:, :-1, None] >> np.arange(tables.num_nodes, dtype=np.uint64) & np.uint64(1)
+    chance_EHN = copies_EN[:, None] * allowed_EHN
+    return np.asarray(chance_EHN / chance_EHN.sum(axis=2, keepdims=True))

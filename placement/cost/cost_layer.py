@@ -1,0 +1,65 @@
+"""The one door to the kernels: what one layer's map costs on tokens, and what it costs from each home.
+
+Which kernel fits is decided here for maps with one copy of every expert, and by the replica choice for others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.core.cluster import Cluster
+from placement.cost.choices.base import Floats, HomeCoster, LayerTokens, ReplicaChoice
+from placement.cost.kernel_balanced import RunningLoad
+from placement.cost.kernel_homes import cost_of_single
+from placement.cost.kernel_single import cost_single
+from placement.cost.lookup_tables import LayerTables
+from placement.cost.traffic import Traffic
+from placement.support.hash64 import mixed_order
+from placement.traces.format import id_dtype
+
+
+def cost_layer(
+    tokens: LayerTokens,
+    tables: LayerTables,
+    choice: ReplicaChoice,
+    cluster: Cluster,
+    running: RunningLoad,
+    traffic: Traffic,
+    load_P: Floats,
+    *,
+    links_alike: bool,
+) -> None:
+    """Add what the tokens send to `traffic`, and assignments per slot to `load_P`; see `ReplicaChoice.cost`."""
+    if tables.one_copy:
+        stored_UK = tokens.ids_UK.astype(id_dtype(len(tables.host_E)), copy=False)  # so that one kernel is compiled
+        cost_single(stored_UK, tokens.count_U, tokens.home_U, tables, traffic, load_P)
+    else:
+        choice.cost(tokens, tables, cluster, running, traffic, load_P, links_alike=links_alike)
+
+
+def in_server_order(tokens: LayerTokens) -> LayerTokens:
+    """Every token on its own, in an order that looks random and depends on nothing but how many there are."""
+    row_T = np.repeat(np.arange(len(tokens.count_U)), tokens.count_U)
+    row_T = row_T[mixed_order(len(row_T))]
+    once_T = np.ones(len(row_T), dtype=np.int64)
+    return LayerTokens(tokens.ids_UK[row_T], once_T, tokens.home_U[row_T], tokens.homes_random)
+
+
+def home_coster(
+    tables: LayerTables, choice: ReplicaChoice, cluster: Cluster, fare_HX: Floats, distinct: bool
+) -> HomeCoster:
+    """What adds up the costs of homes; with several copies of experts, fares of ranks are the mean of their node's."""
+    if not tables.one_copy:
+        fare_HN = fare_HX.reshape(cluster.num_nodes, cluster.num_nodes, -1).mean(axis=2)
+        return choice.home_coster(tables, cluster, fare_HN, distinct)
+    first = tables.slot_ptr_E[:-1]
+    node_E = tables.slot_node[first].astype(np.int64)
+    unit_E = node_E if fare_HX.shape[1] == cluster.num_nodes else tables.slot_rank[first].astype(np.int64)
+
+    def book(ids_TK: npt.NDArray[Any], request_T: npt.NDArray[np.int32], cost_QN: Floats, saved_EN: Floats) -> None:
+        cost_of_single(ids_TK, request_T, unit_E, node_E, fare_HX, distinct, cost_QN, saved_EN)
+
+    return book

@@ -1,0 +1,54 @@
+"""What a transport is: which copies of a token it sends, and what they cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.core.cluster import Cluster
+from placement.cost.traffic import Traffic
+
+Floats = npt.NDArray[np.float64]
+PER_NODE, PER_RANK, PER_ASSIGNMENT = 0, 1, 2  # places in `Traffic`, in `Traffic.remote_3` and of `leaving_L3`
+
+
+class Transport:
+    """A transport sends one copy of a token for each unit that serves the token; a subclass says for which.
+
+    name        as users give it
+    engines     who sends so, in a few words
+    copies      one for each distinct node (PER_NODE), distinct rank (PER_RANK) or assignment (PER_ASSIGNMENT)
+    everywhere  True if every token goes everywhere, so that a placement changes nothing but balance
+    flattened   name of the transport that sends the same where every rank is a node of its own: a search with
+                redundant experts looks at such a cluster too; None: there is none
+    """
+
+    name: str
+    engines: str
+    copies: int
+    everywhere: bool = False
+    flattened: str | None = None
+
+    @property
+    def distinct(self) -> bool:
+        """True if a unit gets one copy of a token, however many of the token's experts the unit serves."""
+        return self.copies != PER_ASSIGNMENT
+
+    def fare_HX(self, cluster: Cluster) -> Floats:
+        """Cost of a copy from home node h to node or rank x, float64 [N, N] or [N, G]; 1 is `inter_gbps`."""
+        shape = (cluster.num_nodes, cluster.gpus_per_node, cluster.inter_gbps)
+        topology = cluster.topology
+        return topology.node_cost_NN(*shape) if self.copies == PER_NODE else topology.rank_cost_NG(*shape)
+
+    def cost(self, traffic: Traffic, fare_HX: Floats, num_tokens: float) -> float:
+        """Copies per token, each weighed by its fare; plain counts where all links are alike."""
+        booked = float((traffic[self.copies] * fare_HX).sum())
+        return float((booked + traffic.remote_3[self.copies]) / max(num_tokens, 1))
+
+    def between_nodes_L(self, leaving_L3: Floats, num_nodes: int) -> Floats:
+        """Copies of a token that leave the home node, float64 [L].
+
+        Args:
+            leaving_L3: copies for distinct remote nodes, for distinct remote ranks, and remote assignments.
+        """
+        return leaving_L3[:, self.copies]
