@@ -5,39 +5,26 @@ Which kernel fits is decided here for maps with one copy of every expert, and by
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.core.cluster import Cluster
-from placement.cost.choices.base import Floats, HomeCoster, LayerTokens, ReplicaChoice
-from placement.cost.kernel_balanced import RunningLoad
+from placement.cost.choices.base import Floats, HomeCoster, LayerCost, LayerTokens, ReplicaChoice
 from placement.cost.kernel_homes import cost_of_single
 from placement.cost.kernel_single import cost_single
 from placement.cost.lookup_tables import LayerTables
-from placement.cost.traffic import Traffic
 from placement.support.hash64 import mixed_order
 from placement.traces.format import id_dtype
 
 
-def cost_layer(
-    tokens: LayerTokens,
-    tables: LayerTables,
-    choice: ReplicaChoice,
-    cluster: Cluster,
-    running: RunningLoad,
-    traffic: Traffic,
-    load_P: Floats,
-    *,
-    links_alike: bool,
-) -> None:
-    """Add what the tokens send to `traffic`, and assignments per slot to `load_P`; see `ReplicaChoice.cost`."""
-    if tables.one_copy:
-        stored_UK = tokens.ids_UK.astype(id_dtype(len(tables.host_E)), copy=False)  # so that one kernel is compiled
-        cost_single(stored_UK, tokens.count_U, tokens.home_U, tables, traffic, load_P)
+def cost_layer(tokens: LayerTokens, choice: ReplicaChoice, layer: LayerCost) -> None:
+    """Add what the tokens send, and which slots serve them, to what the layer has cost."""
+    if layer.tables.one_copy:
+        ids_UK = tokens.ids_UK.astype(id_dtype(len(layer.tables.host_E)), copy=False)  # so that one kernel is compiled
+        cost_single(ids_UK, tokens.count_U, tokens.home_U, layer.tables, layer.traffic, layer.load_P)
     else:
-        choice.cost(tokens, tables, cluster, running, traffic, load_P, links_alike=links_alike)
+        choice.cost(tokens, layer)
 
 
 def in_server_order(tokens: LayerTokens) -> LayerTokens:
@@ -58,8 +45,4 @@ def home_coster(
     first = tables.slot_ptr_E[:-1]
     node_E = tables.slot_node[first].astype(np.int64)
     unit_E = node_E if fare_HX.shape[1] == cluster.num_nodes else tables.slot_rank[first].astype(np.int64)
-
-    def book(ids_TK: npt.NDArray[Any], request_T: npt.NDArray[np.int32], cost_QN: Floats, saved_EN: Floats) -> None:
-        cost_of_single(ids_TK, request_T, unit_E, node_E, fare_HX, distinct, cost_QN, saved_EN)
-
-    return book
+    return partial(cost_of_single, unit_E, node_E, fare_HX, distinct)

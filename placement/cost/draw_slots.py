@@ -24,11 +24,11 @@ _ZERO = np.uint64(0)
 
 @nb.njit(cache=True, nogil=True)
 def draw_slots(
-    ids_TK: npt.NDArray[Any],
     rank: int,
     by_cover: bool,
     nodes_E: npt.NDArray[np.uint64],
     tables: LayerTables,
+    ids_TK: npt.NDArray[Any],
     running: RunningLoad,
     slot_TK: npt.NDArray[np.int32],
 ) -> None:
@@ -60,9 +60,9 @@ def draw_slots(
 
 @nb.njit(cache=True, nogil=True)
 def draw_balanced(
-    ids_TK: npt.NDArray[Any],
     rank: int,
     tables: LayerTables,
+    ids_TK: npt.NDArray[Any],
     running: RunningLoad,
     slot_TK: npt.NDArray[np.int32],
 ) -> None:

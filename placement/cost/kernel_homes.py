@@ -18,12 +18,12 @@ _ZERO = np.uint64(0)
 
 @nb.njit(cache=True, nogil=True)
 def cost_of_single(
-    ids_TK: npt.NDArray[Any],
-    request_T: npt.NDArray[np.int32],
     unit_E: npt.NDArray[np.int64],
     node_E: npt.NDArray[np.int64],
     fare_HX: Floats,
     distinct: bool,
+    ids_TK: npt.NDArray[Any],
+    request_T: npt.NDArray[np.int32],
     cost_QN: Floats,
     saved_EN: Floats,
 ) -> None:
@@ -47,11 +47,11 @@ def cost_of_single(
 
 @nb.njit(cache=True, nogil=True)
 def cost_of_covers(
-    ids_TK: npt.NDArray[Any],
-    request_T: npt.NDArray[np.int32],
     host_E: npt.NDArray[np.uint64],
     fare_HN: Floats,
     distinct: bool,
+    ids_TK: npt.NDArray[Any],
+    request_T: npt.NDArray[np.int32],
     cost_QN: Floats,
     saved_EN: Floats,
 ) -> None:
@@ -101,12 +101,12 @@ def cost_of_covers(
 
 @nb.njit(cache=True, nogil=True)
 def cost_of_chances(
-    ids_TK: npt.NDArray[Any],
-    request_T: npt.NDArray[np.int32],
     host_E: npt.NDArray[np.uint64],
     chance_EHX: Floats,
     fare_HX: Floats,
     distinct: bool,
+    ids_TK: npt.NDArray[Any],
+    request_T: npt.NDArray[np.int32],
     cost_QN: Floats,
     saved_EN: Floats,
 ) -> None:

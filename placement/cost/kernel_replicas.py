@@ -23,6 +23,20 @@ _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
 
 
+class Allowed(NamedTuple):
+    """Where experts with several copies are served.
+
+    by_cover  True: experts that their home does not host are served on a smallest cover, its nodes alike; else any copy
+              on the allowed nodes serves, all alike
+    nodes_EH  uint64 [E, N + 1], allowed nodes of each expert for each home; last for homes that are not in `apart_E`
+    apart_E   uint64 [E], homes for which an expert's copy is chosen in another way than for the rest
+    """
+
+    by_cover: bool
+    nodes_EH: npt.NDArray[np.uint64]
+    apart_E: npt.NDArray[np.uint64]
+
+
 class _Scratch(NamedTuple):
     """Room for one token; `miss` holds the chance that no expert so far is served at a node or rank, 1 in between."""
 
@@ -37,19 +51,14 @@ def cost_replicated(
     ids_TK: npt.NDArray[Any],
     count_T: npt.NDArray[np.int64],
     home_T: npt.NDArray[np.int32],
-    by_cover: bool,
-    nodes_EH: npt.NDArray[np.uint64],
-    apart_E: npt.NDArray[np.uint64],
+    allow: Allowed,
     tables: LayerTables,
     traffic: Traffic,
     load_P: npt.NDArray[np.float64],
 ) -> None:
-    """Experts may have several copies; only those are looked at again for each home.
+    """Experts may have several copies.
 
-    by_cover  experts that their home does not host are served on a smallest cover, its nodes alike; else any copy on
-              the allowed nodes serves, all alike
-    nodes_EH  uint64 [E, N + 1], allowed nodes of each expert for each home; last for homes that are not in `apart_E`
-    apart_E   uint64 [E], homes for which an expert's copy is chosen in another way than for the rest
+    Experts with one copy are booked once a token; only those with several are looked at again for each home.
     """
     top_k = ids_TK.shape[1]
     num_nodes = tables.num_nodes
@@ -93,11 +102,11 @@ def cost_replicated(
             continue
         apart = _ZERO
         for k in range(num_several):
-            apart |= apart_E[several_K[k]]
+            apart |= allow.apart_E[several_K[k]]
         if random_home and apart == _ZERO:  # the choice does not see the home: one pass for all homes
             for k in range(num_several):
                 e = several_K[k]
-                _serve(e, nodes_EH[e, num_nodes], False, count_T[t], 1.0, tables, served_G, load_P, scratch)
+                _serve(e, allow.nodes_EH[e, num_nodes], False, count_T[t], 1.0, tables, served_G, load_P, scratch)
             _distinct(several_K[:num_several], forced, seen_G, t, count_T[t], tables, row_N, row_G, scratch)
             continue
         pivot = pivot_of(ids_TK[t], num_nodes)
@@ -107,8 +116,7 @@ def cost_replicated(
                 several_K[:num_several],
                 forced,
                 home_T[t],
-                by_cover,
-                nodes_EH,
+                allow,
                 pivot,
                 1.0,
                 count_T[t],
@@ -124,19 +132,7 @@ def cost_replicated(
             work = (alike_N, alike_G, alike_assigned_G, load_P)
             share, away = strangers / num_nodes, 1.0 / num_nodes
             _choose(
-                several_K[:num_several],
-                forced,
-                -1,
-                by_cover,
-                nodes_EH,
-                pivot,
-                share,
-                count_T[t],
-                seen_G,
-                t,
-                tables,
-                work,
-                scratch,
+                several_K[:num_several], forced, -1, allow, pivot, share, count_T[t], seen_G, t, tables, work, scratch
             )
             for k in range(num_several):
                 e = several_K[k]
@@ -163,21 +159,7 @@ def cost_replicated(
             apart &= apart - _ONE
             work = (traffic.node_HN[home], traffic.rank_HG[home], traffic.assignment_HG[home], load_P)
             weight = count_T[t] / num_nodes
-            _choose(
-                several_K[:num_several],
-                forced,
-                home,
-                by_cover,
-                nodes_EH,
-                pivot,
-                1.0,
-                weight,
-                seen_G,
-                t,
-                tables,
-                work,
-                scratch,
-            )
+            _choose(several_K[:num_several], forced, home, allow, pivot, 1.0, weight, seen_G, t, tables, work, scratch)
     for h in range(num_nodes):
         traffic.node_HN[h] += anywhere_N / num_nodes
         traffic.rank_HG[h] += anywhere_G / num_nodes
@@ -189,8 +171,7 @@ def _choose(
     several_M: npt.NDArray[np.int64],
     forced: np.uint64,
     home: int,
-    by_cover: bool,
-    nodes_EH: npt.NDArray[np.uint64],
+    allow: Allowed,
     pivot: int,
     load_share: float,
     weight: float,
@@ -207,16 +188,16 @@ def _choose(
     row_N, row_G, served_G, load_P = work
     home_bit = _ZERO if home < 0 else _ONE << np.uint64(home)
     found = 1
-    if by_cover:
+    if allow.by_cover:
         met = forced | home_bit
         found = covers_beside(several_M, met, pivot, tables.host_E, tables.num_nodes, scratch.open_K, scratch.covers)
     part = weight / found
     for c in range(found):
         for e in several_M:
-            allowed = nodes_EH[e, home]
-            if by_cover and allowed & home_bit == _ZERO:
+            allowed = allow.nodes_EH[e, home]
+            if allow.by_cover and allowed & home_bit == _ZERO:
                 allowed &= forced | scratch.covers[c]
-            _serve(e, allowed, by_cover, part, load_share, tables, served_G, load_P, scratch)
+            _serve(e, allowed, allow.by_cover, part, load_share, tables, served_G, load_P, scratch)
         _distinct(several_M, forced, seen_G, t, part, tables, row_N, row_G, scratch)
 
 

@@ -10,12 +10,9 @@ import numpy.typing as npt
 
 from placement.core.cluster import Cluster
 from placement.cost.choices import REPLICA_CHOICES
-from placement.cost.choices.base import LayerTokens, ReplicaChoice
+from placement.cost.choices.base import LayerCost, LayerTokens, ReplicaChoice
 from placement.cost.cost_layer import cost_layer, in_server_order
-from placement.cost.kernel_balanced import RunningLoad
-from placement.cost.lookup_tables import layer_tables
-from placement.cost.traffic import Traffic
-from placement.cost.transport import links_alike, wire_cost
+from placement.cost.transport import wire_cost
 from placement.cost.transports import TRANSPORTS
 from placement.cost.transports.base import Transport
 from placement.solvers.options import Options
@@ -128,22 +125,14 @@ class LayerProblem:
         return self._scores[key]
 
     def _judge(self, phy2log_P: npt.NDArray[np.integer]) -> Score:
-        tables = layer_tables(
-            np.asarray(phy2log_P),
-            num_experts=self.num_experts,
-            num_nodes=self.cluster.num_nodes,
-            gpus_per_node=self.cluster.gpus_per_node,
-        )
-        traffic = Traffic.start(self.cluster.num_nodes, self.cluster.num_ranks)
-        load_P = np.zeros(self.cluster.num_slots)
         tokens = LayerTokens(self.sets_UK, self.count_U, self.homes_U, self.home_U is None)
         choice = self.choice
         if choice.in_order and self.num_redundant:
             tokens = in_server_order(tokens)
-        running, alike = RunningLoad.start(self.cluster), links_alike(self.cluster, self.options.transport)
-        cost_layer(tokens, tables, choice, self.cluster, running, traffic, load_P, links_alike=alike)
-        sends = wire_cost(traffic, self.cluster, self.options.transport, int(self.count_U.sum()))
-        load_BG = self.load_BG(phy2log_P, load_P)
+        layer = LayerCost.start(np.asarray(phy2log_P), self.num_experts, self.cluster, self.options.transport)
+        cost_layer(tokens, choice, layer)
+        sends = wire_cost(layer.traffic, self.cluster, self.options.transport, int(self.count_U.sum()))
+        load_BG = self.load_BG(phy2log_P, layer.load_P)
         imbalance_B = load_BG.max(axis=1) * self.cluster.num_ranks
         expected = float(imbalance_B.mean())
         imbalance, node_imbalance = float(imbalance_B[0]), self._node_imbalance(load_BG[0])

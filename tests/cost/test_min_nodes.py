@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.core.cluster import Cluster
-from placement.cost.choices.base import LayerTokens
+from placement.cost.choices.base import LayerCost, LayerTokens
 from placement.cost.choices.min_nodes import MinNodes
 from placement.cost.covers import MAX_COVERS, smallest_covers
-from placement.cost.kernel_balanced import RunningLoad
 from placement.cost.kernel_min_nodes import cost_min_nodes
 from placement.cost.lookup_tables import layer_tables
 from placement.cost.traffic import Traffic
@@ -40,16 +39,14 @@ def test_is_the_mean_over_given_homes(nodes: int, gpus: int, slots: int, share: 
 
     quick, quick_load_P = Traffic.start(nodes, num_ranks), np.zeros(num_slots)
     cost_min_nodes(ids_TK, count_T, tables, quick, quick_load_P)
-    booked, load_P = Traffic.start(nodes, num_ranks), np.zeros(num_slots)
     cluster = Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots)
-    running = RunningLoad.start(cluster)
+    booked = LayerCost.start(row, experts, cluster, "node")
     for home in range(nodes):
         home_T = np.full(len(ids_TK), home, dtype=np.int32)
-        tokens = LayerTokens(ids_TK, count_T, home_T, False)
-        MinNodes().cost(tokens, tables, cluster, running, booked, load_P, links_alike=True)
+        MinNodes().cost(LayerTokens(ids_TK, count_T, home_T, False), booked)
 
-    np.testing.assert_allclose(quick.remote_3, booked.leaving_3() / nodes, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(quick_load_P, load_P / nodes, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(quick.remote_3, booked.traffic.leaving_3() / nodes, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(quick_load_P, booked.load_P / nodes, rtol=1e-9, atol=1e-9)
 
 
 def greedy_cover(masks: list[set[int]], pivot: int, num_nodes: int) -> set[int]:

@@ -12,9 +12,8 @@ from moe import make_placement, make_tokens, torch
 
 from placement import Cluster, Placement, evaluate, open_trace
 from placement.cost.choices import REPLICA_CHOICES
-from placement.cost.choices.base import LayerTokens
+from placement.cost.choices.base import LayerCost, LayerTokens
 from placement.cost.kernel_balanced import RunningLoad, cost_balanced
-from placement.cost.lookup_tables import LayerTables
 from placement.cost.traffic import Traffic
 from placement.runtime import CapacityPolicy, Dispatcher, LayerMap, Lockstep, Mesh, MoELayer, ReplicaChooser
 from placement.runtime.decision import Capacity
@@ -146,7 +145,7 @@ def test_what_is_drawn_is_on_average_what_the_cost_model_expects(choice: str) ->
     ids_TK = np.tile(few, (times, 1))
     slot_TK = ReplicaChooser(layer_map, rank, choice)(torch.from_numpy(ids_TK)).numpy()
     assert (np.asarray(layer_map.logical_P)[slot_TK] == ids_TK).all()
-    want = expected(few, rank // GPUS, choice, layer_map.tables)
+    want = expected(few, rank // GPUS, choice, layer_map)
     got = totals(slot_TK, rank // GPUS, layer_map.num_slots)
     for counted, predicted in zip(got, want, strict=True):
         assert counted / times == pytest.approx(predicted, abs=4 * np.sqrt(len(few) / 4 / times))
@@ -154,13 +153,11 @@ def test_what_is_drawn_is_on_average_what_the_cost_model_expects(choice: str) ->
     assert (again == slot_TK).all()
 
 
-def expected(ids_TK: Any, home: int, choice: str, tables: LayerTables) -> tuple[Any, Any, Any]:
-    traffic, load_P = Traffic.start(NODES, NODES * GPUS), np.zeros(NODES * GPUS * SLOTS)
+def expected(ids_TK: Any, home: int, choice: str, layer_map: LayerMap) -> tuple[Any, Any, Any]:
     once, homes = np.ones(len(ids_TK), np.int64), np.full(len(ids_TK), home, np.int32)
-    cluster = Cluster(num_nodes=NODES, gpus_per_node=GPUS, slots_per_gpu=SLOTS)
-    tokens, rule = LayerTokens(ids_TK, once, homes, False), REPLICA_CHOICES.make(choice)
-    rule.cost(tokens, tables, cluster, RunningLoad.start(cluster), traffic, load_P, links_alike=True)
-    return load_P, traffic.node_HN[home], traffic.rank_HG[home]
+    layer = LayerCost.start(np.array(layer_map.logical_P), EXPERTS, layer_map.cluster(), "node")
+    REPLICA_CHOICES.make(choice).cost(LayerTokens(ids_TK, once, homes, False), layer)
+    return layer.load_P, layer.traffic.node_HN[home], layer.traffic.rank_HG[home]
 
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "gptoss20b"

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from placement.core.cluster import Cluster
 from placement.cost.kernel_balanced import RunningLoad
-from placement.cost.lookup_tables import LayerTables
+from placement.cost.lookup_tables import LayerTables, layer_tables
 from placement.cost.traffic import Traffic
+from placement.cost.transport import links_alike
 
 Floats = npt.NDArray[np.float64]
 # (ids_TK, running, slot_TK): write the slot of each assignment to slot_TK, int32 [T, K]; -1 where the id is below 0
@@ -35,6 +36,32 @@ class LayerTokens(NamedTuple):
     homes_random: bool
 
 
+class LayerCost(NamedTuple):
+    """What one layer's map has cost so far; who costs tokens adds to the last three.
+
+    links_alike  True if every copy for a remote node or rank costs 1: then `traffic.remote_3` may have the copies
+    running      what the choice remembers of the tokens so far
+    load_P       float64 [P], assignments of each slot
+    """
+
+    tables: LayerTables
+    cluster: Cluster
+    links_alike: bool
+    running: RunningLoad
+    traffic: Traffic
+    load_P: Floats
+
+    @staticmethod
+    def start(phy2log_P: npt.NDArray[np.integer], num_experts: int, cluster: Cluster, transport: str) -> LayerCost:
+        """Of no token yet."""
+        nodes, gpus = cluster.num_nodes, cluster.gpus_per_node
+        tables = layer_tables(phy2log_P, num_experts=num_experts, num_nodes=nodes, gpus_per_node=gpus)
+        running, traffic = RunningLoad.start(cluster), Traffic.start(nodes, cluster.num_ranks)
+        return LayerCost(
+            tables, cluster, links_alike(cluster, transport), running, traffic, np.zeros(cluster.num_slots)
+        )
+
+
 class ReplicaChoice(Protocol):
     """Keeps no state between calls: what a rule remembers of a layer's tokens is in `RunningLoad`.
 
@@ -53,22 +80,8 @@ class ReplicaChoice(Protocol):
     home_first: bool
     kernels: tuple[Any, ...]
 
-    def cost(
-        self,
-        tokens: LayerTokens,
-        tables: LayerTables,
-        cluster: Cluster,
-        running: RunningLoad,
-        traffic: Traffic,
-        load_P: Floats,
-        *,
-        links_alike: bool,
-    ) -> None:
-        """Add what the tokens send to `traffic`, and assignments per slot to `load_P`: exact, or its expectation.
-
-        Args:
-            links_alike: only how many copies leave counts: `traffic.remote_3` may have them.
-        """
+    def cost(self, tokens: LayerTokens, layer: LayerCost) -> None:
+        """Add what the tokens send and which slots serve them: exact, or the expectation of what is drawn."""
 
     def drawer(self, tables: LayerTables, rank: int, cluster: Cluster) -> Drawer:
         """What draws slots for tokens of `rank`: on average what `cost` says. The same tokens get the same slots."""

@@ -6,19 +6,18 @@ Such a choice is a table. The kernels that take the mean, draw slots, run on a d
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from placement.core.cluster import Cluster
-from placement.cost.choices.base import Drawer, Floats, HomeCoster, LayerTokens
+from placement.cost.choices.base import Drawer, Floats, HomeCoster, LayerCost, LayerTokens
 from placement.cost.draw_slots import draw_slots
-from placement.cost.kernel_balanced import RunningLoad
 from placement.cost.kernel_homes import cost_of_chances
-from placement.cost.kernel_replicas import cost_replicated
+from placement.cost.kernel_replicas import Allowed, cost_replicated
 from placement.cost.lookup_tables import LayerTables
-from placement.cost.traffic import Traffic
 
 Masks = npt.NDArray[np.uint64]
 
@@ -51,40 +50,22 @@ class ByNodes(ABC):
         bit_H = np.uint64(1) << np.arange(differs_EH.shape[1], dtype=np.uint64)
         return np.asarray((differs_EH * bit_H).sum(axis=1, dtype=np.uint64))
 
-    def cost(
-        self,
-        tokens: LayerTokens,
-        tables: LayerTables,
-        cluster: Cluster,
-        running: RunningLoad,
-        traffic: Traffic,
-        load_P: Floats,
-        *,
-        links_alike: bool,
-    ) -> None:
-        ids_UK, count_U, home_U, _ = tokens
-        nodes_EH = self.nodes_EH(tables.host_E, cluster)
-        apart_E = self.apart_E(tables.host_E, nodes_EH)
-        cost_replicated(ids_UK, count_U, home_U, self.by_cover, nodes_EH, apart_E, tables, traffic, load_P)
+    def cost(self, tokens: LayerTokens, layer: LayerCost) -> None:
+        host_E = layer.tables.host_E
+        nodes_EH = self.nodes_EH(host_E, layer.cluster)
+        allow = Allowed(self.by_cover, nodes_EH, self.apart_E(host_E, nodes_EH))
+        cost_replicated(tokens.ids_UK, tokens.count_U, tokens.home_U, allow, layer.tables, layer.traffic, layer.load_P)
 
     def drawer(self, tables: LayerTables, rank: int, cluster: Cluster) -> Drawer:
         nodes_E = np.ascontiguousarray(self.nodes_EH(tables.host_E, cluster)[:, rank // cluster.gpus_per_node])
-
-        def draw(ids_TK: npt.NDArray[Any], running: RunningLoad, slot_TK: npt.NDArray[np.int32]) -> None:
-            draw_slots(ids_TK, rank, self.by_cover, nodes_E, tables, running, slot_TK)
-
-        return draw
+        return partial(draw_slots, rank, self.by_cover, nodes_E, tables)
 
     def on_device(self, num_nodes: int) -> str | None:
         return "placement.runtime.choice_on_device:DeviceChooser"
 
     def home_coster(self, tables: LayerTables, cluster: Cluster, fare_HN: Floats, distinct: bool) -> HomeCoster:
         chance_EHN = _chances(tables, self.nodes_EH(tables.host_E, cluster))
-
-        def book(ids_TK: npt.NDArray[Any], request_T: npt.NDArray[np.int32], cost_QN: Floats, saved_EN: Floats) -> None:
-            cost_of_chances(ids_TK, request_T, tables.host_E, chance_EHN, fare_HN, distinct, cost_QN, saved_EN)
-
-        return book
+        return partial(cost_of_chances, tables.host_E, chance_EHN, fare_HN, distinct)
 
 
 def home_first_EH(host_E: Masks, num_nodes: int) -> Masks:

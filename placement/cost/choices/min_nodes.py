@@ -5,20 +5,16 @@ All smallest covers weigh the same, and so do the chosen nodes that host an expe
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from placement.core.cluster import Cluster
-from placement.cost.choices.base import Floats, HomeCoster, LayerTokens
+from placement.cost.choices.base import Floats, HomeCoster, LayerCost, LayerTokens
 from placement.cost.choices.by_nodes import ByNodes, Masks, home_first_EH
 from placement.cost.covers import EXACT_NODES
-from placement.cost.kernel_balanced import RunningLoad
 from placement.cost.kernel_homes import cost_of_covers
 from placement.cost.kernel_min_nodes import cost_min_nodes
 from placement.cost.lookup_tables import LayerTables
-from placement.cost.traffic import Traffic
 
 
 class MinNodes(ByNodes):
@@ -33,27 +29,14 @@ class MinNodes(ByNodes):
     def apart_E(self, host_E: Masks, nodes_EH: Masks) -> Masks:
         return host_E  # a home that hosts an expert has other covers, even where no other node hosts that expert
 
-    def cost(
-        self,
-        tokens: LayerTokens,
-        tables: LayerTables,
-        cluster: Cluster,
-        running: RunningLoad,
-        traffic: Traffic,
-        load_P: Floats,
-        *,
-        links_alike: bool,
-    ) -> None:
-        if links_alike and tokens.homes_random:
-            cost_min_nodes(tokens.ids_UK, tokens.count_U, tables, traffic, load_P)
+    def cost(self, tokens: LayerTokens, layer: LayerCost) -> None:
+        if layer.links_alike and tokens.homes_random:
+            cost_min_nodes(tokens.ids_UK, tokens.count_U, layer.tables, layer.traffic, layer.load_P)
         else:
-            super().cost(tokens, tables, cluster, running, traffic, load_P, links_alike=links_alike)
+            super().cost(tokens, layer)
 
     def on_device(self, num_nodes: int) -> str | None:
         return super().on_device(num_nodes) if num_nodes <= EXACT_NODES else None
 
     def home_coster(self, tables: LayerTables, cluster: Cluster, fare_HN: Floats, distinct: bool) -> HomeCoster:
-        def book(ids_TK: npt.NDArray[Any], request_T: npt.NDArray[np.int32], cost_QN: Floats, saved_EN: Floats) -> None:
-            cost_of_covers(ids_TK, request_T, tables.host_E, fare_HN, distinct, cost_QN, saved_EN)
-
-        return book
+        return partial(cost_of_covers, tables.host_E, fare_HN, distinct)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from functools import partial
 
 from placement.core.cluster import Cluster
-from placement.cost.choices.base import Drawer, Floats, LayerTokens
+from placement.cost.choices.base import Drawer, LayerCost, LayerTokens
 from placement.cost.choices.min_nodes import MinNodes
 from placement.cost.draw_slots import draw_balanced
-from placement.cost.kernel_balanced import RunningLoad, cost_balanced
+from placement.cost.kernel_balanced import cost_balanced
 from placement.cost.lookup_tables import LayerTables
-from placement.cost.traffic import Traffic
 
 
 class MinNodesBalanced(MinNodes):
@@ -22,24 +18,11 @@ class MinNodesBalanced(MinNodes):
     without_order = MinNodes.name
     kernels = (cost_balanced,)
 
-    def cost(
-        self,
-        tokens: LayerTokens,
-        tables: LayerTables,
-        cluster: Cluster,
-        running: RunningLoad,
-        traffic: Traffic,
-        load_P: Floats,
-        *,
-        links_alike: bool,
-    ) -> None:
-        cost_balanced(tokens.ids_UK, tokens.home_U, tables, traffic, load_P, running)
+    def cost(self, tokens: LayerTokens, layer: LayerCost) -> None:
+        cost_balanced(tokens.ids_UK, tokens.home_U, layer.tables, layer.traffic, layer.load_P, layer.running)
 
     def drawer(self, tables: LayerTables, rank: int, cluster: Cluster) -> Drawer:
-        def draw(ids_TK: npt.NDArray[Any], running: RunningLoad, slot_TK: npt.NDArray[np.int32]) -> None:
-            draw_balanced(ids_TK, rank, tables, running, slot_TK)
-
-        return draw
+        return partial(draw_balanced, rank, tables)
 
     def on_device(self, num_nodes: int) -> str | None:
         return None
