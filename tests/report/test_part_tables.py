@@ -65,7 +65,7 @@ def test_the_page_shows_domains_though_none_were_asked_for(folder: Path) -> None
     table = part_table(solution)
     assert table is not None and [row.name for row in table.rows] == ["<b>&", "law", "x" * 60]
     assert solution.parts is not None
-    for row, answers in zip(table.rows, solution.parts.held_out, strict=True):
+    for row, answers in zip(table.rows, solution.parts.shown()[1], strict=True):
         assert row.cells[2][0] == number(float(answers["auto"].sends_L.mean()))
         assert row.tokens == answers["auto"].num_tokens
     assert all(sum(row.cells[m][4] for row in table.rows) == 1 for m in range(3)), "one worst part for each map"
