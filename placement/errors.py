@@ -47,9 +47,13 @@ class PlacementError(Exception):
 
 
 class InputError(PlacementError):
-    """Something that was given to us is wrong."""
+    """Something that was given to us is wrong; `faults` lists every fault that was found, not only the first."""
 
     exit_code = 2
+
+    def __init__(self, message: str, faults: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.faults = faults
 
 
 class TraceError(InputError):
@@ -57,11 +61,7 @@ class TraceError(InputError):
 
 
 class MapError(InputError):
-    """A placement map is invalid; `faults` lists every fault that was found, not only the first."""
-
-    def __init__(self, message: str, faults: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.faults = faults
+    """A placement map is invalid."""
 
 
 class ClusterError(InputError):

@@ -35,15 +35,11 @@ class Document(Part):
     """
 
     SCHEMA: ClassVar[str]
+    ERROR: ClassVar[type[InputError]] = InputError
     MEND: ClassVar[str]
     ROWS: ClassVar[tuple[str, ...]] = ()
 
     schema_: str = Field(alias="schema")
-
-    @classmethod
-    def error(cls, message: str, faults: tuple[str, ...] = ()) -> InputError:
-        """The error to raise; `faults` are all that were found, not only those that the message has."""
-        return InputError(message)
 
     @classmethod
     def read(cls, path: Readable, *, absent: str | None = None) -> Self:
@@ -52,8 +48,8 @@ class Document(Part):
             content = path.read_bytes()
         except OSError as error:
             if absent is not None and isinstance(error, FileNotFoundError):
-                raise cls.error(absent) from None
-            raise cls.error(f"cannot read {path}: {error.strerror}; {cls.MEND}") from None
+                raise cls.ERROR(absent) from None
+            raise cls.ERROR(f"cannot read {path}: {error.strerror}; {cls.MEND}") from None
         return cls.load(content, path)
 
     @classmethod
@@ -62,19 +58,19 @@ class Document(Part):
         try:
             document = parse_json(content)
         except ValueError as error:
-            raise cls.error(f"{name} is not JSON ({error}); {cls.MEND}") from None
+            raise cls.ERROR(f"{name} is not JSON ({error}); {cls.MEND}") from None
         found = document.get("schema") if isinstance(document, dict) else None
         if found != cls.SCHEMA:
-            raise cls.error(f"{name} has schema {found!r}; {cls.SCHEMA!r} is the one that this version reads")
+            raise cls.ERROR(f"{name} has schema {found!r}; {cls.SCHEMA!r} is the one that this version reads")
         try:
             return cls.model_validate(document)
         except ValidationError as error:
             faults = fault_list(error)
             more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
             named = "; ".join(faults[:MOST_FAULTS])
-            raise cls.error(f"{name} has {len(faults)} faults: {named}{more}", faults) from None
+            raise cls.ERROR(f"{name} has {len(faults)} faults: {named}{more}", faults) from None
         except InputError as error:  # of a part that checks itself
-            raise cls.error(f"{name}: {error}") from None
+            raise cls.ERROR(f"{name}: {error}", error.faults) from None
 
     def document(self) -> dict[str, Any]:
         """Plain data: the keys that were given, in the order of the schema."""

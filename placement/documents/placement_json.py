@@ -33,6 +33,7 @@ class PlacementFile(Document):
     """An expert placement: which logical expert every slot of every MoE layer holds."""
 
     SCHEMA = "expert-placement/1"
+    ERROR = MapError
     MEND = "give a placement file"
     ROWS = ("physical_to_logical",)
 
@@ -48,10 +49,6 @@ class PlacementFile(Document):
     layers: list[LayerPart] | None = None
     migration: MigrationPart | None = None
     provenance: ProvenancePart | None = None
-
-    @classmethod
-    def error(cls, message: str, faults: tuple[str, ...] = ()) -> MapError:
-        return MapError(message, faults)
 
     @staticmethod
     def of(placement: Placement, **parts: Any) -> PlacementFile:

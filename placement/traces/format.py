@@ -44,6 +44,7 @@ class Manifest(Document):
 
     model_config = ConfigDict(extra="allow", strict=False)
     SCHEMA = SCHEMA
+    ERROR = TraceError
     MEND = "write the trace again"
 
     model: str
@@ -55,10 +56,6 @@ class Manifest(Document):
     num_groups: int | None = None
     num_hidden_layers: int | None = None
     recording: bool = False
-
-    @classmethod
-    def error(cls, message: str, faults: tuple[str, ...] = ()) -> TraceError:
-        return TraceError(message)
 
     @model_validator(mode="after")
     def _check_routing(self) -> Self:

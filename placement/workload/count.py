@@ -7,12 +7,9 @@ from concurrent.futures import Executor
 from functools import partial
 from operator import add
 
-import numpy as np
-
 from placement.errors import TraceError
 from placement.support.memory import check_fits_memory
 from placement.support.parallel import run_in_order, shares_memory, width
-from placement.traces.split import request_keys
 from placement.traces.trace import Trace
 from placement.workload.count_segment import SegmentCounts, count_segment
 from placement.workload.segment import Plan, Segment, segments_of, spans_of
@@ -35,18 +32,7 @@ def count(
     progress is called with the number of tokens of each segment that was counted. Raises TraceError on expert ids that
     are out of range or repeated in a top-k set, and on a trace without tokens.
     """
-    requests = len(trace.requests)
-    kept_Q = np.ones(requests, dtype=bool) if trace.selected_Q is None else trace.selected_Q
-    plan = Plan(
-        model=trace.model,
-        seed=seed,
-        sample_tokens=sample_tokens,
-        profile_requests=profile_requests,
-        key_Q=request_keys([request.id for request in trace.requests], seed),
-        side_Q=np.where(kept_Q, 0, -1).astype(np.int8),
-        num_sides=1,
-        cut=trace.cut,
-    )
+    plan = Plan.of(trace, seed=seed, sample_tokens=sample_tokens, profile_requests=profile_requests)
     (whole,) = count_trace(plan, trace, executor, progress)
     if not whole.num_tokens:
         raise TraceError("the trace has no tokens of the selected requests; select other requests or record more")

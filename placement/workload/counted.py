@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import add
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from placement.core.model import Model
 from placement.errors import OptionError
-from placement.traces.split import below_share, request_keys
+from placement.traces.split import below_share
 from placement.traces.trace import Trace
 from placement.workload.count import count_trace
 from placement.workload.segment import Plan
@@ -77,18 +77,11 @@ def plan_of(trace: Trace, *, holdout: float, seed: int, held_out_Q: npt.NDArray[
     """
     if not 0 <= holdout < 1:
         raise OptionError(f"holdout={holdout} must be at least 0 and less than 1")
-    key_Q = request_keys([request.id for request in trace.requests], seed)
-    held_out_Q = below_share(key_Q, holdout) if held_out_Q is None else held_out_Q
-    return Plan(
-        model=trace.model,
-        seed=seed,
-        sample_tokens=MEASURED_TOKENS,
-        profile_requests=PROFILE_REQUESTS,
-        key_Q=key_Q,
-        side_Q=held_out_Q.astype(np.int8),
-        num_sides=2 if holdout else 1,
-        cut=None,
-    )
+    plan = Plan.of(trace, seed=seed, sample_tokens=MEASURED_TOKENS, profile_requests=PROFILE_REQUESTS)
+    if not holdout:
+        return plan
+    held_out_Q = below_share(plan.key_Q, holdout) if held_out_Q is None else held_out_Q
+    return replace(plan, side_Q=np.where(plan.side_Q < 0, -1, held_out_Q).astype(np.int8), num_sides=2)
 
 
 def count_sides(

@@ -38,7 +38,7 @@ from placement.workload.counts_arrays import (
     write_packed,
     write_piece,
 )
-from placement.workload.segment import segments_of, spans_of, tokens_in
+from placement.workload.segment import segments_of, spans_of
 
 SCHEMA = "expert-counts/1"
 MANIFEST, ARRAYS, PIECES = "counts.json", "counts.safetensors", "pieces"
@@ -58,6 +58,7 @@ class CountsManifest(Document):
 
     model_config = ConfigDict(frozen=True, strict=False)
     SCHEMA = SCHEMA
+    ERROR = TraceError
     MEND = "remove the folder and count again"
 
     complete: bool
@@ -66,10 +67,6 @@ class CountsManifest(Document):
     part: Annotated[tuple[int, int], AfterValidator(_checked_part)]
     num_tokens: int
     sources: list[Source]
-
-    @classmethod
-    def error(cls, message: str, faults: tuple[str, ...] = ()) -> TraceError:
-        return TraceError(message)
 
     @staticmethod
     def of(
@@ -108,6 +105,8 @@ def count_to_folder(
     """
     folder, model = Path(folder), trace.model
     check_folder(folder)
+    if trace.selected_Q is not None or trace.cut is not None:
+        raise OptionError("a folder of counts is of whole traces; write the selected requests to a trace of their own")
     plan = plan_of(trace, holdout=holdout, seed=seed)
     settings = Settings(
         seed=seed, holdout=holdout, sample_tokens=plan.sample_tokens, profile_requests=plan.profile_requests
@@ -128,7 +127,7 @@ def count_to_folder(
             write_piece(path, plan, segment, counts, names, piece)
         total = piece if total is None else total + piece
         if progress is not None:
-            progress(tokens_in(segment), not there)
+            progress(piece.num_tokens, not there)
     for left in set((folder / PIECES).glob("*.safetensors")) - set(paths):
         left.unlink()
     if total is None:

@@ -12,6 +12,7 @@ from placement.core.model import Model
 from placement.support.batches import batches
 from placement.traces import trace as traces
 from placement.traces.format import id_dtype
+from placement.traces.split import request_keys
 from placement.traces.trace import Cut, Span, Trace
 from placement.workload.workload import pairs_bytes
 
@@ -38,7 +39,22 @@ class Plan:
     key_Q: npt.NDArray[np.uint64]
     side_Q: npt.NDArray[np.int8]
     num_sides: int
-    cut: Cut | None = None
+    cut: Cut | None
+
+    @staticmethod
+    def of(trace: Trace, *, seed: int, sample_tokens: int, profile_requests: int) -> Plan:
+        """Count the kept tokens of the trace for one side. Raises OptionError."""
+        kept_Q = np.ones(len(trace.requests), dtype=bool) if trace.selected_Q is None else trace.selected_Q
+        return Plan(
+            model=trace.model,
+            seed=seed,
+            sample_tokens=sample_tokens,
+            profile_requests=profile_requests,
+            key_Q=request_keys([request.id for request in trace.requests], seed),
+            side_Q=np.where(kept_Q, 0, -1).astype(np.int8),
+            num_sides=1,
+            cut=trace.cut,
+        )
 
     def segment_bytes(self) -> int:
         """Memory that counting one segment takes, about, with what it answers."""
@@ -56,7 +72,3 @@ def spans_of(trace: Trace) -> Iterator[Span]:
 def segments_of(spans: Iterable[Span]) -> Iterator[Segment]:
     """Consecutive spans that have at most SEGMENT_TOKENS together."""
     return batches(spans, lambda span: span.num_tokens, SEGMENT_TOKENS)
-
-
-def tokens_in(segment: Segment) -> int:
-    return sum(span.num_tokens for span in segment)
