@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save
 
 from placement.errors import OutputError
-from placement.support.tensor_file import DTYPES, write_tensors
+from placement.support.tensor_file import DTYPES, Header, read_header, write_tensors
 
 ARRAYS = hnp.arrays(
     st.sampled_from([f"<{one}" for one in DTYPES]), hnp.array_shapes(min_dims=1, max_dims=3, min_side=0)
@@ -48,3 +49,42 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(OutputError, match="No space left"):
         write_tensors(tmp_path / "x.safetensors", {"x": np.zeros(3, dtype=np.uint8)})
     assert not list(tmp_path.iterdir())
+
+
+def a_file(tmp_path: Path) -> bytes:
+    write_tensors(tmp_path / "t", {"ids": np.arange(6, dtype=np.uint16).reshape(2, 3), "x": np.zeros(4, np.uint8)})
+    return (tmp_path / "t").read_bytes()
+
+
+def header_of(content: bytes) -> Header:
+    return read_header(lambda start, stop: content[start:stop], len(content))
+
+
+def test_a_header_is_read_back(tmp_path: Path) -> None:
+    """Names, types, shapes and places of the tensors; a header longer than the first piece is read whole."""
+    content = a_file(tmp_path)
+    header = header_of(content)
+    assert [(one.name, one.dtype, one.shape) for one in header.tensors] == [("ids", "U16", (2, 3)), ("x", "U8", (4,))]
+    (ids, _) = header.tensors
+    assert content[header.data_begin + ids.begin :][: ids.num_bytes] == np.arange(6, dtype="<u2").tobytes()
+    many = {f"{number:040}": np.zeros(1, np.uint8) for number in range(200)}
+    write_tensors(tmp_path / "many", many)
+    assert len(header_of((tmp_path / "many").read_bytes()).tensors) == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda content: content[:-1], "has .* bytes where its header needs"),
+        (lambda content: content + b"\0", "has .* bytes where its header needs"),
+        (lambda content: content[:5], "is not a safetensors file"),
+        (lambda content: b"\xff" * 8 + content[8:], "is not a safetensors file"),
+        (lambda content: content.replace(b"[2,3]", b"[2,4]"), "damaged header at tensor ids"),
+        (lambda content: content.replace(b"[0,12]", b"[1,12]"), "damaged header at tensor ids"),
+        (lambda content: content.replace(b'"x"', b'"\xff"'), "damaged header"),
+    ],
+)
+def test_a_file_that_is_none_is_refused(change: Callable[[bytes], bytes], told: str, tmp_path: Path) -> None:
+    """A file that is cut off or too long, and a header whose tensors are not where their shapes say."""
+    with pytest.raises(ValueError, match=told):
+        header_of(change(a_file(tmp_path)))
