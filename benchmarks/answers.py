@@ -135,7 +135,7 @@ def evaluates(trace: str, cluster: list[str]) -> Iterator[tuple[str, Callable[[]
     advice = ["advise", trace, *cluster, "--work-limit", "300", "--json"]
     yield "advise", lambda w=advice: answer(*w)
     yield "info", lambda: answer("traces", "info", trace, "--json")
-    yield "characterize", lambda: answer("traces", "characterize", trace, "--json")
+    yield "characterize", lambda: answer("traces", "info", trace, "--study", "--json")["study"]
     yield "counted", lambda: counted(trace, cluster)
     yield "counts alone", lambda: counts_alone(trace, cluster)
 

@@ -1,9 +1,9 @@
-"""`placement traces`: describe, convert, study, count, split, merge and make traces."""
+"""`placement traces`: describe, convert, count, split, merge and make traces."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,9 +33,7 @@ from placement.traces.synthetic.presets import PRESETS, Shape, custom_shape, pre
 if TYPE_CHECKING:
     from placement.workload.counted import Counted
 
-app = Commands(
-    cls=PanelGroup, help="Describe, convert, study, count, split, merge and make traces.", no_args_is_help=True
-)
+app = Commands(cls=PanelGroup, help="Describe, convert, count, split, merge and make traces.", no_args_is_help=True)
 app.command("convert")(convert_command)
 
 Output = Annotated[Path, new_folder("-o", "--output", help="Folder to make; nothing is overwritten.")]
@@ -45,17 +43,39 @@ Output = Annotated[Path, new_folder("-o", "--output", help="Folder to make; noth
 def info_command(
     traces: Traces,
     layers: Annotated[bool, typer.Option("--layers", help="Also show one row for each layer.")] = False,
+    study: Annotated[
+        bool, typer.Option("--study", help="Also study what grouping of requests and maps by domain can gain.")
+    ] = False,
+    report: Annotated[Path | None, output_file("--report", help="HTML page of the study to write.")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(help=f"Study: what requests are told apart by: {', '.join(STUDIES)}. [default: domain]"),
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(help="Study: machines of the EP group. [default: 4, or as many as experts]")
+    ] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(help="Study: GPUs of a machine. [default: 1]")] = None,
+    top_k: TopK = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Study: seed of the folds in which domains are told held out. [default: 0]")
+    ] = None,
     workers: Workers = None,
     json_output: Json = False,
 ) -> None:
-    """Say what TRACES hold, how their routing looks, and what they lack."""
-    from placement.analysis.info import describe
-    from placement.cli.trace_tables import info_tables
+    """Say what TRACES (or a file of counts) hold, how their routing looks, and what they lack; study them."""
+    from placement.analysis.info import StudyOptions, describe
+    from placement.report.trace.trace_tables import trace_tables
     from placement.support.parallel import make_executor
-    from placement.traces.trace import open_trace
+    from placement.workload.counts_file import Counts
 
-    trace = open_trace(traces)
-    total, done = trace.num_tokens_stored, 0
+    given = {"by": by, "num_nodes": nodes, "gpus_per_node": gpus_per_node, "seed": seed}
+    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    wanted = study or report is not None
+    if asked and not wanted:
+        option = {"num_nodes": "nodes"}.get(next(iter(asked)), next(iter(asked))).replace("_", "-")
+        raise OptionError(f"--{option} is of the study; add --study, or --report FILE.html")
+    source = open_input(traces, top_k)
+    total, done = 0 if isinstance(source, Counts) else source.num_tokens_stored, 0
     with progress_listener(quiet=json_output) as listener, make_executor(workers) as executor:
 
         def count_done(tokens: int) -> None:
@@ -63,65 +83,19 @@ def info_command(
             done += tokens
             listener(Progress(stage="count", done=done, total=total))
 
-        info = describe(trace, executor, count_done)
+        info = describe(source, executor, count_done, study=StudyOptions(**asked) if wanted else None)
+    if report is not None:
+        from placement.report.trace.trace_page import trace_html  # jinja2 is loaded only for a page
+
+        write_atomic(report, trace_html(info))
     if json_output:
         print_json(info.as_dict())
         return
     console = stdout_console()
-    for part in info_tables(info, by_layer=layers):
+    for part in trace_tables(info, by_layer=layers):
         console.print(part, highlight=False)
-
-
-@app.command("characterize")
-def characterize_command(
-    traces: Traces,
-    output: Annotated[Path | None, output_file("-o", "--output", help="HTML page to write.")] = None,
-    by: Annotated[str, typer.Option(help=f"What requests are told apart by: {', '.join(STUDIES)}.")] = STUDIES[0],
-    nodes: Annotated[
-        int | None, typer.Option(help="Machines of the EP group. [default: 4, or as many as experts]")
-    ] = None,
-    gpus_per_node: Annotated[int, typer.Option(help="GPUs of a machine.")] = 1,
-    top_k: TopK = None,
-    seed: Annotated[int, typer.Option(help="Seed of the folds in which domains are told held out.")] = 0,
-    workers: Workers = None,
-    json_output: Json = False,
-) -> None:
-    """Study what grouping of requests and maps by domain rest on, and can gain, on TRACES (or a file of counts)."""
-    from placement.analysis.study import characterize
-    from placement.cli.study_tables import study_tables
-    from placement.support.parallel import make_executor
-    from placement.workload.counts_file import Counts
-
-    trace = open_input(traces, top_k)
-    total, done = 0 if isinstance(trace, Counts) else trace.num_tokens_stored, 0
-    with progress_listener(quiet=json_output) as listener, make_executor(workers) as executor:
-
-        def count_done(tokens: int) -> None:
-            nonlocal done
-            done += tokens
-            listener(Progress(stage="count", done=done, total=total))
-
-        study = characterize(
-            trace,
-            by=by,
-            num_nodes=nodes,
-            gpus_per_node=gpus_per_node,
-            seed=seed,
-            executor=executor,
-            progress=count_done,
-        )
-    if output is not None:
-        from placement.report.study.study_page import study_html  # jinja2 is loaded only for a page
-
-        write_atomic(output, study_html(study))
-    if json_output:
-        print_json(study.document())
-        return
-    console = stdout_console()
-    for part in study_tables(study):
-        console.print(part, highlight=False)
-    if output is not None:
-        console.print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
+    if report is not None:
+        console.print(f"wrote {report}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command("split")

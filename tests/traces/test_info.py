@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from placement.analysis.info import describe
-from placement.analysis.statistics import (
+from placement.analysis.info.measures import (
     coactivation_lift,
     domain_drift,
     load_cv,
@@ -148,7 +148,7 @@ def test_drift_leaves_out_requests_without_domain_and_needs_two_domains() -> Non
 
 
 def test_even_loads_overlap_by_chance_in_k_of_e() -> None:
-    assert overlap_chance(np.full((1, 32), 25), 200, 4) == pytest.approx(4 / 32)
+    assert overlap_chance(np.full((1, 32), 25), 4) == pytest.approx(4 / 32)
 
 
 def test_repeated_and_skipped_positions_are_counted() -> None:

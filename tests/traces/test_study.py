@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from placement.analysis.info import describe
-from placement.analysis.study import Study, characterize
-from placement.analysis.study.domains import PENALTIES, folds_of, told_labels
-from placement.analysis.study.layer_study import foretelling, gini, group_imbalance, top_share
-from placement.analysis.study.study_kernels import pack_evenly
+from placement.analysis.info import Study, StudyOptions, describe
+from placement.analysis.info.domains import PENALTIES, folds_of, told_labels
+from placement.analysis.info.kernels import pack_evenly
+from placement.analysis.info.study_measures import foretelling, gini, group_imbalance, top_share
 from placement.errors import OptionError
-from placement.traces.trace import open_trace
-from placement.workload.counts_file import read_counts
+from placement.traces.trace import Trace, open_trace
+from placement.workload.counts_file import Counts, read_counts
 
 Array = np.ndarray
 
@@ -43,7 +42,13 @@ def relabel(trace: Any, labels: list[str | None]) -> None:
 
 
 def study_of(trace: Any, **options: Any) -> Study:
-    return characterize(open_trace(trace.folder), **options)
+    return studied(open_trace(trace.folder), **options)
+
+
+def studied(source: Trace | Counts, executor: Executor | None = None, **options: Any) -> Study:
+    study = describe(source, executor, study=StudyOptions(**options)).study
+    assert study is not None
+    return study
 
 
 def first_part(trace: Any) -> Array:
@@ -242,7 +247,7 @@ def test_the_answer_does_not_depend_on_shards_order_or_workers(tmp_path: Path, w
     save_file(turned, other / "shard-00000.safetensors", metadata={"schema": "expert-trace/1"})
     expected = study_of(whole).document()
     with ThreadPoolExecutor(3) as executor:
-        assert characterize(open_trace(other), executor=executor).document() == expected
+        assert studied(open_trace(other), executor).document() == expected
 
 
 def test_ridge_is_that_of_the_normal_equations_with_explicit_leave_one_out() -> None:
@@ -317,13 +322,13 @@ def test_counts_without_tokens_give_what_they_can(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     counts_QLE = rng.multinomial(40, rng.dirichlet(np.ones(8), size=(20, 3)))
     np.savez(tmp_path / "c.npz", counts=counts_QLE, top_k=2)
-    study = characterize(read_counts(tmp_path / "c.npz"), num_nodes=2)
+    study = studied(read_counts(tmp_path / "c.npz"), num_nodes=2)
     assert study.layers[1].load_skew == pytest.approx(counts_QLE[:, 1].sum(axis=0).max() / (40 * 20 / 8))
     assert (study.telling, study.homes, study.mean("own"), study.mean("overlap_next")) == (None,) * 4
     assert study.request_share is not None and study.request_share > 0
     assert any("counts without tokens" in sentence for sentence in study.missing)
     np.savez(tmp_path / "f.npz", frac=counts_QLE[0] / 40, top_k=2)
-    assert characterize(read_counts(tmp_path / "f.npz")).request_share is None
+    assert studied(read_counts(tmp_path / "f.npz")).request_share is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from placement.analysis.study.study_kernels import pack_evenly
+from placement.analysis.info.kernels import pack_evenly
 
 Float = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]

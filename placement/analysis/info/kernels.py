@@ -1,4 +1,4 @@
-"""Kernels of the study (numba, cached on disk, without the GIL)."""
+"""Kernels of the description of a trace (numba, cached on disk, without the GIL)."""
 
 from __future__ import annotations
 
@@ -55,3 +55,18 @@ def pack_evenly(load_E: npt.NDArray[np.float64], num_ranks: int) -> npt.NDArray[
         load_G[best] += load_E[expert]
         room[best] -= 1
     return rank_E
+
+
+@nb.njit(cache=True, nogil=True)
+def count_overlap(ids_TK: npt.NDArray[Any], previous_T: npt.NDArray[np.int64]) -> int:
+    """Experts that tokens share with their previous token, summed over the tokens that have one."""
+    shared = 0
+    for t in range(ids_TK.shape[0]):
+        p = previous_T[t]
+        if p < 0:
+            continue
+        for k in range(ids_TK.shape[1]):
+            for j in range(ids_TK.shape[1]):
+                if ids_TK[t, k] == ids_TK[p, j]:
+                    shared += 1
+    return shared

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
-from placement.analysis.info import MEASURES, LayerInfo, TraceInfo
+from placement.analysis.info import LayerInfo, Study, TraceInfo
+from placement.analysis.info.facts import MEASURES
 from placement.errors import printable
 from placement.report.drawing.numbers import NONE, number, percent, plural
 from placement.report.drawing.table import table_of
+from placement.report.trace import trace_text as words
 
 SHOWN_DOMAINS = 12
 LABELS = {
@@ -33,18 +35,19 @@ HEADERS = (
 )
 
 
-def info_tables(info: TraceInfo, by_layer: bool) -> Iterator[Table | Text]:
-    """Title, domains, measures (a row a layer only if asked for), and what is missing."""
-    model = info.model
+def trace_tables(info: TraceInfo, by_layer: bool) -> Iterator[Table | Text]:
+    """Title, domains, measures (a row a layer only if asked for), what is missing, and the study in sentences."""
+    model, study = info.model, info.study
     ids = model.layer_ids
     yield Text(
         f"{printable(model.name)}: {plural(model.num_layers, 'layer')} ({ids[0]} to {ids[-1]}) of "
         f"{plural(model.num_experts, 'expert')}, top-{model.top_k}",
         style="bold",
     )
+    phases = "" if info.decode_tokens is None else f"({info.prefill_tokens:,} prefill, {info.decode_tokens:,} decode) "
     yield Text(
-        f"{plural(info.num_tokens, 'token')} ({info.prefill_tokens:,} prefill, {info.decode_tokens:,} decode) in "
-        f"{plural(info.num_requests, 'request')}, {'with' if info.weights else 'without'} router weights"
+        f"{plural(info.num_tokens, 'token')} {phases}in {plural(info.num_requests, 'request')}, "
+        f"{'with' if info.weights else 'without'} router weights"
     )
     yield Text(f"{plural(len(info.domains), 'domain')}, {_categories(info)}\n")
     if info.domains:
@@ -52,9 +55,14 @@ def info_tables(info: TraceInfo, by_layer: bool) -> Iterator[Table | Text]:
     yield _measures(info)
     if by_layer:
         yield _layers(info.layers)
-    yield Text("missing:" if info.missing else "missing: nothing")
-    for sentence in info.missing:
+    missing = [*info.missing, *(study.missing if study else ())]
+    yield Text("missing:" if missing else "missing: nothing")
+    for sentence in missing:
         yield Text(f"  {printable(sentence)}")
+    for title, sentences in words.findings(study).items() if study else ():
+        yield Text(f"\n{title}", style="bold")
+        for sentence in sentences:
+            yield Text(printable(sentence))
 
 
 def _categories(info: TraceInfo) -> str:
@@ -79,10 +87,30 @@ def _domains(info: TraceInfo) -> Table:
 def _measures(info: TraceInfo) -> Table:
     table = table_of("over layers", "mean", "min", "max")
     for measure in MEASURES:
-        values = info.values(measure)
-        shown = (info.mean(measure), min(values), max(values)) if values else (None, None, None)
-        table.add_row(LABELS[measure], *map(number, shown))
+        table.add_row(LABELS[measure], *_over_layers(info.values(measure), info.mean(measure)))
+    if info.study is not None:
+        for measure, label in _study_labels(info.study).items():
+            if values := info.study.values(measure):
+                table.add_row(label, *_over_layers(values, info.study.mean(measure)))
     return table
+
+
+def _over_layers(values: Sequence[float], mean: float | None) -> Iterator[str]:
+    return map(number, (mean, min(values), max(values)) if values else (None, None, None))
+
+
+def _study_labels(study: Study) -> dict[str, str]:
+    first, rest = words.parts(study)
+    return {
+        "load_gini": "Gini coefficient of the load",
+        "top_share": "share of the busiest tenth of experts",
+        "rank_imbalance": "imbalance of ranks, experts in order of ids",
+        "overlap_request": "overlap with any token of its request",
+        "overlap_domain": f"  with another request of its {study.by}",
+        "own": f"correlation of {first} with {rest}",
+        "same_domain": f"  of another request of its {study.by}",
+        "other_domain": f"  of a request of another {study.by}",
+    }
 
 
 def _layers(layers: tuple[LayerInfo, ...]) -> Table:

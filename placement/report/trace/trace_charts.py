@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from placement.analysis.study.domains import Telling
-from placement.analysis.study.findings import Study
+from placement.analysis.info import Study
+from placement.analysis.info.domains import Telling
 from placement.report.drawing.lines import Legend, Line, layer_line, legend, lines_by_layer, lines_over
 
 MARKS = (("s2", "diamond"), ("s3", "triangle"), ("s1", "square"), ("s0", "circle"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from placement.analysis.study.domains import Similarity, Telling
+from placement.analysis.info.domains import Similarity, Telling
 from placement.core.model import Model
 
 SCHEMA = "trace-study/1"

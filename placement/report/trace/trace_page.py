@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from placement import __version__
-from placement.analysis.study.findings import Homes, Study
-from placement.errors import printable
+from placement.analysis.info import Study, TraceInfo
+from placement.analysis.info.findings import Homes
+from placement.errors import OptionError, printable
 from placement.report.drawing.numbers import number, percent, plural
 from placement.report.drawing.page import render
-from placement.report.study import study_charts as figures
-from placement.report.study import study_text as words
+from placement.report.trace import trace_charts as figures
+from placement.report.trace import trace_text as words
 
-TEMPLATE = "study/study.html.j2"
+TEMPLATE = "trace/trace.html.j2"
 LAYER_COLUMNS = {
     "load_skew": "Busiest expert over mean",
     "load_gini": "Gini",
@@ -27,12 +28,14 @@ LAYER_COLUMNS = {
 }
 
 
-def study_html(study: Study) -> str:
-    """The page as text; write it with `placement.support.atomic_files.write_atomic`."""
-    return render(TEMPLATE, _context(study))
+def trace_html(info: TraceInfo) -> str:
+    """The page of a trace that was studied, as text; write it with `placement.support.atomic_files.write_atomic`."""
+    if info.study is None:
+        raise OptionError("this trace was described without a study; give describe() StudyOptions")
+    return render(TEMPLATE, _context(info, info.study))
 
 
-def _context(study: Study) -> dict[str, Any]:
+def _context(info: TraceInfo, study: Study) -> dict[str, Any]:
     ranks = study.num_nodes * study.gpus_per_node
     first, rest = words.parts(study)
     by = study.by
@@ -44,7 +47,7 @@ def _context(study: Study) -> dict[str, Any]:
         "domains_word": "categories" if by == "category" else "domains",
         "headline": words.headline(study),
         "tiles": _tiles(study),
-        "missing": [printable(sentence) for sentence in study.missing],
+        "missing": [printable(sentence) for sentence in (*info.missing, *study.missing)],
         "load_words": words.load_words(study),
         "load": figures.lines(
             study, [*load, ("node_imbalance", f"{study.num_nodes} nodes")], "max / mean", 1.0, (0, 2, 3)
@@ -98,6 +101,7 @@ def _context(study: Study) -> dict[str, Any]:
             ("expert-placement", __version__),
             ("model", printable(study.model.name)),
             ("tokens, requests", f"{study.num_tokens:,}, {study.num_requests:,}"),
+            ("domains", f"{len(info.domains):,}"),
             ("requests in the sample", f"{study.sampled_requests:,}"),
             ("told apart by", by),
             ("nodes, GPUs per node", f"{study.num_nodes}, {study.gpus_per_node}"),

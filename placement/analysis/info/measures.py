@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
@@ -89,10 +86,10 @@ def _drift(
     return np.asarray((apart_DL * tokens_DL).sum(axis=0) / whole_L, dtype=np.float64)
 
 
-def overlap_chance(load_LE: npt.NDArray[np.int64], num_tokens: int, top_k: int) -> npt.NDArray[np.float64]:
+def overlap_chance(load_LE: npt.NDArray[np.int64], top_k: int) -> npt.NDArray[np.float64]:
     """Share of its top-k set that a token has in common with an unrelated token of the same loads, float64 [L]."""
-    share_LE = load_LE / num_tokens
-    return np.asarray((share_LE**2).sum(axis=1) / top_k, dtype=np.float64)
+    share_LE = load_LE / load_LE.sum(axis=1, keepdims=True)
+    return np.asarray((share_LE**2).sum(axis=1) * top_k, dtype=np.float64)
 
 
 def previous_rows(
@@ -108,18 +105,3 @@ def previous_rows(
     previous_T = np.full(len(order), -1, dtype=np.int64)
     previous_T[order[1:][follows]] = order[:-1][follows]
     return previous_T, int(np.count_nonzero(same & (step > 1))), int(np.count_nonzero(same & (step == 0)))
-
-
-@nb.njit(cache=True, nogil=True)
-def count_overlap(ids_TK: npt.NDArray[Any], previous_T: npt.NDArray[np.int64]) -> int:
-    """Experts that tokens share with their previous token, summed over the tokens that have one."""
-    shared = 0
-    for t in range(ids_TK.shape[0]):
-        p = previous_T[t]
-        if p < 0:
-            continue
-        for k in range(ids_TK.shape[1]):
-            for j in range(ids_TK.shape[1]):
-                if ids_TK[t, k] == ids_TK[p, j]:
-                    shared += 1
-    return shared

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from placement.analysis.study.findings import Homes, Study
+from placement.analysis.info import Study
+from placement.analysis.info.findings import Homes
 from placement.errors import printable
 from placement.report.drawing.numbers import change, number, percent, plural
 
@@ -24,6 +25,19 @@ def headline(study: Study) -> str:
             f"grouping requests has {_amount(gain)} to gain here."
         )
     return " ".join(said)
+
+
+def findings(study: Study) -> dict[str, list[str]]:
+    """What was found, in sentences under their titles; only what the trace allows."""
+    said = {
+        "load": [load_words(study)],
+        f"how the {_plural(study)} differ": domain_words(study),
+        f"telling the {study.by}": telling_words(study),
+        "foretelling": foretelling_words(study),
+        "what tokens share": overlap_words(study),
+        "what can be gained": gain_words(study),
+    }
+    return {title: sentences for title, sentences in said.items() if sentences}
 
 
 def load_words(study: Study) -> str:

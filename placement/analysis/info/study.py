@@ -1,25 +1,26 @@
-"""`characterize`: all parts of the study, and what of it a trace does not allow."""
+"""The study: what grouping and maps by domain rest on, and what of it a trace does not allow."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from placement.analysis import statistics
-from placement.analysis.study import domains
-from placement.analysis.study import layer_study as layers
-from placement.analysis.study.domains import FOLDS, Accuracy, Similarity, Telling
-from placement.analysis.study.findings import Homes, LayerStudy, Study
-from placement.analysis.study.gather import QUARTER, STEPS, RequestCounts, gather_counts, gather_requests, in_order
+from placement.analysis.info import domains
+from placement.analysis.info import study_measures as layers
+from placement.analysis.info.domains import FOLDS, Accuracy, Similarity, Telling
+from placement.analysis.info.facts import TraceInfo
+from placement.analysis.info.findings import Homes, LayerStudy, Study
+from placement.analysis.info.measures import domain_drift
+from placement.analysis.info.reading import Reading
+from placement.analysis.info.sample import QUARTER, STEPS, Sample, in_order
 from placement.core.choices import STUDIES
+from placement.core.model import Model
 from placement.errors import OptionError
 from placement.support.parallel import run_tasks
-from placement.traces.trace import Trace
-from placement.workload.counts_file import Counts
 
 PLURAL = {"domain": "domains", "category": "categories"}
 NODES = 4
@@ -29,66 +30,68 @@ LISTED = 6
 Labels = npt.NDArray[np.int64]
 
 
-def characterize(
-    trace: Trace | Counts,
-    *,
-    by: str = "domain",
-    num_nodes: int | None = None,
-    gpus_per_node: int = 1,
-    seed: int = 0,
-    executor: Executor | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Study:
-    """Study the kept tokens of `trace`, which is read block by block and never held as a whole.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyOptions:
+    """What to study.
 
-    by        key of the requests that names their kind
-    num_nodes nodes of the cluster; 4, or as many as there are experts, if None
-    seed      of the folds of the classifier
-    progress  called with the tokens of each block that was counted
-
-    Loads and the overlap of consecutive tokens are those of all tokens (of the same shard, for the overlap); the rest
-    is that of a uniform sample of at most 1,024 requests. Raises OptionError, TraceError.
+    by             key of the requests that names their kind: one of `STUDIES`
+    num_nodes      nodes of the cluster; None: 4, or as many as there are experts
+    gpus_per_node  ranks of a node
+    seed           of the folds of the classifier
     """
-    if by not in STUDIES:
-        raise OptionError(f"by={by!r} is unknown; choose one of {', '.join(STUDIES)}")
-    if not 0 <= seed < 2**63:
-        raise OptionError(f"seed={seed} must be from 0 to 2^63 - 1")
-    model = trace.model
-    nodes = min(NODES, model.num_experts) if num_nodes is None else num_nodes
-    if nodes < 1 or gpus_per_node < 1 or nodes * gpus_per_node > model.num_experts:
-        raise OptionError(
-            f"nodes={nodes} with gpus_per_node={gpus_per_node} cannot share the {model.num_experts} experts of a "
-            f"layer; give at least 1 of each, and no more GPUs than experts"
-        )
-    if isinstance(trace, Counts):
-        found = gather_counts(trace, num_nodes=nodes)
-    else:
-        found = gather_requests(trace, by=by, num_nodes=nodes, executor=executor, progress=progress)
-    whole_Q = found.whole_Q()
-    names, label_Q, missing = _labels(found, whole_Q, by)
+
+    by: str = "domain"
+    num_nodes: int | None = None
+    gpus_per_node: int = 1
+    seed: int = 0
+
+    def checked_nodes(self, model: Model) -> int:
+        """The number of nodes. Raises OptionError where an option is out of range for the model."""
+        if self.by not in STUDIES:
+            raise OptionError(f"by={self.by!r} is unknown; choose one of {', '.join(STUDIES)}")
+        if not 0 <= self.seed < 2**63:
+            raise OptionError(f"seed={self.seed} must be from 0 to 2^63 - 1")
+        nodes = min(NODES, model.num_experts) if self.num_nodes is None else self.num_nodes
+        if nodes < 1 or self.gpus_per_node < 1 or nodes * self.gpus_per_node > model.num_experts:
+            raise OptionError(
+                f"nodes={nodes} with gpus_per_node={self.gpus_per_node} cannot share the {model.num_experts} experts "
+                f"of a layer; give at least 1 of each, and no more GPUs than experts"
+            )
+        return nodes
+
+
+def study_of(
+    info: TraceInfo, found: Reading, sample: Sample, options: StudyOptions, nodes: int, executor: Executor | None
+) -> Study:
+    """The study of a reading whose facts are known."""
+    model, by = found.model, options.by
+    whole_Q = sample.whole_Q()
+    names, label_Q, missing = _labels(sample, whole_Q, by)
     answers = run_tasks(
-        lambda layer: _layer(found, label_Q, layer, nodes, gpus_per_node), range(model.num_layers), executor
+        lambda layer: _layer(info, found, sample, label_Q, layer, nodes, options.gpus_per_node),
+        range(model.num_layers),
+        executor,
     )
-    alike = domains.similarity(found.count_LQHE.sum(axis=2), label_Q, names) if names else None
+    alike = domains.similarity(sample.count_LQHE.sum(axis=2), label_Q, names) if names else None
     return Study(
         model=model,
         by=by,
         num_tokens=found.num_tokens,
-        num_requests=found.num_requests,
-        sampled_requests=len(found.ids),
+        num_requests=sample.num_requests,
+        sampled_requests=len(sample.label_Q),
         num_nodes=nodes,
-        gpus_per_node=gpus_per_node,
-        seed=seed,
-        first_part=found.first_part,
+        gpus_per_node=options.gpus_per_node,
+        seed=options.seed,
+        first_part=sample.first_part,
         layers=tuple(answers),
         similarity=alike,
-        telling=_telling(found, label_Q, alike, seed) if alike else None,
-        homes=_homes(found, label_Q, whole_Q, nodes, executor) if np.count_nonzero(whole_Q) > 1 else None,
-        missing=(*missing, *_missing(found, whole_Q)),
+        telling=_telling(sample, label_Q, alike, options.seed) if alike else None,
+        homes=_homes(model, sample, label_Q, whole_Q, nodes, executor) if np.count_nonzero(whole_Q) > 1 else None,
+        missing=(*missing, *_missing(sample, whole_Q, found.pairs)),
     )
 
 
-def _labels(found: RequestCounts, whole_Q: npt.NDArray[np.bool_], by: str) -> tuple[list[str], Labels, list[str]]:
+def _labels(found: Sample, whole_Q: npt.NDArray[np.bool_], by: str) -> tuple[list[str], Labels, list[str]]:
     """Domains with enough requests (that have both parts) to be told, those with most first; the index of each
     request's, int64 [Q], or -1; and what is to be said of the others. No names where fewer than two are left."""
     label_Q = [label if whole else None for label, whole in zip(found.label_Q, whole_Q.tolist(), strict=True)]
@@ -117,9 +120,9 @@ def _labels(found: RequestCounts, whole_Q: npt.NDArray[np.bool_], by: str) -> tu
     return names, np.array([-1 if label is None else number.get(label, -1) for label in label_Q], dtype=np.int64), told
 
 
-def _missing(found: RequestCounts, whole_Q: npt.NDArray[np.bool_]) -> list[str]:
+def _missing(found: Sample, whole_Q: npt.NDArray[np.bool_], pairs: int) -> list[str]:
     told = []
-    size = len(found.ids)
+    size = len(found.label_Q)
     if size < found.num_requests:
         told.append(f"{found.num_requests - size} of {found.num_requests} requests are not in the sample")
     if found.first_part is None:
@@ -134,37 +137,37 @@ def _missing(found: RequestCounts, whole_Q: npt.NDArray[np.bool_]) -> list[str]:
         )
     if np.count_nonzero(whole_Q) < 2:
         told.append("fewer than two requests have both parts: what homes can do is unknown")
-    if not found.pairs:
+    if not pairs:
         told.append("no two consecutive tokens in a shard: their overlap is unknown")
     return told
 
 
-def _layer(found: RequestCounts, label_Q: Labels, layer: int, nodes: int, gpus: int) -> LayerStudy:
-    model = found.model
-    load_E, ranks = found.load_LE[layer], nodes * gpus
-    part_QHE = found.count_LQHE[layer].astype(np.float64)
+def _layer(
+    info: TraceInfo, found: Reading, sample: Sample, label_Q: Labels, layer: int, nodes: int, gpus: int
+) -> LayerStudy:
+    known, load_E, ranks = info.layers[layer], found.load_LE[layer], nodes * gpus
+    part_QHE = sample.count_LQHE[layer].astype(np.float64)
     count_QE = part_QHE.sum(axis=1)
-    drift = statistics.domain_drift(found.count_LQHE[layer].sum(axis=1)[:, None], label_Q)
-    chance = float(((load_E / load_E.sum()) ** 2).sum() * model.top_k)
-    shared = layers.shared_with_others(count_QE, label_Q, model.top_k) if found.exact else (None, None, None)
+    drift = domain_drift(sample.count_LQHE[layer].sum(axis=1)[:, None], label_Q)
+    shared = layers.shared_with_others(count_QE, label_Q, found.model.top_k) if sample.exact else (None, None, None)
     foretold = layers.foretelling(part_QHE[:, 0], part_QHE[:, 1], label_Q)
     balance = layers.balance_by_domain(count_QE, label_Q, ranks)
     return LayerStudy(
-        layer_id=model.layer_ids[layer],
-        load_skew=float(load_E.max() / load_E.mean()),
+        layer_id=known.layer_id,
+        load_skew=known.load_skew,
         balancedness=float(load_E.mean() / load_E.max()),
         load_gini=layers.gini(load_E),
-        load_cv=float(load_E.std() / load_E.mean()),
+        load_cv=known.load_cv,
         top_share=layers.top_share(load_E),
-        rank_imbalance=layers.group_imbalance(load_E, in_order(model.num_experts, ranks), ranks),
-        node_imbalance=layers.group_imbalance(load_E, in_order(model.num_experts, nodes), nodes),
+        rank_imbalance=layers.group_imbalance(load_E, in_order(len(load_E), ranks), ranks),
+        node_imbalance=layers.group_imbalance(load_E, in_order(len(load_E), nodes), nodes),
         drift=None if drift is None else float(drift[0][0]),
         drift_chance=None if drift is None else float(drift[1][0]),
-        overlap_next=float(found.shared_L[layer] / (found.pairs * model.top_k)) if found.pairs else None,
+        overlap_next=known.overlap,
         overlap_request=shared[0],
         overlap_domain=shared[1],
         overlap_other=shared[2],
-        overlap_chance=chance,
+        overlap_chance=known.overlap_chance,
         own=foretold[0],
         same_domain=foretold[1],
         other_domain=foretold[2],
@@ -173,7 +176,7 @@ def _layer(found: RequestCounts, label_Q: Labels, layer: int, nodes: int, gpus: 
     )
 
 
-def _telling(found: RequestCounts, label_Q: Labels, alike: Similarity, seed: int) -> Telling:
+def _telling(found: Sample, label_Q: Labels, alike: Similarity, seed: int) -> Telling:
     known = np.flatnonzero(label_Q >= 0)
     label_K = label_Q[known]
     fold_K = domains.folds_of(label_K, seed)
@@ -211,10 +214,14 @@ def _telling(found: RequestCounts, label_Q: Labels, alike: Similarity, seed: int
 
 
 def _homes(
-    found: RequestCounts, label_Q: Labels, whole_Q: npt.NDArray[np.bool_], nodes: int, executor: Executor | None
+    model: Model,
+    found: Sample,
+    label_Q: Labels,
+    whole_Q: npt.NDArray[np.bool_],
+    nodes: int,
+    executor: Executor | None,
 ) -> Homes:
     """On the requests that have both parts, and a domain where there are domains."""
-    model = found.model
     labelled = bool((label_Q[whole_Q] >= 0).any())
     held = max(model.num_experts // nodes, 1)
     mine = np.flatnonzero(whole_Q & (label_Q >= 0)) if labelled else np.flatnonzero(whole_Q)

@@ -1,0 +1,48 @@
+"""`describe`: the facts of a trace, and its study, from one reading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import replace
+
+from placement.analysis.info.facts import TraceInfo, facts_of
+from placement.analysis.info.reading import read_counts, read_trace
+from placement.analysis.info.study import StudyOptions, study_of
+from placement.traces.trace import Trace
+from placement.workload.counts_file import Counts
+
+
+def describe(
+    source: Trace | Counts,
+    executor: Executor | None = None,
+    progress: Callable[[int], None] | None = None,
+    *,
+    study: StudyOptions | None = None,
+) -> TraceInfo:
+    """Describe the kept tokens of a trace, which is read block by block and never held as a whole.
+
+    Overlap compares tokens of the same shard only. Domain drift, and all of the study but loads and the overlap of
+    consecutive tokens, is that of a uniform sample of at most 1,024 requests. The answer does not depend on
+    the executor.
+
+    Args:
+        source: a trace, or counts without tokens, of which little but the load is known
+        executor: counts layers side by side
+        progress: called with the tokens of each block that was counted
+        study: what to study besides; None: nothing
+
+    Raises:
+        OptionError: the options of the study do not fit the model.
+        TraceError: expert ids are out of range or repeated in a top-k set, or there are no tokens.
+    """
+    nodes = None if study is None else study.checked_nodes(source.model)
+    by = "domain" if study is None else study.by
+    if isinstance(source, Counts):
+        found = read_counts(source, num_nodes=nodes)
+    else:
+        found = read_trace(source, by=by, num_nodes=nodes, executor=executor, progress=progress)
+    info = facts_of(found)
+    if study is None or found.sample is None or nodes is None:
+        return info
+    return replace(info, study=study_of(info, found, found.sample, study, nodes, executor))

@@ -1,0 +1,203 @@
+"""What a trace holds, how its routing looks, and what it lacks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from placement.analysis.info import measures
+from placement.analysis.info.findings import Study
+from placement.analysis.info.reading import Reading
+from placement.core.model import Model
+from placement.traces.format import RequestEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A domain or a category: its requests that have tokens, its tokens and their share of all. None has no name."""
+
+    domain: str | None
+    category: str | None
+    requests: int
+    tokens: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerInfo:
+    """The routing of one layer; `placement.analysis.info.measures` defines the measures.
+
+    load_skew            max / mean of the experts' loads
+    load_cv              standard deviation / mean of them
+    unused_experts       experts that no token visits
+    coactivation_lift    of an average token's pair, how many times oftener it is seen than by chance; None if K = 1
+    domain_drift         0 to 1, how far the loads of an average domain are from all; None with fewer than two domains
+    domain_drift_chance  what requests dealt to domains at random give
+    overlap              share of a token's experts that the token one position earlier used; None without such pairs
+    overlap_chance       what two unrelated tokens of these loads give
+    """
+
+    layer_id: int
+    load_skew: float
+    load_cv: float
+    unused_experts: int
+    coactivation_lift: float | None
+    domain_drift: float | None
+    domain_drift_chance: float | None
+    overlap: float | None
+    overlap_chance: float
+
+
+MEASURES = (
+    "load_skew",
+    "load_cv",
+    "coactivation_lift",
+    "domain_drift",
+    "domain_drift_chance",
+    "overlap",
+    "overlap_chance",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceInfo:
+    """What a trace holds, or what is known of counts without tokens.
+
+    num_tokens, prefill_tokens, decode_tokens  of the requests that are selected; phases are unknown (None) for counts
+    num_requests, listed_requests  those that have tokens; those in the manifests that are selected
+    weights  whether every token has router weights
+    missing  one sentence for each thing that is not there
+    study    what grouping and maps by domain rest on, if it was asked for
+    """
+
+    model: Model
+    num_tokens: int
+    prefill_tokens: int | None
+    decode_tokens: int | None
+    num_requests: int
+    listed_requests: int
+    weights: bool
+    domains: tuple[Part, ...]
+    categories: tuple[Part, ...]
+    layers: tuple[LayerInfo, ...]
+    missing: tuple[str, ...]
+    study: Study | None = None
+
+    def values(self, measure: str) -> list[float]:
+        """A measure of `MEASURES` in the layers that have it."""
+        found = [getattr(layer, measure) for layer in self.layers]
+        return [value for value in found if value is not None]
+
+    def mean(self, measure: str) -> float | None:
+        values = self.values(measure)
+        return float(np.mean(values)) if values else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, the means over layers included; `study` (`trace-study/1`) only if there is one."""
+        plain = asdict(replace(self, study=None)) | {"mean": {measure: self.mean(measure) for measure in MEASURES}}
+        del plain["study"]
+        return plain if self.study is None else plain | {"study": self.study.document()}
+
+
+def facts_of(found: Reading) -> TraceInfo:
+    return TraceInfo(
+        model=found.model,
+        num_tokens=found.num_tokens,
+        prefill_tokens=None if found.decode is None else found.num_tokens - found.decode,
+        decode_tokens=found.decode,
+        num_requests=int(np.count_nonzero(found.tokens_Q)),
+        listed_requests=found.listed,
+        weights=found.num_shards > 0 and found.shards_without_weights == 0,
+        domains=_parts(found, by_category=False),
+        categories=_parts(found, by_category=True),
+        layers=_layers(found),
+        missing=tuple(_missing(found)),
+    )
+
+
+def _parts(found: Reading, by_category: bool) -> tuple[Part, ...]:
+    """Domains or categories, those with most tokens first."""
+    tokens_of: dict[tuple[str | None, str | None], list[int]] = {}
+    for entry, tokens in zip(found.entries, found.tokens_Q.tolist(), strict=True):
+        if tokens:
+            key = (entry.domain, entry.category if by_category else None)
+            tokens_of.setdefault(key, []).append(tokens)
+    total = int(found.tokens_Q.sum())
+    parts = [
+        Part(domain=domain, category=category, requests=len(tokens), tokens=sum(tokens), share=sum(tokens) / total)
+        for (domain, category), tokens in tokens_of.items()
+        if domain is not None or category is not None
+    ]
+    return tuple(sorted(parts, key=lambda part: (-part.tokens, part.domain or "", part.category or "")))
+
+
+def _layers(found: Reading) -> tuple[LayerInfo, ...]:
+    model, load_LE = found.model, found.load_LE
+    drift = measures.domain_drift(found.profile_QLE, found.domain_Q)
+    lift_L = None if found.coact_LEE is None else measures.coactivation_lift(found.coact_LEE, model.top_k)
+    skew_L, cv_L = measures.load_skew(load_LE), measures.load_cv(load_LE)
+    chance_L = measures.overlap_chance(load_LE, model.top_k)
+    return tuple(
+        LayerInfo(
+            layer_id=layer_id,
+            load_skew=float(skew_L[layer]),
+            load_cv=float(cv_L[layer]),
+            unused_experts=int(np.count_nonzero(load_LE[layer] == 0)),
+            coactivation_lift=None if lift_L is None else float(lift_L[layer]),
+            domain_drift=None if drift is None else float(drift[0][layer]),
+            domain_drift_chance=None if drift is None else float(drift[1][layer]),
+            overlap=float(found.shared_L[layer] / (found.pairs * model.top_k)) if found.pairs else None,
+            overlap_chance=float(chance_L[layer]),
+        )
+        for layer, layer_id in enumerate(model.layer_ids)
+    )
+
+
+def _missing(found: Reading) -> list[str]:
+    """What a reader of the figures should know is not there."""
+    told: list[str] = []
+    present = [entry for entry, tokens in zip(found.entries, found.tokens_Q, strict=True) if tokens]
+    if found.decode is None:
+        told.append("counts without tokens: phases, domains, pairs of experts and overlap are unknown")
+    else:
+        told += _missing_of_tokens(found, present)
+    layer_ids = found.model.layer_ids
+    absent = sorted(set(range(layer_ids[0], layer_ids[-1])) - set(layer_ids))
+    if absent:
+        told.append(f"no layers {', '.join(map(str, absent))}: dense, or not recorded")
+    unused = int(np.count_nonzero(found.load_LE == 0))
+    if unused:
+        layers = int(np.count_nonzero((found.load_LE == 0).any(axis=1)))
+        told.append(f"no token for {unused} of {found.load_LE.size} experts (in {layers} of {len(layer_ids)} layers)")
+    return told
+
+
+def _missing_of_tokens(found: Reading, present: list[RequestEntry]) -> list[str]:
+    told: list[str] = []
+    if found.shards_without_weights == found.num_shards:
+        told.append("no router weights")
+    elif found.shards_without_weights:
+        told.append(f"no router weights in {found.shards_without_weights} of {found.num_shards} shards")
+    if found.decode == 0:
+        told.append("no decode tokens")
+    if found.decode == found.num_tokens:
+        told.append("no prefill tokens")
+    empty = found.listed - len(present)
+    if empty:
+        told.append(f"no tokens of {empty} of {found.listed} requests")
+    for name in ("domain", "category"):
+        lacking = sum(getattr(entry, name) is None for entry in present)
+        if lacking:
+            told.append(f"no {name} for {'any' if lacking == len(present) else lacking} of {len(present)} requests")
+    ids = {entry.id for entry in present}
+    if len(ids) < len(present):
+        told.append(f"{len(present) - len(ids)} requests have an id that another has; they count as one request")
+    if found.skips:
+        told.append(f"{found.skips} gaps in the positions of requests: tokens between were not recorded")
+    if found.repeats:
+        told.append(f"{found.repeats} tokens repeat request and position of another: recorded twice?")
+    if not found.pairs:
+        told.append("no two consecutive tokens in a shard: overlap is unknown")
+    return told
