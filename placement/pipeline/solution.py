@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ class Solution:
     current: Placement | None = None
     parts: PartFigures | None = None
     robust: str | None = None
+    _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def placement(self) -> Placement:
@@ -52,27 +53,29 @@ class Solution:
         return self.maps[self.result_name]
 
     def migration(self) -> MigrationPlan | None:
-        """What has to be copied to get from the current map to the result."""
-        if self.current is None:
-            return None
-        return migration_plan(self.current, self.placement, self.cluster)
+        """What has to be copied to get from the current map to the result; computed once."""
+        if self.current is not None and "migration" not in self._known:
+            self._known["migration"] = migration_plan(self.current, self.placement, self.cluster)
+        return self._known.get("migration")
 
     def best_split(self) -> dict[str, npt.NDArray[np.float64]] | None:
         """By train and held_out: the result's rank imbalance of every layer, float64 [L], if the load of each expert
-        were split over its slots as well as can be; None where no expert has several."""
+        were split over its slots as well as can be; None where no expert has several. Computed once."""
         model = self.placement.model
         if self.cluster.num_slots == model.num_experts:
             return None
         from placement.cost.load_split import best_imbalance_L  # scipy's programs are loaded only for it
 
         sides = {"train": self.train, "held_out": self.held_out}
-        return {
-            side: best_imbalance_L(
-                answers[self.result_name].load_LP, self.placement.phy2log_LP, self.cluster, model.num_experts
-            )
-            for side, answers in sides.items()
-            if answers
-        }
+        if "best_split" not in self._known:
+            self._known["best_split"] = {
+                side: best_imbalance_L(
+                    answers[self.result_name].load_LP, self.placement.phy2log_LP, self.cluster, model.num_experts
+                )
+                for side, answers in sides.items()
+                if answers
+            }
+        return dict(self._known["best_split"])
 
 
 def solution_document(

@@ -15,10 +15,9 @@ from fastapi.responses import HTMLResponse
 from markupsafe import Markup, escape
 
 from placement import __version__
-from placement.report.drawing.numbers import change, human_bytes, number, percent, plural
-from placement.report.drawing.page import CHART_STYLE, PAGE_STYLE, style
+from placement.report.drawing.page import CHART_STYLE, FILTERS, GLOBALS, PAGE_STYLE, style
 
-OF_REPORT = ("drawing/legend.html.j2",)
+OF_REPORT = ("drawing/legend.html.j2", "drawing/grouping.html.j2")
 STYLES = (CHART_STYLE, PAGE_STYLE)  # of the report: same colours, same letters
 OWN = ("page.css", "page.js", "upload.js", "job.js")
 
@@ -73,11 +72,8 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"address": address, "version": __version__, "plural": plural, "change": change}
-    environment.filters |= {
-        "number": number,
-        "percent": percent,
-        "bytes": human_bytes,
+    environment.globals |= GLOBALS | {"address": address, "version": __version__}
+    environment.filters |= FILTERS | {
         "codes": codes,
         "flags": lambda text: re.sub(
             r"--([a-z-]+)", lambda flag: flag[1].replace("-", " "), text

@@ -54,7 +54,7 @@ def advice_tables(advice: Advice) -> Iterator[Table | Text]:
 def _cells(figures: Figures) -> list[str]:
     return [
         number(figures.sends),
-        NONE if figures.bytes_per_token is None else human_bytes(figures.bytes_per_token),
+        human_bytes(figures.bytes_per_token),
         f"{number(figures.imbalance)} ({number(figures.worst_imbalance)})",
         number(figures.step_us),
     ]

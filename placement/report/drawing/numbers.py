@@ -36,9 +36,9 @@ def change(value: float | None, reference: float | None) -> str:
     return ("+" if share > 0 else "") + percent(share)
 
 
-def human_bytes(count: float) -> str:
-    """36440.3 -> 36.4 kB; not a number -> a dash."""
-    if not math.isfinite(count):
+def human_bytes(count: float | None) -> str:
+    """36440.3 -> 36.4 kB; None or not a number -> a dash."""
+    if count is None or not math.isfinite(count):
         return NONE
     unit = 0
     while count >= 999.5 and unit < len(BYTE_UNITS) - 1:

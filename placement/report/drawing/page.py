@@ -5,8 +5,11 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from placement.report.drawing.numbers import number, percent
+from placement.errors import printable
+from placement.report.drawing.numbers import change, human_bytes, number, percent, plural
 
+FILTERS = {"number": number, "percent": percent, "bytes": human_bytes, "printable": printable}
+GLOBALS = {"plural": plural, "change": change}
 CHART_STYLE, PAGE_STYLE = "chart.css", "report.css"
 
 
@@ -29,5 +32,6 @@ def render(template: str, context: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"number": number, "percent": percent}
+    environment.filters |= FILTERS
+    environment.globals |= GLOBALS
     return environment.get_template(template).render(style=style(), **context)

@@ -11,8 +11,9 @@ from placement.cost.evaluation import Evaluation
 from placement.errors import printable
 from placement.pipeline.documents.grouping_document import domain_rows
 from placement.pipeline.grouped_solution import Gain, GroupedSolution
-from placement.report.drawing.numbers import change, number, percent, plural
+from placement.report.drawing.numbers import change, number, plural
 from placement.report.drawing.table import short, table_of
+from placement.report.solution.grouping_section import home_from
 
 MOST_DOMAINS = 12
 
@@ -68,11 +69,10 @@ def _caption(grouped: GroupedSolution) -> str:
     said = f"tokens per node {most} of the mean at most, gap {gap}"
     if homes.held_out_Q is None or homes.routed_Q is None:
         return f"training requests; {said}"
-    seen = "prefill" if grouped.home_from == "prefill" else f"first {percent(float(grouped.home_from))} of its tokens"
     return (
-        f"held-out requests: a home is decided from the {seen} and measured on the rest; all grouped together, tokens "
-        f"per node {number(grouped.held_out_balance(homes.held_out_Q))} of the mean at most; routed one by one, "
-        f"{number(grouped.held_out_balance(homes.routed_Q))}; training: {said}"
+        f"held-out requests: a home is decided from the {home_from(grouped)} and measured on the rest; all grouped "
+        f"together, tokens per node {number(grouped.held_out_balance(homes.held_out_Q))} of the mean at most; routed "
+        f"one by one, {number(grouped.held_out_balance(homes.routed_Q))}; training: {said}"
     )
 
 

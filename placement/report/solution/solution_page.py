@@ -10,7 +10,7 @@ from placement.pipeline.by_class_solution import ByClass
 from placement.pipeline.grouped_solution import GroupedSolution
 from placement.pipeline.solution import Solution, solution_document
 from placement.report.classes.classes_report import class_table
-from placement.report.drawing.numbers import change, human_bytes, number, plural
+from placement.report.drawing.numbers import change, number
 from placement.report.drawing.page import render
 from placement.report.solution import solution_charts as figures
 from placement.report.solution.expert_maps import CLASS_LABELS, layer_maps
@@ -55,8 +55,8 @@ def _context(solution: Solution) -> dict[str, Any]:
         "proof": proof(solution),
         "tiles": _tiles(solution),
         "comparison": [
-            (name, rows[REFERENCE].num_tokens, [_row(solution, map_name, rows) for map_name in rows])
-            for name, rows in parts(solution)
+            (name, {map_name: (answer.summary(), answer.bytes_per_token()) for map_name, answer in answers.items()})
+            for name, answers in parts(solution)
         ],
         "legend": [(name, figures.series_of(name), figures.shape_of(name)) for name in answers],
         "sends_known": sends_known(solution),
@@ -74,24 +74,6 @@ def _context(solution: Solution) -> dict[str, Any]:
         "reference": REFERENCE,
         "baseline": baseline_of(solution),
         "nodes_are_parted": figures.nodes_are_parted(solution),
-        "plural": plural,
-    }
-
-
-def _row(solution: Solution, name: str, answers: dict[str, Evaluation]) -> dict[str, Any]:
-    summary, reference = answers[name].summary(), answers[REFERENCE].summary()
-    sends, rank, node = summary["sends_per_token"], summary["rank_imbalance"], summary["node_imbalance"]
-    return {
-        "name": name,
-        "is_result": name == solution.result_name,
-        "cells": [
-            number(sends),
-            "" if name == REFERENCE else change(sends, reference["sends_per_token"]),
-            human_bytes(answers[name].bytes_per_token()),
-            f"{number(rank['mean'])} ({number(rank['max'])})",
-            f"{number(node['mean'])} ({number(node['max'])})",
-            number(summary["step_time_us"]),
-        ],
     }
 
 

@@ -43,7 +43,6 @@ def _context(info: TraceInfo, study: Study) -> dict[str, Any]:
     return {
         "study": study,
         "name": printable(study.model.name),
-        "plural": plural,
         "domains_word": "categories" if by == "category" else "domains",
         "headline": words.headline(study),
         "tiles": _tiles(study),
