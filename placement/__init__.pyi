@@ -5,8 +5,8 @@ from .core.model import Model as Model
 from .core.placement import Placement as Placement
 from .cost.evaluation import Evaluation as Evaluation
 from .cost.evaluation import evaluate as evaluate
-from .documents.placement_json import load_placement as load_placement
-from .documents.placement_json import save_placement as save_placement
+from .documents.placement import load_placement as load_placement
+from .documents.placement import save_placement as save_placement
 from .errors import InfeasibleError as InfeasibleError
 from .errors import InputError as InputError
 from .errors import LimitError as LimitError

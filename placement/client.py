@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement
-from placement.documents.placement_json import PlacementFile, load_placement
-from placement.documents.placement_parts import ClusterDetail
+from placement.documents.parts import ClusterDetail
+from placement.documents.placement import PlacementFile, load_placement
 from placement.errors import InputError, OptionError, OutputError, PlacementError, TraceError, error_of_type
 from placement.readers import AUTO
 from placement.readers.base import ReadOptions

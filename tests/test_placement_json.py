@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import placement as package
 from placement import Cluster, Model, Options, Placement, load_placement, open_trace, save_placement, solve
 from placement import solution_document as to_document
-from placement.documents.placement_json import PlacementFile
+from placement.documents.placement import PlacementFile
 from placement.errors import InputError, MapError, OutputError
 
 PUBLISHED = Path(package.__file__).parent / "documents" / "schemas" / "expert-placement-1.json"

@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from placement import Cluster, Options, solve
-from placement.documents.placement_json import PlacementFile
+from placement.documents.placement import PlacementFile
 from placement.errors import MapError, OptionError, PlacementError, WorkerError
 from placement.pipeline.solution import solution_document
 from placement.support.progress import Progress

@@ -15,8 +15,8 @@ from reference import link_costs
 from placement import Cluster, Model, Placement, load_placement, save_placement
 from placement.core.topology import EVEN, Level, Topology
 from placement.documents.cluster_yaml import cluster_from_yaml
-from placement.documents.placement_json import PlacementFile
-from placement.documents.placement_parts import ClusterDetail
+from placement.documents.parts import ClusterDetail
+from placement.documents.placement import PlacementFile
 from placement.errors import ClusterError, MapError
 
 RACK, POD = Level(name="rack", nodes=2, gbps=200.0), Level(name="pod", nodes=4, gbps=50.0)

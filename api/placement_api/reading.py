@@ -20,7 +20,7 @@ from placement.readers import AUTO, READERS, get_reader
 from placement.readers.base import ReadOptions, parse_ids
 from placement.readers.convert import convert_below
 from placement.traces.trace import Trace, open_trace
-from placement.workload.counts_file import Counts, is_counts_file, read_counts
+from placement.workload.counts_file import ExpertCounts, is_counts_file, read_counts
 from placement_api.problems import Problem, ProblemBody, from_library
 from placement_api.settings import Limits
 
@@ -149,15 +149,15 @@ def _is_counts(path: Path, read_as: ReadAs) -> bool:
     )
 
 
-def found_of(path: Path, opened: Trace | Counts, converted: dict[str, Any] | None = None) -> Found:
+def found_of(path: Path, opened: Trace | ExpertCounts, converted: dict[str, Any] | None = None) -> Found:
     """What is told of an open trace or counts."""
-    model, counts = opened.model, isinstance(opened, Counts)
+    model, counts = opened.model, isinstance(opened, ExpertCounts)
     return Found(
         path=str(path),
         kind="counts" if counts else "trace",
         name=model.name[:200],
-        num_tokens=opened.num_tokens if isinstance(opened, Counts) else opened.num_tokens_stored,
-        num_requests=len(opened.count_QLE) if isinstance(opened, Counts) else len(opened.requests),
+        num_tokens=opened.num_tokens if isinstance(opened, ExpertCounts) else opened.num_tokens_stored,
+        num_requests=len(opened.count_QLE) if isinstance(opened, ExpertCounts) else len(opened.requests),
         num_layers=model.num_layers,
         num_experts=model.num_experts,
         top_k=model.top_k,

@@ -26,7 +26,7 @@ def apply_command(
     json_output: Json = False,
 ) -> None:
     """Cut a checkpoint into one file for each rank, experts in the order of the map's slots."""
-    from placement.documents.placement_json import load_placement
+    from placement.documents.placement import load_placement
     from placement.runtime.checkpoint import apply_map, restore_checkpoint
     from placement.support.parallel import make_executor
 

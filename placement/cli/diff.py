@@ -24,7 +24,7 @@ def diff_command(
     from placement.core.migration import migration_plan
     from placement.documents.cluster_yaml import cluster_from_yaml
     from placement.documents.document import json_bytes
-    from placement.documents.placement_json import load_placement
+    from placement.documents.placement import load_placement
     from placement.report.solution.migration_table import migration_table
 
     old_map, old_file = load_placement(current)

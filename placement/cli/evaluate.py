@@ -28,8 +28,8 @@ def evaluate_command(
     """Measure placement maps on TRACES, exactly and on every token."""
     from placement.cost.evaluation import evaluate
     from placement.documents.cluster_yaml import cluster_from_yaml
-    from placement.documents.placement_json import load_placement
-    from placement.grouping.grouping_json import load_grouping
+    from placement.documents.placement import load_placement
+    from placement.grouping.grouping_file import load_grouping
     from placement.report.drawing.numbers import plural
     from placement.report.solution.solution_tables import evaluation_table
     from placement.support.parallel import make_executor

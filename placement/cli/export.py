@@ -39,7 +39,7 @@ def export_command(
     ] = None,
 ) -> None:
     """Write a placement as the file that an engine loads, and beside it how to start the engine."""
-    from placement.documents.placement_json import load_placement
+    from placement.documents.placement import load_placement
     from placement.exporters.base import ExportOptions
     from placement.exporters.engine_layers import described, layer_numbers
 
@@ -88,7 +88,7 @@ def import_command(
     name: Annotated[str | None, typer.Option(help="Name of the model. [default: that of the file]")] = None,
 ) -> None:
     """Read the map that an engine loads, check it, and write it as a placement file."""
-    from placement.documents.placement_json import PlacementFile
+    from placement.documents.placement import PlacementFile
     from placement.exporters.engine_layers import layer_numbers
     from placement.exporters.imports import imported
 

@@ -15,7 +15,7 @@ from placement.errors import OptionError
 
 if TYPE_CHECKING:
     from placement.core.cluster import Cluster
-    from placement.documents.placement_json import PlacementFile
+    from placement.documents.placement import PlacementFile
     from placement.pipeline.grouped_solution import GroupedSolution
 
 HOMES = "Homes of requests"
@@ -47,7 +47,7 @@ def group_command(
     ] = TOKEN_TOLERANCE,
 ) -> None:
     """Group the requests in TRACES by home node, with the placement of the experts or for a map that exists."""
-    from placement.documents.placement_json import load_placement, save_placement
+    from placement.documents.placement import load_placement, save_placement
     from placement.pipeline.documents.grouping_document import grouping_file
     from placement.pipeline.solution import solution_document
     from placement.pipeline.with_homes import solve_grouped

@@ -16,4 +16,6 @@ OPTIONS = {  # (command, or "" for all; old option): what to use
     ("", "--engine"): "`--workers ray`",
     ("", "--address"): "`--workers HOST:PORT`",
 }
-COMMANDS: dict[tuple[str, str], str] = {}  # (group; old command): what to use
+COMMANDS = {  # (group; old command): what to use
+    ("traces", "characterize"): "placement traces info --study",
+}

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from placement.core.cluster import Cluster
     from placement.traces.trace import Trace
-    from placement.workload.counted import Counted
-    from placement.workload.counts_file import Counts
+    from placement.workload.counted import CountedTrace
+    from placement.workload.counts_file import ExpertCounts
 
 Traces = Annotated[
     list[str], typer.Argument(metavar="TRACES...", help="Folders (or globs, or folders of folders) of expert-trace/1.")
@@ -136,7 +136,7 @@ def _plain_lines() -> Listener:
     return show
 
 
-def open_any(paths: list[str], top_k: int | None) -> Trace | Counts | Counted:
+def open_any(paths: list[str], top_k: int | None) -> Trace | ExpertCounts | CountedTrace:
     """Traces, one file of counts, or one folder of counts."""
     from placement.workload.counts_folder import is_counts_folder
 
@@ -147,7 +147,7 @@ def open_any(paths: list[str], top_k: int | None) -> Trace | Counts | Counted:
     return open_counted(paths)
 
 
-def open_input(paths: list[str], top_k: int | None) -> Trace | Counts:
+def open_input(paths: list[str], top_k: int | None) -> Trace | ExpertCounts:
     """Traces, or one file of counts."""
     from placement.traces.trace import open_trace
     from placement.workload.counts_file import is_counts_file, read_counts
@@ -168,7 +168,7 @@ def open_input(paths: list[str], top_k: int | None) -> Trace | Counts:
         raise _of_an_engine(files[0]) or error from None
 
 
-def open_counted(paths: list[str]) -> Counted:
+def open_counted(paths: list[str]) -> CountedTrace:
     """One folder of counts."""
     from placement.workload.counts_folder import read_counted
 

@@ -36,7 +36,7 @@ def solve_command(
 ) -> None:
     """Find a placement for the experts in TRACES (or in counts) and measure it beside linear and eplb."""
     from placement.cli.written import finish
-    from placement.documents.placement_json import load_placement
+    from placement.documents.placement import load_placement
     from placement.pipeline.solve import solve
 
     options = search.of(max_moves=max_moves, max_moves_per_layer=max_moves_per_layer)

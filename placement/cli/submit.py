@@ -45,11 +45,11 @@ def submit_command(
     """Upload TRACES to a service, solve there, and write the answer here."""
     from placement.client import Client
     from placement.support.atomic_files import write_atomic
-    from placement.workload.counted import Counted
+    from placement.workload.counted import CountedTrace
     from placement.workload.counts_file import is_counts_file
 
     source = open_any(traces, top_k)
-    if isinstance(source, Counted):
+    if isinstance(source, CountedTrace):
         raise OptionError("a service takes traces and files of counts, not folders of counts; solve this folder here")
     cluster = shape.of(source.model.num_experts)
     client = Client(server, token)

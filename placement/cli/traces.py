@@ -31,7 +31,7 @@ from placement.support.progress import Progress
 from placement.traces.synthetic.presets import PRESETS, Shape, custom_shape, preset
 
 if TYPE_CHECKING:
-    from placement.workload.counted import Counted
+    from placement.workload.counted import CountedTrace
 
 app = Commands(cls=PanelGroup, help="Describe, convert, count, split, merge and make traces.", no_args_is_help=True)
 app.command("convert")(convert_command)
@@ -66,7 +66,7 @@ def info_command(
     from placement.analysis.info import StudyOptions, describe
     from placement.report.trace.trace_tables import trace_tables
     from placement.support.parallel import make_executor
-    from placement.workload.counts_file import Counts
+    from placement.workload.counts_file import ExpertCounts
 
     given = {"by": by, "num_nodes": nodes, "gpus_per_node": gpus_per_node, "seed": seed}
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -75,7 +75,7 @@ def info_command(
         option = {"num_nodes": "nodes"}.get(next(iter(asked)), next(iter(asked))).replace("_", "-")
         raise OptionError(f"--{option} is of the study; add --study, or --report FILE.html")
     source = open_input(traces, top_k)
-    total, done = 0 if isinstance(source, Counts) else source.num_tokens_stored, 0
+    total, done = 0 if isinstance(source, ExpertCounts) else source.num_tokens_stored, 0
     with progress_listener(quiet=json_output) as listener, make_executor(workers) as executor:
 
         def count_done(tokens: int) -> None:
@@ -233,7 +233,7 @@ def _report(output: Path, num_tokens: int, json_output: bool) -> None:
         _say_written(output, num_tokens)
 
 
-def _report_counts(output: Path, counted: Counted, known: int, json_output: bool) -> None:
+def _report_counts(output: Path, counted: CountedTrace, known: int, json_output: bool) -> None:
     from placement.report.drawing.numbers import plural
 
     sizes = [side.num_tokens for side in counted.sides]

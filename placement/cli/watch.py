@@ -71,7 +71,7 @@ def watch_command(
     from placement.client import Client
     from placement.core.cluster import Cluster
     from placement.documents.cluster_yaml import cluster_from_yaml
-    from placement.documents.placement_json import load_placement
+    from placement.documents.placement import load_placement
     from placement.solvers.options import Options
     from placement.traces.trace import open_trace
     from placement.workload.count import count
@@ -188,8 +188,8 @@ class _Watch:
 
     def _propose(self, decision: Decision) -> dict[str, str]:
         from placement.documents.document import json_bytes
-        from placement.documents.placement_json import PlacementFile
-        from placement.documents.placement_parts import ProvenancePart
+        from placement.documents.parts import ProvenancePart
+        from placement.documents.placement import PlacementFile
 
         assert decision.placement is not None and decision.plan is not None
         self.proposals += 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from placement.client import Client
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement
-from placement.documents.placement_json import PlacementFile, load_placement
+from placement.documents.placement import PlacementFile, load_placement
 from placement.solvers.options import Options
 from placement.support.atomic_files import write_atomic
 from placement.workload.as_trace import write_sample

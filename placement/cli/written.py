@@ -8,7 +8,7 @@ from typing import Any
 
 from placement.cli.option_groups import RunOptions
 from placement.cli.shared import print_json, stdout_console
-from placement.documents.placement_json import save_placement
+from placement.documents.placement import save_placement
 from placement.pipeline.solution import Solution, solution_document
 from placement.report.solution.migration_table import migration_line
 from placement.report.solution.part_tables import terminal_part_table

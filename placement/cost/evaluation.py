@@ -21,7 +21,7 @@ from placement.cost.transports import TRANSPORTS
 from placement.errors import MapError, OptionError
 from placement.traces.token_order import token_batches
 from placement.traces.trace import Trace
-from placement.workload.counts_file import Counts
+from placement.workload.counts_file import ExpertCounts
 
 Summary = dict[str, Any]
 
@@ -159,7 +159,7 @@ def evaluate(
 
 
 def evaluate_counts(
-    counts: Counts, placements: Sequence[Placement], *, cluster: Cluster, transport: str = TRANSPORT
+    counts: ExpertCounts, placements: Sequence[Placement], *, cluster: Cluster, transport: str = TRANSPORT
 ) -> list[Evaluation]:
     """What counts tell of each placement: its balance, an expert's load shared evenly over its slots, but no sends.
 

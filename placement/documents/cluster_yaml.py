@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from placement.core.cluster import Cluster
 from placement.documents.document import Part, fault_list
-from placement.documents.placement_parts import TopologyPart
+from placement.documents.parts import TopologyPart
 from placement.errors import ClusterError
 from placement.support.text_files import parse_yaml
 

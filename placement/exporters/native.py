@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from placement.core.placement import Placement
-from placement.documents.placement_json import PlacementFile
+from placement.documents.placement import PlacementFile
 from placement.exporters.base import DEFAULTS, Export, ExportOptions
 
 

@@ -18,14 +18,14 @@ from placement.solvers.options import Options
 from placement.support.progress import Listener, Progress, ignore
 from placement.traces.classes import Sides, split_classes
 from placement.traces.trace import Trace
-from placement.workload.counted import Counted
-from placement.workload.counts_file import Counts
+from placement.workload.counted import CountedTrace
+from placement.workload.counts_file import ExpertCounts
 
 LONGEST_NAME = 80
 
 
 def solve_by(
-    trace: Trace | Counts | Counted,
+    trace: Trace | ExpertCounts | CountedTrace,
     cluster: Cluster,
     options: Options | None = None,
     *,

@@ -27,15 +27,15 @@ from placement.solvers.options import Options
 from placement.support.parallel import width
 from placement.support.progress import Listener, ignore
 from placement.traces.trace import Trace
-from placement.workload.counted import Counted
-from placement.workload.counts_file import Counts
+from placement.workload.counted import CountedTrace
+from placement.workload.counts_file import ExpertCounts
 from placement.workload.workload import Workload
 
 T = TypeVar("T")
 
 
 def solve_front(
-    trace: Trace | Counts | Counted,
+    trace: Trace | ExpertCounts | CountedTrace,
     cluster: Cluster,
     options: Options | None = None,
     *,

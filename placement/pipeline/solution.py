@@ -13,8 +13,8 @@ from placement.core.cluster import Cluster
 from placement.core.migration import MigrationPlan, migration_plan
 from placement.core.placement import Placement
 from placement.cost.evaluation import Evaluation
-from placement.documents.placement_json import PlacementFile
-from placement.documents.placement_parts import ProvenancePart
+from placement.documents.parts import ProvenancePart
+from placement.documents.placement import PlacementFile
 from placement.pipeline.layer_answer import LayerReport
 from placement.pipeline.part_figures import PartFigures
 from placement.solvers.options import Options

@@ -30,8 +30,8 @@ from placement.solvers.options import Options
 from placement.support.progress import Listener, ignore
 from placement.traces.parts import Parts
 from placement.traces.trace import Trace
-from placement.workload.counted import Counted
-from placement.workload.counts_file import Counts
+from placement.workload.counted import CountedTrace
+from placement.workload.counts_file import ExpertCounts
 
 CURRENT = "current"
 ROBUST = "robust"
@@ -39,7 +39,7 @@ MOST_DOMAINS = 32
 
 
 def solve(
-    trace: Trace | Counts | Counted,
+    trace: Trace | ExpertCounts | CountedTrace,
     cluster: Cluster,
     options: Options | None = None,
     *,

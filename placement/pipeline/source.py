@@ -29,8 +29,8 @@ from placement.traces.parts import Parts, parts_of
 from placement.traces.split import held_out, split_requests
 from placement.traces.trace import Trace
 from placement.workload.count import count
-from placement.workload.counted import Counted, count_sides
-from placement.workload.counts_file import Counts
+from placement.workload.counted import CountedTrace, count_sides
+from placement.workload.counts_file import ExpertCounts
 from placement.workload.workload import SAMPLE_TOKENS, Workload
 
 MOST_EXACT_TOKENS = 1 << 24  # of a trace on all of whose tokens maps are measured
@@ -96,10 +96,10 @@ class Source(ABC):
         return int(tokens_Q.sum()), int((tokens_Q > 0).sum())
 
 
-def source_of(given: Trace | Counts | Counted) -> Source:
+def source_of(given: Trace | ExpertCounts | CountedTrace) -> Source:
     if isinstance(given, Trace):
         return TraceSource(given)
-    return CountedSource(given) if isinstance(given, Counted) else CountsSource(given)
+    return CountedSource(given) if isinstance(given, CountedTrace) else CountsSource(given)
 
 
 class TraceSource(Source, Side):
@@ -160,7 +160,7 @@ class WorkloadSide(Side):
 class CountedSource(Source):
     """A counted trace, which was split when it was counted."""
 
-    def __init__(self, counted: Counted) -> None:
+    def __init__(self, counted: CountedTrace) -> None:
         self.counted, self.model, self.holdout = counted, counted.model, counted.holdout
 
     def split(self, holdout: float, seed: int, parts: Parts | None = None) -> tuple[Side, Side | None]:
@@ -171,7 +171,7 @@ class CountedSource(Source):
 class CountsSource(Source, Side):
     """Visits of each expert, in all or by each request: loads are known, sends are not."""
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, counts: ExpertCounts) -> None:
         self.counts, self.model = counts, counts.model
 
     def check(self, options: Options) -> None:

@@ -32,8 +32,8 @@ from placement.support.progress import Listener, Progress, ignore
 from placement.traces.cut import FIRST_QUARTER, PREFILL, check_cut, cut_requests
 from placement.traces.split import split_requests
 from placement.traces.trace import Trace
-from placement.workload.counted import Counted
-from placement.workload.counts_file import Counts
+from placement.workload.counted import CountedTrace
+from placement.workload.counts_file import ExpertCounts
 from placement.workload.workload import Workload
 
 
@@ -51,7 +51,7 @@ class Sides:
 
 
 def solve_grouped(
-    trace: Trace | Counts | Counted,
+    trace: Trace | ExpertCounts | CountedTrace,
     cluster: Cluster,
     options: Options | None = None,
     *,

@@ -22,7 +22,7 @@ MEASURED_TOKENS = 65_536  # of each side: those that maps are measured on; a sol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counted:
+class CountedTrace:
     """Counts of the requests to fit (`train`) and of those held out. `a + b` counts both.
 
     holdout  share of the requests that is held out, drawn by a hash of seed and id: the same request is on the same
@@ -49,7 +49,7 @@ class Counted:
     def sides(self) -> tuple[Workload, ...]:
         return (self.train,) if self.held_out is None else (self.train, self.held_out)
 
-    def __add__(self, other: Counted) -> Counted:
+    def __add__(self, other: CountedTrace) -> CountedTrace:
         return counted_of(self.holdout, tuple(map(add, self.sides, other.sides)))
 
     def split(self, holdout: float | None) -> tuple[Workload, Workload | None]:
@@ -66,8 +66,8 @@ class Counted:
         return self.train, self.held_out
 
 
-def counted_of(holdout: float, sides: tuple[Workload, ...]) -> Counted:
-    return Counted(holdout=holdout, train=sides[0], held_out=sides[1] if len(sides) > 1 else None)
+def counted_of(holdout: float, sides: tuple[Workload, ...]) -> CountedTrace:
+    return CountedTrace(holdout=holdout, train=sides[0], held_out=sides[1] if len(sides) > 1 else None)
 
 
 def plan_of(trace: Trace, *, holdout: float, seed: int, held_out_Q: npt.NDArray[np.bool_] | None = None) -> Plan:
@@ -92,7 +92,7 @@ def count_sides(
     held_out_Q: npt.NDArray[np.bool_] | None = None,
     executor: Executor | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Counted:
+) -> CountedTrace:
     """Count the whole trace in one pass; the answer does not depend on the executor. Raises TraceError, OptionError.
 
     held_out_Q: as of `plan_of`. progress is called with the number of tokens of each segment that was counted.

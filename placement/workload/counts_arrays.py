@@ -27,7 +27,7 @@ from placement.traces.storage.stored_path import StoredPath
 from placement.traces.trace import Span, Trace
 from placement.workload.content_hash import hash_span
 from placement.workload.count_segment import SegmentCounts
-from placement.workload.counted import Counted, counted_of
+from placement.workload.counted import CountedTrace, counted_of
 from placement.workload.segment import Plan, Segment
 from placement.workload.workload import Workload
 
@@ -74,7 +74,7 @@ class Settings(BaseModel):
     profile_requests: int = Field(ge=1)
 
 
-def write_packed(path: Path, counted: Counted, metadata: dict[str, str] | None = None) -> None:
+def write_packed(path: Path, counted: CountedTrace, metadata: dict[str, str] | None = None) -> None:
     """Write the arrays of every side, whole or not at all: counts in as many bits as are enough. Raises OutputError."""
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, side in zip(SIDES, counted.sides, strict=False):
@@ -88,7 +88,7 @@ def write_packed(path: Path, counted: Counted, metadata: dict[str, str] | None =
     write_tensors(path, arrays, metadata)
 
 
-def read_packed(path: Path, model: Model, settings: Settings) -> Counted:
+def read_packed(path: Path, model: Model, settings: Settings) -> CountedTrace:
     """What `write_packed` wrote of this model and these settings. Raises TraceError where the file holds anything
     else."""
     try:
@@ -154,7 +154,7 @@ def piece_name(segment: Segment, names: Names) -> str:
 
 
 def write_piece(
-    path: Path, plan: Plan, segment: Segment, counts: SegmentCounts, names: Names, counted: Counted
+    path: Path, plan: Plan, segment: Segment, counts: SegmentCounts, names: Names, counted: CountedTrace
 ) -> None:
     """Write what was counted of a segment, whole or not at all. Raises OutputError."""
     entries = []

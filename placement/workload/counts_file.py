@@ -31,7 +31,7 @@ FINEST = 1 << 24  # to which the largest fraction is scaled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class ExpertCounts:
     """Assignments of every expert by request, and nothing on which experts a token visits together.
 
     count_QLE  int64 [Q, L, E]
@@ -52,7 +52,7 @@ class Counts:
     def load_LE(self) -> npt.NDArray[np.int64]:
         return np.asarray(self.count_QLE.sum(axis=0))
 
-    def split(self, share: float, seed: int) -> tuple[Counts, Counts | None]:
+    def split(self, share: float, seed: int) -> tuple[ExpertCounts, ExpertCounts | None]:
         """(rest, part): `part` has about `share` of the requests, at least one; None of one request."""
         if not 0 < share < 1:
             raise OptionError(f"holdout={share} must be between 0 and 1, both excluded")
@@ -83,7 +83,7 @@ class Counts:
             profile_QLE=self.count_QLE[order].astype(np.uint32),
         )
 
-    def _only(self, mine: npt.NDArray[np.bool_]) -> Counts:
+    def _only(self, mine: npt.NDArray[np.bool_]) -> ExpertCounts:
         return replace(self, count_QLE=self.count_QLE[mine], selected=self.selected[mine])
 
 
@@ -91,7 +91,7 @@ def is_counts_file(path: str | Path) -> bool:
     return Path(path).suffix in SUFFIXES
 
 
-def read_counts(path: str | Path, top_k: int | None = None) -> Counts:
+def read_counts(path: str | Path, top_k: int | None = None) -> ExpertCounts:
     """Read a counts file; `top_k` is needed where the file does not say it. Raises TraceError, OptionError."""
     path = Path(path)
     arrays = _arrays(path)
@@ -121,7 +121,7 @@ def read_counts(path: str | Path, top_k: int | None = None) -> Counts:
         )
     except InputError as error:
         raise TraceError(f"{path}: {error}") from None
-    return Counts(model=model, count_QLE=count_QLE, unit=unit, selected=np.arange(len(count_QLE)))
+    return ExpertCounts(model=model, count_QLE=count_QLE, unit=unit, selected=np.arange(len(count_QLE)))
 
 
 def write_counts(path: str | Path, model: Model, count_QLE: npt.NDArray[np.int64]) -> None:

@@ -26,7 +26,7 @@ from placement.support.atomic_files import check_folder, make_folder, remove_par
 from placement.traces.trace import Span, Trace
 from placement.workload.count import count_segments
 from placement.workload.count_segment import count_segment
-from placement.workload.counted import Counted, counted_of, plan_of
+from placement.workload.counted import CountedTrace, counted_of, plan_of
 from placement.workload.counts_arrays import (
     Settings,
     Source,
@@ -96,7 +96,7 @@ def count_to_folder(
     part: tuple[int, int] = WHOLE,
     executor: Executor | None = None,
     progress: Callable[[int, bool], None] | None = None,
-) -> Counted:
+) -> CountedTrace:
     """Count a trace, or part `i` of `n` of its shards (`part` = (i, n)), into `folder`.
 
     Segments that were counted into the folder before are not counted again, unless their files have changed.
@@ -117,7 +117,7 @@ def count_to_folder(
     paths = [folder / PIECES / piece_name(segment, names) for segment in segments]
     known = [is_counted(path, plan, segment) for path, segment in zip(paths, segments, strict=True)]
     answers = count_segments(plan, (one for one, there in zip(segments, known, strict=True) if not there), executor)
-    total: Counted | None = None
+    total: CountedTrace | None = None
     for path, segment, there in zip(paths, segments, known, strict=True):
         if there:
             piece = read_packed(path, model, settings)
@@ -136,7 +136,7 @@ def count_to_folder(
     return total
 
 
-def read_counted(folder: str | Path) -> Counted:
+def read_counted(folder: str | Path) -> CountedTrace:
     """Read a folder of counts. Raises TraceError where it is not complete or not one."""
     folder = Path(folder)
     manifest = read_complete(folder)
@@ -158,7 +158,7 @@ def read_complete(folder: Path) -> CountsManifest:
     return manifest
 
 
-def merge_counted(folders: Sequence[str | Path], out: str | Path) -> Counted:
+def merge_counted(folders: Sequence[str | Path], out: str | Path) -> CountedTrace:
     """Write to the new folder `out` what the folders have counted together, in whatever order they are given.
 
     Raises TraceError where they do not belong together: other models or settings, a shard in two of them, or one of
@@ -230,6 +230,8 @@ def _begin(folder: Path, model: Model, settings: Settings, part: tuple[int, int]
     CountsManifest.of(model, settings, part, complete=False).write(folder / MANIFEST)
 
 
-def _finish(folder: Path, counted: Counted, settings: Settings, sources: list[Source], part: tuple[int, int]) -> None:
+def _finish(
+    folder: Path, counted: CountedTrace, settings: Settings, sources: list[Source], part: tuple[int, int]
+) -> None:
     write_packed(folder / ARRAYS, counted)
     CountsManifest.of(counted.model, settings, part, sources, complete=True).write(folder / MANIFEST)

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from placement import Model, Placement, save_placement
 from placement.core.migration import map_digest
-from placement.documents.placement_json import PlacementFile
+from placement.documents.placement import PlacementFile
 from placement.errors import InputError, MapError, OutputError
 from placement.runtime.checkpoint import apply_map, read_manifest, restore_checkpoint, verify_applied
 from placement.support.parallel import make_executor
@@ -159,7 +159,7 @@ def test_a_killed_run_leaves_no_half_file(tmp_path: Path, run_python: Callable[.
         """
 import os, signal, sys
 from placement.runtime.checkpoint import apply_map, safetensors_file
-from placement.documents.placement_json import PlacementFile, load_placement
+from placement.documents.placement import PlacementFile, load_placement
 real, count = safetensors_file.SafetensorsFile.chunks, 0
 def chunks(self, begin, end):
     global count
@@ -292,7 +292,7 @@ def test_memory_stays_small(tmp_path: Path, run_python: Callable[..., Any]) -> N
         """
 import resource, sys
 from placement.runtime.checkpoint import apply_map, restore_checkpoint
-from placement.documents.placement_json import PlacementFile, load_placement
+from placement.documents.placement import PlacementFile, load_placement
 placement = load_placement(sys.argv[2])[0]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 apply_map(sys.argv[1], placement, sys.argv[3])

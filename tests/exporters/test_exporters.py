@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from placement.core.placement import Placement
-from placement.documents.placement_json import load_placement
+from placement.documents.placement import load_placement
 from placement.errors import MapError, OptionError
 from placement.exporters import EXPORTERS, get_exporter, get_importer
 from placement.exporters.base import Exporter, ExportOptions

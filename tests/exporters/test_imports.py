@@ -22,7 +22,7 @@ from safetensors.numpy import save
 
 from placement.core.model import Model
 from placement.core.placement import Placement
-from placement.documents.placement_json import load_placement
+from placement.documents.placement import load_placement
 from placement.errors import InputError, MapError, OptionError
 from placement.exporters import EXPORTERS, get_exporter, get_importer
 from placement.exporters.base import ExportOptions, FileMap, Importer

@@ -11,11 +11,11 @@ from fuzz_base import Seeds, Target, folder, refusing
 from placement.core.migration import map_digest
 from placement.core.placement import Placement
 from placement.documents.cluster_yaml import cluster_from_yaml
-from placement.documents.placement_json import PlacementFile, load_placement
+from placement.documents.placement import PlacementFile, load_placement
 from placement.exporters import get_exporter, get_importer
 from placement.exporters.base import ExportOptions
 from placement.exporters.imports import imported
-from placement.grouping.grouping_json import load_grouping
+from placement.grouping.grouping_file import load_grouping
 from placement.testing.exporters import exported, small_placement
 
 

@@ -14,7 +14,7 @@ from fuzz_base import Seeds, Target, folder, refusing
 from fuzz_maps import grouping_document
 from fuzz_traces import trace_parts
 
-from placement.grouping.grouping_json import load_router
+from placement.grouping.grouping_file import load_router
 from placement.traces.trace import open_trace
 
 

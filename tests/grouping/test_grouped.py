@@ -12,7 +12,7 @@ import pytest
 
 from placement import Cluster, Options, Placement, evaluate, load_placement, open_trace
 from placement.grouping.align import align_nodes
-from placement.grouping.grouping_json import load_grouping, load_router
+from placement.grouping.grouping_file import load_grouping, load_router
 from placement.grouping.home_costs import home_costs
 from placement.grouping.requests import requests_of
 from placement.pipeline.documents.grouping_document import grouping_file

@@ -14,7 +14,7 @@ from html_page import Page
 
 import placement as package
 from placement import Cluster, Options, open_trace
-from placement.grouping.grouping_json import GroupingFile, load_grouping
+from placement.grouping.grouping_file import GroupingFile, load_grouping
 from placement.pipeline.documents.grouping_document import grouping_file
 from placement.pipeline.grouped_solution import GroupedSolution
 from placement.pipeline.with_homes import solve_grouped

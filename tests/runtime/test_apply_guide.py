@@ -14,7 +14,7 @@ from moe import torch
 from test_attach import make_map
 
 from placement import save_placement
-from placement.documents.placement_json import PlacementFile
+from placement.documents.placement import PlacementFile
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "runtime-apply.md").read_text()
 

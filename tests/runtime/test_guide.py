@@ -10,7 +10,7 @@ import pytest
 from moe import make_placement, torch
 
 from placement import save_placement
-from placement.documents.placement_json import PlacementFile
+from placement.documents.placement import PlacementFile
 
 REPOSITORY = Path(__file__).parents[2]
 GUIDE = (REPOSITORY / "docs" / "runtime.md").read_text()

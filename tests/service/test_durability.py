@@ -15,7 +15,7 @@ from books import Books
 from tests_service import Server, tar_of, wait_until
 
 from placement import Cluster, Options, open_trace, solution_document, solve
-from placement.documents.placement_json import PlacementFile
+from placement.documents.placement import PlacementFile
 
 JOBS = 20
 

@@ -22,7 +22,7 @@ from starlette.types import Message, Receive, Scope, Send
 from tests_service import Server, answered, problem_of, tar_of, wait_until
 
 from placement import Cluster, Options, open_trace, solution_document, solve
-from placement.documents.placement_json import PlacementFile
+from placement.documents.placement import PlacementFile
 
 MOUNT = 'mount -t tmpfs -o size=12m tmpfs "$0" && exec "$@"'
 NAMESPACES = (("unshare", "--mount"), ("unshare", "--user", "--map-root-user", "--mount"))

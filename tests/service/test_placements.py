@@ -150,7 +150,7 @@ def test_evaluate_diff_route_and_group_answer_what_the_library_does(
     plan = client.get(f"/v1/placements/{placement_id}/diff", params={"to": other}).json()
     assert plan == json.loads(run_cli("diff", old, new, "--json").stdout)
 
-    from placement.grouping.grouping_json import load_router
+    from placement.grouping.grouping_file import load_router
 
     grouping = tmp_path / "grouping.json"
     grouping.write_bytes(client.get(f"/v1/placements/{placement_id}/grouping").content)

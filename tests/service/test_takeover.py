@@ -20,7 +20,7 @@ from placement_api.jobs.queue import Jobs
 from tests_service import Server, problem_of, tar_of, wait_until
 
 from placement import Cluster, Options, open_trace, solution_document, solve
-from placement.documents.placement_json import PlacementFile
+from placement.documents.placement import PlacementFile
 from placement.errors import OptionError
 
 LONG, SHORT = 30_000_000, 200_000  # three seconds, and almost none, on a quick machine

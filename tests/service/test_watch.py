@@ -15,7 +15,7 @@ import httpx
 from test_planner import routed
 
 from placement.core.migration import map_digest
-from placement.documents.placement_json import load_placement
+from placement.documents.placement import load_placement
 from placement.traces.trace import open_trace
 from placement.workload.as_trace import write_sample
 from placement.workload.count import count

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement import Cluster, Options, Trace, count, open_trace, solution_document, solve
-from placement.documents.placement_json import PlacementFile
+from placement.documents.placement import PlacementFile
 from placement.pipeline.mixtures import SCALE, Mixtures
 from placement.pipeline.robust import _choose, _relaxed, _worst
 from placement.solvers.layer_problems import layer_problem

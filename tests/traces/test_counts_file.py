@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from placement import Cluster, Options, load_placement, solution_document, solve
-from placement.documents.placement_json import PlacementFile
+from placement.documents.placement import PlacementFile
 from placement.errors import OptionError, TraceError
 from placement.report.solution.solution_page import report_html
 from placement.report.solution.solution_tables import headline

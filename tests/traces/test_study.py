@@ -18,7 +18,7 @@ from placement.analysis.info.kernels import pack_evenly
 from placement.analysis.info.study_measures import foretelling, gini, group_imbalance, top_share
 from placement.errors import OptionError
 from placement.traces.trace import Trace, open_trace
-from placement.workload.counts_file import Counts, read_counts
+from placement.workload.counts_file import ExpertCounts, read_counts
 
 Array = np.ndarray
 
@@ -45,7 +45,7 @@ def study_of(trace: Any, **options: Any) -> Study:
     return studied(open_trace(trace.folder), **options)
 
 
-def studied(source: Trace | Counts, executor: Executor | None = None, **options: Any) -> Study:
+def studied(source: Trace | ExpertCounts, executor: Executor | None = None, **options: Any) -> Study:
     study = describe(source, executor, study=StudyOptions(**options)).study
     assert study is not None
     return study

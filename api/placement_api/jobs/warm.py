@@ -22,7 +22,7 @@ from placement.support.parallel import make_executor
 from placement.traces.synth import write_synthetic
 from placement.traces.synthetic.presets import custom_shape
 from placement.traces.trace import open_trace
-from placement.workload.counts_file import Counts
+from placement.workload.counts_file import ExpertCounts
 
 WORK = 100
 
@@ -40,7 +40,7 @@ def warm() -> None:
 def _balance() -> None:
     count_QLE = np.array([[[5, 1, 1, 1], [1, 5, 1, 1]]], dtype=np.int64)
     model = Model(name="warm", layer_ids=(0, 1), num_experts=4, top_k=1)
-    counts = Counts(model=model, count_QLE=count_QLE, unit=1.0, selected=np.arange(1))
+    counts = ExpertCounts(model=model, count_QLE=count_QLE, unit=1.0, selected=np.arange(1))
     for solver in ("balance", "auto"):
         options = Options(objective="balance", solver=solver)
         solve(counts, Cluster.fit(4, num_nodes=2, gpus_per_node=1), options, holdout=0.0, workers=1)

@@ -10,7 +10,7 @@ from typing import Any
 from placement.core.cluster import Cluster
 from placement.cost.evaluation import evaluate
 from placement.documents.cluster_yaml import ClusterFile, cluster_of
-from placement.documents.placement_json import PlacementFile, load_placement
+from placement.documents.placement import PlacementFile, load_placement
 from placement.errors import OptionError
 from placement.pipeline.documents.grouping_document import grouping_file
 from placement.pipeline.solution import Solution, solution_document

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from placement.core.placement import Placement
-from placement.documents.placement_json import PlacementFile, load_placement
+from placement.documents.placement import PlacementFile, load_placement
 from placement.report.drawing.numbers import NONE, change, number, percent, plural
 from placement.report.solution.solution_charts import series_of, shape_of
 from placement_api.pages.figures import KEPT, Figures, read_figures

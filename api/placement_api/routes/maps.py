@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from placement.core.cluster import Cluster
 from placement.core.migration import MigrationPlan, migration_plan
 from placement.documents.document import json_bytes
-from placement.documents.placement_json import load_placement
+from placement.documents.placement import load_placement
 from placement.errors import InputError
 from placement.grouping.router import Router
 from placement_api.bodies import Body

@@ -13,11 +13,11 @@ from sqlalchemy import func, select
 
 from placement.core.cluster import Cluster
 from placement.core.model import Model
-from placement.documents.placement_json import load_placement
+from placement.documents.placement import load_placement
 from placement.errors import PlacementError
 from placement.pipeline.solve import solve
 from placement.solvers.options import Options
-from placement.workload.counts_file import Counts
+from placement.workload.counts_file import ExpertCounts
 from placement_api.metrics import CONTENT_TYPE, layer_series
 from placement_api.problems import Problem, faults, from_library
 from placement_api.routes import Here, Reader
@@ -55,7 +55,7 @@ def _look(here: Service) -> Health:
         raise Problem(503, f"the store does not answer: {why}", "mend the database or the disk") from error
     count_QLE = np.array([[[5, 1, 1, 1], [1, 5, 1, 1]]], dtype=np.int64)
     model = Model(name="ready", layer_ids=(0, 1), num_experts=4, top_k=1)
-    counts = Counts(model=model, count_QLE=count_QLE, unit=1.0, selected=np.arange(1))
+    counts = ExpertCounts(model=model, count_QLE=count_QLE, unit=1.0, selected=np.arange(1))
     options = Options(objective="balance", solver="balance", bound="none")
     solve(counts, Cluster.fit(4, num_nodes=2, gpus_per_node=1), options, holdout=0.0, workers=1)
     return Health()

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import delete, select
 from starlette.concurrency import run_in_threadpool
 
-from placement.documents.placement_json import load_placement
+from placement.documents.placement import load_placement
 from placement.exporters import EXPORTERS, get_exporter
 from placement.exporters.base import ExportOptions
 from placement_api.answers import JobAnswer, PlacementAnswer

@@ -6,7 +6,7 @@ import gzip
 from dataclasses import dataclass, field
 from functools import partial
 
-from placement.grouping.grouping_json import load_router
+from placement.grouping.grouping_file import load_router
 from placement.grouping.router import Router
 from placement_api.memory import Fresh, Memory, Once
 from placement_api.store.blobs import Blobs

@@ -21,7 +21,7 @@ import numpy as np
 from placement.support.atomic_files import make_folder, sync_folder, write_atomic
 from placement.traces.storage.litter import is_litter, left_out
 from placement.traces.trace import Trace, open_trace
-from placement.workload.counts_file import Counts, is_counts_file, read_counts
+from placement.workload.counts_file import ExpertCounts, is_counts_file, read_counts
 from placement_api.archives import SUFFIXES, check_name, unpack
 from placement_api.problems import Problem
 from placement_api.reading import Found, ReadAs, found_of, read
@@ -219,7 +219,7 @@ class TraceFolders:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def open_input(paths: list[Path], top_k: int) -> Trace | Counts:
+def open_input(paths: list[Path], top_k: int) -> Trace | ExpertCounts:
     """What the library solves: traces, or one file of counts. Raises Problem."""
     if not any(is_counts_file(path) for path in paths):
         return open_trace([str(path) for path in paths])

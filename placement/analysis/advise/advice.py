@@ -13,7 +13,7 @@ from placement.analysis.advise.redundancy import SLOT_PRICE, Redundancy
 from placement.analysis.advise.worth_grouping import Grouping
 from placement.core.cluster import SIZES, Cluster
 from placement.core.model import Model
-from placement.documents.placement_parts import ProvenancePart
+from placement.documents.parts import ProvenancePart
 from placement.solvers.options import Options
 
 SCHEMA = "expert-advice/1"

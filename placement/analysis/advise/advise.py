@@ -26,7 +26,7 @@ from placement.support.progress import Listener, ignore
 from placement.traces.classes import PHASE, Sides, split_classes
 from placement.traces.parts import FEWEST_REQUESTS, FEWEST_TOKENS
 from placement.traces.trace import Trace
-from placement.workload.counts_file import Counts
+from placement.workload.counts_file import ExpertCounts
 
 
 def advice_options(options: Options) -> Options:
@@ -40,7 +40,7 @@ def advice_options(options: Options) -> Options:
 
 
 def advise(
-    trace: Trace | Counts,
+    trace: Trace | ExpertCounts,
     cluster: Cluster,
     options: Options | None = None,
     *,

@@ -19,7 +19,7 @@ from placement.core.model import Model
 from placement.support.parallel import run_tasks
 from placement.traces.token_order import token_batches
 from placement.traces.trace import Trace
-from placement.workload.counts_file import Counts
+from placement.workload.counts_file import ExpertCounts
 
 FACTORS = (1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
 WHOLE, MIXED, IN_ORDER = "trace", "mixed", "in order"
@@ -67,10 +67,10 @@ class Capacity:
 
 
 def capacity(
-    trace: Trace | Counts, *, step_tokens: int, most_dropped: float, executor: Executor | None = None
+    trace: Trace | ExpertCounts, *, step_tokens: int, most_dropped: float, executor: Executor | None = None
 ) -> Capacity:
     """Of all kept tokens. Steps are full ones; without any (few tokens, or counts) only the whole trace is told of."""
-    if isinstance(trace, Counts):
+    if isinstance(trace, ExpertCounts):
         tallies = {WHOLE: _whole(trace.load_LE())}
     else:
         mixed, in_order = (_tally_steps(trace, step_tokens, order == MIXED, executor) for order in (MIXED, IN_ORDER))

@@ -10,11 +10,11 @@ from placement.analysis.info.facts import TraceInfo, facts_of
 from placement.analysis.info.reading import read_counts, read_trace
 from placement.analysis.info.study import StudyOptions, study_of
 from placement.traces.trace import Trace
-from placement.workload.counts_file import Counts
+from placement.workload.counts_file import ExpertCounts
 
 
 def describe(
-    source: Trace | Counts,
+    source: Trace | ExpertCounts,
     executor: Executor | None = None,
     progress: Callable[[int], None] | None = None,
     *,
@@ -38,7 +38,7 @@ def describe(
     """
     nodes = None if study is None else study.checked_nodes(source.model)
     by = "domain" if study is None else study.by
-    if isinstance(source, Counts):
+    if isinstance(source, ExpertCounts):
         found = read_counts(source, num_nodes=nodes)
     else:
         found = read_trace(source, by=by, num_nodes=nodes, executor=executor, progress=progress)

@@ -22,7 +22,7 @@ from placement.traces.format import RequestEntry
 from placement.traces.split import request_keys
 from placement.traces.trace import Block, Trace
 from placement.workload.counting import set_counter
-from placement.workload.counts_file import Counts
+from placement.workload.counts_file import ExpertCounts
 from placement.workload.workload import PROFILE_REQUESTS, pairs_bytes
 
 
@@ -166,7 +166,7 @@ def _profiles(entries: Sequence[RequestEntry], present: npt.NDArray[np.intp]) ->
     return row_Q, np.array([domain_of_key[key] for key in kept.tolist()], dtype=np.int64)
 
 
-def read_counts(counts: Counts, *, num_nodes: int | None) -> Reading:
+def read_counts(counts: ExpertCounts, *, num_nodes: int | None) -> Reading:
     """The same of counts without tokens: what needs tokens is empty."""
     model = counts.model
     size = len(counts.count_QLE)

@@ -11,7 +11,7 @@ from placement.analysis.info.kernels import count_experts, count_nodes
 from placement.core.model import Model
 from placement.traces.split import request_keys
 from placement.traces.trace import Block, Trace
-from placement.workload.counts_file import Counts
+from placement.workload.counts_file import ExpertCounts
 from placement.workload.workload import PROFILE_REQUESTS
 
 MOST_CELLS = 1 << 23  # of requests x layers x experts: what the study's sample holds in memory is a few hundred MB
@@ -121,7 +121,7 @@ def _empty(model: Model, size: int, steps: int, num_nodes: int) -> Sample:
     )
 
 
-def sample_of_counts(counts: Counts, num_nodes: int) -> Sample:
+def sample_of_counts(counts: ExpertCounts, num_nodes: int) -> Sample:
     """The sample of counts without tokens: what needs tokens is empty."""
     model = counts.model
     names = [str(q) for q in counts.selected.tolist()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from placement.core.placement import Placement
-from placement.documents.placement_json import PlacementFile
+from placement.documents.placement import PlacementFile
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions
 from placement.exporters.engine_layers import check_several_ranks, layer_hints

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from placement.core.placement import Placement
-from placement.documents.placement_json import load_placement
+from placement.documents.placement import load_placement
 from placement.errors import InputError, MapError
 from placement.exporters.engine_layers import main_LP
 

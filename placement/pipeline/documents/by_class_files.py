@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from placement.documents.placement_json import save_placement
+from placement.documents.placement import save_placement
 from placement.pipeline.by_class_solution import ByClass, Cost
 from placement.pipeline.solution import solution_document, summaries
 from placement.support.atomic_files import make_folder

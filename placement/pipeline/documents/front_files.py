@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from placement.documents.document import json_bytes
-from placement.documents.placement_json import save_placement
+from placement.documents.placement import save_placement
 from placement.pipeline.front_solution import Front
 from placement.pipeline.run import BASELINES
 from placement.pipeline.solution import Solution, solution_document

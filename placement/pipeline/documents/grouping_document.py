@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from placement.core.migration import map_digest
-from placement.documents.placement_parts import ModelPart, ProvenancePart
-from placement.grouping.grouping_json import GroupingFile, RouterPart
+from placement.documents.parts import ModelPart, ProvenancePart
+from placement.grouping.grouping_file import GroupingFile, RouterPart
 from placement.grouping.requests import domain_counts
 from placement.pipeline.grouped_solution import GroupedSolution
 

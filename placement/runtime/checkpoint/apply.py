@@ -11,7 +11,7 @@ from pathlib import Path
 
 from placement.core.migration import map_digest
 from placement.core.placement import Placement
-from placement.documents.placement_json import PlacementFile
+from placement.documents.placement import PlacementFile
 from placement.errors import MapError, OutputError
 from placement.runtime.checkpoint.layouts import ExpertWeights, find_experts
 from placement.runtime.checkpoint.manifest import (

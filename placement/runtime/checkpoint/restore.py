@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from placement.core.migration import map_digest
-from placement.documents.placement_json import load_placement
+from placement.documents.placement import load_placement
 from placement.errors import InputError, OutputError
 from placement.runtime.checkpoint.apply import check_map
 from placement.runtime.checkpoint.layouts import find_experts

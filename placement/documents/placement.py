@@ -15,7 +15,7 @@ from pydantic import Field
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement
 from placement.documents.document import Document
-from placement.documents.placement_parts import (
+from placement.documents.parts import (
     ClassesPart,
     ClusterPart,
     EvaluationPart,

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from placement.core.placement import Placement
 from placement.documents.document import Document, Part
-from placement.documents.placement_parts import ModelPart, ProvenancePart, SummaryPart
+from placement.documents.parts import ModelPart, ProvenancePart, SummaryPart
 from placement.errors import InputError, OptionError
 from placement.grouping.router import Router
 from placement.traces.trace import Trace
