@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from placement.cli.executor import parse_workers
 from placement.cli.option_groups import ClusterOptions, RunOptions, SearchOptions
 from placement.cli.outputs import output_file
 from placement.cli.shared import Traces, open_any, print_json, stdout_console
@@ -55,12 +56,13 @@ def group_command(
 
     if map_file is not None and placement_out is not None:
         raise OptionError("--placement-out writes the placement that is found, and --map gives one; leave one out")
+    if parse_workers(run.workers)[1] is not None:
+        raise OptionError(f"workers={run.workers!r}: requests are grouped by threads; give a number of threads")
     source = open_any(traces, run.top_k)
     placement, file = (None, None) if map_file is None else load_placement(map_file)
     cluster = shape.of(source.model.num_experts) if file is None else _cluster_of(file, shape)
     with run.running() as how:
-        if how.pop("engine") is not None:
-            raise OptionError(f"workers={run.workers!r}: requests are grouped by threads; give a number of threads")
+        how.pop("engine")
         grouped = solve_grouped(
             source,
             cluster,

@@ -124,15 +124,15 @@ def _check_options(options: Options) -> None:
         raise OptionError(
             f"the front trades sends against imbalance at many weights, but objective={options.objective!r} with "
             f"transport={options.transport!r} knows no weight; use --objective locality and another transport than "
-            f"allgather, or leave out --pareto"
+            f"allgather"
         )
     if options.solver not in FROM_CURRENT:
         raise OptionError(
             f"solver={options.solver!r} cannot start from the map of another weight; use --solver "
-            f"{' or '.join(FROM_CURRENT)}, or leave out --pareto"
+            f"{' or '.join(FROM_CURRENT)}"
         )
     if options.moves_limited:
-        raise OptionError("the front looks for new maps and knows no current one; leave out max_moves or --pareto")
+        raise OptionError("the front looks for new maps and knows no current one; leave out max_moves")
 
 
 def _distinct(

@@ -148,7 +148,7 @@ def _connect(address: str) -> tuple[Any, bool]:
         ray.shutdown()
         raise OptionError(
             f"no Ray cluster answers at address={address!r} ({_first_line(error)}); start one with `ray start --head` "
-            f"and give --address HOST:PORT"
+            f"and give --workers HOST:PORT"
         ) from None
     _silence(ray)
     return ray, True
