@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from placement.core.relabel import holds_GE, moved_P, relabel
 from placement.solvers.annealing.anneal import MOVES, QUENCH, REPLICA_MOVES
-from placement.solvers.annealing.anneal_common import balance, incidence
+from placement.solvers.annealing.anneal_common import costs_of, incidence
 from placement.solvers.annealing.anneal_replicas import anneal_replicas
 from placement.solvers.annealing.anneal_single import anneal_single
 from placement.solvers.problem import LayerProblem, Score
@@ -81,7 +81,7 @@ class _Search:
         self.problem = problem
         self.current_P = current_P
         self.inc = incidence(problem, problem.num_experts)
-        self.bal = balance(problem, problem.num_experts)
+        self.costs = costs_of(problem, problem.num_experts)
         self.now_GE = holds_GE(current_P, problem.cluster, problem.num_experts)
         self.moves = REPLICA_MOVES if problem.num_redundant else MOVES  # of an unlimited search
         share = 1.0 if problem.options.work_limit is None else problem.options.work_limit / self.moves
@@ -110,11 +110,11 @@ class _Search:
     def _anneal(self, start: Row, price: float, moves: int, run: int) -> tuple[Row, float]:
         """(the best map, its cost with the moves) of one run at a low temperature."""
         problem, row = self.problem, start.copy()
-        bal = self.bal._replace(stay_GE=np.where(self.now_GE, price, 0.0))
+        costs = self.costs._replace(stay_GE=np.where(self.now_GE, price, 0.0))
         kernel = anneal_replicas if problem.num_redundant else anneal_single
         scale = problem.top_k / problem.num_experts
         seed = np.uint64((problem.seed - int(GOLDEN) * run) % 2**64)  # the unlimited search adds
-        cost = kernel(row, self.inc, bal, QUENCH.hot * scale, QUENCH.cold * scale, moves, seed)
+        cost = kernel(row, self.inc, costs, QUENCH.hot * scale, QUENCH.cold * scale, moves, seed)
         return row, cost
 
     def single_steps(self) -> list[Point]:

@@ -13,7 +13,7 @@ from placement.core.cluster import Cluster
 from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.kernel_single import cost_single
 from placement.solvers.annealing.anneal_chance import anneal_chance
-from placement.solvers.annealing.anneal_common import balance, fare_per_copy_HX, incidence
+from placement.solvers.annealing.anneal_common import costs_of, fare_per_copy_HX, incidence
 from placement.solvers.annealing.anneal_replicas import anneal_replicas, replicas_kernel
 from placement.solvers.annealing.anneal_single import anneal_single, single_kernel
 from placement.solvers.eplb import Eplb, eplb_row
@@ -83,18 +83,18 @@ def compile_starts() -> None:
 
 def compile_single() -> None:
     problem = _layer()
-    anneal_single(_row(problem), incidence(problem, EXPERTS), balance(problem, EXPERTS), 0.1, 0.01, MOVES, SEED)
+    anneal_single(_row(problem), incidence(problem, EXPERTS), costs_of(problem, EXPERTS), 0.1, 0.01, MOVES, SEED)
 
 
 def compile_replicas() -> None:
     problem = _layer(copies=COPIES)
-    anneal_replicas(_row(problem), incidence(problem, EXPERTS), balance(problem, EXPERTS), 0.1, 0.01, MOVES, SEED)
+    anneal_replicas(_row(problem), incidence(problem, EXPERTS), costs_of(problem, EXPERTS), 0.1, 0.01, MOVES, SEED)
 
 
 def compile_chance() -> None:
     problem = _layer(copies=COPIES)
-    inc, bal, fare_HX = incidence(problem, EXPERTS), balance(problem, EXPERTS), fare_per_copy_HX(problem)
-    anneal_chance(_row(problem), inc, bal, fare_HX, True, 0.1, 0.01, MOVES, SEED)
+    inc, costs, fare_HX = incidence(problem, EXPERTS), costs_of(problem, EXPERTS), fare_per_copy_HX(problem)
+    anneal_chance(_row(problem), inc, costs, fare_HX, True, 0.1, 0.01, MOVES, SEED)
 
 
 def compile_cost() -> None:

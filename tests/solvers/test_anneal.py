@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from placement.core.cluster import Cluster
 from placement.core.topology import Topology
 from placement.solvers.annealing.anneal_chance import anneal_chance
-from placement.solvers.annealing.anneal_common import Incidence, balance, fare_per_copy_HX, incidence
+from placement.solvers.annealing.anneal_common import Incidence, costs_of, fare_per_copy_HX, incidence
 from placement.solvers.annealing.anneal_replicas import anneal_replicas
 from placement.solvers.annealing.anneal_single import anneal_single
-from placement.solvers.annealing.replica_sends import sends_of_set
+from placement.solvers.annealing.replica_sends import Hosts, sends_of_set
 from placement.solvers.eplb import Eplb
 from placement.solvers.options import Options
 from placement.solvers.problem import LayerProblem
@@ -80,8 +80,8 @@ def test_single_copies(
     problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, options, links, homes)
     row = np.random.default_rng(seed).permutation(experts).astype(np.int32)
     before = problem.score(row).objective
-    inc, bal = incidence(problem, experts, alone=transport == "assignment"), balance(problem, experts)
-    cost = anneal_single(row, inc, bal, hot, hot / 50, 400, np.uint64(seed))
+    inc, costs = incidence(problem, experts, alone=transport == "assignment"), costs_of(problem, experts)
+    cost = anneal_single(row, inc, costs, hot, hot / 50, 400, np.uint64(seed))
     assert is_sound(row, problem)
     assert cost == pytest.approx(problem.score(row).objective, abs=1e-9)
     assert cost <= before + 1e-9
@@ -103,8 +103,8 @@ def test_several_copies(hot: float, seed: int, shape: tuple[int, int, int, int, 
     problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, homes=homes)
     row = Eplb().solve_layer(problem).phy2log_P.copy()
     before = problem.score(row).objective
-    inc, bal = incidence(problem, experts), balance(problem, experts)
-    cost = anneal_replicas(row, inc, bal, hot, hot / 50, 400, np.uint64(seed))
+    inc, costs = incidence(problem, experts), costs_of(problem, experts)
+    cost = anneal_replicas(row, inc, costs, hot, hot / 50, 400, np.uint64(seed))
     assert is_sound(row, problem)
     assert cost == pytest.approx(problem.score(row).objective, abs=1e-9)
     assert cost <= before + 1e-9
@@ -149,11 +149,11 @@ def test_copies_chosen_by_chance(
     problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, options, links, homes)
     row = Eplb().solve_layer(problem).phy2log_P.copy()
     before = problem.score(row).objective
-    inc, bal = incidence(problem, experts, alone=transport == "assignment"), balance(problem, experts)
+    inc, costs = incidence(problem, experts, alone=transport == "assignment"), costs_of(problem, experts)
     fare_HX = fare_per_copy_HX(problem)
     if not local_first and problem.home_U is None:
         fare_HX = fare_HX.mean(axis=0, keepdims=True)
-    cost = anneal_chance(row, inc, bal, fare_HX, local_first, hot, hot / 50, 400, np.uint64(seed))
+    cost = anneal_chance(row, inc, costs, fare_HX, local_first, hot, hot / 50, 400, np.uint64(seed))
     assert is_sound(row, problem)
     assert cost == pytest.approx(problem.score(row).objective, abs=1e-9)
     assert cost <= before + 1e-9
@@ -188,9 +188,9 @@ def test_sends_of_a_set(num_nodes: int, masks: list[set[int]], known: int | None
         pair_ptr=none64,
         pair_sets=none32,
     )
-    scratch, cover = np.zeros((2, 64), dtype=np.uint64), np.zeros(64, dtype=np.int64)
+    room = np.zeros((2, 64), dtype=np.uint64), np.zeros(64, dtype=np.int64)
     zero = np.uint64(0)
-    assert sends_of_set(0, -1, zero, -1, zero, inc, words, num_nodes, scratch, cover) == want
+    assert sends_of_set(0, -1, zero, -1, zero, inc, Hosts(words, num_nodes, *room)) == want
 
 
 @pytest.mark.parametrize("name", ["max_imbalance", "max_node_imbalance"])
@@ -202,7 +202,7 @@ def test_cap_is_kept(name: str) -> None:
         options = Options(balance_weight=0, **{name: cap})  # type: ignore[arg-type]
         problem = random_problem(16, 4, cluster, seed=3, options=options)
         row = np.arange(16, dtype=np.int32)
-        anneal_single(row, incidence(problem, 16), balance(problem, 16), 0.1, 1e-3, 20_000, np.uint64(0))
+        anneal_single(row, incidence(problem, 16), costs_of(problem, 16), 0.1, 1e-3, 20_000, np.uint64(0))
         scores[cap] = problem.score(row)
     of = {"max_imbalance": "imbalance", "max_node_imbalance": "node_imbalance"}[name]
     assert getattr(scores[None], of) > 1.3

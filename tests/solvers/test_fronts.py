@@ -16,7 +16,7 @@ from placement.core.relabel import holds_GE, moved_P
 from placement.pipeline.move_budget import spend
 from placement.pipeline.move_front import Point, layer_front, point_of
 from placement.solvers import get_solver
-from placement.solvers.annealing.anneal_common import balance, incidence
+from placement.solvers.annealing.anneal_common import costs_of, incidence
 from placement.solvers.annealing.anneal_replicas import anneal_replicas
 from placement.solvers.annealing.anneal_single import anneal_single
 from placement.solvers.eplb import Eplb
@@ -104,11 +104,11 @@ def test_kernels_count_moves(seed: int, price: float, redundant: bool) -> None:
     cluster = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=4 if redundant else 3)
     problem = random_problem(12, 3, cluster, num_tokens=100, seed=seed)
     current_P = Eplb().solve_layer(random_problem(12, 3, cluster, seed=seed + 1)).phy2log_P
-    inc, bal = incidence(problem, 12), balance(problem, 12)
-    bal = bal._replace(stay_GE=np.where(holds_GE(current_P, cluster, 12), price, 0.0))
+    inc, costs = incidence(problem, 12), costs_of(problem, 12)
+    costs = costs._replace(stay_GE=np.where(holds_GE(current_P, cluster, 12), price, 0.0))
     row = Eplb().solve_layer(problem).phy2log_P.copy()
     kernel = anneal_replicas if redundant else anneal_single
-    cost = kernel(row, inc, bal, 0.05, 0.001, 500, np.uint64(seed))
+    cost = kernel(row, inc, costs, 0.05, 0.001, 500, np.uint64(seed))
     moves = int(moved_P(current_P, row, cluster).sum())
     assert cost == pytest.approx(problem.score(row).objective + price * moves, abs=1e-9)
 
@@ -118,9 +118,9 @@ def test_a_high_price_keeps_the_current_map() -> None:
     cluster = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=4)
     problem = random_problem(16, 3, cluster, seed=1)
     current_P = np.arange(16, dtype=np.int32)
-    bal = balance(problem, 16)._replace(stay_GE=np.where(holds_GE(current_P, cluster, 16), 100.0, 0.0))
+    costs = costs_of(problem, 16)._replace(stay_GE=np.where(holds_GE(current_P, cluster, 16), 100.0, 0.0))
     row = current_P.copy()
-    anneal_single(row, incidence(problem, 16), bal, 0.05, 0.001, 2000, np.uint64(0))
+    anneal_single(row, incidence(problem, 16), costs, 0.05, 0.001, 2000, np.uint64(0))
     assert np.array_equal(row, current_P)
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from placement.core.cluster import MOST_NODES
 from placement.core.topology import EVEN
 from placement.cost.covers import EXACT_NODES
 from placement.solvers.annealing.anneal_chance import anneal_chance
-from placement.solvers.annealing.anneal_common import Balance, Incidence, balance, fare_per_copy_HX, incidence
+from placement.solvers.annealing.anneal_common import Costs, Incidence, costs_of, fare_per_copy_HX, incidence
 from placement.solvers.annealing.anneal_replicas import anneal_replicas
 from placement.solvers.annealing.anneal_single import anneal_single
 from placement.solvers.eplb import Eplb
@@ -126,7 +127,7 @@ class _Search:
     def _run(self, problem: LayerProblem) -> Run:
         """Of one copy per expert."""
         slots, alone = problem.cluster.num_slots, not problem.transport.distinct
-        return partial(_run_single, incidence(problem, slots, alone=alone), balance(problem, slots))
+        return _run(anneal_single, incidence(problem, slots, alone=alone), costs_of(problem, slots))
 
     def anneal_single(self, start: Row, moves: int, schedule: Schedule) -> Row:
         return self._anneal(self._run(self.problem), start, moves, schedule)
@@ -144,10 +145,10 @@ class _Search:
         spectral = spectral_map(
             np.pad(problem.coact_EE, (0, extra)), np.pad(problem.load_E, (0, extra)), problem.cluster
         )
-        run = partial(_run_single, incidence(problem, slots), balance(problem, slots))
+        run = _run(anneal_single, incidence(problem, slots), costs_of(problem, slots))
         local = _fill(problem, self._anneal(run, spectral, single_moves, SINGLE))
         thinned = _thinned(problem)
-        run = partial(_run_replicas, incidence(thinned, experts), balance(thinned, experts))
+        run = _run(anneal_replicas, incidence(thinned, experts), costs_of(thinned, experts))
         if many_nodes:
             best = reduce(self.better, [local, *problem.starts])
             return self.better(best, self._anneal(run, best, moves, COPIES_ON_MANY_NODES))
@@ -166,7 +167,7 @@ class _Search:
             fare_HX = fare_HX.mean(axis=0, keepdims=True)
         per_move = 2 * inc.sets_UK.size // problem.num_experts * inc.sets_UK.shape[1] * fare_HX.size
         moves = max(CHANCE_WORK // max(per_move, 1), 1)
-        run = partial(_run_by_chance, inc, balance(problem, problem.num_experts), fare_HX, local_first)
+        run = _run(anneal_chance, inc, costs_of(problem, problem.num_experts), fare_HX, local_first)
         return self._anneal(run, start, min(moves, options.work_limit or moves), QUENCH)
 
     def _quench(self, run: Run, starts: list[Row], moves: int, schedule: Schedule) -> Row:
@@ -226,32 +227,13 @@ def _moves_of_copies(problem: LayerProblem) -> int:
     return moves if problem.cluster.num_nodes <= EXACT_NODES else min(moves, MOVES_ON_MANY_NODES)
 
 
-def _run_single(
-    inc: Incidence, bal: Balance, row: Row, price: float, hot: float, cold: float, moves: int, seed: np.uint64
-) -> None:
-    anneal_single(row, inc, bal._replace(price=bal.price * price), hot, cold, moves, seed)
+def _run(anneal: Callable[..., float], inc: Incidence, costs: Costs, *more: Any) -> Run:
+    """Runs of a kernel at parts of the price of imbalance; `more`: what it takes beside the books."""
 
+    def run(row: Row, price: float, hot: float, cold: float, moves: int, seed: np.uint64) -> None:
+        anneal(row, inc, costs._replace(price=costs.price * price), *more, hot, cold, moves, seed)
 
-def _run_replicas(
-    inc: Incidence, bal: Balance, row: Row, price: float, hot: float, cold: float, moves: int, seed: np.uint64
-) -> None:
-    anneal_replicas(row, inc, bal._replace(price=bal.price * price), hot, cold, moves, seed)
-
-
-def _run_by_chance(
-    inc: Incidence,
-    bal: Balance,
-    fare_HX: npt.NDArray[np.float64],
-    local_first: bool,
-    row: Row,
-    price: float,
-    hot: float,
-    cold: float,
-    moves: int,
-    seed: np.uint64,
-) -> None:
-    priced = bal._replace(price=bal.price * price)
-    anneal_chance(row, inc, priced, fare_HX, local_first, hot, cold, moves, seed)
+    return run
 
 
 def _fill(problem: LayerProblem, row: Row) -> Row:

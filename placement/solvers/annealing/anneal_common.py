@@ -1,4 +1,4 @@
-"""What both annealing kernels share: random numbers, the incidence of tokens, and rank loads under all bootstraps."""
+"""What the annealing kernels share: which sets hold which experts, what a map costs, cooling, random numbers, books."""
 
 from __future__ import annotations
 
@@ -8,12 +8,24 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from placement.cost.covers import popcount
 from placement.cost.transport import fare_HX
 from placement.solvers.problem import LayerProblem
 from placement.support.hash64 import GOLDEN, mix_word
 from placement.support.inner_kernel import inner_kernel
 
-CAP_PRICE = 50.0
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Ids = npt.NDArray[np.int32]
+Masks = npt.NDArray[np.uint64]  # of nodes, a bit each; and random state
+Flags = npt.NDArray[np.bool_]
+Bytes = npt.NDArray[np.uint8]
+
+CAP_PRICE = 50.0  # of one unit of imbalance beyond a cap
+LEAST_GAIN = 1e-12  # by which a map has to be better to be kept: less is rounding
+ONE, ZERO = np.uint64(1), np.uint64(0)
+BOOK: int = np.int64(1)  # type: ignore[assignment]
+UNDO: int = np.int64(-1)  # type: ignore[assignment]
 _HALF = np.uint64(32)
 
 
@@ -27,18 +39,18 @@ class Incidence(NamedTuple):
     pair_ptr   int64 [E*E+1] into pair_sets int32, the sets that hold both a and b, at row a*E+b with a < b
     """
 
-    sets_UK: npt.NDArray[np.int32]
-    count_U: npt.NDArray[np.int64]
-    home_U: npt.NDArray[np.int32]
-    expert_ptr: npt.NDArray[np.int64]
-    expert_sets: npt.NDArray[np.int32]
-    entry_UK: npt.NDArray[np.int32]
-    pair_ptr: npt.NDArray[np.int64]
-    pair_sets: npt.NDArray[np.int32]
+    sets_UK: Ids
+    count_U: Ints
+    home_U: Ids
+    expert_ptr: Ints
+    expert_sets: Ids
+    entry_UK: Ids
+    pair_ptr: Ints
+    pair_sets: Ids
 
 
-class Balance(NamedTuple):
-    """How balance enters the cost of a map, and the shape of the cluster.
+class Costs(NamedTuple):
+    """What a map is judged by beside its sets, and the shape of the cluster.
 
     load_EB     float64 [E, B], load of each expert in units of the mean rank load; column 0 exact, others bootstraps
     slowness_G  float64 [G], 1 / relative speed
@@ -51,14 +63,14 @@ class Balance(NamedTuple):
     stay_GE     float64 [G, E], what it costs if rank g does not hold expert e: the price of a move where g holds e now
     """
 
-    load_EB: npt.NDArray[np.float64]
-    slowness_G: npt.NDArray[np.float64]
-    slowness_N: npt.NDArray[np.float64]
+    load_EB: Floats
+    slowness_G: Floats
+    slowness_N: Floats
     price: float
     cap: float
     node_cap: float
-    fare_HX: npt.NDArray[np.float64]
-    stay_GE: npt.NDArray[np.float64]
+    fare_HX: Floats
+    stay_GE: Floats
     num_nodes: int
     gpus_per_node: int
     slots_per_gpu: int
@@ -91,13 +103,13 @@ def incidence(problem: LayerProblem, num_experts: int, *, alone: bool = False) -
     )
 
 
-def fare_per_copy_HX(problem: LayerProblem) -> npt.NDArray[np.float64]:
+def fare_per_copy_HX(problem: LayerProblem) -> Floats:
     """What one copy of one token of the sample costs if its home is h: [N, X]."""
     fares = fare_HX(problem.cluster, problem.options.transport)
     return fares * (problem.send_price / max(int(problem.count_U.sum()), 1))
 
 
-def balance(problem: LayerProblem, num_experts: int) -> Balance:
+def costs_of(problem: LayerProblem, num_experts: int) -> Costs:
     """`num_experts` may exceed the problem's: the further ones have no load."""
     cluster = problem.cluster
     cap, node_cap = problem.options.max_imbalance, problem.options.max_node_imbalance
@@ -105,7 +117,7 @@ def balance(problem: LayerProblem, num_experts: int) -> Balance:
     load_EB = np.zeros((num_experts, len(problem.load_BE)))
     load_EB[: problem.num_experts] = problem.load_BE.T * cluster.num_ranks
     fares_HX = fare_per_copy_HX(problem)
-    return Balance(
+    return Costs(
         load_EB=load_EB,
         slowness_G=1.0 / cluster.speed_G(),
         slowness_N=1.0 / (speed_N * cluster.gpus_per_node),
@@ -121,9 +133,7 @@ def balance(problem: LayerProblem, num_experts: int) -> Balance:
 
 
 @nb.njit(cache=True, nogil=True)
-def _grouped(
-    value_X: npt.NDArray[np.int64], size: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+def _grouped(value_X: Ints, size: int) -> tuple[Ints, Ids, Ids]:
     """Counting sort: (first place of each value, positions by rising value, place of each position among them)."""
     ptr = np.zeros(size + 1, dtype=np.int64)
     for value in value_X:
@@ -142,48 +152,62 @@ def _grouped(
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
-def random_word(state: npt.NDArray[np.uint64]) -> np.uint64:
+def random_word(state: Masks) -> np.uint64:
     """The next 64 random bits (splitmix64)."""
     state[0] += GOLDEN
     return mix_word(state[0])
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
-def random_below(state: npt.NDArray[np.uint64], limit: int) -> int:
+def random_below(state: Masks, limit: int) -> int:
     return np.int64(((random_word(state) >> _HALF) * np.uint64(limit)) >> _HALF)  # type: ignore[return-value]
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
-def random_unit(state: npt.NDArray[np.uint64]) -> float:
+def random_unit(state: Masks) -> float:
     """Uniform in (0, 1]."""
     return (np.float64(random_word(state) >> np.uint64(11)) + 1.0) * (1.0 / 9007199254740992.0)
 
 
+@nb.njit(cache=True, nogil=True, inline="always")
+def cooling_of(hot: float, cold: float, moves: int) -> float:
+    """What the temperature is multiplied by after each of the moves, to fall from `hot` to `cold`."""
+    return float((cold / hot) ** (1.0 / max(moves - 1, 1)))
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def allowance(temperature: float, state: Masks) -> float:
+    """By how much a move may raise the cost (Metropolis): exponentially distributed, with mean `temperature`."""
+    return float(-temperature * np.log(random_unit(state)))
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def lowest_node(nodes: np.uint64) -> int:
+    """The first node of a mask that is not empty."""
+    return popcount((nodes & (~nodes + ONE)) - ONE)
+
+
 @inner_kernel
-def three_highest(
-    load_GB: npt.NDArray[np.float64], b: int, high_3B: npt.NDArray[np.float64], rank_3B: npt.NDArray[np.int64]
+def book_slots(
+    u: int, v: int, i: int, j: int, r: int, s: int, replace: bool, sign: int, on_EN: Ints, holds_EG: Ints
 ) -> None:
-    """The three most loaded ranks of bootstrap b: a swap changes two, so the highest of the others is then known."""
-    a0, a1, a2 = -1.0, -1.0, -1.0
-    r0, r1, r2 = -1, -1, -1
-    for g in range(load_GB.shape[0]):
-        x = load_GB[g, b]
-        if x > a2:
-            if x > a1:
-                a2, r2 = a1, r1
-                if x > a0:
-                    a1, r1 = a0, r0
-                    a0, r0 = x, g
-                else:
-                    a1, r1 = x, g
-            else:
-                a2, r2 = x, g
-    high_3B[0, b], high_3B[1, b], high_3B[2, b] = a0, a1, a2
-    rank_3B[0, b], rank_3B[1, b], rank_3B[2, b] = r0, r1, r2
+    """BOOK or UNDO that v takes u's slot on rank r of node i, and u takes v's on rank s of node j unless replaced.
+
+    on_EN, holds_EG: copies of each expert on each node and rank.
+    """
+    on_EN[u, i] -= sign
+    on_EN[v, i] += sign
+    holds_EG[u, r] -= sign
+    holds_EG[v, r] += sign
+    if not replace:
+        on_EN[u, j] += sign
+        on_EN[v, j] -= sign
+        holds_EG[u, s] += sign
+        holds_EG[v, s] -= sign
 
 
 @inner_kernel
-def balance_cost(peak_B: npt.NDArray[np.float64], price: float, cap: float) -> float:
+def balance_cost(peak_B: Floats, price: float, cap: float) -> float:
     """Cost of the imbalance `peak_B` under each bootstrap. Four sums side by side: one would wait for each addition."""
     num_boots = peak_B.shape[0]
     whole = num_boots - num_boots % 4
@@ -200,14 +224,14 @@ def balance_cost(peak_B: npt.NDArray[np.float64], price: float, cap: float) -> f
 
 
 @inner_kernel
-def copy_row(source_P: npt.NDArray[np.int32], target_P: npt.NDArray[np.int32]) -> None:
+def copy_row(source_P: Ids, target_P: Ids) -> None:
     """`target_P[:] = source_P`, whose check of shapes takes numba a second or two to compile."""
     for p in range(source_P.shape[0]):
         target_P[p] = source_P[p]
 
 
 @inner_kernel
-def total_of(values_X: npt.NDArray[np.float64]) -> float:
+def total_of(values_X: Floats) -> float:
     """`values_X.sum()` in order, without numba's checks of axes."""
     total = 0.0
     for value in values_X:
@@ -216,12 +240,12 @@ def total_of(values_X: npt.NDArray[np.float64]) -> float:
 
 
 @inner_kernel
-def cost_of_moves(phy2log_P: npt.NDArray[np.int32], bal: Balance) -> float:
+def cost_of_moves(phy2log_P: Ids, costs: Costs) -> float:
     """What it costs that ranks do not hold what they hold now."""
     cost = 0.0
-    for g in range(bal.stay_GE.shape[0]):
-        for e in range(bal.stay_GE.shape[1]):
-            cost += bal.stay_GE[g, e]
+    for g in range(costs.stay_GE.shape[0]):
+        for e in range(costs.stay_GE.shape[1]):
+            cost += costs.stay_GE[g, e]
     for p in range(phy2log_P.shape[0]):
-        cost -= bal.stay_GE[p // bal.slots_per_gpu, phy2log_P[p]]
+        cost -= costs.stay_GE[p // costs.slots_per_gpu, phy2log_P[p]]
     return float(cost)

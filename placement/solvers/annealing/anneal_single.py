@@ -12,61 +12,61 @@ from typing import NamedTuple
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 
 from placement.solvers.annealing.anneal_common import (
     CAP_PRICE,
-    Balance,
+    LEAST_GAIN,
+    Bytes,
+    Costs,
+    Flags,
+    Floats,
+    Ids,
     Incidence,
+    Ints,
+    Masks,
+    allowance,
     balance_cost,
+    cooling_of,
     copy_row,
     cost_of_moves,
     random_below,
-    random_unit,
     random_word,
-    three_highest,
 )
 from placement.solvers.annealing.single_gains import exchange_shared, fill_gains, move_expert, nearest_unit
 from placement.support.inner_kernel import inner_kernel
 
-CANDIDATES = 4
+CANDIDATES = 4  # experts of the nearest unit that a directed proposal draws from
 
 
 class Room(NamedTuple):
     """What a search writes to. numpy makes the arrays: numba would compile a function for each kind of them."""
 
-    state: npt.NDArray[np.uint64]
-    unit_E: npt.NDArray[np.int64]
-    touch_UX: npt.NDArray[np.uint8]
-    enter_EX: npt.NDArray[np.float64]
-    leave_E: npt.NDArray[np.float64]
-    shared_U: npt.NDArray[np.bool_]
-    load_GB: npt.NDArray[np.float64]
-    load_N: npt.NDArray[np.float64]
-    high_3B: npt.NDArray[np.float64]
-    rank_3B: npt.NDArray[np.int64]
-    peak_B: npt.NDArray[np.float64]
-    relief_G: npt.NDArray[np.float64]
-    best_P: npt.NDArray[np.int32]
+    state: Masks
+    unit_E: Ints
+    touch_UX: Bytes
+    enter_EX: Floats
+    leave_E: Floats
+    shared_U: Flags
+    load_GB: Floats
+    load_N: Floats
+    high_3B: Floats
+    rank_3B: Ints
+    peak_B: Floats
+    relief_G: Floats
+    best_P: Ids
 
 
 def anneal_single(
-    phy2log_P: npt.NDArray[np.int32],
-    inc: Incidence,
-    bal: Balance,
-    hot: float,
-    cold: float,
-    moves: int,
-    seed: np.uint64,
+    phy2log_P: Ids, inc: Incidence, costs: Costs, hot: float, cold: float, moves: int, seed: np.uint64
 ) -> float:
     """Anneal `phy2log_P` in place from temperature `hot` to `cold` (sends per token); returns the best cost seen.
 
     The best map is what `phy2log_P` holds at the end. Cost = sends + price * expected imbalance + cap penalty + what
     leaves `stay_GE`.
     """
-    num_experts, num_boots = bal.load_EB.shape
-    num_sets, num_units = inc.sets_UK.shape[0], bal.fare_HX.shape[1]
-    num_ranks = bal.num_nodes * bal.gpus_per_node
+    num_experts, num_boots = costs.load_EB.shape
+    num_sets, num_units = inc.sets_UK.shape[0], costs.fare_HX.shape[1]
+    num_ranks = costs.num_nodes * costs.gpus_per_node
     room = Room(
         state=np.array([seed], dtype=np.uint64),
         unit_E=np.empty(num_experts, dtype=np.int64),
@@ -75,52 +75,52 @@ def anneal_single(
         leave_E=np.zeros(num_experts),
         shared_U=np.zeros(num_sets, dtype=np.bool_),
         load_GB=np.zeros((num_ranks, num_boots)),
-        load_N=np.zeros(bal.num_nodes),
+        load_N=np.zeros(costs.num_nodes),
         high_3B=np.empty((3, num_boots)),
         rank_3B=np.empty((3, num_boots), dtype=np.int64),
         peak_B=np.empty(num_boots),
         relief_G=np.empty(num_ranks),
         best_P=phy2log_P.copy(),
     )
-    return float(single_kernel(phy2log_P, inc, bal, room, hot, cold, moves))
+    return float(single_kernel(phy2log_P, inc, costs, room, hot, cold, moves))
 
 
 @nb.njit(cache=True, nogil=True)
 def single_kernel(
-    phy2log_P: npt.NDArray[np.int32], inc: Incidence, bal: Balance, room: Room, hot: float, cold: float, moves: int
+    phy2log_P: Ids, inc: Incidence, costs: Costs, room: Room, hot: float, cold: float, moves: int
 ) -> float:
     """`anneal_single` in the room that it makes."""
-    num_experts = bal.load_EB.shape[0]
-    num_boots = bal.load_EB.shape[1]
+    num_experts, num_boots = costs.load_EB.shape
     num_slots = phy2log_P.shape[0]
-    slots_per_node = bal.slots_per_gpu * bal.gpus_per_node
-    count, home, fare_HX = inc.count_U, inc.home_U, bal.fare_HX
+    slots_per_node = costs.slots_per_gpu * costs.gpus_per_node
+    count, home, fare_HX = inc.count_U, inc.home_U, costs.fare_HX
     num_units = fare_HX.shape[1]
     slots_per_unit = num_slots // num_units
     state, unit_E, touch_UX, enter_EX, leave_E, shared_U, load_GB, load_N, high_3B, rank_3B, peak_B = room[:11]
     relief_G, best_P = room[11:]
     random_word(state)
 
+    # books of the first map: units, sends, loads of ranks and nodes, peaks
     for p in range(num_slots):
         unit_E[phy2log_P[p]] = p // slots_per_unit
-    wire = fill_gains(inc, fare_HX, unit_E, touch_UX, enter_EX, leave_E) + cost_of_moves(phy2log_P, bal)
+    wire = fill_gains(inc, fare_HX, unit_E, touch_UX, enter_EX, leave_E) + cost_of_moves(phy2log_P, costs)
     for p in range(num_slots):
-        g = p // bal.slots_per_gpu
-        load_N[p // slots_per_node] += bal.load_EB[phy2log_P[p], 0]
+        g = p // costs.slots_per_gpu
+        load_N[p // slots_per_node] += costs.load_EB[phy2log_P[p], 0]
         for b in range(num_boots):
-            load_GB[g, b] += bal.load_EB[phy2log_P[p], b] * bal.slowness_G[g]
+            load_GB[g, b] += costs.load_EB[phy2log_P[p], b] * costs.slowness_G[g]
     for b in range(num_boots):
         three_highest(load_GB, b, high_3B, rank_3B)
-    measure_relief(high_3B, rank_3B, bal, relief_G)
-    node_capped = bal.node_cap < np.inf
-    uneven = balance_cost(high_3B[0], bal.price, bal.cap)
-    penalty = node_penalty(load_N, bal) if node_capped else 0.0
-    uneven += penalty
-    cost = wire + uneven
-    best = cost
-    cooling = (cold / hot) ** (1.0 / max(moves - 1, 1))
+    measure_relief(high_3B, rank_3B, costs, relief_G)
+    node_capped = costs.node_cap < np.inf
+    penalty = node_penalty(load_N, costs) if node_capped else 0.0
+    # objective = wire + uneven: sends and moved slots; imbalance and what exceeds the caps
+    uneven = balance_cost(high_3B[0], costs.price, costs.cap) + penalty
+    best = wire + uneven
+    cooling = cooling_of(hot, cold, moves)
     temperature = hot
     for move in range(moves):
+        # propose that the experts of slots p and q swap
         p = random_below(state, num_slots)
         if move % 2:
             q = random_below(state, num_slots)
@@ -134,41 +134,46 @@ def single_kernel(
                 gain = enter_EX[v, i] - leave_E[v]
                 if gain < least:
                     q, least = other, gain
-        threshold = -temperature * np.log(random_unit(state))
+        # the objective may rise by the threshold
+        threshold = allowance(temperature, state)
         temperature *= cooling
-        r, s = p // bal.slots_per_gpu, q // bal.slots_per_gpu
+        r, s = p // costs.slots_per_gpu, q // costs.slots_per_gpu
         if r == s:
             continue
         u, v = phy2log_P[p], phy2log_P[q]
         i, j = unit_E[u], unit_E[v]
-        gain = bal.stay_GE[r, u] + bal.stay_GE[s, v] - bal.stay_GE[r, v] - bal.stay_GE[s, u]
+        # what moving slots costs more
+        gain = costs.stay_GE[r, u] + costs.stay_GE[s, v] - costs.stay_GE[r, v] - costs.stay_GE[s, u]
         if i != j:
+            # sends, as if no set held both: the least that they can rise by
             gain += enter_EX[u, j] - leave_E[v] + enter_EX[v, i] - leave_E[u]
             if gain - relief_G[r] - relief_G[s] - penalty > threshold:  # no balance that the swap may bring would do
                 continue
-        # balance after the swap, under every bootstrap
-        slow_r, slow_s = bal.slowness_G[r], bal.slowness_G[s]
+        # imbalance after the swap: the higher of both ranks, or the highest of the others, under every bootstrap
+        slow_r, slow_s = costs.slowness_G[r], costs.slowness_G[s]
         for b in range(num_boots):  # without branches, so that it is vectorised
-            shift = bal.load_EB[v, b] - bal.load_EB[u, b]
+            shift = costs.load_EB[v, b] - costs.load_EB[u, b]
             first_moves = (rank_3B[0, b] == r) | (rank_3B[0, b] == s)
             second_moves = (rank_3B[1, b] == r) | (rank_3B[1, b] == s)
             others = high_3B[1, b] if first_moves else high_3B[0, b]
             others = high_3B[2, b] if first_moves & second_moves else others
             peak = max(load_GB[r, b] + shift * slow_r, load_GB[s, b] - shift * slow_s)
             peak_B[b] = max(peak, others)
-        after = balance_cost(peak_B, bal.price, bal.cap)
+        after = balance_cost(peak_B, costs.price, costs.cap)
+        # what exceeds the cap on nodes after the swap
         n, m = p // slots_per_node, q // slots_per_node
-        shift = bal.load_EB[v, 0] - bal.load_EB[u, 0]
+        shift = costs.load_EB[v, 0] - costs.load_EB[u, 0]
         if node_capped:
             load_N[n] += shift
             load_N[m] -= shift
-            after += node_penalty(load_N, bal)
+            after += node_penalty(load_N, costs)
             load_N[n] -= shift
             load_N[m] += shift
         change = after - uneven
         if gain + change > threshold:
             continue
         if i != j:
+            # sets that hold both touch the same units as before: sends exactly
             row = min(u, v) * num_experts + max(u, v)
             for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
                 t = inc.pair_sets[x]
@@ -176,6 +181,7 @@ def single_kernel(
                 gain += count[t] * (fare_i * (touch_UX[t, i] == 1) + fare_j * (touch_UX[t, j] == 1))
             if gain + change > threshold:
                 continue
+            # the swap is accepted: keep the tables of sends
             for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
                 shared_U[inc.pair_sets[x]] = True
             move_expert(u, i, j, inc, fare_HX, shared_U, unit_E, touch_UX, enter_EX, leave_E)
@@ -184,48 +190,64 @@ def single_kernel(
                 shared_U[inc.pair_sets[x]] = False
             exchange_shared(u, v, i, j, inc, fare_HX, row, touch_UX, leave_E)
             unit_E[u], unit_E[v] = j, i
+        # keep the map, the loads, and the peaks of bootstraps whose highest ranks change
         wire += gain
         phy2log_P[p], phy2log_P[q] = v, u
         load_N[n] += shift
         load_N[m] -= shift
         for b in range(num_boots):
-            shift = bal.load_EB[v, b] - bal.load_EB[u, b]
+            shift = costs.load_EB[v, b] - costs.load_EB[u, b]
             load_GB[r, b] += shift * slow_r
             load_GB[s, b] -= shift * slow_s
             rises = max(load_GB[r, b], load_GB[s, b]) > high_3B[2, b]
             first, second, third = rank_3B[0, b], rank_3B[1, b], rank_3B[2, b]
             if rises or first in (r, s) or second in (r, s) or third in (r, s):
                 three_highest(load_GB, b, high_3B, rank_3B)
-        measure_relief(high_3B, rank_3B, bal, relief_G)
-        penalty = node_penalty(load_N, bal) if node_capped else 0.0
+        measure_relief(high_3B, rank_3B, costs, relief_G)
+        penalty = node_penalty(load_N, costs) if node_capped else 0.0
         uneven = after
-        cost = wire + uneven
-        if cost < best - 1e-12:
-            best = cost
+        if wire + uneven < best - LEAST_GAIN:
+            best = wire + uneven
             copy_row(phy2log_P, best_P)
     copy_row(best_P, phy2log_P)
     return float(best)
 
 
 @inner_kernel
-def measure_relief(
-    high_3B: npt.NDArray[np.float64],
-    rank_3B: npt.NDArray[np.int64],
-    bal: Balance,
-    relief_G: npt.NDArray[np.float64],
-) -> None:
+def three_highest(load_GB: Floats, b: int, high_3B: Floats, rank_3B: Ints) -> None:
+    """The three most loaded ranks of bootstrap b: a swap changes two, so the highest of the others is then known."""
+    a0, a1, a2 = -1.0, -1.0, -1.0
+    r0, r1, r2 = -1, -1, -1
+    for g in range(load_GB.shape[0]):
+        x = load_GB[g, b]
+        if x > a2:
+            if x > a1:
+                a2, r2 = a1, r1
+                if x > a0:
+                    a1, r1 = a0, r0
+                    a0, r0 = x, g
+                else:
+                    a1, r1 = x, g
+            else:
+                a2, r2 = x, g
+    high_3B[0, b], high_3B[1, b], high_3B[2, b] = a0, a1, a2
+    rank_3B[0, b], rank_3B[1, b], rank_3B[2, b] = r0, r1, r2
+
+
+@inner_kernel
+def measure_relief(high_3B: Floats, rank_3B: Ints, costs: Costs, relief_G: Floats) -> None:
     """What a swap of this rank and another can save at most: no peak falls below the third highest load."""
     relief_G[:] = 0.0
     num_boots = high_3B.shape[1]
     for b in range(num_boots):
-        relief_G[rank_3B[0, b]] += bal.price / num_boots * (high_3B[0, b] - max(high_3B[2, b], 0.0))
-    relief_G[rank_3B[0, 0]] += CAP_PRICE * max(0.0, high_3B[0, 0] - bal.cap)
+        relief_G[rank_3B[0, b]] += costs.price / num_boots * (high_3B[0, b] - max(high_3B[2, b], 0.0))
+    relief_G[rank_3B[0, 0]] += CAP_PRICE * max(0.0, high_3B[0, 0] - costs.cap)
 
 
 @inner_kernel
-def node_penalty(load_N: npt.NDArray[np.float64], bal: Balance) -> float:
+def node_penalty(load_N: Floats, costs: Costs) -> float:
     """What the most loaded node costs beyond the cap on nodes."""
     peak = 0.0
     for n in range(load_N.shape[0]):
-        peak = max(peak, load_N[n] * bal.slowness_N[n])
-    return CAP_PRICE * max(0.0, peak - bal.node_cap)
+        peak = max(peak, load_N[n] * costs.slowness_N[n])
+    return CAP_PRICE * max(0.0, peak - costs.node_cap)

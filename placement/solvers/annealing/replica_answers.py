@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from placement.solvers.annealing.anneal_common import Incidence
+from placement.solvers.annealing.anneal_common import Floats, Incidence, Ints, Masks
 from placement.solvers.annealing.replica_loads import estimate_shares
-from placement.solvers.annealing.replica_sends import Rest, change_of
+from placement.solvers.annealing.replica_sends import Hosts, Rest, change_of
 from placement.support.inner_kernel import inner_kernel
 
 PLACES = 61  # masks of an expert that are kept; a prime: up to five nodes all masks have places of their own
@@ -29,11 +28,11 @@ class Answers(NamedTuple):
     version_E  int64 [E], counts the accepted moves that changed a set of the expert
     """
 
-    mask_EA: npt.NDArray[np.uint64]
-    asked_EA: npt.NDArray[np.int64]
-    change_EA: npt.NDArray[np.int64]
-    share_EAN: npt.NDArray[np.float64]
-    version_E: npt.NDArray[np.int64]
+    mask_EA: Masks
+    asked_EA: Ints
+    change_EA: Ints
+    share_EAN: Floats
+    version_E: Ints
 
 
 def no_answers(num_experts: int, num_nodes: int) -> Answers:
@@ -49,22 +48,13 @@ def no_answers(num_experts: int, num_nodes: int) -> Answers:
 
 @inner_kernel
 def place_of_answer(
-    u: int,
-    host: np.uint64,
-    answers: Answers,
-    inc: Incidence,
-    rest: Rest,
-    sends_U: npt.NDArray[np.int64],
-    host_E: npt.NDArray[np.uint64],
-    num_nodes: int,
-    scratch: npt.NDArray[np.uint64],
-    cover_S: npt.NDArray[np.int64],
+    u: int, host: np.uint64, answers: Answers, inc: Incidence, rest: Rest, sends_U: Ints, hosts: Hosts
 ) -> int:
     """Where the answer for (u, host) is; it is computed if it is missing or stale."""
     a = np.int64(host % np.uint64(PLACES))
     if answers.asked_EA[u, a] != answers.version_E[u] or answers.mask_EA[u, a] != host:
         answers.asked_EA[u, a] = answers.version_E[u]
         answers.mask_EA[u, a] = host
-        answers.change_EA[u, a] = change_of(u, host, inc, rest, sends_U, host_E, num_nodes, scratch, cover_S)
-        estimate_shares(u, host, inc, rest, num_nodes, answers.share_EAN[u, a])
+        answers.change_EA[u, a] = change_of(u, host, inc, rest, sends_U, hosts)
+        estimate_shares(u, host, inc, rest, hosts.num_nodes, answers.share_EAN[u, a])
     return a  # type: ignore[return-value]

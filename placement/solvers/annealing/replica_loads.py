@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 
 from placement.cost.covers import COUNT_0, pivot_of, popcount, smallest_covers
-from placement.solvers.annealing.anneal_common import CAP_PRICE, Balance, Incidence, balance_cost, total_of
+from placement.solvers.annealing.anneal_common import (
+    CAP_PRICE,
+    ONE,
+    ZERO,
+    Costs,
+    Floats,
+    Incidence,
+    Ints,
+    Masks,
+    balance_cost,
+    lowest_node,
+    total_of,
+)
 from placement.solvers.annealing.replica_sends import Rest
 from placement.support.inner_kernel import inner_kernel
-
-_ONE = np.uint64(1)
-_ZERO = np.uint64(0)
 
 
 @inner_kernel
 def measure_shares(
-    inc: Incidence,
-    host_E: npt.NDArray[np.uint64],
-    num_nodes: int,
-    share_EN: npt.NDArray[np.float64],
-    scratch: npt.NDArray[np.uint64],
-    covers: npt.NDArray[np.uint64],
+    inc: Incidence, host_E: Masks, num_nodes: int, share_EN: Floats, scratch: Masks, covers: Masks
 ) -> None:
     """The share of each expert's assignments that each of its nodes serves, exact under `min-nodes`."""
     sets = inc.sets_UK
@@ -31,70 +34,68 @@ def measure_shares(
     share_EN[:] = 0.0
     for t in range(sets.shape[0]):
         several = False
-        forced = _ZERO
+        forced = ZERO
         for k in range(top_k):
             host = host_E[sets[t, k]]
-            if host & (host - _ONE) != _ZERO:
+            if host & (host - ONE) != ZERO:
                 several = True
             else:
                 forced |= host
         if not several:
             continue
-        hosts = _ZERO
+        hosts = ZERO
         for k in range(top_k):
             host = host_E[sets[t, k]]
-            if host & (host - _ONE) != _ZERO:
+            if host & (host - ONE) != ZERO:
                 hosts |= host
         pivot = pivot_of(sets[t], num_nodes)
         known = inc.home_U[t]
-        bit, times = _ZERO, num_nodes - popcount(hosts)  # at first all homes that host none of them, which choose alike
+        bit, times = ZERO, num_nodes - popcount(hosts)  # at first all homes that host none of them, which choose alike
         if known >= 0:
-            bit, times = hosts & (_ONE << np.uint64(known)), num_nodes
-            hosts = _ZERO
+            bit, times = hosts & (ONE << np.uint64(known)), num_nodes
+            hosts = ZERO
         while True:
             if times == 0:
-                if hosts == _ZERO:
+                if hosts == ZERO:
                     break
-                bit, times = hosts & (~hosts + _ONE), 1
+                bit, times = hosts & (~hosts + ONE), 1
                 hosts ^= bit
-            home = popcount(bit - _ONE)
+            home = popcount(bit - ONE)
             w = inc.count_U[t] * times / num_nodes
             times = 0
             num_open = COUNT_0
             for k in range(top_k):
                 host = host_E[sets[t, k]]
-                if host & (forced | bit) == _ZERO:
+                if host & (forced | bit) == ZERO:
                     scratch[0, num_open] = host
                     num_open += 1
             found = smallest_covers(scratch[0], num_open, pivot, num_nodes, covers)
             for k in range(top_k):
                 e = sets[t, k]
                 host = host_E[e]
-                if host & (host - _ONE) == _ZERO:
+                if host & (host - ONE) == ZERO:
                     continue
-                if host & bit != _ZERO:
+                if host & bit != ZERO:
                     share_EN[e, home] += w
                     continue
                 for c in range(found):
                     usable = host & (forced | covers[c])
                     part = w / (found * popcount(usable))
-                    while usable != _ZERO:
-                        share_EN[e, popcount((usable & (~usable + _ONE)) - _ONE)] += part
-                        usable &= usable - _ONE
+                    while usable != ZERO:
+                        share_EN[e, lowest_node(usable)] += part
+                        usable &= usable - ONE
     for e in range(num_experts):
         total = total_of(share_EN[e])
         width = popcount(host_E[e])
         for n in range(num_nodes):
-            if host_E[e] >> np.uint64(n) & _ONE:
+            if host_E[e] >> np.uint64(n) & ONE:
                 share_EN[e, n] = share_EN[e, n] / total if total > 0 and width > 1 else 1.0 / width
             else:
                 share_EN[e, n] = 0.0
 
 
 @inner_kernel
-def estimate_shares(
-    u: int, host: np.uint64, inc: Incidence, rest: Rest, num_nodes: int, share_N: npt.NDArray[np.float64]
-) -> None:
+def estimate_shares(u: int, host: np.uint64, inc: Incidence, rest: Rest, num_nodes: int, share_N: Floats) -> None:
     """The shares of u's nodes if it had mask `host`, from its sets' forced nodes alone."""
     share_N[:] = 0.0
     width = popcount(host)
@@ -103,55 +104,46 @@ def estimate_shares(
         for x in range(inc.expert_ptr[u], inc.expert_ptr[u + 1]):
             w = inc.count_U[inc.expert_sets[x]]
             usable = host & rest.forced[x]
-            if usable == _ZERO:
+            if usable == ZERO:
                 usable = host
             home = inc.home_U[inc.expert_sets[x]]
             if home >= 0:
-                if host >> np.uint64(home) & _ONE:
-                    usable = _ONE << np.uint64(home)
+                if host >> np.uint64(home) & ONE:
+                    usable = ONE << np.uint64(home)
                 for n in range(num_nodes):
-                    if usable >> np.uint64(n) & _ONE:
+                    if usable >> np.uint64(n) & ONE:
                         share_N[n] += w / popcount(usable)
                 continue
             away = (num_nodes - width) * home_part / popcount(usable)
             left = host
-            while left != _ZERO:
-                bit = left & (~left + _ONE)
+            while left != ZERO:
+                bit = left & (~left + ONE)
                 left ^= bit
-                share_N[popcount(bit - _ONE)] += w * (home_part + (away if usable & bit != _ZERO else 0.0))
+                share_N[popcount(bit - ONE)] += w * (home_part + (away if usable & bit != ZERO else 0.0))
     total = total_of(share_N)
     for n in range(num_nodes):
-        if host >> np.uint64(n) & _ONE:
+        if host >> np.uint64(n) & ONE:
             share_N[n] = share_N[n] / total if total > 0 else 1.0 / width
 
 
 @nb.njit(cache=True, nogil=True)
-def spread(
-    share_N: npt.NDArray[np.float64],
-    on_N: npt.NDArray[np.int64],
-    holds_G: npt.NDArray[np.int64],
-    nodes: np.uint64,
-    bal: Balance,
-    part_G: npt.NDArray[np.float64],
-) -> None:
+def spread(share_N: Floats, on_N: Ints, holds_G: Ints, nodes: np.uint64, costs: Costs, part_G: Floats) -> None:
     """What an expert adds to each rank of `nodes` per unit of its load: a node's share evenly over its copies there."""
-    while nodes != _ZERO:
-        n = popcount((nodes & (~nodes + _ONE)) - _ONE)
-        nodes &= nodes - _ONE
-        for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
-            part_G[g] = share_N[n] / on_N[n] * bal.slowness_G[g] if holds_G[g] else 0.0
+    while nodes != ZERO:
+        n = lowest_node(nodes)
+        nodes &= nodes - ONE
+        for g in range(n * costs.gpus_per_node, (n + 1) * costs.gpus_per_node):
+            part_G[g] = share_N[n] / on_N[n] * costs.slowness_G[g] if holds_G[g] else 0.0
 
 
 @inner_kernel
-def measure_peaks(
-    load_GB: npt.NDArray[np.float64], nodes: np.uint64, bal: Balance, peak_NB: npt.NDArray[np.float64]
-) -> None:
+def measure_peaks(load_GB: Floats, nodes: np.uint64, costs: Costs, peak_NB: Floats) -> None:
     """The highest load on each of `nodes` under every bootstrap."""
-    while nodes != _ZERO:
-        n = popcount((nodes & (~nodes + _ONE)) - _ONE)
-        nodes &= nodes - _ONE
+    while nodes != ZERO:
+        n = lowest_node(nodes)
+        nodes &= nodes - ONE
         peak_NB[n] = 0.0
-        for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
+        for g in range(n * costs.gpus_per_node, (n + 1) * costs.gpus_per_node):
             for b in range(load_GB.shape[1]):
                 x = load_GB[g, b]
                 peak_NB[n, b] = x if x > peak_NB[n, b] else peak_NB[n, b]
@@ -159,22 +151,22 @@ def measure_peaks(
 
 @inner_kernel
 def cost_after(
-    load_GB: npt.NDArray[np.float64],
-    peak_NB: npt.NDArray[np.float64],
+    load_GB: Floats,
+    peak_NB: Floats,
     nodes: np.uint64,
     u: int,
-    more_u_G: npt.NDArray[np.float64],
+    more_u_G: Floats,
     v: int,
-    more_v_G: npt.NDArray[np.float64],
-    bal: Balance,
-    peak_B: npt.NDArray[np.float64],
+    more_v_G: Floats,
+    costs: Costs,
+    peak_B: Floats,
 ) -> float:
     """Cost of the loads if u and v added this much more to the ranks of `nodes` than they do; other nodes stay."""
-    load_u_B, load_v_B = bal.load_EB[u], bal.load_EB[v]
+    load_u_B, load_v_B = costs.load_EB[u], costs.load_EB[v]
     peak_B[:] = 0.0
-    capped, most = bal.node_cap < np.inf, 0.0
-    for n in range(bal.num_nodes):
-        changes = nodes >> np.uint64(n) & _ONE != _ZERO
+    capped, most = costs.node_cap < np.inf, 0.0
+    for n in range(costs.num_nodes):
+        changes = nodes >> np.uint64(n) & ONE != ZERO
         if not changes:
             for b in range(load_GB.shape[1]):
                 x = peak_NB[n, b]
@@ -182,27 +174,25 @@ def cost_after(
             if not capped:
                 continue
         load = 0.0
-        for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
+        for g in range(n * costs.gpus_per_node, (n + 1) * costs.gpus_per_node):
             x_u, x_v = (more_u_G[g], more_v_G[g]) if changes else (0.0, 0.0)
             if changes:
                 for b in range(load_GB.shape[1]):
                     x = load_GB[g, b] + x_u * load_u_B[b] + x_v * load_v_B[b]
                     peak_B[b] = x if x > peak_B[b] else peak_B[b]
             if capped:
-                load += (load_GB[g, 0] + x_u * load_u_B[0] + x_v * load_v_B[0]) / bal.slowness_G[g]
-        most = max(most, load * bal.slowness_N[n])
-    over = CAP_PRICE * max(0.0, most - bal.node_cap) if capped else 0.0
-    return balance_cost(peak_B, bal.price, bal.cap) + over
+                load += (load_GB[g, 0] + x_u * load_u_B[0] + x_v * load_v_B[0]) / costs.slowness_G[g]
+        most = max(most, load * costs.slowness_N[n])
+    over = CAP_PRICE * max(0.0, most - costs.node_cap) if capped else 0.0
+    return balance_cost(peak_B, costs.price, costs.cap) + over
 
 
 @inner_kernel
-def add_load(
-    load_GB: npt.NDArray[np.float64], e: int, more_G: npt.NDArray[np.float64], nodes: np.uint64, bal: Balance
-) -> None:
-    while nodes != _ZERO:
-        n = popcount((nodes & (~nodes + _ONE)) - _ONE)
-        nodes &= nodes - _ONE
-        for g in range(n * bal.gpus_per_node, (n + 1) * bal.gpus_per_node):
+def add_load(load_GB: Floats, e: int, more_G: Floats, nodes: np.uint64, costs: Costs) -> None:
+    while nodes != ZERO:
+        n = lowest_node(nodes)
+        nodes &= nodes - ONE
+        for g in range(n * costs.gpus_per_node, (n + 1) * costs.gpus_per_node):
             if more_G[g] != 0.0:
                 for b in range(load_GB.shape[1]):
-                    load_GB[g, b] += more_G[g] * bal.load_EB[e, b]
+                    load_GB[g, b] += more_G[g] * costs.load_EB[e, b]

@@ -14,17 +14,27 @@ from typing import NamedTuple
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 
 from placement.cost.covers import COUNT_0, popcount
-from placement.solvers.annealing.anneal_common import Incidence
+from placement.solvers.annealing.anneal_common import ONE, ZERO, Incidence, Ints, Masks
 from placement.support.inner_kernel import inner_kernel
 
 MANY = 3
 MOST_OPEN = 5  # open masks of a set beyond these are left out of a search's estimate: their subsets are too many
 NOBODY: int = np.int64(-1)  # type: ignore[assignment]  # no expert; typed, as `COUNT_0`
-_ONE = np.uint64(1)
-_ZERO = np.uint64(0)
+
+
+class Hosts(NamedTuple):
+    """Which nodes host each expert, and room to compute covers in.
+
+    host_E   uint64 [E], node masks
+    scratch  uint64 [2, S], masks; cover_S int64 [S], sizes of covers: S is enough for the masks or subsets of a set
+    """
+
+    host_E: Masks
+    num_nodes: int
+    scratch: Masks
+    cover_S: Ints
 
 
 class Rest(NamedTuple):
@@ -35,12 +45,19 @@ class Rest(NamedTuple):
     sends  N * sends of the others alone; -1: not computed yet
     """
 
-    forced: npt.NDArray[np.uint64]
-    open_1: npt.NDArray[np.uint64]
-    open_2: npt.NDArray[np.uint64]
-    num_open: npt.NDArray[np.int64]
-    union: npt.NDArray[np.uint64]
-    sends: npt.NDArray[np.int64]
+    forced: Masks
+    open_1: Masks
+    open_2: Masks
+    num_open: Ints
+    union: Masks
+    sends: Ints
+
+
+def no_hosts(num_experts: int, num_nodes: int, top_k: int) -> Hosts:
+    """No expert is hosted yet."""
+    subsets = 1 << min(top_k, MOST_OPEN)
+    scratch = np.zeros((2, max(subsets, top_k, 3)), dtype=np.uint64)
+    return Hosts(np.zeros(num_experts, dtype=np.uint64), num_nodes, scratch, np.zeros(subsets, dtype=np.int64))
 
 
 def no_rest(size: int) -> Rest:
@@ -52,7 +69,7 @@ def no_rest(size: int) -> Rest:
 
 @nb.njit(cache=True, nogil=True, inline="always")
 def _home_bit(home: int) -> np.uint64:
-    return _ZERO if home < 0 else _ONE << np.uint64(home)
+    return ZERO if home < 0 else ONE << np.uint64(home)
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
@@ -66,7 +83,7 @@ def _closed_form(forced: np.uint64, a: np.uint64, b: np.uint64, num_open: int, h
     """N * sends, given forced nodes and up to two open masks."""
     sends = _sends_of_forced(forced, home, num_nodes)
     if home >= 0:
-        return sends + num_nodes * (1 if num_open == 2 and a & b != _ZERO else num_open)
+        return sends + num_nodes * (1 if num_open == 2 and a & b != ZERO else num_open)
     if num_open == 1:
         sends += num_nodes - popcount(a)
     elif num_open == 2:
@@ -82,47 +99,41 @@ def _covers_of_three(a: np.uint64, b: np.uint64, c: np.uint64, home: int, num_no
     union = a | b | c
     all_three = ab & c
     two_or_more = ab | ac | bc
-    for_all = 1 if all_three != _ZERO else (2 if two_or_more != _ZERO else 3)
+    for_all = 1 if all_three != ZERO else (2 if two_or_more != ZERO else 3)
     if home >= 0:  # it is forced, so it meets none of them
         return num_nodes * for_all
     total = (num_nodes - popcount(union)) * for_all + popcount(two_or_more & ~all_three)
-    total += popcount(a & ~two_or_more) * (1 if bc != _ZERO else 2)
-    total += popcount(b & ~two_or_more) * (1 if ac != _ZERO else 2)
-    total += popcount(c & ~two_or_more) * (1 if ab != _ZERO else 2)
+    total += popcount(a & ~two_or_more) * (1 if bc != ZERO else 2)
+    total += popcount(b & ~two_or_more) * (1 if ac != ZERO else 2)
+    total += popcount(c & ~two_or_more) * (1 if ab != ZERO else 2)
     return total
 
 
 @inner_kernel
 def _sends_of_many(
-    forced: np.uint64,
-    open_M: npt.NDArray[np.uint64],
-    num_masks: int,
-    home: int,
-    num_nodes: int,
-    shared_S: npt.NDArray[np.uint64],
-    cover_S: npt.NDArray[np.int64],
+    forced: np.uint64, open_M: Masks, num_masks: int, home: int, num_nodes: int, shared_S: Masks, cover_S: Ints
 ) -> int:
     """N * sends of a set from its forced nodes and any number of open masks, which are reordered.
 
     The fewest nodes that meet every mask of a subset S, for all subsets: those that the node of S's lowest mask meets,
     and the fewest for the others. A home is left with the subset of masks that it does not meet itself.
     """
-    once, twice, alone = _ZERO, _ZERO, 0
+    once, twice, alone = ZERO, ZERO, 0
     for k in range(num_masks):
         twice |= once & open_M[k]
         once |= open_M[k]
     overlapping = 0
     for k in range(num_masks):
-        if open_M[k] & twice == _ZERO:  # it shares no node, so it needs one of its own, but for homes that host it
+        if open_M[k] & twice == ZERO:  # it shares no node, so it needs one of its own, but for homes that host it
             alone += num_nodes if home >= 0 else num_nodes - popcount(open_M[k])
         else:
             open_M[overlapping] = open_M[k]
             overlapping += 1
     num_masks = min(overlapping, MOST_OPEN)
     full = (1 << num_masks) - 1
-    shared_S[0] = ~_ZERO
+    shared_S[0] = ~ZERO
     cover_S[0] = 0
-    union = _ZERO
+    union = ZERO
     for k in range(num_masks):
         union |= open_M[k]
     for subset in range(1, full + 1):
@@ -134,7 +145,7 @@ def _sends_of_many(
         fewest = num_masks
         met = others
         while True:
-            if shared_S[met | lowest] != _ZERO:
+            if shared_S[met | lowest] != ZERO:
                 fewest = min(fewest, 1 + cover_S[others ^ met])
             if met == 0:
                 break
@@ -144,45 +155,35 @@ def _sends_of_many(
     if home >= 0:
         return int(total + num_nodes * cover_S[full])
     total += (num_nodes - popcount(union)) * cover_S[full]
-    while union != _ZERO:
-        bit = union & (~union + _ONE)
+    while union != ZERO:
+        bit = union & (~union + ONE)
         union ^= bit
         left = 0
         for k in range(num_masks):
-            if open_M[k] & bit == _ZERO:
+            if open_M[k] & bit == ZERO:
                 left |= 1 << k
         total += cover_S[left]
     return int(total)
 
 
 @nb.njit(cache=True, nogil=True)
-def sends_of_set(
-    t: int,
-    u: int,
-    host_u: np.uint64,
-    v: int,
-    host_v: np.uint64,
-    inc: Incidence,
-    host_E: npt.NDArray[np.uint64],
-    num_nodes: int,
-    scratch: npt.NDArray[np.uint64],
-    cover_S: npt.NDArray[np.int64],
-) -> int:
+def sends_of_set(t: int, u: int, host_u: np.uint64, v: int, host_v: np.uint64, inc: Incidence, hosts: Hosts) -> int:
     """N * sends of set t if u and v had these masks (0: as if the expert were not in the set)."""
+    host_E, num_nodes, scratch, cover_S = hosts
     sets, home = inc.sets_UK, inc.home_U[t]
     num_hosts = 0
     forced = _home_bit(home)
     for k in range(sets.shape[1]):
         e = sets[t, k]
         host = host_u if e == u else (host_v if e == v else host_E[e])
-        if host & (host - _ONE) == _ZERO:
+        if host & (host - ONE) == ZERO:
             forced |= host
         else:
             scratch[0, num_hosts] = host
             num_hosts += 1
     num_open = COUNT_0
     for k in range(num_hosts):
-        if scratch[0, k] & forced == _ZERO:
+        if scratch[0, k] & forced == ZERO:
             scratch[0, num_open] = scratch[0, k]
             num_open += 1
     if num_open == 3:
@@ -194,69 +195,52 @@ def sends_of_set(
 
 
 @inner_kernel
-def change_of(
-    u: int,
-    host: np.uint64,
-    inc: Incidence,
-    rest: Rest,
-    sends_U: npt.NDArray[np.int64],
-    host_E: npt.NDArray[np.uint64],
-    num_nodes: int,
-    scratch: npt.NDArray[np.uint64],
-    cover_S: npt.NDArray[np.int64],
-) -> int:
+def change_of(u: int, host: np.uint64, inc: Incidence, rest: Rest, sends_U: Ints, hosts: Hosts) -> int:
     """Change of N * sends over all sets if only expert u got mask `host`."""
-    single = host & (host - _ONE) == _ZERO
+    num_nodes = hosts.num_nodes
+    single = host & (host - ONE) == ZERO
     total = 0
     for x in range(inc.expert_ptr[u], inc.expert_ptr[u + 1]):
         t = int(np.int64(inc.expert_sets[x]))
         num_open, home = rest.num_open[x], inc.home_U[t]
-        met = host & rest.forced[x] != _ZERO
-        if met or host & rest.union[x] == _ZERO:  # what the others need, and one node at homes that do not host it
+        met = host & rest.forced[x] != ZERO
+        if met or host & rest.union[x] == ZERO:  # what the others need, and one node at homes that do not host it
             if rest.sends[x] < 0:
-                rest.sends[x] = sends_of_set(t, u, _ZERO, NOBODY, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
+                rest.sends[x] = sends_of_set(t, u, ZERO, NOBODY, ZERO, inc, hosts)
             after = rest.sends[x] + (0 if met else num_nodes if home >= 0 else num_nodes - popcount(host))
         elif num_open == MANY:
-            after = sends_of_set(t, u, host, NOBODY, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
+            after = sends_of_set(t, u, host, NOBODY, ZERO, inc, hosts)
         else:
             forced, a, b = rest.forced[x], rest.open_1[x], rest.open_2[x]
             if single:
                 forced |= host
-                if num_open == 2 and b & host != _ZERO:
+                if num_open == 2 and b & host != ZERO:
                     num_open = 1
-                    if a & host != _ZERO:
+                    if a & host != ZERO:
                         num_open = 0
-                elif num_open > 0 and a & host != _ZERO:
+                elif num_open > 0 and a & host != ZERO:
                     a = b
                     num_open -= 1
                 after = _closed_form(forced, a, b, num_open, home, num_nodes)
             elif num_open == 1:
                 after = _closed_form(forced, a, host, 2, home, num_nodes)
             else:
-                after = sends_of_set(t, u, host, NOBODY, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
+                after = sends_of_set(t, u, host, NOBODY, ZERO, inc, hosts)
         total += inc.count_U[t] * (after - sends_U[t])
     return total
 
 
 @inner_kernel
-def update_set(
-    t: int,
-    inc: Incidence,
-    rest: Rest,
-    sends_U: npt.NDArray[np.int64],
-    host_E: npt.NDArray[np.uint64],
-    num_nodes: int,
-    scratch: npt.NDArray[np.uint64],
-    cover_S: npt.NDArray[np.int64],
-) -> None:
-    """Bring set t's sends and its members' rests up to date with `host_E`."""
+def update_set(t: int, inc: Incidence, rest: Rest, sends_U: Ints, hosts: Hosts) -> None:
+    """Bring set t's sends and its members' rests up to date with the hosts."""
+    host_E, num_nodes, scratch, _ = hosts
     sets = inc.sets_UK
-    sends_U[t] = sends_of_set(t, NOBODY, _ZERO, NOBODY, _ZERO, inc, host_E, num_nodes, scratch, cover_S)
+    sends_U[t] = sends_of_set(t, NOBODY, ZERO, NOBODY, ZERO, inc, hosts)
     home = inc.home_U[t]
-    once, twice, num_several = _home_bit(home), _ZERO, 0
+    once, twice, num_several = _home_bit(home), ZERO, 0
     for k in range(sets.shape[1]):
         host = host_E[sets[t, k]]
-        if host & (host - _ONE) == _ZERO:
+        if host & (host - ONE) == ZERO:
             twice |= once & host
             once |= host
         else:
@@ -266,14 +250,14 @@ def update_set(
     for k in range(sets.shape[1]):
         host = host_E[sets[t, k]]
         forced, skip = once, -1
-        if host & (host - _ONE) == _ZERO:
+        if host & (host - ONE) == ZERO:
             forced = twice | (once & ~host)
         else:
             skip = several
             several += 1
-        a, b, union, num_open = _ZERO, _ZERO, _ZERO, 0
+        a, b, union, num_open = ZERO, ZERO, ZERO, 0
         for i in range(num_several):
-            if i != skip and scratch[0, i] & forced == _ZERO:
+            if i != skip and scratch[0, i] & forced == ZERO:
                 if num_open == 0:
                     a = scratch[0, i]
                 elif num_open == 1:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 
-from placement.solvers.annealing.anneal_common import Incidence
+from placement.solvers.annealing.anneal_common import Bytes, Flags, Floats, Incidence, Ints
 from placement.support.inner_kernel import inner_kernel
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
-def nearest_unit(u: int, own: int, enter_EX: npt.NDArray[np.float64]) -> int:
+def nearest_unit(u: int, own: int, enter_EX: Floats) -> int:
     """The other unit where u's sets would cost least more; its own if there is no other."""
     nearest, least = own, np.inf
     for x in range(enter_EX.shape[1]):
@@ -26,12 +25,7 @@ def nearest_unit(u: int, own: int, enter_EX: npt.NDArray[np.float64]) -> int:
 
 @inner_kernel
 def fill_gains(
-    inc: Incidence,
-    fare_HX: npt.NDArray[np.float64],
-    unit_E: npt.NDArray[np.int64],
-    touch_UX: npt.NDArray[np.uint8],
-    enter_EX: npt.NDArray[np.float64],
-    leave_E: npt.NDArray[np.float64],
+    inc: Incidence, fare_HX: Floats, unit_E: Ints, touch_UX: Bytes, enter_EX: Floats, leave_E: Floats
 ) -> float:
     """Build the tables; returns the sum of all fares."""
     sets, count = inc.sets_UK, inc.count_U
@@ -62,12 +56,12 @@ def move_expert(
     i: int,
     j: int,
     inc: Incidence,
-    fare_HX: npt.NDArray[np.float64],
-    shared_U: npt.NDArray[np.bool_],
-    unit_E: npt.NDArray[np.int64],
-    touch_UX: npt.NDArray[np.uint8],
-    enter_EX: npt.NDArray[np.float64],
-    leave_E: npt.NDArray[np.float64],
+    fare_HX: Floats,
+    shared_U: Flags,
+    unit_E: Ints,
+    touch_UX: Bytes,
+    enter_EX: Floats,
+    leave_E: Floats,
 ) -> None:
     """Expert u goes from unit i to j in all its sets but the shared ones."""
     sets = inc.sets_UK
@@ -103,15 +97,7 @@ def move_expert(
 
 @inner_kernel
 def exchange_shared(
-    u: int,
-    v: int,
-    i: int,
-    j: int,
-    inc: Incidence,
-    fare_HX: npt.NDArray[np.float64],
-    row: int,
-    touch_UX: npt.NDArray[np.uint8],
-    leave_E: npt.NDArray[np.float64],
+    u: int, v: int, i: int, j: int, inc: Incidence, fare_HX: Floats, row: int, touch_UX: Bytes, leave_E: Floats
 ) -> None:
     """Sets that hold both experts touch the same units after the swap, but the two trade places in them."""
     for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
