@@ -1,15 +1,50 @@
-"""Steps of Adam (Kingma and Ba, 2015), uphill."""
+"""How a Lagrangian bound climbs: a schedule that a deadline hurries, and steps uphill of Adam (Kingma and Ba, 2015)."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
 ADAM_FIRST, ADAM_SECOND, ADAM_TINY = 0.9, 0.99, 1e-12  # usual values, but a shorter memory for the squares
+
+
+class Step(NamedTuple):
+    """A step of a climb: its number from 0, how much of the schedule is behind, 0 to 1, and whether it is the last."""
+
+    number: int
+    progress: float
+    last: bool
+
+    def falling(self, first_last: tuple[float, float]) -> float:
+        """What falls geometrically from the first of two values to the last, at this step."""
+        first, last = first_last
+        return float(first * (last / first) ** self.progress)
+
+
+def climb(iterations: int, deadline: float | None, skipped: float = 0.0) -> Iterator[Step]:
+    """The steps up to a deadline, to whose end the schedule is hurried.
+
+    Args:
+        iterations: number of steps.
+        deadline: `time.monotonic()` at which to stop; None: never.
+        skipped: part of the schedule that counts as done at the first step.
+    """
+    began = time.monotonic()
+    for number in range(iterations):
+        progress = number / iterations
+        if deadline is not None:
+            now = time.monotonic()
+            if now >= deadline:
+                return
+            progress = max(progress, (now - began) / (deadline - began))
+        yield Step(number, skipped + (1 - skipped) * progress, number == iterations - 1)
 
 
 class Adam(NamedTuple):
@@ -33,3 +68,11 @@ class Adam(NamedTuple):
 def adam_bias(step: int) -> float:
     """What makes up for means that started at 0, at step number `step` (from 0)."""
     return float(np.sqrt(1 - ADAM_SECOND ** (step + 1)) / (1 - ADAM_FIRST ** (step + 1)))
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def ascended(adam: Adam, u: int, f: int, value: float, gradient: float, stride: float) -> float:
+    """As `Adam.ascend`, of one entry, for compiled code."""
+    adam.first[u, f] += (1 - ADAM_FIRST) * (gradient - adam.first[u, f])
+    adam.second[u, f] += (1 - ADAM_SECOND) * (gradient * gradient - adam.second[u, f])
+    return float(value + stride * adam.first[u, f] / (np.sqrt(adam.second[u, f]) + ADAM_TINY))

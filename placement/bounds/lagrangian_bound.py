@@ -16,17 +16,16 @@ every iterate is judged unsmoothed, the best is kept, and a bound of the roundin
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from placement.bounds.dual_ascent import Adam, adam_bias
+from placement.bounds.dual_ascent import Adam, Step, adam_bias, climb
 from placement.bounds.layer_bound import MARGIN, bound_steps
 from placement.bounds.same_node_relaxation import Earned, SharedMatrix
 from placement.bounds.spectral_bound import ERROR_FACTOR, Pieces, spectral_bound
-from placement.bounds.token_sets_by_group import SetSides
+from placement.bounds.token_sets import TokenSets
 
 Floats = npt.NDArray[np.float64]
 
@@ -78,11 +77,7 @@ class _Adams(NamedTuple):
 
 
 def lagrangian_bound(
-    pieces: Pieces,
-    *,
-    iterations: int | None = None,
-    deadline: float | None = None,
-    start: Multipliers | None = None,
+    pieces: Pieces, *, iterations: int | None = None, deadline: float | None = None, start: Multipliers | None = None
 ) -> tuple[float, Multipliers]:
     """Lower bound on sends + sum_B price * imbalance over all maps with one copy per expert, and its multipliers.
 
@@ -103,23 +98,14 @@ def lagrangian_bound(
     kept = dual.multipliers
     if num_nodes == 1:
         return best, kept
-    most = -np.inf
-    began = time.monotonic()
     if iterations is None:
         iterations = FEW_ITERATIONS if dual.sets.dear else ITERATIONS
-    for step in range(iterations):
-        progress = step / iterations
-        if deadline is not None:
-            now = time.monotonic()
-            if now >= deadline:
-                break
-            progress = max(progress, (now - began) / (deadline - began))
-        if start is not None:
-            progress = WARM_PROGRESS + (1 - WARM_PROGRESS) * progress
-        now_at = dual.multipliers
-        value = dual.judge_and_ascend(step, progress, last=step == iterations - 1)
+    most = -np.inf
+    for step in climb(iterations, deadline, 0.0 if start is None else WARM_PROGRESS):
+        at = dual.multipliers
+        value = dual.judge_and_ascend(step)
         if value > most:
-            most, kept = value, now_at
+            most, kept = value, at
     return max(best, most), kept
 
 
@@ -138,7 +124,7 @@ class _Dual:
         self.num_experts = pieces.load_BE.shape[1]
         shape, top_k = (pieces.num_nodes, pieces.slots_per_node), pieces.sets_UK.shape[1]
         self.shared = SharedMatrix(*shape, homes=pieces.home_U is not None)
-        self.sets = SetSides(pieces.sets_UK, pieces.weight_U, pieces.home_U, self.num_experts, *shape, hosts=False)
+        self.sets = TokenSets(pieces.sets_UK, pieces.weight_U, pieces.home_U, self.num_experts, *shape, hosts=False)
         pair_UC, home_UC = (*self.sets.first([FIRST_THETA / top_k]), np.zeros((0, 0)))[:2]
         own = Multipliers(
             pair_UC=pair_UC,
@@ -160,20 +146,18 @@ class _Dual:
         pairs = float(pieces.weight_U.sum()) * (1 - 1 / pieces.num_nodes) * top_k * (top_k - 1) / 2
         self.unit = FIRST_THETA / top_k * pairs / max(self.num_experts * (self.num_experts - 1), 1)  # mean reward in X
 
-    def judge_and_ascend(self, step: int, progress: float, *, last: bool) -> float:
+    def judge_and_ascend(self, step: Step) -> float:
         """The certified bound at the multipliers; then they move on (new arrays: old ones may be kept)."""
         pieces, at, shared = self.pieces, self.multipliers, self.shared
-        stride, soft_partitions, soft_eigenvalues = (
-            first * (last / first) ** progress for first, last in (STRIDE, SOFT_PARTITIONS, SOFT_EIGENVALUES)
-        )
+        stride = step.falling(STRIDE)
         load_E, capped, experts = pieces.load_BE[0], self.range, self.num_experts
-        thetas, earned = self.earn(soft_eigenvalues)
+        thetas, earned = self.earn(step.falling(SOFT_EIGENVALUES))
         same_EE = earned.same_EE[:experts, :experts]
         sets, sets_size, moved_sets = self.sets.judge_and_ascend(
-            step, progress, last, thetas, earned.same_EE.ravel(), soft_partitions, stride
+            step, thetas, earned.same_EE.ravel(), step.falling(SOFT_PARTITIONS), stride
         )
         pair_UC, home_UC = (*moved_sets, at.home_UC)[:2]
-        stride *= adam_bias(step)
+        stride *= adam_bias(step.number)
         priced_B = pieces.price_B * pieces.floor_B
         above_E, below_E = np.maximum(at.range_E, 0.0), np.maximum(-at.range_E, 0.0)
         kept = capped.least * float(below_E.sum()) - capped.most * float(above_E.sum()) - capped.square * at.square_1[0]
@@ -222,7 +206,7 @@ class _Dual:
     def earn(self, smoothing: float) -> tuple[tuple[Floats, ...], Earned]:
         """The multipliers of the sets, and what the best X earns."""
         at, experts, load_E = self.multipliers, self.num_experts, self.pieces.load_BE[0]
-        thetas = (at.pair_UC, at.home_UC)[: len(self.sets.climbs)]
+        thetas = (at.pair_UC, at.home_UC)[: len(self.sets.kinds)]
         upper_EE = self.sets.rewards(thetas).reshape(self.shared.size, self.shared.size)
         upper_EE[:experts, :experts] -= self._imbalance_EE(at) + np.outer(at.range_E + at.square_1 * load_E, load_E)
         return thetas, self.shared.earn(0.5 * (upper_EE + upper_EE.T), at.price_EE, at.triangle_T, smoothing)

@@ -8,16 +8,15 @@ hosts unused, so its multipliers are >= 0.
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from placement.bounds.dual_ascent import Adam, adam_bias
+from placement.bounds.dual_ascent import Adam, adam_bias, climb
 from placement.bounds.replica_relaxation import HostMatrix, HostPrices
 from placement.bounds.spectral_bound import ERROR_FACTOR
-from placement.bounds.token_sets_by_group import SetSides
+from placement.bounds.token_sets import TokenSets
 
 Floats = npt.NDArray[np.float64]
 
@@ -59,7 +58,7 @@ def replica_bound(
     without a deadline, which hurries the schedule.
     """
     slots, top_k = min(slots_per_node, num_experts), sets_UK.shape[1]
-    sets = SetSides(sets_UK, weight_U, home_U, num_experts, num_nodes, slots, hosts=True)
+    sets = TokenSets(sets_UK, weight_U, home_U, num_experts, num_nodes, slots, hosts=True)
     shared = HostMatrix(num_experts, num_nodes, slots, homes=home_U is not None)
     size = shared.num_elements
     if iterations is None:
@@ -70,24 +69,15 @@ def replica_bound(
     unit = FIRST_PAIR * top_k * (top_k - 1) / 2 / max(num_experts * (num_experts - 1), 1)
     factors = (num_experts * CORNER_STRIDE, 1.0, 1.0, 1.0, 1.0)
     cells = size**2
-    best, kept, started = 0.0, HostMultipliers(thetas, prices), time.monotonic()
-    for step in range(iterations):
-        progress = step / iterations
-        if deadline is not None:
-            now = time.monotonic()
-            if now >= deadline:
-                break
-            progress = max(progress, (now - started) / (deadline - started))
-        stride, soft_splits, soft_eigenvalues = (
-            first * (last / first) ** progress for first, last in (STRIDE, SOFT_SPLITS, SOFT_EIGENVALUES)
-        )
+    best, kept = 0.0, HostMultipliers(thetas, prices)
+    for step in climb(iterations, deadline):
+        stride, soft_splits = step.falling(STRIDE), step.falling(SOFT_SPLITS)
         reward_V = sets.rewards(thetas)
         half_EE = reward_V[:cells].reshape(size, size)
-        earned, hosts, norm = shared.earn(half_EE + half_EE.T, reward_V[cells:], prices, soft_eigenvalues)
+        earned, hosts, norm = shared.earn(half_EE + half_EE.T, reward_V[cells:], prices, step.falling(SOFT_EIGENVALUES))
         shared_V = np.concatenate([hosts[1:, 1:].ravel(), hosts[0, 1:]])
-        last = step == iterations - 1
-        value, magnitude, moved = sets.judge_and_ascend(step, progress, last, thetas, shared_V, soft_splits, stride)
-        stride *= adam_bias(step)
+        value, magnitude, moved = sets.judge_and_ascend(step, thetas, shared_V, soft_splits, stride)
+        stride *= adam_bias(step.number)
         rounded = sets.terms * magnitude + (size + 1) ** 2 * norm
         value -= earned + ERROR_FACTOR * float(np.finfo(np.float64).eps) * rounded
         if value > best:

@@ -64,12 +64,6 @@ class SharedMatrix:
         uv, vw, uw = u * self.size + v, v * self.size + w, u * self.size + w
         return np.stack([np.concatenate([uv, vw, uw]), np.concatenate([vw, uw, uv]), np.concatenate([uw, uv, vw])])
 
-    def random(self) -> Floats:
-        """X of a random map, in the mean."""
-        same_EE = np.full((self.size, self.size), (self.slots - 1) / max(self.size - 1, 1))
-        np.fill_diagonal(same_EE, 1.0)
-        return same_EE
-
     def transitive(self, same_EE: Floats) -> Floats:
         """By how much each triangle inequality is broken, float64 [T]."""
         flat = same_EE.ravel()

@@ -15,7 +15,8 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.bounds.dual_ascent import ADAM_FIRST, ADAM_SECOND, ADAM_TINY, Adam
+from placement.bounds.dual_ascent import Adam, ascended
+from placement.bounds.set_partitions import SetSide
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -82,19 +83,12 @@ def recursion(elements: int, most_blocks: int, largest: int, *, home: bool) -> R
 
 @nb.njit(cache=True, nogil=True)
 def ascend_batches(
-    cell_UF: Ints,
-    weight_U: Floats,
-    ptr_S: Ints,
-    feature_D: Ints,
-    steps: Recursion,
-    theta_UF: Floats,
-    adam: Adam,
-    shared_V: Floats,
-    smoothing: float,
-    stride: float,
+    side: SetSide, steps: Recursion, theta_UF: Floats, adam: Adam, shared_V: Floats, smoothing: float, stride: float
 ) -> tuple[float, float]:
     """A step uphill of all multipliers, in place; returns the sum of weight * least cost (1 for a block) before it, and
-    the sum of the magnitudes that were added up, as `token_sets.ascend_sets` does."""
+    the sum of the magnitudes that were added up, as `ascend_sets` does."""
+    cell_UF, weight_U = side.cell_UF, side.weight_U
+    ptr_S, feature_D = side.splits.ptr_S, side.splits.feature_D
     num_sets, num_features = cell_UF.shape
     subsets = ptr_S.shape[0] - 1
     terms, count = steps.term_T3, steps.numbers
@@ -161,7 +155,5 @@ def ascend_batches(
                 continue  # out of the range of floats: these multipliers stay
             for f in range(num_features):
                 gradient = seen_FL[f, lane] - shared_V[cell_UF[u, f]]
-                adam.first[u, f] += (1 - ADAM_FIRST) * (gradient - adam.first[u, f])
-                adam.second[u, f] += (1 - ADAM_SECOND) * (gradient * gradient - adam.second[u, f])
-                theta_UF[u, f] += stride * adam.first[u, f] / (np.sqrt(adam.second[u, f]) + ADAM_TINY)
+                theta_UF[u, f] = ascended(adam, u, f, theta_UF[u, f], gradient, stride)
     return total, magnitude

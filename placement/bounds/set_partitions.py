@@ -1,4 +1,4 @@
-"""All ways to split a top-k set over nodes, as tables that the kernels of `token_sets` read.
+"""All ways to split a top-k set over nodes, as tables, and kernels that go over them one by one.
 
 A map splits a set into blocks, each served by a node. What a split has (pairs of experts on one node, hosts of an
 expert) are its features; like the features, what it costs is known from its blocks, which are subsets: bit masks of
@@ -11,12 +11,17 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+import numba as nb
 import numpy as np
 import numpy.typing as npt
+
+from placement.bounds.dual_ascent import Adam, ascended
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Masks = npt.NDArray[np.uint16]  # unsigned: indices that need no check for being negative
+
+MOST_EXPONENT = 11.5  # splits with a chance below 1e-5 of the best one's are left out of the gradient
 
 
 class Splits(NamedTuple):
@@ -35,6 +40,18 @@ class Splits(NamedTuple):
     feature_D: Ints
     least_F: Floats
     most_copies: int
+
+
+class SetSide(NamedTuple):
+    """Sets of one size, by falling weight.
+
+    cell_UF   int64 [U, F], where the shared side has each feature of each set
+    weight_U  float64 [U], what a node costs
+    """
+
+    cell_UF: Ints
+    weight_U: Floats
+    splits: Splits
 
 
 def set_partitions(top_k: int, most_blocks: int, largest: int) -> Masks:
@@ -155,3 +172,89 @@ def _splits(parts_PJ: Masks, cost_P: Floats, features: list[int], elements: int,
     ptr_S = np.cumsum([0] + [len(row) for row in held]).astype(np.int64)
     feature_D = np.array([f for row in held for f in row], dtype=np.int64)
     return Splits(parts_PJ, cost_P, ptr_S, feature_D, np.full(len(features), least), copies)
+
+
+@nb.njit(cache=True, nogil=True)
+def add_rewards(side: SetSide, theta_UF: Floats, reward_V: Floats) -> None:
+    """Add weight * theta at the cell of every feature: what the shared side earns for it."""
+    for u in range(side.cell_UF.shape[0]):
+        for f in range(side.cell_UF.shape[1]):
+            reward_V[side.cell_UF[u, f]] += side.weight_U[u] * theta_UF[u, f]
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _price_splits(splits: Splits, theta_F: Floats, cost_S: Floats, cost_P: Floats) -> float:
+    """Write what the subsets and the splits of a set cost; returns the least."""
+    num_parts, most_blocks = splits.parts_PJ.shape
+    subsets = splits.ptr_S.shape[0] - 1
+    for s in range(1, subsets):
+        cost = 0.0
+        for d in range(splits.ptr_S[s], splits.ptr_S[s + 1]):
+            cost += theta_F[splits.feature_D[d]]
+        for copies in range(splits.most_copies):
+            cost_S[copies * subsets + s] = (copies + 1) * cost
+    least = np.inf
+    for p in range(num_parts):
+        cost = splits.cost_P[p]
+        for j in range(most_blocks):
+            cost += cost_S[splits.parts_PJ[p, j]]
+        cost_P[p] = cost
+        least = min(least, cost)
+    return float(least)
+
+
+@nb.njit(cache=True, nogil=True)
+def judge_sets(side: SetSide, theta_UF: Floats) -> tuple[float, float]:
+    """The sum of weight * least cost, and the sum of the magnitudes that were added up, for the rounding error."""
+    splits = side.splits
+    cost_S = np.zeros((splits.ptr_S.shape[0] - 1) * splits.most_copies)
+    cost_P = np.empty(splits.parts_PJ.shape[0])
+    total, magnitude = 0.0, 0.0
+    for u in range(side.cell_UF.shape[0]):
+        total += side.weight_U[u] * _price_splits(splits, theta_UF[u], cost_S, cost_P)
+        magnitude += side.weight_U[u] * (splits.most_copies * np.abs(theta_UF[u]).sum() + splits.parts_PJ.shape[1])
+    return total, magnitude
+
+
+@nb.njit(cache=True, nogil=True)
+def ascend_sets(
+    side: SetSide, begin: int, end: int, theta_UF: Floats, adam: Adam, shared_V: Floats, smoothing: float, stride: float
+) -> tuple[float, float]:
+    """A step uphill of the multipliers of the sets begin..end, in place; returns what `judge_sets` does, of those
+    before.
+
+    shared_V   float64 [V], what the shared side has of each feature, with which the sets should agree
+    smoothing  temperature of the softmax over splits, in nodes
+    """
+    splits = side.splits
+    num_parts, most_blocks = splits.parts_PJ.shape
+    num_features = side.cell_UF.shape[1]
+    subsets = splits.ptr_S.shape[0] - 1
+    entries = subsets * splits.most_copies
+    cost_S, seen_S, cost_P = np.zeros(entries), np.zeros(entries), np.empty(num_parts)
+    seen_F = np.empty(num_features)
+    total, magnitude = 0.0, 0.0
+    for u in range(begin, end):
+        least = _price_splits(splits, theta_UF[u], cost_S, cost_P)
+        total += side.weight_U[u] * least
+        magnitude += side.weight_U[u] * (splits.most_copies * np.abs(theta_UF[u]).sum() + most_blocks)
+        seen_S[:] = 0.0
+        norm = 0.0
+        for p in range(num_parts):
+            if cost_P[p] - least < MOST_EXPONENT * smoothing:
+                chance = np.exp((least - cost_P[p]) / smoothing)
+                norm += chance
+                for j in range(most_blocks):
+                    seen_S[splits.parts_PJ[p, j]] += chance
+        seen_F[:] = 0.0
+        for s in range(1, subsets):
+            seen = 0.0
+            for copies in range(splits.most_copies):
+                seen += (copies + 1) * seen_S[copies * subsets + s]
+            if seen > 0.0:
+                for d in range(splits.ptr_S[s], splits.ptr_S[s + 1]):
+                    seen_F[splits.feature_D[d]] += seen
+        for f in range(num_features):
+            gradient = seen_F[f] / norm - shared_V[side.cell_UF[u, f]]
+            theta_UF[u, f] = max(ascended(adam, u, f, theta_UF[u, f], gradient, stride), splits.least_F[f])
+    return total, magnitude

@@ -145,12 +145,7 @@ class _Tangents:
 
 @nb.njit(cache=True, nogil=True)
 def add_lines(
-    pair_UC: npt.NDArray[np.int64],
-    weight_U: Floats,
-    line_a: Floats,
-    line_b: Floats,
-    same_V: Floats,
-    half_V: Floats,
+    pair_UC: npt.NDArray[np.int64], weight_U: Floats, line_a: Floats, line_b: Floats, same_V: Floats, half_V: Floats
 ) -> float:
     """Take for every set the line a - b * pairs that is highest at `same_V`; add its slopes to the set's pairs.
 

@@ -9,40 +9,83 @@ split has is all that counts.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.bounds.dual_ascent import ADAM_FIRST, ADAM_SECOND, ADAM_TINY, Adam, adam_bias
+from placement.bounds.dual_ascent import Adam, Step, adam_bias
 from placement.bounds.set_batches import ascend_batches, recursion
-from placement.bounds.set_partitions import Splits, even_splits, home_splits, host_splits, node_splits
+from placement.bounds.set_partitions import (
+    SetSide,
+    add_rewards,
+    ascend_sets,
+    even_splits,
+    home_splits,
+    host_splits,
+    judge_sets,
+    node_splits,
+)
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 MOST_CELLS = 4_000_000  # sets * splits that one iteration looks at one by one
 MOST_TOP_K = 8  # 4140 partitions; 9, or 8 and a home, have 21,147 (11,051 over 4 nodes)
 EVEN_SHARE = 0.25  # of the iterations, where sets take turns afterwards
 SWEEPS_BETWEEN_JUDGING = 4
-MOST_EXPONENT = 11.5  # splits with a chance below 1e-5 of the best one's are left out of the gradient
 
 
-class SetSide(NamedTuple):
-    """Sets of one size, by falling weight.
+class TokenSets:
+    """The sets without and those with a home, as one side; a kind that there is none of has no rows.
 
-    cell_UF   int64 [U, F], where the shared side has each feature of each set
-    weight_U  float64 [U], what a node costs
+    A given home is an element of its own beside the experts: element E + n is on node n, and no other home is.
     """
 
-    cell_UF: Ints
-    weight_U: Floats
-    splits: Splits
+    def __init__(
+        self,
+        sets_UK: npt.NDArray[np.integer],
+        weight_U: Floats,
+        home_U: npt.NDArray[np.integer] | None,
+        num_experts: int,
+        num_nodes: int,
+        slots_per_node: int,
+        *,
+        hosts: bool,
+    ) -> None:
+        """weight_U: share of the tokens. home_U: int [U], home node of each set, -1: random; None: all are random."""
+        self.num_elements = num_experts + (num_nodes if home_U is not None else 0)
+        shape = (self.num_elements, num_nodes, slots_per_node)
+        random_U = np.ones(len(sets_UK), dtype=bool) if home_U is None else home_U < 0
+        # without copies a random home saves the block of one node in N; with them the splits know it
+        away = 1.0 if hosts else 1 - 1 / num_nodes
+        self.kinds = [SetMultipliers(sets_UK[random_U], weight_U[random_U] * away, *shape, hosts=hosts)]
+        if home_U is not None:
+            known_U = ~random_U
+            homes = num_experts + home_U[known_U].astype(np.int64)
+            self.kinds.append(SetMultipliers(sets_UK[known_U], weight_U[known_U], *shape, hosts=hosts, home_U=homes))
+        self.dear = any(kind.dear for kind in self.kinds)
+        self.terms = sum(kind.side.cell_UF.size + len(kind.side.cell_UF) for kind in self.kinds)
+
+    def first(self, theta_D: list[float]) -> tuple[Floats, ...]:
+        """Multipliers float64 [U, F] of each kind from one for each kind of feature; the home is paired as experts."""
+        return tuple(kind.first([*theta_D, theta_D[0]][: len(kind.size_D)]) for kind in self.kinds)
+
+    def rewards(self, thetas: tuple[Floats, ...]) -> Floats:
+        """What the shared side earns for each feature, float64 [V]."""
+        return np.asarray(sum(kind.rewards(theta_UF) for kind, theta_UF in zip(self.kinds, thetas, strict=True)))
+
+    def judge_and_ascend(
+        self, step: Step, thetas: tuple[Floats, ...], shared_V: Floats, smoothing: float, stride: float
+    ) -> tuple[float, float, tuple[Floats, ...]]:
+        """As that of `SetMultipliers`, of all together."""
+        answers = [
+            kind.judge_and_ascend(step, theta_UF, shared_V, smoothing, stride)
+            for kind, theta_UF in zip(self.kinds, thetas, strict=True)
+        ]
+        values, sizes, moved = zip(*answers, strict=True)
+        return sum(values), sum(sizes), moved
 
 
-class SetClimb:
-    """The multipliers' way uphill on the side of the sets.
+class SetMultipliers:
+    """The way uphill of the multipliers of all sets of one kind.
 
     Where one set has too many splits, all features of a kind share one multiplier for good.
     """
@@ -104,22 +147,15 @@ class SetClimb:
         return reward_V
 
     def judge_and_ascend(
-        self,
-        step: int,
-        progress: float,
-        last: bool,
-        theta_UF: Floats,
-        shared_V: Floats,
-        smoothing: float,
-        stride: float,
+        self, step: Step, theta_UF: Floats, shared_V: Floats, smoothing: float, stride: float
     ) -> tuple[float, float, Floats]:
         """The exact sum of weight * least cost, a magnitude for its rounding error, and multipliers after a step
         uphill.
 
         The sum is -inf where it was not computed: while sets take turns it is dear. `stride` is without `adam_bias`.
         """
-        if self.own_since is None and self.exact and (self.turns == 1 or progress >= EVEN_SHARE):
-            self.own_since = step
+        if self.own_since is None and self.exact and (self.turns == 1 or step.progress >= EVEN_SHARE):
+            self.own_since = step.number
         if self.own_since is None:
             theta_UD = (
                 theta_UF[:, np.maximum(np.cumsum(self.size_D) - 1, 0)]
@@ -127,130 +163,32 @@ class SetClimb:
                 else np.zeros((len(theta_UF), len(self.size_D)))
             )
             value, size, slope_UD = even_sets(self, theta_UD, shared_V, smoothing)
-            theta_UD = self.even_adam.ascend(theta_UD, slope_UD, stride * adam_bias(step))
+            theta_UD = self.even_adam.ascend(theta_UD, slope_UD, stride * adam_bias(step.number))
             return value, size, np.repeat(np.maximum(theta_UD, self.least), self.size_D, axis=1)
-        sweep, turn = divmod(step - self.own_since, self.turns)
+        sweep, turn = divmod(step.number - self.own_since, self.turns)
         moved_UF = theta_UF.copy()
         begin, end = (len(moved_UF) * t // self.turns for t in (turn, turn + 1))
         stride *= adam_bias(sweep)
         if self.steps is not None:
-            value, size = ascend_batches(
-                self.side.cell_UF,
-                self.side.weight_U,
-                self.side.splits.ptr_S,
-                self.side.splits.feature_D,
-                self.steps,
-                moved_UF,
-                self.adam,
-                shared_V,
-                smoothing,
-                stride,
-            )
+            value, size = ascend_batches(self.side, self.steps, moved_UF, self.adam, shared_V, smoothing, stride)
             return value - self.free, size, moved_UF
         value, size = ascend_sets(self.side, begin, end, moved_UF, self.adam, shared_V, smoothing, stride)
         if self.turns > 1:
-            judged = last or (turn == 0 and sweep % SWEEPS_BETWEEN_JUDGING == 0)
+            judged = step.last or (turn == 0 and sweep % SWEEPS_BETWEEN_JUDGING == 0)
             value, size = judge_sets(self.side, theta_UF) if judged else (-np.inf, 0.0)
         return value, size, moved_UF
 
 
-@nb.njit(cache=True, nogil=True)
-def add_rewards(side: SetSide, theta_UF: Floats, reward_V: Floats) -> None:
-    """Add weight * theta at the cell of every feature: what the shared side earns for it."""
-    for u in range(side.cell_UF.shape[0]):
-        for f in range(side.cell_UF.shape[1]):
-            reward_V[side.cell_UF[u, f]] += side.weight_U[u] * theta_UF[u, f]
-
-
-@nb.njit(cache=True, nogil=True, inline="always")
-def _price_splits(splits: Splits, theta_F: Floats, cost_S: Floats, cost_P: Floats) -> float:
-    """Write what the subsets and the splits of a set cost; returns the least."""
-    num_parts, most_blocks = splits.parts_PJ.shape
-    subsets = splits.ptr_S.shape[0] - 1
-    for s in range(1, subsets):
-        cost = 0.0
-        for d in range(splits.ptr_S[s], splits.ptr_S[s + 1]):
-            cost += theta_F[splits.feature_D[d]]
-        for copies in range(splits.most_copies):
-            cost_S[copies * subsets + s] = (copies + 1) * cost
-    least = np.inf
-    for p in range(num_parts):
-        cost = splits.cost_P[p]
-        for j in range(most_blocks):
-            cost += cost_S[splits.parts_PJ[p, j]]
-        cost_P[p] = cost
-        least = min(least, cost)
-    return float(least)
-
-
-@nb.njit(cache=True, nogil=True)
-def judge_sets(side: SetSide, theta_UF: Floats) -> tuple[float, float]:
-    """The sum of weight * least cost, and the sum of the magnitudes that were added up, for the rounding error."""
-    splits = side.splits
-    cost_S = np.zeros((splits.ptr_S.shape[0] - 1) * splits.most_copies)
-    cost_P = np.empty(splits.parts_PJ.shape[0])
-    total, magnitude = 0.0, 0.0
-    for u in range(side.cell_UF.shape[0]):
-        total += side.weight_U[u] * _price_splits(splits, theta_UF[u], cost_S, cost_P)
-        magnitude += side.weight_U[u] * (splits.most_copies * np.abs(theta_UF[u]).sum() + splits.parts_PJ.shape[1])
-    return total, magnitude
-
-
-@nb.njit(cache=True, nogil=True)
-def ascend_sets(
-    side: SetSide, begin: int, end: int, theta_UF: Floats, adam: Adam, shared_V: Floats, smoothing: float, stride: float
-) -> tuple[float, float]:
-    """A step uphill of the multipliers of the sets begin..end, in place; returns what `judge_sets` does, of those
-    before.
-
-    shared_V   float64 [V], what the shared side has of each feature, with which the sets should agree
-    smoothing  temperature of the softmax over splits, in nodes
-    """
-    splits = side.splits
-    num_parts, most_blocks = splits.parts_PJ.shape
-    num_features = side.cell_UF.shape[1]
-    subsets = splits.ptr_S.shape[0] - 1
-    entries = subsets * splits.most_copies
-    cost_S, seen_S, cost_P = np.zeros(entries), np.zeros(entries), np.empty(num_parts)
-    seen_F = np.empty(num_features)
-    total, magnitude = 0.0, 0.0
-    for u in range(begin, end):
-        least = _price_splits(splits, theta_UF[u], cost_S, cost_P)
-        total += side.weight_U[u] * least
-        magnitude += side.weight_U[u] * (splits.most_copies * np.abs(theta_UF[u]).sum() + most_blocks)
-        seen_S[:] = 0.0
-        norm = 0.0
-        for p in range(num_parts):
-            if cost_P[p] - least < MOST_EXPONENT * smoothing:
-                chance = np.exp((least - cost_P[p]) / smoothing)
-                norm += chance
-                for j in range(most_blocks):
-                    seen_S[splits.parts_PJ[p, j]] += chance
-        seen_F[:] = 0.0
-        for s in range(1, subsets):
-            seen = 0.0
-            for copies in range(splits.most_copies):
-                seen += (copies + 1) * seen_S[copies * subsets + s]
-            if seen > 0.0:
-                for d in range(splits.ptr_S[s], splits.ptr_S[s + 1]):
-                    seen_F[splits.feature_D[d]] += seen
-        for f in range(num_features):
-            gradient = seen_F[f] / norm - shared_V[side.cell_UF[u, f]]
-            adam.first[u, f] += (1 - ADAM_FIRST) * (gradient - adam.first[u, f])
-            adam.second[u, f] += (1 - ADAM_SECOND) * (gradient * gradient - adam.second[u, f])
-            moved = theta_UF[u, f] + stride * adam.first[u, f] / (np.sqrt(adam.second[u, f]) + ADAM_TINY)
-            theta_UF[u, f] = max(moved, splits.least_F[f])
-    return total, magnitude
-
-
-def even_sets(climb: SetClimb, theta_UD: Floats, shared_V: Floats, smoothing: float) -> tuple[float, float, Floats]:
+def even_sets(
+    sets: SetMultipliers, theta_UD: Floats, shared_V: Floats, smoothing: float
+) -> tuple[float, float, Floats]:
     """As `judge_sets`, with one multiplier for all features of a kind; and the gradient of the smoothed value."""
-    cost_UC = climb.cost_C + theta_UD @ climb.count_CD.T
+    cost_UC = sets.cost_C + theta_UD @ sets.count_CD.T
     least_U = cost_UC.min(axis=1)
     chance_UC = np.exp((least_U[:, None] - cost_UC) / smoothing)
-    mean_UD = (chance_UC @ climb.count_CD) / chance_UC.sum(axis=1, keepdims=True)
-    weight_U = climb.side.weight_U
-    magnitude = float(weight_U @ (np.abs(theta_UD) @ climb.count_CD.max(axis=0) + climb.cost_C.max()))
-    of_kind = np.split(shared_V[climb.side.cell_UF], np.cumsum(climb.size_D)[:-1], axis=1)
+    mean_UD = (chance_UC @ sets.count_CD) / chance_UC.sum(axis=1, keepdims=True)
+    weight_U = sets.side.weight_U
+    magnitude = float(weight_U @ (np.abs(theta_UD) @ sets.count_CD.max(axis=0) + sets.cost_C.max()))
+    of_kind = np.split(shared_V[sets.side.cell_UF], np.cumsum(sets.size_D)[:-1], axis=1)
     shared_UD = np.stack([shared_UF.sum(axis=1) for shared_UF in of_kind], axis=1)
     return float(weight_U @ least_U), magnitude, mean_UD - shared_UD

@@ -17,11 +17,7 @@ BOOTSTRAP_SHARE = 0.25
 
 
 def layer_problem(
-    workload: Workload,
-    cluster: Cluster,
-    options: Options,
-    layer: int,
-    home_S: npt.NDArray[np.int32] | None = None,
+    workload: Workload, cluster: Cluster, options: Options, layer: int, home_S: npt.NDArray[np.int32] | None = None
 ) -> LayerProblem:
     """Everything that a solver needs for one layer; deterministic in (workload, options.seed, layer).
 

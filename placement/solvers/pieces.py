@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from placement.bounds.set_partitions import ascend_sets
 from placement.bounds.spectral_bound import add_lines
-from placement.bounds.token_sets import ascend_sets
 from placement.core.cluster import Cluster
 from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.kernel_single import cost_single
