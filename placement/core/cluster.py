@@ -39,7 +39,7 @@ class Cluster(Shape):
     combine_bytes: int = 14384
 
     def __post_init__(self) -> None:
-        for name, value in zip(("num_nodes", "gpus_per_node", "slots_per_gpu"), self.shape, strict=True):
+        for name, value in self.sizes().items():
             if value < 1:
                 raise ClusterError(f"{name}={value} must be at least 1")
         if self.num_nodes > MOST_NODES:

@@ -36,6 +36,10 @@ class Shape:
         """(nodes, GPUs of a node, slots of a GPU): equal for equal shapes."""
         return self.num_nodes, self.gpus_per_node, self.slots_per_gpu
 
+    def sizes(self) -> dict[str, int]:
+        """By name, to make another object of the same shape."""
+        return dict(zip(("num_nodes", "gpus_per_node", "slots_per_gpu"), self.shape, strict=True))
+
     def slots_of_rank(self, rank: int) -> range:
         return range(rank * self.slots_per_gpu, (rank + 1) * self.slots_per_gpu)
 

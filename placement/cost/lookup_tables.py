@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from placement.core.shape import Shape
+
 
 class LayerTables(NamedTuple):
     """Where the copies of each expert of one layer are.
@@ -33,13 +35,10 @@ class LayerTables(NamedTuple):
         return len(self.slot_id) == len(self.host_E)
 
 
-def layer_tables(
-    phy2log_P: npt.NDArray[np.integer], *, num_experts: int, num_nodes: int, gpus_per_node: int
-) -> LayerTables:
-    num_ranks = num_nodes * gpus_per_node
+def layer_tables(phy2log_P: npt.NDArray[np.integer], num_experts: int, shape: Shape) -> LayerTables:
     slots = np.argsort(phy2log_P, kind="stable")
-    rank = (slots // (len(phy2log_P) // num_ranks)).astype(np.int32)
-    node = (rank // gpus_per_node).astype(np.int32)
+    rank = (slots // shape.slots_per_gpu).astype(np.int32)
+    node = (rank // shape.gpus_per_node).astype(np.int32)
     copies = np.bincount(phy2log_P, minlength=num_experts)
     host_E = np.zeros(num_experts, dtype=np.uint64)
     np.bitwise_or.at(host_E, phy2log_P[slots], np.uint64(1) << node.astype(np.uint64))
@@ -49,6 +48,6 @@ def layer_tables(
         slot_rank=rank,
         slot_node=node,
         host_E=host_E,
-        num_nodes=num_nodes,
-        num_ranks=num_ranks,
+        num_nodes=shape.num_nodes,
+        num_ranks=shape.num_ranks,
     )

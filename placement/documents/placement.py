@@ -53,15 +53,10 @@ class PlacementFile(Document):
     @staticmethod
     def of(placement: Placement, **parts: Any) -> PlacementFile:
         """The file of a placement; `parts` are the file's other parts by name, None: the file has none."""
-        cluster = ClusterPart(
-            num_nodes=placement.num_nodes,
-            gpus_per_node=placement.gpus_per_node,
-            slots_per_gpu=placement.slots_per_gpu,
-        )
         return PlacementFile(
             schema="expert-placement/1",
             model=ModelPart.of(placement.model),
-            cluster=cluster,
+            cluster=ClusterPart(**placement.sizes()),
             physical_to_logical=placement.phy2log_LP.tolist(),
             **{name: part for name, part in parts.items() if part is not None},
         )

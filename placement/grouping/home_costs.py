@@ -68,8 +68,7 @@ def home_costs(
         )
     model, choice = trace.model, REPLICA_CHOICES.make(replica_choice)
     fares = fare_HX(cluster, transport)
-    shape = {"num_nodes": cluster.num_nodes, "gpus_per_node": cluster.gpus_per_node}
-    tables = [layer_tables(row, num_experts=model.num_experts, **shape) for row in placement.phy2log_LP]
+    tables = [layer_tables(row, model.num_experts, placement) for row in placement.phy2log_LP]
     costers = [home_coster(one, choice, cluster, fares, carrier.distinct) for one in tables]
     cost_LQN = np.zeros((model.num_layers, len(requests.ids), cluster.num_nodes))
     saved_LEN = np.zeros((model.num_layers, model.num_experts, cluster.num_nodes))

@@ -136,13 +136,7 @@ def side_by_side(
 
 def placement_of(model: Model, cluster: Cluster, rows: Sequence[Row]) -> Placement:
     """The rows of all layers as one map."""
-    return Placement(
-        model=model,
-        num_nodes=cluster.num_nodes,
-        gpus_per_node=cluster.gpus_per_node,
-        slots_per_gpu=cluster.slots_per_gpu,
-        phy2log_LP=np.stack(rows),
-    )
+    return Placement(model=model, **cluster.sizes(), phy2log_LP=np.stack(rows))
 
 
 class Deadlines:

@@ -32,7 +32,7 @@ class LayerMap(Shape):
 
     def cluster(self) -> Cluster:
         """Nodes and ranks of the map, all alike."""
-        return Cluster(num_nodes=self.num_nodes, gpus_per_node=self.gpus_per_node, slots_per_gpu=self.slots_per_gpu)
+        return Cluster.of(self)
 
     @classmethod
     def of(cls, placement: Placement, layer: int) -> LayerMap:
@@ -45,17 +45,10 @@ class LayerMap(Shape):
         row = placement.phy2log_LP[placement.model.layer_ids.index(layer)]
         return cls(
             layer=layer,
-            num_nodes=placement.num_nodes,
-            gpus_per_node=placement.gpus_per_node,
-            slots_per_gpu=placement.slots_per_gpu,
+            **placement.sizes(),
             num_experts=placement.model.num_experts,
             version=map_version(placement),
-            tables=layer_tables(
-                row,
-                num_experts=placement.model.num_experts,
-                num_nodes=placement.num_nodes,
-                gpus_per_node=placement.gpus_per_node,
-            ),
+            tables=layer_tables(row, placement.model.num_experts, placement),
             logical_P=tuple(row.tolist()),
         )
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.core.cluster import Cluster
+from placement.core.shape import Shape
 from placement.cost.choices.base import LayerCost, LayerTokens
 from placement.cost.choices.min_nodes import MinNodes
 from placement.cost.covers import MAX_COVERS, smallest_covers
@@ -35,11 +36,11 @@ def test_is_the_mean_over_given_homes(nodes: int, gpus: int, slots: int, share: 
     row = rng.permutation(np.concatenate([np.arange(experts), copies])).astype(np.int32)
     ids_TK = np.argsort(rng.random((12, experts)), axis=1)[:, : min(top_k, experts)].astype(np.int32)
     count_T = rng.integers(1, 5, len(ids_TK))
-    tables = layer_tables(row, num_experts=experts, num_nodes=nodes, gpus_per_node=gpus)
+    cluster = Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots)
+    tables = layer_tables(row, experts, cluster)
 
     quick, quick_load_P = Traffic.start(nodes, num_ranks), np.zeros(num_slots)
     cost_min_nodes(ids_TK, count_T, tables, quick, quick_load_P)
-    cluster = Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots)
     booked = LayerCost.start(row, experts, cluster, "node")
     for home in range(nodes):
         home_T = np.full(len(ids_TK), home, dtype=np.int32)
@@ -77,7 +78,8 @@ def test_by_hand(gpus: int) -> None:
     """Two experts on nodes 0 and 1 of ten: at eight homes one copy leaves, at two none does; one load is even."""
     row = np.array([*([0, 1] * 2), *range(2, 18)]) if gpus == 2 else np.array([0, 0, *range(1, 9)])
     ids_TK = np.array([[0, 1]] if gpus == 2 else [[0]])
-    tables = layer_tables(row, num_experts=int(row.max()) + 1, num_nodes=10, gpus_per_node=gpus)
+    shape = Shape(num_nodes=10, gpus_per_node=gpus, slots_per_gpu=len(row) // (10 * gpus))
+    tables = layer_tables(row, int(row.max()) + 1, shape)
     traffic, load_P = Traffic.start(10, 10 * gpus), np.zeros(len(row))
     cost_min_nodes(ids_TK, np.array([10]), tables, traffic, load_P)
     assert traffic.remote_3.tolist() == pytest.approx([8, 8 * gpus, 8 * gpus])

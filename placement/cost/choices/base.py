@@ -54,9 +54,8 @@ class LayerCost(NamedTuple):
     @staticmethod
     def start(phy2log_P: npt.NDArray[np.integer], num_experts: int, cluster: Cluster, transport: str) -> LayerCost:
         """Of no token yet."""
-        nodes, gpus = cluster.num_nodes, cluster.gpus_per_node
-        tables = layer_tables(phy2log_P, num_experts=num_experts, num_nodes=nodes, gpus_per_node=gpus)
-        running, traffic = RunningLoad.start(cluster), Traffic.start(nodes, cluster.num_ranks)
+        tables = layer_tables(phy2log_P, num_experts, cluster)
+        running, traffic = RunningLoad.start(cluster), Traffic.start(cluster.num_nodes, cluster.num_ranks)
         return LayerCost(
             tables, cluster, links_alike(cluster, transport), running, traffic, np.zeros(cluster.num_slots)
         )
