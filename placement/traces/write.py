@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.core.model import Model
+from placement.documents.parts import ModelPart
 from placement.errors import OutputError, TraceError
 from placement.support.atomic_files import check_new_folder
 from placement.traces.checked import checked_ids
@@ -74,20 +75,9 @@ def make_manifest(
     model: Model, num_tokens: int, requests: Sequence[RequestEntry], extras: dict[str, Any] | None = None
 ) -> Manifest:
     """`trace.json` of a trace of `model`; `extras` are further keys."""
-    return Manifest.model_validate(
-        {
-            **(extras or {}),
-            "schema": SCHEMA,
-            "model": model.name,
-            "layer_ids": list(model.layer_ids),
-            "num_experts": model.num_experts,
-            "top_k": model.top_k,
-            **({} if model.num_groups is None else {"num_groups": model.num_groups}),
-            **({} if model.num_hidden_layers is None else {"num_hidden_layers": model.num_hidden_layers}),
-            "num_tokens": num_tokens,
-            "requests": list(requests),
-        }
-    )
+    known = ModelPart.of(model).model_dump(exclude_unset=True)
+    own = {"schema": SCHEMA, "model": known.pop("name"), "num_tokens": num_tokens, "requests": list(requests)}
+    return Manifest.model_validate({**(extras or {}), **known, **own})
 
 
 def merge_traces(trace: Trace, out_dir: str | Path) -> int:
