@@ -134,7 +134,7 @@ def test_the_picture_shows_every_point(front: Front) -> None:
     for side in ("train", "held_out"):
         for point in front.points:
             answer = getattr(point.solution, side)["auto"]
-            told = f"{number(answer.sends_L.mean())} sends, {number(answer.rank_imbalance_L().mean())}"
+            told = f"{number(answer.sends_L.mean())} sends, imbalance {number(answer.rank_imbalance_L().mean())}"
             assert any(tip.startswith("front, ") and tip.endswith(told) for tip in tips)
     words = [part.text for part in root.iter("{http://www.w3.org/2000/svg}text")]
     assert "1.5, chosen" in words

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 from placement.report.drawing.lines import layer_line, lines_by_layer
 from placement.report.solution.expert_maps import CLASS_LABELS, LayerMap, layer_map
-from placement.report.solution.solution_charts import rank_heatmap, reach_of, series_of, shape_of
+from placement.report.solution.solution_charts import (
+    IMBALANCE,
+    SENDS,
+    series_of,
+    shape_of,
+)
 from placement_api.pages.figures import Figures, Floats
 from placement_api.pages.looks import Look
 
-SENDS, IMBALANCE = "sends per token to other nodes", "rank imbalance (max / mean)"
 SERIES = tuple(f"s{number}" for number in (2, 1, 3, 0, 4, 5, 6, 7))
 SHAPES = ("diamond", "square", "triangle", "circle")
 
@@ -24,14 +28,6 @@ class LayerChart:
     svg: str
     heads: list[tuple[str, str, str]]
     rows: list[tuple[int, list[float]]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heatmaps:
-    """svgs: (map, load of every rank in every layer); reach is where their colour scale ends."""
-
-    reach: float
-    svgs: list[tuple[str, str]]
 
 
 def layer_charts(look: Look) -> list[LayerChart]:
@@ -59,18 +55,6 @@ def layer_chart(
     )
 
 
-def heatmaps(look: Look) -> Heatmaps | None:
-    if look.figures is None:
-        return None
-    reach = reach_of(list(look.figures.rank_load.values()))
-    ids, nodes = look.placement.model.layer_ids, look.placement.num_nodes
-    svgs = [
-        (name, rank_heatmap(load_LG, ids, reach, nodes, f"under {name}"))
-        for name, load_LG in look.figures.rank_load.items()
-    ]
-    return Heatmaps(reach=reach, svgs=svgs)
-
-
 def experts_of(look: Look, layer: int) -> LayerMap | None:
     """Which rank holds which expert in a layer, given by its position."""
     figures: Figures | None = look.figures
@@ -87,4 +71,4 @@ def experts_of(look: Look, layer: int) -> LayerMap | None:
     )
 
 
-__all__ = ["CLASS_LABELS", "Heatmaps", "LayerChart", "experts_of", "heatmaps", "layer_chart", "layer_charts"]
+__all__ = ["CLASS_LABELS", "LayerChart", "experts_of", "layer_chart", "layer_charts"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from placement_api.pages.charts import IMBALANCE, SENDS, SERIES, SHAPES, LayerChart, layer_chart
+from placement.report.solution.solution_charts import IMBALANCE, SENDS
+from placement_api.pages.charts import SERIES, SHAPES, LayerChart, layer_chart
 from placement_api.pages.front import measured_on
 from placement_api.pages.looks import Look, size, wanted
 

@@ -9,9 +9,13 @@ from typing import Any
 from sqlalchemy import select
 
 from placement.cost.transports import TRANSPORTS
-from placement.report.drawing.numbers import number
-from placement.report.drawing.svg import Chart, ticks
-from placement.report.solution.solution_charts import series_of, shape_of
+from placement.report.solution.solution_charts import (
+    Spot,
+    draw_spots,
+    sends_against_imbalance,
+    series_of,
+    shape_of,
+)
 from placement_api.pages.looks import REFERENCE, wanted
 from placement_api.service import Service
 from placement_api.store.tables import DONE, OPEN, JobRow
@@ -91,22 +95,18 @@ def points(
 
 def chart(points: Sequence[Point]) -> str:
     """Sends to the right, imbalance up; a line joins the best."""
-    sends, imbalance = [point.sends for point in points], [point.imbalance for point in points]
-    drawn = Chart(
-        x_ticks=ticks(min(sends), max(sends), 6),
-        y_ticks=ticks(1.0, max(imbalance)),
-        x_label="sends per token to other nodes",
-        y_label="rank imbalance (max / mean)",
-        width=720,
-        height=380,
-    )
+    spots = [
+        Spot(
+            *(point.name, point.series, point.shape, point.sends, point.imbalance),
+            radius=8 if point.is_this else 5,
+            link="" if point.is_this else point.link,
+        )
+        for point in points
+    ]
+    drawn = sends_against_imbalance(spots)
     best = [point for point in points if point.best]
     drawn.line("s3", [point.sends for point in best], [point.imbalance for point in best])
-    for point in points:
-        tip = f"{point.name}: {number(point.sends)} sends, imbalance {number(point.imbalance)}"
-        at = point.sends, point.imbalance
-        radius, link = (8, "") if point.is_this else (5, point.link)
-        drawn.mark(point.series, point.shape, *at, tip, radius=radius, link=link)
+    draw_spots(drawn, spots)
     said = f"{len(points)} maps; {len(best)} are not beaten in both."
     return drawn.svg(f"Scatter of sends per token against rank imbalance: {said} The table has all figures.")
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from placement.core.placement import Placement
 from placement.documents.placement import PlacementFile, load_placement
-from placement.report.drawing.numbers import NONE, change, number, percent, plural
+from placement.report.drawing.numbers import NONE, percent, plural
 from placement.report.solution.solution_charts import series_of, shape_of
+from placement.report.solution.summary import tiles
 from placement_api.pages.figures import KEPT, Figures, read_figures
 from placement_api.pages.forms import DEFAULTS
 from placement_api.store.blobs import Blobs
@@ -53,23 +54,7 @@ class Look:
 
     def tiles(self) -> list[tuple[str, str, str]]:
         """(what, value, beside what)."""
-        mine, other = self.result, self.maps[self.before]
-
-        def tile(what: str, value: float | None, reference: float | None, unit: str = "") -> tuple[str, str, str]:
-            if value is None:
-                return what, "unknown", "the input holds counts only"
-            return (
-                what,
-                f"{number(value)}{unit}",
-                f"{self.before} {number(reference)}{unit}, {change(value, reference)}",
-            )
-
-        return [
-            tile("Sends per token to other nodes", mine["sends_per_token"], other["sends_per_token"]),
-            tile("Rank imbalance", mine["rank_imbalance"]["mean"], other["rank_imbalance"]["mean"]),
-            tile("Modelled step time", mine["step_time_us"], other["step_time_us"], " µs"),
-            self._proof(),
-        ]
+        return [*tiles(self.result, self.maps[self.before], self.before), self._proof()]
 
     def gap(self) -> float | None:
         """Mean over the layers that have one."""

@@ -10,6 +10,7 @@ from fastapi.responses import RedirectResponse
 
 from placement.errors import PlacementError
 from placement.exporters import EXPORTERS, get_exporter
+from placement.report.solution.solution_charts import heatmaps
 from placement_api.pages import charts, front
 from placement_api.pages.comparison import MOST, compare, moves_fit
 from placement_api.pages.looks import Look, look, size, wanted
@@ -50,7 +51,7 @@ def placement_page(
         size=size(shown.summary),
         wanted=wanted(shown.row),
         layers=charts.layer_charts(shown),
-        heatmaps=charts.heatmaps(shown),
+        heatmaps=shown.figures and heatmaps(shown.figures.rank_load, ids, shown.placement.num_nodes),
         experts=charts.experts_of(shown, position),
         position=position,
         classes=charts.CLASS_LABELS,

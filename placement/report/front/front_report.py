@@ -7,12 +7,17 @@ from rich.text import Text
 
 from placement.cost.evaluation import Evaluation
 from placement.pipeline.front_solution import Front, FrontPoint
-from placement.report.drawing.lines import Line, legend
 from placement.report.drawing.numbers import number, percent
 from placement.report.drawing.page import CHART_STYLE, style
-from placement.report.drawing.svg import Chart, ticks
+from placement.report.drawing.svg import Chart
 from placement.report.drawing.table import table_of
-from placement.report.solution.solution_charts import series_of, shape_of
+from placement.report.solution.solution_charts import (
+    Spot,
+    draw_spots,
+    sends_against_imbalance,
+    series_of,
+    shape_of,
+)
 from placement.report.solution.summary import REFERENCE, parts
 
 NEAR = 0.045  # of the width and height of the plot
@@ -54,38 +59,26 @@ def front_svg(front: Front) -> str:
     """Sends against mean rank imbalance: a line a side, the baselines as marks, points named by their weight."""
     sides = [side for side, _ in parts(front.solution)]
     baselines = [name for name in ("linear", REFERENCE) if name in front.solution.maps]
-    lines = [
-        Line(f"front, {side}", SERIES[side], "circle", [_mean(p, side) for p in front.points if p.weight is not None])
-        for side in sides
-    ]
-    lines += [
-        Line(f"{name}, {side}", series_of(name), shape_of(name), [_mean(front.chosen, side, name)])
-        for side in sides
-        for name in baselines
+    fronts = {side: [_mean(point, side) for point in front.points if point.weight is not None] for side in sides}
+    spots = [
+        Spot(f"{name}, {side}", series, shape, *at, 4, kind)
+        for side, kind in reversed(list(zip(sides, ("", "faint"), strict=False)))
+        for name, series, shape, points in (
+            ("front", SERIES[side], "circle", fronts[side]),
+            *((name, series_of(name), shape_of(name), [_mean(front.chosen, side, name)]) for name in baselines),
+        )
+        for at in points
     ]
     chosen = _mean(front.chosen, sides[0])
-    xs, ys = zip(chosen, *(at for line in lines for at in line.points), strict=True)
-    chart = Chart(
-        x_ticks=ticks(min(xs), max(xs), 8),
-        y_ticks=ticks(min(ys), max(ys), 6),
-        x_label="sends per token and layer; numbers are balance weights",
-        y_label="rank imbalance (max / mean), mean of layers",
-        width=880,
-        height=560,
-    )
-    for line in reversed(lines):
-        kind = "" if line.name.endswith(sides[0]) else "faint"
-        if len(line.points) > 1:
-            chart.line(line.series, *zip(*line.points, strict=True))
-        for x, y in line.points:
-            chart.mark(
-                line.series, line.shape, x, y, f"{line.name}: {number(x)} sends, {number(y)}", radius=4, kind=kind
-            )
+    chart = sends_against_imbalance(spots, lowest=chosen[1], width=880, height=560)
+    for side in reversed(sides):
+        chart.line(SERIES[side], *zip(*fronts[side], strict=True))
+    draw_spots(chart, spots)
     chart.mark("s2", "diamond", *chosen, f"chosen: {_name(front.chosen)}", radius=8, kind="mean")
     _label(chart, front, sides[0])
     faint = f", {sides[-1]} faint" if len(sides) > 1 else ""
     marks = [(f"{name}{faint}", series_of(name), shape_of(name)) for name in baselines]
-    chart.legend(legend(lines[: len(sides)]) + marks)
+    chart.legend([*((f"front, {side}", SERIES[side], "circle") for side in sides), *marks])
     said = ", ".join(
         f"{_name(p)}: {number(_mean(p, sides[0])[0])} at {number(_mean(p, sides[0])[1])}" for p in front.points
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ SERIES = {"linear": "s0", "eplb": "s1", "robust": "s3", "grouped": "s3"}
 RESULT_SHAPE, RESULT_SERIES = "diamond", "s2"
 NODE_LINES = 16
 SHADES = 10  # of blue, and as many of orange
-PerLayer = Callable[[Evaluation], npt.NDArray[np.float64]]
+SENDS, IMBALANCE = "sends per token to other nodes", "rank imbalance (max / mean)"
 
 
 def series_of(name: str) -> str:
@@ -30,62 +31,64 @@ def shape_of(name: str) -> str:
     return SHAPES.get(name, RESULT_SHAPE)
 
 
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A mark of sends against imbalance; `link` is where a click on the service's page leads."""
+
+    name: str
+    series: str
+    shape: str
+    sends: float
+    imbalance: float
+    radius: float = 5
+    kind: str = ""
+    link: str = ""
+
+
+def sends_against_imbalance(
+    spots: Sequence[Spot], *, lowest: float = 1.0, width: int = 720, height: int = 380
+) -> Chart:
+    """Sends to the right, imbalance up from `lowest`; the marks are drawn by `draw_spots`."""
+    xs, ys = [spot.sends for spot in spots], [spot.imbalance for spot in spots]
+    return Chart(
+        x_ticks=ticks(min(xs), max(xs), 6),
+        y_ticks=ticks(min(lowest, *ys), max(ys)),
+        x_label=SENDS,
+        y_label=IMBALANCE,
+        width=width,
+        height=height,
+    )
+
+
+def draw_spots(chart: Chart, spots: Sequence[Spot]) -> None:
+    for spot in spots:
+        tip = f"{spot.name}: {number(spot.sends)} sends, imbalance {number(spot.imbalance)}"
+        looks = {"kind": spot.kind, "link": spot.link}
+        chart.mark(spot.series, spot.shape, spot.sends, spot.imbalance, tip, radius=spot.radius, **looks)
+
+
 def tradeoff(solution: Solution) -> str:
     """Sends against rank imbalance, one mark a layer and a large one for the mean of each map."""
     part, answers = shown_part(solution)
-    sends = {name: answer.sends_L for name, answer in answers.items()}
-    imbalance = {name: answer.rank_imbalance_L() for name, answer in answers.items()}
-    all_sends, all_imbalance = np.concatenate(list(sends.values())), np.concatenate(list(imbalance.values()))
-    chart = Chart(
-        x_ticks=ticks(float(all_sends.min()), float(all_sends.max()), 6),
-        y_ticks=ticks(1.0, float(all_imbalance.max())),
-        x_label="sends per token to other nodes",
-        y_label="rank imbalance (max / mean)",
-        width=720,
-        height=380,
-    )
-    layer_ids = solution.placement.model.layer_ids
-    for name in answers:
-        for layer_id, x, y in zip(layer_ids, sends[name].tolist(), imbalance[name].tolist(), strict=True):
-            tip = f"{name}, layer {layer_id}: {number(x)} sends, imbalance {number(y)}"
-            chart.mark(series_of(name), shape_of(name), x, y, tip, kind="faint")
-    means = {name: (float(sends[name].mean()), float(imbalance[name].mean())) for name in answers}
-    for name, (x, y) in means.items():
-        tip = f"{name}, mean of layers: {number(x)} sends, imbalance {number(y)}"
-        chart.mark(series_of(name), shape_of(name), x, y, tip, radius=8, kind="mean")
-    said = "; ".join(f"{name} {number(x)} sends at imbalance {number(y)}" for name, (x, y) in means.items())
-    return chart.svg(f"Scatter of sends per token against rank imbalance by layer, {part} requests. Means: {said}.")
+    layers, means = [], []
+    for name, answer in answers.items():
+        mark = series_of(name), shape_of(name)
+        xs, ys = answer.sends_L.tolist(), answer.rank_imbalance_L().tolist()
+        for layer_id, x, y in zip(solution.placement.model.layer_ids, xs, ys, strict=True):
+            layers.append(Spot(f"{name}, layer {layer_id}", *mark, x, y, 3, "faint"))
+        means.append(Spot(f"{name}, mean of layers", *mark, float(np.mean(xs)), float(np.mean(ys)), 8, "mean"))
+    chart = sends_against_imbalance(layers)
+    draw_spots(chart, [*layers, *means])
+    said = "; ".join(f"{spot.name}, {number(spot.sends)} sends at imbalance {number(spot.imbalance)}" for spot in means)
+    return chart.svg(f"Scatter of sends per token against rank imbalance by layer, {part} requests: {said}.")
 
 
-def per_layer(solution: Solution, values_of: PerLayer, label: str, lowest: float) -> str:
-    """One line a map over the layers; the axis starts at `lowest`."""
-    part, answers = shown_part(solution)
-    layer_ids = solution.placement.model.layer_ids
+def by_layer(layer_ids: Sequence[int], values: Mapping[str, npt.NDArray[np.float64]], label: str, whose: str) -> str:
+    """One line a map over the layers of its values [L]; imbalance starts at 1, all else at 0."""
     lines = [
-        layer_line(name, series_of(name), shape_of(name), layer_ids, values_of(answer).tolist())
-        for name, answer in answers.items()
+        layer_line(name, series_of(name), shape_of(name), layer_ids, one_L.tolist()) for name, one_L in values.items()
     ]
-    return lines_by_layer(layer_ids, lines, label, lowest, f"{label} by layer, {part} requests")
-
-
-def sends_by_layer(solution: Solution) -> str:
-    return per_layer(solution, lambda answer: answer.sends_L, "sends per token to other nodes", 0.0)
-
-
-def imbalance_by_layer(solution: Solution) -> str:
-    return per_layer(solution, lambda answer: answer.rank_imbalance_L(), "rank imbalance (max / mean)", 1.0)
-
-
-def load_reach(solution: Solution) -> float:
-    """Where the colour scale of all heatmaps ends."""
-    _, answers = shown_part(solution)
-    return reach_of([rank_load_LG(answer) for answer in answers.values()])
-
-
-def reach_of(ratios: Sequence[npt.NDArray[np.float64]]) -> float:
-    """The largest deviation from 1, rounded up, at most 1."""
-    largest = max(float(np.abs(ratio - 1).max()) for ratio in ratios)
-    return min(max(float(np.ceil(largest * 10)) / 10, 0.1), 1.0)
+    return lines_by_layer(layer_ids, lines, label, 1.0 if label == IMBALANCE else 0.0, f"{label} by layer{whose}")
 
 
 def rank_load_LG(answer: Evaluation) -> npt.NDArray[np.float64]:
@@ -94,16 +97,15 @@ def rank_load_LG(answer: Evaluation) -> npt.NDArray[np.float64]:
     return np.asarray(load_LG / np.maximum(answer.load_LG().mean(axis=1, keepdims=True), 1e-300))
 
 
-def load_heatmap(solution: Solution, name: str) -> str:
-    """Load of every rank (down) in every layer (across) under one map."""
-    part, answers = shown_part(solution)
-    return rank_heatmap(
-        rank_load_LG(answers[name]),
-        solution.placement.model.layer_ids,
-        load_reach(solution),
-        solution.cluster.num_nodes,
-        f"under {name}, {part} requests",
-    )
+def heatmaps(
+    loads: Mapping[str, npt.NDArray[np.float64]], layer_ids: Sequence[int], num_nodes: int, whose: str = ""
+) -> tuple[float, list[tuple[str, str]]]:
+    """(where the colour scale of all ends, by map the loads [L, G] of the ranks over the mean rank): the scale ends at
+    the largest deviation from 1, rounded up, at most 1."""
+    largest = max(float(np.abs(load_LG - 1).max()) for load_LG in loads.values())
+    reach = min(max(float(np.ceil(largest * 10)) / 10, 0.1), 1.0)
+    maps = loads.items()
+    return reach, [(name, rank_heatmap(one, layer_ids, reach, num_nodes, f"under {name}{whose}")) for name, one in maps]
 
 
 def rank_heatmap(
@@ -130,7 +132,7 @@ def rank_heatmap(
     level_LG = np.clip((ratio_LG - 1) / reach, -1, 1)
     chart.shades(np.rint(level_LG.T * SHADES).astype(np.int64), SHADES)
     gpus_per_node = num_ranks // num_nodes
-    if _parted(num_nodes, gpus_per_node):
+    if nodes_are_parted(num_nodes, gpus_per_node):
         for node in range(1, num_nodes):
             chart.rule(node * gpus_per_node - 0.5)
     return chart.svg(
@@ -139,10 +141,6 @@ def rank_heatmap(
     )
 
 
-def nodes_are_parted(solution: Solution) -> bool:
+def nodes_are_parted(num_nodes: int, gpus_per_node: int) -> bool:
     """Lines between nodes help while there is room for them."""
-    return _parted(solution.cluster.num_nodes, solution.cluster.gpus_per_node)
-
-
-def _parted(num_nodes: int, gpus_per_node: int) -> bool:
     return gpus_per_node > 1 and 1 < num_nodes <= NODE_LINES

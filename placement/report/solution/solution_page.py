@@ -10,7 +10,6 @@ from placement.pipeline.by_class_solution import ByClass
 from placement.pipeline.grouped_solution import GroupedSolution
 from placement.pipeline.solution import Solution, solution_document
 from placement.report.classes.classes_report import class_table
-from placement.report.drawing.numbers import change, number
 from placement.report.drawing.page import render
 from placement.report.solution import solution_charts as figures
 from placement.report.solution.expert_maps import CLASS_LABELS, layer_maps
@@ -25,6 +24,7 @@ from placement.report.solution.summary import (
     proof,
     sends_known,
     shown_part,
+    tiles,
 )
 
 TEMPLATE = "solution/solution.html.j2"
@@ -44,6 +44,12 @@ def report_html(solution: Solution, *, grouped: GroupedSolution | None = None, b
 
 def _context(solution: Solution) -> dict[str, Any]:
     part, answers = shown_part(solution)
+    other = baseline_of(solution)
+    layer_ids, whose = solution.placement.model.layer_ids, f", {part} requests"
+    sends = {name: answer.sends_L for name, answer in answers.items()}
+    imbalance = {name: answer.rank_imbalance_L() for name, answer in answers.items()}
+    loads = {name: figures.rank_load_LG(answer) for name, answer in answers.items()}
+    reach, heatmaps = figures.heatmaps(loads, layer_ids, solution.cluster.num_nodes, whose)
     provenance = solution_document(solution)["provenance"]
     return {
         "model": solution.placement.model,
@@ -53,7 +59,7 @@ def _context(solution: Solution) -> dict[str, Any]:
         "part": part,
         "headline": headline(solution),
         "proof": proof(solution),
-        "tiles": _tiles(solution),
+        "tiles": tiles(answers[solution.result_name].summary(), answers[other].summary(), other),
         "comparison": [
             (name, {map_name: (answer.summary(), answer.bytes_per_token()) for map_name, answer in answers.items()})
             for name, answers in parts(solution)
@@ -61,38 +67,20 @@ def _context(solution: Solution) -> dict[str, Any]:
         "legend": [(name, figures.series_of(name), figures.shape_of(name)) for name in answers],
         "sends_known": sends_known(solution),
         "tradeoff": figures.tradeoff(solution) if sends_known(solution) else None,
-        "sends_by_layer": figures.sends_by_layer(solution) if sends_known(solution) else None,
+        "sends_by_layer": figures.by_layer(layer_ids, sends, figures.SENDS, whose) if sends_known(solution) else None,
         "by_part": part_table(solution),
         "objective": objective(solution),
-        "imbalance_by_layer": figures.imbalance_by_layer(solution),
-        "heatmaps": [(name, figures.load_heatmap(solution, name)) for name in answers],
-        "reach": figures.load_reach(solution),
+        "imbalance_by_layer": figures.by_layer(layer_ids, imbalance, figures.IMBALANCE, whose),
+        "heatmaps": heatmaps,
+        "reach": reach,
         "layers": _layers(solution, answers),
         "maps": layer_maps(solution),
         "classes": CLASS_LABELS,
         "provenance": _provenance(solution, provenance),
         "reference": REFERENCE,
-        "baseline": baseline_of(solution),
-        "nodes_are_parted": figures.nodes_are_parted(solution),
+        "baseline": other,
+        "nodes_are_parted": figures.nodes_are_parted(solution.cluster.num_nodes, solution.cluster.gpus_per_node),
     }
-
-
-def _tiles(solution: Solution) -> list[tuple[str, str, str]]:
-    """(what, value, beside what) of the result."""
-    _, answers = shown_part(solution)
-    name = baseline_of(solution)
-    result, other = answers[solution.result_name].summary(), answers[name].summary()
-
-    def tile(what: str, value: float | None, reference: float | None, unit: str = "") -> tuple[str, str, str]:
-        if value is None:
-            return what, "unknown", "the input holds counts only"
-        return what, f"{number(value)}{unit}", f"{name} {number(reference)}{unit}, {change(value, reference)}"
-
-    return [
-        tile("Sends per token to other nodes", result["sends_per_token"], other["sends_per_token"]),
-        tile("Rank imbalance", result["rank_imbalance"]["mean"], other["rank_imbalance"]["mean"]),
-        tile("Modelled step time", result["step_time_us"], other["step_time_us"], " µs"),
-    ]
 
 
 def _layers(solution: Solution, answers: dict[str, Evaluation]) -> list[dict[str, Any]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from placement.cost.evaluation import Evaluation
@@ -28,6 +31,21 @@ def parts(solution: Solution) -> list[tuple[str, dict[str, Evaluation]]]:
     """All parts, the one to believe first."""
     held_out = [("held-out", solution.held_out)] if solution.held_out else []
     return [*held_out, ("training", solution.train)]
+
+
+def tiles(result: Mapping[str, Any], other: Mapping[str, Any], name: str) -> list[tuple[str, str, str]]:
+    """(what, value, beside what) of the result, of its summary and that of the map `name` beside it."""
+
+    def tile(what: str, value: float | None, reference: float | None, unit: str = "") -> tuple[str, str, str]:
+        if value is None:
+            return what, "unknown", "the input holds counts only"
+        return what, f"{number(value)}{unit}", f"{name} {number(reference)}{unit}, {change(value, reference)}"
+
+    return [
+        tile("Sends per token to other nodes", result["sends_per_token"], other["sends_per_token"]),
+        tile("Rank imbalance", result["rank_imbalance"]["mean"], other["rank_imbalance"]["mean"]),
+        tile("Modelled step time", result["step_time_us"], other["step_time_us"], " µs"),
+    ]
 
 
 def sends_known(solution: Solution) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from placement import __version__
 from placement.analysis.info import Study, TraceInfo
+from placement.analysis.info.domains import Similarity, Telling
 from placement.analysis.info.findings import Homes
 from placement.errors import OptionError, printable
 from placement.report.drawing.numbers import number, percent, plural
@@ -36,73 +37,26 @@ def trace_html(info: TraceInfo) -> str:
 
 
 def _context(info: TraceInfo, study: Study) -> dict[str, Any]:
-    ranks = study.num_nodes * study.gpus_per_node
-    first, rest = words.parts(study)
-    by = study.by
-    load = [("load_skew", "experts"), *([("rank_imbalance", f"{ranks} ranks")] if ranks > study.num_nodes else [])]
     return {
         "study": study,
         "name": printable(study.model.name),
-        "domains_word": "categories" if by == "category" else "domains",
-        "headline": words.headline(study),
+        "words": words,
+        "parts": words.parts(study),
+        "charts": figures.charts(study),
+        "domains_word": "categories" if study.by == "category" else "domains",
         "tiles": _tiles(study),
-        "missing": [printable(sentence) for sentence in (*info.missing, *study.missing)],
-        "load_words": words.load_words(study),
-        "load": figures.lines(
-            study, [*load, ("node_imbalance", f"{study.num_nodes} nodes")], "max / mean", 1.0, (0, 2, 3)
-        ),
-        "spread": figures.lines(
-            study, [("load_gini", "Gini coefficient"), ("top_share", "share of the busiest tenth")], "0 to 1"
-        ),
-        "domain_words": words.domain_words(study),
-        "similarity": _similarity(study),
-        "drift": figures.lines(
-            study,
-            [("drift", f"{by} against all"), ("drift_chance", f"random {by} against all")],
-            "total variation",
-            marks=(0, 3),
-        ),
-        "telling_words": words.telling_words(study),
-        "confusion": _confusion(study),
-        "accuracy": figures.accuracy_by_tokens(study.telling) if study.telling else None,
-        "foretelling_words": words.foretelling_words(study),
-        "foretelling": figures.lines(
-            study,
-            [
-                ("own", "the same request"),
-                ("same_domain", f"another of its {by}"),
-                ("other_domain", f"another of another {by}"),
-            ],
-            "correlation over experts",
-            marks=(0, 1, 3),
-        ),
-        "first": first,
-        "rest": rest,
-        "overlap_words": words.overlap_words(study),
-        "overlap": figures.lines(
-            study,
-            [
-                ("overlap_next", "the token before it"),
-                ("overlap_request", "any token of its request"),
-                ("overlap_domain", f"another request of its {by}"),
-                ("overlap_chance", "by popularity alone"),
-            ],
-            "share of a token's experts",
-            marks=(2, 0, 1, 3),
-        ),
-        "gain_words": words.gain_words(study),
+        "missing": [*info.missing, *study.missing],
+        "similarity": _similarity(study.similarity) if study.similarity else None,
+        "confusion": _confusion(study.telling) if study.telling else None,
         "homes": _homes(study, study.homes) if study.homes else None,
         "columns": LAYER_COLUMNS,
-        "layers": [
-            (layer.layer_id, [number(getattr(layer, measure)) for measure in LAYER_COLUMNS]) for layer in study.layers
-        ],
         "facts": [
             ("expert-placement", __version__),
             ("model", printable(study.model.name)),
             ("tokens, requests", f"{study.num_tokens:,}, {study.num_requests:,}"),
             ("domains", f"{len(info.domains):,}"),
             ("requests in the sample", f"{study.sampled_requests:,}"),
-            ("told apart by", by),
+            ("told apart by", study.by),
             ("nodes, GPUs per node", f"{study.num_nodes}, {study.gpus_per_node}"),
             ("seed", str(study.seed)),
         ],
@@ -138,52 +92,34 @@ def _tiles(study: Study) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _similarity(study: Study) -> list[tuple[str, int, list[tuple[str, str, str]]]] | None:
-    """(domain, requests, cells of text, opacity and tooltip); the least alike pair is clear, the most alike full."""
-    found = study.similarity
-    if found is None:
-        return None
-    lowest = min(map(min, found.similarity))
-    highest = max(map(max, found.similarity))
-    return [
-        (
-            printable(name),
-            found.requests[a],
-            [
-                (
-                    f"{value:.2f}",
-                    _opacity((value - lowest) / max(highest - lowest, 1e-9)),
-                    f"{printable(name)} and {'its other half' if a == b else printable(found.domains[b])}: cosine "
-                    f"{value:.3f}, total variation {found.distance[a][b]:.3f}",
-                )
-                for b, value in enumerate(found.similarity[a])
-            ],
-        )
-        for a, name in enumerate(found.domains)
-    ]
+Rows = list[tuple[str, int, list[tuple[str, float, str]]]]
 
 
-def _confusion(study: Study) -> list[tuple[str, int, list[tuple[str, str, str]]]] | None:
-    telling = study.telling
-    if telling is None:
-        return None
+def _similarity(found: Similarity) -> Rows:
+    """(domain, requests, cells of text, depth and tooltip); the least alike pair is clear, the most alike full."""
+    lowest, highest = min(map(min, found.similarity)), max(map(max, found.similarity))
+    names = [printable(name) for name in found.domains]
+
+    def cell(a: int, b: int) -> tuple[str, float, str]:
+        value, other = found.similarity[a][b], "its other half" if a == b else names[b]
+        tip = f"{names[a]} and {other}: cosine {value:.3f}, total variation {found.distance[a][b]:.3f}"
+        return f"{value:.2f}", (value - lowest) / max(highest - lowest, 1e-9), tip
+
+    domains = range(len(names))
+    return [(names[a], found.requests[a], [cell(a, b) for b in domains]) for a in domains]
+
+
+def _confusion(telling: Telling) -> Rows:
     rows = []
-    for name, row in zip(telling.domains, telling.confusion, strict=True):
+    names = [printable(name) for name in telling.domains]
+    for name, row in zip(names, telling.confusion, strict=True):
         total = sum(row)
         cells = [
-            (
-                f"{count}" if count else "",
-                _opacity(count / total),
-                f"{count} of {total} requests of {printable(name)} are taken for {printable(told)}",
-            )
-            for told, count in zip(telling.domains, row, strict=True)
+            (f"{count}" if count else "", count / total, f"{count} of {total} requests of {name} are taken for {told}")
+            for told, count in zip(names, row, strict=True)
         ]
-        rows.append((printable(name), total, cells))
+        rows.append((name, total, cells))
     return rows
-
-
-def _opacity(share: float) -> str:
-    return f"{0.6 * share:.3g}"
 
 
 def _homes(study: Study, homes: Homes) -> list[tuple[str, float]]:
