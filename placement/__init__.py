@@ -1,9 +1,11 @@
 """Expert placement for Mixture-of-Experts inference.
 
-trace = open_trace("traces/")
-cluster = Cluster.fit(trace.model.num_experts, num_nodes=4)
-solution = solve(trace, cluster)
-save_placement("placement.json", solution_document(solution))
+Example::
+
+    trace = open_trace("traces/")
+    cluster = Cluster.fit(trace.model.num_experts, num_nodes=4)
+    solution = solve(trace, cluster)
+    save_placement("placement.json", solution_document(solution))
 """
 
 from __future__ import annotations

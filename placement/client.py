@@ -38,12 +38,20 @@ READING_S = 900.0  # until the service has read, and if need be converted, what 
 
 
 class Client:
-    """A service at `url`; `token` where it asks for one. Raises what the library would raise, as the service words it;
-    InputError where it refuses the request or does not answer, PlacementError where it fails. The token goes to that
-    server alone: a redirect to another is refused.
+    """A service, for Python. The token goes to that server alone: a redirect to another is refused.
 
-    client = Client("http://127.0.0.1:8000")
-    placement, file = client.solve([client.upload("traces/")], cluster, Options())
+    Example::
+
+        client = Client("http://127.0.0.1:8000")
+        placement, file = client.solve([client.upload("traces/")], cluster, Options())
+
+    Args:
+        url: Address of the service.
+        token: Where the service asks for one.
+
+    Raises:
+        InputError: The service refuses a request, or does not answer.
+        PlacementError: The service fails; otherwise what the library would raise, as the service words it.
     """
 
     def __init__(self, url: str, token: str | None = None) -> None:
@@ -131,7 +139,11 @@ class Client:
         return self._ask("GET", f"/v1/placements/{placement}")
 
     def wait(self, job: str, listener: Listener = ignore) -> dict[str, Any]:
-        """The job when it is done; its progress meanwhile. Raises PlacementError if it failed or was cancelled."""
+        """The job when it is done; its progress meanwhile.
+
+        Raises:
+            PlacementError: The job failed or was cancelled.
+        """
         now: dict[str, Any] = {}
         told: Progress | None = None
         with self._open("GET", f"/v1/jobs/{job}/events") as events:
@@ -154,6 +166,7 @@ class Client:
         return self._ask("GET", f"/v1/placements/{placement}/report")
 
     def cancel(self, job: str) -> None:
+        """End a job that is waiting or running."""
         self._ask("POST", f"/v1/jobs/{job}/cancel")
 
     def _ask(

@@ -1,17 +1,19 @@
 """The error tree. Every message says what is wrong, which value, what is allowed and how to mend it.
 
-PlacementError             exit code 1
-├── InputError             exit code 2: something given to us is wrong
-│   ├── TraceError         a trace, its manifest or one of its shards
-│   ├── MapError           a placement map
-│   ├── ClusterError       the description of the cluster
-│   ├── OptionError        an option of a command or call
-│   └── OutputError        a file that cannot be written
-├── InfeasibleError        exit code 3: no placement can satisfy what was asked
-├── LimitError             exit code 4: none was found within the limit
-│   └── TimeLimitError     a service ended a job that ran for as long as it lets one run
-├── RankError              exit code 5: a rank of a running group failed, was late or disagreed
-└── WorkerError            exit code 6: workers of other machines failed at a task again and again
+The tree::
+
+    PlacementError             exit code 1
+    ├── InputError             exit code 2: something given to us is wrong
+    │   ├── TraceError         a trace, its manifest or one of its shards
+    │   ├── MapError           a placement map
+    │   ├── ClusterError       the description of the cluster
+    │   ├── OptionError        an option of a command or call
+    │   └── OutputError        a file that cannot be written
+    ├── InfeasibleError        exit code 3: no placement can satisfy what was asked
+    ├── LimitError             exit code 4: none was found within the limit
+    │   └── TimeLimitError     a service ended a job that ran for as long as it lets one run
+    ├── RankError              exit code 5: a rank of a running group failed, was late or disagreed
+    └── WorkerError            exit code 6: workers of other machines failed at a task again and again
 """
 
 from __future__ import annotations

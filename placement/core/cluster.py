@@ -19,14 +19,16 @@ SIZES = ("inter_gbps", "intra_gbps", "gpu_tflops", "expert_bytes", "dispatch_byt
 class Cluster(Shape):
     """Nodes, GPUs and slots, and what the hardware does.
 
-    inter_gbps     network bandwidth of one GPU to other nodes, Gbit/s
-    intra_gbps     bandwidth of one GPU to the others of its node, Gbit/s
-    gpu_tflops     dense throughput that an expert's matrix products reach on a GPU of speed 1, TFLOP/s
-    gpu_speeds     relative speed of every rank, in rank order; empty means all alike
-    topology       how the links between nodes differ: racks, unequal nodes, or any matrix of costs
-    expert_bytes   weights of one expert (default: DeepSeek-V3 in bf16)
-    dispatch_bytes one copy of a token on its way to its experts (default: DeepEP fp8 with scales, hidden size 7168)
-    combine_bytes  one copy of a token on its way back (default: DeepEP bf16, hidden size 7168)
+    Attributes:
+        inter_gbps: Network bandwidth of one GPU to other nodes, Gbit/s.
+        intra_gbps: Bandwidth of one GPU to the others of its node, Gbit/s.
+        gpu_tflops: Dense throughput that an expert's matrix products reach on a GPU of speed 1, TFLOP/s.
+        gpu_speeds: Relative speed of every rank, in rank order; empty means all alike.
+        topology: How the links between nodes differ: racks, unequal nodes, or any matrix of costs.
+        expert_bytes: Weights of one expert (default: DeepSeek-V3 in bf16).
+        dispatch_bytes: One copy of a token on its way to its experts (default: DeepEP fp8 with scales, hidden size
+            7168).
+        combine_bytes: One copy of a token on its way back (default: DeepEP bf16, hidden size 7168).
     """
 
     inter_gbps: float = 400.0
@@ -67,7 +69,14 @@ class Cluster(Shape):
         return np.asarray(speed / speed.mean())
 
     def check_fits(self, num_experts: int) -> None:
-        """Raise InfeasibleError unless every expert gets a slot and no rank needs one expert twice."""
+        """Refuse a model that does not fit the slots.
+
+        Args:
+            num_experts: Experts of a layer.
+
+        Raises:
+            InfeasibleError: An expert gets no slot, or a rank would hold one expert twice.
+        """
         if self.num_slots < num_experts:
             need = -(-num_experts // self.num_ranks)
             raise InfeasibleError(
@@ -94,10 +103,18 @@ class Cluster(Shape):
         slots_per_gpu: int | None = None,
         redundant_experts: int | None = None,
     ) -> Cluster:
-        """The cluster for a model of `num_experts` a layer, with what is not given filled in.
+        """The cluster for a model, with what is not given filled in.
 
-        `gpus_per_node` defaults to the largest of 8, 4, 2, 1 for which no GPU is left without an expert; the number
-        of slots to E + `redundant_experts` (0), which the ranks must divide.
+        Args:
+            num_experts: Experts of a layer.
+            num_nodes: Machines of the EP group.
+            gpus_per_node: GPUs of a machine; None: the largest of 8, 4, 2, 1 for which every GPU gets an expert.
+            slots_per_gpu: Experts that a GPU holds of each layer; None: as many as `redundant_experts` needs.
+            redundant_experts: Slots of a layer beyond one for each expert; None: 0. The ranks must divide the slots.
+
+        Raises:
+            ClusterError: A number is out of range, or two of them contradict each other.
+            InfeasibleError: The slots cannot be shared evenly by the GPUs, or are fewer than the experts.
         """
         if not 1 <= num_nodes <= MOST_NODES:
             raise ClusterError(f"num_nodes={num_nodes} is out of range: 1 to {MOST_NODES} nodes may form an EP group")

@@ -27,10 +27,17 @@ Ints = npt.NDArray[np.int64]
 class MigrationPlan:
     """The copies that turn one map into another; all sources are read before their slots are overwritten.
 
-    layer_M, slot_M, expert_M  position of the layer, slot that is filled, expert that it then holds, int64 [M]
-    source_M, target_M         rank whose weights are read and rank of the slot; the same where a rank only reorders its
-                               slots, which counts as no move and no bytes
-    from_map, to_map           `map_digest` of both maps
+    Attributes:
+        cluster: Shape, links and bytes of the cluster.
+        layer_ids: Absolute index of each MoE layer.
+        layer_M: Position of the layer of each copy, int64 [M].
+        slot_M: Slot that is filled, int64 [M].
+        expert_M: Expert that the slot then holds, int64 [M].
+        source_M: Rank whose weights are read, int64 [M].
+        target_M: Rank of the slot, int64 [M]. Where both ranks are the same, a rank reorders its slots, which is no
+            move.
+        from_map: `map_digest` of the current map.
+        to_map: `map_digest` of the new map.
     """
 
     cluster: Cluster
@@ -45,6 +52,7 @@ class MigrationPlan:
 
     @property
     def num_moves(self) -> int:
+        """Copies that come from another rank."""
         return int(self.moves_M.sum())
 
     @property
@@ -67,10 +75,12 @@ class MigrationPlan:
 
     @property
     def bytes_within_nodes(self) -> int:
+        """Bytes that stay within nodes."""
         return int(np.trace(self.bytes_NN))
 
     @property
     def bytes_between_nodes(self) -> int:
+        """Bytes that go from one node to another."""
         return int(self.bytes_NN.sum()) - self.bytes_within_nodes
 
     def time_ms(self) -> float:
@@ -121,10 +131,18 @@ class MigrationPlan:
 
 
 def migration_plan(current: Placement, new: Placement, cluster: Cluster) -> MigrationPlan:
-    """The copies from `current` to `new`, both of the cluster's shape; bytes are the weights of one expert each.
+    """The copies that lead from one map to another; each is the weights of one expert.
 
     An expert comes over the cheapest link: from another slot of its GPU, else from the same node, else from the nearest
-    node; of several such GPUs from the one that has sent least so far. Raises MapError if the maps do not fit.
+    node; of several such GPUs from the one that has sent least so far.
+
+    Args:
+        current: The map in use.
+        new: The map that replaces it.
+        cluster: Links and bytes; both maps have its shape.
+
+    Raises:
+        MapError: A map is for another model or another shape of cluster.
     """
     for placement in (current, new):
         check_fits(placement, new.model, cluster)

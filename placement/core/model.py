@@ -13,13 +13,14 @@ MOST_LAYERS = 4096
 class Model:
     """A Mixture-of-Experts model as its router sees it.
 
-    name        free text
-    layer_ids   absolute index of each MoE layer, ascending: (3, 4, ..., 60) for DeepSeek-V3
-    num_experts E, logical experts of a layer
-    top_k       K, experts that a token visits
-    num_groups  groups of consecutive experts for group-limited routing (DeepSeek-V3: 8), else None
-    num_hidden_layers  decoder layers, dense ones included, those for multi-token prediction (MTP) not; None: unknown.
-                An MTP layer's number is `num_hidden_layers` or more: 61 for DeepSeek-V3
+    Attributes:
+        name: Free text.
+        layer_ids: Absolute index of each MoE layer, ascending: (3, 4, ..., 60) for DeepSeek-V3.
+        num_experts: Logical experts of a layer, E.
+        top_k: Experts that a token visits, K.
+        num_groups: Groups of consecutive experts for group-limited routing (DeepSeek-V3: 8), else None.
+        num_hidden_layers: Decoder layers with the dense ones and without those for multi-token prediction (MTP); None:
+            unknown. The number of an MTP layer is `num_hidden_layers` or more: 61 for DeepSeek-V3.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Model:
 
     @property
     def num_layers(self) -> int:
+        """MoE layers, L."""
         return len(self.layer_ids)
 
     @property

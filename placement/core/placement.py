@@ -17,7 +17,8 @@ from placement.errors import MapError
 class Placement(Shape):
     """`phy2log_LP[l, p]` is the logical expert in slot `p` of MoE layer `l`, int32 [L, P].
 
-    Raises MapError with all faults.
+    Raises:
+        MapError: The map is not sound; `faults` has every fault.
     """
 
     model: Model
@@ -41,6 +42,7 @@ class Placement(Shape):
 
     @property
     def num_redundant(self) -> int:
+        """Slots of a layer beyond one for each expert."""
         return self.num_slots - self.model.num_experts
 
     def copies_LE(self) -> npt.NDArray[np.int64]:

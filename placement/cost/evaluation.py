@@ -30,17 +30,20 @@ Summary = dict[str, Any]
 class Evaluation:
     """What a map costs on a trace.
 
-    node_sends_L         float64 [L], copies of a token that leave for distinct remote nodes, mean over tokens and homes
-    rank_sends_L         the same for distinct ranks on remote nodes
-    remote_assignments_L assignments of a token that are served on remote nodes
-    transport            what the engine sends (see `placement/cost/transports/`)
-    sends_L              what it sends per token, each copy weighed by the cost of its link
-    load_LP              float64 [L, P], assignments served by each slot
-
-    sampled_tokens       tokens on which sends were measured; None: all
-    sends_error          then the standard error of the mean of `sends_L`; None: unknown
-
     Where only counts are known (`evaluate_counts`), sends are NaN here and None in `summary` and `layers`.
+
+    Attributes:
+        num_tokens: Tokens of the trace.
+        top_k: Experts that a token visits.
+        cluster: The cluster that the map was measured on.
+        node_sends_L: Copies of a token that leave for distinct remote nodes, mean over tokens and homes, float64 [L].
+        rank_sends_L: Copies that leave for distinct ranks on remote nodes, float64 [L].
+        remote_assignments_L: Assignments of a token that are served on remote nodes, float64 [L].
+        transport: What the engine sends (see `placement/cost/transports/`).
+        sends_L: What the engine sends per token, each copy weighed by the cost of its link, float64 [L].
+        load_LP: Assignments served by each slot, float64 [L, P].
+        sampled_tokens: Tokens on which sends were measured; None: all.
+        sends_error: Standard error of the mean of `sends_L`, where sends were measured on a sample; None: unknown.
     """
 
     num_tokens: int
@@ -56,15 +59,15 @@ class Evaluation:
     sends_error: float | None = None
 
     def load_LG(self) -> npt.NDArray[np.float64]:
-        """Assignments served by each rank, [L, G]."""
+        """Assignments served by each rank, float64 [L, G]."""
         return np.asarray(self.load_LP.reshape(len(self.load_LP), self.cluster.num_ranks, -1).sum(axis=2))
 
     def rank_imbalance_L(self) -> npt.NDArray[np.float64]:
-        """Most loaded rank over the mean rank, [L]; a rank's load counts divided by its relative speed."""
+        """Most loaded rank over the mean rank, float64 [L]; a rank's load is divided by its relative speed."""
         return _imbalance(self.load_LG(), self.cluster.speed_G())
 
     def node_imbalance_L(self) -> npt.NDArray[np.float64]:
-        """Most loaded node over the mean node, [L]."""
+        """Most loaded node over the mean node, float64 [L]."""
         shape = (-1, self.cluster.num_nodes, self.cluster.gpus_per_node)
         speed_N = self.cluster.speed_G().reshape(shape[1:]).mean(axis=1)
         return _imbalance(self.load_LG().reshape(shape).sum(axis=2), speed_N)
@@ -135,8 +138,22 @@ def evaluate(
 ) -> list[Evaluation]:
     """Exact cost of each placement on every kept token of `trace`, in one pass over it.
 
-    cluster: links, bytes and speeds, one for all or one for each (defaults where None; shapes must agree)
-    home_Q:  home node of every request, int32 [Q]; None, or -1 for a request, takes the mean over all nodes
+    Args:
+        trace: Where the tokens come from; its kept tokens count.
+        placements: The maps to measure, all of the trace's model.
+        cluster: Links, bytes and speeds, one for all maps or one for each; None: the defaults. Shapes must agree.
+        replica_choice: How the engine picks the replica that serves an assignment.
+        transport: What the engine's all-to-all sends.
+        home_Q: Home node of every request, int32 [Q]; None, or -1 for a request, takes the mean over all nodes.
+        executor: Runs the layers side by side; None: one after another.
+
+    Returns:
+        One evaluation for each placement, in their order.
+
+    Raises:
+        MapError: A map is for another model, or another shape of cluster.
+        OptionError: An option is unknown, or `home_Q` has another shape or other nodes.
+        TraceError: A shard of the trace is wrong.
     """
     TRANSPORTS.check(transport)
     for placement in placements:

@@ -84,17 +84,30 @@ class PlacementFile(Document):
 
 
 def save_placement(path: str | Path, document: Mapping[str, Any]) -> None:
-    """Write a document of this schema, whole or not at all. Raises OutputError.
+    """Write a document of this schema, whole or not at all.
 
     Args:
         path: the file to write
         document: what `solution_document` or `PlacementFile.document` gives
+
+    Raises:
+        OutputError: The output cannot be written.
     """
     write_atomic(path, PlacementFile.encode(document))
 
 
 def load_placement(path: str | Path) -> tuple[Placement, PlacementFile]:
-    """Read and check a placement file. Raises MapError with every fault that was found."""
+    """Read and check a placement file.
+
+    Args:
+        path: The file, schema `expert-placement/1`.
+
+    Returns:
+        The map, and the whole file.
+
+    Raises:
+        MapError: The file cannot be read, or its map is not sound; `faults` has every fault.
+    """
     path = Path(path)
     file = PlacementFile.read(path)
     try:

@@ -27,12 +27,20 @@ EXPORTERS: Registry[Exporter] = Registry(
 
 
 def get_exporter(name: str) -> Exporter:
-    """The exporter of that name. Raises OptionError."""
+    """The exporter of that name.
+
+    Raises:
+        OptionError: No exporter has the name; the message lists those there are.
+    """
     return EXPORTERS.make(name)
 
 
 def get_importer(name: str) -> Importer:
-    """The exporter of that name, if its files can be read back. Raises OptionError."""
+    """The exporter of that name, if its files can be read back.
+
+    Raises:
+        OptionError: No exporter has the name, or its files hold no map that can be read back.
+    """
     from placement.exporters.base import Importer
 
     exporter = get_exporter(name) if name in EXPORTERS else None

@@ -13,8 +13,11 @@ from placement.core.placement import Placement
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
-    """suffix   ending of the file to be written, which tells formats apart; empty: the exporter's first
-    load_LE  assignments of every expert, [L, E], for engines that place by load; None: unknown
+    """What an exporter may need besides the placement.
+
+    Attributes:
+        suffix: Ending of the file to be written, which tells formats apart; empty: the exporter's first.
+        load_LE: Assignments of every expert, [L, E], for engines that place by load; None: unknown.
     """
 
     suffix: str = ""
@@ -45,19 +48,25 @@ class Exporter(Protocol):
     ]  # how the engine chooses among copies, as in `--replica-choice`; empty: not its own
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
-        """Raises MapError where the engine would silently do something else than the map says."""
+        """The file of a placement.
+
+        Raises:
+            MapError: The engine would silently do something else than the map says.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileMap:
     """What an engine's file says of a map; the rest must be told by whoever imports it.
 
-    phy2log_RP   logical expert of every slot, int64 [R, P], unchecked but for being whole numbers in rows of one length
-    hidden       rows are all decoder layers, dense ones included; else MoE layers only
-    layer_ids    absolute number of each row, if the file has them
-    num_ranks    if the file tells them apart
-    num_experts  if the file says so
-    every_layer  the only row is meant for every layer
+    Attributes:
+        phy2log_RP: Logical expert of every slot, int64 [R, P], unchecked but for being whole numbers in rows of one
+            length.
+        hidden: Rows are all decoder layers, dense ones included; else MoE layers only.
+        layer_ids: Absolute number of each row, if the file has them.
+        num_ranks: Ranks, if the file tells them apart.
+        num_experts: Experts of a layer, if the file says so.
+        every_layer: The only row is meant for every layer.
     """
 
     phy2log_RP: npt.NDArray[np.int64]
@@ -76,4 +85,8 @@ class Importer(Protocol):
     suffixes: tuple[str, ...]
 
     def read(self, content: bytes, suffix: str) -> FileMap:
-        """What a file with that ending says. Never unpickles. Raises MapError."""
+        """What a file with that ending says. Never unpickles.
+
+        Raises:
+            MapError: The content is no such file, or its map is not sound.
+        """

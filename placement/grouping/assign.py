@@ -32,11 +32,12 @@ Floats = npt.NDArray[np.float64]
 class Assignment:
     """Homes of requests and how good they are.
 
-    home_Q    int32 [Q]
-    cost      sum of the requests' costs at their homes
-    bound     no assignment within the cap costs less
-    cap       tokens that a node may get: (1 + tolerance) times its share, more where no assignment was found within it
-    load_N    int64 [N], tokens of each node
+    Attributes:
+        home_Q: Home node of each request, int32 [Q].
+        cost: Sum of the requests' costs at their homes.
+        bound: No assignment within the cap costs less.
+        cap: Tokens that a node may get: (1 + tolerance) times its share, more where no assignment was found within it.
+        load_N: Tokens of each node, int64 [N].
     """
 
     home_Q: npt.NDArray[np.int32]
@@ -68,12 +69,13 @@ def assign_homes(
 ) -> Assignment:
     """The homes that cost least of all that give no node more than (1 + tolerance) times its share of tokens.
 
-    cost_QN   float64 [Q, N], finite: what request q costs if its home is node n
-    tokens_Q  its tokens; those without any go, in turn, to the nodes with the fewest requests
-    exact     let CP-SAT close a gap that is left on small problems
-
     If a request is longer than that share, or no assignment is found that keeps it, the cap is raised to the lowest
     that the largest requests first, each to the emptiest node, can keep. Deterministic.
+
+    Args:
+        cost_QN: What request q costs if its home is node n, float64 [Q, N], finite.
+        tokens_Q: Tokens of each request, int64 [Q]; requests without any go, in turn, to the nodes with the fewest.
+        exact: Let CP-SAT close a gap that is left on small problems.
     """
     check_tolerance(tolerance)
     cost_QN = np.asarray(cost_QN, dtype=np.float64)

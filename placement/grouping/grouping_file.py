@@ -166,5 +166,9 @@ def load_grouping(path: str | Path) -> GroupingFile:
 
 
 def load_router(path: str | Path) -> Router:
-    """The router of a grouping file (`placement solve --group --grouping-out`). Raises InputError."""
+    """The router of a grouping file, which `placement group` writes.
+
+    Raises:
+        InputError: The file cannot be read, or is no grouping file.
+    """
     return load_grouping(path).router.router()

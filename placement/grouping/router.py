@@ -32,11 +32,13 @@ class Group:
 class Router:
     """Holds no state but its tables, so threads may share it; the same question always gets the same answer.
 
-    layers        positions of the layers that it looks at, ascending
-    saved_MEN     float32 [M, E, N], mean sends that an assignment of expert e saves if its home is node n
-    num_layers, top_k   of the model
-    band          sends per token and layer by which a home may be worse than the best and still be chosen for its load
-    slack_tokens  a node whose load exceeds the least by more is not chosen
+    Attributes:
+        layers: Positions of the layers that it looks at, ascending.
+        saved_MEN: Mean sends that an assignment of expert e saves if its home is node n, float32 [M, E, N].
+        num_layers: MoE layers of the model.
+        top_k: Experts that a token visits.
+        band: Sends per token and layer by which a home may be worse than the best and still be chosen for its load.
+        slack_tokens: A node whose load exceeds the least by more is not chosen.
     """
 
     num_layers: int
@@ -71,27 +73,36 @@ class Router:
 
     @property
     def num_nodes(self) -> int:
+        """Nodes, N."""
         return int(self.saved_MEN.shape[2])
 
     @property
     def num_experts(self) -> int:
+        """Experts of a layer, E."""
         return int(self.saved_MEN.shape[1])
 
     def assign(self, counts_LE: Counts, load: Sequence[float] | npt.NDArray[Any] | None = None) -> int:
         """The home node of a request.
 
-        counts_LE  [L, E], how often its tokens visited each expert so far (prefill, or its first tokens); only the
-                   rows of `layers` are looked at, but all are to be there
-        load       [N], tokens that each node has now; None: nothing is known, and the best node is taken
-
         Of the nodes that are not ahead of the least loaded by more than `slack_tokens`, those whose expected extra
         sends are within `band` of the best: the least loaded of them, of equals the better, then the first.
-        Raises InputError on a wrong shape, or numbers that are negative or not finite.
+
+        Args:
+            counts_LE: How often its tokens visited each expert so far (prefill, or its first tokens), [L, E]; only the
+                rows of `layers` are looked at, but all are to be there.
+            load: Tokens that each node has now, [N]; None: nothing is known, and the best node is taken.
+
+        Raises:
+            InputError: The counts or the load have a wrong shape, or numbers that are negative or not finite.
         """
         return self.choose(self.extra_sends(counts_LE), load)
 
     def choose(self, extra_N: npt.NDArray[np.float64], load: Sequence[float] | npt.NDArray[Any] | None = None) -> int:
-        """The node that `assign` answers for these extra sends. Raises InputError on a wrong load."""
+        """The node that `assign` answers for these extra sends.
+
+        Raises:
+            InputError: The load has a wrong shape, or numbers that are negative or not finite.
+        """
         if load is None:
             return int(extra_N.argmin())
         load_N = np.asarray(load, dtype=np.float64)
@@ -102,7 +113,11 @@ class Router:
         return int(np.lexsort((extra_N, np.where(near_N, load_N, np.inf)))[0])
 
     def extra_sends(self, counts_LE: Counts) -> npt.NDArray[np.float64]:
-        """What each home sends more than the best, per token and layer, float64 [N]. Raises InputError."""
+        """What each home sends more than the best, per token and layer, float64 [N].
+
+        Raises:
+            InputError: The counts have a wrong shape, or numbers that are negative or not finite.
+        """
         counts = np.asarray(counts_LE)
         if counts.shape != (self.num_layers, self.num_experts):
             raise InputError(
@@ -120,8 +135,12 @@ class Router:
     def group(self, batch_of_counts: Sequence[Counts] | Counts, size: int) -> list[Group]:
         """Micro-batches of `size` requests for one step, with the fewest expected sends; by node, then by place.
 
-        Every node gets as many groups as the others, or one more where they do not divide. All groups are full, but
-        the last of one node if the batch is no multiple of `size`. Raises InputError, OptionError.
+        Every node gets as many groups as the others, or one more where they do not divide. All groups are full, but the
+        last of one node if the batch is no multiple of `size`.
+
+        Raises:
+            InputError: The counts have a wrong shape, or numbers that are negative or not finite.
+            OptionError: `size` is out of range.
         """
         if size < 1:
             raise OptionError(f"size={size} must be 1 or more requests")

@@ -24,13 +24,14 @@ from placement.solvers.options import Options
 class Solution:
     """A placement, how each layer was solved, and what it costs beside the baselines.
 
-    result_name name of the result in the next three: the solver's name
-    maps        name -> placement: the baselines and the result
-    train       name -> evaluation on the requests that the solver saw
-    held_out    the same on those it did not see; empty if none were held out
-    current     the map that was in use, if one was given; then it is among the maps, by that name
-    parts       the maps on each part of the traffic: those of a robust solve, else the domains; None: there are none
-    robust      what `solve` was told of it
+    Attributes:
+        result_name: Name of the result in `maps`, `train` and `held_out`: the solver's name, or `robust`.
+        maps: A placement by name: the baselines and the result.
+        train: An evaluation by name, on the requests that the solver saw.
+        held_out: An evaluation by name, on the requests that the solver did not see; empty if none were held out.
+        current: The map that was in use, if one was given; `maps` then has the map as `current`.
+        parts: The maps on each part of the traffic: parts of a robust solve, else domains; None: there are none.
+        robust: How the traffic was parted for a robust solve; None: the solve was a plain one.
     """
 
     cluster: Cluster

@@ -55,6 +55,8 @@ def solve(
 
     Args:
         trace: A trace, a counted trace, or counts of experts.
+        cluster: Where the experts go.
+        options: What is best, and how long to look; None: the defaults.
         current: A map in use, which the answer changes.
         holdout: Share of the requests; None: `choices.HOLDOUT`, or the share that a trace was counted with.
         robust: How the traffic is parted (`placement.traces.parts`), for a robust map.
@@ -63,7 +65,12 @@ def solve(
         workers: Number of threads; None: as many as cores.
 
     Raises:
-        TraceError, InfeasibleError, LimitError, OptionError, WorkerError of the engine, MapError of `current`.
+        TraceError: The trace cannot be read, or has no tokens to fit or to hold out.
+        OptionError: The options do not fit each other, the trace or the current map.
+        MapError: `current` is for another model or another shape of cluster.
+        InfeasibleError: No placement can satisfy what was asked.
+        LimitError: No placement within the caps was found within the limit.
+        WorkerError: A task of `engine` died again and again.
     """
     options = options or Options()
     source = source_of(trace)

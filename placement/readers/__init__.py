@@ -31,7 +31,12 @@ get_reader = READERS.make
 
 
 def detect(path: str | Path) -> tuple[Reader, str]:
-    """The reader that takes `path`, and why. Raises TraceError where none does, OptionError where several do."""
+    """The reader that takes `path`, and why.
+
+    Raises:
+        TraceError: No reader takes the path.
+        OptionError: Several readers do; the message names them.
+    """
     from placement.readers.base import check_exists
 
     path = Path(path)

@@ -28,10 +28,11 @@ PREFILL, DECODE = 0, 1
 class ReadOptions:
     """What a recording may leave unsaid; None takes it from the recording.
 
-    model        name of the model
-    num_experts  logical experts of a layer
-    top_k        experts that a token visits
-    layer_ids    absolute index of each layer of the recording, the dense ones that it has included
+    Attributes:
+        model: Name of the model.
+        num_experts: Logical experts of a layer.
+        top_k: Experts that a token visits.
+        layer_ids: Absolute index of each layer of the recording, the dense ones that it has included.
     """
 
     model: str | None = None
@@ -44,14 +45,15 @@ class ReadOptions:
 class Batch:
     """Tokens that an engine recorded together: a forward pass, a call or a request, or a piece of one.
 
-    where        names them in messages: the file and the place in it
-    ids_LTK      int32, C-contiguous, of all layers of the recording, dense ones included; -1 is no expert, and a set of
-                 nothing but -1 (or, of several, nothing but 0) is a row of a buffer that nobody wrote to
-    requests     the requests they belong to
-    request_T    index into `requests`, int32
-    position_T   position in the request, int32
-    phase_T      PREFILL or DECODE, uint8
-    weights_LTK  router weights, float16, or None
+    Attributes:
+        where: File of the tokens and the place in the file, for messages.
+        ids_LTK: Expert ids in all layers of the recording, dense ones included, int32 [L, T, K], C-contiguous. -1 is no
+            expert; a set of nothing but -1 (or, of several, nothing but 0) is a row of a buffer that nobody wrote to.
+        requests: The requests that the tokens belong to.
+        request_T: Index of each token's request in `requests`, int32 [T].
+        position_T: Position of each token in its request, int32 [T].
+        phase_T: PREFILL or DECODE, uint8 [T].
+        weights_LTK: Router weights, float16 [L, T, K], or None.
     """
 
     where: str
@@ -67,13 +69,14 @@ class Batch:
 class Recording:
     """Tokens of an engine.
 
-    layer_ids    of the L layers of each batch
-    num_experts  logical experts, or None where the engine does not say it
-    num_hidden_layers  of the model, dense ones included, where the engine records them all
-    phy2log_LP   logical expert of each physical id, int32, where ids are physical; else None
-    batches      reads all of it, from the start at every call
-    notes        what the user should know, one line each; complete when batches were read
-    id_fault     why an id may be out of range in this format, and how to mend it
+    Attributes:
+        layer_ids: Absolute index of each of the L layers of a batch.
+        num_experts: Logical experts, or None where the engine does not say it.
+        num_hidden_layers: Layers of the model, dense ones included, where the engine records them all.
+        phy2log_LP: Logical expert of each physical id, int32 [L, P], where ids are physical; else None.
+        batches: Reads the whole recording, from the start at every call.
+        notes: What the user should know, one line each; complete when batches were read.
+        id_fault: Why an id may be out of range in this format, and how to mend it.
     """
 
     model: str
@@ -107,7 +110,12 @@ class Reader(Protocol):
         """Why `path`, an existing file or folder, is of this format, in words; None if it is not. Never raises."""
 
     def read(self, path: Path, options: ReadOptions) -> Recording | CountRecording:
-        """Raises TraceError, or OptionError where an option is missing or wrong; so do the batches."""
+        """Read the recording; its batches are read when they are asked for.
+
+        Raises:
+            TraceError: The recording is damaged. (Batches raise as well.)
+            OptionError: An option is missing, or contradicts the recording.
+        """
 
 
 @contextmanager
@@ -177,7 +185,11 @@ def ranges(ids: Iterable[int]) -> str:
 
 
 def parse_ids(text: str) -> tuple[int, ...]:
-    """Numbers from 3-60 or 0,2,4-7. Raises OptionError."""
+    """Numbers from 3-60 or 0,2,4-7.
+
+    Raises:
+        OptionError: The text is no list of numbers and ranges.
+    """
     parts = [re.fullmatch(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?", part) for part in text.split(",")]
     if None in parts:
         raise OptionError(
@@ -190,7 +202,11 @@ def parse_ids(text: str) -> tuple[int, ...]:
 
 
 def whole_number(value: Any, what: str, where: str, *, least: int = 0) -> int:
-    """`value` if it is a whole number of at least `least`. Raises TraceError."""
+    """`value` if it is a whole number of at least `least`.
+
+    Raises:
+        TraceError: The value is something else; the message says what and where.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
         raise TraceError(f"{where}: {what} is {value!r:.60}; a whole number of at least {least} is needed")
     return value

@@ -39,7 +39,19 @@ def convert(
     """Convert the recording at `path`: a file, or a folder of the files that an engine wrote.
 
     Tokens become a new folder `output`; counts become a file `output`, which must end in .npz. Nothing is unpickled.
-    Raises TraceError, OptionError and OutputError; then nothing was written.
+
+    Where an error is raised, nothing was written.
+
+    Args:
+        path: The recording.
+        output: Folder or file to make.
+        reader: Name of a reader, or `auto` for the one that takes the recording.
+        options: What the recording leaves unsaid.
+
+    Raises:
+        TraceError: The recording is damaged, or of no known format.
+        OptionError: An option is missing, or contradicts the recording.
+        OutputError: The output exists already, or cannot be written.
     """
     path, output, options = Path(path), Path(output), options or ReadOptions()
     check_output(output)

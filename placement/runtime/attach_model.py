@@ -42,13 +42,22 @@ def attach(
 ) -> Attached:
     """From now on `model` runs its experts on all ranks of `mesh`; every rank attaches its own copy of the model.
 
-    model         of transformers 5; its experts may be on the device `meta` if `checkpoint` is given
-    checkpoint    folder of `placement apply` to read this rank's slots from; else they are copied from the model
-    hops, choice, cluster, capacity  see `Dispatcher` and `CapacityPolicy`
-    keep_weights  keep the model's own experts for `detach`; False frees their memory
-
     Every rank runs the model equally often; one that has nothing to do calls `join` where the others run a forward.
-    Raises InputError for a model that is not understood, MapError for a map of another model or mesh.
+
+    Args:
+        model: A model of transformers 5; its experts may be on the device `meta` if `checkpoint` is given.
+        placement: The map to serve by.
+        mesh: This rank's groups.
+        checkpoint: Folder of `placement apply` to read this rank's slots from; else they are copied from the model.
+        hops: See `Dispatcher`.
+        choice: See `ReplicaChooser`.
+        cluster: See `ReplicaChooser`.
+        capacity: See `CapacityPolicy`.
+        keep_weights: Keep the model's own experts for `detach`; False frees their memory.
+
+    Raises:
+        InputError: The model is not understood.
+        MapError: The map is for another model or mesh.
     """
     modules = find_experts(model)
     if any(hasattr(one.forward, "attached") for one in modules.experts_L):
@@ -132,7 +141,11 @@ class Attached:
             layer.join()
 
     def detach(self) -> None:
-        """The model is as it was before `attach`; it need not be done on all ranks. Raises OptionError once freed."""
+        """The model is as it was before `attach`; it need not be done on all ranks.
+
+        Raises:
+            OptionError: The model's own experts were freed.
+        """
         for layer in self.layers:
             layer.remove()
         if self._scores is not None:

@@ -22,22 +22,23 @@ LOAD_UNIT = 1 << 16  # loads are whole numbers of 1/65536, so that sums do not d
 class CapacityPolicy:
     """Every slot takes at most C = ceil(gamma * mean) assignments, its mean being T * K / P over all ranks' tokens.
 
-    mode         `none`; `drop`: what is over C is dropped (Token Drop); `expanded`: a token's candidates are also the
-                 experts on its own rank, and every slot takes the best C of its candidates (Expanded Drop)
-    gamma        capacity factor, one number or one for each layer (absolute index)
-    level        `expert`: C is for a slot; `device`: C = ceil(gamma * T * K / G) is for all slots of a rank together
-    scope        `global`: the limit is on the tokens of all ranks, exact, agreed on before any token moves (24 bytes a
-                 candidate there, one back); `source`: each rank limits what it sends by its own tokens, no message
-    keep         which are kept: `score` (the highest), `first`, `last` (by rank and row) or `random`
-    classes      capacities by modality (after MACS, arXiv 2605.05225): tokens of a priority that is named have
-                 their own capacity, ceil(factor * gamma * mean) with the mean of their own assignments, so that it
-                 follows what a batch is made of; those of all other priorities share one with factor 1
-    max_extra    `expanded`: at most so many further experts for a token; None is all on its rank
-    renormalize  scale what is left of a token's weights to the sum that they had; else a dropped weight is lost
-    seed         of `random`
-
     Whatever `keep` says, a token of higher priority goes before one of lower; ties go to the lower source rank, then to
     the earlier row. Decode steps are limited as well: with few tokens C is at least 1 where anything is routed.
+
+    Attributes:
+        mode: `none`; `drop`: what is over C is dropped (Token Drop); `expanded`: a token's candidates are also the
+            experts on its own rank, and every slot takes the best C of its candidates (Expanded Drop).
+        gamma: Capacity factor, one number or one for each layer (absolute index).
+        level: `expert`: C is for a slot; `device`: C = ceil(gamma * T * K / G) is for all slots of a rank together.
+        scope: `global`: the limit is on the tokens of all ranks, exact, agreed on before any token moves (24 bytes a
+            candidate there, one back); `source`: each rank limits what it sends by its own tokens, no message.
+        keep: Which assignments are kept: `score` (the highest), `first`, `last` (by rank and row) or `random`.
+        classes: Capacities by modality (after MACS, arXiv 2605.05225): tokens of a priority that is named have their
+            own capacity, ceil(factor * gamma * mean) with the mean of their own assignments, so that it follows what a
+            batch is made of; those of all other priorities share one with factor 1.
+        max_extra: `expanded`: at most so many further experts for a token; None is all on its rank.
+        renormalize: Scale what is left of a token's weights to the sum that they had; else a dropped weight is lost.
+        seed: Of `keep` `random`.
     """
 
     mode: str = NONE
@@ -72,7 +73,11 @@ class CapacityPolicy:
             raise OptionError(f"max_extra={self.max_extra} must be 0 or more, or None for no limit")
 
     def gamma_of(self, layer: int) -> float:
-        """Raises OptionError if there is none for the layer."""
+        """Capacity factor of a layer.
+
+        Raises:
+            OptionError: No factor was given for the layer.
+        """
         if not isinstance(self.gamma, Mapping):
             return self.gamma
         if layer not in self.gamma:
@@ -80,7 +85,7 @@ class CapacityPolicy:
         return self.gamma[layer]
 
     def number(self) -> int:
-        """The same on ranks with the same policy."""
+        """A number that is the same on ranks with the same policy."""
         gamma = sorted(self.gamma.items()) if isinstance(self.gamma, Mapping) else self.gamma
         classes = sorted((self.classes or {}).items())
         limits = (self.mode, gamma, self.level, self.scope, classes, self.max_extra)
@@ -113,7 +118,8 @@ def entropy_load(chance_TX: Tensor, text_T: Tensor) -> Tensor:
     A patch of plain sky counts for little, so an expert takes more of them (after MACS, arXiv 2605.05225; its
     capacities by modality are `CapacityPolicy.classes`).
 
-    chance_TX  any distribution of each token, rows that sum to 1: attention or router probabilities
+    Args:
+        chance_TX: Any distribution of each token, rows that sum to 1: attention or router probabilities.
     """
     chance = chance_TX.float()
     entropy = -(chance * chance.clamp(min=1e-30).log()).sum(dim=1) / math.log(max(chance.shape[1], 2))

@@ -20,11 +20,12 @@ from placement.support.registry import attribute
 class ReplicaChooser:
     """Slots for the tokens of one rank in one layer; remembers how many it has seen, and the load that it caused.
 
-    choice   name of a replica choice
-    cluster  speeds and links of ranks, for choices that look at them; None: all alike
-
     Ids on a GPU get their slots there where the choice can do so for the map (`ReplicaChoice.on_device`); else they are
     drawn on the host.
+
+    Args:
+        choice: Name of a replica choice.
+        cluster: Speeds and links of ranks, for choices that look at them; None: all alike.
     """
 
     def __init__(

@@ -27,14 +27,15 @@ FLAT, HIERARCHICAL = "flat", "hierarchical"
 class Dispatcher:
     """Moves the tokens of one rank to the slots that serve them, and the sums of what the experts return back.
 
-    mesh         this rank's groups
-    layer_map    the layer's slots
-    hops         `flat`: one hop, a copy for each distinct rank; `hierarchical`: a copy for each distinct node, then for
-                 each distinct rank of the node
-    choice       replica choice, see `ReplicaChooser`
-    fp8          hidden states travel as float8 with scales
-
     Every rank of the group makes the same calls in the same order, without tokens too.
+
+    Args:
+        mesh: This rank's groups.
+        layer_map: The layer's slots.
+        hops: `flat`: one hop, a copy for each distinct rank; `hierarchical`: a copy for each distinct node, then for
+            each distinct rank of the node.
+        choice: Replica choice, see `ReplicaChooser`.
+        fp8: Hidden states travel as float8 with scales.
     """
 
     def __init__(
@@ -76,17 +77,20 @@ class Dispatcher:
     def dispatch(
         self, x: Tensor, ids: Tensor, weights: Tensor, *, reuse: bool = False
     ) -> tuple[Tensor, Tensor, DispatchHandle]:
-        """Send this rank's tokens to the experts' slots; returns (rows, counts, handle).
+        """Send this rank's tokens to the experts' slots.
 
-        x        hidden states [T, D], float32, bfloat16 or float16
-        ids      logical experts [T, K], whole numbers; -1 for none
-        weights  of the experts' outputs in the sum [T, K]
-        reuse    rows may lie in a buffer that the next dispatch on this mesh writes to: on a CPU that is quicker
+        Args:
+            x: Hidden states [T, D], float32, bfloat16 or float16.
+            ids: Logical experts [T, K], whole numbers; -1 for none.
+            weights: Weights of the experts' outputs in the sum [T, K].
+            reuse: Rows may lie in a buffer that the next dispatch on this mesh writes to: on a CPU that is quicker.
 
-        rows     hidden states for this rank's slots [A, D], those of its first slot first
-        counts   rows of each slot, int64 [slots_per_gpu]
+        Returns:
+            Hidden states for this rank's slots [A, D], those of its first slot first; rows of each slot, int64
+            [slots_per_gpu]; and what `combine` needs.
 
-        Raises RankError, on every rank, if a rank gave bad ids or weights, has another map or is at another layer.
+        Raises:
+            RankError: On every rank, if a rank gave bad ids or weights, has another map or is at another layer.
         """
         checked, fault = self.checked(ids, weights)
         return self.dispatch_slots(x, self.choose(checked), weights, fault, reuse=reuse)
@@ -113,7 +117,8 @@ class Dispatcher:
     ) -> tuple[Tensor, Tensor, DispatchHandle]:
         """As `dispatch`, with the slot that serves each assignment [T, K] already chosen; -1 for none.
 
-        fault  what `checked` found, for all ranks to hear
+        Args:
+            fault: What `checked` found, for all ranks to hear.
         """
         return self.by_slot(self.send(x, slots, weights, fault), reuse=reuse)
 

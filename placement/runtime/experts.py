@@ -34,10 +34,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": swiglu, "gpt-oss
 class GroupedExperts:
     """Weights of the experts in a rank's slots, in slot order; `S` slots, hidden size `D`, intermediate size `I`.
 
-    gate_up     [S, D, 2 * I], gate columns before up columns (views of transposed weights will do)
-    down        [S, I, D]
-    activation  `swiglu` or `gpt-oss`
-    gate_up_bias, down_bias  [S, 2 * I] and [S, D], or None
+    Attributes:
+        gate_up: Weights, [S, D, 2 * I], gate columns before up columns (views of transposed weights will do).
+        down: Weights, [S, I, D].
+        activation: `swiglu` or `gpt-oss`.
+        gate_up_bias: Biases, [S, 2 * I], or None.
+        down_bias: Biases, [S, D], or None.
     """
 
     gate_up: Tensor
@@ -68,7 +70,7 @@ class GroupedExperts:
 
     @torch.no_grad()
     def padded(self, rows_SCD: Tensor) -> Tensor:
-        """The same where every slot has equally many rows [S, C, D], some of them blank: static shapes."""
+        """Outputs where every slot has equally many rows [S, C, D], some of them blank: static shapes."""
         inner = torch.bmm(rows_SCD, self.gate_up)
         if self.gate_up_bias is not None:
             inner = inner + self.gate_up_bias[:, None]

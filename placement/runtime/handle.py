@@ -14,10 +14,11 @@ from placement.runtime.wire import Wire
 class Arrival:
     """Copies of tokens on the rank that serves them; tensors may lie in buffers that the next dispatch writes to.
 
-    hidden   [R, D], one row a copy
-    local    int64 [R, K], this rank's slot of each assignment, from 0; slots_per_gpu for those that others serve
-    weights  fp32 [R, K]
-    hops     in the order in which rows went
+    Attributes:
+        hidden: Hidden states, [R, D], one row a copy.
+        local: This rank's slot of each assignment, from 0, int64 [R, K]; slots_per_gpu for those that others serve.
+        weights: Weights of the assignments, fp32 [R, K].
+        hops: The hops, in the order in which rows went.
     """
 
     wire: Wire
@@ -31,9 +32,10 @@ class Arrival:
 class DispatchHandle:
     """What `combine` needs to know of a dispatch; it serves once or many times.
 
-    num_rows  copies of tokens that came to this rank
-    row_A     which of them each dispatched row is a copy of, int64 [A]
-    weight_A  its weight, fp32 [A]
+    Attributes:
+        num_rows: Copies of tokens that came to this rank.
+        row_A: Copy that each dispatched row repeats, int64 [A].
+        weight_A: Weight of each dispatched row, fp32 [A].
     """
 
     wire: Wire

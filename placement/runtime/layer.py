@@ -20,12 +20,13 @@ UNLIMITED = CapacityPolicy()
 class StepStats:
     """What one call did on this rank; tensors stay on the device until they are read.
 
-    load_P        assignments that each of this rank's slots served, int64 [slots_per_gpu]
-    dropped       assignments of this rank's tokens that were dropped for capacity, scalar
-    extra         experts of this rank that served tokens beyond their top-k sets, scalar
-    copies        copies of tokens that came to this rank
-    across_bytes  sent from this rank to other nodes, there and back
-    within_bytes  sent to other ranks of the node
+    Attributes:
+        load_P: Assignments that each of this rank's slots served, int64 [slots_per_gpu].
+        dropped: Assignments of this rank's tokens that were dropped for capacity, scalar.
+        extra: Experts of this rank that served tokens beyond their top-k sets, scalar.
+        copies: Copies of tokens that came to this rank.
+        across_bytes: Bytes that this rank sent to other nodes, there and back.
+        within_bytes: Bytes that this rank sent to other ranks of its node, there and back.
     """
 
     load_P: Tensor
@@ -39,9 +40,10 @@ class StepStats:
 class MoELayer:
     """`y, stats = layer(x, ids, weights)`; every rank calls it for every layer and step, without tokens too.
 
-    dispatcher  of this rank and layer
-    experts     outputs of rows [A, D] in slot order, given counts [slots_per_gpu] (`GroupedExperts`)
-    capacity    see `CapacityPolicy`
+    Args:
+        dispatcher: The dispatcher of this rank and layer.
+        experts: Outputs of rows [A, D] in slot order, given counts [slots_per_gpu] (`GroupedExperts`).
+        capacity: See `CapacityPolicy`.
     """
 
     def __init__(self, dispatcher: Dispatcher, experts: Experts, capacity: CapacityPolicy = UNLIMITED) -> None:

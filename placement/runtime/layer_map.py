@@ -18,10 +18,11 @@ from placement.errors import MapError
 class LayerMap(Shape):
     """Where the copies of the experts of one layer are.
 
-    layer        absolute index of the layer in the model
-    version      62-bit number that differs between maps: ranks compare it in every exchange
-    tables       the copies of each expert, as the cost model reads them
-    logical_P    logical expert of each slot
+    Attributes:
+        layer: Absolute index of the layer in the model.
+        version: 62-bit number that differs between maps: ranks compare it in every exchange.
+        tables: The copies of each expert, as the cost model reads them.
+        logical_P: Logical expert of each slot.
     """
 
     layer: int
@@ -36,7 +37,15 @@ class LayerMap(Shape):
 
     @classmethod
     def of(cls, placement: Placement, layer: int) -> LayerMap:
-        """`layer` is the absolute index. Raises MapError if the placement has no such MoE layer."""
+        """The map of one layer.
+
+        Args:
+            placement: The maps of all layers.
+            layer: Absolute index of the layer.
+
+        Raises:
+            MapError: The placement has no such MoE layer.
+        """
         if layer not in placement.model.layer_ids:
             raise MapError(
                 f"the map has no MoE layer {layer}; it has layers {placement.model.layer_ids[0]} to "
@@ -54,7 +63,7 @@ class LayerMap(Shape):
 
 
 def map_version(placement: Placement) -> int:
-    """The same for equal maps on equal meshes, whatever their names."""
+    """A 62-bit number that is the same for equal maps on equal meshes, whatever their names."""
     state = hashlib.sha256(np.array([*placement.shape, *placement.model.layer_ids], dtype="<i8").tobytes())
     state.update(placement.phy2log_LP.astype("<i4").tobytes())
     return int.from_bytes(state.digest()[:8], "little") >> 2

@@ -14,7 +14,8 @@ from placement.errors import OptionError
 class SlotWeights:
     """One layer's weights on one rank: named tensors [S, ...], row s for slot s.
 
-    slot_bytes  of one slot, its tensors one after another in the order of their names
+    Args:
+        slot_bytes: Of one slot, its tensors one after another in the order of their names.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -28,6 +29,7 @@ class SlotWeights:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return next(iter(self.tensors.values())).device
 
     @torch.no_grad()
@@ -38,7 +40,7 @@ class SlotWeights:
 
     @torch.no_grad()
     def write(self, slot: int, row: Tensor) -> None:
-        """The opposite of `read`."""
+        """Copy `row`, uint8 [slot_bytes], to the slot's weights."""
         for mine, part in self._pieces(slot, row):
             mine.copy_(part)
 

@@ -21,9 +21,10 @@ from placement.runtime.wire import Wire
 class StaticLayer:
     """`y = layer(x, ids, weights)` for exactly `tokens` rows; fewer tokens are filled up with rows of ids -1.
 
-    dispatcher     its map, replica choice and flat exchange are used; every rank must construct the layer together
-    rows_per_rank  copies that one rank may send to another; `tokens` always suffices
-    rows_per_slot  rows that a slot works on; `tokens` times the number of ranks always suffices
+    Args:
+        dispatcher: The map, replica choice and flat exchange are used; every rank must construct the layer together.
+        rows_per_rank: Copies that one rank may send to another; `tokens` always suffices.
+        rows_per_slot: Rows that a slot works on; `tokens` times the number of ranks always suffices.
     """
 
     def __init__(
@@ -90,7 +91,11 @@ class StaticLayer:
         return sum_rows(self._world.all_to_all(sums), token_C, tokens)
 
     def check(self) -> None:
-        """Raise RankError if anything was lost on this rank since the last check. Waits for the device."""
+        """Wait for the device, and tell of rows that were lost.
+
+        Raises:
+            RankError: Rows were lost on this rank since the last check.
+        """
         rows, assignments, bad = self.lost.tolist()
         self.lost.zero_()
         if rows or assignments or bad:

@@ -49,16 +49,17 @@ class Served(Protocol):
 class Swap:
     """`while not swap.advance(): serve()`, on every rank in the same order.
 
-    new            the map to go to
-    staging_bytes  most memory that this swap takes on a rank. Where the whole change does not fit, it goes in stages,
-                   through maps of which the first layers are new, each of them agreed on by all. None: all at once
-    cluster        how far ranks are from one another; by default all nodes are alike
-    relabel_ranks  nodes and GPUs that are alike may trade places, which moves less; False where requests have homes
-                   that `new` was made for
-
     Until a stage is complete its weights lie beside the slots, and the map before serves. Then every rank tells all
     others whether what came has the hash of what was sent; if all have heard that all do, they write to their slots and
     use the new map. A rank that is lost before leaves the old map in force on all others, which raise RankError.
+
+    Args:
+        new: The map to go to.
+        staging_bytes: Most memory that this swap takes on a rank. Where the whole change does not fit, it goes in
+            stages, through maps of which the first layers are new, each of them agreed on by all. None: all at once.
+        cluster: How far ranks are from one another; by default all nodes are alike.
+        relabel_ranks: Nodes and GPUs that are alike may trade places, which moves less; False where requests have homes
+            that `new` was made for.
     """
 
     def __init__(
@@ -112,8 +113,9 @@ class Swap:
     def advance(self) -> bool:
         """One step: a rank sends one expert at most, or a stage is completed. True once the new map is in force.
 
-        Raises RankError, on every rank, if one fails, gets damaged weights or was asked for something else; the map
-        that is in force (`placement`) is the same on all, and it serves on unless the group is lost.
+        Raises:
+            RankError: On every rank, if one fails, gets damaged weights or was asked for something else. The map that
+                is in force (`placement`) is the same on all ranks, and serves on unless the group is lost.
         """
         if self._over:
             raise OptionError("this swap is over; make another one")

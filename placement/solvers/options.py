@@ -18,18 +18,22 @@ from placement.errors import OptionError
 class Options:
     """How to solve. `work_limit` keeps answers reproducible; `time_limit_s` does not.
 
-    solver         a registered name; `auto` is never worse than linear or eplb on the training objective
-    objective      locality: sends + balance_weight * imbalance; balance: the imbalance of the training loads alone;
-                   time: the modelled step time, that is locality with the price that the cluster's speeds give
-    transport      what the engine sends, see `placement/cost/transports/`
-    balance_weight price of imbalance: what one unit of expected rank imbalance (max/mean) costs in sends per token
-    max_imbalance  hard cap on the rank imbalance of the training loads in every layer; None: only the price counts
-    max_node_imbalance  the same for nodes
-    bound          quick (eigenvalues), tight (Lagrangian decomposition: seconds a layer) or none
-    work_limit     moves that a search proposes per layer; None: by the size of the layer
-    time_limit_s   wall seconds for the whole solve; layers share it evenly
-    max_moves      slots whose expert may change from the current map's, all layers together; None: any number
-    max_moves_per_layer  the same for each layer
+    Attributes:
+        solver: A registered name; `auto` is never worse than linear or eplb on the training objective.
+        objective: `locality`: sends + balance_weight * imbalance; `balance`: the imbalance of the training loads alone;
+            `time`: the modelled step time, that is `locality` at the price that the cluster's speeds give.
+        transport: What the engine sends, see `placement/cost/transports/`.
+        balance_weight: Price of imbalance: what one unit of expected rank imbalance (max/mean) costs in sends per
+            token.
+        max_imbalance: Hard cap on the rank imbalance of the training loads in every layer; None: only the price counts.
+        max_node_imbalance: Hard cap on the imbalance of nodes.
+        replica_choice: How the engine picks the replica that serves an assignment.
+        bound: `quick` (eigenvalues), `tight` (Lagrangian decomposition: seconds a layer) or `none`.
+        seed: Of everything random.
+        work_limit: Moves that a search proposes per layer; None: by the size of the layer.
+        time_limit_s: Wall seconds for the whole solve; layers share it evenly.
+        max_moves: Slots whose expert may change from the current map's, all layers together; None: any number.
+        max_moves_per_layer: Slots whose expert may change in each layer; None: any number.
     """
 
     solver: str = "auto"

@@ -55,16 +55,17 @@ class Score:
 class LayerProblem:
     """One layer to place.
 
-    index       position of the layer among the MoE layers
-    sets_UK     int32 [U, K], the distinct top-k sets of the token sample, ids ascending in a row
-    count_U     int64 [U], how many sampled tokens have each
-    load_BE     float64 [B, E], share of assignments of each expert: row 0 exact, the others bootstraps of the requests
-    coact_EE    int64 [E, E], tokens that visit both experts; diagonal 0
-    home_U      int32 [U], home node of each row of `sets_UK`, -1: uniformly random; None: all are. Rows are then
-                distinct by set and home
-    seed        of this layer's own random stream
-    deadline    `time.monotonic()` at which to stop, or None
-    starts      maps to start from beside a solver's own, int32 [P] each: no answer of `auto` is worse than one of them
+    Attributes:
+        index: Position of the layer among the MoE layers.
+        sets_UK: The distinct top-k sets of the token sample, int32 [U, K], ids ascending in a row.
+        count_U: How many sampled tokens have each set, int64 [U].
+        load_BE: Share of assignments of each expert, float64 [B, E]: row 0 exact, the others bootstraps of requests.
+        coact_EE: Tokens that visit both experts, int64 [E, E]; diagonal 0.
+        home_U: Home node of each row of `sets_UK`, int32 [U], -1: uniformly random; None: all are. Where homes are
+            given, rows are distinct by set and home.
+        seed: Of this layer's own random stream.
+        deadline: Time of `time.monotonic()` at which to stop, s, or None.
+        starts: Maps to start from beside a solver's own, int32 [P] each: no answer of `auto` is worse than one of them.
     """
 
     index: int
@@ -95,10 +96,12 @@ class LayerProblem:
 
     @property
     def choice(self) -> ReplicaChoice:
+        """The replica choice of the options."""
         return REPLICA_CHOICES.make(self.options.replica_choice)
 
     @property
     def transport(self) -> Transport:
+        """The transport of the options."""
         return TRANSPORTS.make(self.options.transport)
 
     @property
@@ -108,13 +111,16 @@ class LayerProblem:
 
     @property
     def num_redundant(self) -> int:
+        """Slots beyond one for each expert."""
         return self.cluster.num_slots - self.num_experts
 
     @property
     def load_E(self) -> npt.NDArray[np.float64]:
+        """Share of assignments of each expert, float64 [E]."""
         return np.asarray(self.load_BE[0])
 
     def out_of_time(self) -> bool:
+        """True once the deadline has passed."""
         return self.deadline is not None and time.monotonic() >= self.deadline
 
     def score(self, phy2log_P: npt.NDArray[np.integer]) -> Score:
@@ -171,9 +177,10 @@ class LayerProblem:
 class LayerSolution:
     """A solver's answer for one layer.
 
-    solver  the one that found the map
-    status  optimal (proven), feasible, or limit (stopped by the time or work limit)
-    bound   a proven lower bound on the objective of any map, or None where none was computed
+    Attributes:
+        solver: The one that found the map.
+        status: `optimal` (proven), `feasible`, or `limit` (stopped by the time or work limit).
+        bound: A proven lower bound on the objective of any map, or None where none was computed.
     """
 
     phy2log_P: npt.NDArray[np.int32]

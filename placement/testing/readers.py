@@ -1,5 +1,7 @@
 """The contract of a reader, as tests: inherit `ReaderContract` and pytest runs it on your reader.
 
+Example::
+
     class TestMine(ReaderContract):
         @pytest.fixture
         def reader(self):
@@ -49,6 +51,7 @@ class Golden:
 
     @staticmethod
     def load(path: Path) -> Golden:
+        """The recording of a folder of `tests/golden/readers`."""
         document = json.loads(path.with_name(f"{path.name}.json").read_text())
         return Golden(
             path=path,

@@ -1,5 +1,7 @@
 """The contract of a solver, as tests: inherit `SolverContract` and pytest runs it on your solver.
 
+Example::
+
     class TestMine(SolverContract):
         @pytest.fixture
         def solver(self):

@@ -26,22 +26,29 @@ T = TypeVar("T")
 def record(
     model: Any, path: str | Path, *, name: str | None = None, weights: bool = True, shard_tokens: int = SHARD_TOKENS
 ) -> Iterator[Recorder]:
-    """Record the experts of every token that `model` sees in this block to the new folder `path` (expert-trace/1).
+    """Record the experts of every token that `model` sees in this block to a new folder.
+
+    Example::
 
         with record(model, "trace") as recorder:
             recorder.requests(["q1", "q2"], domain="code")
             model.generate(**tokenizer(prompts, padding=True, return_tensors="pt"))
 
-    model         a Mixture-of-Experts model of transformers 5, with its head or without; it is left as it was
-    name          name of the model in the trace; that of its configuration if None
-    weights       also write the router's weights of the chosen experts
-    shard_tokens  tokens that are collected before they are written; what was written stays readable if the process
-                  is killed, the rest is written when the block ends, by an exception too
-
     Every token that is fed is recorded once: prompts as prefill, single tokens after them as decode; padding and what
-    `generate` feeds to rows that have ended are left out. Raises InputError for a model that is not understood and
-    OutputError for a `path` that is taken. A forward raises TraceError if it cannot be recorded, or if it does not say
-    for certain which request its tokens are of.
+    `generate` feeds to rows that have ended are left out.
+
+    Args:
+        model: A Mixture-of-Experts model of transformers 5, with its head or without; it is left as it was.
+        path: The folder to make, in the format expert-trace/1.
+        name: Name of the model in the trace; None: the name of its configuration.
+        weights: Also write the router's weights of the chosen experts.
+        shard_tokens: Tokens that are collected before they are written; what was written stays readable if the process
+            is killed, the rest is written when the block ends, by an exception too.
+
+    Raises:
+        InputError: The model is not understood.
+        OutputError: `path` exists already, or cannot be written.
+        TraceError: By a forward that cannot be recorded, or does not say which request its tokens are of.
     """
     modules = find_experts(model)
     if shard_tokens < 1:

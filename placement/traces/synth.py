@@ -57,8 +57,22 @@ def synthesize(
 ) -> tuple[tuple[RequestEntry, ...], Iterator[Piece]]:
     """The requests and the tokens of a synthetic trace, to be given to `write_trace`; memory is that of one shard.
 
-    num_categories is per domain. weights: also give router weights, the softmax over a token's top-k logits. The seed
-    alone decides, not the executor; progress is called with the tokens of each piece. Raises OptionError.
+    The seed alone decides, not the executor.
+
+    Args:
+        shape: Layers, experts and routing of the model, such as one of `PRESETS`.
+        num_tokens: Tokens of all requests together.
+        num_requests: Requests, which share the tokens.
+        seed: Of everything random.
+        num_domains: Domains of the requests.
+        num_categories: Categories of each domain.
+        weights: Also give router weights, the softmax over a token's top-k logits.
+        strengths: How much domains, requests and tokens decide; None: as measured on a real trace.
+        executor: Makes pieces side by side; None: one after another.
+        progress: Called with the tokens of each piece.
+
+    Raises:
+        OptionError: A number is out of range.
     """
     if seed < 0:
         raise OptionError(f"seed={seed} must not be negative")
@@ -82,7 +96,11 @@ def write_synthetic(
 ) -> int:
     """Write a synthetic trace to the new folder `out_dir`; its manifest says that it is one. Returns the tokens.
 
-    Raises OptionError and OutputError; then `out_dir` is as it was before.
+    Where an error is raised, `out_dir` is as it was before. The other arguments are those of `synthesize`.
+
+    Raises:
+        OptionError: A number is out of range.
+        OutputError: `out_dir` exists already, or cannot be written.
     """
     with new_folder(out_dir) as folder:
         requests, pieces = synthesize(

@@ -114,10 +114,11 @@ class Cut:
 class Trace:
     """Shards, the requests they belong to, and which of those requests are kept.
 
-    spans       all rows of every shard
-    selected_Q  bool [Q]; None keeps all
-    cut         which of their tokens are kept; None keeps all
-    extras      unknown keys of the (first) manifest
+    Attributes:
+        spans: All rows of every shard.
+        selected_Q: Which requests are kept, bool [Q]; None keeps all.
+        cut: Which tokens of the kept requests are kept; None keeps all.
+        extras: Unknown keys of the (first) manifest.
     """
 
     model: Model
@@ -129,6 +130,7 @@ class Trace:
 
     @property
     def shards(self) -> tuple[Shard, ...]:
+        """The shards, in the order of their folders."""
         return tuple(span.shard for span in self.spans)
 
     @property
@@ -141,7 +143,11 @@ class Trace:
         return replace(self, selected_Q=np.asarray(selected_Q, dtype=bool))
 
     def blocks(self) -> Iterator[Block]:
-        """Kept tokens in order, in pieces of bounded size. Raises TraceError on a request index out of range."""
+        """Kept tokens in order, in pieces of bounded size.
+
+        Raises:
+            TraceError: A shard names a request that the manifest does not list.
+        """
         for span in (piece for whole in self.spans for piece in whole.cut(CHUNK_TOKENS)):
             request_T = span.request_T(span.shard.column("request", span.start, span.stop))
             kept_T = self._kept(span, request_T)
@@ -170,7 +176,13 @@ class Trace:
 def open_trace(paths: str | Path | Iterable[str | Path]) -> Trace:
     """Open folders, globs of folders, or folders of such folders as one trace; also on shared storage, s3://bucket/...
 
-    Headers and manifests are checked; expert ids are checked when they are first counted. Raises TraceError.
+    Headers and manifests are checked; expert ids are checked when they are first counted.
+
+    Args:
+        paths: One folder, glob or URL, or several, which are read as one trace.
+
+    Raises:
+        TraceError: A path holds no trace, a manifest or a header is wrong, or two folders are of different models.
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     folders = [folder for path in given for folder in _folders(path)]

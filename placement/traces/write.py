@@ -86,8 +86,13 @@ def merge_traces(trace: Trace, out_dir: str | Path) -> int:
     Requests that are not selected are left out, the others keep their order and all their keys. Entries that are equal
     in every key become one: an id names one request wherever it was recorded (as in `count`; prefill and decode workers
     may record the same one). Entries with the same id that differ otherwise stay apart. Other keys of the manifest are
-    those of the first folder. Weights are kept if all shards have them. Raises OutputError and TraceError; then
-    `out_dir` is as it was before.
+    those of the first folder. Weights are kept if all shards have them.
+
+    Where an error is raised, `out_dir` is as it was before.
+
+    Raises:
+        OutputError: `out_dir` exists already, or cannot be written.
+        TraceError: A shard of the trace is wrong.
     """
     with new_folder(out_dir) as folder:
         return write_kept(trace, folder)

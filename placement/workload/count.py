@@ -29,8 +29,16 @@ def count(
 ) -> Workload:
     """Count the kept tokens of `trace`; the answer does not depend on the executor.
 
-    progress is called with the number of tokens of each segment that was counted. Raises TraceError on expert ids that
-    are out of range or repeated in a top-k set, and on a trace without tokens.
+    Args:
+        trace: Its kept tokens are counted.
+        seed: Of the pseudo-random keys by which tokens and requests are sampled.
+        sample_tokens: Most tokens of the sample.
+        profile_requests: Most requests whose loads are kept.
+        executor: Counts segments side by side; None: one after another.
+        progress: Called with the number of tokens of each segment that was counted.
+
+    Raises:
+        TraceError: Expert ids are out of range or repeated in a top-k set, or the trace has no tokens.
     """
     plan = Plan.of(trace, seed=seed, sample_tokens=sample_tokens, profile_requests=profile_requests)
     (whole,) = count_trace(plan, trace, executor, progress)

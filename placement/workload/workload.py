@@ -24,14 +24,15 @@ class Workload:
     request's id, the token's position and experts, and the smallest keys are kept. Merging is therefore exactly
     associative and commutative, and the sample of a merge is the sample of the concatenation.
 
-    num_tokens     tokens counted
-    load_LE        int64 [L, E], assignments of every expert
-    coact_LEE      int64 [L, E, E], tokens that visit both experts; symmetric, diagonal 0
-    sample_key_S   uint64 [S], ascending
-    sample_owner_S uint64 [S], key of the request of each sampled token (see `profile_key_Q`)
-    sample_ids_SLK uint8 or uint16 [S, L, K], the sampled tokens' top-k sets in all layers
-    profile_key_Q  uint64 [Q], ascending
-    profile_QLE    uint32 [Q, L, E], assignments of the sampled requests
+    Attributes:
+        num_tokens: Tokens counted.
+        load_LE: Assignments of every expert, int64 [L, E].
+        coact_LEE: Tokens that visit both experts, int64 [L, E, E]; symmetric, diagonal 0.
+        sample_key_S: Keys of the sampled tokens, uint64 [S], ascending.
+        sample_owner_S: Key of the request of each sampled token (see `profile_key_Q`), uint64 [S].
+        sample_ids_SLK: The sampled tokens' top-k sets in all layers, uint8 or uint16 [S, L, K].
+        profile_key_Q: Keys of the sampled requests, uint64 [Q], ascending.
+        profile_QLE: Assignments of the sampled requests, uint32 [Q, L, E].
     """
 
     model: Model
@@ -48,7 +49,11 @@ class Workload:
     profile_QLE: npt.NDArray[np.uint32]
 
     def check_adds(self, other: Workload) -> None:
-        """Raise InputError unless `self + other` has a meaning: one model, one seed, one size of sketches."""
+        """Refuse a workload that cannot be added to this one.
+
+        Raises:
+            InputError: The two differ in the model, the seed or the size of their sketches.
+        """
         if not self.model.same_routing(other.model):
             raise InputError(
                 f"workloads of {self.model.name} and {other.model.name} cannot be added: other layers or experts"

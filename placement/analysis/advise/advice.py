@@ -64,8 +64,10 @@ class Carried:
 class Advice:
     """The answers, each None where the input does not allow it; `absent` then says why, by the answer's name.
 
-    measured_on   `held-out` or `training`: what all but capacity is measured on
     default_sizes the cluster's bytes and speeds are the defaults, which fit DeepSeek-V3 on 400 Gbit/s
+
+    Attributes:
+        measured_on: `held-out` or `training`: what all but capacity is measured on.
     """
 
     model: Model
@@ -87,6 +89,7 @@ class Advice:
 
     @property
     def default_sizes(self) -> bool:
+        """True if the cluster's bytes and speeds are the defaults, which fit DeepSeek-V3 on 400 Gbit/s."""
         mine, plain = self.cluster, Cluster.of(self.cluster)
         return all(getattr(mine, name) == getattr(plain, name) for name in SIZES)
 

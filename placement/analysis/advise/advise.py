@@ -54,13 +54,20 @@ def advise(
     """Answer what users ask before they place experts on this cluster. Maps are fitted on a share of the requests and
     measured on the rest.
 
-    options         of the solves, see `advice_options`; those that limit changes of a current map are refused
-    step_tokens     tokens of a step, for capacity factors; None: 256 for every GPU, as the modelled step has
-    most_dropped    share of the assignments that a capacity factor may drop
-    kv_cache_bytes  of one GPU without redundant experts; None: the share that these take is not told
+    Deterministic in all that is given, whatever the number of workers, unless a time limit is set.
 
-    Deterministic in all that is given, whatever the number of workers, unless a time limit is set. Raises TraceError,
-    InfeasibleError, OptionError.
+    Args:
+        trace: A trace, or counts of experts.
+        cluster: Where the experts would go.
+        options: Options of the solves, see `advice_options`; those that limit changes of a current map are refused.
+        step_tokens: Tokens of a step, for capacity factors; None: 256 for every GPU, as the modelled step has.
+        most_dropped: Share of the assignments that a capacity factor may drop.
+        kv_cache_bytes: KV cache of one GPU without redundant experts; None: their share of the cache is not told.
+
+    Raises:
+        TraceError: The trace cannot be read, or has no tokens to fit or to hold out.
+        InfeasibleError: No placement can satisfy what was asked.
+        OptionError: The options do not fit each other or the trace.
     """
     source = source_of(trace)
     options = advice_options(options or Options())

@@ -17,18 +17,27 @@ SCHEMA = "trace-study/1"
 class LayerStudy:
     """One layer; None where the trace does not allow it.
 
-    load_skew, balancedness  max / mean of the experts' loads, and mean / max
-    load_gini, load_cv       Gini coefficient; standard deviation / mean
-    top_share                share of the assignments at the busiest tenth of the experts
-    rank_imbalance, node_imbalance  max / mean over ranks, nodes, when experts lie in order of their ids
-    drift, drift_chance      total variation between a domain's loads and all, and of requests dealt to random domains
-    overlap_next             share of a token's top-k set that the token before it in its request visits too; then the
-    overlap_request          same of another token of its request, of another request of its domain, of another
-    overlap_domain           domain, and of any two tokens by the experts' popularity alone
-    overlap_other, overlap_chance
-    own, same_domain, other_domain  correlation over experts of a request's first part with the second part of itself,
-                             of others of its domain, of requests of other domains
-    balance_shared, balance_own  rank imbalance of a domain's traffic under one map for all, and under its own
+    Attributes:
+        layer_id: Absolute index of the layer.
+        load_skew: Most loaded expert over the mean.
+        balancedness: Mean over the most loaded expert.
+        load_gini: Gini coefficient of the experts' loads.
+        load_cv: Standard deviation of the experts' loads over the mean.
+        top_share: Share of the assignments at the busiest tenth of the experts.
+        rank_imbalance: Most loaded rank over the mean, when experts lie in order of their ids.
+        node_imbalance: Most loaded node over the mean, when experts lie in order of their ids.
+        drift: Total variation between a domain's loads and all loads.
+        drift_chance: Total variation for requests that were dealt to random domains.
+        overlap_next: Share of a token's top-k set that the token before it in its request visits too.
+        overlap_request: Share that another token of its request visits too.
+        overlap_domain: Share that a token of another request of its domain visits too.
+        overlap_other: Share that a token of another domain visits too.
+        overlap_chance: Share that any two tokens have in common by the experts' popularity alone.
+        own: Correlation over experts of a request's first part with its second part.
+        same_domain: Correlation with the second part of other requests of its domain.
+        other_domain: Correlation with the second part of requests of other domains.
+        balance_shared: Rank imbalance of a domain's traffic under one map for all.
+        balance_own: Rank imbalance of a domain's traffic under a map of its own.
     """
 
     layer_id: int
@@ -87,9 +96,10 @@ class Homes:
 class Study:
     """num_requests have tokens; sampled_requests of them are what all is measured on but load, next tokens and chance.
 
-    by             "domain" or "category": what requests are told apart by
-    first_part     "prefill" or "first quarter", whichever is to foretell the rest; None for counts without tokens
-    missing        one sentence for each part that the trace does not allow
+    Attributes:
+        by: "domain" or "category": what requests are told apart by.
+        first_part: "prefill" or "first quarter", whichever is to foretell the rest; None for counts without tokens.
+        missing: One sentence for each part that the trace does not allow.
     """
 
     model: Model
@@ -128,6 +138,7 @@ class Study:
         return float(np.mean(values)) if values else None
 
     def values(self, measure: str) -> list[float]:
+        """A measure of `MEASURES` by layer, for the layers that have the measure."""
         found = [getattr(layer, measure) for layer in self.layers]
         return [value for value in found if value is not None]
 

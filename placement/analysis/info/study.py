@@ -34,10 +34,11 @@ Labels = npt.NDArray[np.int64]
 class StudyOptions:
     """What to study.
 
-    by             key of the requests that names their kind: one of `STUDIES`
-    num_nodes      nodes of the cluster; None: 4, or as many as there are experts
-    gpus_per_node  ranks of a node
-    seed           of the folds of the classifier
+    Attributes:
+        by: Key of the requests that names their kind: one of `STUDIES`.
+        num_nodes: Nodes of the cluster; None: 4, or as many as there are experts.
+        gpus_per_node: Ranks of a node.
+        seed: Of the folds of the classifier.
     """
 
     by: str = "domain"

@@ -29,11 +29,12 @@ Floats = npt.NDArray[np.float64]
 class Drift:
     """What the test found.
 
-    p_value   chance of requests that differ so much if nothing changed; 1 where requests are too few to tell
-    effect    share of assignments that go to other experts since, mean over layers, less what chance alone makes
-    drifted   p_value <= level and effect >= min_effect
-    old_buckets  how many of the buckets came before the cut at which the requests differ most
-    requests  how many came before and since
+    Attributes:
+        p_value: Chance of requests that differ so much if nothing changed; 1 where requests are too few to tell.
+        effect: Share of assignments that go to other experts since, mean over layers, less what chance alone makes.
+        drifted: True if `p_value` is at most `level` and `effect` at least `min_effect`.
+        old_buckets: How many of the buckets came before the cut at which the requests differ most.
+        requests: How many came before and since.
     """
 
     p_value: float
@@ -43,6 +44,7 @@ class Drift:
     requests: tuple[int, int]
 
     def summary(self) -> dict[str, Any]:
+        """Plain data with the same keys everywhere."""
         return {
             "p_value": round(self.p_value, 6),
             "effect": round(self.effect, 6),
@@ -64,9 +66,12 @@ def drift_test(
 
     At every cut between the buckets the requests before it, those of the reference among them, are compared with those
     since by the energy distance (Székely and Rizzo 2004) between their loads, times n m / (n + m) for n requests and m.
-    The statistic is the largest; its distribution without drift is that under random orders of the requests. A
-    request counts once, where it came first. Deterministic in its arguments. Raises OptionError, and InputError for
-    workloads that do not add.
+    The statistic is the largest; its distribution without drift is that under random orders of the requests. A request
+    counts once, where it came first. Deterministic in its arguments.
+
+    Raises:
+        OptionError: An option is out of range.
+        InputError: The workloads do not add.
     """
     check_test(level, min_effect, permutations)
     for bucket in buckets:

@@ -36,14 +36,15 @@ Solve = Callable[[Workload], Placement]
 class Decision:
     """What is to be done, and why. Figures are None where a test before them ended the matter.
 
-    verdict      steady: no drift; not-worth-it: the gain is no more than the cost; change: `placement` is proposed
-    now_us       modelled step time of the map in use, on half of the window's requests that it was not fitted to
-    new_us       the same of a map that was fitted to all others: what a new map gains on requests it has not seen
-    gain_ms      what the horizon's steps save
-    cost_ms      what the copies of weights take, during which nothing is served
-    window       the window without what came before the drift: what the proposal is fitted to, and what to go on with
-    placement    the proposal
-    plan         its copies
+    Attributes:
+        verdict: `steady` (no drift), `not-worth-it` (the gain is no more than the cost) or `change` (to `placement`).
+        now_us: Modelled step time of the map in use, on half of the window's requests that it was not fitted to.
+        new_us: The same of a map that was fitted to all others: what a new map gains on requests it has not seen.
+        gain_ms: What the horizon's steps save.
+        cost_ms: What the copies of weights take, during which nothing is served.
+        window: The window without what came before the drift: what the proposal is fitted to, and what to go on with.
+        placement: The proposal.
+        plan: Its copies.
     """
 
     verdict: str
@@ -71,11 +72,13 @@ class Decision:
 class Planner:
     """The map in use and the traffic that it was fitted to; pure: `step` says what to do, `after` is what follows.
 
-    reference      the window that the map was fitted to; None: unknown, then the gain alone decides
-    options        of the search; without a limit of moves each change moves at most one slot in MOVED. The step time
-                   judges, whatever the objective
-    horizon_steps  steps for which a new map is expected to serve: they have to pay for the copies
-    level, min_effect  of the test of drift, see `drift_test`
+    Attributes:
+        reference: The window that the map was fitted to; None: unknown, then the gain alone decides.
+        options: Of the search; without a limit of moves each change moves at most one slot in MOVED. The step time
+            judges, whatever the objective.
+        horizon_steps: Steps for which a new map is expected to serve: they have to pay for the copies.
+        level: Of the test of drift, see `drift_test`.
+        min_effect: Of the test of drift, see `drift_test`.
     """
 
     cluster: Cluster
@@ -102,11 +105,15 @@ class Planner:
         return replace(self.options, max_moves=-(-self.current.phy2log_LP.size // MOVED))
 
     def step(self, window: Window, *, workers: int | None = None, solve: Solve | None = None) -> Decision:
-        """Decide on the present window. Raises MapError if it is of another model, and what `solve_workload` raises.
-
-        solve  makes the proposal, a change of `current`, of the window's traffic; None: it is made here
+        """Decide on the present window.
 
         Deterministic in (self, window) unless the options have a time limit, whatever the number of workers.
+
+        Args:
+            solve: Makes the proposal, a change of `current`, of the window's traffic; None: it is made here.
+
+        Raises:
+            MapError: The window is of another model. (`solve_workload` raises further errors.)
         """
         traffic = window.workload()
         check_fits(self.current, traffic.model, self.cluster)

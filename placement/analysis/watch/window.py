@@ -16,8 +16,9 @@ BUCKETS = 8  # each holds co-activations of all layers: few, so that memory stay
 class Window:
     """The newest `size_tokens` tokens, to an eighth: what is small is added up, the oldest eighth falls out.
 
-    size_tokens  tokens that it holds at least, once as many have come; a larger piece is kept whole
-    buckets      what it holds, oldest first
+    Attributes:
+        size_tokens: Tokens that it holds at least, once as many have come; a larger piece is kept whole.
+        buckets: What it holds, oldest first.
     """
 
     size_tokens: int
@@ -29,6 +30,7 @@ class Window:
 
     @property
     def num_tokens(self) -> int:
+        """Tokens that the window holds."""
         return sum(bucket.num_tokens for bucket in self.buckets)
 
     @property
@@ -37,7 +39,11 @@ class Window:
         return self.size_tokens // BUCKETS
 
     def push(self, piece: Workload) -> Window:
-        """With the newest tokens. Raises InputError if they are of another model or counted otherwise."""
+        """With the newest tokens.
+
+        Raises:
+            InputError: The tokens are of another model, or counted otherwise.
+        """
         buckets = [*self.buckets]
         if buckets and buckets[-1].num_tokens + piece.num_tokens <= self.stride_tokens:
             buckets[-1] += piece
@@ -55,7 +61,11 @@ class Window:
         return replace(self, buckets=self.buckets[number:])
 
     def workload(self) -> Workload:
-        """All that it holds as one workload. Raises OptionError while it is empty."""
+        """All that it holds as one workload.
+
+        Raises:
+            OptionError: The window is empty.
+        """
         if not self.buckets:
             raise OptionError("the window is empty; push a workload first")
         return reduce(add, self.buckets)

@@ -42,6 +42,7 @@ class Applied:
 
     @property
     def rank_bytes(self) -> list[int]:
+        """Bytes of each rank's file, in rank order."""
         return [entry.bytes for name, entry in self.manifest.files.items() if name != COMMON]
 
 
@@ -56,8 +57,19 @@ def apply_map(
     """Write the folder `out`: `rank-*.safetensors`, the other tensors, and a manifest with the hash of every slot.
 
     Numbers of any type are copied as bytes, a few megabytes at a time for each task of `executor`. Files appear whole;
-    where `out` was begun with the same checkpoint and map, files that are finished are checked and kept. Raises
-    InputError (a layout that is not known, damaged files), MapError and OutputError.
+    where `out` was begun with the same checkpoint and map, files that are finished are checked and kept.
+
+    Args:
+        checkpoint: Folder of a Hugging Face checkpoint in safetensors.
+        placement: The map to cut by.
+        out: Folder to write.
+        executor: Writes files side by side; None: one after another.
+        listener: Hears of each file that is done.
+
+    Raises:
+        InputError: The layout is not known, or a file is damaged.
+        MapError: The map is for another model.
+        OutputError: The folder cannot be written, or holds something else.
     """
     source, out = open_checkpoint(checkpoint), Path(out)
     experts = find_experts(source.files, source.folder)

@@ -54,5 +54,9 @@ def rank_file_name(rank: int) -> str:
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """Raises InputError where there is none, or none that this version reads."""
+    """The manifest of a folder that `apply_map` wrote.
+
+    Raises:
+        InputError: The folder has no manifest, or none that this version reads.
+    """
     return Manifest.read(Path(folder) / MANIFEST)

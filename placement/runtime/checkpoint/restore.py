@@ -40,7 +40,8 @@ class _Written:
 def verify_applied(out: str | Path, *, only: str | None = None, executor: Executor | None = None) -> Manifest:
     """Compare every file of `apply_map`, or one by name, with the hashes of the manifest.
 
-    Raises InputError that names what differs.
+    Raises:
+        InputError: A file differs from the manifest; the message names the file.
     """
     return _check(Path(out), executor, only).manifest
 
@@ -50,7 +51,11 @@ def restore_checkpoint(
 ) -> list[Path]:
     """Write the checkpoint that the folder `out` was made of, byte for byte; returns its safetensors files.
 
-    All files of `out` are checked first. `checkpoint` must be new or empty. Raises InputError and OutputError.
+    All files of `out` are checked first. `checkpoint` must be new or empty.
+
+    Raises:
+        InputError: A file of `out` differs from the manifest; the message names the file.
+        OutputError: `checkpoint` is neither new nor empty, or cannot be written.
     """
     out, checkpoint = Path(out), Path(checkpoint)
     check_folder(checkpoint)

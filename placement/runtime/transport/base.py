@@ -13,8 +13,9 @@ from placement.runtime.workspace import Workspace
 class Group(Protocol):
     """One rank's membership in a group of ranks.
 
-    rank   this rank's index in the group
-    ranks  rank in the whole EP group of each member, in the order of the group
+    Attributes:
+        rank: This rank's index in the group.
+        ranks: Rank in the whole EP group of each member, in the order of the group.
     """
 
     rank: int
@@ -30,18 +31,27 @@ class Group(Protocol):
         """Rows for each member, in order of members, swapped for the rows that each member has for this rank.
 
         Without counts every member gets an equal part. `out` is where the rows that come go, if given.
-        Raises RankError if a member fails or does not come in time.
+
+        Raises:
+            RankError: A member fails or does not come in time.
         """
         ...
 
     def host(self, tensor: Tensor) -> list[list[int]]:
-        """A small matrix of whole numbers on the host: the one wait of a hop. Raises RankError as `all_to_all`."""
+        """A small matrix of whole numbers on the host: the one wait of a hop.
+
+        Raises:
+            RankError: A member fails or does not come in time.
+        """
         ...
 
     def decide(self, proposal: str) -> str:
         """What the first member proposed that asked: the same answer on all, those that failed an exchange before too.
 
-        Members ask equally often. Raises RankError if nobody can be asked.
+        Members ask equally often.
+
+        Raises:
+            RankError: Nobody can be asked.
         """
         ...
 
@@ -50,10 +60,11 @@ class Group(Protocol):
 class Mesh:
     """The groups of one rank of a `(node, local)` mesh.
 
-    world   all ranks, node by node
-    across  the ranks of the same position on every node, in the order of nodes
-    within  the ranks of this rank's node
-    workspace  buffers that all layers of this rank share
+    Attributes:
+        world: All ranks, node by node.
+        across: The ranks of the same position on every node, in the order of nodes.
+        within: The ranks of this rank's node.
+        workspace: Buffers that all layers of this rank share.
     """
 
     world: Group
@@ -63,14 +74,17 @@ class Mesh:
 
     @property
     def rank(self) -> int:
+        """This rank's number in the EP group."""
         return self.world.rank
 
     @property
     def num_nodes(self) -> int:
+        """Nodes of the mesh."""
         return len(self.across.ranks)
 
     @property
     def gpus_per_node(self) -> int:
+        """Ranks of each node."""
         return len(self.within.ranks)
 
 

@@ -32,6 +32,7 @@ class Lockstep:
 
     @property
     def num_ranks(self) -> int:
+        """Ranks of the group."""
         return self.num_nodes * self.gpus_per_node
 
     def mesh(self, rank: int) -> Mesh:

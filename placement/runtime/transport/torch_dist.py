@@ -25,10 +25,11 @@ def torch_mesh(
 ) -> Mesh:
     """The groups of this process, after `init_process_group`; ranks are numbered node by node, as torchrun does.
 
-    timeout_s  a rank that has not come to an exchange for so long is named in a RankError on the others
-    device     type of the tensors: `cpu` or `cuda`
-    check      before every exchange ranks compare its sizes, with one more small exchange: finds a rank that dispatches
-               where others combine, which gloo would answer with wrong rows or the end of the process
+    Args:
+        timeout_s: A rank that has not come to an exchange for so long is named in a RankError on the others.
+        device: Type of the tensors: `cpu` or `cuda`.
+        check: Before every exchange ranks compare its sizes, with one more small exchange: finds a rank that dispatches
+            where others combine, which gloo would answer with wrong rows or the end of the process.
     """
     if not dist.is_initialized():
         raise OptionError("torch.distributed has no process group; call torch.distributed.init_process_group first")
@@ -43,7 +44,10 @@ def torch_mesh(
 
 
 def mesh_of(device_mesh: DeviceMesh, *, timeout_s: float = TIMEOUT_S, check: bool = False) -> Mesh:
-    """The same from a `(node, local)` DeviceMesh over all processes. Every process must call it."""
+    """The groups of this process, from a `(node, local)` DeviceMesh over all processes.
+
+    Every process must call this function. `timeout_s` and `check` are those of `torch_mesh`.
+    """
     if device_mesh.ndim != 2 or device_mesh.size() != dist.get_world_size():
         raise OptionError(
             f"the DeviceMesh has shape {tuple(device_mesh.mesh.shape)}; (node, local) over all "
