@@ -7,9 +7,9 @@ NEWEST := .venv-newest
 # every version of every distribution that is installed below stands in lock.txt, which `make lock` writes
 INSTALL := -m pip install --quiet --disable-pip-version-check --constraint lock.txt --build-constraint lock.txt
 TORCH := torch==2.13.0
-GROUPS := test lint fuzz kernels plots peers engines build lock
+GROUPS := test lint docs fuzz kernels plots peers engines build lock
 
-.PHONY: demo test test-newest test-engines test-image fuzz lint lock clean supported-python
+.PHONY: demo docs test test-newest test-engines test-image fuzz lint lock clean supported-python
 
 demo: $(VENV)/core.stamp
 	@mkdir -p demo
@@ -19,6 +19,10 @@ demo: $(VENV)/core.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/placement warm-up
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# README, docs/ and the reference of all public names as a site that opens from disk: site/index.html
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html -c docs/site . site
 
 # all tests with the newest releases that the index has today, in an environment of their own without lock.txt
 test-newest: | supported-python
@@ -72,5 +76,9 @@ $(VENV)/test.stamp: pyproject.toml lock.txt | $(BIN)/python
 	$(BIN)/python $(INSTALL) --editable ".[runtime,service]" --group test --group lint
 	@touch $@ $(VENV)/core.stamp
 
+$(VENV)/docs.stamp: pyproject.toml lock.txt | $(BIN)/python
+	$(BIN)/python $(INSTALL) --editable . --group docs
+	@touch $@ $(VENV)/core.stamp
+
 clean:
-	rm -rf $(VENV) $(NEWEST) demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(NEWEST) demo site .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,103 @@
+"""The site that `make docs` builds: no warnings, every page, every public name, a search that needs no server."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import zlib
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+GENERATOR = ("sphinx", "furo", "myst_parser")  # the group `docs`
+PUBLIC = (
+    "placement",
+    "placement.analysis.advise",
+    "placement.analysis.study",
+    "placement.analysis.watch",
+    "placement.exporters",
+    "placement.grouping",
+    "placement.readers",
+    "placement.runtime",
+    "placement.runtime.checkpoint",
+    "placement.solvers",
+)
+WITHOUT_ALL = {
+    "placement.client": ["Client"],
+    "placement.errors": ["TraceError", "MapError", "ClusterError", "OptionError", "OutputError", "RankError"],
+    "placement.exporters.base": ["Exporter", "Importer", "Export", "ExportOptions", "FileMap"],
+    "placement.readers.base": ["Reader", "ReadOptions", "Recording", "CountRecording", "Batch"],
+    "placement.readers.convert": ["Conversion", "convert"],
+    "placement.solvers.base": ["Solver"],
+    "placement.solvers.problem": ["LayerProblem", "LayerSolution"],
+    "placement.testing.exporters": ["ExporterContract"],
+    "placement.testing.problems": ["brute_force", "make_problem"],
+    "placement.testing.readers": ["ReaderContract"],
+    "placement.testing.solvers": ["SolverContract"],
+    "placement.traces.recorder": ["Recorder", "record"],
+}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built by the command of the Makefile into a temporary folder; a warning is an error."""
+    missing = [name for name in GENERATOR if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed: pip install --group docs")
+    folder = tmp_path_factory.mktemp("site")
+    command = next(line for line in (REPOSITORY / "Makefile").read_text().splitlines() if "-m sphinx" in line)
+    words = command.split()[1:-2]  # without the interpreter, the sources and the folder
+    done = subprocess.run(
+        [sys.executable, *words, "-d", str(folder / "doctrees"), ".", str(folder / "site")],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "site"
+
+
+@pytest.fixture(scope="module")
+def names(site: Path) -> set[str]:
+    """What the reference describes, by the inventory that other projects link by."""
+    inventory = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
+    return {line.split()[0] for line in zlib.decompress(inventory).decode().splitlines()}
+
+
+def test_every_page_is_on_the_site(site: Path) -> None:
+    """A page that is forgotten in the contents is a warning; one that is forgotten in the sources is found here."""
+    pages = ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"]
+    pages += [str(path.relative_to(REPOSITORY)) for folder in ("docs", "examples") for path in pages_of(folder)]
+    assert [page for page in pages if not (site / page).with_suffix(".html").exists()] == []
+    assert "README.html" in (site / "index.html").read_text()
+
+
+def pages_of(folder: str) -> list[Path]:
+    return [path for path in sorted((REPOSITORY / folder).rglob("*.md")) if path.name != "contents.md"]
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_every_public_name_is_in_the_reference(module: str, names: set[str]) -> None:
+    """A name that is exported without a docstring, or without a page, would be missing."""
+    exported = set(importlib.import_module(module).__all__) - {"__version__"}
+    constants = {name for name in exported if name.isupper()}
+    assert [name for name in sorted(exported - constants) if f"{module}.{name}" not in names] == []
+
+
+@pytest.mark.parametrize("module", WITHOUT_ALL)
+def test_what_plug_ins_and_clients_use_is_in_the_reference(module: str, names: set[str]) -> None:
+    assert [name for name in WITHOUT_ALL[module] if f"{module}.{name}" not in names] == []
+
+
+def test_the_search_needs_no_server(site: Path) -> None:
+    """The index is a script, which a browser loads from disk; summaries, which it would have to fetch, are off."""
+    index = (site / "searchindex.js").read_text()
+    assert index.startswith("Search.setIndex(") and "docs/solving" in index
+    assert (
+        "data-show_search_summary" not in (site / "search.html").read_text()
+        or "SHOW_SEARCH_SUMMARY: false" in (site / "_static" / "documentation_options.js").read_text()
+    )
