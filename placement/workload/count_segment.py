@@ -12,7 +12,7 @@ from placement.traces.checked import OK, check_ids, fault_error
 from placement.traces.format import id_dtype
 from placement.workload import counting
 from placement.workload.content_hash import COLUMNS, hash_columns, hash_rows
-from placement.workload.read_ahead import Batch, read_ahead
+from placement.workload.read_ahead import SpanBatch, read_ahead
 from placement.workload.segment import Plan, Segment
 from placement.workload.workload import Workload, smallest_keys
 
@@ -53,7 +53,7 @@ class _Tokens:
     side_T: npt.NDArray[np.int8]
 
 
-def _tokens(plan: Plan, batch: Batch) -> _Tokens:
+def _tokens(plan: Plan, batch: SpanBatch) -> _Tokens:
     columns = tuple(batch.column_T(name) for name in COLUMNS)
     raw_T, position_T, phase_T = columns
     request_T = batch.request_T(raw_T)
@@ -138,7 +138,7 @@ class _Sums:
             self.row_Q[mine] = self.first[side] + np.searchsorted(key_Q, plan.key_Q[mine])
         self.profile_QLE = np.zeros((self.first[-1], model.num_layers, model.num_experts), dtype=np.uint32)
 
-    def add(self, batch: Batch, key_T: npt.NDArray[np.uint64]) -> None:
+    def add(self, batch: SpanBatch, key_T: npt.NDArray[np.uint64]) -> None:
         model = self.plan.model
         tokens = _tokens(self.plan, batch)
         pieces = list(zip(batch.numbers, batch.spans, batch.slices, strict=True))
@@ -169,7 +169,7 @@ class _Sums:
 
     def _count_layer(
         self,
-        batch: Batch,
+        batch: SpanBatch,
         layer: int,
         ids_TK: npt.NDArray[Any],
         side_T: npt.NDArray[np.int8],

@@ -22,7 +22,7 @@ MOST_FILES = 32  # open at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class SpanBatch:
     """Consecutive spans, at most `CHUNK_TOKENS` tokens together, that are read together.
 
     A layer of a batch is counted at once: its pairs of experts are then in the processor's cache.
@@ -61,7 +61,7 @@ class Batch:
         return span, span.start + token - mine.start
 
 
-def read_ahead(model: Model, segment: Segment) -> Iterator[Batch]:
+def read_ahead(model: Model, segment: Segment) -> Iterator[SpanBatch]:
     """The whole segment in order; the files of a batch are open until the next one is asked for."""
     numbered = ((number, piece) for number, span in enumerate(segment) for piece in span.cut(traces.CHUNK_TOKENS))
     readers: dict[int, ShardReader] = {}
@@ -74,7 +74,7 @@ def read_ahead(model: Model, segment: Segment) -> Iterator[Batch]:
                 if number not in readers:  # one that goes on keeps what it has fetched of its file
                     readers[number] = span.shard.reader()
             stops = accumulate(span.num_tokens for span in spans)
-            yield Batch(
+            yield SpanBatch(
                 model=model,
                 numbers=numbers,
                 spans=spans,

@@ -15,7 +15,7 @@ from placement.runtime.checkpoint.safetensors_file import SafetensorsFile, open_
 from placement.support.atomic_files import open_atomic
 from placement.support.tensor_file import make_header, with_length
 
-Span = tuple[SafetensorsFile, int, int]
+ByteSpan = tuple[SafetensorsFile, int, int]
 Key = tuple[str, int]
 Hashes = dict[str, list[str]]
 COMMON_KEY = "common"
@@ -30,7 +30,7 @@ class Target:
     dtype: str
     shape: tuple[int, ...]
     item_bytes: int
-    spans: tuple[Span, ...]
+    spans: tuple[ByteSpan, ...]
     keys: tuple[Key, ...]
 
     @property
