@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from placement.solvers.graph import capped_copies
-from placement.solvers.moves import separate_copies
+from placement.solvers.moves import capped_copies, separate_copies
 from placement.solvers.problem import LayerProblem
 
 Ints = npt.NDArray[np.int64]

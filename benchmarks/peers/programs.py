@@ -13,8 +13,7 @@ from base import LOAD_SLACK, Floats, Ints, Peer, Vertices, by_nodes
 from ortools.sat.python import cp_model
 from scipy.optimize import linear_sum_assignment
 
-from placement.solvers.graph import capped_copies
-from placement.solvers.moves import separate_copies
+from placement.solvers.moves import capped_copies, separate_copies
 from placement.solvers.problem import LayerProblem
 
 LIMIT_S = 0.2

@@ -81,13 +81,17 @@ def lagrangian_bound(
 ) -> tuple[float, Multipliers]:
     """Lower bound on sends + sum_B price * imbalance over all maps with one copy per expert, and its multipliers.
 
-    Never below `spectral_bound`. Raises ValueError if slots are not as many as
-    experts. Deterministic without a deadline.
+    Never below `spectral_bound`. Deterministic without a deadline.
 
-    iterations  steps, of some 2 ms for 3000 sets of 4 of 32 experts; default: ITERATIONS, or fewer where they are dear
-    deadline    `time.monotonic()` at which to stop; the schedule is hurried to end there
-    start       multipliers of a similar layer: arrays of another shape than here are not used; if all are, the bound is
-                never below what they give here
+    Args:
+        pieces: what the cost of a map consists of.
+        iterations: steps, of some 2 ms for 3000 sets of 4 of 32 experts; None: ITERATIONS, fewer where they are dear.
+        deadline: `time.monotonic()` at which to stop; the schedule is hurried to end there.
+        start: multipliers of a similar layer. Arrays of another shape than here are not used; if all are used, the
+            bound is never below what they give here.
+
+    Raises:
+        ValueError: there are not as many slots as experts.
     """
     num_nodes = pieces.num_nodes
     num_experts = pieces.load_BE.shape[1]

@@ -19,6 +19,11 @@ def smallest_imbalance(load_E: npt.NDArray[np.floating], cluster: Cluster, margi
 
     Copies are added greedily to the expert with the highest load per copy, which is optimal for the min-max. Without
     redundant experts the rest of the rank counts too: of the G*j + 1 heaviest experts some rank holds j + 1.
+
+    Args:
+        load_E: load of every expert, [E], in any unit.
+        cluster: where the slots are.
+        margin: relative, what is subtracted for rounding.
     """
     load = np.asarray(load_E, dtype=np.float64)
     mean = load.sum() / cluster.num_ranks
@@ -64,11 +69,17 @@ def sends_bound(
 ) -> float:
     """No map sends fewer copies of a token to remote nodes, in the mean over these tokens and homes.
 
-    sets_UK  [U, K], distinct ids in a row; count_U [U], tokens that have each set
-    home_U   [U], their home node, -1: uniformly random; None: all are random
-
     The higher of two: that of `_served_at_home`, and with one copy per expert `spectral_bound`, with more
-    `replica_bound`. Both of the latter hold for every replica choice; `tight` gives the last more time.
+    `replica_bound`. Both of the latter hold for every replica choice.
+
+    Args:
+        sets_UK: top-k sets, [U, K], distinct ids in a row.
+        count_U: tokens that have each set, [U].
+        num_experts: logical experts.
+        num_nodes: nodes of `slots_per_node` slots each.
+        home_U: home node of each set's tokens, [U], -1: uniformly random; None: all are random.
+        tight: gives `replica_bound` more time.
+        deadline: `time.monotonic()` at which to stop.
     """
     weight_U = np.asarray(count_U, dtype=np.float64) / float(np.sum(count_U))
     if num_nodes == 1:

@@ -51,11 +51,20 @@ def replica_bound(
     iterations: int | None = None,
     deadline: float | None = None,
 ) -> tuple[float, HostMultipliers]:
-    """No map sends fewer copies of a token to remote nodes, in the mean over sets (weights sum to 1) and homes.
+    """No map sends fewer copies of a token to remote nodes, in the mean over sets and homes.
 
-    home_U: int [U], home node of each set, -1: uniformly random; None: all are random.
-    Also returns the multipliers that prove it. Holds for every replica choice and any number of copies. Deterministic
-    without a deadline, which hurries the schedule.
+    Holds for every replica choice and any number of copies. Deterministic without a deadline.
+
+    Args:
+        sets_UK: top-k sets, [U, K]; weight_U: their shares of the tokens, float64 [U], which sum to 1.
+        num_experts: logical experts.
+        num_nodes: nodes of `slots_per_node` slots each.
+        home_U: home node of each set, int [U], -1: uniformly random; None: all are random.
+        iterations: steps; None: ITERATIONS, or fewer where sets take turns.
+        deadline: `time.monotonic()` at which to stop; the schedule is hurried to end there.
+
+    Returns:
+        (the bound, the multipliers that prove it).
     """
     slots, top_k = min(slots_per_node, num_experts), sets_UK.shape[1]
     sets = TokenSets(sets_UK, weight_U, home_U, num_experts, num_nodes, slots, hosts=True)

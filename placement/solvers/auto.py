@@ -1,18 +1,20 @@
 """The default: the best that the other solvers find, never worse than what engines do without us, with a bound.
 
 Annealing everywhere, and `balance` where nothing else counts; on small layers the optimum is then proven or mended: by
-going through all maps where that is possible, else by the integer program. A tight bound leads to one more map, which
-is annealed a little.
+going through all maps where that is possible, else by matching or the integer program. A tight bound leads to one more
+map, which is annealed a little.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 from placement.errors import LimitError
 from placement.solvers.annealing.anneal import Anneal
 from placement.solvers.balancing.balance_solver import Balance
-from placement.solvers.base import Solver
+from placement.solvers.base import PROVEN, Solver
 from placement.solvers.eplb import Eplb
 from placement.solvers.exact.exhaustive import Exhaustive
 from placement.solvers.linear import Linear
@@ -22,7 +24,6 @@ from placement.solvers.prove import prove
 
 EXACT_EXPERTS = 12
 EXACT_WORK = 2_000_000
-PROVEN = 1e-6
 
 
 class Auto:
@@ -50,23 +51,24 @@ class Auto:
         return replace(best, status="optimal" if proven else best.status, bound=bound)
 
     def _exact(self, problem: LayerProblem, best: LayerSolution) -> LayerSolution:
+        """What the first solver that takes the layer proves, or `best`."""
         work = min(problem.options.work_limit or EXACT_WORK, EXACT_WORK)
         limited = replace(problem, options=replace(problem.options, work_limit=work))
-        exact: Solver = Exhaustive(start=best.phy2log_P)
-        if Matching().unsupported(limited) is None and exact.unsupported(limited) is not None:
-            exact = Matching()
-        if exact.unsupported(limited) is not None:
-            if problem.num_experts > EXACT_EXPERTS:
-                return best
-            from placement.solvers.exact.ilp import Ilp  # OR-tools is loaded only for small layers
+        for solver in _provers(problem, best):
+            if solver.unsupported(limited) is None:
+                with suppress(LimitError):
+                    return solver.solve_layer(limited)
+                break
+        return best
 
-            exact = Ilp(start=best.phy2log_P)
-            if exact.unsupported(limited) is not None:
-                return best
-        try:
-            return exact.solve_layer(limited)
-        except LimitError:
-            return best
+
+def _provers(problem: LayerProblem, best: LayerSolution) -> Iterator[Solver]:
+    yield Exhaustive(start=best.phy2log_P)
+    yield Matching()
+    if problem.num_experts <= EXACT_EXPERTS:
+        from placement.solvers.exact.ilp import Ilp  # OR-tools is loaded only for small layers
+
+        yield Ilp(start=best.phy2log_P)
 
 
 def _solvers(problem: LayerProblem) -> list[Solver]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.core.cluster import Cluster
-from placement.solvers.moves import separate_copies
+from placement.solvers.moves import capped_copies, separate_copies
 from placement.solvers.problem import LayerProblem, LayerSolution
 
 Ints = npt.NDArray[np.int64]
@@ -52,17 +52,6 @@ class Graph:
                 best, best_score = row, score
         assert best is not None
         return LayerSolution(solver=self.name, phy2log_P=best, status="limit" if stopped else "feasible")
-
-
-def capped_copies(load_E: npt.NDArray[np.floating], cluster: Cluster) -> tuple[Ints, Ints]:
-    """One more copy for the expert with the highest load per copy, at most one a rank: (expert of copy, copies)."""
-    copies_E = np.ones(len(load_E), dtype=np.int64)
-    extra = []
-    for _ in range(cluster.num_slots - len(load_E)):
-        hottest = int(np.argmax(np.where(copies_E < cluster.num_ranks, load_E / copies_E, -1.0)))
-        copies_E[hottest] += 1
-        extra.append(hottest)
-    return np.concatenate([np.arange(len(load_E)), np.array(extra, dtype=np.int64)]), copies_E
 
 
 def _partition(members: Ints, weight_PP: Floats, parts: int, size: int, rng: np.random.Generator) -> list[Ints]:

@@ -21,7 +21,12 @@ def layer_problem(
 ) -> LayerProblem:
     """Everything that a solver needs for one layer; deterministic in (workload, options.seed, layer).
 
-    home_S  int32 [S], home node of each sampled token, -1: uniformly random; None: all are
+    Args:
+        workload: what was counted of the training requests.
+        cluster: where the slots are.
+        options: how to solve.
+        layer: position of the layer among the MoE layers.
+        home_S: home node of each sampled token, int32 [S], -1: uniformly random; None: all are.
     """
     model = workload.model
     ids_SK, home_U = workload.sample_ids_SLK[:, layer], None

@@ -17,11 +17,10 @@ import numpy.typing as npt
 from placement.bounds.layer_bound import smallest_imbalance
 from placement.cost.transport import is_plain
 from placement.solvers.balancing.balance_solver import Balance
-from placement.solvers.base import HOMES_KNOWN, no_map_found
+from placement.solvers.base import HOMES_KNOWN, PROVEN, no_map_found
 from placement.solvers.problem import LayerProblem, LayerSolution, Score
 
 LIMITS = 6  # on the load of a pair
-PROVEN = 1e-6
 
 
 class Matching:
@@ -38,7 +37,11 @@ class Matching:
         return None
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
-        """Raises LimitError if no map within the caps was found."""
+        """The best of several matchings, with a bound.
+
+        Raises:
+            LimitError: no map within the caps was found.
+        """
         together_EE = _together(problem)
         pair_EE = problem.load_E[:, None] + problem.load_E
         first, second = np.triu_indices(problem.num_experts, 1)

@@ -9,6 +9,23 @@ import numpy.typing as npt
 from placement.core.cluster import Cluster
 
 
+def capped_copies(
+    load_E: npt.NDArray[np.floating], cluster: Cluster
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """One more copy for the expert with the highest load per copy, at most one a rank, until the slots are full.
+
+    Returns:
+        (the expert of each copy, one of every expert first, int64 [P]; how many copies each expert has, int64 [E]).
+    """
+    copies_E = np.ones(len(load_E), dtype=np.int64)
+    extra = []
+    for _ in range(cluster.num_slots - len(load_E)):
+        hottest = int(np.argmax(np.where(copies_E < cluster.num_ranks, load_E / copies_E, -1.0)))
+        copies_E[hottest] += 1
+        extra.append(hottest)
+    return np.concatenate([np.arange(len(load_E)), np.array(extra, dtype=np.int64)]), copies_E
+
+
 def separate_copies(
     phy2log_P: npt.NDArray[np.integer], cluster: Cluster, load_E: npt.NDArray[np.floating]
 ) -> npt.NDArray[np.int32]:

@@ -17,14 +17,17 @@ CAP_TOLERANCE = 2e-9  # a map is still within a cap that it exceeds by less: see
 
 
 def objective_bound(problem: LayerProblem, steps: int | None = None) -> float:
-    """No map of the layer has a lower `LayerProblem.score(...).objective`; holds for every replica choice.
+    """What no map of the layer is below in `LayerProblem.score(...).objective`, under any replica choice.
 
     Sends and balance pull against each other, so they are bounded together where the bound is spectral (one copy per
     expert); elsewhere the bounds of both are added. The tight bound is that of maps within the caps on imbalance, the
     quick one ignores them, which can only lower it.
     Where homes are given both bounds are Lagrangian, of more or fewer steps, and a copy to a rank counts as one to its
-    node. Where links differ every copy is taken at the lowest fare. Tight if `problem.options.bound` says so, else
-    quick: then `steps` is the number of eigenvalue problems to solve (default: see `bound_steps`).
+    node. Where links differ every copy is taken at the lowest fare.
+
+    Args:
+        problem: the layer; its options say whether the bound is tight or quick.
+        steps: eigenvalue problems that a quick bound solves; None: see `bound_steps`.
     """
     return prove(problem, steps)[0]
 

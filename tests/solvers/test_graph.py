@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from placement.core.cluster import Cluster
-from placement.solvers.graph import Graph, capped_copies
+from placement.solvers.graph import Graph
 from placement.solvers.linear import linear_map
+from placement.solvers.moves import capped_copies
 from placement.testing.problems import planted_problem, random_problem
 
 

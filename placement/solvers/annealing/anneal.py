@@ -26,7 +26,7 @@ from placement.solvers.annealing.anneal_replicas import anneal_replicas
 from placement.solvers.annealing.anneal_single import anneal_single
 from placement.solvers.eplb import Eplb
 from placement.solvers.linear import linear_map
-from placement.solvers.moves import separate_copies
+from placement.solvers.moves import capped_copies, separate_copies
 from placement.solvers.problem import LayerProblem, LayerSolution
 from placement.solvers.spectral import spectral_map
 from placement.support.hash64 import GOLDEN
@@ -238,11 +238,6 @@ def _run(anneal: Callable[..., float], inc: Incidence, costs: Costs, *more: Any)
 
 def _fill(problem: LayerProblem, row: Row) -> Row:
     """Replace the empty slots by copies of the experts with the highest load per copy."""
-    num_experts, load_E = problem.num_experts, problem.load_E
-    filled = row.copy()
-    copies = np.ones(num_experts)
-    for p in np.flatnonzero(row >= num_experts):
-        hottest = int(np.argmax(np.where(copies < problem.cluster.num_ranks, load_E / copies, -1.0)))
-        filled[p] = hottest
-        copies[hottest] += 1
-    return separate_copies(filled, problem.cluster, load_E)
+    num_experts, filled = problem.num_experts, row.copy()
+    filled[row >= num_experts] = capped_copies(problem.load_E, problem.cluster)[0][num_experts:]
+    return separate_copies(filled, problem.cluster, problem.load_E)

@@ -47,11 +47,12 @@ def anneal_chance(
     moves: int,
     seed: np.uint64,
 ) -> float:
-    """Anneal `phy2log_P` in place from temperature `hot` to `cold` (sends per token); returns the best cost seen.
+    """As `anneal_replicas`, for choices by chance.
 
-    fare_HX      cost of one copy of one token of the sample, float64 [H, X]: a row a home, or one row if the choice
-                 sees no home
-    local_first  copies on the home node serve all; else any copy serves with equal chance
+    Args:
+        fare_HX: cost of one copy of one token of the sample, float64 [H, X]: a row a home, or one row if the choice
+            sees no home.
+        local_first: copies on the home node serve all; else any copy serves with equal chance.
     """
     num_experts, num_boots = costs.load_EB.shape
     num_homes, num_units = fare_HX.shape

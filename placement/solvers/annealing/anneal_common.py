@@ -77,7 +77,13 @@ class Costs(NamedTuple):
 
 
 def incidence(problem: LayerProblem, num_experts: int, *, alone: bool = False) -> Incidence:
-    """`num_experts` may exceed the problem's: the further ones are in no set. `alone`: sets of one expert each."""
+    """The sets of a layer's sample.
+
+    Args:
+        problem: the layer.
+        num_experts: experts that the map has; those beyond the problem's are in no set.
+        alone: every assignment is sent on its own, as a set of one expert.
+    """
     sets, count_U, home_U = np.ascontiguousarray(problem.sets_UK), problem.count_U, problem.homes_U
     if alone:  # every assignment is sent on its own
         each_U = np.repeat(count_U, sets.shape[1])
@@ -110,7 +116,7 @@ def fare_per_copy_HX(problem: LayerProblem) -> Floats:
 
 
 def costs_of(problem: LayerProblem, num_experts: int) -> Costs:
-    """`num_experts` may exceed the problem's: the further ones have no load."""
+    """What a map of the layer is judged by; of `num_experts`, those beyond the problem's have no load."""
     cluster = problem.cluster
     cap, node_cap = problem.options.max_imbalance, problem.options.max_node_imbalance
     speed_N = cluster.speed_G().reshape(cluster.num_nodes, -1).mean(axis=1)

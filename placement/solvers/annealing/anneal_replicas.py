@@ -69,7 +69,7 @@ class Room(NamedTuple):
 def anneal_replicas(
     phy2log_P: Ids, inc: Incidence, costs: Costs, hot: float, cold: float, moves: int, seed: np.uint64
 ) -> float:
-    """Anneal `phy2log_P` in place from temperature `hot` to `cold` (sends per token); returns the best cost seen.
+    """As `anneal_single`, where experts may have several copies.
 
     Moves: swap two slots on different ranks; or give a slot of an expert with several copies to another expert.
     """

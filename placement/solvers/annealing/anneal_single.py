@@ -59,10 +59,18 @@ class Room(NamedTuple):
 def anneal_single(
     phy2log_P: Ids, inc: Incidence, costs: Costs, hot: float, cold: float, moves: int, seed: np.uint64
 ) -> float:
-    """Anneal `phy2log_P` in place from temperature `hot` to `cold` (sends per token); returns the best cost seen.
+    """Anneal a map in place; the best map seen is what it holds at the end.
 
-    The best map is what `phy2log_P` holds at the end. Cost = sends + price * expected imbalance + cap penalty + what
-    leaves `stay_GE`.
+    Args:
+        phy2log_P: the map, int32 [P].
+        inc: the sets of the sample.
+        costs: fares, loads, prices and caps.
+        hot: first temperature, in sends per token; cold: the last.
+        moves: how many swaps are proposed.
+        seed: of the random numbers.
+
+    Returns:
+        The lowest cost seen: sends + price * expected imbalance + what exceeds the caps + what leaves `stay_GE`.
     """
     num_experts, num_boots = costs.load_EB.shape
     num_sets, num_units = inc.sets_UK.shape[0], costs.fare_HX.shape[1]

@@ -37,16 +37,23 @@ def balance_maps(
     executor: Executor | None = None,
     work: int | None = None,
 ) -> npt.NDArray[np.int32]:
-    """Maps of all layers, int32 [L, P], from the load of every expert, [L, E], of any unit.
+    """Maps of all layers from loads alone.
 
-    num_groups   routing groups of the model (experts of a group are contiguous); a further start is then EPLB's
-                 hierarchical map, if the nodes divide the groups
-    keep_groups  every group's experts stay on one node, so that group-limited routing reaches few nodes
-    executor     layers side by side; the answer does not depend on it
-    work         swaps that the search looks at per layer, at most; None: 100 a slot, at least 30,000
+    Args:
+        load_LE: load of every expert, [L, E], in any unit.
+        cluster: where the slots are.
+        num_groups: routing groups of the model, whose experts are contiguous; a further start is then EPLB's
+            hierarchical map, if the nodes divide the groups.
+        keep_groups: every group's experts stay on one node, so that group-limited routing reaches few nodes.
+        executor: solves layers side by side; the answer does not depend on it.
+        work: swaps that the search looks at per layer, at most; None: 100 a slot, at least 30,000.
 
-    Raises InfeasibleError if the experts do not fit, OptionError on loads that are negative or not finite, or groups
-    that cannot be kept.
+    Returns:
+        The maps, int32 [L, P].
+
+    Raises:
+        InfeasibleError: the experts do not fit.
+        OptionError: a load is negative or not finite, or the groups cannot be kept.
     """
     load = np.ascontiguousarray(load_LE, dtype=np.float64)
     if load.ndim != 2 or not (np.isfinite(load).all() and (load >= 0).all()):

@@ -58,7 +58,12 @@ class Exhaustive:
         return None
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
-        """The best map. Raises InfeasibleError if no map is within the caps, LimitError if none was found in time."""
+        """The best map.
+
+        Raises:
+            InfeasibleError: no map is within the caps.
+            LimitError: no map within the caps was found in time.
+        """
         start = Balance().solve_layer(problem).phy2log_P if self.start is None else self.start
         score = problem.score(start)
         if problem.out_of_time():
@@ -110,9 +115,14 @@ def _num_ways(kinds: tuple[int, ...], size: int) -> int:
 
 @lru_cache(maxsize=16)
 def all_ways(kinds: tuple[int, ...], size: int) -> Bytes:
-    """All ways to share out items to units, `size` items each: the unit of every item, int8 [W, items].
+    """All ways to share out items to units, `size` items each.
 
-    Units of one kind are exchangeable: those of one kind get their first items in order.
+    Args:
+        kinds: the kind of each unit. Units of one kind are exchangeable: they get their first items in order.
+        size: items of a unit.
+
+    Returns:
+        The unit of every item, int8 [W, items], read-only.
     """
     ways_WE, held_WX = np.zeros((1, 0), dtype=np.int8), np.zeros((1, len(kinds)), dtype=np.int8)
     for _ in range(len(kinds) * size):

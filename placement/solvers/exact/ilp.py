@@ -11,7 +11,7 @@ from ortools.sat.python import cp_model
 
 from placement.cost.transport import is_plain
 from placement.errors import InfeasibleError
-from placement.solvers.base import HOMES_KNOWN, no_map_found
+from placement.solvers.base import HOMES_KNOWN, PROVEN, no_map_found
 from placement.solvers.eplb import Eplb
 from placement.solvers.exact.ilp_model import Program, build, num_terms
 from placement.solvers.graph import Graph
@@ -25,7 +25,6 @@ MAX_TERMS = 400_000
 MOVES_PER_SECOND = 1_000_000
 DEFAULT_SECONDS = 30.0  # deterministic, where no work limit is set
 BOUND_STEPS = 100
-PROVEN = 1e-6  # a map this close to its bound counts as optimal
 
 Found = tuple[npt.NDArray[np.int32], Score]
 
@@ -57,7 +56,12 @@ class Ilp:
         )
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
-        """Raises InfeasibleError if the cap on imbalance is proven impossible, LimitError if no map was found in it."""
+        """The best map that was found, with a bound.
+
+        Raises:
+            InfeasibleError: no map meets the caps, and that is proven.
+            LimitError: no map within the caps was found in time.
+        """
         best = _start(problem, self.start)
         bound = objective_bound(problem, None if problem.out_of_time() else BOUND_STEPS)
         finished = False
