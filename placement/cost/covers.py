@@ -84,25 +84,6 @@ def smallest_covers(
 
 
 @inner_kernel
-def covers_beside(
-    ids_M: npt.NDArray[Any],
-    met: np.uint64,
-    pivot: int,
-    host_E: npt.NDArray[np.uint64],
-    num_nodes: int,
-    open_K: npt.NDArray[np.uint64],
-    out: npt.NDArray[np.uint64],
-) -> int:
-    """`smallest_covers` of those experts that no node of `met` hosts; `open_K` is room for their masks."""
-    num_open = COUNT_0
-    for e in ids_M:
-        if host_E[e] & met == _ZERO:
-            open_K[num_open] = host_E[e]
-            num_open += 1
-    return smallest_covers(open_K, num_open, pivot, num_nodes, out)
-
-
-@inner_kernel
 def pivot_of(ids_K: npt.NDArray[Any], num_nodes: int) -> int:
     """The node from which a token's ties are counted: the sum of its expert ids, modulo the nodes."""
     total = 0

@@ -12,7 +12,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import COUNT_0, covers_beside, pivot_of, popcount
+from placement.cost.covers import COUNT_0, pivot_of, popcount, smallest_covers
 from placement.cost.kernel_balanced import RunningLoad, balanced_copies, balanced_scratch, count_token
 from placement.cost.lookup_tables import LayerTables
 from placement.support.hash64 import GOLDEN, mix_word
@@ -82,7 +82,7 @@ def draw_balanced(
         count_token(running)
 
 
-@inner_kernel
+@nb.njit(cache=True, nogil=True, inline="always")
 def _routed(
     ids_K: npt.NDArray[Any],
     slot_K: npt.NDArray[np.int32],
@@ -118,8 +118,13 @@ def _drawn_nodes(
             several += 1
     if several == 0:
         return forced
-    pivot = pivot_of(ids_M, tables.num_nodes)
-    found = covers_beside(ids_M, forced | home_bit, pivot, tables.host_E, tables.num_nodes, open_K, covers)
+    num_open = COUNT_0
+    for e in ids_M:
+        host = tables.host_E[e]
+        if host & (forced | home_bit) == _ZERO:
+            open_K[num_open] = host
+            num_open += 1
+    found = smallest_covers(open_K, num_open, pivot_of(ids_M, tables.num_nodes), tables.num_nodes, covers)
     further: np.uint64 = covers[np.int64(word % np.uint64(found))]
     return forced | further
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.core.cluster import Cluster
-from placement.cost.covers import MAX_COVERS, covers_beside, pivot_of
+from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, smallest_covers
 from placement.cost.lookup_tables import LayerTables
 from placement.cost.traffic import Traffic
 from placement.support.inner_kernel import inner_kernel
@@ -130,8 +130,14 @@ def balanced_copies(
         host = tables.host_E[ids_K[k]]
         if host & (host - _ONE) == _ZERO:
             base |= host
+    num_open = COUNT_0
+    for k in range(top_k):
+        host = tables.host_E[ids_K[k]]
+        if host & base == _ZERO:
+            scratch.open_K[num_open] = host
+            num_open += 1
     pivot = pivot_of(ids_K, tables.num_nodes)
-    found = covers_beside(ids_K, base, pivot, tables.host_E, tables.num_nodes, scratch.open_K, scratch.covers)
+    found = smallest_covers(scratch.open_K, num_open, pivot, tables.num_nodes, scratch.covers)
     best = np.inf
     for c in range(found):
         price = _cheapest_copies(ids_K, base | scratch.covers[c], tables, price_G, scratch.trial_K)

@@ -8,7 +8,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import MAX_COVERS, covers_beside, pivot_of, popcount
+from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, popcount, smallest_covers
 from placement.support.inner_kernel import inner_kernel
 
 Floats = npt.NDArray[np.float64]
@@ -74,7 +74,12 @@ def cost_of_covers(
             home = _ONE << np.uint64(h)
             stranger = hosts & home == _ZERO
             if not stranger or found == 0:
-                found = covers_beside(ids_TK[t], forced | home, pivot, host_E, num_nodes, open_K, covers)
+                num_open = COUNT_0
+                for k in range(top_k):
+                    if hosted_K[k] & (forced | home) == _ZERO:
+                        open_K[num_open] = hosted_K[k]
+                        num_open += 1
+                found = smallest_covers(open_K, num_open, pivot, num_nodes, covers)
             cost_N[h] = 0.0
             for c in range(found):
                 used = forced | covers[c]

@@ -14,7 +14,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import MAX_COVERS, covers_beside, pivot_of, popcount
+from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, popcount, smallest_covers
 from placement.cost.lookup_tables import LayerTables
 from placement.cost.traffic import Traffic
 
@@ -28,13 +28,11 @@ class Allowed(NamedTuple):
 
     by_cover  True: experts that their home does not host are served on a smallest cover, its nodes alike; else any copy
               on the allowed nodes serves, all alike
-    nodes_EH  uint64 [E, N + 1], allowed nodes of each expert for each home; last for homes that are not in `apart_E`
-    apart_E   uint64 [E], homes for which an expert's copy is chosen in another way than for the rest
+    nodes_EH  uint64 [E, N + 1], allowed nodes of each expert for each home; last for most homes
     """
 
     by_cover: bool
     nodes_EH: npt.NDArray[np.uint64]
-    apart_E: npt.NDArray[np.uint64]
 
 
 class _Scratch(NamedTuple):
@@ -52,6 +50,7 @@ def cost_replicated(
     count_T: npt.NDArray[np.int64],
     home_T: npt.NDArray[np.int32],
     allow: Allowed,
+    apart_E: npt.NDArray[np.uint64],
     tables: LayerTables,
     traffic: Traffic,
     load_P: npt.NDArray[np.float64],
@@ -59,6 +58,8 @@ def cost_replicated(
     """Experts may have several copies.
 
     Experts with one copy are booked once a token; only those with several are looked at again for each home.
+
+    apart_E  uint64 [E], homes for which an expert's copy is chosen in another way than for most
     """
     top_k = ids_TK.shape[1]
     num_nodes = tables.num_nodes
@@ -100,16 +101,7 @@ def cost_replicated(
                 row_N[node] += count_T[t]
         if num_several == 0:
             continue
-        apart = _ZERO
-        for k in range(num_several):
-            apart |= allow.apart_E[several_K[k]]
-        if random_home and apart == _ZERO:  # the choice does not see the home: one pass for all homes
-            for k in range(num_several):
-                e = several_K[k]
-                _serve(e, allow.nodes_EH[e, num_nodes], False, count_T[t], 1.0, tables, served_G, load_P, scratch)
-            _distinct(several_K[:num_several], forced, seen_G, t, count_T[t], tables, row_N, row_G, scratch)
-            continue
-        pivot = pivot_of(ids_TK[t], num_nodes)
+        pivot = pivot_of(ids_TK[t], num_nodes) if allow.by_cover else 0
         if not random_home:
             work = (row_N, row_G, served_G, load_P)
             _choose(
@@ -126,6 +118,15 @@ def cost_replicated(
                 work,
                 scratch,
             )
+            continue
+        apart = _ZERO
+        for k in range(num_several):
+            apart |= apart_E[several_K[k]]
+        if apart == _ZERO:  # the choice does not see the home: one pass for all homes
+            for k in range(num_several):
+                e = several_K[k]
+                _serve(e, allow.nodes_EH[e, num_nodes], False, count_T[t], 1.0, tables, served_G, load_P, scratch)
+            _distinct(several_K[:num_several], forced, seen_G, t, count_T[t], tables, row_N, row_G, scratch)
             continue
         strangers = num_nodes - popcount(apart)
         if strangers > 0:  # the other homes choose alike: booked for all, and taken off those that are apart again
@@ -187,14 +188,20 @@ def _choose(
     """
     row_N, row_G, served_G, load_P = work
     home_bit = _ZERO if home < 0 else _ONE << np.uint64(home)
+    column = np.uint64(tables.num_nodes if home < 0 else home)
     found = 1
     if allow.by_cover:
-        met = forced | home_bit
-        found = covers_beside(several_M, met, pivot, tables.host_E, tables.num_nodes, scratch.open_K, scratch.covers)
+        num_open = COUNT_0
+        for e in several_M:
+            host = tables.host_E[e]
+            if host & (forced | home_bit) == _ZERO:
+                scratch.open_K[num_open] = host
+                num_open += 1
+        found = smallest_covers(scratch.open_K, num_open, pivot, tables.num_nodes, scratch.covers)
     part = weight / found
     for c in range(found):
         for e in several_M:
-            allowed = allow.nodes_EH[e, home]
+            allowed = allow.nodes_EH[e, column]
             if allow.by_cover and allowed & home_bit == _ZERO:
                 allowed &= forced | scratch.covers[c]
             _serve(e, allowed, allow.by_cover, part, load_share, tables, served_G, load_P, scratch)

@@ -53,8 +53,10 @@ class ByNodes(ABC):
     def cost(self, tokens: LayerTokens, layer: LayerCost) -> None:
         host_E = layer.tables.host_E
         nodes_EH = self.nodes_EH(host_E, layer.cluster)
-        allow = Allowed(self.by_cover, nodes_EH, self.apart_E(host_E, nodes_EH))
-        cost_replicated(tokens.ids_UK, tokens.count_U, tokens.home_U, allow, layer.tables, layer.traffic, layer.load_P)
+        allow, apart_E = Allowed(self.by_cover, nodes_EH), self.apart_E(host_E, nodes_EH)
+        cost_replicated(
+            tokens.ids_UK, tokens.count_U, tokens.home_U, allow, apart_E, layer.tables, layer.traffic, layer.load_P
+        )
 
     def drawer(self, tables: LayerTables, rank: int, cluster: Cluster) -> Drawer:
         nodes_E = np.ascontiguousarray(self.nodes_EH(tables.host_E, cluster)[:, rank // cluster.gpus_per_node])
