@@ -24,12 +24,11 @@ SOUND = [[0, 1, 2, 3, 4, 5, 0, 1], [5, 4, 3, 2, 1, 0, 5, 4]]
 
 
 def test_derived_views() -> None:
-    """Everything else follows from the one array: ranks, nodes, copies, redundant slots."""
+    """Everything else follows from the one array: ranks, copies, redundant slots."""
     placement = make(SOUND)
     assert placement.phy2log_LP.dtype == np.int32
     assert (placement.num_ranks, placement.num_slots, placement.num_redundant) == (4, 8, 2)
     assert placement.rank_of_slot_P().tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert placement.node_of_slot_P().tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert placement.copies_LE().tolist() == [[2, 2, 1, 1, 1, 1], [1, 1, 1, 1, 2, 2]]
 
 

@@ -46,8 +46,5 @@ class Shape:
     def rank_of_slot_P(self) -> npt.NDArray[np.int64]:
         return np.arange(self.num_slots) // self.slots_per_gpu
 
-    def node_of_slot_P(self) -> npt.NDArray[np.int64]:
-        return np.arange(self.num_slots) // self.slots_per_node
-
     def node_of_rank_G(self) -> npt.NDArray[np.int64]:
         return np.arange(self.num_ranks) // self.gpus_per_node

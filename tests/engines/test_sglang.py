@@ -73,7 +73,7 @@ def test_it_starts_from_our_map(suffix: str, rank: int, parse: Callable[..., Any
     slot_LE = metadata.logical_to_rank_dispatch_physical_map.numpy()
     for layer, row in zip((1, 3), placement.phy2log_LP, strict=False):
         assert row[slot_LE[layer]].tolist() == list(range(6))
-        nodes = placement.node_of_slot_P()
+        nodes = placement.rank_of_slot_P() // placement.gpus_per_node
         for expert in range(6):
             at = set(nodes[row == expert].tolist())
             assert nodes[slot_LE[layer, expert]] == (rank // 2 if rank // 2 in at else min(at))
