@@ -39,26 +39,40 @@ app.command("convert")(convert_command)
 Output = Annotated[Path, new_folder("-o", "--output", help="Folder to make; nothing is overwritten.")]
 
 
+STUDY = "Study"
+
+
 @app.command("info")
 def info_command(
     traces: Traces,
     layers: Annotated[bool, typer.Option("--layers", help="Also show one row for each layer.")] = False,
     study: Annotated[
-        bool, typer.Option("--study", help="Also study what grouping of requests and maps by domain can gain.")
+        bool,
+        typer.Option(
+            "--study", help="Also study what grouping of requests and maps by domain can gain.", rich_help_panel=STUDY
+        ),
     ] = False,
-    report: Annotated[Path | None, output_file("--report", help="HTML page of the study to write.")] = None,
+    report: Annotated[
+        Path | None, output_file("--report", help="HTML page of the study to write.", panel=STUDY)
+    ] = None,
     by: Annotated[
         str | None,
-        typer.Option(help=f"Study: what requests are told apart by: {', '.join(STUDIES)}. [default: domain]"),
+        typer.Option(
+            help=f"What requests are told apart by: {', '.join(STUDIES)}. [default: domain]", rich_help_panel=STUDY
+        ),
     ] = None,
     nodes: Annotated[
-        int | None, typer.Option(help="Study: machines of the EP group. [default: 4, or as many as experts]")
+        int | None,
+        typer.Option(help="Machines of the EP group. [default: 4, or as many as experts]", rich_help_panel=STUDY),
     ] = None,
-    gpus_per_node: Annotated[int | None, typer.Option(help="Study: GPUs of a machine. [default: 1]")] = None,
-    top_k: TopK = None,
+    gpus_per_node: Annotated[
+        int | None, typer.Option(help="GPUs of a machine. [default: 1]", rich_help_panel=STUDY)
+    ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Study: seed of the folds in which domains are told held out. [default: 0]")
+        int | None,
+        typer.Option(help="Seed of the folds in which domains are told held out. [default: 0]", rich_help_panel=STUDY),
     ] = None,
+    top_k: TopK = None,
     workers: Workers = None,
     json_output: Json = False,
 ) -> None:
