@@ -63,12 +63,12 @@ def test_the_page_shows_domains_though_none_were_asked_for(folder: Path) -> None
     page = report_html(solution)
     assert "Each map on each domain" in page and "&lt;b&gt;&amp;" in page and "<b>&" not in page
     table = part_table(solution)
-    assert table is not None and [row.name for row in table.rows] == ["<b>&", "law", "x" * 60]
+    assert table is not None and [name for name, *_ in table.rows] == ["<b>&", "law", "x" * 60]
     assert solution.parts is not None
-    for row, answers in zip(table.rows, solution.parts.shown()[1], strict=True):
-        assert row.cells[2][0] == number(float(answers["auto"].sends_L.mean()))
-        assert row.tokens == answers["auto"].num_tokens
-    assert all(sum(row.cells[m][4] for row in table.rows) == 1 for m in range(3)), "one worst part for each map"
+    for (_, tokens, cells), answers in zip(table.rows, solution.parts.shown()[1], strict=True):
+        assert cells[2][0] == number(float(answers["auto"].sends_L.mean()))
+        assert tokens == answers["auto"].num_tokens
+    assert all(sum(cells[m][4] for *_, cells in table.rows) == 1 for m in range(3)), "one worst part for each map"
     assert terminal_part_table(solution) is None
 
 

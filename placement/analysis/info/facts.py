@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from placement.analysis.info import measures
-from placement.analysis.info.findings import Study
+from placement.analysis.info.findings import OverLayers, Study
 from placement.analysis.info.reading import Reading
 from placement.core.model import Model
 from placement.traces.format import RequestEntry
@@ -62,7 +62,7 @@ MEASURES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TraceInfo:
+class TraceInfo(OverLayers):
     """What a trace holds, or what is known of counts without tokens.
 
     num_tokens, prefill_tokens, decode_tokens  of the requests that are selected; phases are unknown (None) for counts
@@ -84,15 +84,6 @@ class TraceInfo:
     layers: tuple[LayerInfo, ...]
     missing: tuple[str, ...]
     study: Study | None = None
-
-    def values(self, measure: str) -> list[float]:
-        """A measure of `MEASURES` in the layers that have it."""
-        found = [getattr(layer, measure) for layer in self.layers]
-        return [value for value in found if value is not None]
-
-    def mean(self, measure: str) -> float | None:
-        values = self.values(measure)
-        return float(np.mean(values)) if values else None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, the means over layers included; `study` (`trace-study/1`) only if there is one."""

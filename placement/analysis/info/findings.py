@@ -13,6 +13,23 @@ from placement.core.model import Model
 SCHEMA = "trace-study/1"
 
 
+class OverLayers:
+    """What has figures by layer, some of which may be unknown."""
+
+    __slots__ = ()
+    layers: tuple[Any, ...]
+
+    def values(self, measure: str) -> list[float]:
+        """A measure by layer, for the layers that have the measure."""
+        found = [getattr(layer, measure) for layer in self.layers]
+        return [value for value in found if value is not None]
+
+    def mean(self, measure: str) -> float | None:
+        """The mean of a measure over the layers that have the measure."""
+        values = self.values(measure)
+        return float(np.mean(values)) if values else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerStudy:
     """One layer; None where the trace does not allow it.
@@ -93,7 +110,7 @@ class Homes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Study:
+class Study(OverLayers):
     """num_requests have tokens; sampled_requests of them are what all is measured on but load, next tokens and chance.
 
     Attributes:
@@ -131,16 +148,6 @@ class Study:
         """(overlap - chance) / (1 - chance): the overlap of unrelated tokens is 0, that of a token with itself 1."""
         overlap, chance = self.mean(measure), self.mean("overlap_chance")
         return None if overlap is None or chance is None or chance >= 1 else (overlap - chance) / (1 - chance)
-
-    def mean(self, measure: str) -> float | None:
-        """Over the layers that have it, of a measure of `MEASURES`."""
-        values = self.values(measure)
-        return float(np.mean(values)) if values else None
-
-    def values(self, measure: str) -> list[float]:
-        """A measure of `MEASURES` by layer, for the layers that have the measure."""
-        found = [getattr(layer, measure) for layer in self.layers]
-        return [value for value in found if value is not None]
 
     def document(self) -> dict[str, Any]:
         """Plain values for JSON, schema `trace-study/1`."""

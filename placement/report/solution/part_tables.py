@@ -21,22 +21,19 @@ NAME_WIDTH = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PartRow:
-    """A part: (sends, its heat, imbalance, its heat, whether the part is the map's worst) of every map."""
-
-    name: str
-    tokens: int
-    cells: list[tuple[str, int, str, int, bool]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PartTable:
-    """What the page shows; `worst` and `mean` hold the cost of each map over parts."""
+    """What the page shows.
+
+    Attributes:
+        rows: (part, its tokens, cells); a cell is (sends, their heat, imbalance, its heat, whether the part is the
+            map's worst) of each of `maps`.
+        worst: The cost of each map on its worst part, as text; `mean` is that over all parts.
+    """
 
     noun: str
     shown: str
     maps: list[str]
-    rows: list[PartRow]
+    rows: list[tuple[str, int, list[tuple[str, int, str, int, bool]]]]
     worst: list[str]
     mean: list[str]
     left_out: list[str]
@@ -56,10 +53,10 @@ def part_table(solution: Solution) -> PartTable | None:
     sends_heat, imbalance_heat = _heat(sends_WM), _heat(imbalance_WM)
     worst_M = cost_WM.argmax(axis=0)
     rows = [
-        PartRow(
-            name=printable(name),
-            tokens=answers[w][maps[0]].num_tokens,
-            cells=[
+        (
+            printable(name),
+            answers[w][maps[0]].num_tokens,
+            [
                 (
                     number(float(sends_WM[w, m])),
                     int(sends_heat[w, m]),
@@ -91,11 +88,11 @@ def terminal_part_table(solution: Solution) -> Table | None:
         return None
     title = f"\nsends and rank imbalance by {table.noun}, {table.shown} requests"
     shown = table_of(table.noun, *table.maps, title=title)
-    for row in table.rows:
+    for name, _, figures in table.rows:
         cells = [
-            Text(f"{sends} {imbalance}", style="bold" if worst else "") for sends, _, imbalance, _, worst in row.cells
+            Text(f"{sends} {imbalance}", style="bold" if worst else "") for sends, _, imbalance, _, worst in figures
         ]
-        shown.add_row(Text(short(row.name, NAME_WIDTH)), *cells)
+        shown.add_row(Text(short(name, NAME_WIDTH)), *cells)
     shown.add_section()
     shown.add_row("worst cost", *table.worst)
     shown.add_row("mean cost", *table.mean)

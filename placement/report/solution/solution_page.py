@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from placement.cost.evaluation import Evaluation
 from placement.errors import printable
 from placement.pipeline.by_class_solution import ByClass
 from placement.pipeline.grouped_solution import GroupedSolution
@@ -50,6 +49,7 @@ def _context(solution: Solution) -> dict[str, Any]:
     imbalance = {name: answer.rank_imbalance_L() for name, answer in answers.items()}
     loads = {name: figures.rank_load_LG(answer) for name, answer in answers.items()}
     reach, heatmaps = figures.heatmaps(loads, layer_ids, solution.cluster.num_nodes, whose)
+    before, after = (answers[name].layers() for name in (other, solution.result_name))
     provenance = solution_document(solution)["provenance"]
     return {
         "model": solution.placement.model,
@@ -73,7 +73,7 @@ def _context(solution: Solution) -> dict[str, Any]:
         "imbalance_by_layer": figures.by_layer(layer_ids, imbalance, figures.IMBALANCE, whose),
         "heatmaps": heatmaps,
         "reach": reach,
-        "layers": _layers(solution, answers),
+        "layers": list(zip(solution.layers, before, after, strict=False)),  # a given map was not solved: no layers
         "maps": layer_maps(solution),
         "classes": CLASS_LABELS,
         "provenance": _provenance(solution, provenance),
@@ -81,17 +81,6 @@ def _context(solution: Solution) -> dict[str, Any]:
         "baseline": other,
         "nodes_are_parted": figures.nodes_are_parted(solution.cluster.num_nodes, solution.cluster.gpus_per_node),
     }
-
-
-def _layers(solution: Solution, answers: dict[str, Evaluation]) -> list[dict[str, Any]]:
-    """None of a map that was given, not solved for."""
-    if not solution.layers:
-        return []
-    before, after = answers[baseline_of(solution)].layers(), answers[solution.result_name].layers()
-    return [
-        {"report": report, "before": old, "after": new}
-        for report, old, new in zip(solution.layers, before, after, strict=True)
-    ]
 
 
 def _provenance(solution: Solution, provenance: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
