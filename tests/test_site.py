@@ -16,7 +16,7 @@ GENERATOR = ("sphinx", "furo", "myst_parser")  # the group `docs`
 PUBLIC = (
     "placement",
     "placement.analysis.advise",
-    "placement.analysis.study",
+    "placement.analysis.info",
     "placement.analysis.watch",
     "placement.exporters",
     "placement.grouping",

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from sphinx.ext.autodoc.mock import mock
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -39,12 +42,13 @@ python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 add_module_names = False
 toc_object_entries_show_parents = "hide"
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Attributes", "params_style")]  # fields of dataclasses, under that name
 default_role = "py:obj"  # `name` links where the reference has the name
 
 html_theme = "furo"
 html_title = "placement"
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 html_show_search_summary = False  # it would be fetched, which pages that are opened from disk may not
 html_static_path = ["static"]
@@ -52,7 +56,14 @@ html_css_files = ["site.css"]
 html_extra_path = ["start"]  # index.html, which leads to README.html
 
 CONTENTS = (HERE / "contents.md").read_text()
-ARRAY = re.compile(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[(\w+)\]\]")
+ARRAY = re.compile(
+    r"~?(?:numpy\.)?ndarray\[~?tuple\[~?(?:typing\.)?Any, \.\.\.\], ~?(?:numpy\.)?dtype\[~?(?:numpy\.)?(\w+)\]\]"
+)
+
+# its names are imported when they are asked for, which autodoc does when torch is mocked no longer
+with mock(autodoc_mock_imports):
+    runtime = import_module("placement.runtime")
+    assert all(hasattr(runtime, name) for name in runtime.__all__)
 
 
 def add_contents(app: Any, docname: str, source: list[str]) -> None:
