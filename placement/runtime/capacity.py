@@ -38,7 +38,7 @@ class CapacityPolicy:
             batch is made of; those of all other priorities share one with factor 1.
         max_extra: `expanded`: at most so many further experts for a token; None is all on its rank.
         renormalize: Scale what is left of a token's weights to the sum that they had; else a dropped weight is lost.
-        seed: Of `keep` `random`.
+        seed: Seed, where `keep` is `random`.
     """
 
     mode: str = NONE

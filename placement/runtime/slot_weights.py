@@ -15,7 +15,7 @@ class SlotWeights:
     """One layer's weights on one rank: named tensors [S, ...], row s for slot s.
 
     Args:
-        slot_bytes: Of one slot, its tensors one after another in the order of their names.
+        slot_bytes: Bytes of one slot, its tensors one after another in the order of their names.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:

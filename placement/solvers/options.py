@@ -29,7 +29,7 @@ class Options:
         max_node_imbalance: Hard cap on the imbalance of nodes.
         replica_choice: How the engine picks the replica that serves an assignment.
         bound: `quick` (eigenvalues), `tight` (Lagrangian decomposition: seconds a layer) or `none`.
-        seed: Of everything random.
+        seed: Seed of everything random.
         work_limit: Moves that a search proposes per layer; None: by the size of the layer.
         time_limit_s: Wall seconds for the whole solve; layers share it evenly.
         max_moves: Slots whose expert may change from the current map's, all layers together; None: any number.

@@ -63,7 +63,7 @@ class LayerProblem:
         coact_EE: Tokens that visit both experts, int64 [E, E]; diagonal 0.
         home_U: Home node of each row of `sets_UK`, int32 [U], -1: uniformly random; None: all are. Where homes are
             given, rows are distinct by set and home.
-        seed: Of this layer's own random stream.
+        seed: Seed of this layer's own random stream.
         deadline: Time of `time.monotonic()` at which to stop, s, or None.
         starts: Maps to start from beside a solver's own, int32 [P] each: no answer of `auto` is worse than one of them.
     """

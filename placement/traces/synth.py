@@ -63,7 +63,7 @@ def synthesize(
         shape: Layers, experts and routing of the model, such as one of `PRESETS`.
         num_tokens: Tokens of all requests together.
         num_requests: Requests, which share the tokens.
-        seed: Of everything random.
+        seed: Seed of everything random.
         num_domains: Domains of the requests.
         num_categories: Categories of each domain.
         weights: Also give router weights, the softmax over a token's top-k logits.

@@ -30,8 +30,8 @@ def count(
     """Count the kept tokens of `trace`; the answer does not depend on the executor.
 
     Args:
-        trace: Its kept tokens are counted.
-        seed: Of the pseudo-random keys by which tokens and requests are sampled.
+        trace: The trace whose kept tokens are counted.
+        seed: Seed of the pseudo-random keys by which tokens and requests are sampled.
         sample_tokens: Most tokens of the sample.
         profile_requests: Most requests whose loads are kept.
         executor: Counts segments side by side; None: one after another.

@@ -38,7 +38,7 @@ class StudyOptions:
         by: Key of the requests that names their kind: one of `STUDIES`.
         num_nodes: Nodes of the cluster; None: 4, or as many as there are experts.
         gpus_per_node: Ranks of a node.
-        seed: Of the folds of the classifier.
+        seed: Seed of the folds of the classifier.
     """
 
     by: str = "domain"

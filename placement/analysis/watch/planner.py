@@ -39,12 +39,12 @@ class Decision:
     Attributes:
         verdict: `steady` (no drift), `not-worth-it` (the gain is no more than the cost) or `change` (to `placement`).
         now_us: Modelled step time of the map in use, on half of the window's requests that it was not fitted to.
-        new_us: The same of a map that was fitted to all others: what a new map gains on requests it has not seen.
+        new_us: Modelled step time of a map that was fitted to all other requests, on the same half.
         gain_ms: What the horizon's steps save.
         cost_ms: What the copies of weights take, during which nothing is served.
         window: The window without what came before the drift: what the proposal is fitted to, and what to go on with.
         placement: The proposal.
-        plan: Its copies.
+        plan: The copies that lead to the proposal.
     """
 
     verdict: str
@@ -74,11 +74,11 @@ class Planner:
 
     Attributes:
         reference: The window that the map was fitted to; None: unknown, then the gain alone decides.
-        options: Of the search; without a limit of moves each change moves at most one slot in MOVED. The step time
+        options: Options of the search; without a limit of moves each change moves at most one slot in MOVED. The step time
             judges, whatever the objective.
         horizon_steps: Steps for which a new map is expected to serve: they have to pay for the copies.
-        level: Of the test of drift, see `drift_test`.
-        min_effect: Of the test of drift, see `drift_test`.
+        level: Level of the test of drift, see `drift_test`.
+        min_effect: Least effect of the test of drift, see `drift_test`.
     """
 
     cluster: Cluster
