@@ -74,8 +74,8 @@ class Planner:
 
     Attributes:
         reference: The window that the map was fitted to; None: unknown, then the gain alone decides.
-        options: Options of the search; without a limit of moves each change moves at most one slot in MOVED. The step time
-            judges, whatever the objective.
+        options: Options of the search; without a limit of moves each change moves at most one slot in MOVED. The step
+            time judges, whatever the objective.
         horizon_steps: Steps for which a new map is expected to serve: they have to pay for the copies.
         level: Level of the test of drift, see `drift_test`.
         min_effect: Least effect of the test of drift, see `drift_test`.
