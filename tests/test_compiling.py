@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from placement.pipeline.warm_up import TOP_KS, warm_up
-from placement.support.compiling import Piece, compile_pieces
+from placement.support.compiling import CompilePiece, compile_pieces
 from placement.support.progress import Progress
 
 REPOSITORY = Path(__file__).parents[1]
@@ -90,7 +90,7 @@ class Never:
 def test_pieces_that_fail_are_left_to_their_first_call() -> None:
     """A process that dies does not stop the solve, which compiles then what is missing."""
     told: list[Progress] = []
-    pieces = [Piece(run=fails, kernels=(Never(),))] * 2
+    pieces = [CompilePiece(run=fails, kernels=(Never(),))] * 2
     assert compile_pieces(pieces, workers=2, listener=told.append) == 0
     assert told == [Progress(stage="compile", done=0, total=2)]
 

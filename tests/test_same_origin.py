@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from placement import Cluster
-from placement.analysis.watch.sglang_recorder import Recorder
+from placement.analysis.watch.sglang_recorder import SGLangRecorder
 from placement.client import Client
 from placement.errors import InputError
 
@@ -185,7 +185,7 @@ def test_an_engine_does_not_send_its_recorder_elsewhere(peer: Callable[..., Peer
     here, there = peer(), peer()
     here.redirects["/start_expert_distribution_record"] = (307, f"{there.url}/start_expert_distribution_record")
     with pytest.raises(InputError, match=there.url):
-        Recorder(url=here.url).start()
+        SGLangRecorder(url=here.url).start()
     assert there.asked == []
 
 

@@ -33,7 +33,7 @@ from placement.solvers.problem import LayerProblem
 from placement.support.parallel import make_executor
 from placement.traces.split import split_requests
 from placement.traces.synth import write_synthetic
-from placement.traces.synthetic.presets import Shape, preset
+from placement.traces.synthetic.presets import TraceShape, preset
 
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 4.0, 10.0)
 HOLDOUT = 0.3
@@ -118,7 +118,7 @@ def measure(case: Case, seed: int, jobs: int, wanted: str) -> tuple[list[Row], l
 
 def synthetic(folder: str) -> Iterator[tuple[str, Trace, int, int, int]]:
     """Title, trace, nodes, GPUs a node, redundant experts."""
-    shapes: list[tuple[str, Shape, int, int]] = [
+    shapes: list[tuple[str, TraceShape, int, int]] = [
         ("olmoe", preset("olmoe"), 4, 16),
         ("qwen3-235b", preset("qwen3-235b"), 8, 32),
         ("deepseek-v3", preset("deepseek-v3"), 8, 32),

@@ -15,7 +15,7 @@ from placement import Cluster, Evaluation, Options, Placement, Trace, evaluate, 
 from placement.pipeline.with_homes import solve_grouped
 from placement.runtime.wire import Wire
 from placement.traces.cut import cut_requests
-from placement.traces.format import Manifest, RequestEntry, id_dtype, write_manifest, write_shard
+from placement.traces.format import RequestEntry, TraceManifest, id_dtype, write_manifest, write_shard
 from placement.traces.split import split_requests
 
 HOLDOUT = 0.3
@@ -95,7 +95,7 @@ def replay(
         position_T=nothing_T,
         phase_T=nothing_T,
     )
-    manifest = Manifest(
+    manifest = TraceManifest(
         schema="expert-trace/1",
         model=model.name,
         layer_ids=[model.layer_ids[layer] for layer in chosen],

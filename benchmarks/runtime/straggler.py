@@ -40,7 +40,7 @@ from machine import describe_machine
 from placement import Model, Placement, Trace, open_trace
 from placement.errors import OptionError
 from placement.runtime import Arrival, CapacityPolicy, Dispatcher, GroupedExperts, LayerMap, Lockstep, Mesh
-from placement.runtime.decision import Capacity
+from placement.runtime.decision import RankCapacity
 from placement.runtime.reduce import sum_rows
 
 GAMMAS = (1.0, 1.5, 2.0)
@@ -217,7 +217,7 @@ def emulate(model: Model, ranks: int, batch: Batch, policy: CapacityPolicy, args
 
         x = drawn(len(ids), args.hidden)
         slots = dispatcher.choose(ids)
-        capacity = Capacity(policy, layer_map, mesh.world)
+        capacity = RankCapacity(policy, layer_map, mesh.world)
         decided = [capacity.decide(ids, slots, weights, scores) for _ in range(3)][-1]
         start = time.thread_time()  # of this rank alone, its waits left out
         capacity.decide(ids, slots, weights, scores)

@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 ADAM_FIRST, ADAM_SECOND, ADAM_TINY = 0.9, 0.99, 1e-12  # usual values, but a shorter memory for the squares
 
 
-class Step(NamedTuple):
+class AscentStep(NamedTuple):
     """A step of a climb: its number from 0, how much of the schedule is behind, 0 to 1, and whether it is the last."""
 
     number: int
@@ -28,7 +28,7 @@ class Step(NamedTuple):
         return float(first * (last / first) ** self.progress)
 
 
-def climb(iterations: int, deadline: float | None, skipped: float = 0.0) -> Iterator[Step]:
+def climb(iterations: int, deadline: float | None, skipped: float = 0.0) -> Iterator[AscentStep]:
     """The steps up to a deadline, to whose end the schedule is hurried.
 
     Args:
@@ -44,7 +44,7 @@ def climb(iterations: int, deadline: float | None, skipped: float = 0.0) -> Iter
             if now >= deadline:
                 return
             progress = max(progress, (now - began) / (deadline - began))
-        yield Step(number, skipped + (1 - skipped) * progress, number == iterations - 1)
+        yield AscentStep(number, skipped + (1 - skipped) * progress, number == iterations - 1)
 
 
 class Adam(NamedTuple):

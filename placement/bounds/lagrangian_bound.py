@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from placement.bounds.dual_ascent import Adam, Step, adam_bias, climb
+from placement.bounds.dual_ascent import Adam, AscentStep, adam_bias, climb
 from placement.bounds.layer_bound import MARGIN, bound_steps
 from placement.bounds.same_node_relaxation import Earned, SharedMatrix
 from placement.bounds.spectral_bound import ERROR_FACTOR, Pieces, spectral_bound
@@ -150,7 +150,7 @@ class _Dual:
         pairs = float(pieces.weight_U.sum()) * (1 - 1 / pieces.num_nodes) * top_k * (top_k - 1) / 2
         self.unit = FIRST_THETA / top_k * pairs / max(self.num_experts * (self.num_experts - 1), 1)  # mean reward in X
 
-    def judge_and_ascend(self, step: Step) -> float:
+    def judge_and_ascend(self, step: AscentStep) -> float:
         """The certified bound at the multipliers; then they move on (new arrays: old ones may be kept)."""
         pieces, at, shared = self.pieces, self.multipliers, self.shared
         stride = step.falling(STRIDE)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from placement.bounds.dual_ascent import Adam, Step, adam_bias
+from placement.bounds.dual_ascent import Adam, AscentStep, adam_bias
 from placement.bounds.set_batches import ascend_batches, recursion
 from placement.bounds.set_partitions import (
     SetSide,
@@ -73,7 +73,7 @@ class TokenSets:
         return np.asarray(sum(kind.rewards(theta_UF) for kind, theta_UF in zip(self.kinds, thetas, strict=True)))
 
     def judge_and_ascend(
-        self, step: Step, thetas: tuple[Floats, ...], shared_V: Floats, smoothing: float, stride: float
+        self, step: AscentStep, thetas: tuple[Floats, ...], shared_V: Floats, smoothing: float, stride: float
     ) -> tuple[float, float, tuple[Floats, ...]]:
         """As that of `SetMultipliers`, of all together."""
         answers = [
@@ -147,7 +147,7 @@ class SetMultipliers:
         return reward_V
 
     def judge_and_ascend(
-        self, step: Step, theta_UF: Floats, shared_V: Floats, smoothing: float, stride: float
+        self, step: AscentStep, theta_UF: Floats, shared_V: Floats, smoothing: float, stride: float
     ) -> tuple[float, float, Floats]:
         """The exact sum of weight * least cost, a magnitude for its rounding error, and multipliers after a step
         uphill.

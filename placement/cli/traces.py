@@ -28,7 +28,7 @@ from placement.core.choices import HOLDOUT, STUDIES
 from placement.errors import OptionError
 from placement.support.atomic_files import write_atomic
 from placement.support.progress import Progress
-from placement.traces.synthetic.presets import PRESETS, Shape, custom_shape, preset
+from placement.traces.synthetic.presets import PRESETS, TraceShape, custom_shape, preset
 
 if TYPE_CHECKING:
     from placement.workload.counted import CountedTrace
@@ -226,7 +226,7 @@ def synth_command(
     _report(output, num_tokens, json_output)
 
 
-def _shape(name: str | None, layers: int | None, experts: int | None, top_k: int | None) -> Shape:
+def _shape(name: str | None, layers: int | None, experts: int | None, top_k: int | None) -> TraceShape:
     sizes = {"--layers": layers, "--experts": experts, "--top-k": top_k}
     given = [option for option, value in sizes.items() if value is not None]
     if name is not None and given:

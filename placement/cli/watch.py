@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from placement.analysis.watch import Decision, Planner, Window
     from placement.analysis.watch.follower import Follower
     from placement.analysis.watch.planner import Solve
-    from placement.analysis.watch.sglang_recorder import Recorder
+    from placement.analysis.watch.sglang_recorder import SGLangRecorder
     from placement.cli.watch_remote import Service
 
 
@@ -66,7 +66,7 @@ def watch_command(
     """Follow the traffic in DIR, and propose another map when the traffic has drifted and a change pays."""
     from placement.analysis.watch import Planner, Window
     from placement.analysis.watch.follower import Follower
-    from placement.analysis.watch.sglang_recorder import Recorder
+    from placement.analysis.watch.sglang_recorder import SGLangRecorder
     from placement.cli.watch_remote import Service
     from placement.client import Client
     from placement.core.cluster import Cluster
@@ -102,7 +102,7 @@ def watch_command(
     )
     watch = _Watch(planner, Window(size_tokens=window_tokens), output, workers, json_output, service)
     follower = Follower(folder, placement.model, seed=seed)
-    recorder = None if engine is None else Recorder(url=engine)
+    recorder = None if engine is None else SGLangRecorder(url=engine)
     if recorder is not None and not once:
         recorder.start()
     try:
@@ -137,7 +137,7 @@ class _Watch:
         self.since = self.tokens = self.decisions = self.proposals = 0
         self.begun = planner.reference is not None  # else the first window has to fill
 
-    def look(self, follower: Follower, recorder: Recorder | None, *, settled: bool) -> None:
+    def look(self, follower: Follower, recorder: SGLangRecorder | None, *, settled: bool) -> None:
         """Take in what came; decide whenever an eighth of the window is new, and once more at the end of all."""
         if recorder is not None:
             try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from placement.core.cluster import Cluster
-from placement.documents.document import Part, fault_list
+from placement.documents.document import DocumentPart, fault_list
 from placement.documents.parts import TopologyPart
 from placement.errors import ClusterError
 from placement.support.text_files import parse_yaml
@@ -16,7 +16,7 @@ from placement.support.text_files import parse_yaml
 MOST_FAULTS = 8  # that a message names
 
 
-class ClusterFile(Part):
+class ClusterFile(DocumentPart):
     """Keys of `cluster.yaml`; the meaning and defaults are those of `placement.Cluster`."""
 
     num_nodes: int

@@ -22,13 +22,13 @@ class Readable(Protocol):
     def read_bytes(self) -> bytes: ...
 
 
-class Part(BaseModel):
+class DocumentPart(BaseModel):
     """A part of a document: no other keys, no conversions."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Document(Part):
+class Document(DocumentPart):
     """A file of the schema SCHEMA; what is wrong with one is an ERROR, whose message ends with MEND.
 
     ROWS are what `json_bytes` writes an item a line.

@@ -12,10 +12,10 @@ from placement import __version__
 from placement.core.cluster import Cluster
 from placement.core.model import Model
 from placement.core.topology import Level, Topology
-from placement.documents.document import Part
+from placement.documents.document import DocumentPart
 
 
-class ModelPart(Part):
+class ModelPart(DocumentPart):
     name: str = Field(description="Name of the model, free text")
     layer_ids: list[int] = Field(description="Absolute index of each MoE layer, ascending")
     num_experts: int = Field(description="Logical experts of a layer (E)")
@@ -36,13 +36,13 @@ class ModelPart(Part):
         return Model(**self.model_dump() | {"layer_ids": tuple(self.layer_ids)})
 
 
-class ClusterPart(Part):
+class ClusterPart(DocumentPart):
     num_nodes: int = Field(description="Machines (N)")
     gpus_per_node: int = Field(description="GPUs, that is ranks, of a machine; ranks are numbered node by node")
     slots_per_gpu: int = Field(description="Slots of a rank in every layer")
 
 
-class LayerPart(Part):
+class LayerPart(DocumentPart):
     layer_id: int = Field(description="Absolute index of the layer")
     solver: str
     status: str = Field(description="optimal (proven), feasible, or limit (stopped by a limit)")
@@ -51,18 +51,18 @@ class LayerPart(Part):
     gap: float | None = Field(description="(objective - bound) / objective, or null")
 
 
-class MeanMax(Part):
+class MeanMax(DocumentPart):
     mean: float
     max: float
 
 
-class BytesPart(Part):
+class BytesPart(DocumentPart):
     node: float | None = Field(description="One copy a remote node (DeepEP normal, hierarchical all-to-all)")
     rank: float | None = Field(description="One copy a remote rank")
     assignment: float | None = Field(description="One copy a remote assignment (DeepEP low latency)")
 
 
-class SummaryPart(Part):
+class SummaryPart(DocumentPart):
     """What a map costs on a trace; means over layers. Of counts alone, sends, bytes and time are null: unknown."""
 
     tokens: int
@@ -82,7 +82,7 @@ class SummaryPart(Part):
     sends_error: float | None = Field(default=None, description="Then the standard error of sends_per_token")
 
 
-class EvaluationPart(Part):
+class EvaluationPart(DocumentPart):
     """Summaries by map name (linear, eplb, the result) on the requests that were fitted and on those held out."""
 
     replica_choice: str
@@ -97,12 +97,12 @@ class EvaluationPart(Part):
     )
 
 
-class WorstMean(Part):
+class WorstMean(DocumentPart):
     worst: float
     mean: float
 
 
-class TrafficPart(Part):
+class TrafficPart(DocumentPart):
     """One part of the traffic; all maps by name."""
 
     name: str
@@ -111,7 +111,7 @@ class TrafficPart(Part):
     held_out: dict[str, SummaryPart] | None = Field(description="null where no request of the part was held out")
 
 
-class RobustPart(Part):
+class RobustPart(DocumentPart):
     """Of `solve --robust`: every map on every part of the traffic, whose worst the map `robust` minimizes."""
 
     by: str = Field(description="domain, category, traces or windows:N")
@@ -122,7 +122,7 @@ class RobustPart(Part):
     left_out: list[str] = Field(description="Parts with too few tokens or requests")
 
 
-class TrafficClassPart(Part):
+class TrafficClassPart(DocumentPart):
     """One class of traffic; all maps by name: `own` is the class's, `one` the map in this file."""
 
     name: str
@@ -131,7 +131,7 @@ class TrafficClassPart(Part):
     held_out: dict[str, SummaryPart] | None = Field(description="null where no request of the class was held out")
 
 
-class ClassMean(Part):
+class ClassMean(DocumentPart):
     """Means over classes, each weighted by its tokens."""
 
     sends_per_token: float
@@ -139,7 +139,7 @@ class ClassMean(Part):
     cost: float = Field(description="Sends and imbalance at the prices of the objective")
 
 
-class ClassesPart(Part):
+class ClassesPart(DocumentPart):
     """Of `solve --by`: on every class of traffic, its own map beside the map in this file, which was fitted to all."""
 
     by: str = Field(description="domain, category or phase")
@@ -151,7 +151,7 @@ class ClassesPart(Part):
     )
 
 
-class LevelPart(Part):
+class LevelPart(DocumentPart):
     """A level of the network above nodes."""
 
     name: str
@@ -159,7 +159,7 @@ class LevelPart(Part):
     gbps: float = Field(description="Bandwidth of a GPU from block to block, Gbit/s")
 
 
-class TopologyPart(Part):
+class TopologyPart(DocumentPart):
     """How links between nodes differ; the meaning of the keys is that of `placement.core.topology.Topology`."""
 
     levels: list[LevelPart] = Field(default=[])
@@ -206,7 +206,7 @@ class ClusterDetail(ClusterPart):
         return Cluster(**self.model_dump(exclude={"topology"}) | own | rest)
 
 
-class MigrationPart(Part):
+class MigrationPart(DocumentPart):
     """How far the map is from the one that it replaces; the copies themselves are in a file of expert-migration/1."""
 
     from_map: str = Field(description="SHA-256 of the map that is replaced: its slots as little-endian int32, [L][P]")
@@ -221,7 +221,7 @@ class MigrationPart(Part):
     time_ms: float = Field(description="At the cluster's bandwidths, for the busiest rank")
 
 
-class ProvenancePart(Part):
+class ProvenancePart(DocumentPart):
     """Where the map comes from: the same input, options and version give the same file. Other keys are kept."""
 
     model_config = ConfigDict(extra="allow")

@@ -13,14 +13,14 @@ import numpy.typing as npt
 from pydantic import Field
 
 from placement.core.placement import Placement
-from placement.documents.document import Document, Part
+from placement.documents.document import Document, DocumentPart
 from placement.documents.parts import ModelPart, ProvenancePart, SummaryPart
 from placement.errors import InputError, OptionError
 from placement.grouping.router import Router
 from placement.traces.trace import Trace
 
 
-class RouterPart(Part):
+class RouterPart(DocumentPart):
     """What the online router needs; see `placement.grouping.Router`."""
 
     num_layers: int = Field(description="MoE layers of the model")
@@ -61,7 +61,7 @@ class RouterPart(Part):
         )
 
 
-class GroupPart(Part):
+class GroupPart(DocumentPart):
     """The requests whose home is one node."""
 
     node: int
@@ -70,7 +70,7 @@ class GroupPart(Part):
     domains: dict[str, int] = Field(description="Requests of each domain, most first")
 
 
-class DomainPart(Part):
+class DomainPart(DocumentPart):
     """Where the requests of a domain went, and what they send per token and layer; training requests."""
 
     domain: str
@@ -80,7 +80,7 @@ class DomainPart(Part):
     sends_after: float = Field(description="Under the placement and the homes of this file")
 
 
-class BalancePart(Part):
+class BalancePart(DocumentPart):
     """How evenly tokens are shared by nodes: max over mean."""
 
     tolerance: float = Field(description="What was asked for: no node gets more than 1 + tolerance of its share")
@@ -90,7 +90,7 @@ class BalancePart(Part):
     routed: float | None = Field(description="The same if the router decides one after the other")
 
 
-class CostPart(Part):
+class CostPart(DocumentPart):
     """Sends per token and layer of the training requests at their homes."""
 
     sends_per_token: float
@@ -98,7 +98,7 @@ class CostPart(Part):
     gap: float = Field(description="(sends - bound) / sends")
 
 
-class GainPart(Part):
+class GainPart(DocumentPart):
     """One way to place and to group."""
 
     name: str

@@ -21,7 +21,7 @@ Counts = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class MicroBatch:
     """A micro-batch: requests (places in the batch) that run on one node together."""
 
     node: int
@@ -132,7 +132,7 @@ class Router:
         saved_N = (self._flat_NX @ chosen).astype(np.float64)
         return np.asarray((saved_N.max() - saved_N) * (self.top_k / max(total, 1.0)))
 
-    def group(self, batch_of_counts: Sequence[Counts] | Counts, size: int) -> list[Group]:
+    def group(self, batch_of_counts: Sequence[Counts] | Counts, size: int) -> list[MicroBatch]:
         """Micro-batches of `size` requests for one step, with the fewest expected sends; by node, then by place.
 
         Every node gets as many groups as the others, or one more where they do not divide. All groups are full, but the
@@ -160,5 +160,5 @@ class Router:
         groups = []
         for node in range(self.num_nodes):
             mine = np.flatnonzero(node_B == node).tolist()
-            groups += [Group(node=node, members=tuple(mine[at : at + size])) for at in range(0, len(mine), size)]
+            groups += [MicroBatch(node=node, members=tuple(mine[at : at + size])) for at in range(0, len(mine), size)]
         return groups

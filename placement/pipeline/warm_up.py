@@ -15,7 +15,7 @@ from placement.pipeline.with_homes import solve_grouped
 from placement.solvers.balancing.balance_kernels import balanced_row
 from placement.solvers.options import Options
 from placement.solvers.pieces import COPIES, EXPERTS, TOP_K, WIDE_EXPERTS, all_pieces
-from placement.support.compiling import Piece, compile_pieces
+from placement.support.compiling import CompilePiece, compile_pieces
 from placement.support.parallel import make_executor
 from placement.support.progress import Listener, ignore
 from placement.traces.checked import check_ids
@@ -74,8 +74,8 @@ def compile_balance() -> None:
         solve(trace, cluster, Options(solver="balance", objective="balance", work_limit=10), workers=1)
 
 
-COUNTING = Piece(
+COUNTING = CompilePiece(
     run=compile_counting, kernels=(token_keys, check_ids, *(set_counter(top_k) for top_k in TOP_KS)), types="uint16"
 )
-GROUPING = Piece(run=compile_grouping, kernels=(repair, cost_of_single, cost_of_covers))
-BALANCE = Piece(run=compile_balance, kernels=(balanced_row,))
+GROUPING = CompilePiece(run=compile_grouping, kernels=(repair, cost_of_single, cost_of_covers))
+BALANCE = CompilePiece(run=compile_balance, kernels=(balanced_row,))

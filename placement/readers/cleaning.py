@@ -18,7 +18,7 @@ from placement.errors import InputError, OptionError, TraceError
 from placement.readers import cleaning_kernels as kernels
 from placement.readers.base import Batch, ReadOptions, Recording, ranges
 from placement.traces.format import RequestEntry, id_dtype
-from placement.traces.storage.shard_writer import Piece
+from placement.traces.storage.shard_writer import TokenPiece
 
 WARM_UP = 16
 LARGEST_ID = 65535
@@ -49,7 +49,7 @@ class Cleaner:
     warm_up: int = 0
     incomplete: int = 0
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[TokenPiece]:
         """Raises TraceError on ids out of range or twice in a set, and where no token is left."""
         number_of: dict[str, int] = {}
         model, layers = self.survey.model, self.survey.layers
@@ -76,7 +76,7 @@ class Cleaner:
                     self.requests.append(entry)
                 names[local] = number_of[entry.id]
             written += len(rows_R)
-            yield Piece(
+            yield TokenPiece(
                 ids_LTK=ids_LRK,
                 weights_LTK=_weights(batch, layers, rows_R, model.top_k) if self.survey.weights else None,
                 request_T=names[request_R],

@@ -16,7 +16,7 @@ from placement.runtime.transport.base import Group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class CapacityDecision:
     """What is dispatched of a rank's tokens.
 
     slots    int64 [T, K + extra], -1 where nothing is sent
@@ -33,7 +33,7 @@ class Decision:
     fault: Tensor | int
 
 
-class Capacity:
+class RankCapacity:
     """The policy of one layer on one rank."""
 
     def __init__(self, policy: CapacityPolicy, layer_map: LayerMap, world: Group) -> None:
@@ -54,7 +54,7 @@ class Capacity:
         priority: Tensor | None = None,
         load: Tensor | None = None,
         fault: Tensor | int = 0,
-    ) -> Decision:
+    ) -> CapacityDecision:
         """Which of this rank's assignments are dispatched. With scope `global` every rank must call it.
 
         ids, slots, weights  [T, K] of the top-k sets
@@ -66,7 +66,7 @@ class Capacity:
         top_k = slots.shape[1]
         if self.policy.mode == NONE:
             nobody = torch.zeros((), dtype=torch.int64, device=slots.device)
-            return Decision(slots=slots, weights=weights, dropped=nobody, extra=nobody, fault=fault)
+            return CapacityDecision(slots=slots, weights=weights, dropped=nobody, extra=nobody, fault=fault)
         sound = torch.isfinite(weights.masked_fill(slots < 0, 0)).all()
         if scores is not None:
             sound &= torch.isfinite(scores).all()
@@ -89,7 +89,7 @@ class Capacity:
         if self.policy.renormalize:
             left = weights.sum(dim=1, keepdim=True)
             weights = torch.where(left != 0, weights * (weight_sum / left), weights)
-        return Decision(
+        return CapacityDecision(
             slots=slots.masked_fill(~kept, -1),
             weights=weights,
             dropped=(wanted & ~kept)[:, :top_k].sum(),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from placement.runtime.capacity import CapacityPolicy
-from placement.runtime.decision import Capacity
+from placement.runtime.decision import RankCapacity
 from placement.runtime.dispatcher import Dispatcher
 
 Experts = Callable[[Tensor, Tensor], Tensor]
@@ -48,7 +48,7 @@ class MoELayer:
 
     def __init__(self, dispatcher: Dispatcher, experts: Experts, capacity: CapacityPolicy = UNLIMITED) -> None:
         self.dispatcher, self.experts = dispatcher, experts
-        self.capacity = Capacity(capacity, dispatcher.layer_map, dispatcher.mesh.world)
+        self.capacity = RankCapacity(capacity, dispatcher.layer_map, dispatcher.mesh.world)
 
     @torch.no_grad()
     def __call__(
@@ -61,7 +61,7 @@ class MoELayer:
         priority: Tensor | None = None,
         load: Tensor | None = None,
     ) -> tuple[Tensor, StepStats]:
-        """Sums of the experts' outputs [T, D] for hidden states [T, D]; the rest is as in `Capacity.decide`.
+        """Sums of the experts' outputs [T, D] for hidden states [T, D]; the rest is as in `RankCapacity.decide`.
 
         Raises RankError as `Dispatcher.dispatch`.
         """

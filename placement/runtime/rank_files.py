@@ -13,7 +13,7 @@ from torch import Tensor
 from placement.core.migration import map_digest
 from placement.core.placement import Placement
 from placement.errors import InputError, MapError
-from placement.runtime.checkpoint import Manifest, verify_applied
+from placement.runtime.checkpoint import CheckpointManifest, verify_applied
 from placement.runtime.checkpoint.manifest import rank_file_name
 from placement.runtime.slot_weights import SlotWeights
 
@@ -27,7 +27,7 @@ class RankFiles:
 
     def __init__(self, folder: str | Path, placement: Placement, rank: int) -> None:
         self._path = Path(folder) / rank_file_name(rank)
-        self.manifest: Manifest = verify_applied(folder, only=self._path.name)
+        self.manifest: CheckpointManifest = verify_applied(folder, only=self._path.name)
         if self.manifest.map != map_digest(placement):
             raise MapError(f"{folder} is cut by another map; run `placement apply` with this one")
         with safe_open(self._path, framework="pt") as file:

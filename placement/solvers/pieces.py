@@ -21,7 +21,7 @@ from placement.solvers.moves import separate
 from placement.solvers.options import Options
 from placement.solvers.problem import LayerProblem
 from placement.solvers.prove import prove
-from placement.support.compiling import Piece
+from placement.support.compiling import CompilePiece
 
 EXPERTS, COPIES, TOP_K = 8, 4, 2
 WIDE_EXPERTS = 260  # beyond 256, where ids take two bytes
@@ -29,7 +29,7 @@ NEEDED_BY = ("auto", "anneal")
 MOVES, SEED = 4, np.uint64(0)
 
 
-def pieces_of(num_experts: int, cluster: Cluster, options: Options) -> list[Piece]:
+def pieces_of(num_experts: int, cluster: Cluster, options: Options) -> list[CompilePiece]:
     """What layers of such a problem need, the largest first."""
     if options.solver not in NEEDED_BY or not options.sends_count:
         return []
@@ -42,14 +42,14 @@ def pieces_of(num_experts: int, cluster: Cluster, options: Options) -> list[Piec
     return [REPLICAS, SINGLE, *by_chance, _cost_of_copies(options.replica_choice), STARTS, *bound]
 
 
-def all_pieces() -> list[Piece]:
+def all_pieces() -> list[CompilePiece]:
     """What layers of any problem need, the largest first."""
     costs = {piece.kernels: piece for piece in map(_cost_of_copies, REPLICA_CHOICES)}
     return [REPLICAS, SINGLE, CHANCE, *costs.values(), STARTS, COPIES_BOUND, COST, WIDE_COST, BOUND]
 
 
-def _cost_of_copies(choice: str) -> Piece:
-    return Piece(run=compile_copies_cost, arguments=(choice,), kernels=REPLICA_CHOICES.make(choice).kernels)
+def _cost_of_copies(choice: str) -> CompilePiece:
+    return CompilePiece(run=compile_copies_cost, arguments=(choice,), kernels=REPLICA_CHOICES.make(choice).kernels)
 
 
 def _layer(num_experts: int = EXPERTS, copies: int = 0, options: Options | None = None) -> LayerProblem:
@@ -120,11 +120,11 @@ def compile_copies_bound() -> None:
     prove(_layer(copies=COPIES))
 
 
-SINGLE = Piece(run=compile_single, kernels=(single_kernel,))
-REPLICAS = Piece(run=compile_replicas, kernels=(replicas_kernel,))
-CHANCE = Piece(run=compile_chance, kernels=(anneal_chance,))
-STARTS = Piece(run=compile_starts, kernels=(eplb_row, separate))
-COST = Piece(run=compile_cost, kernels=(cost_single,), types="uint8")
-WIDE_COST = Piece(run=compile_wide_cost, kernels=(cost_single,), types="uint16")
-BOUND = Piece(run=compile_bound, kernels=(add_lines,))
-COPIES_BOUND = Piece(run=compile_copies_bound, kernels=(ascend_sets,))
+SINGLE = CompilePiece(run=compile_single, kernels=(single_kernel,))
+REPLICAS = CompilePiece(run=compile_replicas, kernels=(replicas_kernel,))
+CHANCE = CompilePiece(run=compile_chance, kernels=(anneal_chance,))
+STARTS = CompilePiece(run=compile_starts, kernels=(eplb_row, separate))
+COST = CompilePiece(run=compile_cost, kernels=(cost_single,), types="uint8")
+WIDE_COST = CompilePiece(run=compile_wide_cost, kernels=(cost_single,), types="uint16")
+BOUND = CompilePiece(run=compile_bound, kernels=(add_lines,))
+COPIES_BOUND = CompilePiece(run=compile_copies_bound, kernels=(ascend_sets,))

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class CompilePiece:
     """A tiny run that has numba compile a part of the kernels.
 
     run      a function of a module: other processes find it by its name
@@ -46,7 +46,7 @@ class Piece:
         return all(is_compiled(kernel, self.types) for kernel in self.kernels)
 
 
-def compile_pieces(pieces: Sequence[Piece], *, workers: int | None = None, listener: Listener = ignore) -> int:
+def compile_pieces(pieces: Sequence[CompilePiece], *, workers: int | None = None, listener: Listener = ignore) -> int:
     """Compile those of the pieces, the largest first, that numba's cache lacks.
 
     Args:
@@ -66,7 +66,7 @@ def compile_pieces(pieces: Sequence[Piece], *, workers: int | None = None, liste
         return 0
     listener(Progress(stage="compile", done=0, total=len(missing)))
     width, done = min(most, len(missing)), 0
-    waiting: SimpleQueue[Piece | None] = SimpleQueue()
+    waiting: SimpleQueue[CompilePiece | None] = SimpleQueue()
     for item in (*missing, *[None] * width):
         waiting.put(item)
     told: SimpleQueue[bool] = SimpleQueue()  # True: a piece is done; False: who took part has ended
@@ -95,7 +95,7 @@ def is_compiled(kernel: Any, types: str = "") -> bool:
         return False
 
 
-def _run_here(pieces: Iterator[Piece], told: SimpleQueue[bool]) -> None:
+def _run_here(pieces: Iterator[CompilePiece], told: SimpleQueue[bool]) -> None:
     """Run pieces in this process."""
     with seldom_collected():
         for piece in pieces:
@@ -118,7 +118,7 @@ def seldom_collected() -> Iterator[None]:
         gc.set_threshold(*thresholds)
 
 
-def _feed(pieces: Iterator[Piece], told: SimpleQueue[bool]) -> None:
+def _feed(pieces: Iterator[CompilePiece], told: SimpleQueue[bool]) -> None:
     """Have one further process run the pieces."""
     command = [sys.executable, "-P", "-m", __name__]  # -P: no module of the working directory
     env = os.environ | {"PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}

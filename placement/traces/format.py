@@ -39,7 +39,7 @@ class RequestEntry(BaseModel):
     category: str | None = None
 
 
-class Manifest(Document):
+class TraceManifest(Document):
     """`trace.json`; unknown keys are kept. While `recording`, shards beyond `num_tokens` are not part of it yet."""
 
     model_config = ConfigDict(extra="allow", strict=False)
@@ -76,13 +76,13 @@ class Manifest(Document):
         return dict(self.__pydantic_extra__ or {})
 
 
-def read_manifest(folder: Path | StoredPath) -> Manifest:
+def read_manifest(folder: Path | StoredPath) -> TraceManifest:
     """The manifest of a trace. Raises TraceError."""
     absent = f"{folder} is not a trace: it has no trace.json; give a folder of format {SCHEMA}"
-    return Manifest.read(folder / "trace.json", absent=absent)
+    return TraceManifest.read(folder / "trace.json", absent=absent)
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: TraceManifest) -> None:
     manifest.write(folder / "trace.json")
 
 

@@ -11,11 +11,11 @@ from placement.core.huggingface import ExpertModules, argument_names, find_exper
 from placement.errors import InputError, TraceError
 from placement.support.atomic_files import check_free, make_folder
 from placement.traces.format import SHARD_TOKENS, RequestEntry, write_manifest
-from placement.traces.recording.recorded_batch import Batch
+from placement.traces.recording.recorded_batch import ForwardBatch
 from placement.traces.recording.recorded_cache import Caches
 from placement.traces.recording.recorded_ends import Ends
-from placement.traces.recording.recorded_routing import Chosen, RoutingLog
-from placement.traces.recording.recorded_step import NAME_IT, Step
+from placement.traces.recording.recorded_routing import Chosen, RoutingBuffer
+from placement.traces.recording.recorded_step import NAME_IT, ForwardStep
 from placement.traces.storage.shard_writer import ShardWriter
 from placement.traces.write import make_manifest
 
@@ -55,7 +55,7 @@ def record(
         raise InputError(f"shard_tokens={shard_tokens} must be 1 or more")
     check_free(path)
     make_folder(path)
-    log = RoutingLog(modules.num_experts, weights=weights, most_tokens=shard_tokens)
+    log = RoutingBuffer(modules.num_experts, weights=weights, most_tokens=shard_tokens)
     recorder = Recorder(
         model,
         modules,
@@ -91,7 +91,7 @@ class Recorder:
         model: Any,
         modules: ExpertModules,
         folder: Path,
-        log: RoutingLog,
+        log: RoutingBuffer,
         *,
         name: str,
         shard_tokens: int,
@@ -102,9 +102,9 @@ class Recorder:
         self._entries: list[RequestEntry] = []
         self._named: list[RequestEntry] | None = None
         self._given: list[RequestEntry] | None = None  # the names of the forward that runs
-        self._batch: Batch | None = None
+        self._batch: ForwardBatch | None = None
         self._caches = Caches()
-        self._step: Step | None = None
+        self._step: ForwardStep | None = None
         self._chosen_L: list[Chosen | None] = []
         self._names = argument_names(modules.decoder.forward)
         self._writer: ShardWriter | None = None
@@ -143,7 +143,7 @@ class Recorder:
 
     def _before(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._step = None
-        step = Step.of(_told(named, self._names, args, kwargs))
+        step = ForwardStep.of(_told(named, self._names, args, kwargs))
         self._given, self._named = self._named, None
         if self._given is not None and len(self._given) != step.rows:
             raise TraceError(
@@ -152,11 +152,11 @@ class Recorder:
         self._batch = None if self._given is not None else self._caches.batch_of(step)
         self._step, self._chosen_L = step, [None] * len(self._modules.experts_L)
 
-    def _new_batch(self, step: Step) -> Batch:
+    def _new_batch(self, step: ForwardStep) -> ForwardBatch:
         first = len(self._entries)
         self._entries += self._given or [RequestEntry(id=f"request-{first + row}") for row in range(step.rows)]
         self._ended_by = self._ends.now()
-        return Batch(step, first, named=self._given is not None)
+        return ForwardBatch(step, first, named=self._given is not None)
 
     def _collector(self, layer: int) -> Any:
         names = argument_names(self._modules.experts_L[layer].forward)

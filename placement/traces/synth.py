@@ -24,18 +24,18 @@ import numpy.typing as npt
 
 from placement.errors import OptionError
 from placement.traces.format import SHARD_TOKENS, RequestEntry
-from placement.traces.storage.shard_writer import Piece
-from placement.traces.synthetic.presets import Shape
+from placement.traces.storage.shard_writer import TokenPiece
+from placement.traces.synthetic.presets import TraceShape
 from placement.traces.synthetic.synth_kernels import smooth
-from placement.traces.synthetic.synth_requests import Requests, plan_requests
+from placement.traces.synthetic.synth_requests import SyntheticRequests, plan_requests
 from placement.traces.synthetic.synth_router import (
     PILOT,
     PILOT_TOKENS,
     PLAN,
     REQUEST,
     TOPICS,
-    Router,
     Strengths,
+    SyntheticRouter,
     generator_of,
     normal,
 )
@@ -43,7 +43,7 @@ from placement.traces.write import new_folder, write_trace
 
 
 def synthesize(
-    shape: Shape,
+    shape: TraceShape,
     *,
     num_tokens: int,
     num_requests: int,
@@ -54,7 +54,7 @@ def synthesize(
     strengths: Strengths | None = None,
     executor: Executor | None = None,
     progress: Callable[[int], None] | None = None,
-) -> tuple[tuple[RequestEntry, ...], Iterator[Piece]]:
+) -> tuple[tuple[RequestEntry, ...], Iterator[TokenPiece]]:
     """The requests and the tokens of a synthetic trace, to be given to `write_trace`; memory is that of one shard.
 
     The seed alone decides, not the executor.
@@ -79,14 +79,14 @@ def synthesize(
     requests = plan_requests(generator_of(seed, PLAN), num_tokens, num_requests, num_domains, num_categories)
     strengths = strengths or Strengths()
     topics = _Topics(requests, num_domains, num_categories, strengths, shape.model.num_experts, seed)
-    router = Router(shape, strengths, seed)
+    router = SyntheticRouter(shape, strengths, seed)
     router.balance(topics.pilot(), executor)
     return requests.entries, _pieces(router, topics, weights, executor, progress)
 
 
 def write_synthetic(
     out_dir: str | Path,
-    shape: Shape,
+    shape: TraceShape,
     *,
     num_tokens: int,
     num_requests: int,
@@ -115,7 +115,7 @@ class _Topics:
 
     def __init__(
         self,
-        requests: Requests,
+        requests: SyntheticRequests,
         num_domains: int,
         num_categories: int,
         strengths: Strengths,
@@ -165,12 +165,12 @@ class _Request:
 
 
 def _pieces(
-    router: Router,
+    router: SyntheticRouter,
     topics: _Topics,
     weights: bool,
     executor: Executor | None,
     progress: Callable[[int], None] | None,
-) -> Iterator[Piece]:
+) -> Iterator[TokenPiece]:
     total = int(topics.requests.length_Q.sum())
     upcoming = iter(range(len(topics.requests.entries)))
     request: _Request | None = None
@@ -192,7 +192,7 @@ def _pieces(
             request.done += tokens
             filled += tokens
         ids_LTK, weights_LTK = router.choose(latent_TR, first, weights, executor)
-        yield Piece(
+        yield TokenPiece(
             ids_LTK=ids_LTK,
             weights_LTK=weights_LTK,
             request_T=request_T,

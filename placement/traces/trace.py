@@ -16,7 +16,7 @@ import numpy.typing as npt
 from placement.core.model import Model
 from placement.errors import TraceError
 from placement.support.parallel import run_tasks
-from placement.traces.format import Manifest, RequestEntry, Shard, read_manifest
+from placement.traces.format import RequestEntry, Shard, TraceManifest, read_manifest
 from placement.traces.storage.litter import is_litter
 from placement.traces.storage.stored_path import StoredPath, is_url
 
@@ -244,7 +244,7 @@ def _stored(text: str) -> list[StoredPath]:
     return [path] if path.exists() else sorted(path.glob("")) if glob.has_magic(text) else []
 
 
-def _shards(folder: Path | StoredPath, manifest: Manifest, model: Model) -> list[Shard]:
+def _shards(folder: Path | StoredPath, manifest: TraceManifest, model: Model) -> list[Shard]:
     try:
         paths: Sequence[Path | StoredPath] = sorted(folder.glob("shard-*.safetensors"))
     except OSError as error:

@@ -20,11 +20,11 @@ from placement.traces.checked import checked_ids
 from placement.traces.format import (
     SCHEMA,
     SHARD_TOKENS,
-    Manifest,
     RequestEntry,
+    TraceManifest,
     write_manifest,
 )
-from placement.traces.storage.shard_writer import Piece, ShardWriter
+from placement.traces.storage.shard_writer import ShardWriter, TokenPiece
 from placement.traces.trace import Block, Trace
 
 
@@ -52,7 +52,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 def write_trace(
     folder: Path,
-    pieces: Iterator[Piece],
+    pieces: Iterator[TokenPiece],
     *,
     model: Model,
     requests: Sequence[RequestEntry],
@@ -73,11 +73,11 @@ def write_trace(
 
 def make_manifest(
     model: Model, num_tokens: int, requests: Sequence[RequestEntry], extras: dict[str, Any] | None = None
-) -> Manifest:
+) -> TraceManifest:
     """`trace.json` of a trace of `model`; `extras` are further keys."""
     known = ModelPart.of(model).model_dump(exclude_unset=True)
     own = {"schema": SCHEMA, "model": known.pop("name"), "num_tokens": num_tokens, "requests": list(requests)}
-    return Manifest.model_validate({**(extras or {}), **known, **own})
+    return TraceManifest.model_validate({**(extras or {}), **known, **own})
 
 
 def merge_traces(trace: Trace, out_dir: str | Path) -> int:
@@ -130,9 +130,9 @@ def write_kept(trace: Trace, folder: Path) -> int:
     return written
 
 
-def _piece(trace: Trace, block: Block, index_Q: npt.NDArray[np.int32], weights: bool) -> Piece:
+def _piece(trace: Trace, block: Block, index_Q: npt.NDArray[np.int32], weights: bool) -> TokenPiece:
     layers = range(trace.model.num_layers)
-    return Piece(
+    return TokenPiece(
         ids_LTK=np.stack([checked_ids(trace.model, block, layer) for layer in layers]),
         weights_LTK=np.stack([block.weights_TK(layer) for layer in layers]) if weights else None,
         request_T=index_Q[block.request_T],

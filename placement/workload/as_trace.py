@@ -9,7 +9,7 @@ import numpy as np
 from placement.errors import InputError
 from placement.support.atomic_files import make_folder
 from placement.traces.format import RequestEntry
-from placement.traces.storage.shard_writer import Piece
+from placement.traces.storage.shard_writer import TokenPiece
 from placement.traces.write import write_trace
 from placement.workload.workload import Workload
 
@@ -25,7 +25,7 @@ def write_sample(workload: Workload, folder: Path) -> Path:
     make_folder(folder)
     order = np.argsort(workload.sample_owner_S, kind="stable")
     owners, first_Q, request_T = np.unique(workload.sample_owner_S[order], return_index=True, return_inverse=True)
-    piece = Piece(
+    piece = TokenPiece(
         ids_LTK=np.ascontiguousarray(workload.sample_ids_SLK[order].transpose(1, 0, 2)),
         request_T=request_T.astype(np.int32),
         position_T=(np.arange(len(order)) - first_Q[request_T]).astype(np.int32),

@@ -49,7 +49,7 @@ Names = dict[Path | StoredPath, str]  # of the folders of a trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Source:
+class CountedShard:
     """Rows `start:stop` of a shard that were counted; hashes in hex of their content and of the requests' ids.
 
     trace  name of the shard's folder, with as many of those above as tell the folders of the trace apart
@@ -160,7 +160,7 @@ def write_piece(
     entries = []
     read = zip(segment, counts.hashes, counts.requests, counts.stats, strict=True)
     for span, content, requests, stat in read:
-        source = Source(
+        source = CountedShard(
             trace=names[span.shard.path.parent],
             shard=span.shard.path.name,
             start=span.start,
@@ -185,14 +185,14 @@ def is_counted(path: Path, plan: Plan, segment: Segment) -> bool:
         return False  # it was damaged
 
 
-def piece_sources(path: Path) -> list[Source]:
+def piece_sources(path: Path) -> list[CountedShard]:
     """What the piece was counted from. Raises TraceError."""
-    return [Source(**entry["source"]) for entry in _entries(path)]
+    return [CountedShard(**entry["source"]) for entry in _entries(path)]
 
 
 def _is_unchanged(entry: dict[str, Any], span: Span, plan: Plan) -> bool:
     """A file that nobody touched is; of another its content decides, for copies have other times."""
-    source, requests = Source(**entry["source"]), entry["num_requests"]
+    source, requests = CountedShard(**entry["source"]), entry["num_requests"]
     if requests > span.listed or source.requests != _requests_hash(plan, span, requests):
         return False
     if tuple(entry["stat"]) == span.shard.stat():

@@ -28,8 +28,8 @@ from placement.workload.count import count_segments
 from placement.workload.count_segment import count_segment
 from placement.workload.counted import CountedTrace, counted_of, plan_of
 from placement.workload.counts_arrays import (
+    CountedShard,
     Settings,
-    Source,
     is_counted,
     piece_name,
     piece_sources,
@@ -66,11 +66,11 @@ class CountsManifest(Document):
     settings: Settings
     part: Annotated[tuple[int, int], AfterValidator(_checked_part)]
     num_tokens: int
-    sources: list[Source]
+    sources: list[CountedShard]
 
     @staticmethod
     def of(
-        model: Model, settings: Settings, part: tuple[int, int], sources: Sequence[Source] = (), *, complete: bool
+        model: Model, settings: Settings, part: tuple[int, int], sources: Sequence[CountedShard] = (), *, complete: bool
     ) -> CountsManifest:
         return CountsManifest(
             schema=SCHEMA,
@@ -173,7 +173,7 @@ def merge_counted(folders: Sequence[str | Path], out: str | Path) -> CountedTrac
     for number, of in wanted:
         if (number, of) not in parts:
             raise TraceError(f"part {number}/{of} is missing; give the folders of all {of} parts")
-    counted_in: dict[Source, Path] = {}
+    counted_in: dict[CountedShard, Path] = {}
     for path, manifest in zip(paths, manifests, strict=True):
         if not first.model.same_routing(manifest.model):
             raise TraceError(f"{path} is of another model than {paths[0]}; merge counts of one model")
@@ -231,7 +231,7 @@ def _begin(folder: Path, model: Model, settings: Settings, part: tuple[int, int]
 
 
 def _finish(
-    folder: Path, counted: CountedTrace, settings: Settings, sources: list[Source], part: tuple[int, int]
+    folder: Path, counted: CountedTrace, settings: Settings, sources: list[CountedShard], part: tuple[int, int]
 ) -> None:
     write_packed(folder / ARRAYS, counted)
     CountsManifest.of(counted.model, settings, part, sources, complete=True).write(folder / MANIFEST)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from placement.traces.format import SCHEMA, Manifest, id_dtype, write_manifest, write_shard
+from placement.traces.format import SCHEMA, TraceManifest, id_dtype, write_manifest, write_shard
 from placement.traces.trace import Trace, open_trace
 
 Pairs = Sequence[tuple[int, int]]
@@ -48,5 +48,5 @@ def plant(tmp_path: Path, parts: Sequence[tuple[str | None, Pairs, Pairs]], requ
         "num_tokens": tokens,
         "requests": entries,
     }
-    write_manifest(folder, Manifest.model_validate(document))
+    write_manifest(folder, TraceManifest.model_validate(document))
     return open_trace(folder)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from placement import Cluster, Options, Solution, open_trace, solve
-from placement.traces.format import SCHEMA, Manifest, id_dtype, write_manifest, write_shard
+from placement.traces.format import SCHEMA, TraceManifest, id_dtype, write_manifest, write_shard
 
 MakeSolution = Callable[..., Solution]
 
@@ -50,7 +50,7 @@ def make_solution(tmp_path: Path) -> MakeSolution:
             "num_tokens": tokens,
             "requests": [{"id": f"r{q}"} for q in range(6)],
         }
-        write_manifest(folder, Manifest.model_validate(document))
+        write_manifest(folder, TraceManifest.model_validate(document))
         cluster = Cluster(num_nodes=num_nodes, gpus_per_node=gpus_per_node, slots_per_gpu=slots_per_gpu)
         options = Options(solver=solver, work_limit=500)
         return solve(open_trace(folder), cluster, options, holdout=holdout, workers=1)

@@ -17,7 +17,7 @@ from placement import Placement
 from placement.errors import OptionError, RankError
 from placement.runtime import CapacityPolicy, Dispatcher, LayerMap, Lockstep, Mesh, MoELayer, entropy_load
 from placement.runtime.admission import admit, admit_on_device
-from placement.runtime.decision import Capacity
+from placement.runtime.decision import RankCapacity
 from placement.runtime.hash64_torch import mix as torch_mix
 from placement.support.hash64 import mix
 
@@ -114,7 +114,7 @@ def decided(
     def program(mesh: Mesh) -> tuple[Any, Any]:
         mine = tokens[mesh.rank]
         slots = Dispatcher(mesh, layer_map).choose(mine.ids)
-        decision = Capacity(policy, layer_map, mesh.world).decide(
+        decision = RankCapacity(policy, layer_map, mesh.world).decide(
             mine.ids, slots, mine.weights, mine.scores, priority=priorities[mesh.rank], load=loads[mesh.rank]
         )
         assert int(decision.dropped) == int((decision.slots[:, :TOP_K] < 0).sum())

@@ -16,7 +16,7 @@ from placement.cost.choices.base import LayerCost, LayerTokens
 from placement.cost.kernel_balanced import RunningLoad, cost_balanced
 from placement.cost.traffic import Traffic
 from placement.runtime import CapacityPolicy, Dispatcher, LayerMap, Lockstep, Mesh, MoELayer, ReplicaChooser
-from placement.runtime.decision import Capacity
+from placement.runtime.decision import RankCapacity
 from placement.runtime.wire import Wire
 
 NODES, GPUS, SLOTS, EXPERTS, TOP_K, HIDDEN = 4, 2, 3, 16, 4, 32
@@ -92,7 +92,7 @@ def test_bytes_under_a_capacity(hops: str, mode: str, gamma: float) -> None:
             layer = MoELayer(Dispatcher(mesh, layer_map, hops=hops), lambda rows, counts: rows, way)
             counted.append(layer(mine.x, mine.ids, mine.weights, mine.scores)[1].across_bytes)
         slots = Dispatcher(mesh, layer_map, hops=hops).choose(mine.ids)
-        left = Capacity(policy, layer_map, mesh.world).decide(mine.ids, slots, mine.weights, mine.scores).slots
+        left = RankCapacity(policy, layer_map, mesh.world).decide(mine.ids, slots, mine.weights, mine.scores).slots
         home = mesh.rank // GPUS
         copies = sum(len({s // per for s in row if s >= 0 and s // (GPUS * SLOTS) != home}) for row in left.tolist())
         return (*counted, copies)

@@ -17,7 +17,7 @@ from placement.solvers.problem import LayerProblem, LayerSolution
 from placement.solvers.prove import objective_bound
 from placement.testing.problems import brute_force, random_problem
 from placement.traces.synth import write_synthetic
-from placement.traces.synthetic.presets import Shape, custom_shape
+from placement.traces.synthetic.presets import TraceShape, custom_shape
 
 TRANSPORTS = ("node", "rank", "assignment", "allgather")
 SINGLE = [(6, 2, 3, 1, 2), (6, 2, 2, 3, 1), (6, 3, 2, 1, 3), (4, 2, 2, 2, 1), (6, 2, 1, 3, 2)]
@@ -145,7 +145,7 @@ def check_proof(solution: LayerSolution, objective: float, optimum: float) -> No
 def test_group_limited_routing(transport: str, seed: int, tmp_path: Any) -> None:
     """Linear keeps the experts of a group on one node; without a price of balance `auto` never sends more than that on
     the training requests, in any layer."""
-    shape = Shape(model=replace(custom_shape(2, 32, 4).model, num_groups=8), groups_per_token=2)
+    shape = TraceShape(model=replace(custom_shape(2, 32, 4).model, num_groups=8), groups_per_token=2)
     write_synthetic(tmp_path / "t", shape, num_tokens=1500, num_requests=12, seed=seed)
     options = Options(balance_weight=0, transport=transport, work_limit=20_000)
     cluster = Cluster(num_nodes=4, gpus_per_node=2, slots_per_gpu=4)

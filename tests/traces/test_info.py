@@ -22,13 +22,13 @@ from placement.core.model import Model
 from placement.errors import TraceError
 from placement.traces.format import RequestEntry
 from placement.traces.trace import open_trace
-from placement.traces.write import Piece, new_folder, write_trace
+from placement.traces.write import TokenPiece, new_folder, write_trace
 
 MODEL = Model(name="tiny", layer_ids=(1, 3), num_experts=4, top_k=2)
 
 
 def write(path: Path, ids_LTK: list, request: list, position: list, phase: list, entries: list[dict]) -> None:
-    piece = Piece(
+    piece = TokenPiece(
         ids_LTK=np.array(ids_LTK, dtype=np.uint8),
         request_T=np.array(request),
         position_T=np.array(position),

@@ -11,21 +11,21 @@ import pytest
 
 from placement.errors import InputError, OptionError, OutputError
 from placement.traces.synth import synthesize, write_synthetic
-from placement.traces.synthetic.presets import PRESETS, Shape, custom_shape, preset
+from placement.traces.synthetic.presets import PRESETS, TraceShape, custom_shape, preset
 from placement.traces.synthetic.synth_requests import plan_requests
 from placement.traces.trace import open_trace
-from placement.traces.write import Piece
+from placement.traces.write import TokenPiece
 from placement.workload.count import count
 
 
-def few_layers(name: str, layers: int = 2) -> Shape:
+def few_layers(name: str, layers: int = 2) -> TraceShape:
     shape = preset(name)
     return replace(shape, model=replace(shape.model, layer_ids=shape.model.layer_ids[:layers]))
 
 
-def whole(shape: Shape, tokens: int = 600, requests: int = 7, **options: object) -> Piece:
+def whole(shape: TraceShape, tokens: int = 600, requests: int = 7, **options: object) -> TokenPiece:
     pieces = list(synthesize(shape, num_tokens=tokens, num_requests=requests, **options)[1])
-    return Piece(
+    return TokenPiece(
         ids_LTK=np.concatenate([piece.ids_LTK for piece in pieces], axis=1),
         request_T=np.concatenate([piece.request_T for piece in pieces]),
         position_T=np.concatenate([piece.position_T for piece in pieces]),
@@ -146,11 +146,11 @@ def test_shapes_that_cannot_be_are_named() -> None:
         custom_shape(0, 8, 2)
     model = preset("deepseek-v3").model
     with pytest.raises(OptionError, match="both or neither"):
-        Shape(model=model)
+        TraceShape(model=model)
     with pytest.raises(OptionError, match="groups_per_token=9 is out of range"):
-        Shape(model=model, groups_per_token=9)
+        TraceShape(model=model, groups_per_token=9)
     with pytest.raises(OptionError, match="leaves 32 experts, fewer than top_k=40"):
-        Shape(model=replace(model, top_k=40), groups_per_token=1)
+        TraceShape(model=replace(model, top_k=40), groups_per_token=1)
 
 
 def test_a_wrong_option_leaves_no_folder(tmp_path: Path) -> None:

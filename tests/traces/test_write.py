@@ -15,7 +15,7 @@ from placement.errors import OutputError, TraceError
 from placement.traces.format import RequestEntry, read_manifest
 from placement.traces.split import split_requests
 from placement.traces.trace import Trace, open_trace
-from placement.traces.write import Piece, merge_traces, new_folder, write_split, write_trace
+from placement.traces.write import TokenPiece, merge_traces, new_folder, write_split, write_trace
 from placement.workload.count import count
 
 MODEL = Model(name="tiny", layer_ids=(0, 1, 4), num_experts=300, top_k=2, num_groups=3)
@@ -27,7 +27,7 @@ def make(
     generator = np.random.default_rng(seed)
     shape = (3, tokens, 2)
     ids_LTK = np.stack([generator.integers(150, size=shape[:2]), generator.integers(150, 300, size=shape[:2])], axis=2)
-    piece = Piece(
+    piece = TokenPiece(
         ids_LTK=ids_LTK.astype(np.uint16),
         weights_LTK=generator.random(shape).astype(np.float16) if weights else None,
         request_T=generator.integers(len(entries), size=tokens),

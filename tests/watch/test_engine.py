@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from placement.analysis.watch.sglang_recorder import Recorder
+from placement.analysis.watch.sglang_recorder import SGLangRecorder
 from placement.errors import InputError, OptionError
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "readers" / "sglang" / "per-token"
@@ -110,13 +110,13 @@ def test_once_takes_what_was_recorded(engine: Engine, current: Path, tmp_path: P
 def test_an_engine_that_does_not_do_it(engine: Engine, current: Path, run_cli: Any, tmp_path: Path) -> None:
     """One line that says what was asked of whom."""
     with pytest.raises(InputError, match="404"):
-        Recorder(url=f"{engine.url}/v1").start()
+        SGLangRecorder(url=f"{engine.url}/v1").start()
     with pytest.raises(OptionError, match="no address"):
-        Recorder(url="localhost:30000")
+        SGLangRecorder(url="localhost:30000")
     gone = engine.url
     engine.shutdown()
     engine.server_close()
     with pytest.raises(InputError, match="does not answer"):
-        Recorder(url=gone).dump()
+        SGLangRecorder(url=gone).dump()
     result = run_cli("watch", engine.folder, "--from", current, "--engine", gone, "-o", tmp_path / "out")
     assert result.code == 2 and "does not answer" in result.stderr

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from placement.report.drawing.lines import layer_line, lines_by_layer
-from placement.report.solution.expert_maps import CLASS_LABELS, LayerMap, layer_map
+from placement.report.solution.expert_maps import CLASS_LABELS, ShownLayer, layer_map
 from placement.report.solution.solution_charts import (
     IMBALANCE,
     SENDS,
@@ -55,7 +55,7 @@ def layer_chart(
     )
 
 
-def experts_of(look: Look, layer: int) -> LayerMap | None:
+def experts_of(look: Look, layer: int) -> ShownLayer | None:
     """Which rank holds which expert in a layer, given by its position."""
     figures: Figures | None = look.figures
     if figures is None:

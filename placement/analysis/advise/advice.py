@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from placement.analysis.advise.capacity_factor import Capacity
-from placement.analysis.advise.decay import Drift
+from placement.analysis.advise.capacity_factor import CapacityFactors
+from placement.analysis.advise.decay import Decay
 from placement.analysis.advise.map_cost import EPLB, LINEAR, LITTLE, MUCH, SOLVED, Figures, amount
 from placement.analysis.advise.phases import Phases
 from placement.analysis.advise.redundancy import SLOT_PRICE, Redundancy
@@ -80,11 +80,11 @@ class Advice:
     measured_on: str
     worth: Worth
     redundancy: Redundancy
-    capacity: Capacity
+    capacity: CapacityFactors
     transports: tuple[Carried, ...] | None
     phases: Phases | None
     grouping: Grouping | None
-    drift: tuple[Drift, ...]
+    drift: tuple[Decay, ...]
     absent: dict[str, str]
 
     @property

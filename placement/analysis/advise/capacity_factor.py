@@ -42,14 +42,14 @@ class Dropping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCapacity:
-    """by: what loads are of, one of `Capacity.steps`, -> figures."""
+    """by: what loads are of, one of `CapacityFactors.steps`, -> figures."""
 
     layer_id: int
     by: dict[str, Dropping]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Capacity:
+class CapacityFactors:
     """factors       FACTORS, at which dropping was computed
     most_dropped  share of assignments that may be dropped
     step_tokens   tokens of a step
@@ -68,7 +68,7 @@ class Capacity:
 
 def capacity(
     trace: Trace | ExpertCounts, *, step_tokens: int, most_dropped: float, executor: Executor | None = None
-) -> Capacity:
+) -> CapacityFactors:
     """Of all kept tokens. Steps are full ones; without any (few tokens, or counts) only the whole trace is told of."""
     if isinstance(trace, ExpertCounts):
         tallies = {WHOLE: _whole(trace.load_LE())}
@@ -76,7 +76,7 @@ def capacity(
         mixed, in_order = (_tally_steps(trace, step_tokens, order == MIXED, executor) for order in (MIXED, IN_ORDER))
         tallies = {WHOLE: _whole(in_order.total_LE), MIXED: mixed, IN_ORDER: in_order}
     tallies = {name: tally for name, tally in tallies.items() if tally.steps}
-    return Capacity(
+    return CapacityFactors(
         factors=FACTORS,
         most_dropped=most_dropped,
         step_tokens=step_tokens,

@@ -20,7 +20,7 @@ MOST_PARTS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drift:
+class Decay:
     """Costs (modelled step, us) on the requests of each part that no map was fitted on.
 
     by, names        the parting, and its parts
@@ -124,7 +124,7 @@ def shift_of(trace: Trace, by: str, holdout: float, seed: int) -> Shift | None:
     return Shift(parts=parts, chosen=tuple(sorted(largest)), train=TraceSource(train), held_out=TraceSource(held_out))
 
 
-def drift(bench: Bench, shift: Shift, cluster: Cluster, options: Options) -> Drift:
+def drift(bench: Bench, shift: Shift, cluster: Cluster, options: Options) -> Decay:
     parts, chosen = shift.parts, shift.chosen
 
     def sides(source: TraceSource) -> list[tuple[int, Side]]:
@@ -139,7 +139,7 @@ def drift(bench: Bench, shift: Shift, cluster: Cluster, options: Options) -> Dri
         tokens.append(workload.num_tokens)
         maps[f"part {part}"] = bench.fit(workload, cluster, options)[SOLVED]
     figures = [bench.measure(side, maps, cluster, options) for _, side in sides(shift.held_out)]
-    return Drift(
+    return Decay(
         by=parts.by,
         names=tuple(parts.names[part] for part in chosen),
         training_tokens=tuple(tokens),

@@ -15,7 +15,7 @@ from placement.traces.format import RequestEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class FolderPart:
     """A domain or a category: its requests that have tokens, its tokens and their share of all. None has no name."""
 
     domain: str | None
@@ -79,8 +79,8 @@ class TraceInfo(OverLayers):
     num_requests: int
     listed_requests: int
     weights: bool
-    domains: tuple[Part, ...]
-    categories: tuple[Part, ...]
+    domains: tuple[FolderPart, ...]
+    categories: tuple[FolderPart, ...]
     layers: tuple[LayerInfo, ...]
     missing: tuple[str, ...]
     study: Study | None = None
@@ -108,7 +108,7 @@ def facts_of(found: Reading) -> TraceInfo:
     )
 
 
-def _parts(found: Reading, by_category: bool) -> tuple[Part, ...]:
+def _parts(found: Reading, by_category: bool) -> tuple[FolderPart, ...]:
     """Domains or categories, those with most tokens first."""
     tokens_of: dict[tuple[str | None, str | None], list[int]] = {}
     for entry, tokens in zip(found.entries, found.tokens_Q.tolist(), strict=True):
@@ -117,7 +117,9 @@ def _parts(found: Reading, by_category: bool) -> tuple[Part, ...]:
             tokens_of.setdefault(key, []).append(tokens)
     total = int(found.tokens_Q.sum())
     parts = [
-        Part(domain=domain, category=category, requests=len(tokens), tokens=sum(tokens), share=sum(tokens) / total)
+        FolderPart(
+            domain=domain, category=category, requests=len(tokens), tokens=sum(tokens), share=sum(tokens) / total
+        )
         for (domain, category), tokens in tokens_of.items()
         if domain is not None or category is not None
     ]

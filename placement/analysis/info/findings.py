@@ -83,7 +83,7 @@ MEASURES = tuple(LayerStudy.__dataclass_fields__)[1:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Homes:
+class HomeFindings:
     """What homes can do, on the second parts of the requests; shares of their assignments, and sends.
 
     requests             that this was measured on
@@ -131,7 +131,7 @@ class Study(OverLayers):
     layers: tuple[LayerStudy, ...]
     similarity: Similarity | None
     telling: Telling | None
-    homes: Homes | None
+    homes: HomeFindings | None
     missing: tuple[str, ...]
 
     @property

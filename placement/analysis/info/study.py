@@ -13,7 +13,7 @@ from placement.analysis.info import domains
 from placement.analysis.info import study_measures as layers
 from placement.analysis.info.domains import FOLDS, Accuracy, Similarity, Telling
 from placement.analysis.info.facts import TraceInfo
-from placement.analysis.info.findings import Homes, LayerStudy, Study
+from placement.analysis.info.findings import HomeFindings, LayerStudy, Study
 from placement.analysis.info.measures import domain_drift
 from placement.analysis.info.reading import Reading
 from placement.analysis.info.sample import QUARTER, STEPS, Sample, in_order
@@ -221,7 +221,7 @@ def _homes(
     whole_Q: npt.NDArray[np.bool_],
     nodes: int,
     executor: Executor | None,
-) -> Homes:
+) -> HomeFindings:
     """On the requests that have both parts, and a domain where there are domains."""
     labelled = bool((label_Q[whole_Q] >= 0).any())
     held = max(model.num_experts // nodes, 1)
@@ -237,7 +237,7 @@ def _homes(
     tokens = second_assignments / model.top_k  # of all layers together
     reach, rows = float(touched_QHN[:, 1].sum()), np.arange(len(mine))
     first_home_Q = touched_QHN[:, 0].argmax(axis=1)
-    return Homes(
+    return HomeFindings(
         requests=len(mine),
         held=held,
         chance=1 / nodes,

@@ -22,7 +22,7 @@ Signature = tuple[tuple[str, int, int], ...]  # name, bytes and time of change o
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class NewTokens:
     """New tokens of a path, counted, or the line that says why it cannot be read."""
 
     path: Path
@@ -49,7 +49,7 @@ class Follower:
         self._done: dict[Path, Signature] = {}  # recordings, and what was told to be wrong
         self._seen: dict[Path, Signature] = {}
 
-    def poll(self, *, settled: bool = False) -> Iterator[Arrival]:
+    def poll(self, *, settled: bool = False) -> Iterator[NewTokens]:
         """What came since the last poll, in the order of names; `settled`: nothing is still being written."""
         for path in self._entries():
             try:
@@ -58,9 +58,9 @@ class Follower:
                 elif not _only_shards(path):
                     yield from self._recording(path, settled)
             except PlacementError as error:
-                yield Arrival(path=path, error=str(error))
+                yield NewTokens(path=path, error=str(error))
             except OSError as error:
-                yield Arrival(path=path, error=f"cannot read {path}: {error.strerror or error}")
+                yield NewTokens(path=path, error=f"cannot read {path}: {error.strerror or error}")
 
     def _entries(self) -> list[Path]:
         if (self._folder / MANIFEST).exists():
@@ -71,7 +71,7 @@ class Follower:
         except OSError as error:
             raise TraceError(f"cannot read {self._folder}: {error.strerror}; give a folder that stays") from None
 
-    def _trace(self, path: Path) -> Iterator[Arrival]:
+    def _trace(self, path: Path) -> Iterator[NewTokens]:
         signature = _signature(path)
         if self._done.get(path) == signature:
             return
@@ -81,7 +81,7 @@ class Follower:
             return
         yield from self._shards(path, open_trace(path))
 
-    def _recording(self, path: Path, settled: bool) -> Iterator[Arrival]:
+    def _recording(self, path: Path, settled: bool) -> Iterator[NewTokens]:
         signature = _signature(path)
         last, self._seen[path] = self._seen.get(path), signature
         if self._done.get(path) == signature or not (settled or last == signature):
@@ -95,7 +95,7 @@ class Follower:
             self._read.add(path)
             yield from self._shards(path, trace)
 
-    def _shards(self, path: Path, trace: Trace) -> Iterator[Arrival]:
+    def _shards(self, path: Path, trace: Trace) -> Iterator[NewTokens]:
         if not trace.model.same_routing(self._model):
             raise TraceError(f"{path} is of another model than the map: its layers, experts or top-k differ")
         requests = tuple(one.model_copy(update={"id": f"{path.name}/{one.id}"}) for one in trace.requests)
@@ -105,9 +105,9 @@ class Follower:
             self._read.add(span.shard.path)
             one = replace(trace, requests=requests, spans=(span,))
             try:
-                yield Arrival(path=path, workload=count(one, seed=self._seed))
+                yield NewTokens(path=path, workload=count(one, seed=self._seed))
             except TraceError as error:
-                yield Arrival(path=path, error=str(error))
+                yield NewTokens(path=path, error=str(error))
 
 
 def _only_shards(path: Path) -> bool:

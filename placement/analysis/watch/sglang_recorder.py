@@ -19,7 +19,7 @@ TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recorder:
+class SGLangRecorder:
     """The recorder of an engine at `url`. Its methods raise InputError where the engine does not do as it was asked."""
 
     url: str

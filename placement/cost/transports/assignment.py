@@ -3,7 +3,7 @@
 from placement.cost.transports.base import PER_ASSIGNMENT, Transport
 
 
-class Assignment(Transport):
+class AssignmentTransport(Transport):
     name = "assignment"
     engines = "DeepEP low latency"
     copies = PER_ASSIGNMENT

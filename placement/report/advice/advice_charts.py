@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from placement.analysis.advise.capacity_factor import IN_ORDER, MIXED, WHOLE, Capacity
-from placement.analysis.advise.decay import Drift
+from placement.analysis.advise.capacity_factor import IN_ORDER, MIXED, WHOLE, CapacityFactors
+from placement.analysis.advise.decay import Decay
 from placement.analysis.advise.redundancy import Redundancy
 from placement.report.advice.advice_text import VIEWS
 from placement.report.drawing.lines import Legend, Line, layer_line, legend, lines_by_layer, lines_over
@@ -37,7 +37,7 @@ def by_redundancy(found: Redundancy) -> list[tuple[str, str, Legend]]:
     return [*charts, (title, lines_over([memory], x_label="redundant experts", y_label=label, title=title), [])]
 
 
-def dropped(found: Capacity) -> tuple[str, Legend]:
+def dropped(found: CapacityFactors) -> tuple[str, Legend]:
     """Share dropped against the largest load of an expert that a factor allows, all layers."""
     lines = []
     for name, mark in STEPS.items():
@@ -50,7 +50,7 @@ def dropped(found: Capacity) -> tuple[str, Legend]:
     return lines_over(lines, x_label=x_label, y_label=y_label, title="Dropped"), legend(lines)
 
 
-def peaks(found: Capacity) -> tuple[str, Legend]:
+def peaks(found: CapacityFactors) -> tuple[str, Legend]:
     """Busiest expert of every layer over the mean."""
     layer_ids = [layer.layer_id for layer in found.layers]
     lines = [
@@ -62,7 +62,7 @@ def peaks(found: Capacity) -> tuple[str, Legend]:
     return lines_by_layer(layer_ids, lines, "max / mean over experts", 1.0, title), legend(lines)
 
 
-def over_windows(found: Drift) -> tuple[str, Legend] | None:
+def over_windows(found: Decay) -> tuple[str, Legend] | None:
     """Gain kept by the map of the first window and by the one for all; None where there is none to keep."""
     windows = range(len(found.names))
     lines = [
@@ -78,7 +78,7 @@ def over_windows(found: Drift) -> tuple[str, Legend] | None:
     return lines_over(lines, x_label="window of the trace", y_label="gain kept, %", title="Gain kept"), legend(lines)
 
 
-def kept_cells(found: Drift) -> list[tuple[str, list[tuple[str, str, str]]]]:
+def kept_cells(found: Decay) -> list[tuple[str, list[tuple[str, str, str]]]]:
     """(fitted on, cells of text, opacity and tooltip): the deeper, the more is kept; the last row is all."""
     parts = range(len(found.names))
     rows = [(name, [found.kept(v, w) for w in parts]) for v, name in enumerate(found.names)]

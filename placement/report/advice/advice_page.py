@@ -6,7 +6,7 @@ from typing import Any
 
 from placement import __version__
 from placement.analysis.advise.advice import Advice
-from placement.analysis.advise.decay import Drift
+from placement.analysis.advise.decay import Decay
 from placement.analysis.advise.map_cost import LINEAR, SOLVED
 from placement.cost.transports import TRANSPORTS
 from placement.errors import printable
@@ -80,7 +80,7 @@ def _tiles(advice: Advice) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _drift(found: Drift) -> dict[str, Any]:
+def _drift(found: Decay) -> dict[str, Any]:
     return {
         "by": "domain" if found.by == "domain" else "window",
         "rows": [

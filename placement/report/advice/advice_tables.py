@@ -9,7 +9,7 @@ from rich.text import Text
 
 from placement.analysis.advise.advice import Advice
 from placement.analysis.advise.capacity_factor import IN_ORDER, MIXED, WHOLE
-from placement.analysis.advise.decay import Drift
+from placement.analysis.advise.decay import Decay
 from placement.analysis.advise.map_cost import EPLB, LINEAR, SOLVED, Figures
 from placement.errors import printable
 from placement.report.advice import advice_text as words
@@ -144,7 +144,7 @@ def factor_text(factor: float | None, largest: float) -> str:
     return f"> {largest:g}" if factor is None else f"{factor:g}"
 
 
-def _drift(found: Drift) -> Table:
+def _drift(found: Decay) -> Table:
     """Rows are what a map was fitted on, columns (numbered) what it is measured on."""
     table = table_of("gain kept by a map\nsolved for", *(f"on\n{number}" for number in range(1, len(found.names) + 1)))
     parts = range(len(found.names))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from placement.analysis.advise.advice import Advice, Carried
-from placement.analysis.advise.capacity_factor import IN_ORDER, MIXED, WHOLE, Capacity, Dropping
-from placement.analysis.advise.decay import Drift
+from placement.analysis.advise.capacity_factor import IN_ORDER, MIXED, WHOLE, CapacityFactors, Dropping
+from placement.analysis.advise.decay import Decay
 from placement.analysis.advise.map_cost import EPLB, LINEAR, LITTLE, SOLVED
 from placement.analysis.advise.redundancy import SLOT_PRICE
 from placement.cost.transports import TRANSPORTS
@@ -187,7 +187,7 @@ def grouping_words(advice: Advice) -> list[str]:
     ]
 
 
-def capacity_words(found: Capacity) -> list[str]:
+def capacity_words(found: CapacityFactors) -> list[str]:
     told = []
     for name, dropping in found.overall.items():
         view = VIEWS[name]
@@ -216,7 +216,7 @@ def capacity_words(found: Capacity) -> list[str]:
     return [_short_factor(found), *told]
 
 
-def _short_factor(found: Capacity) -> str:
+def _short_factor(found: CapacityFactors) -> str:
     factors = [one.factor for name, one in found.overall.items() if name != WHOLE] or [
         found.overall[WHOLE].factor,
     ]
@@ -228,13 +228,13 @@ def _short_factor(found: Capacity) -> str:
     return f"{low:g}{'' if low == high else f' to {high:g}'} for {limit}."
 
 
-def _factor(found: Capacity, dropping: Dropping) -> str:
+def _factor(found: CapacityFactors, dropping: Dropping) -> str:
     if dropping.factor is None:
         return f"more than {found.factors[-1]:g}, which drops {percent(dropping.dropped[-1])}"
     return f"{dropping.factor:g}, which drops {percent(dropping.dropped[found.factors.index(dropping.factor)])}"
 
 
-def drift_words(found: Drift) -> list[str]:
+def drift_words(found: Decay) -> list[str]:
     names = [printable(name) for name in found.names]
     shifts = found.shifts()
     if not shifts:
@@ -273,7 +273,7 @@ def drift_words(found: Drift) -> list[str]:
     return told
 
 
-def _most(found: Drift, names: list[str]) -> str:
+def _most(found: Decay, names: list[str]) -> str:
     kept, v, w = found.shifts()[-1]
     return f"from {names[v]} to {names[w]} it {_keeps(kept)}"
 
@@ -282,7 +282,7 @@ def _keeps(kept: float) -> str:
     return f"keeps {percent(kept)} of it" if kept >= 0 else f"is worse than linear ({percent(kept)})"
 
 
-def _parts(found: Drift) -> str:
+def _parts(found: Decay) -> str:
     return f"{len(found.names)} {'domains' if found.by == 'domain' else 'windows'}"
 
 

@@ -39,13 +39,13 @@ class RankRow:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerMap:
+class ShownLayer:
     layer_id: int
     note: str
     nodes: list[list[RankRow]]
 
 
-def layer_maps(solution: Solution) -> list[LayerMap]:
+def layer_maps(solution: Solution) -> list[ShownLayer]:
     """The result's map, slots coloured by their load over the mean slot of the layer."""
     _, answers = shown_part(solution)
     answer = answers[solution.result_name]
@@ -76,7 +76,7 @@ def layer_map(
     slot_load_P: npt.NDArray[np.float64],
     sends: float,
     imbalance: float,
-) -> LayerMap:
+) -> ShownLayer:
     """One layer, its loads given over their means."""
     shape = (placement.num_nodes, placement.gpus_per_node, placement.slots_per_gpu)
     copies_E = placement.copies_LE()[layer]
@@ -89,4 +89,4 @@ def layer_map(
     ]
     note = f"{number(sends)} sends, rank imbalance {number(imbalance)}"
     nodes = [rows[node * shape[1] : (node + 1) * shape[1]] for node in range(shape[0])]
-    return LayerMap(placement.model.layer_ids[layer], note, nodes)
+    return ShownLayer(placement.model.layer_ids[layer], note, nodes)

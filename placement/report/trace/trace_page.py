@@ -7,7 +7,7 @@ from typing import Any
 from placement import __version__
 from placement.analysis.info import Study, TraceInfo
 from placement.analysis.info.domains import Similarity, Telling
-from placement.analysis.info.findings import Homes
+from placement.analysis.info.findings import HomeFindings
 from placement.errors import OptionError, printable
 from placement.report.drawing.numbers import number, percent, plural
 from placement.report.drawing.page import render
@@ -122,7 +122,7 @@ def _confusion(telling: Telling) -> Rows:
     return rows
 
 
-def _homes(study: Study, homes: Homes) -> list[tuple[str, float]]:
+def _homes(study: Study, homes: HomeFindings) -> list[tuple[str, float]]:
     """(what the home of a request holds, share of the assignments that it serves)."""
     first, rest = words.parts(study)
     held = f"the {plural(homes.held, 'expert')} of a layer that"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from placement.analysis.info import Study
-from placement.analysis.info.findings import Homes
+from placement.analysis.info.findings import HomeFindings
 from placement.errors import printable
 from placement.report.drawing.numbers import change, number, percent, plural
 
@@ -165,7 +165,7 @@ def gain_words(study: Study) -> list[str]:
     return told
 
 
-def _homes_words(study: Study, homes: Homes) -> list[str]:
+def _homes_words(study: Study, homes: HomeFindings) -> list[str]:
     by_domain = None if homes.domain is None else homes.domain - homes.all
     told = [
         f"Grouping has {_amount(homes.first - homes.all)} to gain: a home with the experts that a request's "

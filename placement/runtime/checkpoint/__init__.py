@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from placement.runtime.checkpoint.apply import Applied, apply_map
 from placement.runtime.checkpoint.layouts import LAYOUTS
-from placement.runtime.checkpoint.manifest import Manifest, read_manifest
+from placement.runtime.checkpoint.manifest import CheckpointManifest, read_manifest
 from placement.runtime.checkpoint.restore import restore_checkpoint, verify_applied
 
-__all__ = ["LAYOUTS", "Applied", "Manifest", "apply_map", "read_manifest", "restore_checkpoint", "verify_applied"]
+__all__ = [
+    "LAYOUTS",
+    "Applied",
+    "CheckpointManifest",
+    "apply_map",
+    "read_manifest",
+    "restore_checkpoint",
+    "verify_applied",
+]

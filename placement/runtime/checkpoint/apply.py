@@ -20,8 +20,8 @@ from placement.runtime.checkpoint.manifest import (
     MAP,
     SCHEMA,
     SOURCES,
+    CheckpointManifest,
     FileEntry,
-    Manifest,
     metadata_of,
     read_manifest,
 )
@@ -36,7 +36,7 @@ from placement.support.progress import Listener, Progress, ignore
 class Applied:
     """What `apply_map` did: `kept` files were there already, `written` are new; `manifest` is that of the folder."""
 
-    manifest: Manifest
+    manifest: CheckpointManifest
     written: int
     kept: int
 
@@ -117,11 +117,11 @@ def check_map(experts: ExpertWeights, placement: Placement, folder: Path) -> Non
             )
 
 
-def _begin(source: Checkpoint, experts: ExpertWeights, placement: Placement, out: Path) -> Manifest:
+def _begin(source: Checkpoint, experts: ExpertWeights, placement: Placement, out: Path) -> CheckpointManifest:
     """The manifest of an `out` that was begun before, or that of a new one with all of its small files."""
     make_folder(out)
     remove_parts(out)
-    wanted = Manifest(
+    wanted = CheckpointManifest(
         schema=SCHEMA,
         complete=False,
         map=map_digest(placement),

@@ -51,7 +51,7 @@ LAYOUTS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class TensorPart:
     """One tensor of every expert of a layer.
 
     name      without the expert's number; in a rank's file its shape is [S, *shape], one row a slot
@@ -75,7 +75,7 @@ class ExpertWeights:
     """
 
     layout: str
-    layers: Mapping[int, tuple[Part, ...]]
+    layers: Mapping[int, tuple[TensorPart, ...]]
     names: Mapping[int, frozenset[str]]
 
     def num_experts(self, layer: int) -> int:
@@ -130,7 +130,7 @@ def find_experts(files: Iterable[SafetensorsFile], folder: Path) -> ExpertWeight
 
 def _parts(
     by_name: dict[str, dict[int | None, tuple[Tensor, SafetensorsFile]]], layer: int, folder: Path
-) -> tuple[Part, ...]:
+) -> tuple[TensorPart, ...]:
     parts = [
         _stacked(name, *sources[None]) if None in sources else _single(name, sources, folder)
         for name, sources in by_name.items()
@@ -140,7 +140,7 @@ def _parts(
     return tuple(sorted(parts, key=lambda part: part_order(part.item_bytes, part.name)))
 
 
-def _stacked(name: str, tensor: Tensor, file: SafetensorsFile) -> Part:
+def _stacked(name: str, tensor: Tensor, file: SafetensorsFile) -> TensorPart:
     if not tensor.shape or not tensor.shape[0]:
         raise InputError(f"{file.path}: {name} has shape {list(tensor.shape)}; experts come first in it, [E, ...]")
     if tensor.shape[0] > MOST_EXPERTS or tensor.num_bytes % tensor.shape[0]:
@@ -149,7 +149,7 @@ def _stacked(name: str, tensor: Tensor, file: SafetensorsFile) -> Part:
             f"most {MOST_EXPERTS} experts are allowed"
         )
     size = tensor.num_bytes // tensor.shape[0]
-    return Part(
+    return TensorPart(
         name=name,
         dtype=tensor.dtype,
         shape=tensor.shape[1:],
@@ -159,7 +159,7 @@ def _stacked(name: str, tensor: Tensor, file: SafetensorsFile) -> Part:
     )
 
 
-def _single(name: str, sources: Mapping[int | None, tuple[Tensor, SafetensorsFile]], folder: Path) -> Part:
+def _single(name: str, sources: Mapping[int | None, tuple[Tensor, SafetensorsFile]], folder: Path) -> TensorPart:
     experts = [e for e in sources if e is not None]
     if missing := sorted(set(range(max(experts) + 1)) - set(experts)):
         raise InputError(
@@ -173,7 +173,7 @@ def _single(name: str, sources: Mapping[int | None, tuple[Tensor, SafetensorsFil
                 f"{folder}: {tensor.name} is {tensor.dtype} {list(tensor.shape)} and {first.name} is {first.dtype} "
                 f"{list(first.shape)}; experts of a layer must be alike to be moved"
             )
-    return Part(
+    return TensorPart(
         name=name,
         dtype=first.dtype,
         shape=first.shape,

@@ -8,14 +8,14 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
 
-from placement.documents.document import Document, Part
+from placement.documents.document import Document, DocumentPart
 from placement.support.atomic_files import plain_name
 
 SCHEMA: Final = "expert-checkpoint/1"
 MANIFEST, MAP, COMMON, SOURCES = "manifest.json", "placement.json", "common.safetensors", "sources.json"
 
 
-class FileEntry(Part):
+class FileEntry(DocumentPart):
     """A file of tensors: `sha256[layer][s]` is the hash of slot s's weights, its tensors one after another in the order
     of the file; `sha256["common"]` has one hash for all tensors that are no placed experts."""
 
@@ -23,7 +23,7 @@ class FileEntry(Part):
     sha256: dict[str, list[str]]
 
 
-class Manifest(Document):
+class CheckpointManifest(Document):
     SCHEMA = SCHEMA
     MEND = "give a folder that `placement apply` wrote, or run it again"
 
@@ -53,10 +53,10 @@ def rank_file_name(rank: int) -> str:
     return f"rank-{rank:05d}.safetensors"
 
 
-def read_manifest(folder: str | Path) -> Manifest:
+def read_manifest(folder: str | Path) -> CheckpointManifest:
     """The manifest of a folder that `apply_map` wrote.
 
     Raises:
         InputError: The folder has no manifest, or none that this version reads.
     """
-    return Manifest.read(Path(folder) / MANIFEST)
+    return CheckpointManifest.read(Path(folder) / MANIFEST)

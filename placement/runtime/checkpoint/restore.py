@@ -11,7 +11,7 @@ from placement.documents.placement import load_placement
 from placement.errors import InputError, OutputError
 from placement.runtime.checkpoint.apply import check_map
 from placement.runtime.checkpoint.layouts import find_experts
-from placement.runtime.checkpoint.manifest import MAP, SOURCES, Manifest, metadata_of, read_manifest
+from placement.runtime.checkpoint.manifest import MAP, SOURCES, CheckpointManifest, metadata_of, read_manifest
 from placement.runtime.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
 from placement.runtime.checkpoint.slot_file import Target, hash_targets, target_files
 from placement.support.atomic_files import (
@@ -32,12 +32,12 @@ from placement.support.text_files import parse_json
 class _Written:
     """A folder of `apply_map`: the headers of the files that it was made of, and what went to which of its own."""
 
-    manifest: Manifest
+    manifest: CheckpointManifest
     sources: tuple[SafetensorsFile, ...]
     files: dict[str, list[Target]]
 
 
-def verify_applied(out: str | Path, *, only: str | None = None, executor: Executor | None = None) -> Manifest:
+def verify_applied(out: str | Path, *, only: str | None = None, executor: Executor | None = None) -> CheckpointManifest:
     """Compare every file of `apply_map`, or one by name, with the hashes of the manifest.
 
     Raises:

@@ -44,7 +44,7 @@ REFRESH = 64  # accepted moves between refreshes, at least
 REFRESH_WORK = 192  # pairs of sets and nodes for each move more
 
 
-class Room(NamedTuple):
+class ReplicaRoom(NamedTuple):
     """What a search writes to. numpy makes the arrays: numba would compile a function for each kind of them."""
 
     state: Masks
@@ -77,7 +77,7 @@ def anneal_replicas(
     num_nodes = costs.num_nodes
     num_ranks = num_nodes * costs.gpus_per_node
     num_sets, top_k = inc.sets_UK.shape
-    room = Room(
+    room = ReplicaRoom(
         state=np.array([seed], dtype=np.uint64),
         covers=np.empty(MAX_COVERS, dtype=np.uint64),
         on_EN=np.zeros((num_experts, num_nodes), dtype=np.int64),
@@ -101,7 +101,7 @@ def anneal_replicas(
 
 @nb.njit(cache=True, nogil=True)
 def replicas_kernel(
-    phy2log_P: Ids, inc: Incidence, costs: Costs, room: Room, hot: float, cold: float, moves: int
+    phy2log_P: Ids, inc: Incidence, costs: Costs, room: ReplicaRoom, hot: float, cold: float, moves: int
 ) -> float:
     """`anneal_replicas` in the room that it makes."""
     num_experts = costs.load_EB.shape[0]

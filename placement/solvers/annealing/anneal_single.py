@@ -38,7 +38,7 @@ from placement.support.inner_kernel import inner_kernel
 CANDIDATES = 4  # experts of the nearest unit that a directed proposal draws from
 
 
-class Room(NamedTuple):
+class SingleRoom(NamedTuple):
     """What a search writes to. numpy makes the arrays: numba would compile a function for each kind of them."""
 
     state: Masks
@@ -75,7 +75,7 @@ def anneal_single(
     num_experts, num_boots = costs.load_EB.shape
     num_sets, num_units = inc.sets_UK.shape[0], costs.fare_HX.shape[1]
     num_ranks = costs.num_nodes * costs.gpus_per_node
-    room = Room(
+    room = SingleRoom(
         state=np.array([seed], dtype=np.uint64),
         unit_E=np.empty(num_experts, dtype=np.int64),
         touch_UX=np.zeros((num_sets, num_units), dtype=np.uint8),
@@ -95,7 +95,7 @@ def anneal_single(
 
 @nb.njit(cache=True, nogil=True)
 def single_kernel(
-    phy2log_P: Ids, inc: Incidence, costs: Costs, room: Room, hot: float, cold: float, moves: int
+    phy2log_P: Ids, inc: Incidence, costs: Costs, room: SingleRoom, hot: float, cold: float, moves: int
 ) -> float:
     """`anneal_single` in the room that it makes."""
     num_experts, num_boots = costs.load_EB.shape

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import TraceError
-from placement.traces.recording.recorded_step import NAME_IT, Step
+from placement.traces.recording.recorded_step import NAME_IT, ForwardStep
 
 PREFILL, DECODE = 0, 1
 
@@ -24,12 +24,12 @@ class Fed:
     phase: int
 
 
-class Batch:
+class ForwardBatch:
     """Rows that are fed together, forward after forward; row `r` is request `first + r`."""
 
     __slots__ = ("_all_B", "_ended_B", "_ids", "_length_B", "_request_B", "fed", "named", "rows")
 
-    def __init__(self, step: Step, first: int, *, named: bool) -> None:
+    def __init__(self, step: ForwardStep, first: int, *, named: bool) -> None:
         """Tokens in the cache were fed before recording began, or by a batch that this one was made from."""
         self.rows, self.fed, self.named = step.rows, step.past, named
         before = None if step.mask is None else step.mask[:, : -step.length]
@@ -40,7 +40,7 @@ class Batch:
         self._request_B = np.arange(first, first + step.rows)
         self._ids: Any = None
 
-    def fed_again(self, step: Step) -> bool:
+    def fed_again(self, step: ForwardStep) -> bool:
         """True if `step`, which has no cache, feeds all tokens of these rows again and one more.
 
         Raises TraceError if it does so with rows that changed places.
@@ -60,7 +60,7 @@ class Batch:
             )
         return False
 
-    def take(self, step: Step, ends: frozenset[int]) -> Fed:
+    def take(self, step: ForwardStep, ends: frozenset[int]) -> Fed:
         """Account for the tokens of `step`.
 
         A token of `ends` that is fed back means that its row has ended: neither it nor what follows is a token that an

@@ -8,8 +8,8 @@ from typing import Any
 
 from placement.core.huggingface import library
 from placement.errors import TraceError
-from placement.traces.recording.recorded_batch import Batch
-from placement.traces.recording.recorded_step import NAME_IT, REPORT, Step
+from placement.traces.recording.recorded_batch import ForwardBatch
+from placement.traces.recording.recorded_step import NAME_IT, REPORT, ForwardStep
 
 DEPTH = 6  # of tensors within a cache: cache, kinds, layers, layer, states, tensor
 PLAIN = (type(None), bool, int, float, str, type)
@@ -21,10 +21,10 @@ class Caches:
     __slots__ = ("_last", "_seen")
 
     def __init__(self) -> None:
-        self._seen: dict[int, tuple[weakref.ref[Any], Batch, list[weakref.ref[Any]]]] = {}
-        self._last: Batch | None = None
+        self._seen: dict[int, tuple[weakref.ref[Any], ForwardBatch, list[weakref.ref[Any]]]] = {}
+        self._last: ForwardBatch | None = None
 
-    def keep(self, cache: Any, batch: Batch) -> None:
+    def keep(self, cache: Any, batch: ForwardBatch) -> None:
         """After a forward of `batch`. Raises TraceError for a cache that does not show its tensors."""
         self._last = batch
         self._seen = {key: one for key, one in self._seen.items() if one[0]() is not None}
@@ -41,7 +41,7 @@ class Caches:
     def forget(self) -> None:
         self._seen, self._last = {}, None
 
-    def batch_of(self, step: Step) -> Batch | None:
+    def batch_of(self, step: ForwardStep) -> ForwardBatch | None:
         """The batch that `step` feeds more tokens of; None if it begins one. Raises TraceError where either may be."""
         last = self._last
         if not step.past:

@@ -8,7 +8,7 @@ import torch
 from placement.errors import TraceError
 from placement.traces.format import id_dtype
 from placement.traces.recording.recorded_batch import Fed
-from placement.traces.storage.shard_writer import Piece
+from placement.traces.storage.shard_writer import TokenPiece
 
 Chosen = tuple[torch.Tensor, torch.Tensor]  # ids and weights of a layer, [T, K]
 
@@ -16,7 +16,7 @@ MOST_FORWARDS = 64
 MOST_TOKENS = 4096
 
 
-class RoutingLog:
+class RoutingBuffer:
     """Forwards that were not written yet: a decoded token alone is too little work for each call of torch."""
 
     __slots__ = ("_chosen", "_fed", "_most_tokens", "_num_experts", "_tokens", "_weights")
@@ -35,7 +35,7 @@ class RoutingLog:
         self._tokens += len(fed.kept_T)
         return len(self._fed) >= MOST_FORWARDS or self._tokens >= self._most_tokens
 
-    def drain(self) -> Piece | None:
+    def drain(self) -> TokenPiece | None:
         """The tokens of all forwards kept so far, which are then forgotten. Raises TraceError on ids out of range."""
         if not self._fed:
             return None
@@ -55,7 +55,7 @@ class RoutingLog:
         if not kept_T.all():
             found = found[:, kept_T]
             weights = None if weights is None else weights[:, kept_T]
-        return Piece(
+        return TokenPiece(
             ids_LTK=found.astype(id_dtype(self._num_experts)),
             weights_LTK=weights,
             request_T=np.concatenate([one.request_T for one in fed]),

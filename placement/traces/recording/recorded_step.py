@@ -41,7 +41,7 @@ REPORT = "record with a version that was tested, and report this"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class ForwardStep:
     """What one forward was given.
 
     rows, length  shape of its tokens
@@ -60,7 +60,7 @@ class Step:
     mask: Any
 
     @staticmethod
-    def of(given: Mapping[str, Any]) -> Step:
+    def of(given: Mapping[str, Any]) -> ForwardStep:
         """From the named arguments of a decoder. Raises TraceError."""
         given = {name: value for name, value in given.items() if not _says_nothing(value) or name == "use_cache"}
         caches = {name: value for name, value in given.items() if name not in READ and is_cache(value)}
@@ -79,7 +79,7 @@ class Step:
         rows, length = int(fed.shape[0]), int(fed.shape[1])
         cache = next(iter(caches.values()), None)
         past = 0 if cache is None else cache_length(cache)
-        step = Step(
+        step = ForwardStep(
             rows=rows,
             length=length,
             past=past,

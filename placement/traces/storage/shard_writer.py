@@ -14,7 +14,7 @@ from placement.traces.format import SHARD_TOKENS, id_dtype, write_shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class TokenPiece:
     """Tokens to write, any number: `ids_LTK` uint8 or uint16, `weights_LTK` float16 or None, three columns [T]."""
 
     ids_LTK: npt.NDArray[Any]
@@ -38,9 +38,9 @@ class ShardWriter:
         self.model = model
         self._shard_tokens = shard_tokens
         self._shards = self._filled = 0
-        self._buffer: Piece | None = None
+        self._buffer: TokenPiece | None = None
 
-    def add(self, piece: Piece) -> bool:
+    def add(self, piece: TokenPiece) -> bool:
         """Take all tokens of `piece`; True if a shard was written. The first piece says whether weights are kept."""
         if self._buffer is None:
             self._buffer = _empty(self.model, self._shard_tokens, piece.weights_LTK is not None)
@@ -71,9 +71,9 @@ class ShardWriter:
         self._shards, self._filled = self._shards + 1, 0
 
 
-def _empty(model: Model, tokens: int, weights: bool) -> Piece:
+def _empty(model: Model, tokens: int, weights: bool) -> TokenPiece:
     shape = (model.num_layers, tokens, model.top_k)
-    return Piece(
+    return TokenPiece(
         ids_LTK=np.empty(shape, dtype=id_dtype(model.num_experts)),
         weights_LTK=np.empty(shape, dtype=np.float16) if weights else None,
         request_T=np.empty(tokens, dtype=np.int32),
@@ -82,7 +82,7 @@ def _empty(model: Model, tokens: int, weights: bool) -> Piece:
     )
 
 
-def _copy(source: Piece, target: Piece, start: int, at: int, size: int) -> None:
+def _copy(source: TokenPiece, target: TokenPiece, start: int, at: int, size: int) -> None:
     target.ids_LTK[:, at : at + size] = source.ids_LTK[:, start : start + size]
     target.request_T[at : at + size] = source.request_T[start : start + size]
     target.position_T[at : at + size] = source.position_T[start : start + size]

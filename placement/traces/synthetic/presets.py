@@ -9,7 +9,7 @@ from placement.errors import OptionError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class TraceShape:
     """What the router of a model may choose.
 
     groups_per_token  groups of experts that one token may visit; only where `model.num_groups` is set
@@ -30,14 +30,14 @@ class Shape:
         if room < self.model.top_k:
             raise OptionError(f"groups_per_token={allowed} leaves {room} experts, fewer than top_k={self.model.top_k}")
 
-    def without_group_limit(self) -> Shape:
+    def without_group_limit(self) -> TraceShape:
         return replace(self, model=replace(self.model, num_groups=None), groups_per_token=None)
 
 
-def _shape(name: str, layers: range, num_experts: int, top_k: int, groups: tuple[int, int] | None = None) -> Shape:
+def _shape(name: str, layers: range, num_experts: int, top_k: int, groups: tuple[int, int] | None = None) -> TraceShape:
     num_groups, per_token = groups or (None, None)
     model = Model(name=name, layer_ids=tuple(layers), num_experts=num_experts, top_k=top_k, num_groups=num_groups)
-    return Shape(model=model, groups_per_token=per_token)
+    return TraceShape(model=model, groups_per_token=per_token)
 
 
 PRESETS = {
@@ -56,14 +56,14 @@ PRESETS = {
 }
 
 
-def preset(name: str) -> Shape:
+def preset(name: str) -> TraceShape:
     """The shape of that name. Raises OptionError. "deepseek-v4-pro" is approximate (its hash-routed layers are not)."""
     if name not in PRESETS:
         raise OptionError(f"preset {name!r} is not known; {', '.join(PRESETS)} are")
     return PRESETS[name]
 
 
-def custom_shape(num_layers: int, num_experts: int, top_k: int) -> Shape:
+def custom_shape(num_layers: int, num_experts: int, top_k: int) -> TraceShape:
     """A shape of these sizes with layers 0, 1, ... and no group limit. Raises InputError."""
     if num_layers < 1:
         raise OptionError(f"num_layers={num_layers} must be at least 1")

@@ -14,7 +14,7 @@ MAX_TOKENS = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Requests:
+class SyntheticRequests:
     """entries [Q]; length_Q and prompt_Q (included in the length) in tokens, domain_Q and category_Q indexes, int64."""
 
     entries: tuple[RequestEntry, ...]
@@ -26,7 +26,7 @@ class Requests:
 
 def plan_requests(
     generator: np.random.Generator, num_tokens: int, num_requests: int, num_domains: int, num_categories: int
-) -> Requests:
+) -> SyntheticRequests:
     """Requests whose lengths sum to `num_tokens`. Domain d is 1 / (d + 1) as frequent as the first, categories of a
     domain are equally frequent. Raises OptionError."""
     for name, value in (("requests", num_requests), ("domains", num_domains), ("categories", num_categories)):
@@ -47,7 +47,7 @@ def plan_requests(
         )
         for number, (domain, category) in enumerate(zip(domain_Q.tolist(), category_Q.tolist(), strict=True))
     ]
-    return Requests(
+    return SyntheticRequests(
         entries=tuple(entries),
         length_Q=length_Q,
         prompt_Q=np.maximum(prompt_Q, 1),

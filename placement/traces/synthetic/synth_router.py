@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from placement.support.parallel import run_tasks
 from placement.traces.format import id_dtype
-from placement.traces.synthetic.presets import Shape
+from placement.traces.synthetic.presets import TraceShape
 from placement.traces.synthetic.synth_kernels import GUMBEL, route
 
 PLAN, TOPICS, LAYER, REQUEST, PILOT = range(5)
@@ -62,14 +62,14 @@ def normal(generator: np.random.Generator, *shape: int) -> npt.NDArray[np.float3
     return generator.standard_normal(shape, dtype=np.float32)
 
 
-class Router:
+class SyntheticRouter:
     """`latent_TR` that it reads is the context and the token's own latent side by side.
 
     bias_LE    float32, what every expert's logit starts from
     weight_LRE float32, how the experts read the latents
     """
 
-    def __init__(self, shape: Shape, strengths: Strengths, seed: int) -> None:
+    def __init__(self, shape: TraceShape, strengths: Strengths, seed: int) -> None:
         model = shape.model
         sizes = (model.num_layers, model.num_experts)
         ranks = strengths.ranks(model.num_experts)
