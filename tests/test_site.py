@@ -27,6 +27,8 @@ PUBLIC = (
 )
 WITHOUT_ALL = {
     "placement.client": ["Client"],
+    "placement.cost.choices.base": ["LayerCost", "LayerTokens", "ReplicaChoice"],
+    "placement.cost.transports.base": ["Transport"],
     "placement.errors": ["TraceError", "MapError", "ClusterError", "OptionError", "OutputError", "RankError"],
     "placement.exporters.base": ["Exporter", "Importer", "Export", "ExportOptions", "FileMap"],
     "placement.readers.base": ["Reader", "ReadOptions", "Recording", "CountRecording", "Batch"],
@@ -36,7 +38,9 @@ WITHOUT_ALL = {
     "placement.testing.exporters": ["ExporterContract"],
     "placement.testing.problems": ["brute_force", "make_problem"],
     "placement.testing.readers": ["ReaderContract"],
+    "placement.testing.replica_choices": ["ReplicaChoiceContract"],
     "placement.testing.solvers": ["SolverContract"],
+    "placement.testing.transports": ["TransportContract"],
     "placement.traces.recorder": ["Recorder", "record"],
 }
 

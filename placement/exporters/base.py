@@ -40,6 +40,8 @@ class Export:
 
 
 class Exporter(Protocol):
+    """Makes the file that one engine loads."""
+
     name: str
     suffixes: tuple[str, ...]  # what the engine's file may be called, the usual one first
     takes_load: bool  # whether `ExportOptions.load_LE` is of use

@@ -63,7 +63,8 @@ class MoELayer:
     ) -> tuple[Tensor, StepStats]:
         """Sums of the experts' outputs [T, D] for hidden states [T, D]; the rest is as in `RankCapacity.decide`.
 
-        Raises RankError as `Dispatcher.dispatch`.
+        Raises:
+            RankError: On every rank, if a rank gave bad ids or weights, has another map or is at another layer.
         """
         dispatcher = self.dispatcher
         checked, fault = dispatcher.checked(ids, weights)

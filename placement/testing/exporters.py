@@ -82,6 +82,7 @@ class ExporterContract:
         return exporter.suffixes
 
     def importer(self, exporter: Exporter) -> Importer:
+        """The exporter, if its files can be read back; else the test is skipped."""
         if not isinstance(exporter, Importer):
             pytest.skip(f"no map can be read back from {exporter.name}")
         return exporter
@@ -104,9 +105,11 @@ class ExporterContract:
 
     @pytest.mark.parametrize("redundant", [True, False])
     def test_takes_maps_with_and_without_redundant_experts(self, exporter: Exporter, redundant: bool) -> None:
+        """Copies of experts are no reason to refuse a map, nor is their absence."""
         assert exported(exporter, small_placement(redundant=redundant)).content
 
     def test_takes_models_whose_first_layers_are_dense(self, exporter: Exporter) -> None:
+        """MoE layers need not begin at 0."""
         assert exported(exporter, small_placement(layer_ids=(3, 4))).content
 
     def test_hints_are_single_lines(self, exporter: Exporter) -> None:
@@ -124,6 +127,7 @@ class ExporterContract:
             assert all(name in REPLICA_CHOICES and name in chosen[0] for name in exporter.replica_choices)
 
     def test_is_named_and_has_suffixes(self, exporter: Exporter) -> None:
+        """Users choose an exporter by its name, and a format by the ending."""
         assert exporter.name
         assert exporter.suffixes and all(suffix.startswith(".") for suffix in exporter.suffixes)
 

@@ -27,14 +27,14 @@ def describe(
     the executor.
 
     Args:
-        source: a trace, or counts without tokens, of which little but the load is known
-        executor: counts layers side by side
-        progress: called with the tokens of each block that was counted
-        study: what to study besides; None: nothing
+        source: A trace, or counts without tokens, of which little but the load is known.
+        executor: Counts layers side by side; None: one after another.
+        progress: Called with the tokens of each block that was counted.
+        study: What to study besides; None: nothing.
 
     Raises:
-        OptionError: the options of the study do not fit the model.
-        TraceError: expert ids are out of range or repeated in a top-k set, or there are no tokens.
+        OptionError: The options of the study do not fit the model.
+        TraceError: Expert ids are out of range or repeated in a top-k set, or there are no tokens.
     """
     nodes = None if study is None else study.checked_nodes(source.model)
     by = "domain" if study is None else study.by

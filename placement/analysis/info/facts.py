@@ -29,14 +29,16 @@ class FolderPart:
 class LayerInfo:
     """The routing of one layer; `placement.analysis.info.measures` defines the measures.
 
-    load_skew            max / mean of the experts' loads
-    load_cv              standard deviation / mean of them
-    unused_experts       experts that no token visits
-    coactivation_lift    of an average token's pair, how many times oftener it is seen than by chance; None if K = 1
-    domain_drift         0 to 1, how far the loads of an average domain are from all; None with fewer than two domains
-    domain_drift_chance  what requests dealt to domains at random give
-    overlap              share of a token's experts that the token one position earlier used; None without such pairs
-    overlap_chance       what two unrelated tokens of these loads give
+    Attributes:
+        layer_id: Absolute index of the layer.
+        load_skew: Most loaded expert over the mean.
+        load_cv: Standard deviation of the experts' loads over the mean.
+        unused_experts: Experts that no token visits.
+        coactivation_lift: How many times oftener than by chance an average token's pair is seen; None if K = 1.
+        domain_drift: How far the loads of an average domain are from all loads, 0 to 1; None of fewer than two domains.
+        domain_drift_chance: The drift of requests that were dealt to domains at random.
+        overlap: Share of a token's experts that the token one position earlier used; None without such pairs.
+        overlap_chance: The overlap of two unrelated tokens of these loads.
     """
 
     layer_id: int
@@ -65,11 +67,19 @@ MEASURES = (
 class TraceInfo(OverLayers):
     """What a trace holds, or what is known of counts without tokens.
 
-    num_tokens, prefill_tokens, decode_tokens  of the requests that are selected; phases are unknown (None) for counts
-    num_requests, listed_requests  those that have tokens; those in the manifests that are selected
-    weights  whether every token has router weights
-    missing  one sentence for each thing that is not there
-    study    what grouping and maps by domain rest on, if it was asked for
+    Attributes:
+        model: The model that the traffic is of.
+        num_tokens: Tokens of the selected requests.
+        prefill_tokens: Tokens of prompts; None for counts.
+        decode_tokens: Tokens that the model wrote; None for counts.
+        num_requests: Requests that have tokens.
+        listed_requests: Selected requests of the manifests.
+        weights: Whether every token has router weights.
+        domains: Every domain, those with most tokens first.
+        categories: Every category, those with most tokens first.
+        layers: The routing of each layer.
+        missing: One sentence for each thing that the trace lacks.
+        study: What grouping and maps by domain rest on; None where no study was asked for.
     """
 
     model: Model

@@ -111,7 +111,9 @@ class HomeFindings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study(OverLayers):
-    """num_requests have tokens; sampled_requests of them are what all is measured on but load, next tokens and chance.
+    """What grouping of requests and maps by domain rest on, measured on a trace.
+
+    Loads, `overlap_next` and `overlap_chance` are those of all tokens; the rest is that of a sample of the requests.
 
     Attributes:
         by: "domain" or "category": what requests are told apart by.
@@ -136,12 +138,12 @@ class Study(OverLayers):
 
     @property
     def domain_share(self) -> float | None:
-        """Of what decides which experts a token visits, 0 to 1: how much lies between domains."""
+        """How much of what decides the experts of a token lies between domains, 0 to 1."""
         return self._share("overlap_domain")
 
     @property
     def request_share(self) -> float | None:
-        """How much lies between requests, domains included; the rest differs from token to token."""
+        """How much of what decides the experts of a token lies between requests, domains included, 0 to 1."""
         return self._share("overlap_request")
 
     def _share(self, measure: str) -> float | None:

@@ -47,7 +47,11 @@ class StudyOptions:
     seed: int = 0
 
     def checked_nodes(self, model: Model) -> int:
-        """The number of nodes. Raises OptionError where an option is out of range for the model."""
+        """The number of nodes.
+
+        Raises:
+            OptionError: An option is out of range for the model.
+        """
         if self.by not in STUDIES:
             raise OptionError(f"by={self.by!r} is unknown; choose one of {', '.join(STUDIES)}")
         if not 0 <= self.seed < 2**63:

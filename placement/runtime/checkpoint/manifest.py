@@ -24,6 +24,8 @@ class FileEntry(DocumentPart):
 
 
 class CheckpointManifest(Document):
+    """The file beside a cut checkpoint that says what was cut, by which map, and the hash of every slot."""
+
     SCHEMA = SCHEMA
     MEND = "give a folder that `placement apply` wrote, or run it again"
 
