@@ -1,15 +1,24 @@
-"""The site that `make docs` builds: no warnings, every page, every public name, a search that needs no server."""
+"""The site that `make docs` builds: no warnings, every page, every public name, a search that needs no server.
+
+And the docstrings that its reference is made of: one layout, which names nothing that is not there.
+"""
 
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from placement import errors
 
 REPOSITORY = Path(__file__).parents[1]
 GENERATOR = ("sphinx", "furo", "myst_parser")  # the group `docs`
@@ -43,6 +52,7 @@ WITHOUT_ALL = {
     "placement.testing.transports": ["TransportContract"],
     "placement.traces.recorder": ["Recorder", "record"],
 }
+SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +113,41 @@ def test_the_search_needs_no_server(site: Path) -> None:
     assert index.startswith("Search.setIndex(") and "docs/solving" in index
     options = (site / "_static" / "documentation_options.js").read_text()
     assert "SHOW_SEARCH_SUMMARY: false" in options
+
+
+def documented(module: str) -> Iterator[tuple[str, Any, str]]:
+    """(name, object, docstring) of the public names of a module, and of the public members of classes."""
+    if module.startswith("placement.runtime") and module != "placement.runtime.checkpoint":
+        pytest.importorskip("torch")
+    loaded = importlib.import_module(module)
+    for name in WITHOUT_ALL.get(module) or loaded.__all__:
+        value = getattr(loaded, name)
+        if not inspect.isclass(value):
+            if inspect.isroutine(value):
+                yield name, value, inspect.getdoc(value) or ""
+            continue
+        yield name, value, inspect.cleandoc(value.__doc__ or "")
+        for member, of in vars(value).items():
+            function = of.fget if isinstance(of, property) else getattr(of, "__func__", of)
+            if inspect.isfunction(function) and not member.startswith("_") and function.__doc__:
+                yield f"{name}.{member}", function, inspect.getdoc(function) or ""
+
+
+def parsed(text: str) -> tuple[str, dict[str, list[str]]]:
+    """The prose before the sections, and the names of the entries of each section."""
+    parts = re.split(rf"^({'|'.join(SECTIONS)}):\n", text, flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    return parts[0], {name: re.findall(r"^    (\w+): ", body, re.MULTILINE) for name, body in sections.items()}
+
+
+@pytest.mark.parametrize("module", [*PUBLIC, *WITHOUT_ALL])
+def test_docstrings_have_one_layout(module: str) -> None:
+    """Sections in one order, errors under Raises, and no name of a parameter, field or error that does not exist."""
+    for name, value, text in documented(module):
+        prose, sections = parsed(text)
+        assert list(sections) == [one for one in SECTIONS if one in sections], name
+        assert not re.search(r"\bRaises \w+Error\b", prose), f"{name}: errors belong under Raises"
+        assert not re.search(r"^\w+(, \w+)*  +\S", prose, re.MULTILINE), f"{name}: columns belong under Args"
+        assert set(sections.get("Args", ())) <= set(inspect.signature(value).parameters), name
+        assert set(sections.get("Attributes", ())) <= set(getattr(value, "__annotations__", ())), name
+        assert all(hasattr(errors, error) for error in sections.get("Raises", ())), name

@@ -14,8 +14,10 @@ from placement.errors import OptionError
 class SlotWeights:
     """One layer's weights on one rank: named tensors [S, ...], row s for slot s.
 
+    `slot_bytes` are the bytes of one slot, its tensors one after another in the order of their names.
+
     Args:
-        slot_bytes: Bytes of one slot, its tensors one after another in the order of their names.
+        tensors: The weights by name, [S, ...].
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:

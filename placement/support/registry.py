@@ -33,14 +33,22 @@ class Registry(Generic[T]):
         return name in self._plug_ins
 
     def check(self, name: str) -> None:
-        """Raises OptionError where no plug-in has that name; imports nothing."""
+        """Refuse a name that no plug-in has; nothing is imported.
+
+        Raises:
+            OptionError: No plug-in has the name; the message lists those there are.
+        """
         if name not in self._plug_ins:
             raise OptionError(
                 f"{self._option}{name!r} is unknown; choose one of {', '.join((*self._others, *self._plug_ins))}"
             )
 
     def make(self, name: str) -> T:
-        """The plug-in of that name. Raises OptionError where there is none."""
+        """The plug-in of that name.
+
+        Raises:
+            OptionError: No plug-in has the name; the message lists those there are.
+        """
         self.check(name)
         return cast(T, attribute(self._plug_ins[name])())
 
