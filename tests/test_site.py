@@ -52,6 +52,7 @@ WITHOUT_ALL = {
     "placement.testing.transports": ["TransportContract"],
     "placement.traces.recorder": ["Recorder", "record"],
 }
+NEED_TORCH = ("placement.runtime", "placement.traces.recorder")
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 
 
@@ -117,7 +118,7 @@ def test_the_search_needs_no_server(site: Path) -> None:
 
 def documented(module: str) -> Iterator[tuple[str, Any, str]]:
     """(name, object, docstring) of the public names of a module, and of the public members of classes."""
-    if module.startswith("placement.runtime") and module != "placement.runtime.checkpoint":
+    if module in NEED_TORCH:
         pytest.importorskip("torch")
     loaded = importlib.import_module(module)
     for name in WITHOUT_ALL.get(module) or loaded.__all__:

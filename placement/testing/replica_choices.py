@@ -1,5 +1,7 @@
 """The contract of a replica choice, as tests: inherit `ReplicaChoiceContract` and pytest runs it on your choice.
 
+Example::
+
     class TestMine(ReplicaChoiceContract):
         @pytest.fixture
         def choice(self):

@@ -1,5 +1,7 @@
 """The contract of a transport, as tests: inherit `TransportContract` and pytest runs it on your transport.
 
+Example::
+
     class TestMine(TransportContract):
         @pytest.fixture
         def transport(self):

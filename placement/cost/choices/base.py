@@ -24,10 +24,11 @@ HomeCoster = Callable[[npt.NDArray[Any], npt.NDArray[np.int32], Floats, Floats],
 class LayerTokens(NamedTuple):
     """Tokens of one layer.
 
-    ids_UK        [U, K], logical experts of a token
-    count_U       int64 [U], how many tokens each row stands for
-    home_U        int32 [U], home node; -1: the mean over all nodes
-    homes_random  True if all homes are -1
+    Attributes:
+        ids_UK: Logical experts of each token, [U, K].
+        count_U: How many tokens each row stands for, int64 [U].
+        home_U: Home node of each row, int32 [U]; -1: the mean over all nodes.
+        homes_random: True if all homes are -1.
     """
 
     ids_UK: npt.NDArray[Any]
@@ -39,9 +40,10 @@ class LayerTokens(NamedTuple):
 class LayerCost(NamedTuple):
     """What one layer's map has cost so far; who costs tokens adds to the last three.
 
-    links_alike  True if every copy for a remote node or rank costs 1: then `traffic.remote_3` may have the copies
-    running      what the choice remembers of the tokens so far
-    load_P       float64 [P], assignments of each slot
+    Attributes:
+        links_alike: True if every copy for a remote node or rank costs 1: then `traffic.remote_3` may have the copies.
+        running: What the choice remembers of the tokens so far.
+        load_P: Assignments of each slot, float64 [P].
     """
 
     tables: LayerTables
@@ -64,12 +66,13 @@ class LayerCost(NamedTuple):
 class ReplicaChoice(Protocol):
     """Keeps no state between calls: what a rule remembers of a layer's tokens is in `RunningLoad`.
 
-    name           as users give it
-    in_order       True if what a token gets depends on those before it: then tokens come one by one, requests mixed
-    without_order  then the name of the choice that stands in where tokens have no order; else None
-    by_chance      True if a search has to see that copies are chosen by chance; else it looks for few nodes alone
-    home_first     whether such a search lets copies on the home node serve all
-    kernels        the compiled functions that `cost` runs where homes are random and links alike
+    Attributes:
+        name: Name, as users give it.
+        in_order: True if what a token gets depends on those before it: then tokens come one by one, requests mixed.
+        without_order: Where `in_order`, the name of the choice that stands in where tokens have no order; else None.
+        by_chance: True if a search has to see that copies are chosen by chance; else it looks for few nodes alone.
+        home_first: Whether such a search lets copies on the home node serve all.
+        kernels: The compiled functions that `cost` runs where homes are random and links alike.
     """
 
     name: str

@@ -15,12 +15,13 @@ PER_NODE, PER_RANK, PER_ASSIGNMENT = 0, 1, 2  # places in `Traffic`, in `Traffic
 class Transport:
     """A transport sends one copy of a token for each unit that serves the token; a subclass says for which.
 
-    name        as users give it
-    engines     who sends so, in a few words
-    copies      one for each distinct node (PER_NODE), distinct rank (PER_RANK) or assignment (PER_ASSIGNMENT)
-    everywhere  True if every token goes everywhere, so that a placement changes nothing but balance
-    flattened   name of the transport that sends the same where every rank is a node of its own: a search with
-                redundant experts looks at such a cluster too; None: there is none
+    Attributes:
+        name: Name, as users give it.
+        engines: Who sends so, in a few words.
+        copies: One for each distinct node (PER_NODE), distinct rank (PER_RANK) or assignment (PER_ASSIGNMENT).
+        everywhere: True if every token goes everywhere, so that a placement changes nothing but balance.
+        flattened: Name of the transport that sends the same where every rank is a node of its own: a search with
+            redundant experts looks at such a cluster too; None: there is none.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Transport:
         """Copies of a token that leave the home node, float64 [L].
 
         Args:
-            leaving_L3: copies for distinct remote nodes, for distinct remote ranks, and remote assignments.
+            leaving_L3: Copies for distinct remote nodes, for distinct remote ranks, and remote assignments, float64
+                [L, 3].
         """
         return leaving_L3[:, self.copies]
