@@ -11,6 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from docutils.nodes import Text
+from sphinx.addnodes import desc_annotation
 from sphinx.ext.autodoc.mock import mock
 
 HERE = Path(__file__).parent
@@ -78,6 +80,14 @@ def name_arrays(app: Any, what: str, name: str, obj: Any, options: Any, signatur
     return named[0], named[1]
 
 
+def name_property_arrays(app: Any, domain: str, objtype: str, content: Any) -> None:
+    """The same for the types of properties, which have no signature."""
+    for node in content.parent.findall(desc_annotation):
+        if ARRAY.search(node.astext()):
+            node.children = [Text(ARRAY.sub(r"NDArray[\1]", node.astext()))]
+
+
 def setup(app: Any) -> None:
     app.connect("source-read", add_contents)
     app.connect("autodoc-process-signature", name_arrays)
+    app.connect("object-description-transform", name_property_arrays)
