@@ -73,7 +73,7 @@ $(VENV)/core.stamp: pyproject.toml lock.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/test.stamp: pyproject.toml lock.txt | $(BIN)/python
-	$(BIN)/python $(INSTALL) --editable ".[runtime,service]" --group test --group lint
+	$(BIN)/python $(INSTALL) --editable ".[runtime,service]" --group test --group docs --group lint
 	@touch $@ $(VENV)/core.stamp
 
 $(VENV)/docs.stamp: pyproject.toml lock.txt | $(BIN)/python
