@@ -14,7 +14,7 @@ import logging
 
 import lazy_loader
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # the names are in __init__.pyi; each is imported when it is first used, so that the command line starts at once
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -73,7 +73,3 @@ def test_one_word_names_one_thing() -> None:
                 places[node.name].append(name)
     twice = {name: where for name, where in places.items() if len(where) > 1}
     assert not {name: where for name, where in twice.items() if {re.split(r"\.", one)[1] for one in where} != TWINS}
-
-
-def test_the_library_is_not_longer_than_what_it_does() -> None:
-    assert sum(len(path.read_text().splitlines()) for path in FILES) <= 32_000

@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
+
+from placement.support.kernel import inlined_kernel
 
 Floats = npt.NDArray[np.float64]
 
@@ -70,7 +71,7 @@ def adam_bias(step: int) -> float:
     return float(np.sqrt(1 - ADAM_SECOND ** (step + 1)) / (1 - ADAM_FIRST ** (step + 1)))
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def ascended(adam: Adam, u: int, f: int, value: float, gradient: float, stride: float) -> float:
     """As `Adam.ascend`, of one entry, for compiled code."""
     adam.first[u, f] += (1 - ADAM_FIRST) * (gradient - adam.first[u, f])

@@ -11,12 +11,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from placement.bounds.dual_ascent import Adam, ascended
 from placement.bounds.set_partitions import SetSide
+from placement.support.kernel import kernel
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -81,7 +81,7 @@ def recursion(elements: int, most_blocks: int, largest: int, *, home: bool) -> R
     return Recursion(np.array(sorted(terms), dtype=np.int64), size_S, len(numbers))
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def ascend_batches(
     side: SetSide, steps: Recursion, theta_UF: Floats, adam: Adam, shared_V: Floats, smoothing: float, stride: float
 ) -> tuple[float, float]:

@@ -11,11 +11,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from placement.bounds.dual_ascent import Adam, ascended
+from placement.support.kernel import inlined_kernel, kernel
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -174,7 +174,7 @@ def _splits(parts_PJ: Masks, cost_P: Floats, features: list[int], elements: int,
     return Splits(parts_PJ, cost_P, ptr_S, feature_D, np.full(len(features), least), copies)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def add_rewards(side: SetSide, theta_UF: Floats, reward_V: Floats) -> None:
     """Add weight * theta at the cell of every feature: what the shared side earns for it."""
     for u in range(side.cell_UF.shape[0]):
@@ -182,7 +182,7 @@ def add_rewards(side: SetSide, theta_UF: Floats, reward_V: Floats) -> None:
             reward_V[side.cell_UF[u, f]] += side.weight_U[u] * theta_UF[u, f]
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def _price_splits(splits: Splits, theta_F: Floats, cost_S: Floats, cost_P: Floats) -> float:
     """Write what the subsets and the splits of a set cost; returns the least."""
     num_parts, most_blocks = splits.parts_PJ.shape
@@ -203,7 +203,7 @@ def _price_splits(splits: Splits, theta_F: Floats, cost_S: Floats, cost_P: Float
     return float(least)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def judge_sets(side: SetSide, theta_UF: Floats) -> tuple[float, float]:
     """The sum of weight * least cost, and the sum of the magnitudes that were added up, for the rounding error."""
     splits = side.splits
@@ -216,7 +216,7 @@ def judge_sets(side: SetSide, theta_UF: Floats) -> tuple[float, float]:
     return total, magnitude
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def ascend_sets(
     side: SetSide, begin: int, end: int, theta_UF: Floats, adam: Adam, shared_V: Floats, smoothing: float, stride: float
 ) -> tuple[float, float]:

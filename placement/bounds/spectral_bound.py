@@ -22,12 +22,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh
 
 from placement.bounds.convex_envelope import fewest_nodes, lower_lines
+from placement.support.kernel import kernel
 
 Floats = npt.NDArray[np.float64]
 
@@ -143,7 +143,7 @@ class _Tangents:
         return constant, np.asarray(matrix - pieces.num_nodes * (pieces.load_BE.T * slope_B) @ pieces.load_BE)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def add_lines(
     pair_UC: npt.NDArray[np.int64], weight_U: Floats, line_a: Floats, line_b: Floats, same_V: Floats, half_V: Floats
 ) -> float:

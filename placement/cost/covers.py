@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 from numba import types
 from numba.extending import intrinsic
 
-from placement.support.inner_kernel import inner_kernel
+from placement.support.kernel import inner_kernel, kernel
 
 EXACT_NODES = 8
 MAX_COVERS = 256
@@ -40,7 +39,7 @@ def _popcount(_: Any, mask: types.Type) -> tuple[Any, Any]:
 popcount: Callable[[np.uint64], int] = intrinsic(_popcount)  # type: ignore[assignment]
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def smallest_covers(
     open_M: npt.NDArray[np.uint64], num_open: int, pivot: int, num_nodes: int, out: npt.NDArray[np.uint64]
 ) -> int:

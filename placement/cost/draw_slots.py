@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
@@ -16,13 +15,13 @@ from placement.cost.covers import COUNT_0, pivot_of, popcount, smallest_covers
 from placement.cost.kernel_balanced import RunningLoad, balanced_copies, balanced_scratch, count_token
 from placement.cost.lookup_tables import LayerTables
 from placement.support.hash64 import GOLDEN, mix_word
-from placement.support.inner_kernel import inner_kernel
+from placement.support.kernel import inlined_kernel, inner_kernel, kernel
 
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def draw_slots(
     rank: int,
     by_cover: bool,
@@ -58,7 +57,7 @@ def draw_slots(
         count_token(running)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def draw_balanced(
     rank: int,
     tables: LayerTables,
@@ -82,7 +81,7 @@ def draw_balanced(
         count_token(running)
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def _routed(
     ids_K: npt.NDArray[Any],
     slot_K: npt.NDArray[np.int32],

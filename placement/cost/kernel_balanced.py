@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
@@ -24,7 +23,7 @@ from placement.core.cluster import Cluster
 from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, smallest_covers
 from placement.cost.lookup_tables import LayerTables
 from placement.cost.traffic import Traffic
-from placement.support.inner_kernel import inner_kernel
+from placement.support.kernel import inner_kernel, kernel
 
 WINDOW = 256
 DECAY = 0.99
@@ -55,7 +54,7 @@ class RunningLoad(NamedTuple):
         )
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def cost_balanced(
     ids_TK: npt.NDArray[Any],
     home_T: npt.NDArray[np.int32],

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, popcount, smallest_covers
-from placement.support.inner_kernel import inner_kernel
+from placement.support.kernel import inner_kernel, kernel
 
 Floats = npt.NDArray[np.float64]
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def cost_of_single(
     unit_E: npt.NDArray[np.int64],
     node_E: npt.NDArray[np.int64],
@@ -45,7 +44,7 @@ def cost_of_single(
         _book(ids_TK[t], request_T[t], hosted_K, cost_N, cost_QN, saved_EN)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def cost_of_covers(
     host_E: npt.NDArray[np.uint64],
     fare_HN: Floats,
@@ -104,7 +103,7 @@ def cost_of_covers(
         _book(ids_TK[t], request_T[t], hosted_K, cost_N, cost_QN, saved_EN)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def cost_of_chances(
     host_E: npt.NDArray[np.uint64],
     chance_EHX: Floats,

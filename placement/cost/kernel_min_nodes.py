@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, popcount, smallest_covers
 from placement.cost.lookup_tables import LayerTables
 from placement.cost.traffic import Traffic
-from placement.support.inner_kernel import inner_kernel
+from placement.support.kernel import inlined_kernel, inner_kernel, kernel
 
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def cost_min_nodes(
     ids_TK: npt.NDArray[Any],
     count_T: npt.NDArray[np.int64],
@@ -179,7 +178,7 @@ def _visited_ranks(
     return total
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def _copies_beside(s: int, e: int, tables: LayerTables) -> int:
     """Copies of expert e on the node of its copy s, with that one."""
     copies = 0

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, popcount, smallest_covers
 from placement.cost.lookup_tables import LayerTables
 from placement.cost.traffic import Traffic
+from placement.support.kernel import inlined_kernel, kernel
 
 Floats = npt.NDArray[np.float64]
 _ONE = np.uint64(1)
@@ -44,7 +44,7 @@ class _Scratch(NamedTuple):
     miss_G: Floats
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def cost_replicated(
     ids_TK: npt.NDArray[Any],
     count_T: npt.NDArray[np.int64],
@@ -167,7 +167,7 @@ def cost_replicated(
         traffic.assignment_HG[h] += assigned_G / num_nodes
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _choose(
     several_M: npt.NDArray[np.int64],
     forced: np.uint64,
@@ -208,7 +208,7 @@ def _choose(
         _distinct(several_M, forced, seen_G, t, part, tables, row_N, row_G, scratch)
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def _serve(
     e: int,
     allowed: np.uint64,
@@ -244,7 +244,7 @@ def _serve(
         s = end
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def _distinct(
     several_M: npt.NDArray[np.int64],
     forced: np.uint64,

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from placement.cost.lookup_tables import LayerTables
 from placement.cost.traffic import Traffic
+from placement.support.kernel import kernel
 
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def cost_single(
     ids_TK: npt.NDArray[Any],
     count_T: npt.NDArray[np.int64],

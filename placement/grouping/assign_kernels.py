@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
+
+from placement.support.kernel import kernel
 
 Floats = npt.NDArray[np.float64]
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def repair(cost_QN: Floats, tokens_Q: npt.NDArray[np.int64], home_Q: npt.NDArray[np.int64], cap: int) -> bool:
     """Move requests off nodes beyond the cap, each time the one that costs least per token that it takes away; and swap
     where nothing fits. False if that does not end within the cap."""
@@ -59,7 +60,7 @@ def repair(cost_QN: Floats, tokens_Q: npt.NDArray[np.int64], home_Q: npt.NDArray
     return False
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def improve(
     cost_QN: Floats, tokens_Q: npt.NDArray[np.int64], home_Q: npt.NDArray[np.int64], cap: int, swaps: bool
 ) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
+
+from placement.support.kernel import kernel
 
 OK, ID_OUT_OF_RANGE, DUPLICATE_ID = 0, 1, 2
 BROKEN = -1
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def set_widths(ids_LTK: npt.NDArray[np.int32], width_LT: npt.NDArray[np.int16], max_L: npt.NDArray[np.int32]) -> bool:
     """Experts of every set: 0 where nobody wrote, BROKEN where an id follows a -1. Raises `max_L` to the largest ids.
 
@@ -39,7 +40,7 @@ def set_widths(ids_LTK: npt.NDArray[np.int32], width_LT: npt.NDArray[np.int16], 
     return sound
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def translate(
     ids_LTK: npt.NDArray[np.int32],
     layers: npt.NDArray[np.int64],

@@ -6,13 +6,12 @@ first) if the model routes by groups that the nodes divide, else global.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from placement.solvers.moves import separate_copies
 from placement.solvers.problem import LayerProblem, LayerSolution
-from placement.support.inner_kernel import inner_kernel
+from placement.support.kernel import inner_kernel, kernel
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -26,7 +25,7 @@ def eplb_map(
     return np.asarray(eplb_row(load, num_slots, num_groups, num_nodes, num_ranks))
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def eplb_row(load_E: Floats, num_slots: int, num_groups: int, num_nodes: int, num_ranks: int) -> Ints:
     """`eplb_map` for compiled code. Loops, not numpy's functions: those take numba seconds to compile."""
     if num_groups % num_nodes:
@@ -61,7 +60,7 @@ def eplb_row(load_E: Floats, num_slots: int, num_groups: int, num_nodes: int, nu
     return row
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def balanced_packing(weight_X: Floats, num_packs: int) -> tuple[Ints, Ints]:
     """Heaviest first into the lightest pack with room: (pack, place in the pack) of every item; equal pack sizes."""
     num_items = len(weight_X)
@@ -103,7 +102,7 @@ def falling_order(weight_X: Floats) -> Ints:
     return order
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def replicate_experts(weight_E: Floats, num_slots: int) -> tuple[Ints, Ints]:
     """One more copy for the expert with the highest load per copy, until the slots are full: (phy2log, copies)."""
     count = np.ones(len(weight_E), dtype=np.int64)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from placement.core.cluster import Cluster
+from placement.support.kernel import kernel
 
 
 def capped_copies(
@@ -39,7 +39,7 @@ def separate_copies(
     return row
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def separate(row: npt.NDArray[np.int32], num_ranks: int, gpus_per_node: int, load_E: npt.NDArray[np.float64]) -> None:
     """`separate_copies` in place, for compiled code. Loops, for numba's sake, as in `eplb_row`."""
     num_slots, num_experts = len(row), len(load_E)

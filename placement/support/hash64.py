@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
+
+from placement.support.kernel import inlined_kernel
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -22,7 +23,7 @@ def mix(x: Words) -> Words:
 
 
 # numba's types do not see through the TypeVar
-mix_word: Callable[[np.uint64], np.uint64] = nb.njit(cache=True, nogil=True, inline="always")(mix)  # type: ignore[assignment]
+mix_word: Callable[[np.uint64], np.uint64] = inlined_kernel(mix)
 
 
 def mixed_order(size: int) -> npt.NDArray[np.int64]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numba as nb
 import numpy.typing as npt
 
 from placement.core.model import Model
 from placement.errors import TraceError
+from placement.support.kernel import kernel
 from placement.traces.storage.stored_path import StoredPath
 from placement.traces.trace import Block
 
@@ -38,7 +38,7 @@ def fault_error(
     return TraceError(f"{path}: layer {model.layer_ids[layer]}, token {token} {told}; write the shard again")
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def check_ids(ids_TK: npt.NDArray[Any], num_experts: int) -> tuple[int, int]:
     """(fault, row of the fault) of the first top-k set that is not one."""
     for t in range(ids_TK.shape[0]):

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from placement.support.hash64 import GOLDEN, mix_word
+from placement.support.kernel import kernel
 
 
 @cache
 def set_counter(top_k: int) -> Callable[..., None]:
     """The kernel that counts top-k sets of so many experts: known, its inner loops are unrolled."""
 
-    @nb.njit(cache=True, nogil=True)
+    @kernel
     def count_sets(
         ids_TK: npt.NDArray[Any],
         side_T: npt.NDArray[np.int8],
@@ -51,7 +51,7 @@ def set_counter(top_k: int) -> Callable[..., None]:
     return count_sets
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def take_rows(ids_TK: npt.NDArray[Any], token_R: npt.NDArray[np.int64], out_RLK: npt.NDArray[Any], layer: int) -> None:
     """`out_RLK[:, layer] = ids_TK[token_R]`, which numpy does slowly."""
     for r in range(token_R.shape[0]):
@@ -59,7 +59,7 @@ def take_rows(ids_TK: npt.NDArray[Any], token_R: npt.NDArray[np.int64], out_RLK:
             out_RLK[r, layer, k] = ids_TK[token_R[r], k]
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def look_up(
     request_T: npt.NDArray[np.int32],
     key_Q: npt.NDArray[np.uint64],
@@ -74,7 +74,7 @@ def look_up(
     return key_T, side_T
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def token_keys(
     owner_T: npt.NDArray[np.uint64],
     position_T: npt.NDArray[np.int32],
@@ -95,7 +95,7 @@ def token_keys(
     return key_T
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def hash_words(word_N: npt.NDArray[np.uint64], first: int) -> np.uint64:
     """A hash of words that have the numbers `first`, `first + 1`, ...; hashes of pieces add up to that of the whole.
 

@@ -11,11 +11,11 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from placement.core.model import Model
+from placement.support.kernel import kernel
 from placement.support.parallel import run_tasks
 from placement.traces.token_order import token_batches
 from placement.traces.trace import Trace
@@ -162,7 +162,7 @@ def _tally_steps(trace: Trace, step_tokens: int, mixed: bool, executor: Executor
     return sums
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _add_steps(
     ids_TK: npt.NDArray[Any],
     begun: int,

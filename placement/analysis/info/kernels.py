@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from placement.support.kernel import kernel
 
-@nb.njit(cache=True, nogil=True)
+
+@kernel
 def count_experts(ids_TK: npt.NDArray[Any], row_T: npt.NDArray[np.int64], count_RE: npt.NDArray[np.uint32]) -> None:
     """Add the experts of every token to its row; row -1 is left out."""
     for t in range(ids_TK.shape[0]):
@@ -19,7 +20,7 @@ def count_experts(ids_TK: npt.NDArray[Any], row_T: npt.NDArray[np.int64], count_
                 count_RE[row, ids_TK[t, k]] += np.uint32(1)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def count_nodes(
     ids_TK: npt.NDArray[Any],
     row_T: npt.NDArray[np.int64],
@@ -38,7 +39,7 @@ def count_nodes(
                     touched_RN[row, node] += 1
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def pack_evenly(load_E: npt.NDArray[np.float64], num_ranks: int) -> npt.NDArray[np.int64]:
     """Rank of every expert, int64 [E]: the heaviest first, each to the least loaded rank that has room."""
     num_experts = load_E.shape[0]
@@ -57,7 +58,7 @@ def pack_evenly(load_E: npt.NDArray[np.float64], num_ranks: int) -> npt.NDArray[
     return rank_E
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def count_overlap(ids_TK: npt.NDArray[Any], previous_T: npt.NDArray[np.int64]) -> int:
     """Experts that tokens share with their previous token, summed over the tokens that have one."""
     shared = 0

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import overload
 
+from placement.support.kernel import kernel
+
 Ints = npt.NDArray[np.int64]
 Matrix = npt.NDArray[Any]
 
@@ -16,7 +18,7 @@ _HALF, _ONE, _SIXTEEN = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
 _SIGN_OFF, _INFINITE, _QUIET = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000), np.uint32(0x40)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def order_rows(row_S: Ints, num_rows: int) -> tuple[Ints, Ints]:
     """Entries in the order of their rows, and where each row's entries start, [num_rows + 1]; others are left out."""
     start = np.zeros(num_rows + 1, dtype=np.int64)
@@ -34,7 +36,7 @@ def order_rows(row_S: Ints, num_rows: int) -> tuple[Ints, Ints]:
     return order, start
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def distinct_members(slot_RK: Ints, member_P: Ints, size: int) -> tuple[Ints, Ints, Ints]:
     """Rows once for each distinct member among their slots, by member: rows for each, slots for each, the rows.
 
@@ -62,7 +64,7 @@ def distinct_members(slot_RK: Ints, member_P: Ints, size: int) -> tuple[Ints, In
     return rows_X, assignments_X, row_S
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def pack_rows(head_TX: Matrix, body_TY: Matrix, row_S: Ints, out: Matrix) -> None:
     """Heads and bodies side by side, in words: `out[s]` starts with those of row `row_S[s]`."""
     head, body = head_TX.shape[1], body_TY.shape[1]
@@ -71,13 +73,13 @@ def pack_rows(head_TX: Matrix, body_TY: Matrix, row_S: Ints, out: Matrix) -> Non
         _copy(out[s, head : head + body], body_TY[row_S[s]])
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _copy(out_X: Matrix, values_X: Matrix) -> None:
     for x in range(len(out_X)):
         out_X[x] = values_X[x]
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def check_choices(ids_TK: Matrix, weight_TK: Matrix, num_experts: int) -> tuple[Ints, bool, bool]:
     """Ids with -1 for those that do not exist; whether there are such; whether a weight of the others is no number."""
     checked = np.empty(ids_TK.shape, dtype=np.int64)
@@ -92,7 +94,7 @@ def check_choices(ids_TK: Matrix, weight_TK: Matrix, num_experts: int) -> tuple[
     return checked, wrong, bad
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def admit(key_A: Ints, unit_A: Ints, load_A: Ints, limit_A: Ints, latest_first: bool) -> npt.NDArray[np.bool_]:
     """See `placement.runtime.admission.admit`; units are small whole numbers."""
     size = len(key_A)
@@ -107,7 +109,7 @@ def admit(key_A: Ints, unit_A: Ints, load_A: Ints, limit_A: Ints, latest_first: 
     return kept
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def sum_rows(values_SD: Matrix, order_S: Ints, start: Ints, weight_S: Matrix, out: Matrix) -> None:
     """See `placement.runtime.reduce.sum_rows`; no weights are all 1. Weighted values are added up in fp32."""
     total_D = np.empty(values_SD.shape[1], dtype=np.float32)

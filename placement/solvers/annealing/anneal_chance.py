@@ -11,7 +11,6 @@ Only the sets of the two experts that a move touches are computed anew, and only
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
 from placement.solvers.annealing.anneal_common import (
@@ -32,10 +31,10 @@ from placement.solvers.annealing.anneal_common import (
     random_word,
 )
 from placement.solvers.annealing.replica_loads import add_load, cost_after
-from placement.support.inner_kernel import inner_kernel
+from placement.support.kernel import inner_kernel, kernel
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def anneal_chance(
     phy2log_P: Ids,
     inc: Incidence,
@@ -162,7 +161,7 @@ def anneal_chance(
     return float(best)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _chances(on_N: Ints, holds_G: Ints, local_first: bool, costs: Costs, miss_HX: Floats, share_G: Floats) -> None:
     """Write 1 - p[e, x] for every home, and what each rank serves of an expert's load, divided by the rank's speed.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
@@ -12,7 +11,7 @@ from placement.cost.covers import popcount
 from placement.cost.transport import fare_HX
 from placement.solvers.problem import LayerProblem
 from placement.support.hash64 import GOLDEN, mix_word
-from placement.support.inner_kernel import inner_kernel
+from placement.support.kernel import inlined_kernel, inner_kernel, kernel
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -138,7 +137,7 @@ def costs_of(problem: LayerProblem, num_experts: int) -> Costs:
     )
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _grouped(value_X: Ints, size: int) -> tuple[Ints, Ids, Ids]:
     """Counting sort: (first place of each value, positions by rising value, place of each position among them)."""
     ptr = np.zeros(size + 1, dtype=np.int64)
@@ -157,37 +156,37 @@ def _grouped(value_X: Ints, size: int) -> tuple[Ints, Ids, Ids]:
     return ptr, order, place
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def random_word(state: Masks) -> np.uint64:
     """The next 64 random bits (splitmix64)."""
     state[0] += GOLDEN
     return mix_word(state[0])
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def random_below(state: Masks, limit: int) -> int:
     return np.int64(((random_word(state) >> _HALF) * np.uint64(limit)) >> _HALF)  # type: ignore[return-value]
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def random_unit(state: Masks) -> float:
     """Uniform in (0, 1]."""
     return (np.float64(random_word(state) >> np.uint64(11)) + 1.0) * (1.0 / 9007199254740992.0)
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def cooling_of(hot: float, cold: float, moves: int) -> float:
     """What the temperature is multiplied by after each of the moves, to fall from `hot` to `cold`."""
     return float((cold / hot) ** (1.0 / max(moves - 1, 1)))
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def allowance(temperature: float, state: Masks) -> float:
     """By how much a move may raise the cost (Metropolis): exponentially distributed, with mean `temperature`."""
     return float(-temperature * np.log(random_unit(state)))
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def lowest_node(nodes: np.uint64) -> int:
     """The first node of a mask that is not empty."""
     return popcount((nodes & (~nodes + ONE)) - ONE)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 
 from placement.cost.covers import MAX_COVERS, popcount
@@ -38,7 +37,7 @@ from placement.solvers.annealing.anneal_common import (
 from placement.solvers.annealing.replica_answers import Answers, no_answers, place_of_answer
 from placement.solvers.annealing.replica_loads import add_load, cost_after, measure_peaks, measure_shares, spread
 from placement.solvers.annealing.replica_sends import NOBODY, Hosts, Rest, no_hosts, no_rest, sends_of_set, update_set
-from placement.support.inner_kernel import inner_kernel
+from placement.support.kernel import inlined_kernel, inner_kernel, kernel
 
 REFRESH = 64  # accepted moves between refreshes, at least
 REFRESH_WORK = 192  # pairs of sets and nodes for each move more
@@ -99,7 +98,7 @@ def anneal_replicas(
     return float(replicas_kernel(phy2log_P, inc, costs, room, hot, cold, moves))
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def replicas_kernel(
     phy2log_P: Ids, inc: Incidence, costs: Costs, room: ReplicaRoom, hot: float, cold: float, moves: int
 ) -> float:
@@ -275,7 +274,7 @@ def _slot_of_fellow(p: int, phy2log_P: Ids, inc: Incidence, host_E: Masks, slots
     return other
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def _mask(host: np.uint64, on_N: Ints, i: int, j: int) -> np.uint64:
     """The nodes of an expert whose copies on nodes i and j may have changed."""
     for n in (i, j):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 
 from placement.solvers.annealing.anneal_common import (
@@ -33,7 +32,7 @@ from placement.solvers.annealing.anneal_common import (
     random_word,
 )
 from placement.solvers.annealing.single_gains import exchange_shared, fill_gains, move_expert, nearest_unit
-from placement.support.inner_kernel import inner_kernel
+from placement.support.kernel import inner_kernel, kernel
 
 CANDIDATES = 4  # experts of the nearest unit that a directed proposal draws from
 
@@ -93,7 +92,7 @@ def anneal_single(
     return float(single_kernel(phy2log_P, inc, costs, room, hot, cold, moves))
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def single_kernel(
     phy2log_P: Ids, inc: Incidence, costs: Costs, room: SingleRoom, hot: float, cold: float, moves: int
 ) -> float:

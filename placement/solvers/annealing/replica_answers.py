@@ -13,7 +13,7 @@ import numpy as np
 from placement.solvers.annealing.anneal_common import Floats, Incidence, Ints, Masks
 from placement.solvers.annealing.replica_loads import estimate_shares
 from placement.solvers.annealing.replica_sends import Hosts, Rest, change_of
-from placement.support.inner_kernel import inner_kernel
+from placement.support.kernel import inner_kernel
 
 PLACES = 61  # masks of an expert that are kept; a prime: up to five nodes all masks have places of their own
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
 from placement.cost.covers import COUNT_0, pivot_of, popcount, smallest_covers
@@ -20,7 +19,7 @@ from placement.solvers.annealing.anneal_common import (
     total_of,
 )
 from placement.solvers.annealing.replica_sends import Rest
-from placement.support.inner_kernel import inner_kernel
+from placement.support.kernel import inner_kernel, kernel
 
 
 @inner_kernel
@@ -126,7 +125,7 @@ def estimate_shares(u: int, host: np.uint64, inc: Incidence, rest: Rest, num_nod
             share_N[n] = share_N[n] / total if total > 0 else 1.0 / width
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def spread(share_N: Floats, on_N: Ints, holds_G: Ints, nodes: np.uint64, costs: Costs, part_G: Floats) -> None:
     """What an expert adds to each rank of `nodes` per unit of its load: a node's share evenly over its copies there."""
     while nodes != ZERO:

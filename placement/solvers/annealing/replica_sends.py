@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 
 from placement.cost.covers import COUNT_0, popcount
 from placement.solvers.annealing.anneal_common import ONE, ZERO, Incidence, Ints, Masks
-from placement.support.inner_kernel import inner_kernel
+from placement.support.kernel import inlined_kernel, inner_kernel, kernel
 
 MANY = 3
 MOST_OPEN = 5  # open masks of a set beyond these are left out of a search's estimate: their subsets are too many
@@ -67,18 +66,18 @@ def no_rest(size: int) -> Rest:
     return Rest(*masks, numbers, np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.int64))
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def _home_bit(home: int) -> np.uint64:
     return ZERO if home < 0 else ONE << np.uint64(home)
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def _sends_of_forced(forced: np.uint64, home: int, num_nodes: int) -> int:
     """N * sends of nodes that are needed anyway; a home that is known is one of them."""
     return num_nodes * (popcount(forced) - 1) if home >= 0 else popcount(forced) * (num_nodes - 1)
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def _closed_form(forced: np.uint64, a: np.uint64, b: np.uint64, num_open: int, home: int, num_nodes: int) -> int:
     """N * sends, given forced nodes and up to two open masks."""
     sends = _sends_of_forced(forced, home, num_nodes)
@@ -92,7 +91,7 @@ def _closed_form(forced: np.uint64, a: np.uint64, b: np.uint64, num_open: int, h
     return sends
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def _covers_of_three(a: np.uint64, b: np.uint64, c: np.uint64, home: int, num_nodes: int) -> int:
     """Sum over homes of the fewest nodes that meet those of three masks that the home does not."""
     ab, ac, bc = a & b, a & c, b & c
@@ -166,7 +165,7 @@ def _sends_of_many(
     return int(total)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def sends_of_set(t: int, u: int, host_u: np.uint64, v: int, host_v: np.uint64, inc: Incidence, hosts: Hosts) -> int:
     """N * sends of set t if u and v had these masks (0: as if the expert were not in the set)."""
     host_E, num_nodes, scratch, cover_S = hosts

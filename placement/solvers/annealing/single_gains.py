@@ -6,14 +6,13 @@ leave_E[e]      fares of the sets of e that touch e's unit only because of e
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
 from placement.solvers.annealing.anneal_common import Bytes, Flags, Floats, Incidence, Ints
-from placement.support.inner_kernel import inner_kernel
+from placement.support.kernel import inlined_kernel, inner_kernel
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def nearest_unit(u: int, own: int, enter_EX: Floats) -> int:
     """The other unit where u's sets would cost least more; its own if there is no other."""
     nearest, least = own, np.inf

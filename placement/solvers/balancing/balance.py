@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
@@ -18,7 +17,7 @@ from placement.errors import OptionError
 from placement.solvers.balancing.balance_kernels import balanced_row, highest
 from placement.solvers.eplb import balanced_packing, eplb_row
 from placement.solvers.moves import separate
-from placement.support.inner_kernel import inner_kernel
+from placement.support.kernel import inner_kernel, kernel
 from placement.support.parallel import run_tasks
 
 # swaps and recounts that `balance_maps` looks at in a layer: some 0.1 ms where there are 288 slots
@@ -100,7 +99,7 @@ def check_groups(num_experts: int, cluster: Cluster, num_groups: int | None) -> 
         )
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _balance_layers(
     load_LE: Floats,
     phy2log_LP: Row,

@@ -6,12 +6,11 @@ Slots of a rank are contiguous, as everywhere.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from placement.solvers.balancing.balance_refine import LEAST_GAIN, refine
-from placement.support.inner_kernel import inner_kernel
+from placement.support.kernel import inner_kernel, kernel
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -48,7 +47,7 @@ def share_slots(load_E: Floats, num_slots: int, most: int, bias: float, spare: i
     return copies_E
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def pack(load_E: Floats, copies_E: Ints, slowness_G: Floats, slots: int) -> Row:
     """Heaviest copy first, to the rank that has room, lacks the expert and is then least loaded."""
     num_ranks = len(slowness_G)
@@ -83,7 +82,7 @@ def pack(load_E: Floats, copies_E: Ints, slowness_G: Floats, slots: int) -> Row:
     return row_GS.ravel()
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def highest(row: Row, load_E: Floats, slowness_G: Floats) -> float:
     """Load times slowness of the most loaded rank; every copy serves an even share."""
     slots = len(row) // len(slowness_G)
@@ -97,7 +96,7 @@ def highest(row: Row, load_E: Floats, slowness_G: Floats) -> float:
     return most
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def balanced_row(
     load_E: Floats,
     slowness_G: Floats,

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from placement.support.hash64 import GOLDEN, mix_word
-from placement.support.inner_kernel import inner_kernel
+from placement.support.kernel import inner_kernel, kernel
 
 # quantiles of the Gumbel distribution: the table fits the first-level cache and one 64-bit hash gives five 12-bit
 # indexes; the rest of a logit is continuous, so that 4,096 levels of noise do not show
 GUMBEL = (-np.log(-np.log((np.arange(4096) + 0.5) / 4096))).astype(np.float32)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def route(
     latent_TR: npt.NDArray[np.float32],
     weight_RE: npt.NDArray[np.float32],
@@ -60,7 +59,7 @@ def route(
         _choose_top(logits_E, ids_TK[t], logits_TK[t])
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def smooth(noise_TR: npt.NDArray[np.float32], memory: float, state_R: npt.NDArray[np.float32]) -> None:
     """Turn fresh unit normals into an AR(1) process of unit variance, in place, going on from `state_R`."""
     fresh = np.float32(np.sqrt(1 - memory * memory))
