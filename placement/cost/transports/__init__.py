@@ -14,7 +14,7 @@ TRANSPORTS: Registry[Transport] = Registry(
     {
         "node": "placement.cost.transports.node:Node",
         "rank": "placement.cost.transports.rank:Rank",
-        "assignment": "placement.cost.transports.assignment:Assignment",
+        "assignment": "placement.cost.transports.assignment:AssignmentTransport",
         "allgather": "placement.cost.transports.allgather:AllGather",
     },
 )
