@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import platform
 import re
-import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import distributions
@@ -22,8 +22,9 @@ PYTHONS = [line.rpartition(" ")[2] for line in PROJECT["project"]["classifiers"]
 
 
 def locked(python: str) -> dict[str, Version]:
-    """The version of each distribution that lock.txt names for Linux and this Python."""
-    environment = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
+    """The version of each distribution that lock.txt names for Linux and a Python such as 3.11.0."""
+    minor = ".".join(python.split(".")[:2])
+    environment = {"python_version": minor, "python_full_version": python, "sys_platform": "linux"}
     found: dict[str, Version] = {}
     for line in (REPOSITORY / "lock.txt").read_text().splitlines():
         if line.startswith("#"):
@@ -46,7 +47,7 @@ def asked() -> Iterator[tuple[str, Requirement]]:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_lock_satisfies_the_project(python: str) -> None:
     """A requirement that was added or raised without `make lock` would be installed in any version."""
-    versions = locked(python)
+    versions = locked(f"{python}.0")
     environment = {"python_version": python, "sys_platform": "linux", "platform_machine": "x86_64"}
     for table, requirement in asked():
         if requirement.marker is None or requirement.marker.evaluate(environment):
@@ -56,7 +57,7 @@ def test_the_lock_satisfies_the_project(python: str) -> None:
 
 def test_what_is_installed_is_locked() -> None:
     """Every line of `pip freeze`: a distribution that the lock lacks is another one on the next machine."""
-    versions = locked(f"{sys.version_info[0]}.{sys.version_info[1]}")
+    versions = locked(platform.python_version())
     installed = {canonicalize_name(one.metadata["Name"]): Version(one.version).public for one in distributions()}
     other = {name: version for name, version in installed.items() if name != OURS}
     assert not [f"{name}=={version}" for name, version in other.items() if str(versions.get(name)) != version]
