@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import sysconfig
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import distributions
@@ -58,7 +59,9 @@ def test_the_lock_satisfies_the_project(python: str) -> None:
 def test_what_is_installed_is_locked() -> None:
     """Every line of `pip freeze`: a distribution that the lock lacks is another one on the next machine."""
     versions = locked(platform.python_version())
-    installed = {canonicalize_name(one.metadata["Name"]): Version(one.version).public for one in distributions()}
+    here = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}  # Ray puts copies of others on sys.path
+    found = distributions(path=sorted(here))
+    installed = {canonicalize_name(one.metadata["Name"]): Version(one.version).public for one in found}
     other = {name: version for name, version in installed.items() if name != OURS}
     assert not [f"{name}=={version}" for name, version in other.items() if str(versions.get(name)) != version]
 
