@@ -152,9 +152,10 @@ def export(exporter: str, trace: str) -> str:
 
 
 def counted(trace: str, cluster: list[str]) -> Any:
-    run("traces", "count", trace, "-o", "counts")
-    arrays = [digest(file) for file in sorted(Path("counts").glob("*.safetensors"))]  # its JSON names the folder's path
-    return {"counts": arrays, "solved": answer("solve", "counts", *cluster, *WORK, "--json", "-o", "counted.json")}
+    folder = Path(f"counts-{Path(trace).name}")
+    run("traces", "count", trace, "-o", folder)
+    arrays = [digest(file) for file in sorted(folder.glob("*.safetensors"))]  # its JSON names the folder's path
+    return {"counts": arrays, "solved": answer("solve", folder, *cluster, *WORK, "--json", "-o", "counted.json")}
 
 
 def counts_alone(trace: str, cluster: list[str]) -> Any:
@@ -233,7 +234,7 @@ def command_line() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         for name, ask in all_answers():
-            if given.only in name:
+            if given.only in name or name.endswith(": map"):  # what others measure and export
                 found[name] = json.loads(json.dumps(ask()))
                 print(f"{len(found)} {name}", file=sys.stderr)
     if given.what == "record":

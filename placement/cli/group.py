@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,6 +59,8 @@ def group_command(
         raise OptionError("--placement-out writes the placement that is found, and --map gives one; leave one out")
     if parse_workers(run.workers)[1] is not None:
         raise OptionError(f"workers={run.workers!r}: requests are grouped by threads; give a number of threads")
+    if map_file is not None:
+        _check_search(search)
     source = open_any(traces, run.top_k)
     placement, file = (None, None) if map_file is None else load_placement(map_file)
     cluster = shape.of(source.model.num_experts) if file is None else _cluster_of(file, shape)
@@ -89,15 +92,24 @@ def group_command(
     stdout_console().print(f"wrote {written}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _check_search(search: SearchOptions) -> None:
+    """Refuse options of a search that is not made: for a map that exists only homes are found."""
+    measured = ("transport", "replica_choice", "seed")
+    others = [one for one in fields(search) if one.name not in measured and getattr(search, one.name) != one.default]
+    if others:
+        given = ", ".join(f"--{one.name.replace('_', '-')}" for one in others)
+        raise OptionError(f"{given} would find a map, and --map gives one; leave one out")
+
+
 def _cluster_of(file: PlacementFile, shape: ClusterOptions) -> Cluster:
     """The cluster of a placement file, or of cluster.yaml."""
     from placement.core.cluster import Cluster
     from placement.documents.cluster_yaml import cluster_from_yaml
 
-    numbers = {"--nodes": shape.nodes, "--gpus-per-node": shape.gpus_per_node, "--slots-per-gpu": shape.slots_per_gpu}
-    given = [name for name, value in numbers.items() if value is not None]
-    if given or shape.redundant_experts is not None:
-        raise OptionError(f"{', '.join(given) or '--redundant-experts'} and --map both say the shape; leave one out")
+    numbers = {name: value for name, value in asdict(shape).items() if name != "cluster" and value is not None}
+    if numbers:
+        given = ", ".join(f"--{name.replace('_', '-')}" for name in numbers)
+        raise OptionError(f"{given} and --map both say the shape; leave one out")
     if shape.cluster is not None:
         return cluster_from_yaml(shape.cluster, file.model.num_experts)
     return file.described_cluster() or Cluster(**dict(file.cluster))

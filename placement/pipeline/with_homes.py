@@ -166,7 +166,9 @@ def _split(run: Run, trace: Trace, holdout: float, home_from: str, seed: int) ->
 
 def _tokens(sides: Sides, part: Trace | None) -> npt.NDArray[np.int64]:
     """Tokens of every request in a part of the trace, int64 [Q]; 0 where there is no such part."""
-    return sides.requests.sum((sides.train if part is None else part).tokens_Q() * (part is not None))
+    if part is None:
+        return np.zeros(len(sides.requests.ids), dtype=np.int64)
+    return sides.requests.sum(part.tokens_Q())
 
 
 def _default_cut(trace: Trace) -> str:

@@ -170,7 +170,7 @@ def test_grouping_for_a_map_that_exists(tmp_path: Path, kinds: Path, run_cli: Ru
         (("--nodes", 4, "--home-from", "prefill"), "no tokens"),
         (("--nodes", 4, "--token-tolerance", "-1"), "tolerance=-1"),
         (("--nodes", 4, "--workers", "ray"), "requests are grouped by threads"),
-        (("--nodes", 4, "--map", "none.json"), "none.json"),
+        (("--map", "none.json"), "--work-limit would find a map"),
     ],
 )
 def test_bad_options(tmp_path: Path, kinds: Path, run_cli: RunCli, arguments: tuple[object, ...], said: str) -> None:
