@@ -98,7 +98,7 @@ def _label(chart: Chart, front: Front, side: str) -> None:
         labelled.append(at)
         chosen = point is front.chosen
         chart.text(
-            at[0] + (12 if chosen else 7), at[1] - (9 if chosen else 6),
+            at[0] + (2 if chosen else 7), at[1] - (24 if chosen else 6),  # above the marks beside the chosen one
             f"{_name(point)}, chosen" if chosen else _name(point), "start", "label strong" if chosen else "",
         )  # fmt: skip
 
