@@ -33,8 +33,8 @@ from placement.traces.storage.stored_path import is_url
 from placement.traces.trace import open_trace
 
 log = logging.getLogger("placement")
-TIMEOUT_S = 60.0  # without a byte; the events of a job come at least every 15 s
-READING_S = 900.0  # until the service has read, and if need be converted, what was uploaded
+TIMEOUT_S = 60.0  # longest silence; a job sends an event at least every 15 s
+READING_S = 900.0  # longest wait until the service has read, and perhaps converted, an upload
 
 
 class Client:
@@ -68,7 +68,7 @@ class Client:
 
         `reader` and `options` are those of `placement.readers.convert.convert`.
         """
-        self._ask("GET", "/v1/traces?limit=1")  # a token that is refused is told before the upload, not amid it
+        self._ask("GET", "/v1/traces?limit=1")  # the service refuses a wrong token before the upload, not amid it
         given = options or ReadOptions()
         fields = {
             "from": None if reader == AUTO else reader,

@@ -72,8 +72,8 @@ class Tokens:
         """Make a token known that was made elsewhere; if it is known, nothing happens. Raises OptionError."""
         if len(token) < LEAST_LETTERS or not token.isascii() or not token.isprintable() or " " in token:
             raise OptionError(
-                f"the token has {len(token)} letters, or others than may be in a header; give {LEAST_LETTERS} random "
-                f"ones or more, as openssl rand -hex 32 prints"
+                f"the token is too short ({len(token)} letters), or has letters that no header takes; give "
+                f"{LEAST_LETTERS} random ones or more, as openssl rand -hex 32 prints"
             )
         with contextlib.suppress(IntegrityError):
             self._add(name, scopes, token)
@@ -83,7 +83,7 @@ class Tokens:
         if unknown or not scopes:
             raise OptionError(f"scope {', '.join(unknown) or 'none'} is unknown; choose of {', '.join(SCOPES)}")
         if not name.strip() or len(name) > 200 or not name.isprintable():
-            raise OptionError(f"the name {name[:60]!r} is none; give 1 to 200 printable letters")
+            raise OptionError(f"the name {name[:60]!r} is no name of a token; give 1 to 200 printable letters")
         row = TokenRow(id=secrets.token_hex(8), name=name, hash=_hash(token), scopes=list(scopes), created=time.time())
         with self.database.session() as session:
             session.add(row)

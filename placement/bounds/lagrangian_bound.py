@@ -29,16 +29,16 @@ from placement.bounds.token_sets import TokenSets
 
 Floats = npt.NDArray[np.float64]
 
-ITERATIONS, FEW_ITERATIONS = 800, 200  # the latter where they are dear: 60 ms each for 16,000 sets of 8 of 256
-FIRST_THETA = 1.8  # / K
+ITERATIONS, FEW_ITERATIONS = 800, 200  # few where one is dear: 60 ms for 16,000 sets of 8 of 256 experts
+FIRST_THETA = 1.8  # the first theta is this divided by K
 # first and last value, falling geometrically
-STRIDE = (0.1, 0.002)  # of multipliers of pairs
-SOFT_PARTITIONS = (0.2, 0.002)  # in blocks
-SOFT_EIGENVALUES = (0.1, 0.001)  # of their spread
-SOFT_MAP = 0.05  # of the same, for a map: the last X of a climb is but one of many that are as good
-PRICE_STRIDE, FLOOR_STRIDE, NODE_STRIDE = 2.0, 0.5, 0.03  # of STRIDE; the first in units of X's mean reward for a pair
-RANGE_STRIDE = 0.3  # of the same unit times experts
-WARM_PROGRESS = 0.3  # where in the schedule a start from multipliers begins
+STRIDE = (0.1, 0.002)  # first and last stride of the multipliers of pairs
+SOFT_PARTITIONS = (0.2, 0.002)  # first and last smoothing of partitions, in blocks
+SOFT_EIGENVALUES = (0.1, 0.001)  # the same for eigenvalues, as a share of their spread
+SOFT_MAP = 0.05  # the same for a map: many other X are as good as the last one of a climb
+PRICE_STRIDE, FLOOR_STRIDE, NODE_STRIDE = 2.0, 0.5, 0.03  # of STRIDE; the first times X's mean pair reward
+RANGE_STRIDE = 0.3  # in that unit times the number of experts
+WARM_PROGRESS = 0.3  # a start from known multipliers begins at this share of the schedule
 
 
 class Multipliers(NamedTuple):
@@ -173,7 +173,7 @@ class _Dual:
 
         floor_B, node_BE = at.floor_B, at.node_BE
         if pieces.price_B.any():
-            load_BE = pieces.load_BE @ same_EE * (pieces.num_nodes / pieces.fastest_node)  # of each expert's node
+            load_BE = pieces.load_BE @ same_EE * (pieces.num_nodes / pieces.fastest_node)  # load of each expert's node
             gain_B = pieces.floor_B - (load_BE * node_BE).sum(axis=1)
             load_BE -= load_BE.mean(axis=1, keepdims=True)
             floor_B = self.adam.floor_B.ascend(floor_B, gain_B, stride * FLOOR_STRIDE)

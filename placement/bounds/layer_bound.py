@@ -10,8 +10,8 @@ from placement.bounds.replica_bound import replica_bound
 from placement.bounds.spectral_bound import Pieces, spectral_bound
 from placement.core.cluster import Cluster
 
-QUICK_EXPERTS = 64  # of more the multipliers of redundant experts get nowhere in a fraction of a second
-MARGIN = 1e-9  # what is subtracted for rounding where plain sums are taken; relative
+QUICK_EXPERTS = 64  # with more experts a fraction of a second brings the multipliers of copies nowhere
+MARGIN = 1e-9  # relative; subtracted for the rounding of plain sums
 
 
 def smallest_imbalance(load_E: npt.NDArray[np.floating], cluster: Cluster, margin: float = MARGIN) -> float:

@@ -20,13 +20,13 @@ from placement.bounds.token_sets import TokenSets
 
 Floats = npt.NDArray[np.float64]
 
-ITERATIONS, FEW_ITERATIONS = 400, 150  # the latter where sets take turns
-FIRST_PAIR, FIRST_HOST = 0.3, 0.1  # multipliers; 1 is the price of a node
+ITERATIONS, FEW_ITERATIONS = 400, 150  # few where sets take turns
+FIRST_PAIR, FIRST_HOST = 0.3, 0.1  # first multipliers; the price of a node is 1
 # first and last value, falling geometrically
 STRIDE = (0.1, 0.002)
-SOFT_SPLITS = (0.2, 0.002)  # in nodes
-SOFT_EIGENVALUES = (0.1, 0.001)  # of their spread
-PRICE_STRIDE, CORNER_STRIDE = 6.0, 0.1  # of STRIDE, in units of H's mean reward for a pair; the second of E times that
+SOFT_SPLITS = (0.2, 0.002)  # first and last smoothing of splits, in nodes
+SOFT_EIGENVALUES = (0.1, 0.001)  # the same for eigenvalues, as a share of their spread
+PRICE_STRIDE, CORNER_STRIDE = 6.0, 0.1  # shares of STRIDE, in units of H's mean reward for a pair; the second times E
 
 
 class HostMultipliers(NamedTuple):

@@ -22,8 +22,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 LANES = 64
-LEAST_SMOOTHING = 0.01  # below it weights would leave the range of floats
-MOST_EXPONENT = 170.0  # of a weight: products of 4 of them are floats
+LEAST_SMOOTHING = 0.01  # with less smoothing, weights leave the range of floats
+MOST_EXPONENT = 170.0  # largest exponent of a weight: a product of 4 weights is still a float
 
 
 class Recursion(NamedTuple):
@@ -152,7 +152,7 @@ def ascend_batches(
         for lane in range(lanes):
             u = begin + lane
             if not back_RL[0, lane] > 0.0:
-                continue  # out of the range of floats: these multipliers stay
+                continue  # the sum left the range of floats: these multipliers stay
             for f in range(num_features):
                 gradient = seen_FL[f, lane] - shared_V[cell_UF[u, f]]
                 theta_UF[u, f] = ascended(adam, u, f, theta_UF[u, f], gradient, stride)

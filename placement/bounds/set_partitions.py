@@ -19,7 +19,7 @@ from placement.support.kernel import inlined_kernel, kernel
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Masks = npt.NDArray[np.uint16]  # unsigned: indices that need no check for being negative
+Masks = npt.NDArray[np.uint16]  # unsigned indices need no check for being negative
 
 MOST_EXPONENT = 11.5  # splits with a chance below 1e-5 of the best one's are left out of the gradient
 

@@ -31,9 +31,9 @@ from placement.support.kernel import kernel
 
 Floats = npt.NDArray[np.float64]
 
-FIRST_STEP, DIAGONAL_STEP = 0.1, 0.2  # of the largest entry of M, off and on the diagonal
-STEP_DECAY = 20.0  # the last step is the first divided by 1 + this
-ERROR_FACTOR = 64.0  # times size * machine epsilon * norm: far above the error of the eigenvalues and sums
+FIRST_STEP, DIAGONAL_STEP = 0.1, 0.2  # shares of the largest entry of M, off and on the diagonal
+STEP_DECAY = 20.0  # the last step is the first one / (1 + STEP_DECAY)
+ERROR_FACTOR = 64.0  # error allowed: this * size * machine epsilon * norm, far above that of eigenvalues and sums
 
 
 class Pieces(NamedTuple):
@@ -121,7 +121,7 @@ class _Tangents:
         first, second = np.triu_indices(top_k, 1)
         self.num_experts = pieces.load_BE.shape[1]
         pair_UC = pieces.sets_UK[:, first].astype(np.int64) * self.num_experts + pieces.sets_UK[:, second]
-        self.pair_UC = np.ascontiguousarray(pair_UC)  # of one layout, so that the kernel is compiled once
+        self.pair_UC = np.ascontiguousarray(pair_UC)  # contiguous, so that the kernel is compiled for one layout
         self.away = 1.0 - 1.0 / pieces.num_nodes
         lightest = np.sort(pieces.load_BE, axis=1)[:, : pieces.slots_per_node].sum(axis=1)
         # weights 1/N + growth * (load_n - 1/N) stay >= 0 down to the lightest node that there can be

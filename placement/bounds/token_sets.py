@@ -29,7 +29,7 @@ Floats = npt.NDArray[np.float64]
 
 MOST_CELLS = 4_000_000  # sets * splits that one iteration looks at one by one
 MOST_TOP_K = 8  # 4140 partitions; 9, or 8 and a home, have 21,147 (11,051 over 4 nodes)
-EVEN_SHARE = 0.25  # of the iterations, where sets take turns afterwards
+EVEN_SHARE = 0.25  # share of the iterations before sets take turns
 SWEEPS_BETWEEN_JUDGING = 4
 
 
@@ -133,7 +133,7 @@ class SetMultipliers:
         self.free = float(weight_U.sum()) if home else 0.0  # the home's own block costs nothing
         self.adam = Adam.like(np.zeros(cell_UF.shape))
         self.even_adam = Adam.like(np.zeros((len(cell_UF), len(self.size_D))))
-        self.least = 0.0 if hosts else -np.inf  # as `Splits.least_F`
+        self.least = 0.0 if hosts else -np.inf  # the meaning is that of `Splits.least_F`
         self.own_since: int | None = None  # step at which features got multipliers of their own
 
     def first(self, theta_D: list[float]) -> Floats:

@@ -20,10 +20,10 @@ from placement.grouping.assign_kernels import improve, repair
 log = logging.getLogger("placement")
 
 GAP = 1e-3  # a smaller gap between answer and bound is not worth more work
-FLOW_UNITS = 1e6  # a token's cost is rounded down to whole parts of the mean, so many
+FLOW_UNITS = 1e6  # a token's cost is rounded down to a whole number of parts of the mean: so many parts
 EXACT_SIZE = 20_000  # requests times nodes that CP-SAT is given
-EXACT_WORK = 4.0  # its units of deterministic time
-SWAP_REQUESTS = 4_000  # beyond, a sweep of swaps would take seconds; there single moves already come close
+EXACT_WORK = 4.0  # units of CP-SAT's deterministic time
+SWAP_REQUESTS = 4_000  # with more requests a sweep of swaps takes seconds, and single moves already come close
 
 Floats = npt.NDArray[np.float64]
 
@@ -157,7 +157,7 @@ def cheapest_flow(
         np.arange(sink + 1), np.concatenate([tokens_Q, np.zeros(num_nodes, np.int64), [-tokens_Q.sum()]])
     )
     status = solver.solve()
-    if status != solver.OPTIMAL:  # cannot be: caps add up to all tokens
+    if status != solver.OPTIMAL:  # unreachable: the caps together hold all tokens
         return float(cost_QN.min(axis=1).sum()), np.where(cost_QN == cost_QN.min(axis=1, keepdims=True), 1, 0)
     flow_QN[:] = solver.flows(arcs).reshape(flow_QN.shape)
     bound = solver.optimal_cost() * (spread / FLOW_UNITS) + least * float(tokens_Q.sum())
@@ -190,7 +190,7 @@ def _exact(
 
     over_QN = cost_QN - cost_QN.min(axis=1, keepdims=True)
     unit = max(float(over_QN.max()) / 2**24, 1e-12)
-    price_QN = np.floor(over_QN / unit).astype(np.int64)  # rounded down, so that its bound is ours
+    price_QN = np.floor(over_QN / unit).astype(np.int64)  # rounded down, so that CP-SAT's bound is a bound on the cost
     model = cp_model.CpModel()
     at_QN = [[model.new_bool_var("") for _ in row] for row in price_QN]
     for q, row in enumerate(at_QN):

@@ -9,7 +9,7 @@ from placement.grouping.home_costs import HomeCosts
 from placement.grouping.router import BAND, SLACK_REQUESTS, Router
 from placement.workload.workload import Workload
 
-ENOUGH = 0.995  # of what all layers together gain, which the chosen ones must gain
+ENOUGH = 0.995  # the chosen layers must bring this share of the gain of all layers
 PREFIX_SHARE = 0.25
 
 
@@ -23,7 +23,7 @@ def fit_router(costs: HomeCosts, workload: Workload) -> tuple[Router, float]:
     saved_LEN = costs.saved_LEN / np.maximum(costs.load_LE, 1)[:, :, None]
     rng = np.random.default_rng(np.random.SeedSequence([workload.seed & (2**63 - 1), 0x5E1EC7]))
     counts_QLE = rng.binomial(workload.profile_QLE.astype(np.int64), PREFIX_SHARE).astype(np.float32)
-    # what a layer's own homes save, from the counts that were drawn (to choose) and from all (to judge)
+    # what a layer's own homes save: by the counts that were drawn (to choose), and by all counts (to judge)
     drawn_LQN = np.einsum("qle,len->lqn", counts_QLE, saved_LEN, optimize=True)
     whole_QN = np.einsum("qle,len->qn", workload.profile_QLE.astype(np.float32), saved_LEN, optimize=True)
     layers, kept = _choose_layers(drawn_LQN, whole_QN)

@@ -14,7 +14,7 @@ from placement.core.model import MOST_LAYERS
 from placement.errors import InputError, OptionError
 from placement.grouping.assign import cheapest_flow
 
-BAND = 0.01  # sends per token: homes that differ by less are as good
+BAND = 0.01  # sends per token; homes that differ by less count as equal
 SLACK_REQUESTS = 1.0  # mean requests by which a node may be ahead of the least loaded and still get another
 
 Counts = npt.NDArray[Any]

@@ -8,7 +8,7 @@ from placement.cost.evaluation import Evaluation
 from placement.pipeline.part_figures import Answers, PartFigures
 from placement.pipeline.solution import Solution
 
-ONE, OWN = "one", "own"  # names of the map for all and of the class's own
+ONE, OWN = "one", "own"  # names of two maps: the one for all, and the class's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

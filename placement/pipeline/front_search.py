@@ -19,7 +19,7 @@ from placement.solvers import get_solver
 from placement.solvers.problem import LayerProblem
 
 WEIGHTS = (0.0, 0.1, 0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 3.0, 6.0, 12.0)
-DIGITS = 12  # sends of equivalent maps may differ beyond these
+DIGITS = 12  # further digits of the sends differ between equivalent maps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from placement.grouping.router import Router
 from placement.pipeline.solution import Solution
 
 GROUPED, JOINT = "grouped", "joint"
-PLACED = "map"  # name of a given placement
+PLACED = "map"  # what a table calls a given placement
 WITH_HOMES = " + homes"
 
 

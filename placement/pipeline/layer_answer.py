@@ -76,7 +76,7 @@ def solve_layer(problem: LayerProblem, layer_id: int, current_P: Row | None) -> 
     if current_P is not None:
         search = replace(problem, starts=(*problem.starts, current_P))
     if options.moves_limited and problem.deadline is not None:
-        now = time.monotonic()  # the other half is for maps that move less
+        now = time.monotonic()  # half of the time is left for maps that move less
         search = replace(search, deadline=now + (problem.deadline - now) / 2)
     solution = solver.solve_layer(search)
     best = point_of(problem, current_P, solution.phy2log_P, solution.solver)

@@ -19,14 +19,14 @@ def spend(fronts: Sequence[Sequence[Point]], max_moves: int | None) -> list[Poin
     """
     most = sum(front[-1].moves for front in fronts)
     budget = most if max_moves is None else min(max_moves, most)
-    lowest_M = np.zeros(budget + 1)  # of the layers so far, with at most so many moves
+    lowest_M = np.zeros(budget + 1)  # lowest cost of the layers so far with at most M moves
     choices = []
     for front in fronts:
         total_XM = np.full((len(front), budget + 1), np.inf)
         for x, point in enumerate(front):
             if point.moves <= budget:
                 total_XM[x, point.moves :] = lowest_M[: budget + 1 - point.moves] + _value(point)
-        choices.append(total_XM.argmin(axis=0))  # the first of the lowest: the fewest moves
+        choices.append(total_XM.argmin(axis=0))  # argmin gives the first of equal costs, which moves least
         lowest_M = total_XM.min(axis=0)
     chosen = []
     left = budget

@@ -24,11 +24,11 @@ from placement.support.hash64 import GOLDEN
 Row = npt.NDArray[np.int32]
 
 CURRENT, ANNEAL = "current", "anneal"
-RUN_SHARE = 0.1  # of the moves of an unlimited search, for each price
+RUN_SHARE = 0.1  # a price gets this share of the moves of an unlimited search
 PRICE_STEP = 2.0
-LOWEST_PRICE = 0.25  # in units of the mean gain of a move of the unlimited search
-MOST_SCORES, FEWEST_SCORES = 1000, 32  # of maps on walks; with a work limit its share of the first
-FREE_SETS = 1 << 17  # top-k sets whose scores are no work to speak of
+LOWEST_PRICE = 0.25  # in units of a move's mean gain in the unlimited search
+MOST_SCORES, FEWEST_SCORES = 1000, 32  # maps on walks that are scored; a work limit takes its share of the first
+FREE_SETS = 1 << 17  # scoring so many top-k sets costs next to nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ class _Search:
         self.inc = incidence(problem, problem.num_experts)
         self.costs = costs_of(problem, problem.num_experts)
         self.now_GE = holds_GE(current_P, problem.cluster, problem.num_experts)
-        self.moves = REPLICA_MOVES if problem.num_redundant else MOVES  # of an unlimited search
+        self.moves = REPLICA_MOVES if problem.num_redundant else MOVES  # moves of an unlimited search
         share = 1.0 if problem.options.work_limit is None else problem.options.work_limit / self.moves
         free = FREE_SETS // max(len(problem.sets_UK), 1)
         self.most_scores = min(max(int(MOST_SCORES * share), free, FEWEST_SCORES), MOST_SCORES)

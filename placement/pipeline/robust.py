@@ -43,10 +43,10 @@ Row = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
 ROUNDS = 8
-ROUND_MOVES, WORK_SHARE = 40_000, 0.1  # moves a layer and round; their share of the work limit
-SMOOTHING = 0.7  # weights jump from one part to another; the mean with those before converges faster
+ROUND_MOVES, WORK_SHARE = 40_000, 0.1  # moves of a layer in a round, and their share of the work limit
+SMOOTHING = 0.7  # weights jump between parts; their mean with earlier weights converges faster
 MIP_NODES, MIP_GAP = 2_000, 1e-5
-PARTS_TOKENS, FEWEST_PART_TOKENS = SAMPLE_TOKENS, 1_024  # of the samples of all parts together, and of one
+PARTS_TOKENS, FEWEST_PART_TOKENS = SAMPLE_TOKENS, 1_024  # sampled tokens of all parts, fewest of one part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,7 +111,7 @@ def _check(source: Source, cluster: Cluster, options: Options, current: Placemen
         check_fits(current, source.model, cluster)
     check_moves(options, has_current=current is not None)
     if current is not None and robust is not None:
-        raise OptionError("robust looks for a new map and knows no current one; leave --from or --robust out")
+        raise OptionError("a robust map is a new map and starts from no current one; leave the current map out")
     source.check(options)
 
 

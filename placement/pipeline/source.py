@@ -33,7 +33,7 @@ from placement.workload.counted import CountedTrace, count_sides
 from placement.workload.counts_file import ExpertCounts
 from placement.workload.workload import SAMPLE_TOKENS, Workload
 
-MOST_EXACT_TOKENS = 1 << 24  # of a trace on all of whose tokens maps are measured
+MOST_EXACT_TOKENS = 1 << 24  # a trace of so many tokens is measured on every token
 
 Homes = npt.NDArray[np.int32] | None  # [Q], home of each entry of a trace's requests; None: homes are random
 
@@ -81,7 +81,7 @@ class Source(ABC):
 
     def parts(self, by: str) -> Parts:
         """Parts of the traffic, see `placement.traces.parts`. Raises OptionError where they are unknown."""
-        return parts_of(self.trace(f"robust={by!r}"), by)
+        return parts_of(self.trace(f"parts={by!r}"), by)
 
     def trace(self, what: str) -> Trace:
         """The trace. Raises OptionError where there is none, which says that `what` needs the trace."""

@@ -24,7 +24,7 @@ from placement.traces.synthetic.presets import custom_shape
 from placement.traces.trace import Trace, open_trace
 from placement.workload.counting import set_counter, token_keys
 
-TOP_KS = (1, 2, 4, 6, 8)  # each has a counting kernel of its own; others are compiled at their first trace
+TOP_KS = (1, 2, 4, 6, 8)  # each top-k has a counting kernel; another top-k compiles its own at its first trace
 QUICK = Options(work_limit=10, bound="none")
 
 

@@ -20,7 +20,7 @@ from placement.errors import OptionError, PlacementError, TraceError
 from placement.traces.format import RequestEntry
 from placement.traces.storage.litter import is_litter
 
-BATCH_TOKENS = 2048  # of a batch at most, where a reader can choose
+BATCH_TOKENS = 2048  # the most in a batch, where a reader can choose
 PREFILL, DECODE = 0, 1
 
 

@@ -16,7 +16,7 @@ from placement.errors import RankError
 from placement.runtime.transport.base import Group
 
 SCORES, IDS, MAP, LAYER, ROWS, WEIGHTS, MEMORY, SWAP = 1, 2, 3, 4, 5, 6, 7, 8
-SWAP_LAYER = -1  # in the place of a layer while weights move
+SWAP_LAYER = -1  # stands in the place of a layer's number while weights move
 FAULTS = {
     SCORES: "has weights or scores that are not finite numbers, or loads beyond 0 to 1024; look at its router",
     IDS: "has expert ids that the model does not have; ids from 0 to {last_expert}, or -1 for none, are allowed",

@@ -14,7 +14,7 @@ from placement.runtime.reduce import sum_rows
 from placement.runtime.transport.base import Group
 from placement.runtime.workspace import Workspace
 
-Write = Callable[[Tensor, Tensor], Tensor]  # rows of these numbers, written to and returned in a buffer of bytes
+Write = Callable[[Tensor, Tensor], Tensor]  # (row numbers, buffer of bytes): the rows, written to the buffer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

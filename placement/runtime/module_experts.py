@@ -13,7 +13,7 @@ from placement.runtime.experts import grouped_mm
 from placement.runtime.slot_weights import SlotWeights
 
 FLAGS = frozenset(("has_gate", "has_bias", "has_post_expert_norm", "is_transposed", "is_concatenated"))
-NEEDED = ("has_bias", "is_transposed")  # others came later: a module without them is as all were before
+NEEDED = ("has_bias", "is_transposed")  # later attributes are optional: a module without them is of the old kind
 WEIGHTS = ("gate_up_proj", "up_proj", "down_proj", "gate_up_proj_bias", "up_proj_bias", "down_proj_bias")
 
 

@@ -18,7 +18,7 @@ from placement.solvers.problem import LayerProblem, LayerSolution
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-PASSES = 4  # of Kernighan-Lin per bisection: the first ones bring nearly all
+PASSES = 4  # passes of Kernighan-Lin for each bisection: the first ones bring nearly all of the gain
 
 
 class Graph:

@@ -20,7 +20,7 @@ from placement.solvers.balancing.balance_solver import Balance
 from placement.solvers.base import HOMES_KNOWN, PROVEN, no_map_found
 from placement.solvers.problem import LayerProblem, LayerSolution, Score
 
-LIMITS = 6  # on the load of a pair
+LIMITS = 6  # limits on the load of a pair that are tried
 
 
 class Matching:

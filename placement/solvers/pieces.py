@@ -24,7 +24,7 @@ from placement.solvers.prove import prove
 from placement.support.compiling import CompilePiece
 
 EXPERTS, COPIES, TOP_K = 8, 4, 2
-WIDE_EXPERTS = 260  # beyond 256, where ids take two bytes
+WIDE_EXPERTS = 260  # more than 256 experts, whose ids take two bytes
 NEEDED_BY = ("auto", "anneal")
 MOVES, SEED = 4, np.uint64(0)
 

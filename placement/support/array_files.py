@@ -22,8 +22,8 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-LARGEST_BYTES = 1 << 26  # read at once by rows; of a member of a zip, whatever it was packed to
-MOST_PACKED = 200  # times that a larger member may be its packed size
+LARGEST_BYTES = 1 << 26  # most bytes read at once, by rows; a smaller member of a zip may be packed to any size
+MOST_PACKED = 200  # a larger member may have at most this many times its packed size
 MOST_AXES = 8
 
 
@@ -105,7 +105,7 @@ def open_zip(file: Any) -> Iterator[zipfile.ZipFile]:
         struct.error,
         EOFError,
         KeyError,
-        NotImplementedError,  # a way of packing that is not known
+        NotImplementedError,  # the way of packing is unknown
         RuntimeError,  # encrypted
     ) as error:
         raise ValueError(f"it is no sound zip of arrays: {error or type(error).__name__}") from None

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from placement.errors import OutputError
 
 PART = ".part"
-LONGEST_NAME = 200  # bytes; systems allow 255, of which temporary names take some
+LONGEST_NAME = 200  # bytes; systems allow 255, and temporary names add some
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def compile_pieces(pieces: Sequence[CompilePiece], *, workers: int | None = None
     waiting: SimpleQueue[CompilePiece | None] = SimpleQueue()
     for item in (*missing, *[None] * width):
         waiting.put(item)
-    told: SimpleQueue[bool] = SimpleQueue()  # True: a piece is done; False: who took part has ended
+    told: SimpleQueue[bool] = SimpleQueue()  # True: a piece is done; False: a helping process has ended
     with ThreadPoolExecutor(width) as threads:
         threads.submit(_run_here, iter(waiting.get, None), told)  # first: the largest need not be read from the cache
         for _ in range(width - 1):
@@ -140,7 +140,7 @@ def _feed(pieces: Iterator[CompilePiece], told: SimpleQueue[bool]) -> None:
 
 def main() -> None:
     """Run the pieces that the process that started this one names, a line each."""
-    answers = os.dup(sys.stdout.fileno())  # nothing that a piece prints is taken for an answer
+    answers = os.dup(sys.stdout.fileno())  # answers get a stream of their own: what a piece prints is no answer
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with seldom_collected():
         for line in sys.stdin:

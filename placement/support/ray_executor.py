@@ -136,7 +136,7 @@ def _connect(address: str) -> tuple[Any, bool]:
         import ray
     except ImportError:
         raise OptionError(
-            "engine 'ray' needs Ray, which is not installed; pip install 'expert-placement[ray]'"
+            "workers on Ray need Ray, which is not installed; pip install 'expert-placement[ray]'"
         ) from None
     if ray.is_initialized():
         return ray, False
@@ -173,7 +173,7 @@ def _check_listens(address: str) -> None:
     """Raise OptionError if nothing listens there: Ray itself would go on trying for minutes."""
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise OptionError(f"address={address!r} is not that of a Ray cluster; HOST:PORT or auto is")
+        raise OptionError(f"address={address!r} is no address of a Ray cluster; give HOST:PORT or auto")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
     except OSError as error:

@@ -24,8 +24,8 @@ ITEM_BYTES = {name: int(dtype[1:]) for dtype, name in DTYPES.items()}
 LENGTH_BYTES = ALIGN = 8
 FIRST_BYTES = 4096  # a header of ours is shorter
 MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
-MOST_PER_BYTE = 2  # numbers: the smallest types have four bits
-LONGEST_NAME = 1000  # of a tensor
+MOST_PER_BYTE = 2  # most numbers in a byte: the smallest types have four bits
+LONGEST_NAME = 1000  # characters of a tensor's name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

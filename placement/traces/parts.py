@@ -41,7 +41,7 @@ class Parts:
         return trace.select(mine if trace.selected_Q is None else mine & trace.selected_Q)
 
 
-def parts_of(trace: Trace, by: str, *, option: str = "robust", others: Sequence[str] = PARTINGS) -> Parts:
+def parts_of(trace: Trace, by: str, *, option: str = "parts", others: Sequence[str] = PARTINGS) -> Parts:
     """Part the kept requests of a trace.
 
     domain, category  by that key of the requests; those without it are a part of their own
@@ -75,7 +75,7 @@ def parts_of(trace: Trace, by: str, *, option: str = "robust", others: Sequence[
             f"{option}={by!r} needs two or more parts of at least {FEWEST_TOKENS} tokens and {FEWEST_REQUESTS} "
             f"requests; {found} was found; give more requests, or another of {', '.join(others)}"
         )
-    number = np.full(len(names) + 1, -1, dtype=np.int32)  # the last for requests of no part
+    number = np.full(len(names) + 1, -1, dtype=np.int32)  # the last entry: requests of no part
     number[kept] = np.arange(len(kept))
     return Parts(by=by, names=tuple(names[w] for w in kept), part_Q=number[part_Q], left_out=left_out)
 
@@ -116,7 +116,7 @@ def check_parting(by: str) -> None:
 def _num_windows(by: str) -> int:
     windows = re.fullmatch(r"windows:(\d{1,4})", by)
     if windows is None or int(windows[1]) < 2:
-        raise OptionError(f"robust={by!r} is unknown; choose one of {', '.join(PARTINGS)} (N from 2 to 9999)")
+        raise OptionError(f"parts={by!r} is unknown; choose one of {', '.join(PARTINGS)} (N from 2 to 9999)")
     return int(windows[1])
 
 

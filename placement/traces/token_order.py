@@ -19,7 +19,7 @@ from placement.support.hash64 import mixed_order
 from placement.traces.checked import checked_ids
 from placement.traces.trace import Block, Trace
 
-MIXED_TOKENS = 1 << 20  # at most, unless one block has more: their ids in one layer are held in memory
+MIXED_TOKENS = 1 << 20  # the most whose ids of one layer are in memory; a larger block counts alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

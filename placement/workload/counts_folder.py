@@ -49,7 +49,7 @@ BEGUN = "give the same options, or another folder"
 
 def _checked_part(part: tuple[int, int]) -> tuple[int, int]:
     if not 1 <= part[0] <= part[1] <= MOST_PARTS:
-        raise ValueError(f"{part[0]}/{part[1]} is none; I/N with I from 1 to N is one, and N is at most {MOST_PARTS:,}")
+        raise ValueError(f"{part[0]}/{part[1]} is no part; give I/N with I from 1 to N, and N at most {MOST_PARTS:,}")
     return part
 
 
@@ -199,7 +199,7 @@ def parse_part(text: str) -> tuple[int, int]:
     """`3/8` as (3, 8). Raises OptionError."""
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise OptionError(f"part={text!r} is none; give I/N with I from 1 to N, as 3/8")
+        raise OptionError(f"part={text!r} is no part; give I/N with I from 1 to N, as 3/8")
     return int(found[1]), int(found[2])
 
 

@@ -67,7 +67,7 @@ def test_split_writes_train_and_held_out_and_merge_puts_them_together(
         (("merge", "{}/t", "-o", "{}/t"), "nothing is overwritten"),
         (("merge", "{}/t", "-o", "{}/no/m"), "cannot write"),
         (("synth", "-o", "{}/s"), "the model's shape is missing"),
-        (("synth", "--preset", "nope", "-o", "{}/s"), "preset 'nope' is not known"),
+        (("synth", "--preset", "nope", "-o", "{}/s"), "preset 'nope' is unknown"),
         (("synth", "--preset", "olmoe", "--top-k", "2", "-o", "{}/s"), "give either"),
         (("synth", "--preset", "olmoe", "--tokens", "5", "-o", "{}/s"), "tokens=5 must be at least requests=400"),
     ],

@@ -23,7 +23,7 @@ from placement.workload.counts_file import ExpertCounts
 
 FACTORS = (1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
 WHOLE, MIXED, IN_ORDER = "trace", "mixed", "in order"
-ROUNDING = 1e-12  # of a share that is exactly as large as allowed
+ROUNDING = 1e-12  # a share above its limit by less counts as equal to the limit
 
 Floats = npt.NDArray[np.float64]
 
@@ -131,7 +131,7 @@ def _whole(load_LE: npt.NDArray[np.int64]) -> _Tally:
 def _tally_steps(trace: Trace, step_tokens: int, mixed: bool, executor: Executor | None) -> _Tally:
     model: Model = trace.model
     layers = range(model.num_layers)
-    load_LE = np.zeros((model.num_layers, model.num_experts), dtype=np.int64)  # of the step that is being filled
+    load_LE = np.zeros((model.num_layers, model.num_experts), dtype=np.int64)  # load of the step that is being filled
     sums = _Tally(
         steps=0,
         dropped_LC=np.zeros((model.num_layers, len(FACTORS))),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from placement.cost.evaluation import Evaluation
 
-LITTLE, MUCH = 0.02, 0.10  # of the modelled step: less is hardly anything, more is much
+LITTLE, MUCH = 0.02, 0.10  # shares of the modelled step: hardly a gain below the first, a large one above the second
 LINEAR, EPLB, SOLVED = "linear", "eplb", "solved"
 
 

@@ -11,8 +11,8 @@ from placement.pipeline.source import Side
 from placement.solvers.options import Options
 from placement.workload.workload import Workload
 
-FURTHER_SLOTS = (0, 1, 2, 4)  # of a GPU, beyond the fewest that hold all experts
-SLOT_PRICE = 0.01  # of the first row's step: what one further slot of every GPU has to save
+FURTHER_SLOTS = (0, 1, 2, 4)  # slots of a GPU beyond the fewest that hold all experts
+SLOT_PRICE = 0.01  # one further slot on every GPU must save this share of the first row's step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

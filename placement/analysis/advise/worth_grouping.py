@@ -12,7 +12,7 @@ from placement.pipeline.with_homes import solve_grouped
 from placement.solvers.options import Options
 from placement.traces.trace import Trace
 
-FEWEST_A_NODE = 8  # requests
+FEWEST_A_NODE = 8  # fewest requests for each node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 Float = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 FOLDS = 5
-PENALTIES = 2.0 ** np.arange(-8, 5)  # times the mean eigenvalue of the training requests
+PENALTIES = 2.0 ** np.arange(-8, 5)  # in units of the mean eigenvalue of the training requests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,8 +19,8 @@ from placement.errors import OptionError
 from placement.workload.workload import Workload
 
 PERMUTATIONS = 499
-CHANCE = 63  # of the permutations also give what chance makes of the effect
-FEWEST_OLD, FEWEST_NEW = 4, 8  # requests before a cut, and since: a map is fitted to these
+CHANCE = 63  # so many permutations also say what effect chance alone has
+FEWEST_OLD, FEWEST_NEW = 4, 8  # fewest requests before a cut, and since: a map is fitted to each side
 
 Floats = npt.NDArray[np.float64]
 

@@ -46,7 +46,7 @@ class Follower:
         self._model = model
         self._seed = seed
         self._read: set[object] = set()  # shards
-        self._done: dict[Path, Signature] = {}  # recordings, and what was told to be wrong
+        self._done: dict[Path, Signature] = {}  # recordings that are read, and those whose fault was told
         self._seen: dict[Path, Signature] = {}
 
     def poll(self, *, settled: bool = False) -> Iterator[NewTokens]:

@@ -25,8 +25,8 @@ from placement.support.parallel import make_executor
 from placement.workload.workload import Workload
 
 STEADY, NOT_WORTH_IT, CHANGE = "steady", "not-worth-it", "change"
-MOVED = 3  # one slot in so many is the most that a change moves: what more would gain is little
-GROWN = 2  # a map is looked at again when the window has so many times the tokens that it was fitted to
+MOVED = 3  # a change moves at most one slot in so many: more moves gain little
+GROWN = 2  # a map is judged anew when the window has so many times its training tokens
 
 
 Solve = Callable[[Workload], Placement]

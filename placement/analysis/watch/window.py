@@ -9,7 +9,7 @@ from operator import add
 from placement.errors import OptionError
 from placement.workload.workload import Workload
 
-BUCKETS = 8  # each holds co-activations of all layers: few, so that memory stays bounded
+BUCKETS = 8  # few, so that memory stays bounded: each holds the co-activations of all layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ SHAPES = {"linear": "circle", "eplb": "square", "robust": "triangle", "grouped":
 SERIES = {"linear": "s0", "eplb": "s1", "robust": "s3", "grouped": "s3"}
 RESULT_SHAPE, RESULT_SERIES = "diamond", "s2"
 NODE_LINES = 16
-SHADES = 10  # of blue, and as many of orange
+SHADES = 10  # shades of blue, and as many of orange
 SENDS, IMBALANCE = "sends per token to other nodes", "rank imbalance (max / mean)"
 
 

@@ -9,7 +9,7 @@ from placement.analysis.info.findings import HomeFindings
 from placement.errors import printable
 from placement.report.drawing.numbers import change, number, percent, plural
 
-LITTLE, MUCH = 0.02, 0.06  # of a request's assignments: below, a gain is hardly worth its trouble; above, it is large
+LITTLE, MUCH = 0.02, 0.06  # shares of a request's assignments: gains hardly worth their trouble, large gains
 PUBLISHED = "the study that this follows found 0.82, 0.68 and 0.55 for three models, from prefill to decode"
 
 

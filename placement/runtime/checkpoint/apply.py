@@ -96,7 +96,7 @@ def apply_map(
     listener(Progress(stage="apply", done=0, total=len(files)))
     run_tasks(one, files, executor)
     manifest.complete = True
-    manifest.files = {name: manifest.files[name] for name in files}  # in order, whoever came first
+    manifest.files = {name: manifest.files[name] for name in files}  # in the order of names, whichever rank wrote first
     manifest.write(out / MANIFEST)
     return Applied(manifest=manifest, written=len(files) - kept, kept=kept)
 

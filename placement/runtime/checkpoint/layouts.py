@@ -14,7 +14,7 @@ from placement.support.tensor_file import Tensor
 _BEFORE = r"^(?P<before>(?:.+\.)?layers\.(?P<layer>\d{1,5})\.(?:.+\.)?experts)\."
 _EXPERTS = re.compile(r"(?:^|\.)experts\.")
 _SHOWN = 8
-MOST_EXPERTS = 65_536  # of a layer
+MOST_EXPERTS = 65_536  # most experts of a layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,12 +35,12 @@ Row = npt.NDArray[np.int32]
 Run = Callable[[Row, float, float, float, int, np.uint64], None]  # row (in place), price, hot, cold, moves, seed
 
 MOVES, REPLICA_MOVES = 450_000, 600_000
-MOVES_OF_EXPERT = 2000  # at least, where experts are many
+MOVES_OF_EXPERT = 2000  # fewest moves for each expert
 UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
 SETS_OF_MANY_NODES, MOVES_ON_MANY_NODES, SINGLE_MOVES_ON_MANY_NODES = 2048, 20_000, 60_000
 CHANCE_WORK = 400_000_000  # factors of a product that a search may multiply where copies are chosen by chance
 HOT_SETS, HOT_LOADS = 8192, 24
-SEGMENTS = 4  # between which a deadline is looked at
+SEGMENTS = 4  # a search looks at its deadline between these parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +57,11 @@ class Schedule:
 
 
 SINGLE = Schedule(hot=0.06, cold=0.003)
-HOT, COLD = Schedule(hot=0.06, cold=0.02), Schedule(hot=0.02, cold=0.003)  # SINGLE in two
-HOT_SHARE = 1 / 3  # of the moves
+HOT, COLD = Schedule(hot=0.06, cold=0.02), Schedule(hot=0.02, cold=0.003)  # SINGLE, in two parts
+HOT_SHARE = 1 / 3  # share of the moves that are hot
 QUENCH = Schedule(hot=0.02, cold=0.003)
 COPIES = Schedule(hot=0.04, cold=0.004, prices=(0.5, 0.7, 1, 1))
-COPIES_FOR_BALANCE = Schedule(hot=0.005, cold=0.0005, prices=(1, 1, 1, 1))  # where sends do not count
+COPIES_FOR_BALANCE = Schedule(hot=0.005, cold=0.0005, prices=(1, 1, 1, 1))  # for objectives without sends
 COPIES_ON_MANY_NODES = Schedule(hot=0.006, cold=0.002, prices=(0.6, 0.8, 1))
 
 
@@ -73,7 +73,7 @@ class Anneal:
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
         search = _Search(problem)
-        row = reduce(search.better, problem.starts, search.best_row())  # never worse than what it started from
+        row = reduce(search.better, problem.starts, search.best_row())  # the answer is no worse than any start
         return LayerSolution(solver=self.name, phy2log_P=row, status="limit" if search.stopped else "feasible")
 
     def polish(self, problem: LayerProblem, row: Row) -> LayerSolution:
@@ -196,7 +196,7 @@ class _Search:
 
 def _rough(problem: LayerProblem) -> LayerProblem:
     """Fewer sets and bootstraps for the hot part of a search: what they blur is less than what its temperature does."""
-    pick_B = _evenly(len(problem.load_BE), HOT_LOADS)  # the exact load among them
+    pick_B = _evenly(len(problem.load_BE), HOT_LOADS)  # row 0, the exact load, is among the rows
     few = _with_sets(problem, _evenly(len(problem.sets_UK), HOT_SETS))
     return replace(few, load_BE=problem.load_BE[pick_B])
 

@@ -75,7 +75,7 @@ def anneal_chance(
     for e in range(num_experts):
         _chances(on_EN[e], holds_EG[e], local_first, costs, miss_EHX[e], share_EG[e])
     load_GB = np.zeros((num_ranks, num_boots))
-    peak_NB = np.zeros((costs.num_nodes, num_boots))  # not looked at: every node is taken to change
+    peak_NB = np.zeros((costs.num_nodes, num_boots))  # every node is taken to change, so no value is read
     all_nodes = ~ZERO >> np.uint64(64 - costs.num_nodes)
     for e in range(num_experts):
         add_load(load_GB, e, share_EG[e], all_nodes, costs)
@@ -122,7 +122,7 @@ def anneal_chance(
             more_G[side] = share_EG[e] - old_share[side]
         after = cost_after(load_GB, peak_NB, all_nodes, u, more_G[0], v, more_G[1], costs, peak_B)
         change = after - uneven
-        accept = change <= threshold + sends  # no sends at all would do
+        accept = change <= threshold + sends  # true even if the move left no sends
         if accept:
             # sends after the move: the sets of u and v anew, those of both once
             for side in range(2):

@@ -16,12 +16,12 @@ from placement.support.kernel import inlined_kernel, inner_kernel, kernel
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.int32]
-Masks = npt.NDArray[np.uint64]  # of nodes, a bit each; and random state
+Masks = npt.NDArray[np.uint64]  # sets of nodes, a bit for each node; also the state of a random stream
 Flags = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]
 
-CAP_PRICE = 50.0  # of one unit of imbalance beyond a cap
-LEAST_GAIN = 1e-12  # by which a map has to be better to be kept: less is rounding
+CAP_PRICE = 50.0  # price of one unit of imbalance beyond a cap
+LEAST_GAIN = 1e-12  # a map is kept if it gains at least this; a smaller gain is rounding
 ONE, ZERO = np.uint64(1), np.uint64(0)
 BOOK: int = np.int64(1)  # type: ignore[assignment]
 UNDO: int = np.int64(-1)  # type: ignore[assignment]

@@ -39,8 +39,8 @@ from placement.solvers.annealing.replica_loads import add_load, cost_after, meas
 from placement.solvers.annealing.replica_sends import NOBODY, Hosts, Rest, no_hosts, no_rest, sends_of_set, update_set
 from placement.support.kernel import inlined_kernel, inner_kernel, kernel
 
-REFRESH = 64  # accepted moves between refreshes, at least
-REFRESH_WORK = 192  # pairs of sets and nodes for each move more
+REFRESH = 64  # fewest accepted moves between refreshes
+REFRESH_WORK = 192  # one further move for each so many pairs of a set and a node
 
 
 class ReplicaRoom(NamedTuple):
@@ -159,7 +159,7 @@ def replicas_kernel(
         q = random_below(state, num_slots)
         if move % 2:  # half of the proposals bring an expert to a node that hosts others of its sets
             q = _slot_of_fellow(p, phy2log_P, inc, host_E, slots_per_node, state)
-        u, v = int(np.int64(phy2log_P[p])), int(np.int64(phy2log_P[q]))  # of one type, whatever the arrays hold
+        u, v = int(np.int64(phy2log_P[p])), int(np.int64(phy2log_P[q]))  # one type of number, whatever the arrays hold
         r, s = p // costs.slots_per_gpu, q // costs.slots_per_gpu
         replace = random_word(state) & ONE == ZERO
         # every expert keeps a copy, and no rank gets an expert twice

@@ -49,7 +49,7 @@ def measure_shares(
                 hosts |= host
         pivot = pivot_of(sets[t], num_nodes)
         known = inc.home_U[t]
-        bit, times = ZERO, num_nodes - popcount(hosts)  # at first all homes that host none of them, which choose alike
+        bit, times = ZERO, num_nodes - popcount(hosts)  # begin with the homes that host none of them: all choose alike
         if known >= 0:
             bit, times = hosts & (ONE << np.uint64(known)), num_nodes
             hosts = ZERO

@@ -16,9 +16,9 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Row = npt.NDArray[np.int32]
 
-CLOSE = 1e-3  # a layer this far above what any map can have is worth further counts of copies
-BIASES = (0.5, 1.0)  # of those: Webster's and Jefferson's rule of apportionment
-SPARES = 8  # and the greedy rule for some eighths of the redundant slots, the others for the coldest experts
+CLOSE = 1e-3  # a layer so far above the floor of all maps tries further counts of copies
+BIASES = (0.5, 1.0)  # further counts: the rules of apportionment of Webster and of Jefferson,
+SPARES = 8  # and the greedy rule for some eighths of the redundant slots, the rest for the coldest experts
 
 
 @inner_kernel

@@ -56,7 +56,7 @@ def refine(row: Row, load_E: Floats, slowness_G: Floats, target: float, work: in
         copies_E[b] -= 1
         each_E[a], each_E[b] = load_E[a] / copies_E[a], load_E[b] / copies_E[b]
         each_P = each_E[row]
-        load_G = each_P.reshape(num_ranks, slots).sum(axis=1)  # afresh, so that rounding does not add up
+        load_G = each_P.reshape(num_ranks, slots).sum(axis=1)  # summed anew, so that rounding does not grow
     return work
 
 
@@ -67,7 +67,7 @@ def _best_swap(
     """Slots of rank g and of another whose swap makes the higher of both lowest (-1: none below); swaps looked at."""
     slots = len(row) // len(load_G)
     best_p, best_q, least, looked = -1, -1, enough, 0
-    lightest = np.argmin(load_G * slowness_G)  # first: what it gives rules out most others
+    lightest = np.argmin(load_G * slowness_G)  # tried first: its gain rules out most other ranks
     for i in range(len(load_G)):
         h = lightest if i == 0 else (i - 1 if i <= lightest else i)
         # no swap does better than to even the two out

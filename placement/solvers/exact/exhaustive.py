@@ -21,10 +21,10 @@ from placement.solvers.balancing.balance_solver import Balance
 from placement.solvers.base import HOMES_KNOWN, no_map_found
 from placement.solvers.problem import LayerProblem, LayerSolution
 
-MOST_WAYS = 100_000  # to share out a layer's experts to units, or a unit's experts to ranks
-MOST_LOOKS = 1_000_000_000  # at an expert of a set, one a way: about a second
-STEPS = 5_000_000  # splits of units, and their combinations: a few seconds at most
-STEPS_OF_WAY = 250  # what a way counts at least
+MOST_WAYS = 100_000  # most ways to share out a layer's experts to units, or a unit's experts to ranks
+MOST_LOOKS = 1_000_000_000  # most experts of sets looked at, over all ways: about a second
+STEPS = 5_000_000  # most splits of units, and combinations of splits: a few seconds
+STEPS_OF_WAY = 250  # fewest steps that a way counts
 ROUNDING, MARGIN = 1e-11, 1e-12  # relative: of the objective, of a floor; sums in another order differ by less
 CHUNK, MOST_PEAKS = 1 << 22, 1 << 24  # pairs of a way and a set, peaks of combined splits, that are in memory at once
 
@@ -164,7 +164,7 @@ def _search(problem: LayerProblem, best: float) -> tuple[Row | None, bool]:
     units, options = _Units(problem), problem.options
     ways_WE = all_ways(units.kind_X, units.size)
     sends_W = _sends_of_ways(problem, ways_WE, units.fare_X)
-    load_BE = problem.load_BE if problem.balance_price else problem.load_BE[:1]  # a cap looks at the first row alone
+    load_BE = problem.load_BE if problem.balance_price else problem.load_BE[:1]  # a cap concerns row 0 alone
     load_EB = np.ascontiguousarray(load_BE.T) * problem.cluster.num_ranks
     floor_B = np.array([smallest_imbalance(load_E, problem.cluster, MARGIN) for load_E in load_BE])
     # the most loaded rank is loaded as the units are in the mean at least

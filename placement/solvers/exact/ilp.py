@@ -23,7 +23,7 @@ from placement.solvers.spectral import spectral_map
 MAX_TERMS = 400_000
 # of `work_limit`, for one deterministic second of CP-SAT: annealing proposes about as many
 MOVES_PER_SECOND = 1_000_000
-DEFAULT_SECONDS = 30.0  # deterministic, where no work limit is set
+DEFAULT_SECONDS = 30.0  # deterministic seconds of CP-SAT where no work limit is set
 BOUND_STEPS = 100
 
 Found = tuple[npt.NDArray[np.int32], Score]

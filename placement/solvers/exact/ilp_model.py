@@ -28,7 +28,7 @@ from placement.solvers.problem import LayerProblem
 UNIT = 1e-8
 CAP_UNIT = 1e-10
 SHARES = 1000  # an expert's load is split over its ranks in thousandths
-SLACK = 1e-6  # of a unit: more than the rounding of a product of floats of this size
+SLACK = 1e-6  # a share of one unit, above the rounding of a product of floats of this size
 
 Grid = list[list[Any]]
 
@@ -117,7 +117,7 @@ def _sends_replicated(model: Any, problem: LayerProblem, z_EN: Grid) -> tuple[An
             others = [n for n in range(nodes) if n != home]
             sent = {n: model.new_bool_var("") for n in others}
             for e in ids:
-                if len(others) == 1:  # what is not here is there
+                if len(others) == 1:  # an expert that is not at home is on the other node
                     model.add_bool_or([z_EN[e][home], sent[others[0]]])
                     continue
                 served = []

@@ -11,7 +11,7 @@ from placement.errors import TraceError
 from placement.traces.recording.recorded_batch import ForwardBatch
 from placement.traces.recording.recorded_step import NAME_IT, REPORT, ForwardStep
 
-DEPTH = 6  # of tensors within a cache: cache, kinds, layers, layer, states, tensor
+DEPTH = 6  # tensors lie this deep in a cache: cache, kinds, layers, layer, states, tensor
 PLAIN = (type(None), bool, int, float, str, type)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from placement.errors import TraceError
 
-PIECE_BYTES, MOST_PIECES = 1 << 20, 128  # of an open file: read at once, and kept
+PIECE_BYTES, MOST_PIECES = 1 << 20, 128  # an open file reads pieces of this size, and keeps this many
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://.")
 
 

@@ -59,7 +59,7 @@ PRESETS = {
 def preset(name: str) -> TraceShape:
     """The shape of that name. Raises OptionError. "deepseek-v4-pro" is approximate (its hash-routed layers are not)."""
     if name not in PRESETS:
-        raise OptionError(f"preset {name!r} is not known; {', '.join(PRESETS)} are")
+        raise OptionError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
