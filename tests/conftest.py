@@ -66,6 +66,14 @@ def random_ids(
     return np.argsort(-(taste_LQE[:, request_T] + noise_LTE), axis=2)[:, :, :top_k]
 
 
+def shortened(rng: np.random.Generator, ids_LTK: Array, share: float) -> Array:
+    """The sets without that share of their places, -1 from their ends; every token keeps an expert in some layer."""
+    gone_LTK = rng.random(ids_LTK.shape) < share
+    gone_LTK[0, gone_LTK.all(axis=(0, 2)), 0] = False
+    order_LTK = np.argsort(gone_LTK, axis=2, kind="stable")
+    return np.take_along_axis(np.where(gone_LTK, -1, ids_LTK.astype(np.int64)), order_LTK, axis=2)
+
+
 def _write_trace(
     folder: str | Path,
     *,
@@ -83,11 +91,13 @@ def _write_trace(
     request_ids: Sequence[str] | None = None,
     name: str = "tiny",
     weights: bool = False,
+    short: float | None = None,
     **manifest_keys: Any,
 ) -> WrittenTrace:
     """Write a trace of format expert-trace/1 to `folder` with safetensors alone, not the library's writer.
 
     Tokens are random unless `ids_LTK` is given; `manifest_keys` override or add keys of trace.json (None drops one).
+    `short` writes signed ids, of whose sets that share of the places, drawn at random, has no expert.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +115,10 @@ def _write_trace(
     for request in np.unique(request_T):
         mine = request_T == request
         position_T[mine] = np.arange(mine.sum())
-    stored = ids_LTK.astype(np.uint8 if num_experts <= 256 else np.uint16)
+    if short is not None:
+        ids_LTK = shortened(rng, ids_LTK, short)
+    signed, unsigned = np.int16 if num_experts <= 32767 else np.int32, np.uint8 if num_experts <= 256 else np.uint16
+    stored = ids_LTK.astype(unsigned if short is None else signed)
     shards = []
     for number, part in enumerate(np.array_split(np.arange(tokens), num_shards)):
         tensors = {

@@ -48,7 +48,7 @@ def brute_counts(ids_LTK: np.ndarray, num_experts: int) -> tuple[np.ndarray, np.
     for layer in range(num_layers):
         for row in ids_LTK[layer]:
             visits = np.zeros(num_experts, dtype=np.int64)
-            visits[row] = 1
+            visits[row[row >= 0]] = 1
             load[layer] += visits
             coact[layer] += np.outer(visits, visits)
         np.fill_diagonal(coact[layer], 0)
@@ -66,6 +66,7 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
         "num_layers": 2,
         "num_experts": 6,
         "top_k": 3,
+        "short": draw(st.sampled_from([None, 0.0, 0.02, 0.3, 0.9])),
     }
 
 
@@ -95,8 +96,61 @@ def test_counts_equal_brute_force(shape: dict[str, Any], select: bool, seed: int
     ]
     assert sorted(workload.profile_QLE.tolist()) == sorted(row.tolist() for row in rows)
     # the sample is all tokens here, each with its sets of all layers together
-    tokens = written.ids_LTK[:, kept].transpose(1, 0, 2).tolist()
-    assert sorted(workload.sample_ids_SLK.tolist()) == sorted(tokens)
+    tokens = written.ids_LTK[:, kept].transpose(1, 0, 2)
+    assert sorted(workload.sample_ids_SLK.tolist()) == sorted(tokens.tolist())
+    assert workload.sample_ids_SLK.dtype == (np.int16 if (tokens < 0).any() else np.uint8)
+
+
+def test_types_of_shards_change_nothing(tmp_path: Path, write_trace: Any) -> None:
+    """Full sets count the same whether their shards could hold short ones or not, together with short ones or alone."""
+    for experts in (6, 300, 40_000):
+        shape = {"num_experts": experts, "num_layers": 1, "tokens": 30, "seed": 5}
+        unsigned, signed = (write_trace(tmp_path / f"{experts}-{s}", **shape, short=s).folder for s in (None, 0.0))
+        short = write_trace(tmp_path / f"{experts}-short", **{**shape, "seed": 6}, short=0.3).folder
+        if experts < 1000:  # counting so many experts takes gigabytes
+            assert_same(count(open_trace(unsigned)), count(open_trace(signed)))
+            mixed = [count(open_trace(folders)) for folders in ([unsigned, short], [short, signed])]
+            assert_same(mixed[0], mixed[1])
+            assert mixed[0].num_tokens == 60
+        np.testing.assert_array_equal(
+            *(open_trace(folder).shards[0].layer("expert_ids", 0) for folder in (unsigned, signed))
+        )
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ([0, -1, 1], "in which an id follows a -1"),
+        ([-1, 0, -1], "in which an id follows a -1"),
+        ([-2, -1, -1], "out of range"),
+        ([0, 6, -1], "out of range"),
+        ([3, 3, -1], "names an expert twice"),
+    ],
+)
+def test_sets_that_are_none_are_refused(tmp_path: Path, write_trace: Any, row: list[int], told: str) -> None:
+    """A short set ends at its first -1: whatever else it holds is damage."""
+    ids_LTK = np.tile(np.array([0, 1, 2]), (2, 9, 1))
+    ids_LTK[1, 4] = row
+    written = write_trace(tmp_path, ids_LTK=ids_LTK, num_experts=6, requests=2, short=0.0)
+    save_signed(written, ids_LTK)
+    with pytest.raises(TraceError, match=rf"layer 1, token 4 .*{told}"):
+        count(open_trace(tmp_path))
+
+
+def test_a_row_without_experts_is_no_token(tmp_path: Path, write_trace: Any) -> None:
+    """Such a row would count as a token that visits nothing."""
+    ids_LTK = np.tile(np.array([0, 1, -1]), (2, 9, 1))
+    ids_LTK[:, 3] = -1
+    written = write_trace(tmp_path, ids_LTK=ids_LTK, num_experts=6, requests=2, short=0.0)
+    save_signed(written, ids_LTK)
+    with pytest.raises(TraceError, match="token 3 has no expert in any layer"):
+        count(open_trace(tmp_path))
+
+
+def save_signed(written: Any, ids_LTK: np.ndarray) -> None:
+    """Put these very ids into the only shard."""
+    tensors = load_file(written.shards[0])
+    save_file({**tensors, "expert_ids": ids_LTK.astype(np.int16)}, written.shards[0], {"schema": "expert-trace/1"})
 
 
 @settings(max_examples=60)
@@ -139,6 +193,7 @@ def test_merging_parts_of_a_request(shape: dict[str, Any], cut: int, sample_toke
                 request_T=whole.request_T[mine],
                 requests=shape["requests"],
                 num_experts=6,
+                short=None if shape["short"] is None else 0.0,
             )
             _set_positions(half, whole.position_T[mine])
             halves.append(count(open_trace(half.folder), sample_tokens=sample_tokens))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from placement.support.atomic_files import open_atomic
 from placement.support.text_files import parse_json
 
-DTYPES = {"u8": "U64", "u4": "U32", "i4": "I32", "f2": "F16", "u2": "U16", "u1": "U8"}  # in the order of the file
+DTYPES = {"u8": "U64", "u4": "U32", "i4": "I32", "f2": "F16", "u2": "U16", "i2": "I16", "u1": "U8"}  # in a file's order
 ITEM_BYTES = {name: int(dtype[1:]) for dtype, name in DTYPES.items()}
 LENGTH_BYTES = ALIGN = 8
 FIRST_BYTES = 4096  # a header of ours is shorter

@@ -1,16 +1,21 @@
 """The on-disk format `expert-trace/1`: `trace.json` beside `shard-00000.safetensors`, `shard-00001.safetensors`, ...
 
 A shard holds T tokens:
-    expert_ids      uint8 if E <= 256, else uint16   [L, T, K]   logical ids; layer-major: one layer is one read
+    expert_ids      see below                        [L, T, K]   logical ids; layer-major: one layer is one read
     expert_weights  float16, optional                [L, T, K]   router weights of those experts
     request         int32                            [T]         index into the manifest's `requests`
     position        int32                            [T]         position in the request, prompt included
     phase           uint8                            [T]         0 prefill, 1 decode
+
+The type of `expert_ids` says whether sets may be short. Unsigned (uint8 if E <= 256, else uint16): every set has K ids.
+Signed (int16 if E <= 32767, else int32): a set may have fewer, even none; -1 fills its places from the end. A row
+without any expert in all layers is no token and is not written. The shards of a folder may differ in this.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from placement.core.model import Model
 from placement.documents.document import Document
 from placement.errors import TraceError
-from placement.support.tensor_file import Header, read_header, write_tensors
+from placement.support.tensor_file import DTYPES, Header, read_header, write_tensors
 from placement.traces.storage.shard_reader import ShardReader
 from placement.traces.storage.stored_path import StoredPath
 
@@ -86,15 +91,31 @@ def write_manifest(folder: Path, manifest: TraceManifest) -> None:
     manifest.write(folder / "trace.json")
 
 
-def id_dtype(num_experts: int) -> npt.DTypeLike:
-    return np.uint8 if num_experts <= 256 else np.uint16
+def id_dtype(num_experts: int, *, short: bool = False) -> np.dtype[Any]:
+    """The type of expert ids: unsigned, or signed where sets may be short, with -1 at the end."""
+    if short:
+        return np.dtype(np.int16 if num_experts <= 32_767 else np.int32)
+    return np.dtype(np.uint8 if num_experts <= 256 else np.uint16)
+
+
+def is_short(ids: npt.NDArray[Any] | np.dtype[Any]) -> bool:
+    """True if ids of this type may be of sets with fewer than K experts."""
+    dtype = ids if isinstance(ids, np.dtype) else ids.dtype
+    return dtype.kind == "i"
+
+
+def joined_ids(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """The parts one after another: signed as soon as one of them is. NumPy alone would take a wider type."""
+    dtype = next((part.dtype for part in parts if is_short(part)), parts[0].dtype)
+    return np.concatenate(parts, dtype=dtype, casting="unsafe")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
     """One shard file whose header was checked against its manifest; data are read when asked for.
 
-    begins  byte of the file at which each tensor begins
+    id_dtype  signed where its sets may be short
+    begins    byte of the file at which each tensor begins
     """
 
     path: Path | StoredPath
@@ -113,13 +134,15 @@ class Shard:
             raise TraceError(f"{path} has schema {schema!r}; {SCHEMA!r} is the one that this version reads")
         dtypes = {tensor.name: tensor.dtype for tensor in header.tensors}
         shapes = {tensor.name: list(tensor.shape) for tensor in header.tensors}
-        wanted = {"expert_ids": "U8" if model.num_experts <= 256 else "U16", **TOKEN_COLUMNS}
-        for name, dtype in wanted.items():
+        id_types = [id_dtype(model.num_experts, short=short) for short in (False, True)]
+        ids_of = {DTYPES[dtype.str[1:]]: dtype for dtype in id_types}
+        wanted = {"expert_ids": tuple(ids_of), **{name: (dtype,) for name, dtype in TOKEN_COLUMNS.items()}}
+        for name, allowed in wanted.items():
             if name not in dtypes:
                 raise TraceError(f"{path} has no tensor {name!r}; it needs {', '.join(wanted)}")
-            if dtypes[name] != dtype:
+            if dtypes[name] not in allowed:
                 raise TraceError(
-                    f"{path}: tensor {name!r} has dtype {dtypes[name]}; {dtype} is the one allowed for "
+                    f"{path}: tensor {name!r} has dtype {dtypes[name]}; {_allowed(allowed)} allowed for "
                     f"{model.num_experts} experts; write the shard again with that type"
                 )
         if len(shapes["request"]) != 1:
@@ -139,7 +162,7 @@ class Shard:
             path=path,
             num_tokens=num_tokens,
             top_k=model.top_k,
-            id_dtype=np.dtype(id_dtype(model.num_experts)),
+            id_dtype=ids_of[dtypes["expert_ids"]],
             has_weights="expert_weights" in shapes,
             begins={tensor.name: header.data_begin + tensor.begin for tensor in header.tensors},
         )
@@ -166,6 +189,10 @@ class Shard:
         """Rows `start:stop` of one layer of `expert_ids` or `expert_weights`, [T, K]."""
         with self.reader() as reader:
             return reader.layer(name, layer, start, self.num_tokens if stop is None else stop)
+
+
+def _allowed(dtypes: tuple[str, ...]) -> str:
+    return f"{dtypes[0]} is the one" if len(dtypes) == 1 else f"{dtypes[0]}, or {dtypes[1]} where sets are short, is"
 
 
 def _header(path: Path | StoredPath) -> Header:

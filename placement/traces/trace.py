@@ -75,7 +75,7 @@ class Block:
         return self.span.shard
 
     def ids_TK(self, layer: int) -> npt.NDArray[Any]:
-        """Logical expert ids of the kept tokens in one layer, uint8 or uint16."""
+        """Logical expert ids of the kept tokens in one layer, of the shard's `id_dtype`."""
         return self._kept(self.shard.layer("expert_ids", layer, self.span.start, self.span.stop))
 
     def weights_TK(self, layer: int) -> npt.NDArray[Any]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from placement.traces.checked import OK, check_ids, fault_error
-from placement.traces.format import id_dtype
+from placement.traces.checked import OK, check_ids, fault_error, no_token_error
+from placement.traces.format import id_dtype, is_short
 from placement.workload import counting
 from placement.workload.content_hash import COLUMNS, hash_columns, hash_rows
 from placement.workload.read_ahead import SpanBatch, read_ahead
@@ -36,7 +36,7 @@ def count_segment(plan: Plan, segment: Segment) -> SegmentCounts:
     """Count the tokens of every side. Raises TraceError on ids that are out of range or twice in a top-k set."""
     stats = tuple(span.shard.stat() for span in segment)
     columns = _look_at_columns(plan, segment)
-    sums = _Sums(plan, columns, len(segment))
+    sums = _Sums(plan, columns, segment)
     for batch, key_T in zip(read_ahead(plan.model, segment), columns.keys, strict=True):
         sums.add(batch, key_T)
     hashes = tuple(value % 2**64 for value in sums.hashes)
@@ -117,16 +117,17 @@ class _Sums:
     samples      of every side: key, owner and top-k sets of the tokens with the smallest keys, batch by batch
     """
 
-    def __init__(self, plan: Plan, columns: _Columns, num_spans: int) -> None:
+    def __init__(self, plan: Plan, columns: _Columns, segment: Segment) -> None:
         model = plan.model
+        self.dtype = segment[0].shard.id_dtype if segment else id_dtype(model.num_experts)
         self.plan = plan
         self.limit_Z = columns.limit_Z
-        self.count_sets = counting.set_counter(model.top_k)
-        self.hashes = [0] * num_spans
+        self.count_sets = counting.count_short_sets if is_short(self.dtype) else counting.set_counter(model.top_k)
+        self.hashes = [0] * len(segment)
         self.tokens_Z = np.zeros(plan.num_sides, dtype=np.int64)
         shape = (model.num_layers, plan.num_sides, model.num_experts, model.num_experts)
         self.pairs_LZEE = np.zeros(shape, dtype=np.uint32)
-        no_ids_SLK = np.empty((0, model.num_layers, model.top_k), dtype=id_dtype(model.num_experts))
+        no_ids_SLK = np.empty((0, model.num_layers, model.top_k), dtype=self.dtype)
         no_keys_S = np.empty(0, dtype=np.uint64)
         self.samples: list[list[_Sample]] = [[(no_keys_S, no_keys_S, no_ids_SLK)] for _ in range(plan.num_sides)]
         side_Q = np.where(columns.present_Q, plan.side_Q, -1)
@@ -148,14 +149,18 @@ class _Sums:
         counted = side_T >= 0
         self.tokens_Z += np.bincount(side_T[counted], minlength=len(self.tokens_Z))
         rows = np.flatnonzero(counted & (key_T <= self.limit_Z[side_T]))
-        ids_SLK = np.empty((len(rows), model.num_layers, model.top_k), dtype=id_dtype(model.num_experts))
-        ids_TK = None
+        ids_SLK = np.empty((len(rows), model.num_layers, model.top_k), dtype=self.dtype)
+        ids_TK, empty_T = None, counted.copy()
         for layer in range(model.num_layers):
             ids_TK = batch.ids_TK(layer, out=ids_TK)
             for number, span, mine in pieces:
                 self.hashes[number] += hash_rows(ids_TK[mine], layer, span.start)
             counting.take_rows(ids_TK, rows, ids_SLK, layer)
+            empty_T &= ids_TK[:, 0] < 0
             self._count_layer(batch, layer, ids_TK, side_T, row_T)
+        if empty_T.any():
+            span, shard_row = batch.place_of(int(np.flatnonzero(empty_T)[0]))
+            raise no_token_error(span.shard.path, shard_row)
         for side, sample in enumerate(self.samples):
             mine_S = side_T[rows] == side
             sample.append((key_T[rows[mine_S]], tokens.owner_T[rows[mine_S]], ids_SLK[mine_S]))
@@ -178,7 +183,8 @@ class _Sums:
         """The kernel trusts the ids, so what it cannot be given is looked for before and after it. Spoils `ids_TK`."""
         model = self.plan.model
         pairs_ZEE = self.pairs_LZEE[layer]
-        fits = model.num_experts > np.iinfo(ids_TK.dtype).max or int(ids_TK.max()) < model.num_experts
+        short = is_short(self.dtype)  # then the diagonal tells nothing of faults
+        fits = not short and (model.num_experts > np.iinfo(ids_TK.dtype).max or int(ids_TK.max()) < model.num_experts)
         if fits:
             self.count_sets(ids_TK, side_T, row_T, pairs_ZEE, self.profile_QLE, layer)
             fits = model.top_k == 1 or not pairs_ZEE.diagonal(axis1=1, axis2=2).any()
@@ -201,14 +207,19 @@ class _Sums:
             coact_LEE = np.empty((model.num_layers, model.num_experts, model.num_experts), dtype=np.int64)
             for pairs_ZEE, coact_EE in zip(self.pairs_LZEE, coact_LEE, strict=True):  # a layer fits in a cache
                 np.add(pairs_ZEE[side], pairs_ZEE[side].T, out=coact_EE, dtype=np.int64)
-            # every expert of a token is in K - 1 pairs; where there are none, twice on the diagonal
-            load_LE = coact_LEE.sum(axis=2) // (model.top_k - 1 or 2)
-            if model.top_k == 1:
-                coact_LEE[:] = 0
+            if model.top_k == 1 or is_short(self.dtype):  # each expert of a token is twice on the diagonal
+                experts = np.arange(model.num_experts)
+                load_LE = coact_LEE[:, experts, experts] // 2
+                coact_LEE[:, experts, experts] = 0
+            else:  # it is in K - 1 pairs
+                load_LE = coact_LEE.sum(axis=2) // (model.top_k - 1)
+            num_tokens = int(self.tokens_Z[side])
+            if (load_LE.sum(axis=1) == num_tokens * model.top_k).all():
+                ids_SLK = ids_SLK.astype(id_dtype(model.num_experts), copy=False)
             answer.append(
                 Workload(
                     model=model,
-                    num_tokens=int(self.tokens_Z[side]),
+                    num_tokens=num_tokens,
                     seed=plan.seed,
                     sample_tokens=plan.sample_tokens,
                     profile_requests=plan.profile_requests,

@@ -15,7 +15,7 @@ from placement.support.kernel import kernel
 
 @cache
 def set_counter(top_k: int) -> Callable[..., None]:
-    """The kernel that counts top-k sets of so many experts: known, its inner loops are unrolled."""
+    """The kernel that counts sets of exactly so many experts: known, its inner loops are unrolled."""
 
     @kernel
     def count_sets(
@@ -49,6 +49,31 @@ def set_counter(top_k: int) -> Callable[..., None]:
                     profile_QLE[row, layer, np.intp(ids_TK[t, k])] += np.uint32(1)
 
     return count_sets
+
+
+@kernel
+def count_short_sets(
+    ids_TK: npt.NDArray[Any],
+    side_T: npt.NDArray[np.int8],
+    row_T: npt.NDArray[np.int32],
+    pairs_ZEE: npt.NDArray[np.uint32],
+    profile_QLE: npt.NDArray[np.uint32],
+    layer: int,
+) -> None:
+    """As the kernel of `set_counter`, of sets that end at the first -1; each expert of each token adds to the diagonal,
+    for the pairs of a set no longer say how many experts it has."""
+    for t in range(ids_TK.shape[0]):
+        side, row = side_T[t], row_T[t]
+        if side < 0:
+            continue
+        for k in range(ids_TK.shape[1]):
+            if ids_TK[t, k] < 0:
+                break
+            a = np.intp(ids_TK[t, k])
+            for j in range(k + 1):
+                pairs_ZEE[side, a, np.intp(ids_TK[t, j])] += np.uint32(1)
+            if row >= 0:
+                profile_QLE[row, layer, a] += np.uint32(1)
 
 
 @kernel

@@ -22,7 +22,7 @@ from placement.core.model import Model
 from placement.errors import TraceError
 from placement.support.tensor_file import write_tensors
 from placement.traces.checked import check_ids
-from placement.traces.format import id_dtype
+from placement.traces.format import id_dtype, is_short
 from placement.traces.storage.stored_path import StoredPath
 from placement.traces.trace import Span, Trace
 from placement.workload.content_hash import hash_span
@@ -38,7 +38,7 @@ _FIELDS = {
     "coact_LEE": ("u4 u8", "LEE"),
     "sample_key_S": ("u8", "S"),
     "sample_owner_S": ("u8", "S"),
-    "sample_ids_SLK": ("u1 u2", "SLK"),
+    "sample_ids_SLK": ("u1 u2 i2 i4", "SLK"),
     "profile_key_Q": ("u8", "Q"),
     "profile_QLE": ("u2 u4", "QLE"),
 }
@@ -112,7 +112,7 @@ def _side(arrays: dict[str, npt.NDArray[Any]], name: str, model: Model, settings
             )
         fields[field] = values.astype(_COUNTS.get(field, values.dtype), copy=False)
     ids = fields["sample_ids_SLK"]
-    if ids.dtype != id_dtype(model.num_experts) or ids.max(initial=0) >= model.num_experts:
+    if ids.dtype != id_dtype(model.num_experts, short=is_short(ids)) or ids.max(initial=0) >= model.num_experts:
         raise ValueError(f"{name}.sample_ids_SLK has ids that are out of range of {model.num_experts} experts")
     if sizes["S"] > settings.sample_tokens or sizes["Q"] > settings.profile_requests:
         raise ValueError(f"{name} has more sampled tokens or requests than its settings say")
@@ -128,17 +128,19 @@ def _side(arrays: dict[str, npt.NDArray[Any]], name: str, model: Model, settings
 
 def _check_sums(name: str, model: Model, num_tokens: int, fields: dict[str, Any]) -> None:
     """Raise ValueError unless the counts are those of so many top-k sets, and the samples in order."""
-    load_LE, keys = fields["load_LE"], fields["profile_key_Q"]
-    if (load_LE.sum(axis=1) != num_tokens * model.top_k).any():
+    load_LE, keys, short = fields["load_LE"], fields["profile_key_Q"], is_short(fields["sample_ids_SLK"])
+    lacking_L = num_tokens * model.top_k - load_LE.sum(axis=1)
+    if (lacking_L < 0).any() or lacking_L.any() != short:
         raise ValueError(f"{name}.load_LE is not that of {num_tokens} tokens")
-    if (fields["coact_LEE"].sum(axis=2) != load_LE * (model.top_k - 1)).any():
+    lone_LE = load_LE * (model.top_k - 1) - fields["coact_LEE"].sum(axis=2)  # pairs that short sets lack
+    if (lone_LE < 0).any() or (lone_LE.any() and not short):
         raise ValueError(f"{name}.coact_LEE and {name}.load_LE do not agree")
     tokens = fields["sample_key_S"]
     if (keys[1:] <= keys[:-1]).any() or (tokens[1:] < tokens[:-1]).any():
         raise ValueError(f"{name} has samples that are not in order")
     for layer in range(model.num_layers):
         if check_ids(np.ascontiguousarray(fields["sample_ids_SLK"][:, layer]), model.num_experts)[0]:
-            raise ValueError(f"{name}.sample_ids_SLK names an expert twice in a set")
+            raise ValueError(f"{name}.sample_ids_SLK has a set that names an expert twice or is no set")
 
 
 def trace_names(trace: Trace) -> Names:

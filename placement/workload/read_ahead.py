@@ -13,7 +13,6 @@ import numpy.typing as npt
 from placement.core.model import Model
 from placement.support.batches import batches
 from placement.traces import trace as traces
-from placement.traces.format import id_dtype
 from placement.traces.storage.shard_reader import ShardReader
 from placement.traces.trace import Span
 from placement.workload.segment import Segment
@@ -48,9 +47,9 @@ class SpanBatch:
         return np.concatenate([span.request_T(column_T[mine]) for span, mine in pairs])
 
     def ids_TK(self, layer: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-        """Expert ids in one layer, uint8 or uint16, unchecked; read into `out` if it is given."""
+        """Expert ids in one layer, as the shards have them, unchecked; read into `out` if it is given."""
         if out is None:
-            out = np.empty((self.slices[-1].stop, self.model.top_k), dtype=id_dtype(self.model.num_experts))
+            out = np.empty((self.slices[-1].stop, self.model.top_k), dtype=self.spans[0].shard.id_dtype)
         for reader, span, mine in zip(self.readers, self.spans, self.slices, strict=True):
             reader.layer("expert_ids", layer, span.start, span.stop, out=out[mine])
         return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -70,5 +71,6 @@ def spans_of(trace: Trace) -> Iterator[Span]:
 
 
 def segments_of(spans: Iterable[Span]) -> Iterator[Segment]:
-    """Consecutive spans that have at most SEGMENT_TOKENS together."""
-    return batches(spans, lambda span: span.num_tokens, SEGMENT_TOKENS)
+    """Consecutive spans that have ids of one type, and at most SEGMENT_TOKENS together."""
+    for _, alike in groupby(spans, key=lambda span: span.shard.id_dtype):
+        yield from batches(alike, lambda span: span.num_tokens, SEGMENT_TOKENS)

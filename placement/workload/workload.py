@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from placement.core.model import Model
 from placement.errors import InputError
+from placement.traces.format import joined_ids
 
 SAMPLE_TOKENS = 16_384
 PROFILE_REQUESTS = 1_024
@@ -30,7 +31,8 @@ class Workload:
         coact_LEE: Tokens that visit both experts, int64 [L, E, E]; symmetric, diagonal 0.
         sample_key_S: Keys of the sampled tokens, uint64 [S], ascending.
         sample_owner_S: Key of the request of each sampled token (see `profile_key_Q`), uint64 [S].
-        sample_ids_SLK: The sampled tokens' top-k sets in all layers, uint8 or uint16 [S, L, K].
+        sample_ids_SLK: The sampled tokens' top-k sets in all layers [S, L, K]: unsigned where all counted sets have K
+            experts, else signed, with -1 from the end of short ones (see `placement.traces.format`).
         profile_key_Q: Keys of the sampled requests, uint64 [Q], ascending.
         profile_QLE: Assignments of the sampled requests, uint32 [Q, L, E].
     """
@@ -68,7 +70,7 @@ class Workload:
         key_S, owner_S, ids_SLK = smallest_keys(
             np.concatenate([self.sample_key_S, other.sample_key_S]),
             np.concatenate([self.sample_owner_S, other.sample_owner_S]),
-            np.concatenate([self.sample_ids_SLK, other.sample_ids_SLK]),
+            joined_ids([self.sample_ids_SLK, other.sample_ids_SLK]),
             self.sample_tokens,
         )
         owners, profiles = _merge_profiles(self, other)

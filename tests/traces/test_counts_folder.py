@@ -46,6 +46,7 @@ def content(folder: Path) -> list[bytes]:
     sample=st.sampled_from([1, 5, 1000]),
     order=st.randoms(use_true_random=False),
     holdout=st.sampled_from([0.0, 0.3]),
+    short=st.sampled_from([None, 0.0, 0.3]),
 )
 def test_parts_merge_to_the_bytes_of_the_whole(
     tokens: int,
@@ -56,15 +57,18 @@ def test_parts_merge_to_the_bytes_of_the_whole(
     sample: int,
     order: Any,
     holdout: float,
+    short: float | None,
     write_trace: Any,
 ) -> None:
-    """Whatever the number of parts, their order, the segments and the workers; large shards are cut, too."""
+    """Whatever the number of parts, their order, the segments, the workers and which shards have short sets; large
+    shards are cut, too."""
     with tempfile.TemporaryDirectory() as root, patch("placement.workload.counted.MEASURED_TOKENS", sample):
         folder = Path(root)
         # few experts and positions that all are alike: many tokens have the same key and the same experts, or not quite
-        written = write_trace(folder / "t", tokens=tokens, num_shards=shards, seed=seed, num_experts=3, num_layers=3)
-        _forget_positions(written)
-        trace = open_trace(folder / "t")
+        shape = {"tokens": tokens, "num_shards": shards, "seed": seed, "num_experts": 3, "num_layers": 3}
+        for name, share in (("t", None), ("u", short)):
+            _forget_positions(write_trace(folder / name, **shape, short=share))
+        trace = open_trace([folder / "t", folder / "u"])
         count_to_folder(trace, folder / "whole", holdout=holdout)
         with patch("placement.workload.segment.SEGMENT_TOKENS", segment), make_executor(3) as executor:
             pieces = [folder / f"part{number}" for number in range(1, parts + 1)]
@@ -255,7 +259,7 @@ def test_damaged_counts_are_refused(tmp_path: Path, write_trace: Any) -> None:
         ("coact_LEE", lambda a: a[:, ::-1], "do not agree"),
         ("sample_key_S", lambda a: a[::-1], "not in order"),
         ("profile_key_Q", lambda a: np.zeros_like(a), "not in order"),
-        ("sample_ids_SLK", lambda a: np.zeros_like(a), "twice in a set"),
+        ("sample_ids_SLK", lambda a: np.zeros_like(a), "names an expert twice"),
         ("sample_ids_SLK", lambda a: np.full_like(a, 200), "out of range"),
     ],
 )

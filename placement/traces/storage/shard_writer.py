@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.core.model import Model
-from placement.traces.format import SHARD_TOKENS, id_dtype, write_shard
+from placement.traces.format import SHARD_TOKENS, id_dtype, is_short, write_shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenPiece:
-    """Tokens to write, any number: `ids_LTK` uint8 or uint16, `weights_LTK` float16 or None, three columns [T]."""
+    """Tokens to write, any number: `ids_LTK` of an `id_dtype`, `weights_LTK` float16 or None, three columns [T]."""
 
     ids_LTK: npt.NDArray[Any]
     request_T: npt.NDArray[Any]
@@ -41,10 +41,16 @@ class ShardWriter:
         self._buffer: TokenPiece | None = None
 
     def add(self, piece: TokenPiece) -> bool:
-        """Take all tokens of `piece`; True if a shard was written. The first piece says whether weights are kept."""
-        if self._buffer is None:
-            self._buffer = _empty(self.model, self._shard_tokens, piece.weights_LTK is not None)
+        """Take all tokens of `piece`; True if a shard was written.
+
+        The first piece says whether weights are kept. From the first piece whose sets may be short on, shards are those
+        of short sets.
+        """
         total, done, before = len(piece.request_T), 0, self._shards
+        if self._buffer is None or (is_short(piece.ids_LTK) and not is_short(self._buffer.ids_LTK)):
+            self.flush()
+            weights = piece.weights_LTK is not None if self._buffer is None else self._buffer.weights_LTK is not None
+            self._buffer = _empty(self.model, self._shard_tokens, weights, is_short(piece.ids_LTK))
         while done < total:
             size = min(total - done, self._shard_tokens - self._filled)
             _copy(piece, self._buffer, done, self._filled, size)
@@ -71,10 +77,10 @@ class ShardWriter:
         self._shards, self._filled = self._shards + 1, 0
 
 
-def _empty(model: Model, tokens: int, weights: bool) -> TokenPiece:
+def _empty(model: Model, tokens: int, weights: bool, short: bool) -> TokenPiece:
     shape = (model.num_layers, tokens, model.top_k)
     return TokenPiece(
-        ids_LTK=np.empty(shape, dtype=id_dtype(model.num_experts)),
+        ids_LTK=np.empty(shape, dtype=id_dtype(model.num_experts, short=short)),
         weights_LTK=np.empty(shape, dtype=np.float16) if weights else None,
         request_T=np.empty(tokens, dtype=np.int32),
         position_T=np.empty(tokens, dtype=np.int32),
