@@ -97,7 +97,7 @@ def test_objective_time_is_the_modelled_step_time(case: tuple[LayerProblem, np.n
     times = [
         step_time_us(
             problem.cluster,
-            top_k=problem.top_k,
+            assignments_L=np.array([float(problem.top_k)]),
             sends_L=np.array([score.sends]),
             rank_imbalance_L=np.array([score.imbalance]),
         )

@@ -14,17 +14,28 @@ from placement.cost.choices.base import Floats, HomeCoster, LayerCost, LayerToke
 from placement.cost.kernel_homes import cost_of_single
 from placement.cost.kernel_single import cost_single
 from placement.cost.lookup_tables import LayerTables
+from placement.cost.sets import any_short
 from placement.support.hash64 import mixed_order
 from placement.traces.format import id_dtype
 
 
 def cost_layer(tokens: LayerTokens, choice: ReplicaChoice, layer: LayerCost) -> None:
     """Add what the tokens send, and which slots serve them, to what the layer has cost."""
+    short = any_short(tokens.ids_UK)
+    if short:
+        _count_lacking(tokens, layer.traffic.lacking_H)
     if layer.tables.one_copy:
-        ids_UK = tokens.ids_UK.astype(id_dtype(len(layer.tables.host_E)), copy=False)  # so that one kernel is compiled
+        # in the types of traces, so that the kernel is compiled for no others
+        ids_UK = tokens.ids_UK.astype(id_dtype(len(layer.tables.host_E), short=short), copy=False)
         cost_single(ids_UK, tokens.count_U, tokens.home_U, layer.tables, layer.traffic, layer.load_P)
     else:
         choice.cost(tokens, layer)
+
+
+def _count_lacking(tokens: LayerTokens, lacking_H: Floats) -> None:
+    lacking_U = (tokens.ids_UK < 0).sum(axis=1) * tokens.count_U
+    known_X = np.bincount(tokens.home_U + 1, weights=lacking_U, minlength=len(lacking_H) + 1)
+    lacking_H += known_X[1:] + known_X[0] / len(lacking_H)
 
 
 def in_server_order(tokens: LayerTokens) -> LayerTokens:

@@ -34,7 +34,7 @@ class Evaluation:
 
     Attributes:
         num_tokens: Tokens of the trace.
-        top_k: Experts that a token visits.
+        assignments_L: Assignments of a token, mean over tokens, float64 [L]: K where every set has K experts.
         cluster: The cluster that the map was measured on.
         node_sends_L: Copies of a token that leave for distinct remote nodes, mean over tokens and homes, float64 [L].
         rank_sends_L: Copies that leave for distinct ranks on remote nodes, float64 [L].
@@ -47,7 +47,7 @@ class Evaluation:
     """
 
     num_tokens: int
-    top_k: int
+    assignments_L: npt.NDArray[np.float64]
     cluster: Cluster
     node_sends_L: npt.NDArray[np.float64]
     rank_sends_L: npt.NDArray[np.float64]
@@ -99,7 +99,12 @@ class Evaluation:
                 "assignment": _round(float(self.remote_assignments_L.mean()) * copy_bytes, 1),
             },
             "step_time_us": _round(
-                step_time_us(self.cluster, top_k=self.top_k, sends_L=self.sends_L, rank_imbalance_L=rank_imbalance_L),
+                step_time_us(
+                    self.cluster,
+                    assignments_L=self.assignments_L,
+                    sends_L=self.sends_L,
+                    rank_imbalance_L=rank_imbalance_L,
+                ),
                 2,
             ),
         } | self._sampling()
@@ -170,7 +175,7 @@ def evaluate(
     for tokens in token_batches(trace, mixed=meter.in_order):
         meter.add(homes[tokens.request_T], tokens.ids_TK, executor)
     return [
-        evaluation_of(meter.num_tokens, trace.model.top_k, one, transport, layers, load_LP)
+        evaluation_of(meter.num_tokens, meter.assignments_L, one, transport, layers, load_LP)
         for one, layers, load_LP in zip(clusters, meter.traffic, meter.loads, strict=True)
     ]
 
@@ -184,6 +189,7 @@ def evaluate_counts(
     """
     TRANSPORTS.check(transport)
     load_LE = counts.load_LE() * counts.unit
+    load_L = load_LE.sum(axis=1)
     unknown_L = np.full(counts.model.num_layers, np.nan)
     nowhere = Traffic.start(cluster.num_nodes, cluster.num_ranks)
     known = TRANSPORTS.make(transport).everywhere
@@ -191,7 +197,7 @@ def evaluate_counts(
     return [
         Evaluation(
             num_tokens=counts.num_tokens,
-            top_k=counts.model.top_k,
+            assignments_L=load_L / max(load_L.max(), 1e-300) * counts.model.top_k,  # `num_tokens` is that of most
             cluster=cluster_of(placement, cluster),
             node_sends_L=unknown_L,
             rank_sends_L=unknown_L,
@@ -212,7 +218,7 @@ def _even_load(load_E: npt.NDArray[np.float64], phy2log_P: npt.NDArray[np.intege
 
 def evaluation_of(
     num_tokens: int,
-    top_k: int,
+    assignments_L: npt.NDArray[np.int64],
     cluster: Cluster,
     transport: str,
     traffic: list[Traffic],
@@ -221,7 +227,7 @@ def evaluation_of(
     leaving_L3 = np.array([one.leaving_3() for one in traffic]) / max(num_tokens, 1)
     return Evaluation(
         num_tokens=num_tokens,
-        top_k=top_k,
+        assignments_L=assignments_L / max(num_tokens, 1),
         cluster=cluster,
         node_sends_L=leaving_L3[:, 0],
         rank_sends_L=leaving_L3[:, 1],

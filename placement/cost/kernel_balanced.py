@@ -22,6 +22,7 @@ import numpy.typing as npt
 from placement.core.cluster import Cluster
 from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, smallest_covers
 from placement.cost.lookup_tables import LayerTables
+from placement.cost.sets import set_size
 from placement.cost.traffic import Traffic
 from placement.support.kernel import inner_kernel, kernel
 
@@ -69,13 +70,14 @@ def cost_balanced(
     stamp_G = np.full(tables.num_ranks, -1, dtype=np.int64)
     mark = 0
     for t in range(ids_TK.shape[0]):
+        ids_M = ids_TK[t, : set_size(ids_TK[t])]
         first, last = (0, tables.num_nodes) if home_T[t] < 0 else (home_T[t], home_T[t] + 1)
         weight = 1.0 / (last - first)
         for home in range(first, last):
-            balanced_copies(ids_TK[t], home, tables, running.price_G, scratch)
+            balanced_copies(ids_M, home, tables, running.price_G, scratch)
             mark += 1
             nodes = _ZERO
-            for s in scratch.best_K:
+            for s in scratch.best_K[: len(ids_M)]:
                 node, rank = tables.slot_node[s], tables.slot_rank[s]
                 load_P[tables.slot_id[s]] += weight
                 window_G[rank] += weight * slowness_G[rank]

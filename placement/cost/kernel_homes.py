@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, popcount, smallest_covers
+from placement.cost.sets import set_size
 from placement.support.kernel import inner_kernel, kernel
 
 Floats = npt.NDArray[np.float64]
@@ -30,18 +31,19 @@ def cost_of_single(
     num_homes, top_k = fare_HX.shape[0], ids_TK.shape[1]
     cost_N, hosted_K = np.empty(num_homes), np.empty(top_k, dtype=np.uint64)
     for t in range(ids_TK.shape[0]):
+        ids_M = ids_TK[t, : set_size(ids_TK[t])]
         cost_N[:] = 0.0
-        for k in range(top_k):
-            e = ids_TK[t, k]
+        for k in range(len(ids_M)):
+            e = ids_M[k]
             hosted_K[k] = _ONE << np.uint64(node_E[e])
             new = True
             if distinct:
                 for other in range(k):
-                    new = new and unit_E[ids_TK[t, other]] != unit_E[e]
+                    new = new and unit_E[ids_M[other]] != unit_E[e]
             if new:
                 for h in range(num_homes):
                     cost_N[h] += fare_HX[h, unit_E[e]]
-        _book(ids_TK[t], request_T[t], hosted_K, cost_N, cost_QN, saved_EN)
+        _book(ids_M, request_T[t], hosted_K, cost_N, cost_QN, saved_EN)
 
 
 @kernel
@@ -59,22 +61,23 @@ def cost_of_covers(
     cost_N, hosted_K = np.empty(num_nodes), np.empty(top_k, dtype=np.uint64)
     open_K, covers = np.empty(top_k, dtype=np.uint64), np.empty(MAX_COVERS, dtype=np.uint64)
     for t in range(ids_TK.shape[0]):
+        ids_M = ids_TK[t, : set_size(ids_TK[t])]
         forced, hosts = _ZERO, _ZERO
-        for k in range(top_k):
-            host = host_E[ids_TK[t, k]]
+        for k in range(len(ids_M)):
+            host = host_E[ids_M[k]]
             hosted_K[k] = host
             if host & (host - _ONE) == _ZERO:
                 forced |= host
             else:
                 hosts |= host
-        pivot = pivot_of(ids_TK[t], num_nodes)
+        pivot = pivot_of(ids_M, num_nodes)
         found = 0  # covers of the homes that host none of several copies, which choose alike
         for h in range(num_nodes):
             home = _ONE << np.uint64(h)
             stranger = hosts & home == _ZERO
             if not stranger or found == 0:
                 num_open = COUNT_0
-                for k in range(top_k):
+                for k in range(len(ids_M)):
                     if hosted_K[k] & (forced | home) == _ZERO:
                         open_K[num_open] = hosted_K[k]
                         num_open += 1
@@ -89,7 +92,7 @@ def cost_of_covers(
                         cost += fare_HN[h, popcount((left & (~left + _ONE)) - _ONE)]
                         left &= left - _ONE
                 else:
-                    for k in range(top_k):
+                    for k in range(len(ids_M)):
                         usable = hosted_K[k] & home
                         if usable == _ZERO:
                             usable = hosted_K[k] & used
@@ -100,7 +103,7 @@ def cost_of_covers(
                 cost_N[h] += cost / found
             if not stranger:
                 found = 0
-        _book(ids_TK[t], request_T[t], hosted_K, cost_N, cost_QN, saved_EN)
+        _book(ids_M, request_T[t], hosted_K, cost_N, cost_QN, saved_EN)
 
 
 @kernel
@@ -118,23 +121,24 @@ def cost_of_chances(
     (num_homes, num_units), top_k = fare_HX.shape, ids_TK.shape[1]
     cost_N, hosted_K = np.empty(num_homes), np.empty(top_k, dtype=np.uint64)
     for t in range(ids_TK.shape[0]):
-        for k in range(top_k):
-            hosted_K[k] = host_E[ids_TK[t, k]]
+        ids_M = ids_TK[t, : set_size(ids_TK[t])]
+        for k in range(len(ids_M)):
+            hosted_K[k] = host_E[ids_M[k]]
         for h in range(num_homes):
             cost_N[h] = 0.0
             for x in range(num_units):
                 miss, sum_of_chances = 1.0, 0.0
-                for k in range(top_k):
-                    chance = chance_EHX[ids_TK[t, k], h, x]
+                for k in range(len(ids_M)):
+                    chance = chance_EHX[ids_M[k], h, x]
                     miss *= 1.0 - chance
                     sum_of_chances += chance
                 cost_N[h] += fare_HX[h, x] * (1.0 - miss if distinct else sum_of_chances)
-        _book(ids_TK[t], request_T[t], hosted_K, cost_N, cost_QN, saved_EN)
+        _book(ids_M, request_T[t], hosted_K, cost_N, cost_QN, saved_EN)
 
 
 @inner_kernel
 def _book(
-    ids_K: npt.NDArray[Any],
+    ids_M: npt.NDArray[Any],
     request: int,
     hosted_K: npt.NDArray[np.uint64],
     cost_N: Floats,
@@ -149,8 +153,8 @@ def _book(
         if saved <= 0.0:
             continue
         near = 0
-        for k in range(ids_K.shape[0]):
+        for k in range(ids_M.shape[0]):
             near += 1 if hosted_K[k] >> np.uint64(n) & _ONE else 0
-        for k in range(ids_K.shape[0]):
+        for k in range(ids_M.shape[0]):
             if near == 0 or hosted_K[k] >> np.uint64(n) & _ONE:
-                saved_EN[ids_K[k], n] += saved / (near if near > 0 else ids_K.shape[0])
+                saved_EN[ids_M[k], n] += saved / (near if near > 0 else ids_M.shape[0])

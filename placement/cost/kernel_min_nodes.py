@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, popcount, smallest_covers
 from placement.cost.lookup_tables import LayerTables
+from placement.cost.sets import set_size
 from placement.cost.traffic import Traffic
 from placement.support.kernel import inlined_kernel, inner_kernel, kernel
 
@@ -43,8 +44,8 @@ def cost_min_nodes(
     count_E = np.zeros(num_experts, dtype=np.int64)
     nodes, ranks, assignments = 0.0, 0.0, 0.0  # of all homes together
     for t in range(ids_TK.shape[0]):
-        forced, num_several, single_ranks = _ZERO, 0, 0
-        for k in range(top_k):
+        size, forced, num_several, single_ranks = set_size(ids_TK[t]), _ZERO, 0, 0
+        for k in range(size):
             e = np.int64(ids_TK[t, k])
             count_E[e] += count_T[t]
             first = tables.slot_ptr_E[e]
@@ -60,7 +61,7 @@ def cost_min_nodes(
         several_M, host_M = several_K[:num_several], host_K[:num_several]
         away = popcount(forced) * (num_nodes - 1.0)
         away_ranks = single_ranks * (num_nodes - 1.0)
-        away_assignments = (top_k - num_several) * (num_nodes - 1.0)
+        away_assignments = (size - num_several) * (num_nodes - 1.0)
         hosts, reached, num_open = _ZERO, _ZERO, 0
         for host in host_M:
             hosts |= host
@@ -71,8 +72,8 @@ def cost_min_nodes(
                 num_open += 1
         crowded = num_several > 0 and _share_ranks(several_M, tables, seen_G, t)
         if not crowded:
-            away_ranks += away_assignments - (top_k - num_several) * (num_nodes - 1.0)
-        pivot = pivot_of(ids_TK[t], num_nodes)
+            away_ranks += away_assignments - (size - num_several) * (num_nodes - 1.0)
+        pivot = pivot_of(ids_TK[t, :size], num_nodes)
         others = hosts if crowded else reached  # homes beside those that choose as if they hosted nothing
         cell, first_home = all_nodes & ~others, _ZERO
         while num_several > 0:

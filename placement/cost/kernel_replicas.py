@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, popcount, smallest_covers
 from placement.cost.lookup_tables import LayerTables
+from placement.cost.sets import set_size
 from placement.cost.traffic import Traffic
 from placement.support.kernel import inlined_kernel, kernel
 
@@ -82,8 +83,8 @@ def cost_replicated(
             row_N, row_G = traffic.node_HN[home_T[t]], traffic.rank_HG[home_T[t]]
             served_G = traffic.assignment_HG[home_T[t]]
         forced = _ZERO
-        num_several = 0
-        for k in range(top_k):
+        size, num_several = set_size(ids_TK[t]), 0
+        for k in range(size):
             e = np.int64(ids_TK[t, k])
             first = tables.slot_ptr_E[e]
             if tables.slot_ptr_E[e + 1] - first > 1:
@@ -101,7 +102,7 @@ def cost_replicated(
                 row_N[node] += count_T[t]
         if num_several == 0:
             continue
-        pivot = pivot_of(ids_TK[t], num_nodes) if allow.by_cover else 0
+        pivot = pivot_of(ids_TK[t, :size], num_nodes) if allow.by_cover else 0
         if not random_home:
             work = (row_N, row_G, served_G, load_P)
             _choose(

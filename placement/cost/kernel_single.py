@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.lookup_tables import LayerTables
+from placement.cost.sets import set_size
 from placement.cost.traffic import Traffic
 from placement.support.kernel import kernel
 
@@ -45,7 +46,7 @@ def cost_single(
         if row < 0:
             row = tables.num_nodes
         mask = _ZERO
-        for k in range(ids_TK.shape[1]):
+        for k in range(set_size(ids_TK[t])):
             e = ids_TK[t, k]
             count_E[e] += times
             rank, bit = rank_E[e], _ONE << np.uint64(node_E[e])

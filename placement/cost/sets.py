@@ -1,4 +1,8 @@
-"""Distinct top-k sets: most tokens share theirs with others, and equal sets cost the same."""
+"""Top-k sets as rows of ids: how many experts a row names, and which rows are distinct.
+
+Unsigned ids are of full sets. Among signed ids -1 fills the places that a set of fewer experts leaves, from its end.
+Most tokens share their set with others, and equal sets cost the same.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,36 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from placement.support.kernel import inlined_kernel
+
+
+@inlined_kernel
+def set_size(ids_K: npt.NDArray[Any]) -> int:
+    """Experts of one set, for kernels; compiled for unsigned ids, the length of the row."""
+    size = len(ids_K)
+    while size > 0 and ids_K[size - 1] < 0:
+        size -= 1
+    return size
+
+
+def any_short(ids_TK: npt.NDArray[Any]) -> bool:
+    """True if a set has fewer experts than places."""
+    return ids_TK.dtype.kind == "i" and bool((ids_TK[:, -1:] < 0).any())
+
+
+def count_assignments(ids_TK: npt.NDArray[Any]) -> int:
+    """Experts that the tokens visit, all together."""
+    return int(np.count_nonzero(ids_TK >= 0)) if any_short(ids_TK) else ids_TK.size
+
+
+def load_of(ids_TK: npt.NDArray[Any], num_experts: int) -> npt.NDArray[np.int64]:
+    """How many tokens visit each expert, int64 [E]."""
+    ids = ids_TK[ids_TK >= 0] if any_short(ids_TK) else ids_TK.ravel()
+    return np.bincount(ids, minlength=num_experts)
+
 
 def distinct_sets(ids_TK: npt.NDArray[Any], num_experts: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Distinct sets, int32 [U, K], ids ascending in a row, and how often each occurs, int64 [U]."""
+    """Distinct sets, int32 [U, K], ids ascending and then -1 in a row, and how often each occurs, int64 [U]."""
     sets, _, count = distinct_sets_with_homes(ids_TK, np.full(len(ids_TK), -1, dtype=np.int32), num_experts)
     return sets, count
 
@@ -18,15 +49,22 @@ def distinct_sets_with_homes(
     ids_TK: npt.NDArray[Any], home_T: npt.NDArray[np.int32], num_experts: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """Distinct (set, home) pairs: sets int32 [U, K], homes int32 [U] and counts int64 [U]; -1 is the random home."""
-    ordered = np.sort(ids_TK, axis=1)
+    ordered = _ascending(ids_TK)
+    short = any_short(ordered)
     homes = home_T.astype(np.int64) + 1
-    home_bits, id_bits = int(homes.max(initial=0)).bit_length(), int(num_experts - 1).bit_length()
+    home_bits, id_bits = int(homes.max(initial=0)).bit_length(), int(num_experts - 1 + short).bit_length()
     if home_bits + id_bits * ordered.shape[1] <= 64:  # a row fits one word, which sorts much faster than rows do
-        key = homes.astype(np.uint64)
+        key, mask = homes.astype(np.uint64), np.uint64((1 << id_bits) - 1)  # all ones, which is no id, is -1
         for column in ordered.T:
-            key = (key << np.uint64(id_bits)) | column.astype(np.uint64)
+            key = (key << np.uint64(id_bits)) | (column.astype(np.uint64) & mask)
         _, first, count = np.unique(key, return_index=True, return_counts=True)
     else:
         rows = np.concatenate([homes[:, None], ordered], axis=1)
         _, first, count = np.unique(rows, axis=0, return_index=True, return_counts=True)
     return ordered[first].astype(np.int32), home_T[first], count.astype(np.int64)
+
+
+def _ascending(ids_TK: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Rows sorted, -1 last: as an unsigned number -1 is the largest."""
+    unsigned = np.dtype(f"u{ids_TK.dtype.itemsize}")
+    return np.sort(ids_TK.view(unsigned), axis=1).view(ids_TK.dtype)

@@ -13,15 +13,15 @@ STEP_TOKENS_PER_GPU = 256
 def step_time_us(
     cluster: Cluster,
     *,
-    top_k: int,
+    assignments_L: npt.NDArray[np.float64],
     sends_L: npt.NDArray[np.float64],
     rank_imbalance_L: npt.NDArray[np.float64],
     tokens_per_gpu: int = STEP_TOKENS_PER_GPU,
 ) -> float:
     """Microseconds of all MoE layers of a step in which every GPU brings `tokens_per_gpu` tokens.
 
-    Per layer, with B = tokens_per_gpu, s = sends of the transport per token, each weighed by its link, K = top_k,
-    I = rank imbalance:
+    Per layer, with B = tokens_per_gpu, s = sends of the transport per token, each weighed by its link, K = assignments
+    of a token, I = rank imbalance:
 
         network  B * s * (dispatch_bytes + combine_bytes) * 8 / inter_gbps
         NVLink   B * K * (dispatch_bytes + combine_bytes) * 8 / intra_gbps   (fan-out within nodes, an upper estimate)
@@ -32,12 +32,16 @@ def step_time_us(
     """
     copy_bits = (cluster.dispatch_bytes + cluster.combine_bytes) * 8
     network_us = tokens_per_gpu * sends_L * copy_bits / (cluster.inter_gbps * 1e3)
-    nvlink_us = tokens_per_gpu * top_k * copy_bits / (cluster.intra_gbps * 1e3)
-    experts_us = tokens_per_gpu * top_k * rank_imbalance_L * cluster.expert_bytes / (cluster.gpu_tflops * 1e6)
+    nvlink_us = tokens_per_gpu * assignments_L * copy_bits / (cluster.intra_gbps * 1e3)
+    load_L = tokens_per_gpu * assignments_L * rank_imbalance_L
+    experts_us = load_L * cluster.expert_bytes / (cluster.gpu_tflops * 1e6)
     return float((network_us + nvlink_us + experts_us).sum())
 
 
-def balance_in_sends(cluster: Cluster, top_k: int) -> float:
-    """How many sends per token take as long as one unit of rank imbalance: what makes the objective a time."""
+def balance_in_sends(cluster: Cluster, assignments: float) -> float:
+    """How many sends per token take as long as one unit of rank imbalance: what makes the objective a time.
+
+    assignments  of a token, mean over tokens
+    """
     send_us = (cluster.dispatch_bytes + cluster.combine_bytes) * 8 / (cluster.inter_gbps * 1e3)
-    return top_k * cluster.expert_bytes / (cluster.gpu_tflops * 1e6) / send_us
+    return assignments * cluster.expert_bytes / (cluster.gpu_tflops * 1e6) / send_us

@@ -18,12 +18,14 @@ class Traffic(NamedTuple):
     assignment_HG  float64 [N, G], assignments
     remote_3       float64 [3], copies for distinct remote nodes and ranks and remote assignments of tokens that are
                    not booked above: where all links are alike, from where and to where does not matter
+    lacking_H      float64 [N], places that sets of fewer than K experts leave empty; `cost_layer` counts them
     """
 
     node_HN: Floats
     rank_HG: Floats
     assignment_HG: Floats
     remote_3: Floats
+    lacking_H: Floats
 
     @staticmethod
     def start(num_nodes: int, num_ranks: int) -> Traffic:
@@ -32,6 +34,7 @@ class Traffic(NamedTuple):
             np.zeros((num_nodes, num_ranks)),
             np.zeros((num_nodes, num_ranks)),
             np.zeros(3),
+            np.zeros(num_nodes),
         )
 
     def leaving_3(self) -> Floats:

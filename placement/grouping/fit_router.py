@@ -28,9 +28,10 @@ def fit_router(costs: HomeCosts, workload: Workload) -> tuple[Router, float]:
     whole_QN = np.einsum("qle,len->qn", workload.profile_QLE.astype(np.float32), saved_LEN, optimize=True)
     layers, kept = _choose_layers(drawn_LQN, whole_QN)
     busy = costs.tokens_Q[costs.tokens_Q > 0]
+    visited = float(costs.load_LE[layers].sum() / (len(layers) * busy.sum())) if len(busy) else workload.model.top_k
     router = Router(
         num_layers=workload.model.num_layers,
-        top_k=workload.model.top_k,
+        top_k=int(visited) if visited == int(visited) else round(visited, 4),
         layers=tuple(layers),
         saved_MEN=saved_LEN[layers].round(4).astype(np.float32),
         band=BAND,

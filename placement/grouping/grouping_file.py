@@ -24,7 +24,7 @@ class RouterPart(DocumentPart):
     """What the online router needs; see `placement.grouping.Router`."""
 
     num_layers: int = Field(description="MoE layers of the model")
-    top_k: int
+    top_k: int | float = Field(description="Experts that a token visits in one of the layers below, mean over tokens")
     layers: list[int] = Field(description="Positions of the layers that the router looks at, ascending")
     band: float = Field(description="Sends per token and layer: homes that differ by less are as good")
     slack_tokens: float = Field(description="A node whose load exceeds the least by more gets no further request")

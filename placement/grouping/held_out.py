@@ -28,7 +28,8 @@ def route_requests(
         request_T = requests.request_E[tokens.request_T]
         seen_Q += np.bincount(request_T, minlength=len(seen_Q))
         for layer, saved_EN in zip(router.layers, router.saved_MEN, strict=True):
-            np.add.at(saved_QN, request_T, saved_EN.astype(np.float64)[tokens.ids_TK(layer)].sum(axis=1))
+            saved_XN = np.append(saved_EN.astype(np.float64), np.zeros((1, router.num_nodes)), axis=0)  # -1 is the last
+            np.add.at(saved_QN, request_T, saved_XN[tokens.ids_TK(layer)].sum(axis=1))
     looked_Q = np.maximum(seen_Q * len(router.layers), 1)
     extra_QN = (saved_QN.max(axis=1, keepdims=True) - saved_QN) / looked_Q[:, None]
     home_Q = np.full(len(requests.ids), -1, dtype=np.int32)

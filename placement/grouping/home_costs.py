@@ -14,6 +14,7 @@ from placement.core.placement import Placement
 from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.cost_layer import home_coster
 from placement.cost.lookup_tables import layer_tables
+from placement.cost.sets import load_of
 from placement.cost.transport import fare_HX
 from placement.cost.transports import TRANSPORTS
 from placement.errors import OptionError
@@ -79,7 +80,7 @@ def home_costs(
 
         def book(layer: int, tokens: TokenBatch = tokens, request_T: npt.NDArray[np.int32] = request_T) -> None:
             ids_TK = tokens.ids_TK(layer)
-            load_LE[layer] += np.bincount(ids_TK.ravel(), minlength=model.num_experts)
+            load_LE[layer] += load_of(ids_TK, model.num_experts)
             costers[layer](ids_TK, request_T, cost_LQN[layer], saved_LEN[layer])
 
         run_tasks(book, range(model.num_layers), executor)

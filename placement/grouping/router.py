@@ -36,13 +36,13 @@ class Router:
         layers: Positions of the layers that it looks at, ascending.
         saved_MEN: Mean sends that an assignment of expert e saves if its home is node n, float32 [M, E, N].
         num_layers: MoE layers of the model.
-        top_k: Experts that a token visits.
+        top_k: Experts that a token visits in one of these layers, the mean where sets differ in size.
         band: Sends per token and layer by which a home may be worse than the best and still be chosen for its load.
         slack_tokens: A node whose load exceeds the least by more is not chosen.
     """
 
     num_layers: int
-    top_k: int
+    top_k: float
     layers: tuple[int, ...]
     saved_MEN: npt.NDArray[np.float32]
     band: float
@@ -63,9 +63,9 @@ class Router:
                 f"layers={str(list(self.layers))[:200]} must be ascending, from 0 to {self.num_layers - 1}, of at most "
                 f"{MOST_LAYERS} layers"
             )
-        if not (np.isfinite(self.band) and self.band >= 0 and self.slack_tokens >= 0 and self.top_k >= 1):
+        if not (np.isfinite(self.band) and self.band >= 0 and self.slack_tokens >= 0 and 0 < self.top_k < np.inf):
             raise InputError(
-                f"band={self.band} and slack_tokens={self.slack_tokens} must be 0 or more, top_k 1 or more"
+                f"band={self.band} and slack_tokens={self.slack_tokens} must be 0 or more, top_k={self.top_k} above 0"
             )
         object.__setattr__(self, "saved_MEN", saved)
         object.__setattr__(self, "_flat_NX", np.ascontiguousarray(saved.reshape(-1, saved.shape[2]).T))

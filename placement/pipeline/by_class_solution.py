@@ -46,8 +46,6 @@ class ByClass:
 
     def figures(self) -> PartFigures:
         """All maps on every class."""
-        options, top_k = self.solution.options, self.solution.placement.model.top_k
-        send_price, balance_price = options.prices(self.solution.cluster, top_k)
         held_out = tuple(one.solution.held_out for one in self.classes)
         return PartFigures(
             by=self.by,
@@ -55,8 +53,8 @@ class ByClass:
             left_out=self.left_out,
             train=tuple(one.solution.train for one in self.classes),
             held_out=held_out if any(held_out) else (),
-            send_price=send_price,
-            balance_price=balance_price,
+            cluster=self.solution.cluster,
+            options=self.solution.options,
             objective_W={},
         )
 

@@ -92,7 +92,7 @@ def solve_front(
             held_out=_named(measured.held_out, weight, options),
             holdout=holdout,
             input_hash=workload.digest(),
-            parts=figures_by_part(parts, measured, cluster, options, model.top_k) if chosen else None,
+            parts=figures_by_part(parts, measured, cluster, options) if chosen else None,
         )
         scores = [pick.point.score for pick in column]
         points.append(

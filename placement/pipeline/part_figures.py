@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from placement.core.cluster import Cluster
 from placement.cost.evaluation import Evaluation
+from placement.solvers.options import Options
 
 Answers = tuple[dict[str, Evaluation], ...]
 
@@ -20,7 +22,7 @@ class PartFigures:
     by, names, left_out  the parting, see `placement.traces.parts.Parts`
     train      for each part, map name -> evaluation on the requests that the solver saw
     held_out   the same on those it did not see; a part without such requests has {}; () if none were held out
-    send_price, balance_price  of the objective
+    cluster, options  whose prices the objective has
     objective_W  name -> float64 [W], what a robust solve minimized the worst of; {} of others
     """
 
@@ -29,8 +31,8 @@ class PartFigures:
     left_out: tuple[str, ...]
     train: Answers
     held_out: Answers
-    send_price: float
-    balance_price: float
+    cluster: Cluster
+    options: Options
     objective_W: Mapping[str, npt.NDArray[np.float64]]
 
     @property
@@ -46,6 +48,15 @@ class PartFigures:
 
     def cost(self, evaluation: Evaluation) -> float:
         """Sends and measured imbalance at the prices of the objective, mean over layers."""
-        imbalance = float(evaluation.rank_imbalance_L().mean())
-        sends = self.send_price * float(evaluation.sends_L.mean()) if self.send_price else 0.0
-        return sends + self.balance_price * imbalance
+        send_price, balance_price_L = self._prices(evaluation)
+        sends = send_price * float(evaluation.sends_L.mean()) if send_price else 0.0
+        return sends + float((balance_price_L * evaluation.rank_imbalance_L()).mean())
+
+    def prices(self) -> tuple[float, float]:
+        """What one send costs and one unit of imbalance, mean over layers: they differ where sizes of sets do."""
+        send_price, balance_price_L = self._prices(next(one for answer in self.train for one in answer.values()))
+        return send_price, float(balance_price_L.mean())
+
+    def _prices(self, evaluation: Evaluation) -> tuple[float, npt.NDArray[np.float64]]:
+        price_L2 = [self.options.prices(self.cluster, visited) for visited in evaluation.assignments_L.tolist()]
+        return price_L2[0][0], np.array([balance for _, balance in price_L2])

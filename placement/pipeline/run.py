@@ -127,20 +127,18 @@ def figures_by_part(
     measured: TrainHeldOut,
     cluster: Cluster,
     options: Options,
-    top_k: int,
     objective_W: Mapping[str, Any] | None = None,
 ) -> PartFigures | None:
     """What the parts of a solution show; None where there are none."""
     if parts is None:
         return None
-    send_price, balance_price = options.prices(cluster, top_k)
     return PartFigures(
         by=parts.by,
         names=parts.names,
         left_out=parts.left_out,
         train=measured.train_parts,
         held_out=measured.held_out_parts,
-        send_price=send_price,
-        balance_price=balance_price,
+        cluster=cluster,
+        options=options,
         objective_W=objective_W or {},
     )

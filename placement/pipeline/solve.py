@@ -101,7 +101,7 @@ def solve(
         holdout=run.holdout if held_out is not None else 0.0,
         input_hash=workload.digest(),
         current=current,
-        parts=figures_by_part(parts, measured, cluster, options, source.model.top_k, objective_W),
+        parts=figures_by_part(parts, measured, cluster, options, objective_W),
         robust=robust,
     )
 

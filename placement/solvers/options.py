@@ -91,8 +91,11 @@ class Options:
         """False where balance is all that a placement is judged by."""
         return self.objective != "balance" and not TRANSPORTS.make(self.transport).everywhere
 
-    def prices(self, cluster: Cluster, top_k: int) -> tuple[float, float]:
-        """What one send per token costs, 0 if balance is all that counts, and what one unit of imbalance does."""
+    def prices(self, cluster: Cluster, assignments: float) -> tuple[float, float]:
+        """What one send per token costs, 0 if balance is all that counts, and what one unit of imbalance does.
+
+        assignments: experts that a token visits, in the mean.
+        """
         if not self.sends_count:
             return 0.0, 1.0
-        return 1.0, balance_in_sends(cluster, top_k) if self.objective == "time" else float(self.balance_weight)
+        return 1.0, balance_in_sends(cluster, assignments) if self.objective == "time" else float(self.balance_weight)

@@ -134,7 +134,7 @@ def token_costs(layout: Map, experts: tuple[int, ...], home: int, choice: str) -
 
 
 def layer_costs(layout: Map, sets: Sequence[tuple[int, ...]], homes: Sequence[int], choice: str) -> Costs:
-    """Mean costs of tokens with these top-k sets; home -1 is the mean over all nodes."""
+    """Mean costs of tokens with these top-k sets, of any sizes; home -1 is the mean over all nodes."""
     nodes = ranks = remote = 0.0
     load = [0.0] * len(layout.slots)
     for experts, given in zip(sets, homes, strict=True):
@@ -214,6 +214,11 @@ def grouped(load_of_slot: Sequence[float], size: int) -> list[float]:
 
 
 def imbalance(loads: Sequence[float], speeds: Sequence[float]) -> float:
-    """Time of the slowest over the time if the work were shared in proportion to speed; max / mean if all are alike."""
+    """Time of the slowest over the time if the work were shared in proportion to speed; max / mean if all are alike.
+
+    1 where there is no load: every token's set was empty.
+    """
+    if not any(loads):
+        return 1.0
     slowest = max(load / speed for load, speed in zip(loads, speeds, strict=True))
     return slowest / (sum(loads) / sum(speeds))

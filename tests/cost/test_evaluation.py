@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import Map, greedy_sizes, grouped, imbalance, layer_costs, layer_price, smallest_covers
+from short_sets import shortened
 
 from placement import Cluster, Evaluation, Model, Placement, Trace, evaluate, open_trace
 from placement.core.topology import EVEN, Level, Topology
@@ -39,6 +40,7 @@ class Case:
     home_Q: np.ndarray | None
     selected_Q: np.ndarray | None
     choice: str
+    signed: bool = False
 
     @property
     def num_layers(self) -> int:
@@ -67,6 +69,7 @@ class Case:
             request_T=self.request_T,
             requests=self.num_requests,
             num_shards=self.num_shards,
+            short=0.0 if self.signed else None,
         )
         trace = open_trace(folder)
         return trace if self.selected_Q is None else trace.select(self.selected_Q)
@@ -87,6 +90,8 @@ def sound_row(rng: np.random.Generator, num_experts: int, num_ranks: int, slots:
 
 @st.composite
 def cases(draw: st.DrawFn, *, redundant: bool | None = None, speeds: bool = False, many_nodes: bool = False) -> Case:
+    """Half of the cases are of sets that may be short: of some, all are full, and some have empty ones."""
+
     def uniform(low: int, high: int) -> int:  # st.integers prefers the smallest
         return draw(st.sampled_from(range(low, high + 1)))
 
@@ -107,6 +112,9 @@ def cases(draw: st.DrawFn, *, redundant: bool | None = None, speeds: bool = Fals
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     num_layers, tokens, num_requests = uniform(1, 2), uniform(1, 12), uniform(1, 4)
     ids = np.argsort(rng.random((num_layers, tokens, num_experts)), axis=2)[:, :, :top_k]
+    signed = draw(st.booleans())
+    if signed:
+        ids = shortened(rng, ids, draw(st.sampled_from([0.0, 0.2, 0.7])))
     request_T = rng.integers(0, num_requests, tokens)
     homes = draw(st.sampled_from(["random", "given", "mixed"]))
     home_Q = None
@@ -132,6 +140,7 @@ def cases(draw: st.DrawFn, *, redundant: bool | None = None, speeds: bool = Fals
         home_Q=home_Q,
         selected_Q=selected_Q,
         choice=draw(st.sampled_from(CHOICES)),
+        signed=signed,
     )
 
 
@@ -158,7 +167,7 @@ def reference(case: Case, layer: int, *transport: str) -> Any:
         case.cluster.gpus_per_node,
         case.cluster.slots_per_gpu,
     )
-    sets = [tuple(row) for row in case.ids_LTK[layer][kept].tolist()]
+    sets = [tuple(e for e in row if e >= 0) for row in case.ids_LTK[layer][kept].tolist()]
     homes = home_Q[case.request_T[kept]].tolist()
     if transport:
         return layer_price(layout, sets, homes, case.choice, transport[0], case.cluster)
@@ -200,6 +209,7 @@ def check_against_brute_force(case: Case, write_trace: Any) -> None:
         assert answer.rank_sends_L[layer] == pytest.approx(wanted.rank_sends, abs=1e-9)
         assert answer.remote_assignments_L[layer] == pytest.approx(wanted.remote_assignments, abs=1e-9)
         np.testing.assert_allclose(answer.load_LP[layer], wanted.load_of_slot, atol=1e-9)
+        assert answer.assignments_L[layer] == pytest.approx(sum(wanted.load_of_slot) / answer.num_tokens, abs=1e-9)
         ranks = grouped(wanted.load_of_slot, case.cluster.slots_per_gpu)
         nodes = grouped(wanted.load_of_slot, case.cluster.slots_per_node)
         np.testing.assert_allclose(answer.load_LG()[layer], ranks, atol=1e-9)
@@ -261,8 +271,9 @@ def test_sends_are_ordered(case: Case, write_trace: Any) -> None:
     assert (answer.node_sends_L >= 0).all()
     assert (answer.node_sends_L <= answer.rank_sends_L + 1e-12).all()
     assert (answer.rank_sends_L <= answer.remote_assignments_L + 1e-12).all()
-    assert (answer.remote_assignments_L <= case.ids_LTK.shape[2] + 1e-12).all()
-    np.testing.assert_allclose(answer.load_LP.sum(axis=1), answer.num_tokens * case.ids_LTK.shape[2])
+    assert (answer.remote_assignments_L <= answer.assignments_L + 1e-12).all()
+    assert (answer.assignments_L <= case.ids_LTK.shape[2]).all()
+    np.testing.assert_allclose(answer.load_LP.sum(axis=1), answer.num_tokens * answer.assignments_L, atol=1e-9)
 
 
 @settings(RELAXED, max_examples=30)

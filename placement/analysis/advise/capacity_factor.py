@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.core.model import Model
+from placement.cost.sets import set_size
 from placement.support.kernel import kernel
 from placement.support.parallel import run_tasks
 from placement.traces.token_order import token_batches
@@ -156,9 +157,9 @@ def _tally_steps(trace: Trace, step_tokens: int, mixed: bool, executor: Executor
 
         run_tasks(add, layers, executor)
         num_tokens += len(tokens.request_T)
-    sums.total_LE += load_LE
     sums.steps = num_tokens // step_tokens
-    sums.served_L[:] = sums.steps * step_tokens * model.top_k
+    sums.served_L[:] = sums.total_LE.sum(axis=1)
+    sums.total_LE += load_LE
     return sums
 
 
@@ -175,14 +176,14 @@ def _add_steps(
     """Fill steps with tokens, the first of which has `begun` already; the sum of the peaks of the full ones."""
     peaks = 0.0
     num_experts = len(load_E)
-    mean = step_tokens * ids_TK.shape[1] / num_experts
     for t in range(ids_TK.shape[0]):
-        for k in range(ids_TK.shape[1]):
+        for k in range(set_size(ids_TK[t])):
             load_E[ids_TK[t, k]] += 1
         begun += 1
         if begun == step_tokens:
             begun = 0
-            peaks += load_E.max() / mean
+            mean = load_E.sum() / num_experts
+            peaks += load_E.max() / max(mean, 1e-300)
             for e in range(num_experts):
                 for c in range(len(factor_C)):
                     over = load_E[e] - factor_C[c] * mean

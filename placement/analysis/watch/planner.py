@@ -161,7 +161,7 @@ class Planner:
         ]
         return step_time_us(
             self.cluster,
-            top_k=workload.model.top_k,
+            assignments_L=workload.load_LE.sum(axis=1) / max(workload.num_tokens, 1),
             sends_L=np.array([score.sends for score in scores]),
             rank_imbalance_L=np.array([score.imbalance for score in scores]),
             tokens_per_gpu=self.tokens_per_gpu,

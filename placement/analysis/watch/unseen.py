@@ -34,7 +34,7 @@ def _only(workload: Workload, mine_S: npt.NDArray[np.bool_], mine_Q: npt.NDArray
     load_LE = profile_QLE.sum(axis=0, dtype=np.int64)
     return replace(
         workload,
-        num_tokens=int(load_LE.sum(axis=1).max()) // workload.model.top_k,
+        num_tokens=int(load_LE.sum()) * workload.num_tokens // max(int(workload.load_LE.sum()), 1),
         load_LE=load_LE,
         sample_key_S=workload.sample_key_S[mine_S],
         sample_owner_S=workload.sample_owner_S[mine_S],

@@ -25,7 +25,7 @@ class LayerTokens(NamedTuple):
     """Tokens of one layer.
 
     Attributes:
-        ids_UK: Logical experts of each token, [U, K].
+        ids_UK: Logical experts of each token, [U, K]; of signed ids, -1 fills the places of a short set from its end.
         count_U: How many tokens each row stands for, int64 [U].
         home_U: Home node of each row, int32 [U]; -1: the mean over all nodes.
         homes_random: True if all homes are -1.

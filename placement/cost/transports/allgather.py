@@ -1,4 +1,4 @@
-"""`allgather`: every token to every rank (vLLM's default): a placement changes nothing but balance."""
+"""`allgather`: every token to every rank (vLLM's default), without experts too: a placement changes only balance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class AllGather(Transport):
     everywhere = True
 
     def cost(self, traffic: Traffic, fare_HX: Floats, num_tokens: float) -> float:
-        tokens_H = traffic.assignment_HG.sum(axis=1)  # in proportion to the tokens of each home
+        tokens_H = traffic.assignment_HG.sum(axis=1) + traffic.lacking_H  # in proportion to the tokens of each home
         share_H = tokens_H / tokens_H.sum() if tokens_H.any() else np.full(len(fare_HX), 1 / len(fare_HX))
         return float(share_H @ fare_HX.sum(axis=1))
 

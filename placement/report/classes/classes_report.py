@@ -54,7 +54,7 @@ def class_table(answer: ByClass) -> ClassTable:
         _row(printable(name), *(answer.cost(maps[key]) for key in MAPS))
         for name, maps in zip(figures.names, answers, strict=True)
     ]
-    sends = "sends + " if figures.send_price else ""
+    send_price, balance_price = figures.prices()
     return ClassTable(
         noun=figures.noun,
         shown=shown,
@@ -62,7 +62,7 @@ def class_table(answer: ByClass) -> ClassTable:
         rows=rows,
         mean=_row(MEAN, *(answer.mean(answers, key) for key in MAPS)),
         mixed=_row(MIXED, answer.cost(one[REFERENCE]), answer.cost(one[answer.solution.result_name]), None),
-        price=f"{sends}{number(figures.balance_price)} × rank imbalance",
+        price=f"{'sends + ' if send_price else ''}{number(balance_price)} × rank imbalance",
         said=_said(answer, shown),
     )
 

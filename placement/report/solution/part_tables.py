@@ -46,6 +46,7 @@ def part_table(solution: Solution) -> PartTable | None:
     if figures is None:
         return None
     shown, answers = figures.shown()
+    send_price, balance_price = figures.prices()
     maps = list(solution.maps)
     sends_WM = np.array([[answer[name].sends_L.mean() for name in maps] for answer in answers])
     imbalance_WM = np.array([[answer[name].rank_imbalance_L().mean() for name in maps] for answer in answers])
@@ -77,7 +78,7 @@ def part_table(solution: Solution) -> PartTable | None:
         worst=[number(float(cost)) for cost in cost_WM.max(axis=0)],
         mean=[number(float(cost)) for cost in cost_WM.mean(axis=0)],
         left_out=[printable(name) for name in figures.left_out],
-        price=f"{'sends + ' if figures.send_price else ''}{number(figures.balance_price)} × rank imbalance",
+        price=f"{'sends + ' if send_price else ''}{number(balance_price)} × rank imbalance",
     )
 
 

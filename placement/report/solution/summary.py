@@ -57,7 +57,8 @@ def objective(solution: Solution) -> str:
     """What the solver minimized, in words."""
     if not solution.options.sends_count:
         return "Rank imbalance of the training loads; sends do not count."
-    _, price = solution.options.prices(solution.cluster, solution.placement.model.top_k)
+    visited = float(solution.train[REFERENCE].assignments_L.mean())
+    _, price = solution.options.prices(solution.cluster, visited)
     return (
         f"sends + {number(price)} × expected rank imbalance, the expectation taken over resampled requests, on the "
         f"training requests."
