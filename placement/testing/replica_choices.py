@@ -12,7 +12,7 @@ Works with any choice of the protocol in `placement.cost.choices.base`; needs no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -84,9 +84,26 @@ class ReplicaChoiceContract:
             ids_TK = tokens(30)
             for home in range(cluster.num_nodes):
                 layer = cost(choice, cluster, row, ids_TK, home)
-                least = sum(fewest_nodes(cluster, row, ids, home) for ids in ids_TK.tolist())
+                least = sum(fewest_nodes(cluster, row, [e for e in ids if e >= 0], home) for ids in ids_TK.tolist())
                 assert layer.traffic.leaving_3()[0] >= least - 1e-9
-                assert layer.load_P.sum() == pytest.approx(ids_TK.size)
+                assert layer.load_P.sum() == pytest.approx((ids_TK >= 0).sum())
+
+    @pytest.mark.parametrize("size", [0, 1, TOP_K - 1])
+    def test_a_short_set_costs_what_its_experts_cost(self, choice: ReplicaChoice, size: int) -> None:
+        """Places without an expert change nothing, neither of costs nor of slots; a set without any costs nothing."""
+        for cluster, row in maps():
+            ids_TK = np.ascontiguousarray(tokens(30, sizes=[TOP_K])[:, :size])
+            short_TK = np.pad(ids_TK, ((0, 0), (0, TOP_K - size)), constant_values=-1)
+            slot_TK = drawn(choice, cluster, row, 0, short_TK)
+            assert slot_TK[:, :size].tolist() == drawn(choice, cluster, row, 0, ids_TK).tolist()
+            for home in (-1, 0, cluster.num_nodes - 1):
+                short = cost(choice, cluster, row, short_TK, home)
+                if size == 0:
+                    assert not short.load_P.any() and not short.traffic.leaving_3().any()
+                    continue
+                full = cost(choice, cluster, row, ids_TK.astype(np.uint8), home)
+                np.testing.assert_array_equal(short.load_P, full.load_P)
+                np.testing.assert_array_equal(short.traffic.leaving_3(), full.traffic.leaving_3())
 
     def test_where_experts_have_one_copy_there_is_no_choice(self, choice: ReplicaChoice) -> None:
         """The same cost as under every other choice."""
@@ -146,9 +163,10 @@ def maps() -> Iterator[tuple[Cluster, Slots]]:
         yield cluster, row
 
 
-def tokens(size: int) -> npt.NDArray[np.int64]:
-    """Top-k sets at random, int64 [T, K]."""
-    return np.argsort(np.random.default_rng(size).random((size, EXPERTS)), axis=1)[:, :TOP_K]
+def tokens(size: int, sizes: Sequence[int] = range(TOP_K, -1, -1)) -> npt.NDArray[np.int64]:
+    """Top-k sets at random of these sizes in turn, int64 [T, K]: full and short ones, and some without any expert."""
+    ids_TK = np.argsort(np.random.default_rng(size).random((size, EXPERTS)), axis=1)[:, :TOP_K]
+    return np.where(np.arange(TOP_K) < np.resize(sizes, size)[:, None], ids_TK, -1)
 
 
 def placement_of(cluster: Cluster, row: Slots) -> Placement:
@@ -174,7 +192,7 @@ def cost(
     choice: ReplicaChoice,
     cluster: Cluster,
     row: Slots,
-    ids_TK: npt.NDArray[np.int64],
+    ids_TK: npt.NDArray[Any],
     home: int,
     *,
     links_alike: bool = True,
@@ -184,7 +202,8 @@ def cost(
     """Of tokens with this home, each so many times; `by_door`: by way of `cost_layer`."""
     layer = LayerCost.start(row, int(row.max()) + 1, cluster, TRANSPORT)._replace(links_alike=links_alike)
     count_T, home_T = np.full(len(ids_TK), count), np.full(len(ids_TK), home, dtype=np.int32)
-    given = LayerTokens(ids_TK.astype(np.int32), count_T, home_T, home < 0)
+    ids_UK = ids_TK if ids_TK.dtype.kind == "u" else ids_TK.astype(np.int32)  # as traces and as solvers have them
+    given = LayerTokens(ids_UK, count_T, home_T, home < 0)
     if by_door:
         cost_layer(given, choice, layer)
     else:
@@ -194,12 +213,12 @@ def cost(
 
 def totals(cluster: Cluster, slot_TK: Slots) -> tuple[Any, Any, Any]:
     """Assignments of every slot, and copies for every node and rank."""
-    rank_TK = slot_TK // cluster.slots_per_gpu
     node_N, rank_G = np.zeros(cluster.num_nodes), np.zeros(cluster.num_ranks)
-    for row in rank_TK:
-        rank_G[np.unique(row)] += 1
-        node_N[np.unique(row // cluster.gpus_per_node)] += 1
-    return np.bincount(slot_TK.ravel(), minlength=cluster.num_slots), node_N, rank_G
+    for slots in slot_TK:
+        rank_M = slots[slots >= 0] // cluster.slots_per_gpu
+        rank_G[np.unique(rank_M)] += 1
+        node_N[np.unique(rank_M // cluster.gpus_per_node)] += 1
+    return np.bincount(slot_TK[slot_TK >= 0], minlength=cluster.num_slots), node_N, rank_G
 
 
 def fewest_nodes(cluster: Cluster, row: Slots, ids: list[int], home: int) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from short_sets import shortened
 
 from placement.core.cluster import Cluster
 from placement.core.shape import Shape
@@ -24,9 +25,12 @@ from placement.cost.traffic import Traffic
     slots=st.integers(1, 3),
     share=st.floats(0.15, 1.0),
     top_k=st.integers(1, 9),
+    short=st.sampled_from([0.0, 0.3, 0.8]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_is_the_mean_over_given_homes(nodes: int, gpus: int, slots: int, share: float, top_k: int, seed: int) -> None:
+def test_is_the_mean_over_given_homes(
+    nodes: int, gpus: int, slots: int, share: float, top_k: int, short: float, seed: int
+) -> None:
     """With every node as the given home in turn there are no cells of homes and no covers in common."""
     rng = np.random.default_rng(seed)
     num_slots, num_ranks = nodes * gpus * slots, nodes * gpus
@@ -34,7 +38,8 @@ def test_is_the_mean_over_given_homes(nodes: int, gpus: int, slots: int, share: 
     popular_E = rng.random(experts) ** 3 + 0.01
     copies = rng.choice(experts, num_slots - experts, p=popular_E / popular_E.sum())
     row = rng.permutation(np.concatenate([np.arange(experts), copies])).astype(np.int32)
-    ids_TK = np.argsort(rng.random((12, experts)), axis=1)[:, : min(top_k, experts)].astype(np.int32)
+    ids_TK = np.argsort(rng.random((12, experts)), axis=1)[:, : min(top_k, experts)]
+    ids_TK = shortened(rng, ids_TK[None], short)[0].astype(np.int32)
     count_T = rng.integers(1, 5, len(ids_TK))
     cluster = Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots)
     tables = layer_tables(row, experts, cluster)

@@ -26,8 +26,15 @@ RANDOM_LINKS = Topology(rank_cost=tuple(map(tuple, np.random.default_rng(1).unif
     [(2, "min-nodes"), (3, "min-nodes"), (3, "min-nodes-balanced"), (3, "local-first"), (3, "uniform")],
 )
 @pytest.mark.parametrize("topology", [Topology(), RANDOM_LINKS])
+@pytest.mark.parametrize("short", [None, 0.3])
 def test_costs_are_those_of_the_evaluation(
-    tmp_path: Path, write_trace: WriteTrace, transport: str, slots: int, choice: str, topology: Topology
+    tmp_path: Path,
+    write_trace: WriteTrace,
+    transport: str,
+    slots: int,
+    choice: str,
+    topology: Topology,
+    short: float | None,
 ) -> None:
     """Checked for every request, layer and home; with copies, `rank` is only counted by nodes and is left out."""
     uneven = topology != Topology()
@@ -35,7 +42,7 @@ def test_costs_are_those_of_the_evaluation(
         pytest.skip("with several copies the cost of ranks is an estimate")
     if choice == "min-nodes-balanced" and (transport == "assignment" or uneven):
         pytest.skip("its ties are broken by load, so only distinct nodes over links that are alike are known")
-    written = write_trace(tmp_path / "t", num_experts=12, top_k=4, tokens=80, requests=5, seed=3)
+    written = write_trace(tmp_path / "t", num_experts=12, top_k=4, tokens=80, requests=5, seed=3, short=short)
     trace = open_trace(written.folder)
     cluster = Cluster(num_nodes=3, gpus_per_node=2, slots_per_gpu=slots, topology=topology)
     rng = np.random.default_rng(5)
@@ -61,9 +68,10 @@ def test_costs_are_those_of_the_evaluation(
             assert costs.cost_LQN[:, q, node] == pytest.approx(answer.sends_L * costs.tokens_Q[q], abs=1e-9)
 
 
-def test_what_is_saved_adds_up(tmp_path: Path, write_trace: WriteTrace) -> None:
+@pytest.mark.parametrize("short", [None, 0.3])
+def test_what_is_saved_adds_up(tmp_path: Path, write_trace: WriteTrace, short: float | None) -> None:
     """What the router is fitted on, saved sends by expert and home, sums to what each home saves over all tokens."""
-    written = write_trace(tmp_path / "t", num_experts=8, top_k=3, tokens=50, requests=4)
+    written = write_trace(tmp_path / "t", num_experts=8, top_k=3, tokens=50, requests=4, short=short)
     trace = open_trace(written.folder)
     cluster = Cluster(num_nodes=4, gpus_per_node=1, slots_per_gpu=2)
     rows = np.stack([np.random.default_rng(n).permutation(8) for n in range(trace.model.num_layers)])
@@ -73,7 +81,9 @@ def test_what_is_saved_adds_up(tmp_path: Path, write_trace: WriteTrace) -> None:
     # a token of 3 experts on 4 nodes always has a home that hosts none: it sends `connectivity`, others one less
     node_LE = np.argsort(rows, axis=1) // 2
     for layer in range(trace.model.num_layers):
-        touched = node_LE[layer][written.ids_LTK[layer]]
+        visited = written.ids_LTK[layer]
+        touched = np.where(visited >= 0, node_LE[layer][visited], -1)
+        assert costs.load_LE[layer].tolist() == [int((visited == e).sum()) for e in range(8)]
         visits_N = np.array([(touched == node).any(axis=1).sum() for node in range(4)])
         assert saved_LN[layer] == pytest.approx(visits_N)
 
