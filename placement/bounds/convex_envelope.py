@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -44,5 +45,16 @@ def lower_lines(values: dict[int, int]) -> tuple[Floats, Floats]:
 
 def least_at(values: dict[int, int], most: float) -> float:
     """The least possible mean of y, if the points are `values` and the mean of x is at most `most`."""
-    line_a, line_b = lower_lines(values)
-    return float((line_a - line_b * most).max())
+    return least_of_all([(1.0, values)], most)
+
+
+def least_of_all(groups: Sequence[tuple[float, dict[int, int]]], most: float) -> float:
+    """As `least_at` over groups of these shares, each with points of its own; `most` is of all together.
+
+    A price on x lets every group choose its own point. Any price gives a bound, the best is the slope of some envelope.
+    """
+    slopes = np.unique(np.concatenate([lower_lines(values)[1] for _, values in groups]))
+    return max(
+        sum(share * min(y + slope * x for x, y in values.items()) for share, values in groups) - slope * most
+        for slope in map(float, slopes)
+    )

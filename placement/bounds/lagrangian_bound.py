@@ -16,6 +16,7 @@ every iterate is judged unsmoothed, the best is kept, and a bound of the roundin
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -44,9 +45,9 @@ WARM_PROGRESS = 0.3  # a start from known multipliers begins at this share of th
 class Multipliers(NamedTuple):
     """Any values give a valid bound (prices of inequalities have to be >= 0, and are made so).
 
-    pair_UC     float64 [U, K(K-1)/2], of the pairs of each set with a random home, by falling weight; 1 is the price
-                of a node
-    home_UC     float64 [U, K(K+1)/2], the same of each set with a given home, then of its pairs of expert and home
+    thetas      of each kind of `TokenSets`, its sets by falling weight; 1 is the price of a node. float64
+                [U, K(K-1)/2], of the pairs of each set with a random home; [U, K(K+1)/2] of those with a given home:
+                pairs, then pairs of expert and home
     floor_B     float64 [B], weight of the floor in an imbalance, in 0..1; the rest is that of the nodes
     node_BE     float64 [B, E], weight of each expert's node there; rows sum to 1
     price_EE    float64 [E, E] (E + N where homes are given), of the diagonal and the range of X
@@ -55,8 +56,7 @@ class Multipliers(NamedTuple):
     square_1    float64 [1], of the sum of the squares of the nodes' loads
     """
 
-    pair_UC: Floats
-    home_UC: Floats
+    thetas: tuple[Floats, ...]
     floor_B: Floats
     node_BE: Floats
     price_EE: Floats
@@ -66,7 +66,7 @@ class Multipliers(NamedTuple):
 
 
 class _Adams(NamedTuple):
-    """One for each of `Multipliers` but the first two, which are those of the sets."""
+    """One for each of `Multipliers` but the first, which are those of the sets."""
 
     floor_B: Adam
     node_BE: Adam
@@ -116,8 +116,7 @@ def lagrangian_bound(
 def relaxed_map(pieces: Pieces, at: Multipliers) -> Floats:
     """The relaxed same-node matrix that multipliers of a bound of these pieces lead to, float64 [E, E]."""
     num_experts = pieces.load_BE.shape[1]
-    _, earned = _Dual(pieces, at).earn(SOFT_MAP)
-    return earned.same_EE[:num_experts, :num_experts]
+    return _Dual(pieces, at).earn(SOFT_MAP).same_EE[:num_experts, :num_experts]
 
 
 class _Dual:
@@ -126,13 +125,11 @@ class _Dual:
     def __init__(self, pieces: Pieces, start: Multipliers | None) -> None:
         self.pieces = pieces
         self.num_experts = pieces.load_BE.shape[1]
-        shape, top_k = (pieces.num_nodes, pieces.slots_per_node), pieces.sets_UK.shape[1]
+        shape = (pieces.num_nodes, pieces.slots_per_node)
         self.shared = SharedMatrix(*shape, homes=pieces.home_U is not None)
         self.sets = TokenSets(pieces.sets_UK, pieces.weight_U, pieces.home_U, self.num_experts, *shape, hosts=False)
-        pair_UC, home_UC = (*self.sets.first([FIRST_THETA / top_k]), np.zeros((0, 0)))[:2]
         own = Multipliers(
-            pair_UC=pair_UC,
-            home_UC=home_UC,
+            thetas=self.sets.first(lambda size: [FIRST_THETA / size]),
             floor_B=np.full(len(pieces.load_BE), 0.5),
             node_BE=_first_nodes(pieces),
             price_EE=np.zeros((self.shared.size, self.shared.size)),
@@ -143,10 +140,12 @@ class _Dual:
         self.range = node_range(pieces)
         if start is not None:
             own = Multipliers(
-                *(new.copy() if new.shape == old.shape else old for old, new in zip(own, start, strict=True))
+                tuple(_warm(old, new) for old, new in zip_longest(own.thetas, start.thetas) if old is not None),
+                *(_warm(old, new) for old, new in zip(own[1:], start[1:], strict=True)),
             )
         self.multipliers = _valid(own, pieces.slots_per_node)
-        self.adam = _Adams(*(Adam.like(variable) for variable in own[2:]))
+        self.adam = _Adams(*(Adam.like(variable) for variable in own[1:]))
+        top_k = self.sets.top_k
         pairs = float(pieces.weight_U.sum()) * (1 - 1 / pieces.num_nodes) * top_k * (top_k - 1) / 2
         self.unit = FIRST_THETA / top_k * pairs / max(self.num_experts * (self.num_experts - 1), 1)  # mean reward in X
 
@@ -155,12 +154,11 @@ class _Dual:
         pieces, at, shared = self.pieces, self.multipliers, self.shared
         stride = step.falling(STRIDE)
         load_E, capped, experts = pieces.load_BE[0], self.range, self.num_experts
-        thetas, earned = self.earn(step.falling(SOFT_EIGENVALUES))
+        earned = self.earn(step.falling(SOFT_EIGENVALUES))
         same_EE = earned.same_EE[:experts, :experts]
-        sets, sets_size, moved_sets = self.sets.judge_and_ascend(
-            step, thetas, earned.same_EE.ravel(), step.falling(SOFT_PARTITIONS), stride
+        sets, sets_size, thetas = self.sets.judge_and_ascend(
+            step, at.thetas, earned.same_EE.ravel(), step.falling(SOFT_PARTITIONS), stride
         )
-        pair_UC, home_UC = (*moved_sets, at.home_UC)[:2]
         stride *= adam_bias(step.number)
         priced_B = pieces.price_B * pieces.floor_B
         above_E, below_E = np.maximum(at.range_E, 0.0), np.maximum(-at.range_E, 0.0)
@@ -195,8 +193,7 @@ class _Dual:
             over_1 = np.array([float(load_E @ node_E) - capped.square])
             square_1 = self.adam.square_1.ascend(square_1, over_1, range_stride * self.num_experts)
         moved = Multipliers(
-            pair_UC=pair_UC,
-            home_UC=home_UC,
+            thetas=thetas,
             floor_B=floor_B,
             node_BE=node_BE,
             price_EE=price_EE,
@@ -207,13 +204,12 @@ class _Dual:
         self.multipliers = _valid(moved, pieces.slots_per_node)
         return value - float(error)
 
-    def earn(self, smoothing: float) -> tuple[tuple[Floats, ...], Earned]:
-        """The multipliers of the sets, and what the best X earns."""
+    def earn(self, smoothing: float) -> Earned:
+        """What the best X earns."""
         at, experts, load_E = self.multipliers, self.num_experts, self.pieces.load_BE[0]
-        thetas = (at.pair_UC, at.home_UC)[: len(self.sets.kinds)]
-        upper_EE = self.sets.rewards(thetas).reshape(self.shared.size, self.shared.size)
+        upper_EE = self.sets.rewards(at.thetas).reshape(self.shared.size, self.shared.size)
         upper_EE[:experts, :experts] -= self._imbalance_EE(at) + np.outer(at.range_E + at.square_1 * load_E, load_E)
-        return thetas, self.shared.earn(0.5 * (upper_EE + upper_EE.T), at.price_EE, at.triangle_T, smoothing)
+        return self.shared.earn(0.5 * (upper_EE + upper_EE.T), at.price_EE, at.triangle_T, smoothing)
 
     def _imbalance_EE(self, at: Multipliers) -> Floats:
         """What X pays for imbalance: <this, X> is the weighted mean of the loads of the experts' nodes, priced."""
@@ -242,6 +238,10 @@ def node_range(pieces: Pieces) -> NodeRange:
         square += share * share
         left -= share
     return NodeRange(least * (1 - MARGIN), most * (1 + MARGIN), square * (1 + 4 * MARGIN))
+
+
+def _warm(own: Floats, start: Floats | None) -> Floats:
+    return start.copy() if start is not None and start.shape == own.shape else own
 
 
 def _first_nodes(pieces: Pieces) -> Floats:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from placement.bounds.convex_envelope import least_at
+from placement.bounds.convex_envelope import least_of_all
 from placement.bounds.replica_bound import replica_bound
+from placement.bounds.set_sizes import by_size
 from placement.bounds.spectral_bound import Pieces, spectral_bound
 from placement.core.cluster import Cluster
 
@@ -73,7 +74,7 @@ def sends_bound(
     `replica_bound`. Both of the latter hold for every replica choice.
 
     Args:
-        sets_UK: top-k sets, [U, K], distinct ids in a row.
+        sets_UK: top-k sets, [U, K], distinct ids in a row; short ones have -1 in their last places.
         count_U: tokens that have each set, [U].
         num_experts: logical experts.
         num_nodes: nodes of `slots_per_node` slots each.
@@ -82,7 +83,7 @@ def sends_bound(
         deadline: `time.monotonic()` at which to stop.
     """
     weight_U = np.asarray(count_U, dtype=np.float64) / float(np.sum(count_U))
-    if num_nodes == 1:
+    if num_nodes == 1 or not (sets_UK >= 0).any():
         return 0.0
     redundant = num_nodes * slots_per_node > num_experts
     best = 0.0
@@ -123,25 +124,36 @@ def _served_at_home(
     """
     top_k = sets_UK.shape[1]
     held = min(slots_per_node, num_experts)
-    remote = {x: -(-(top_k - x) // held) for x in range(min(top_k, held) + 1)}
     if home_U is None:
         weight_HU = [weight_U]  # all homes are alike
     else:
         weight_HU = [np.where(home_U < 0, weight_U / num_nodes, weight_U * (home_U == n)) for n in range(num_nodes)]
     first, second = np.triu_indices(top_k, 1)
-    key = (sets_UK[:, first].astype(np.int64) * num_experts + sets_UK[:, second]).ravel()
+    # row and column 0 are of the places that short sets lack
+    places_UK, size = sets_UK.astype(np.int64) + 1, num_experts + 1
+    key = (places_UK[:, first] * size + places_UK[:, second]).ravel()
     served, together = 0.0, 0.0
     for home_weight_U in weight_HU:
-        visits_E = np.bincount(sets_UK.ravel(), weights=np.repeat(home_weight_U, top_k), minlength=num_experts)
+        visits_E = np.bincount(places_UK.ravel(), weights=np.repeat(home_weight_U, top_k), minlength=size)[1:]
         served += float(np.sort(visits_E)[num_experts - held :].sum())
-        half = np.bincount(key, weights=np.repeat(home_weight_U, len(first)), minlength=num_experts**2)
-        pairs_EE = half.reshape(num_experts, num_experts)
+        half = np.bincount(key, weights=np.repeat(home_weight_U, len(first)), minlength=size**2)
+        pairs_EE = half.reshape(size, size)[1:, 1:]
         pairs_EE = pairs_EE + pairs_EE.T
         with_others = np.sort(pairs_EE, axis=1)[:, num_experts - held + 1 :].sum(axis=1)
         together += 0.5 * float(np.sort(with_others)[num_experts - held :].sum())
-    fewest: dict[int, int] = {}
-    for x, nodes in remote.items():
-        pairs = x * (x - 1) // 2
-        fewest[pairs] = min(fewest.get(pairs, nodes), nodes)
-    best = max(least_at(remote, served), least_at(fewest, together))
+    remote, fewest = [], []
+    for rows, sets_RK in by_size(sets_UK):
+        share, points = float(weight_U[rows].sum()), _remote_nodes(sets_RK.shape[1], held)
+        remote.append((share, points))
+        by_pairs: dict[int, int] = {}
+        for x, nodes in points.items():
+            pairs = x * (x - 1) // 2
+            by_pairs[pairs] = min(by_pairs.get(pairs, nodes), nodes)
+        fewest.append((share, by_pairs))
+    best = max(least_of_all(remote, served), least_of_all(fewest, together))
     return float(max(best - MARGIN * top_k * top_k, 0.0))
+
+
+def _remote_nodes(top_k: int, held: int) -> dict[int, int]:
+    """The fewest other nodes that a token needs, by how many of its experts its home serves."""
+    return {x: -(-(top_k - x) // held) for x in range(min(top_k, held) + 1)}

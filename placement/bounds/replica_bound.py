@@ -32,8 +32,9 @@ PRICE_STRIDE, CORNER_STRIDE = 6.0, 0.1  # shares of STRIDE, in units of H's mean
 class HostMultipliers(NamedTuple):
     """Any values >= 0 give a valid bound; see `HostPrices` for the prices.
 
-    thetas  float64 [U, K(K-1)/2 + K], of the pairs and the experts of each set with a random home, by falling weight;
-            where homes are given, also [U, K(K-1)/2 + 2K] of the other sets: pairs, experts, experts with the home
+    thetas  of each kind of `TokenSets`, its sets by falling weight: float64 [U, K(K-1)/2 + K], of the pairs and the
+            experts of each set with a random home; [U, K(K-1)/2 + 2K] where homes are given: pairs, experts, experts
+            with the home
     """
 
     thetas: tuple[Floats, ...]
@@ -56,7 +57,8 @@ def replica_bound(
     Holds for every replica choice and any number of copies. Deterministic without a deadline.
 
     Args:
-        sets_UK: top-k sets, [U, K]; weight_U: their shares of the tokens, float64 [U], which sum to 1.
+        sets_UK: top-k sets, [U, K]; short ones have -1 in their last places.
+        weight_U: their shares of the tokens, float64 [U], which sum to 1.
         num_experts: logical experts.
         num_nodes: nodes of `slots_per_node` slots each.
         home_U: home node of each set, int [U], -1: uniformly random; None: all are random.
@@ -66,16 +68,16 @@ def replica_bound(
     Returns:
         (the bound, the multipliers that prove it).
     """
-    slots, top_k = min(slots_per_node, num_experts), sets_UK.shape[1]
+    slots = min(slots_per_node, num_experts)
     sets = TokenSets(sets_UK, weight_U, home_U, num_experts, num_nodes, slots, hosts=True)
     shared = HostMatrix(num_experts, num_nodes, slots, homes=home_U is not None)
     size = shared.num_elements
     if iterations is None:
         iterations = FEW_ITERATIONS if sets.dear else ITERATIONS
-    thetas = sets.first([FIRST_PAIR, FIRST_HOST])
+    thetas = sets.first(lambda _: [FIRST_PAIR, FIRST_HOST])
     prices = HostPrices.none(size)
     adams = [Adam.like(price) for price in prices]
-    unit = FIRST_PAIR * top_k * (top_k - 1) / 2 / max(num_experts * (num_experts - 1), 1)
+    unit = FIRST_PAIR * sets.top_k * (sets.top_k - 1) / 2 / max(num_experts * (num_experts - 1), 1)
     factors = (num_experts * CORNER_STRIDE, 1.0, 1.0, 1.0, 1.0)
     cells = size**2
     best, kept = 0.0, HostMultipliers(thetas, prices)

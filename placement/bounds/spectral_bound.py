@@ -3,7 +3,7 @@
 Let X be the same-node matrix of a map: X[a, b] = 1 if experts a and b share a node. The cost needs X alone:
 
 sends    A token with p pairs of its experts on one node touches at least g(p) nodes, g the convex lower envelope over
-         all ways to split K experts over N nodes with m slots each; p is linear in X.
+         all ways to split its K experts over N nodes with m slots each; p is linear in X.
 balance  The most loaded rank is at least the most loaded node, which is at least sum_n w_n * load_n for any weights w_n
          >= 0 of sum 1. Weights that grow linearly with load_n make this linear in X too: sum_n load_n^2 = load' X load.
 
@@ -27,6 +27,7 @@ import numpy.typing as npt
 from scipy.linalg import eigh
 
 from placement.bounds.convex_envelope import fewest_nodes, lower_lines
+from placement.bounds.set_sizes import by_size
 from placement.support.kernel import kernel
 
 Floats = npt.NDArray[np.float64]
@@ -39,6 +40,7 @@ ERROR_FACTOR = 64.0  # error allowed: this * size * machine epsilon * norm, far 
 class Pieces(NamedTuple):
     """What the cost of a map consists of; loads are shares that sum to 1.
 
+    sets_UK    int [U, K], distinct ids in a row; a short set has -1 in its last places
     weight_U   float64 [U], share of tokens that have each set
     price_B    float64 [B], price of one unit of imbalance under each row of loads (sums to the balance weight)
     floor_B    float64 [B], an imbalance that no map is below
@@ -66,7 +68,7 @@ def spectral_bound(pieces: Pieces, steps: int) -> float:
     at most.
     """
     if pieces.home_U is not None and pieces.num_nodes > 1:
-        known_U = pieces.home_U >= 0
+        known_U = (pieces.home_U >= 0) & (pieces.sets_UK[:, 0] >= 0)
         whole_U = np.where(known_U, pieces.num_nodes / (pieces.num_nodes - 1), 1.0)
         saved = float(pieces.weight_U[known_U].sum()) * (1 + ERROR_FACTOR * len(known_U) * np.finfo(np.float64).eps)
         return spectral_bound(pieces._replace(weight_U=pieces.weight_U * whole_U, home_U=None), steps) - saved
@@ -111,28 +113,39 @@ def spectral_bound(pieces: Pieces, steps: int) -> float:
     return best
 
 
+class _SetLines(NamedTuple):
+    """Sets of one size: cells u * E + v of their pairs, int64 [U, C], and lines a - b * pairs below their nodes."""
+
+    pair_UC: npt.NDArray[np.int64]
+    weight_U: Floats
+    line_a: Floats
+    line_b: Floats
+
+
 class _Tangents:
     """Linear functions `constant - <matrix, X>` that lie below the cost everywhere and touch it at a point."""
 
     def __init__(self, pieces: Pieces) -> None:
         self.pieces = pieces
-        top_k = pieces.sets_UK.shape[1]
-        self.line_a, self.line_b = lower_lines(fewest_nodes(top_k, pieces.num_nodes, pieces.slots_per_node))
-        first, second = np.triu_indices(top_k, 1)
         self.num_experts = pieces.load_BE.shape[1]
-        pair_UC = pieces.sets_UK[:, first].astype(np.int64) * self.num_experts + pieces.sets_UK[:, second]
-        self.pair_UC = np.ascontiguousarray(pair_UC)  # contiguous, so that the kernel is compiled for one layout
+        self.sides = [self._side(*group) for group in by_size(pieces.sets_UK)]
         self.away = 1.0 - 1.0 / pieces.num_nodes
         lightest = np.sort(pieces.load_BE, axis=1)[:, : pieces.slots_per_node].sum(axis=1)
         # weights 1/N + growth * (load_n - 1/N) stay >= 0 down to the lightest node that there can be
         self.growth_B = 1.0 / np.maximum(1.0 - pieces.num_nodes * lightest * (1 - 1e-12), 1e-3)
 
+    def _side(self, rows: npt.NDArray[np.int64], sets_RK: npt.NDArray[np.integer]) -> _SetLines:
+        top_k = sets_RK.shape[1]
+        first, second = np.triu_indices(top_k, 1)
+        pair_RC = sets_RK[:, first].astype(np.int64) * self.num_experts + sets_RK[:, second]
+        lines = lower_lines(fewest_nodes(top_k, self.pieces.num_nodes, self.pieces.slots_per_node))
+        # contiguous, so that the kernel is compiled for one layout
+        return _SetLines(np.ascontiguousarray(pair_RC), self.pieces.weight_U[rows], *lines)
+
     def at(self, same: Floats) -> tuple[float, Floats]:
         pieces, size = self.pieces, self.num_experts
-        half_V = np.zeros(size * size)
-        constant = self.away * add_lines(
-            self.pair_UC, pieces.weight_U, self.line_a, self.line_b, np.ascontiguousarray(same).ravel(), half_V
-        )
+        half_V, same_V = np.zeros(size * size), np.ascontiguousarray(same).ravel()
+        constant = self.away * sum((add_lines(side, same_V, half_V) for side in self.sides), 0.0)
         half = half_V.reshape(size, size)
         matrix = 0.5 * self.away * (half + half.T)
         spread_B = pieces.num_nodes * ((pieces.load_BE @ same) * pieces.load_BE).sum(axis=1) - 1.0
@@ -144,13 +157,12 @@ class _Tangents:
 
 
 @kernel
-def add_lines(
-    pair_UC: npt.NDArray[np.int64], weight_U: Floats, line_a: Floats, line_b: Floats, same_V: Floats, half_V: Floats
-) -> float:
+def add_lines(side: _SetLines, same_V: Floats, half_V: Floats) -> float:
     """Take for every set the line a - b * pairs that is highest at `same_V`; add its slopes to the set's pairs.
 
     Returns the sum of weight * a.
     """
+    pair_UC, weight_U, line_a, line_b = side
     constant = 0.0
     for u in range(pair_UC.shape[0]):
         pairs = 0.0

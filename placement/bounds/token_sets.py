@@ -9,6 +9,8 @@ split has is all that counts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -24,6 +26,7 @@ from placement.bounds.set_partitions import (
     judge_sets,
     node_splits,
 )
+from placement.bounds.set_sizes import by_size
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,7 +37,7 @@ SWEEPS_BETWEEN_JUDGING = 4
 
 
 class TokenSets:
-    """The sets without and those with a home, as one side; a kind that there is none of has no rows.
+    """All sets as one side: those of one size without a home are a kind, and so are those with one.
 
     A given home is an element of its own beside the experts: element E + n is on node n, and no other home is.
     """
@@ -50,23 +53,37 @@ class TokenSets:
         *,
         hosts: bool,
     ) -> None:
-        """weight_U: share of the tokens. home_U: int [U], home node of each set, -1: random; None: all are random."""
+        """Kinds: those without a home, then those with one, the largest sets first; at least one set has an expert.
+
+        weight_U: share of the tokens. home_U: int [U], home node of each set, -1: random; None: all are random.
+        """
         self.num_elements = num_experts + (num_nodes if home_U is not None else 0)
         shape = (self.num_elements, num_nodes, slots_per_node)
-        random_U = np.ones(len(sets_UK), dtype=bool) if home_U is None else home_U < 0
+        given_U = np.full(len(sets_UK), -1, dtype=np.int64) if home_U is None else home_U.astype(np.int64)
         # without copies a random home saves the block of one node in N; with them the splits know it
         away = 1.0 if hosts else 1 - 1 / num_nodes
-        self.kinds = [SetMultipliers(sets_UK[random_U], weight_U[random_U] * away, *shape, hosts=hosts)]
-        if home_U is not None:
-            known_U = ~random_U
-            homes = num_experts + home_U[known_U].astype(np.int64)
-            self.kinds.append(SetMultipliers(sets_UK[known_U], weight_U[known_U], *shape, hosts=hosts, home_U=homes))
+        random, known = np.flatnonzero(given_U < 0), np.flatnonzero(given_U >= 0)
+        self.kinds = [
+            SetMultipliers(sets_RK, weight_U[random[rows]] * away, *shape, hosts=hosts)
+            for rows, sets_RK in by_size(sets_UK[random])
+        ] + [
+            SetMultipliers(
+                sets_RK, weight_U[known[rows]], *shape, hosts=hosts, home_U=num_experts + given_U[known[rows]]
+            )
+            for rows, sets_RK in by_size(sets_UK[known])
+        ]
+        self.top_k = max(kind.top_k for kind in self.kinds)
         self.dear = any(kind.dear for kind in self.kinds)
         self.terms = sum(kind.side.cell_UF.size + len(kind.side.cell_UF) for kind in self.kinds)
 
-    def first(self, theta_D: list[float]) -> tuple[Floats, ...]:
-        """Multipliers float64 [U, F] of each kind from one for each kind of feature; the home is paired as experts."""
-        return tuple(kind.first([*theta_D, theta_D[0]][: len(kind.size_D)]) for kind in self.kinds)
+    def first(self, thetas_of: Callable[[int], list[float]]) -> tuple[Floats, ...]:
+        """Multipliers float64 [U, F] of each kind.
+
+        thetas_of: those of each kind of feature, of sets of some size; the home is paired as experts.
+        """
+        return tuple(
+            kind.first([*thetas_of(kind.top_k), thetas_of(kind.top_k)[0]][: len(kind.size_D)]) for kind in self.kinds
+        )
 
     def rewards(self, thetas: tuple[Floats, ...]) -> Floats:
         """What the shared side earns for each feature, float64 [V]."""
@@ -106,7 +123,8 @@ class SetMultipliers:
         num_elements  V: experts, and then the nodes' homes if any
         home_U        int [U], which element the home of each set is; None: it is random
         """
-        top_k, home = sets_UK.shape[1], home_U is not None
+        self.top_k = top_k = sets_UK.shape[1]
+        home = home_U is not None
         self.exact = top_k <= MOST_TOP_K
         shape = (top_k if self.exact else 0, num_nodes, slots_per_node)
         random = host_splits if hosts else node_splits

@@ -76,12 +76,11 @@ def _bound(problem: LayerProblem, fewest: Score) -> float:
 
 def _together(problem: LayerProblem) -> npt.NDArray[np.int64]:
     """Sampled tokens that visit both of two experts, int64 [E, E]."""
-    num_experts = problem.num_experts
+    together_EE = np.zeros((problem.num_experts + 1, problem.num_experts + 1), dtype=np.int64)
     first, second = np.triu_indices(problem.top_k, 1)
-    pairs = problem.sets_UK[:, first].astype(np.int64) * num_experts + problem.sets_UK[:, second]
-    together = np.zeros(num_experts * num_experts, dtype=np.int64)
-    np.add.at(together, pairs.ravel(), np.repeat(problem.count_U, len(first)))
-    half_EE = together.reshape(num_experts, num_experts)
+    pairs = (problem.sets_UK[:, first].ravel(), problem.sets_UK[:, second].ravel())
+    np.add.at(together_EE, pairs, np.repeat(problem.count_U, len(first)))
+    half_EE = together_EE[:-1, :-1]  # the places that short sets lack are row and column -1
     return np.asarray(half_EE + half_EE.T)
 
 

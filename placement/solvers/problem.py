@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from placement.bounds.set_sizes import set_sizes
 from placement.core.cluster import Cluster
 from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.choices.base import LayerCost, LayerTokens, ReplicaChoice
@@ -57,7 +58,9 @@ class LayerProblem:
 
     Attributes:
         index: Position of the layer among the MoE layers.
-        sets_UK: The distinct top-k sets of the token sample, int32 [U, K], ids ascending in a row.
+        top_k: Experts of the largest sets, K.
+        sets_UK: The distinct top-k sets of the token sample, int32 [U, K], ids ascending in a row; a short set has -1
+            in its last places.
         count_U: How many sampled tokens have each set, int64 [U].
         load_BE: Share of assignments of each expert, float64 [B, E]: row 0 exact, the others bootstraps of requests.
         coact_EE: Tokens that visit both experts, int64 [E, E]; diagonal 0.
@@ -87,12 +90,18 @@ class LayerProblem:
     @property
     def send_price(self) -> float:
         """What one send per token costs; 0 if balance is all that counts."""
-        return self.options.prices(self.cluster, self.top_k)[0]
+        return self.options.prices(self.cluster, self.assignments)[0]
 
     @property
     def balance_price(self) -> float:
         """What one unit of expected imbalance costs."""
-        return self.options.prices(self.cluster, self.top_k)[1]
+        return self.options.prices(self.cluster, self.assignments)[1]
+
+    @property
+    def assignments(self) -> float:
+        """Experts that a sampled token visits, in the mean: `top_k`, or fewer where sets are short."""
+        tokens = int(self.count_U.sum())
+        return int(self.count_U @ set_sizes(self.sets_UK)) / tokens if tokens else float(self.top_k)
 
     @property
     def choice(self) -> ReplicaChoice:

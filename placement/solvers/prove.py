@@ -39,7 +39,7 @@ def prove(problem: LayerProblem, steps: int | None = None) -> tuple[float, npt.N
     floor_B = np.array([smallest_imbalance(load_E, cluster) for load_E in problem.load_BE])
     apart = problem.balance_price * float(floor_B.mean()) * (1 - 1e-12)
     fares = fare_HX(cluster, options.transport)
-    if problem.send_price == 0:
+    if problem.send_price == 0 or not problem.assignments:
         return apart, None
     if problem.num_redundant or problem.home_U is not None:
         if cluster.num_nodes == 1:
@@ -68,7 +68,7 @@ def prove(problem: LayerProblem, steps: int | None = None) -> tuple[float, npt.N
         return max(found, apart + cheapest * fewest), None
     cheapest = problem.send_price * float(fares.mean(axis=0).min())
     if not problem.transport.distinct:
-        return apart + cheapest * problem.top_k * (1 - 1e-12), None
+        return apart + cheapest * problem.assignments * (1 - 1e-12), None
     units = fares.shape[1]
     if units == 1 or cheapest == 0:
         return apart, None
@@ -110,7 +110,7 @@ def _fewest_assignments(problem: LayerProblem, fares: npt.NDArray[np.float64]) -
     cost_EG = np.zeros((experts, cluster.num_ranks))
     for home in range(-1, cluster.num_nodes):
         weights = np.repeat(share_U * (home_U == home), problem.top_k)
-        visits_E = np.bincount(problem.sets_UK.ravel(), weights=weights, minlength=experts)
+        visits_E = np.bincount(problem.sets_UK.ravel() + 1, weights=weights, minlength=experts + 1)[1:]
         cost_EG += np.outer(visits_E, fares.mean(axis=0) if home < 0 else fares[home])
     cost_EP = np.repeat(cost_EG, cluster.slots_per_gpu, axis=1)
     return float(cost_EP[linear_sum_assignment(cost_EP)].sum() * (1 - 1e-12))

@@ -27,13 +27,9 @@ def one_copy_dual(pieces: Pieces, at: Multipliers) -> Fraction:
     home_U = np.full(len(pieces.weight_U), -1) if pieces.home_U is None else pieces.home_U
     reward = [[Fraction(0)] * size for _ in range(size)]
     value = Fraction(0)
-    by_weight = np.argsort(-pieces.weight_U, kind="stable")
-    rows = [
-        *zip(at.pair_UC.tolist(), [u for u in by_weight if home_U[u] < 0], strict=True),
-        *zip(at.home_UC.tolist(), [u for u in by_weight if home_U[u] >= 0], strict=True),
-    ]
-    for theta, u in rows:
-        members, home = sorted(pieces.sets_UK[u].tolist()), experts + int(home_U[u])
+    thetas = (theta for theta_UC in at.thetas for theta in theta_UC.tolist())
+    for theta, u in zip(thetas, in_kinds(pieces.sets_UK, pieces.weight_U, home_U), strict=True):
+        members, home = sorted(e for e in pieces.sets_UK[u].tolist() if e >= 0), experts + int(home_U[u])
         known = home >= experts
         weight = Fraction(float(pieces.weight_U[u] if known else pieces.weight_U[u] * float(1 - 1 / nodes)))
         pairs = list(itertools.combinations(members, 2)) + ([(e, home) for e in members] if known else [])
@@ -80,8 +76,9 @@ def many_copies_dual(
         matrix[v][u] += amount / 2
 
     value = Fraction(0)
-    for theta, u in zip(at.thetas[0].tolist(), np.argsort(-weight_U, kind="stable"), strict=True):
-        members = sorted(sets_UK[u].tolist())
+    thetas = (theta for theta_UC in at.thetas for theta in theta_UC.tolist())
+    for theta, u in zip(thetas, in_kinds(sets_UK, weight_U, np.full(len(weight_U), -1)), strict=True):
+        members = sorted(e for e in sets_UK[u].tolist() if e >= 0)
         weight = Fraction(float(weight_U[u]))
         pairs = list(itertools.combinations(members, 2))
         price = dict(zip([*pairs, *((e,) for e in members)], map(Fraction, theta), strict=True))
@@ -110,6 +107,13 @@ def many_copies_dual(
                 matrix[u + 1][u + 1] += below
     beside = [Fraction(-slots), *([Fraction(1)] * experts)]
     return value - nodes * (1 + slots) * eigenvalues_beside(matrix, beside)[0]
+
+
+def in_kinds(sets_UK: Any, weight_U: Any, home_U: Any) -> list[int]:
+    """The sets that have experts, as multipliers come: random homes first, then large sets, then heavy ones."""
+    size_U = (sets_UK >= 0).sum(axis=1)
+    key = [(home_U[u] >= 0, -size_U[u], -weight_U[u], u) for u in range(len(sets_UK)) if size_U[u]]
+    return [u for *_, u in sorted(key)]
 
 
 def mean_sends(members: list[int], parts: tuple[tuple[int, ...], ...]) -> Fraction:

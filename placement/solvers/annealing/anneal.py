@@ -47,7 +47,8 @@ SEGMENTS = 4  # a search looks at its deadline between these parts
 class Schedule:
     """How a run cools, in as many segments as there are prices; each goes on from the best map of the one before.
 
-    hot, cold  first and last temperature, in units of K / E sends per token: what one average expert's move changes
+    hot, cold  first and last temperature, in units of a token's assignments / E: the sends per token that one average
+               expert's move changes
     prices     of imbalance, in parts of the problem's: a high price makes the landscape rugged
     """
 
@@ -179,7 +180,7 @@ class _Search:
 
     def _anneal(self, run: Run, start: Row, moves: int, schedule: Schedule) -> Row:
         row = start.copy()
-        scale = self.problem.top_k / self.problem.num_experts
+        scale = self.problem.assignments / self.problem.num_experts
         prices = schedule.prices
         if self.problem.deadline is not None:
             prices = tuple(np.repeat(prices, -(-SEGMENTS // len(prices))).tolist())
@@ -221,7 +222,8 @@ def _with_sets(problem: LayerProblem, pick_U: npt.NDArray[np.int64]) -> LayerPro
 
 def _moves_of_copies(problem: LayerProblem) -> int:
     """Fewer where a move is dearer: the more copies there are, and the more sets an accepted one changes."""
-    update = len(problem.sets_UK) * problem.top_k**2 / problem.num_experts * max(1.0, problem.cluster.num_nodes / 8)
+    pairs = len(problem.sets_UK) * problem.assignments**2
+    update = pairs / problem.num_experts * max(1.0, problem.cluster.num_nodes / 8)
     few_copies = (problem.num_experts / problem.cluster.num_slots) ** 3
     moves = max(int(REPLICA_MOVES * few_copies * min(1.0, UPDATE_WORK / max(update, 1.0))), 1)
     return moves if problem.cluster.num_nodes <= EXACT_NODES else min(moves, MOVES_ON_MANY_NODES)

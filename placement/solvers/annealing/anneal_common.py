@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from placement.bounds.set_sizes import set_sizes
 from placement.cost.covers import popcount
 from placement.cost.transport import fare_HX
 from placement.solvers.problem import LayerProblem
@@ -30,6 +31,9 @@ _HALF = np.uint64(32)
 
 class Incidence(NamedTuple):
     """Which sampled top-k sets hold which experts, in compressed rows.
+
+    The last expert is nobody: in no slot, without load, a member at every place that a short set lacks. So what a move
+    changes is added up without a question at each place; `members` says how many are taken.
 
     sets_UK    int32 [U, K]; count_U int64 [U]
     home_U     int32 [U], home node of the tokens of a set, -1: uniformly random
@@ -83,19 +87,22 @@ def incidence(problem: LayerProblem, num_experts: int, *, alone: bool = False) -
         num_experts: experts that the map has; those beyond the problem's are in no set.
         alone: every assignment is sent on its own, as a set of one expert.
     """
+    sizes, nobody = set_sizes(problem.sets_UK), num_experts
     sets, count_U, home_U = np.ascontiguousarray(problem.sets_UK), problem.count_U, problem.homes_U
     if alone:  # every assignment is sent on its own
-        each_U = np.repeat(count_U, sets.shape[1])
-        pair_U = np.repeat(home_U + 1, sets.shape[1]) * num_experts + sets.ravel()
+        each_U = np.repeat(count_U, sizes)
+        pair_U = np.repeat(home_U + 1, sizes) * num_experts + sets[sets >= 0]
         pairs_U, row_U = np.unique(pair_U, return_inverse=True)
         count_U = np.bincount(row_U, each_U).astype(np.int64)
         sets = (pairs_U % num_experts).astype(np.int32)[:, None]
         home_U = (pairs_U // num_experts - 1).astype(np.int32)
+    elif len(sets) and sizes.min() < sets.shape[1]:
+        sets = np.where(sets < 0, np.int32(nobody), sets)[:, : max(int(sizes.max()), 1)].copy()
     top_k = sets.shape[1]
     pairs = np.triu_indices(top_k, 1)
-    key = sets[:, pairs[0]].astype(np.int64) * num_experts + sets[:, pairs[1]]
-    expert_ptr, order, entry = _grouped(sets.ravel().astype(np.int64), num_experts)
-    pair_ptr, pair_order, _ = _grouped(key.ravel(), num_experts * num_experts)
+    key = sets[:, pairs[0]].astype(np.int64) * (num_experts + 1) + sets[:, pairs[1]]
+    expert_ptr, order, entry = _grouped(sets.ravel().astype(np.int64), num_experts + 1)
+    pair_ptr, pair_order, _ = _grouped(key.ravel(), (num_experts + 1) ** 2)
     return Incidence(
         sets_UK=sets,
         count_U=count_U,
@@ -115,11 +122,11 @@ def fare_per_copy_HX(problem: LayerProblem) -> Floats:
 
 
 def costs_of(problem: LayerProblem, num_experts: int) -> Costs:
-    """What a map of the layer is judged by; of `num_experts`, those beyond the problem's have no load."""
+    """What a map of the layer is judged by; of `num_experts`, those beyond the problem's and nobody have no load."""
     cluster = problem.cluster
     cap, node_cap = problem.options.max_imbalance, problem.options.max_node_imbalance
     speed_N = cluster.speed_G().reshape(cluster.num_nodes, -1).mean(axis=1)
-    load_EB = np.zeros((num_experts, len(problem.load_BE)))
+    load_EB = np.zeros((num_experts + 1, len(problem.load_BE)))
     load_EB[: problem.num_experts] = problem.load_BE.T * cluster.num_ranks
     fares_HX = fare_per_copy_HX(problem)
     return Costs(
@@ -130,11 +137,21 @@ def costs_of(problem: LayerProblem, num_experts: int) -> Costs:
         cap=np.inf if cap is None else float(cap),
         node_cap=np.inf if node_cap is None else float(node_cap),
         fare_HX=np.concatenate([fares_HX, fares_HX.mean(axis=0, keepdims=True)]),
-        stay_GE=np.zeros((cluster.num_ranks, num_experts)),
+        stay_GE=np.zeros((cluster.num_ranks, num_experts + 1)),
         num_nodes=cluster.num_nodes,
         gpus_per_node=cluster.gpus_per_node,
         slots_per_gpu=cluster.slots_per_gpu,
     )
+
+
+@inlined_kernel
+def members(t: int, inc: Incidence) -> int:
+    """How many experts set t has."""
+    size: int = inc.sets_UK.shape[1]
+    nobody = inc.expert_ptr.shape[0] - 2
+    while size > 0 and inc.sets_UK[t, size - 1] == nobody:
+        size -= 1
+    return size
 
 
 @kernel

@@ -30,6 +30,7 @@ from placement.solvers.annealing.anneal_common import (
     copy_row,
     cost_of_moves,
     lowest_node,
+    members,
     random_below,
     random_word,
     total_of,
@@ -261,9 +262,8 @@ def _slot_of_fellow(p: int, phy2log_P: Ids, inc: Incidence, host_E: Masks, slots
     start, stop = inc.expert_ptr[e], inc.expert_ptr[e + 1]
     if start == stop:
         return other
-    v = inc.sets_UK[
-        inc.expert_sets[start + random_below(state, stop - start)], random_below(state, inc.sets_UK.shape[1])
-    ]
+    t = inc.expert_sets[start + random_below(state, stop - start)]
+    v = inc.sets_UK[t, random_below(state, members(t, inc))]
     hosts = host_E[v]
     for _ in range(random_below(state, popcount(hosts))):
         hosts &= hosts - ONE

@@ -76,7 +76,7 @@ def anneal_single(
     num_ranks = costs.num_nodes * costs.gpus_per_node
     room = SingleRoom(
         state=np.array([seed], dtype=np.uint64),
-        unit_E=np.empty(num_experts, dtype=np.int64),
+        unit_E=np.full(num_experts, -1, dtype=np.int64),  # nobody stays at -1
         touch_UX=np.zeros((num_sets, num_units), dtype=np.uint8),
         enter_EX=np.zeros((num_experts, num_units)),
         leave_E=np.zeros(num_experts),

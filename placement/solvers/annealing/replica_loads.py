@@ -16,6 +16,7 @@ from placement.solvers.annealing.anneal_common import (
     Masks,
     balance_cost,
     lowest_node,
+    members,
     total_of,
 )
 from placement.solvers.annealing.replica_sends import Rest
@@ -28,13 +29,13 @@ def measure_shares(
 ) -> None:
     """The share of each expert's assignments that each of its nodes serves, exact under `min-nodes`."""
     sets = inc.sets_UK
-    top_k = sets.shape[1]
     num_experts = host_E.shape[0]
     share_EN[:] = 0.0
     for t in range(sets.shape[0]):
         several = False
         forced = ZERO
-        for k in range(top_k):
+        size = members(t, inc)
+        for k in range(size):
             host = host_E[sets[t, k]]
             if host & (host - ONE) != ZERO:
                 several = True
@@ -43,11 +44,11 @@ def measure_shares(
         if not several:
             continue
         hosts = ZERO
-        for k in range(top_k):
+        for k in range(size):
             host = host_E[sets[t, k]]
             if host & (host - ONE) != ZERO:
                 hosts |= host
-        pivot = pivot_of(sets[t], num_nodes)
+        pivot = pivot_of(sets[t, :size], num_nodes)
         known = inc.home_U[t]
         bit, times = ZERO, num_nodes - popcount(hosts)  # begin with the homes that host none of them: all choose alike
         if known >= 0:
@@ -63,13 +64,13 @@ def measure_shares(
             w = inc.count_U[t] * times / num_nodes
             times = 0
             num_open = COUNT_0
-            for k in range(top_k):
+            for k in range(size):
                 host = host_E[sets[t, k]]
                 if host & (forced | bit) == ZERO:
                     scratch[0, num_open] = host
                     num_open += 1
             found = smallest_covers(scratch[0], num_open, pivot, num_nodes, covers)
-            for k in range(top_k):
+            for k in range(size):
                 e = sets[t, k]
                 host = host_E[e]
                 if host & (host - ONE) == ZERO:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from placement.solvers.annealing.anneal_common import Bytes, Flags, Floats, Incidence, Ints
+from placement.solvers.annealing.anneal_common import Bytes, Flags, Floats, Incidence, Ints, members
 from placement.support.kernel import inlined_kernel, inner_kernel
 
 
@@ -30,16 +30,16 @@ def fill_gains(
     sets, count = inc.sets_UK, inc.count_U
     touched_HX = np.zeros(fare_HX.shape, dtype=np.int64)
     for t in range(sets.shape[0]):
-        fare_X = fare_HX[inc.home_U[t]]
-        for k in range(sets.shape[1]):
+        fare_X, size = fare_HX[inc.home_U[t]], members(t, inc)
+        for k in range(size):
             touch_UX[t, unit_E[sets[t, k]]] += np.uint8(1)
         for x in range(touch_UX.shape[1]):
             if touch_UX[t, x] > 0:
                 touched_HX[inc.home_U[t], x] += count[t]
             else:
-                for k in range(sets.shape[1]):
+                for k in range(size):
                     enter_EX[sets[t, k], x] += count[t] * fare_X[x]
-        for k in range(sets.shape[1]):
+        for k in range(size):
             if touch_UX[t, unit_E[sets[t, k]]] == 1:
                 leave_E[sets[t, k]] += count[t] * fare_X[unit_E[sets[t, k]]]
     total = 0.0

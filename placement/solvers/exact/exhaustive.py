@@ -146,10 +146,12 @@ def _sends_of_ways(problem: LayerProblem, ways_WE: Bytes, fare_X: Floats) -> Flo
         return sends_W
     weight_U, sets_UK = problem.count_U / problem.count_U.sum(), problem.sets_UK
     if not problem.transport.distinct:  # every assignment is sent on its own
-        weight_U = np.bincount(sets_UK.ravel(), np.repeat(weight_U, problem.top_k), problem.num_experts)
+        visits = np.bincount(sets_UK.ravel() + 1, np.repeat(weight_U, problem.top_k), problem.num_experts + 1)
+        weight_U = visits[1:]
         sets_UK = np.arange(problem.num_experts, dtype=np.int32)[:, None]
-    holds_EU = np.zeros((problem.num_experts, len(sets_UK)), dtype=np.float32)
-    np.put_along_axis(holds_EU, sets_UK.T, 1.0, axis=0)
+    holds_EU = np.zeros((problem.num_experts + 1, len(sets_UK)), dtype=np.float32)
+    np.put_along_axis(holds_EU, sets_UK.T, 1.0, axis=0)  # the places that short sets lack are row -1
+    holds_EU = holds_EU[:-1]
     chunk = max(CHUNK // len(sets_UK), 1)
     for begin in range(0, len(ways_WE), chunk):
         some = slice(begin, begin + chunk)

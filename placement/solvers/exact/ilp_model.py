@@ -85,9 +85,9 @@ def _sends_single(model: Any, problem: LayerProblem, z_EN: Grid) -> tuple[Any, f
     """(sum of count * nodes touched, what one of it is worth)."""
     cluster = problem.cluster
     nodes, tokens = cluster.num_nodes, int(problem.count_U.sum())
-    least = -(-problem.top_k // cluster.slots_per_node)
     terms = []
-    for ids, count in zip(problem.sets_UK.tolist(), problem.count_U.tolist(), strict=True):
+    for ids, count in _sets(problem):
+        least = -(-len(ids) // cluster.slots_per_node)
         y_N = [_implied_by(model, [z_EN[e][n] for e in ids]) for n in range(nodes)]
         model.add(sum(y_N) >= least)
         terms.append(count * sum(y_N))
@@ -97,6 +97,12 @@ def _sends_single(model: Any, problem: LayerProblem, z_EN: Grid) -> tuple[Any, f
     proven = sends_bound(problem.sets_UK, problem.count_U, problem.num_experts, nodes, cluster.slots_per_node)
     model.add(touched >= math.ceil(proven / away * tokens - SLACK))
     return touched, away / tokens
+
+
+def _sets(problem: LayerProblem) -> list[tuple[list[int], int]]:
+    """The sets that have experts, and how often each occurs."""
+    rows = zip(problem.sets_UK.tolist(), problem.count_U.tolist(), strict=True)
+    return [([e for e in ids if e >= 0], count) for ids, count in rows if ids[0] >= 0]
 
 
 def _implied_by(model: Any, literals: list[Any]) -> Any:
@@ -112,7 +118,7 @@ def _sends_replicated(model: Any, problem: LayerProblem, z_EN: Grid) -> tuple[An
     """(sum over homes of count * remote nodes, what one of it is worth)."""
     nodes, tokens = problem.cluster.num_nodes, int(problem.count_U.sum())
     terms = []
-    for ids, count in zip(problem.sets_UK.tolist(), problem.count_U.tolist(), strict=True):
+    for ids, count in _sets(problem):
         for home in range(nodes):
             others = [n for n in range(nodes) if n != home]
             sent = {n: model.new_bool_var("") for n in others}
