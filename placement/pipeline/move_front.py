@@ -112,7 +112,7 @@ class _Search:
         problem, row = self.problem, start.copy()
         costs = self.costs._replace(stay_GE=np.where(self.now_GE, price, 0.0))
         kernel = anneal_replicas if problem.num_redundant else anneal_single
-        scale = problem.assignments / problem.num_experts
+        scale = (problem.assignments or 1.0) / problem.num_experts
         seed = np.uint64((problem.seed - int(GOLDEN) * run) % 2**64)  # the unlimited search adds
         cost = kernel(row, self.inc, costs, QUENCH.hot * scale, QUENCH.cold * scale, moves, seed)
         return row, cost

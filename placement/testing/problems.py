@@ -28,14 +28,19 @@ def make_problem(
     bootstraps: int = 3,
     seed: int = 0,
 ) -> LayerProblem:
-    """The problem of one layer whose tokens visit `ids_TK` (distinct ids in a row); each token counts as a request."""
+    """The problem of one layer whose tokens visit `ids_TK`; each token counts as a request.
+
+    ids_TK: distinct ids in a row; a short set has -1 in its last places.
+    """
     cluster.check_fits(num_experts)
     sets_UK, count_U = distinct_sets(ids_TK, num_experts)
-    visits_TE = np.zeros((len(ids_TK), num_experts), dtype=np.int64)
+    visits_TE = np.zeros((len(ids_TK), num_experts + 1), dtype=np.int64)
     np.put_along_axis(visits_TE, np.asarray(ids_TK, dtype=np.int64), 1, axis=1)
+    visits_TE = visits_TE[:, :-1]  # -1 is the last column
     rng = np.random.default_rng([seed, 1])
     weight_BT = rng.multinomial(len(ids_TK), np.full(len(ids_TK), 1 / len(ids_TK)), size=bootstraps)
     load_BE = np.concatenate([visits_TE.sum(axis=0)[None], weight_BT @ visits_TE]).astype(np.float64)
+    load_BE[~load_BE.any(axis=1)] = 1.0  # no token that was drawn visits an expert
     coact_EE = (visits_TE.T.astype(np.float64) @ visits_TE).astype(np.int64)  # exact, and BLAS has no integers
     np.fill_diagonal(coact_EE, 0)
     return LayerProblem(
@@ -60,14 +65,23 @@ def random_problem(
     *,
     num_tokens: int = 200,
     skew: float = 0.5,
+    lacking: float = 0.0,
     seed: int = 0,
     **more: Any,
 ) -> LayerProblem:
-    """Tokens draw experts without structure; `skew` is the spread of the experts' log popularity."""
+    """Tokens draw experts without structure.
+
+    skew: spread of the experts' log popularity.
+    lacking: share of the places of sets that is empty, at random: sets are of any size from none to `top_k`.
+    """
     rng = np.random.default_rng([seed, 0])
     popularity_E = rng.normal(0.0, skew, num_experts)
     noise_TE = rng.gumbel(size=(num_tokens, num_experts))
     ids_TK = np.argsort(-(popularity_E + noise_TE), axis=1)[:, :top_k]
+    if lacking:
+        lacks_TK = rng.random(ids_TK.shape) < lacking
+        last_TK = np.argsort(lacks_TK, axis=1, kind="stable")
+        ids_TK = np.take_along_axis(np.where(lacks_TK, -1, ids_TK), last_TK, axis=1)
     return make_problem(ids_TK, cluster, num_experts=num_experts, seed=seed, **more)
 
 
@@ -147,6 +161,7 @@ def tiny_problems(*, redundant: bool = False) -> SearchStrategy[LayerProblem]:
             Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots),
             num_tokens=draw(st.integers(1, 40)),
             skew=draw(st.sampled_from([0.0, 0.5, 2.0])),
+            lacking=draw(st.sampled_from([0.0, 0.1, 0.6, 1.0])),
             seed=draw(st.integers(0, 10_000)),
             options=Options(balance_weight=draw(st.sampled_from([0.0, 0.5, 2.0]))),
         )

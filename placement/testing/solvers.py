@@ -71,7 +71,25 @@ def contract_problems() -> dict[str, LayerProblem]:
     few = random_problem(
         8, 2, Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2), options=QUICK, num_tokens=1, bootstraps=0
     )
-    return problems | {"planted": planted, "one token, no bootstraps": few} | _priced_problems(8, 2)
+    return problems | {"planted": planted, "one token, no bootstraps": few} | _short_problems() | _priced_problems(8, 2)
+
+
+def _short_problems() -> dict[str, LayerProblem]:
+    """Sets of fewer than K experts, or of none."""
+    one_copy = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2)
+    redundant = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=3)
+    shapes = {
+        "short sets": (3, one_copy, 0.3),
+        "short sets, redundant": (3, redundant, 0.3),
+        "short sets, top-1": (1, one_copy, 0.3),
+        "short sets, few of many places": (6, redundant, 0.7),
+        "no set has an expert": (2, one_copy, 1.0),
+        "no set has an expert, redundant": (2, redundant, 1.0),
+    }
+    return {
+        name: random_problem(8, top_k, cluster, lacking=lacking, options=QUICK, num_tokens=60, seed=number)
+        for number, (name, (top_k, cluster, lacking)) in enumerate(shapes.items())
+    }
 
 
 def tiny_problems() -> dict[str, LayerProblem]:
@@ -84,13 +102,26 @@ def tiny_problems() -> dict[str, LayerProblem]:
             4, 2, Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=1, gpu_speeds=(1.0, 1.0, 3.0, 1.0)), options=QUICK
         ),
     }
-    redundant = random_problem(4, 2, Cluster(num_nodes=2, gpus_per_node=1, slots_per_gpu=3), options=QUICK)
-    for choice in REPLICA_CHOICES:
-        problems[f"redundant, {choice}"] = replace(redundant, options=replace(QUICK, replica_choice=choice))
-    return problems | _priced_problems(4, 1)
+    problems |= {
+        "short sets": random_problem(
+            6, 3, Cluster(num_nodes=3, gpus_per_node=1, slots_per_gpu=2), lacking=0.3, options=QUICK
+        ),
+        "short sets, two experts a node": random_problem(
+            6, 4, Cluster(num_nodes=3, gpus_per_node=2, slots_per_gpu=1), lacking=0.4, options=QUICK
+        ),
+        "no set has an expert": random_problem(
+            4, 2, Cluster(num_nodes=2, gpus_per_node=1, slots_per_gpu=2), lacking=1.0, options=QUICK
+        ),
+    }
+    two_nodes = Cluster(num_nodes=2, gpus_per_node=1, slots_per_gpu=3)
+    for kind, lacking in (("", 0.0), (", short sets", 0.3)):
+        redundant = random_problem(4, 2, two_nodes, lacking=lacking, options=QUICK)
+        for choice in REPLICA_CHOICES:
+            problems[f"redundant, {choice}{kind}"] = replace(redundant, options=replace(QUICK, replica_choice=choice))
+    return problems | _priced_problems(4, 1) | _priced_problems(4, 1, lacking=0.3)
 
 
-def _priced_problems(num_experts: int, slots: int) -> dict[str, LayerProblem]:
+def _priced_problems(num_experts: int, slots: int, lacking: float = 0.0) -> dict[str, LayerProblem]:
     """On two nodes of two GPUs: other transports, unequal links, balance alone."""
     slow = Topology(node_gbps=(400.0, 150.0))
     costs = Topology(rank_cost=((0, 0.1, 1, 2), (0.1, 0, 2, 1), (1, 2, 0, 0.1), (3, 1, 0.1, 0)))
@@ -106,10 +137,11 @@ def _priced_problems(num_experts: int, slots: int) -> dict[str, LayerProblem]:
         "balance alone, redundant": (1, "allgather", "locality", slow),
     }
     return {
-        name: random_problem(
+        name + (", short sets" if lacking else ""): random_problem(
             num_experts - redundant,  # as many slots as without
             2,
             Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=slots, topology=topology),
+            lacking=lacking,
             options=replace(QUICK, transport=transport, objective=objective),
             num_tokens=60,
             seed=number,

@@ -180,7 +180,7 @@ class _Search:
 
     def _anneal(self, run: Run, start: Row, moves: int, schedule: Schedule) -> Row:
         row = start.copy()
-        scale = self.problem.assignments / self.problem.num_experts
+        scale = (self.problem.assignments or 1.0) / self.problem.num_experts
         prices = schedule.prices
         if self.problem.deadline is not None:
             prices = tuple(np.repeat(prices, -(-SEGMENTS // len(prices))).tolist())
