@@ -88,6 +88,8 @@ def import_command(
     name: Annotated[str | None, typer.Option(help="Name of the model. [default: that of the file]")] = None,
 ) -> None:
     """Read the map that an engine loads, check it, and write it as a placement file."""
+    import numpy as np
+
     from placement.documents.placement import PlacementFile
     from placement.exporters.engine_layers import layer_numbers
     from placement.exporters.imports import imported
@@ -117,6 +119,12 @@ def import_command(
         f"{model.num_experts} experts, {placement.num_redundant} redundant, on {placement.num_nodes} nodes x "
         f"{placement.gpus_per_node} GPUs"
     )
+    wasted_L = placement.wasted_LP().sum(axis=1)
+    if wasted_L.any():
+        typer.echo(
+            f"{wasted_L.sum():,} slots are wasted, in {np.count_nonzero(wasted_L)} of {model.num_layers} layers: their "
+            "GPU holds the expert in another slot too"
+        )
 
 
 def _load_LE(paths: list[str], model: Model) -> npt.NDArray[np.int64]:

@@ -17,6 +17,8 @@ from placement.errors import MapError
 class Placement(Shape):
     """`phy2log_LP[l, p]` is the logical expert in slot `p` of MoE layer `l`, int32 [L, P].
 
+    A rank may hold an expert several times, as in maps of DeepSeek's EPLB: all but the first of the slots are wasted.
+
     Raises:
         MapError: The map is not sound; `faults` has every fault.
     """
@@ -50,6 +52,22 @@ class Placement(Shape):
         num_experts = self.model.num_experts
         return np.stack([np.bincount(row, minlength=num_experts) for row in self.phy2log_LP])
 
+    def wasted_LP(self) -> npt.NDArray[np.bool_]:
+        """Slots whose expert an earlier slot of their rank holds too, bool [L, P]."""
+        return np.stack([wasted_P(row, self.num_ranks) for row in self.phy2log_LP])
+
+
+def wasted_P(phy2log_P: npt.NDArray[np.integer], num_ranks: int) -> npt.NDArray[np.bool_]:
+    """Slots of one layer whose expert an earlier slot of their rank holds too, bool [P]."""
+    held_GS = phy2log_P.reshape(num_ranks, -1)
+    order_GS = np.argsort(held_GS, axis=1, kind="stable")
+    sorted_GS = np.take_along_axis(held_GS, order_GS, axis=1)
+    again_GS = np.zeros(held_GS.shape, dtype=bool)
+    again_GS[:, 1:] = sorted_GS[:, 1:] == sorted_GS[:, :-1]
+    wasted_GS = np.empty_like(again_GS)
+    np.put_along_axis(wasted_GS, order_GS, again_GS, axis=1)
+    return wasted_GS.reshape(-1)
+
 
 def map_faults(
     phy2log: npt.NDArray[Any],
@@ -77,13 +95,6 @@ def map_faults(
         missing = np.setdiff1d(np.arange(num_experts), row)
         if len(missing):
             faults.append(f"{name}: experts {_span(missing.tolist())} have no slot; every expert needs one")
-        for rank, held in enumerate(row.reshape(num_ranks, slots_per_gpu)):
-            ids, times = np.unique(held, return_counts=True)
-            faults += [
-                f"{name}: rank {rank} holds expert {e} {n} times; once is allowed"
-                for e, n in zip(ids.tolist(), times.tolist(), strict=True)
-                if n > 1
-            ]
     return faults
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import numpy.typing as npt
 
@@ -81,7 +83,12 @@ def interchangeable_NN(cluster: Cluster) -> npt.NDArray[np.bool_]:
 
 
 def _in_place(old_S: Ids, new_S: Ids) -> Row:
-    """The experts of `new_S`, those that `old_S` holds too in the slots that they have there."""
-    placed_S = np.where(np.isin(old_S, new_S), old_S, -1).astype(np.int32)
-    placed_S[placed_S < 0] = np.setdiff1d(new_S, old_S)
+    """The experts of `new_S`, those that `old_S` holds too in the slots that they have there, each as often as held."""
+    left = Counter(new_S.tolist())
+    placed_S = np.full(len(old_S), -1, dtype=np.int32)
+    for slot, expert in enumerate(old_S.tolist()):
+        if left[expert] > 0:
+            left[expert] -= 1
+            placed_S[slot] = expert
+    placed_S[placed_S < 0] = sorted(left.elements())
     return placed_S

@@ -25,6 +25,7 @@ _ZERO = np.uint64(0)
 def draw_slots(
     rank: int,
     by_cover: bool,
+    by_rank: bool,
     nodes_E: npt.NDArray[np.uint64],
     tables: LayerTables,
     ids_TK: npt.NDArray[Any],
@@ -33,7 +34,7 @@ def draw_slots(
 ) -> None:
     """Write the slot that serves each expert of tokens of `rank` to `slot_TK`; -1 for an id below 0.
 
-    nodes_E  uint64 [E], allowed nodes of each expert for the rank's home, as `by_cover` of `cost_replicated`
+    nodes_E  uint64 [E], allowed nodes of each expert for the rank's home; `by_cover` and `by_rank` as in `Allowed`
     running  goes on from call to call: it numbers the tokens
     """
     top_k = ids_TK.shape[1]
@@ -52,7 +53,8 @@ def draw_slots(
             if allowed & home_bit == _ZERO:
                 allowed &= visited
             draw = mix_word(word + np.uint64(ids_M[i] + 1) * GOLDEN)
-            copy = _drawn_copy(ids_M[i], allowed, by_cover, draw, tables)
+            by_slot = not (by_cover or (by_rank and allowed & home_bit != _ZERO))
+            copy = _drawn_copy(ids_M[i], allowed, by_cover, by_slot, draw, tables)
             slot_TK[t, place_M[i]] = tables.slot_id[copy]
         count_token(running)
 
@@ -129,8 +131,10 @@ def _drawn_nodes(
 
 
 @inner_kernel
-def _drawn_copy(e: int, allowed: np.uint64, node_first: bool, draw: np.uint64, tables: LayerTables) -> int:
-    """A copy of `e` on allowed nodes, all alike; `node_first`: first a node, then a copy on it."""
+def _drawn_copy(
+    e: int, allowed: np.uint64, node_first: bool, by_slot: bool, draw: np.uint64, tables: LayerTables
+) -> int:
+    """A copy of `e` on allowed nodes; `node_first`: first a node, then a copy on it; `by_slot` as in `_serve`."""
     if node_first:
         skip = np.int64(draw % np.uint64(popcount(allowed)))
         for _ in range(skip):
@@ -141,11 +145,11 @@ def _drawn_copy(e: int, allowed: np.uint64, node_first: bool, draw: np.uint64, t
     usable = 0
     for s in range(start, stop):
         if allowed >> np.uint64(tables.slot_node[s]) & _ONE:
-            usable += 1
+            usable += tables.slot_times[s] if by_slot else 1
     skip = np.int64(draw % np.uint64(usable))
     for s in range(start, stop):
         if allowed >> np.uint64(tables.slot_node[s]) & _ONE:
-            if skip == 0:
+            skip -= tables.slot_times[s] if by_slot else 1
+            if skip < 0:
                 return s
-            skip -= 1
     return -1

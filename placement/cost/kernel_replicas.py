@@ -27,12 +27,14 @@ _ZERO = np.uint64(0)
 class Allowed(NamedTuple):
     """Where experts with several copies are served.
 
-    by_cover  True: experts that their home does not host are served on a smallest cover, its nodes alike; else any copy
+    by_cover  True: experts that their home does not host are served on a smallest cover, its nodes alike; else any slot
               on the allowed nodes serves, all alike
+    by_rank   True: where the home serves, its copies are alike, however many slots of a rank hold the expert
     nodes_EH  uint64 [E, N + 1], allowed nodes of each expert for each home; last for most homes
     """
 
     by_cover: bool
+    by_rank: bool
     nodes_EH: npt.NDArray[np.uint64]
 
 
@@ -126,7 +128,7 @@ def cost_replicated(
         if apart == _ZERO:  # the choice does not see the home: one pass for all homes
             for k in range(num_several):
                 e = several_K[k]
-                _serve(e, allow.nodes_EH[e, num_nodes], False, count_T[t], 1.0, tables, served_G, load_P, scratch)
+                _serve(e, allow.nodes_EH[e, num_nodes], False, True, count_T[t], 1.0, tables, served_G, load_P, scratch)
             _distinct(several_K[:num_several], forced, seen_G, t, count_T[t], tables, row_N, row_G, scratch)
             continue
         strangers = num_nodes - popcount(apart)
@@ -205,7 +207,8 @@ def _choose(
             allowed = allow.nodes_EH[e, column]
             if allow.by_cover and allowed & home_bit == _ZERO:
                 allowed &= forced | scratch.covers[c]
-            _serve(e, allowed, allow.by_cover, part, load_share, tables, served_G, load_P, scratch)
+            by_slot = not (allow.by_cover or (allow.by_rank and allowed & home_bit != _ZERO))
+            _serve(e, allowed, allow.by_cover, by_slot, part, load_share, tables, served_G, load_P, scratch)
         _distinct(several_M, forced, seen_G, t, part, tables, row_N, row_G, scratch)
 
 
@@ -214,6 +217,7 @@ def _serve(
     e: int,
     allowed: np.uint64,
     node_first: bool,
+    by_slot: bool,
     weight: float,
     load_share: float,
     tables: LayerTables,
@@ -221,24 +225,28 @@ def _serve(
     load_P: Floats,
     scratch: _Scratch,
 ) -> None:
-    """Share one assignment over the copies of `e` on allowed nodes: evenly over nodes first, or over all copies."""
+    """Share one assignment over the copies of `e` on allowed nodes: evenly over nodes first, or over all copies.
+
+    by_slot  a copy counts as often as slots of its rank hold the expert
+    """
     start, stop = tables.slot_ptr_E[e], tables.slot_ptr_E[e + 1]
     usable = 0
     for s in range(start, stop):
         if allowed >> np.uint64(tables.slot_node[s]) & _ONE:
-            usable += 1
+            usable += tables.slot_times[s] if by_slot else 1
     num_allowed = popcount(allowed)
     s = start
     while s < stop:  # copies of an expert are in slot order, so those of a node lie together
         node = tables.slot_node[s]
-        end = s
+        end, here = s, 0
         while end < stop and tables.slot_node[end] == node:
+            here += tables.slot_times[end] if by_slot else 1
             end += 1
         if allowed >> np.uint64(node) & _ONE:
-            share = 1.0 / num_allowed if node_first else (end - s) / usable
+            share = 1.0 / num_allowed if node_first else here / usable
             scratch.miss_N[node] *= 1.0 - share
-            part = share / (end - s)
             for copy in range(s, end):
+                part = share * (tables.slot_times[copy] if by_slot else 1) / here
                 load_P[tables.slot_id[copy]] += weight * part * load_share
                 served_G[tables.slot_rank[copy]] += weight * part
                 scratch.miss_G[tables.slot_rank[copy]] *= 1.0 - part

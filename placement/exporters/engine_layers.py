@@ -59,6 +59,18 @@ def check_several_ranks(placement: Placement, engine: str) -> None:
         raise MapError(f"the map is for 1 GPU: {engine} ignores maps unless expert parallelism is on; use 2 or more")
 
 
+def check_once(placement: Placement, why: str) -> None:
+    """Raise MapError where a GPU holds an expert several times; `why` says what becomes of such a map."""
+    wasted_LP = placement.wasted_LP()
+    if wasted_LP.any():
+        layer, slot = np.argwhere(wasted_LP)[0].tolist()
+        raise MapError(
+            f"layer {placement.model.layer_ids[layer]}: GPU {slot // placement.slots_per_gpu} holds expert "
+            f"{placement.phy2log_LP[layer, slot]} more than once, as GPUs do in {wasted_LP.sum()} slots: {why}; fill "
+            "these slots first: placement solve TRACES --from MAP"
+        )
+
+
 def described(
     placement: Placement,
     *,

@@ -13,7 +13,7 @@ import numpy as np
 from placement.core.placement import Placement
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
-from placement.exporters.engine_layers import check_several_ranks, layer_hints, main_LP
+from placement.exporters.engine_layers import check_once, check_several_ranks, layer_hints, main_LP
 from placement.exporters.imports import check_even_slots, whole_array
 from placement.support.array_files import open_array
 
@@ -26,6 +26,7 @@ class OmniInfer:
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_several_ranks(placement, "omni-infer")
+        check_once(placement, "omni-infer's file says whether a GPU holds an expert, not how often")
         phy2log_LP = main_LP(placement)
         holds_GLE = np.zeros((placement.num_ranks, len(phy2log_LP), placement.model.num_experts), dtype=np.int32)
         holds_GLE[placement.rank_of_slot_P(), np.arange(len(phy2log_LP))[:, None], phy2log_LP] = 1

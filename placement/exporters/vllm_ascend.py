@@ -12,7 +12,7 @@ from typing import Any
 from placement.core.placement import Placement
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
-from placement.exporters.engine_layers import check_several_ranks
+from placement.exporters.engine_layers import check_once, check_several_ranks
 from placement.exporters.imports import check_even_slots, json_value, only_keys, whole_rows
 
 
@@ -24,6 +24,7 @@ class VLLMAscend:
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_several_ranks(placement, "vLLM Ascend")
+        check_once(placement, "vLLM Ascend would make a broken table of them without a word")
         held_LGS = placement.phy2log_LP.reshape(placement.model.num_layers, placement.num_ranks, -1)
         layers = [
             {

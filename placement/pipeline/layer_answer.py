@@ -7,9 +7,11 @@ import time
 from dataclasses import dataclass, replace
 
 from placement.bounds.layer_bound import smallest_imbalance
+from placement.core.placement import wasted_P
 from placement.errors import InfeasibleError, LimitError, OptionError
 from placement.pipeline.move_front import CURRENT, Point, Row, front, layer_front, point_of
 from placement.solvers import get_solver
+from placement.solvers.moves import fill_wasted
 from placement.solvers.problem import CAP_ROUNDING, LayerProblem, Score
 
 log = logging.getLogger("placement")
@@ -74,7 +76,8 @@ def solve_layer(problem: LayerProblem, layer_id: int, current_P: Row | None) -> 
         raise OptionError(f"solver={options.solver!r} cannot take layer {layer_id}: {reason}; use --solver auto")
     search = problem
     if current_P is not None:
-        search = replace(problem, starts=(*problem.starts, current_P))
+        filled_P = fill_wasted(current_P, problem.cluster.num_ranks, problem.load_E)
+        search = replace(problem, starts=(*problem.starts, filled_P))
     if options.moves_limited and problem.deadline is not None:
         now = time.monotonic()  # half of the time is left for maps that move less
         search = replace(search, deadline=now + (problem.deadline - now) / 2)
@@ -84,6 +87,8 @@ def solve_layer(problem: LayerProblem, layer_id: int, current_P: Row | None) -> 
         points = [best]
     elif options.moves_limited:
         points = layer_front(problem, current_P, best)
+    elif wasted_P(current_P, problem.cluster.num_ranks).any():
+        points = [best]  # of what is no answer of ours
     else:
         points = front([point_of(problem, current_P, current_P, CURRENT), best])
     status = "limit" if options.moves_limited and problem.out_of_time() else solution.status

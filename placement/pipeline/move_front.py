@@ -13,17 +13,19 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from placement.core.placement import wasted_P
 from placement.core.relabel import holds_GE, moved_P, relabel
 from placement.solvers.annealing.anneal import MOVES, QUENCH, REPLICA_MOVES
 from placement.solvers.annealing.anneal_common import costs_of, incidence
 from placement.solvers.annealing.anneal_replicas import anneal_replicas
 from placement.solvers.annealing.anneal_single import anneal_single
+from placement.solvers.moves import fill_wasted
 from placement.solvers.problem import LayerProblem, Score
 from placement.support.hash64 import GOLDEN
 
 Row = npt.NDArray[np.int32]
 
-CURRENT, ANNEAL = "current", "anneal"
+CURRENT, FILLED, ANNEAL = "current", "filled", "anneal"
 RUN_SHARE = 0.1  # a price gets this share of the moves of an unlimited search
 PRICE_STEP = 2.0
 LOWEST_PRICE = 0.25  # in units of a move's mean gain in the unlimited search
@@ -72,7 +74,8 @@ def layer_front(problem: LayerProblem, current_P: Row, best: Point) -> list[Poin
     most = min((limit for limit in limits if limit is not None), default=problem.cluster.num_slots)
     search = _Search(problem, current_P)
     start = point_of(problem, current_P, current_P, CURRENT)
-    points = front([start, best, *search.priced(best), *search.single_steps()])
+    filled = point_of(problem, current_P, search.filled_P, FILLED)  # `start` again where no slot is wasted
+    points = front([start, filled, best, *search.priced(best), *search.single_steps()])
     return [point for point in search.walked(points, most) if point.moves <= most]
 
 
@@ -80,6 +83,7 @@ class _Search:
     def __init__(self, problem: LayerProblem, current_P: Row) -> None:
         self.problem = problem
         self.current_P = current_P
+        self.filled_P = fill_wasted(current_P, problem.cluster.num_ranks, problem.load_E)  # annealing needs such a map
         self.inc = incidence(problem, problem.num_experts)
         self.costs = costs_of(problem, problem.num_experts)
         self.now_GE = holds_GE(current_P, problem.cluster, problem.num_experts)
@@ -90,14 +94,14 @@ class _Search:
 
     def priced(self, best: Point) -> list[Point]:
         """What annealing finds under falling and rising prices of a move."""
-        gain = self._anneal(self.current_P, 0.0, 0, 0)[1] - self._anneal(best.phy2log_P, 0.0, 0, 0)[1]
+        gain = self._anneal(self.filled_P, 0.0, 0, 0)[1] - self._anneal(best.phy2log_P, 0.0, 0, 0)[1]
         if gain <= 0 or best.moves == 0:
             return []
         number = 1 + int(np.ceil(np.log(best.moves / LOWEST_PRICE) / np.log(PRICE_STEP)))
         prices = gain / PRICE_STEP ** np.arange(number)
         each = int(RUN_SHARE * (self.problem.options.work_limit or self.moves))
         points: list[Point] = []
-        for start, order in ((self.current_P, prices), (best.phy2log_P, prices[::-1])):
+        for start, order in ((self.filled_P, prices), (best.phy2log_P, prices[::-1])):
             row = start
             for price in order:
                 if self.problem.out_of_time():
@@ -150,7 +154,8 @@ def _steps(problem: LayerProblem, row: Row, goal_P: Row | None = None) -> Iterat
     rank_P = cluster.rank_of_slot_P()
     have_GE = holds_GE(row, cluster, problem.num_experts)
     want_GE = np.ones_like(have_GE) if goal_P is None else holds_GE(goal_P, cluster, problem.num_experts)
-    may_go_P = np.ones_like(rank_P, dtype=bool) if goal_P is None else ~want_GE[rank_P, row]
+    wasted = wasted_P(row, cluster.num_ranks)
+    may_go_P = np.ones_like(rank_P, dtype=bool) if goal_P is None else wasted | ~want_GE[rank_P, row]
     copies_E = np.bincount(row)
     for p in np.flatnonzero(may_go_P):
         old = row[p]

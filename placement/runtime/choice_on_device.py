@@ -5,6 +5,7 @@ Sets of nodes are tried all at once: a table has the 2^N subsets of the nodes, s
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,13 +20,14 @@ class DeviceChooser:
 
     def __init__(self, layer_map: LayerMap, rank: int, choice: ByNodes, cluster: Cluster, device: torch.device) -> None:
         tables = layer_map.tables
-        self._by_cover, self._num_nodes = choice.by_cover, layer_map.num_nodes
+        self._by_cover, self._by_rank, self._num_nodes = choice.by_cover, choice.home_first, layer_map.num_nodes
         self._home_bit = 1 << (rank // layer_map.gpus_per_node)
         self._salt = mix_int(rank)
-        copies = [
-            tables.slot_id[tables.slot_ptr_E[e] : tables.slot_ptr_E[e + 1]].tolist()
-            for e in range(layer_map.num_experts)
-        ]
+        slot_id, ends = (
+            np.repeat(tables.slot_id, tables.slot_times),
+            np.cumsum(tables.slot_times)[tables.slot_ptr_E[1:] - 1],
+        )
+        copies = [row.tolist() for row in np.split(slot_id, ends[:-1])]  # a copy as often as its rank has slots for it
         widest = max(map(len, copies))
         padded = torch.tensor([[*row, *[-1] * (widest - len(row))] for row in copies])
         self._slot_EC = padded.to(device)
@@ -34,7 +36,8 @@ class DeviceChooser:
         self._host_E, self._nodes_E = (
             torch.tensor(one.astype("int64").tolist(), device=device) for one in (tables.host_E, nodes_E)
         )
-        self._single_E = torch.tensor([len(row) == 1 for row in copies], device=device)
+        self._again_EC = (torch.diff(padded, dim=1, prepend=torch.full((len(copies), 1), -1)) == 0).to(device)
+        self._single_E = torch.from_numpy(np.diff(tables.slot_ptr_E) == 1).to(device)
         self._subset_X = torch.arange(1 << layer_map.num_nodes, device=device) if choice.by_cover else None
         self.seen = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -59,6 +62,10 @@ class DeviceChooser:
             draw = mix(draw)
         slots = self._slot_EC[ids]
         usable = ((allowed[:, :, None] >> self._node_EC[ids]) & 1).bool() & (slots >= 0)
+        by_slot = torch.zeros_like(routed) if self._by_cover else routed
+        if self._by_rank:
+            by_slot = by_slot & (allowed & self._home_bit == 0)
+        usable &= by_slot[:, :, None] | ~self._again_EC[ids]
         skip = remainder(draw, usable.sum(dim=2).clamp(min=1))
         taken = usable & (usable.cumsum(dim=2) == skip[:, :, None] + 1)
         chosen = slots.masked_fill(~taken, 0).sum(dim=2)

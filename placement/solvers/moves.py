@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.core.cluster import Cluster
+from placement.core.placement import wasted_P
 from placement.support.kernel import kernel
 
 
@@ -24,6 +25,21 @@ def capped_copies(
         copies_E[hottest] += 1
         extra.append(hottest)
     return np.concatenate([np.arange(len(load_E)), np.array(extra, dtype=np.int64)]), copies_E
+
+
+def fill_wasted(
+    phy2log_P: npt.NDArray[np.integer], num_ranks: int, load_E: npt.NDArray[np.floating]
+) -> npt.NDArray[np.int32]:
+    """Give every slot whose rank has its expert already to the expert with the highest load per copy that it lacks."""
+    row, slots = np.array(phy2log_P, dtype=np.int32), len(phy2log_P) // num_ranks
+    wasted = np.flatnonzero(wasted_P(row, num_ranks))
+    copies_E = np.bincount(row, minlength=len(load_E)) - np.bincount(row[wasted], minlength=len(load_E))
+    for slot in wasted.tolist():
+        load = load_E / copies_E
+        load[row[slot - slot % slots : slot - slot % slots + slots]] = -1.0
+        row[slot] = load.argmax()
+        copies_E[row[slot]] += 1
+    return row
 
 
 def separate_copies(

@@ -13,7 +13,7 @@ Works with any choice of the protocol in `placement.cost.choices.base`; needs no
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ import pytest
 from placement.core.choices import TRANSPORT
 from placement.core.cluster import Cluster
 from placement.core.model import Model
-from placement.core.placement import Placement
+from placement.core.placement import Placement, wasted_P
 from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.choices.base import LayerCost, LayerTokens, ReplicaChoice
 from placement.cost.cost_layer import cost_layer, home_coster
@@ -152,13 +152,13 @@ class ReplicaChoiceContract:
 
 
 def maps() -> Iterator[tuple[Cluster, Slots]]:
-    """Small clusters, and a map for each in which most experts have several copies, no two of them on a rank."""
-    for seed, (nodes, gpus, slots) in enumerate(SHAPES):
+    """Small clusters, two maps for each in which most experts have several copies: in the second on one rank too."""
+    for (seed, (nodes, gpus, slots)), wasted in product(enumerate(SHAPES), (False, True)):
         cluster, rng = Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots), np.random.default_rng(seed)
         while True:
             more = rng.integers(0, EXPERTS, cluster.num_slots - EXPERTS)
             row = rng.permutation(np.concatenate([np.arange(EXPERTS), more])).astype(np.int32)
-            if all(len(set(held)) == slots for held in row.reshape(-1, slots).tolist()):
+            if wasted_P(row, cluster.num_ranks).any() == wasted:
                 break
         yield cluster, row
 

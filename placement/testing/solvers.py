@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.core.cluster import Cluster
-from placement.core.placement import map_faults
+from placement.core.placement import map_faults, wasted_P
 from placement.core.topology import EVEN, Topology
 from placement.cost.choices import REPLICA_CHOICES
 from placement.errors import LimitError
@@ -230,6 +230,8 @@ def _check_valid(problem: LayerProblem, solution: LayerSolution, name: str) -> N
         slots_per_gpu=problem.cluster.slots_per_gpu,
     )
     _require(not faults, f"{name}: {'; '.join(faults)}")
+    wasted = np.flatnonzero(wasted_P(row, problem.cluster.num_ranks))
+    _require(not len(wasted), f"{name}: slots {wasted.tolist()} hold experts that their ranks have already")
 
 
 def _is_array(field_name: str) -> bool:

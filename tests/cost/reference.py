@@ -44,7 +44,9 @@ class Map:
         return [slot for slot, held in enumerate(self.slots) if held == expert]
 
     def slots_on(self, expert: int, node: int) -> list[int]:
-        return [slot for slot in self.slots_of(expert) if self.node(slot) == node]
+        """One slot of every rank of the node that has the expert: where ranks are looked for, one slot is enough."""
+        first = {self.rank(slot): slot for slot in reversed(self.slots_of(expert)) if self.node(slot) == node}
+        return sorted(first.values())
 
 
 def smallest_covers(layout: Map, experts: Sequence[int], home: int) -> list[tuple[int, ...]]:

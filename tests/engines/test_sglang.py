@@ -84,7 +84,6 @@ SILENT = {
     "negative id": ("dynamic", [[0, 1, 2, 3, 4, -1, 0, 1]] * 4, "slot 5 holds id -1"),
     "too few layers": ("static", [[0, 1, 2, 3, 4, 5, 0, 1]] * 3, "3 rows; one for each of 4 hidden layers"),
     "too few slots": ("static", [[0, 1, 2, 3, 4, 5]] * 4, "cannot be shared evenly"),
-    "twice on a rank": ("static", [[0, 0, 2, 3, 4, 5, 1, 1]] * 4, "rank 0 holds expert 0 2 times"),
 }
 
 

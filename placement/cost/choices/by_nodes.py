@@ -23,9 +23,11 @@ Masks = npt.NDArray[np.uint64]
 
 
 class ByNodes(ABC):
-    """Any copy on the allowed nodes serves, with equal chance; with `by_cover` a smallest cover allows nodes further.
+    """Any slot on the allowed nodes serves, with equal chance; with `by_cover` a smallest cover allows nodes further.
 
-    A subclass gives its `name` and `nodes_EH`, and `home_first` as a search should take it.
+    A subclass gives its `name` and `nodes_EH`, and `home_first` as a search should take it. Where slots of an expert
+    are on one rank, the rank's chance is that of them all; but with `by_cover`, and with `home_first` at home, copies
+    on different ranks are alike.
     """
 
     name: str
@@ -53,14 +55,16 @@ class ByNodes(ABC):
     def cost(self, tokens: LayerTokens, layer: LayerCost) -> None:
         host_E = layer.tables.host_E
         nodes_EH = self.nodes_EH(host_E, layer.cluster)
-        allow, apart_E = Allowed(self.by_cover, nodes_EH), self.apart_E(host_E, nodes_EH)
+        allow, apart_E = Allowed(self.by_cover, self.home_first, nodes_EH), self.apart_E(host_E, nodes_EH)
+        if self.home_first:  # at home the slots of a rank are one copy, elsewhere as many as they are
+            apart_E = apart_E | np.where(layer.tables.most_times_E() > 1, host_E, np.uint64(0))
         cost_replicated(
             tokens.ids_UK, tokens.count_U, tokens.home_U, allow, apart_E, layer.tables, layer.traffic, layer.load_P
         )
 
     def drawer(self, tables: LayerTables, rank: int, cluster: Cluster) -> Drawer:
         nodes_E = np.ascontiguousarray(self.nodes_EH(tables.host_E, cluster)[:, rank // cluster.gpus_per_node])
-        return partial(draw_slots, rank, self.by_cover, nodes_E, tables)
+        return partial(draw_slots, rank, self.by_cover, self.home_first, nodes_E, tables)
 
     def on_device(self, num_nodes: int) -> str | None:
         return "placement.runtime.choice_on_device:DeviceChooser"
@@ -77,10 +81,10 @@ def home_first_EH(host_E: Masks, num_nodes: int) -> Masks:
 
 
 def _chances(tables: LayerTables, nodes_EH: Masks) -> Floats:
-    """The chance that node n serves expert e for home h, [E, H, N]: any copy on the allowed nodes."""
+    """The chance that node n serves expert e for home h, [E, H, N]: any slot on the allowed nodes."""
     copies_EN = np.zeros((len(tables.host_E), tables.num_nodes))
-    expert_P = np.repeat(np.arange(len(copies_EN)), np.diff(tables.slot_ptr_E))
-    np.add.at(copies_EN, (expert_P, tables.slot_node), 1.0)
+    expert_C = np.repeat(np.arange(len(copies_EN)), np.diff(tables.slot_ptr_E))
+    np.add.at(copies_EN, (expert_C, tables.slot_node), tables.slot_times)
     allowed_EHN = nodes_EH[:, :-1, None] >> np.arange(tables.num_nodes, dtype=np.uint64) & np.uint64(1)
     chance_EHN = copies_EN[:, None] * allowed_EHN
     return np.asarray(chance_EHN / chance_EHN.sum(axis=2, keepdims=True))
