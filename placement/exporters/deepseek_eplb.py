@@ -17,7 +17,7 @@ from placement.core.placement import Placement
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
 from placement.exporters.imports import only_keys, whole_array
-from placement.exporters.torch_save import torch_arrays, torch_bytes
+from placement.exporters.torch_save import torch_bytes, torch_dict
 from placement.support.array_files import read_arrays
 
 NAMES = ("phy2log", "log2phy", "logcnt")
@@ -84,7 +84,7 @@ def eplb_tensors(phy2log_LP: npt.NDArray[np.int64], num_experts: int) -> dict[st
 
 def _arrays(content: bytes, suffix: str) -> dict[str, Any]:
     if suffix == ".pt":
-        return torch_arrays(content)
+        return torch_dict(content)
     try:
         if suffix == ".safetensors":
             return dict(safetensors.numpy.load(content))

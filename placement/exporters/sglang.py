@@ -2,6 +2,7 @@
 
 The engine indexes rows by absolute layer, dense layers included, and takes no other key; it checks neither the number
 of rows nor that every expert has a slot, and a negative id wraps around (sglang 0.5.23, srt/eplb/expert_location.py).
+With `--enable-eplb` the map changes while SGLang runs: the one in use is in the dumps of its recorder.
 Rows of dense layers are never used; they get the trivial map. MTP layers lie beyond the map and get the trivial one.
 """
 
@@ -16,9 +17,10 @@ from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
 from placement.exporters.engine_layers import hidden_HP, layer_hints
 from placement.exporters.imports import json_value, only_keys, whole_array, whole_rows
-from placement.exporters.torch_save import torch_arrays, torch_bytes
+from placement.exporters.torch_save import torch_bytes, torch_dict
 
-KEY = "physical_to_logical_map"
+KEY, LOADS = "physical_to_logical_map", "logical_count"
+IN_DUMP = "last_physical_to_logical_map"  # the map in use, in a dump of the recorder
 
 
 class SGLang:
@@ -49,10 +51,16 @@ class SGLang:
         )
 
     def read(self, content: bytes, suffix: str) -> FileMap:
-        if suffix == ".pt":
-            loaded = torch_arrays(content)
-            return FileMap(phy2log_RP=whole_array(only_keys(loaded, KEY)[KEY], KEY), hidden=True)
-        value = json_value(content)
-        if isinstance(value, dict) and "logical_count" in value:
-            raise MapError("it holds logical_count: loads, from which SGLang makes a map itself; it has no map")
-        return FileMap(phy2log_RP=whole_rows(only_keys(value, KEY)[KEY], KEY), hidden=True)
+        value = torch_dict(content) if suffix == ".pt" else json_value(content)
+        if isinstance(value, dict) and LOADS in value:
+            raise MapError(
+                f"it holds {LOADS}: loads, from which SGLang makes a map itself; it has no map; give a file with "
+                f"{KEY}, or a dump of the recorder in mode per_pass or per_token"
+            )
+        key = IN_DUMP if isinstance(value, dict) and IN_DUMP in value else KEY
+        rows = value[IN_DUMP] if key == IN_DUMP else only_keys(value, KEY)[KEY]
+        if isinstance(rows, np.ndarray):
+            return FileMap(phy2log_RP=whole_array(rows, key), hidden=True)
+        if suffix == ".pt" and isinstance(rows, list):  # plain lists, of which rows of whole numbers were made arrays
+            rows = [row.tolist() if isinstance(row, np.ndarray) else row for row in rows]
+        return FileMap(phy2log_RP=whole_rows(rows, key), hidden=True)

@@ -35,7 +35,7 @@ from placement.readers.repeats import Repeats
 from placement.readers.sglang_counts import read_per_pass, read_stat
 from placement.readers.sglang_file import COUNT, IDS, MAP, MEND, RECORDS, document_of, map_of, records_of
 from placement.readers.sglang_requests import RequestTracker
-from placement.readers.torch_file import StoredTensor, mentions
+from placement.support.torch_file import StoredTensor, mentions
 from placement.traces.format import RequestEntry
 
 PATTERN = "*.pt"

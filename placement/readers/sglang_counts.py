@@ -10,7 +10,7 @@ from placement.errors import TraceError
 from placement.readers.base import CountRecording, ReadOptions, reading, whole_number
 from placement.readers.count_rows import CountRows
 from placement.readers.sglang_file import COUNT, MEND, PHYSICAL, document_of, map_of, records_of
-from placement.readers.torch_file import StoredTensor
+from placement.support.torch_file import StoredTensor
 
 
 def read_per_pass(path: Path, files: list[Path], layer_ids: tuple[int, ...], notes: list[str]) -> CountRecording:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from placement.errors import TraceError
 from placement.readers.base import reading
-from placement.readers.torch_file import StoredTensor, open_document
+from placement.support.torch_file import StoredTensor, open_document
 
 MAP, RECORDS, COUNT, IDS, PHYSICAL = (
     "last_physical_to_logical_map",
@@ -21,11 +21,13 @@ MAP, RECORDS, COUNT, IDS, PHYSICAL = (
     "global_physical_count",
 )
 MEND = "dump the record again with POST /dump_expert_distribution_record"
+PLAIN = "give a file that torch.save wrote, of tensors, numbers, text, lists and dicts alone"
 
 
 def document_of(path: Path) -> dict[str, Any]:
     """The dump with its tensors on disk. Raises TraceError."""
-    document = open_document(path)
+    with reading(path, PLAIN), path.open("rb") as file:
+        document = open_document(file)
     if not isinstance(document, dict):
         raise TraceError(f"{path} holds a {type(document).__name__}; {COUNT}, or {RECORDS} and {MAP}, are needed")
     return document

@@ -19,9 +19,8 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
 
-from placement.errors import TraceError
-from placement.readers.base import reading
 from placement.support.array_files import open_zip
 
 KINDS = {
@@ -36,7 +35,6 @@ KINDS = {
     "torch BoolStorage": "bool",
 }
 TENSOR, ORDERED, SIZE = "torch._utils _rebuild_tensor_v2", "collections OrderedDict", "torch Size"
-MEND = "give a file that torch.save wrote, of tensors, numbers, text, lists and dicts alone"
 LOCAL_HEADER, NAME_LENGTHS = 30, 26
 MOST_EMPTY = 1 << 20  # an axis of a tensor without values: it takes no bytes, but time
 LITERALS = {
@@ -49,22 +47,47 @@ TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTensor:
-    """A tensor on disk: rows first, no gaps."""
+    """A tensor on disk.
+
+    shape         length of each axis
+    stride        values from one entry of an axis to the next
+    offset_bytes  where the first value is in the file
+    """
 
     shape: tuple[int, ...]
+    stride: tuple[int, ...]
     dtype: np.dtype[Any]
     offset_bytes: int
 
     def read(self, file: IO[bytes]) -> npt.NDArray[Any]:
-        return self.part(file, 0, math.prod(self.shape)).reshape(self.shape)
+        """The whole tensor. Raises ValueError on a truncated file."""
+        if self._is_in_order():
+            return self._values(file, 0, math.prod(self.shape)).reshape(self.shape)
+        reach = 1 + sum((length - 1) * step for length, step in zip(self.shape, self.stride, strict=True))
+        step_bytes = [step * self.dtype.itemsize for step in self.stride]
+        return np.array(as_strided(self._values(file, 0, reach), self.shape, step_bytes))
 
     def part(self, file: IO[bytes], start: int, count: int) -> npt.NDArray[Any]:
-        """`count` values from value `start` on. Raises ValueError on a truncated file."""
+        """`count` values from value `start` on. Raises ValueError on a truncated file and on a view of a tensor."""
+        if not self._is_in_order():
+            raise ValueError("it has a tensor that is a view of another; save tensor.contiguous()")
+        return self._values(file, start, count)
+
+    def _values(self, file: IO[bytes], start: int, count: int) -> npt.NDArray[Any]:
         file.seek(self.offset_bytes + start * self.dtype.itemsize)
-        values = np.fromfile(file, self.dtype, count)
-        if len(values) < count:
+        content = file.read(count * self.dtype.itemsize)
+        if len(content) < count * self.dtype.itemsize:
             raise ValueError("truncated: a tensor is not all there")
-        return values
+        return np.frombuffer(content, self.dtype)
+
+    def _is_in_order(self) -> bool:
+        """Rows first, no gaps."""
+        step = 1
+        for length, given in zip(reversed(self.shape), reversed(self.stride), strict=True):
+            if length > 1 and given != step and math.prod(self.shape):
+                return False
+            step *= length
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +106,12 @@ class _Storage:
     count: int
 
 
-def open_document(path: Path) -> Any:
+def open_document(file: IO[bytes]) -> Any:
     """What `torch.save` saved, tensors as StoredTensor and lists of whole numbers as int64 arrays.
 
-    Raises TraceError; never calls what a file names.
+    Raises ValueError on all that may be wrong with the file; never calls what a file names.
     """
-    with reading(path, MEND), open_zip(path) as archive, path.open("rb") as file:
+    with open_zip(file) as archive:
         names = [one for one in archive.namelist() if one.endswith("/data.pkl")]
         if not names:
             raise ValueError("it is no file of torch.save: it has no data.pkl")
@@ -97,17 +120,16 @@ def open_document(path: Path) -> Any:
             raise ValueError("its numbers are big-endian")
         program = archive.read(names[0])
         try:
-            document = _Machine(path, folder, archive, file).run(program)
-        except (IndexError, AttributeError, KeyError, TypeError) as error:
+            return _compact(_Machine(folder, archive, file).run(program), {})
+        except (IndexError, AttributeError, KeyError, TypeError, OverflowError, RecursionError, MemoryError) as error:
             raise ValueError(f"its document is damaged ({error})") from None
-        return _compact(document, {})
 
 
 class _Machine:
     """Pickle's machine, as far as plain data need it."""
 
-    def __init__(self, path: Path, folder: str, archive: zipfile.ZipFile, file: IO[bytes]) -> None:
-        self.path, self.folder, self.archive, self.file = path, folder, archive, file
+    def __init__(self, folder: str, archive: zipfile.ZipFile, file: IO[bytes]) -> None:
+        self.folder, self.archive, self.file = folder, archive, file
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # what was on the stack when a MARK was set
         self.memo: dict[int, Any] = {}
@@ -207,16 +229,14 @@ class _Machine:
             raise ValueError("a tensor is larger than its values")
         if not math.prod(shape) and max(shape) > MOST_EMPTY:
             raise ValueError(f"it has a tensor of shape {list(shape)}, which cannot be")
-        step = 1
-        for length, given in zip(reversed(shape), reversed(stride), strict=True):
-            if length > 1 and given != step and values:
-                raise ValueError("it has a tensor that is a view of another; save tensor.contiguous()")
-            step *= length
+        reach = sum((length - 1) * step for length, step in zip(shape, stride, strict=True))
+        if values and (min(stride, default=0) < 0 or start + reach >= storage.count):
+            raise ValueError("a tensor is larger than its values")
         offset_bytes = storage.offset_bytes + start * storage.dtype.itemsize
-        return StoredTensor(shape=tuple(shape), dtype=storage.dtype, offset_bytes=offset_bytes)
+        return StoredTensor(shape=tuple(shape), stride=tuple(stride), dtype=storage.dtype, offset_bytes=offset_bytes)
 
-    def _refused(self, what: str) -> TraceError:
-        return TraceError(f"{self.path} asks to run code when loaded, which is refused ({what[:160]}); {MEND}")
+    def _refused(self, what: str) -> ValueError:
+        return ValueError(f"it asks to run code when loaded, which is refused ({what[:160]})")
 
 
 def _compact(one: Any, done: dict[int, Any]) -> Any:
