@@ -2,7 +2,8 @@
 
 per_token         records of passes with `topk_ids_of_layer` [layers, tokens, 8], -1 where there is none: a trace
 per_pass          records of passes with `global_physical_count` [layers, slots], one file a rank: counts
-stat, stat_approx `logical_count` [passes, layers, experts], a ring buffer whose unused rows are 0: counts
+stat, stat_approx `logical_count` [passes, layers, experts], a ring buffer whose unused rows are 0: counts; also as
+                  [layers, experts] and as JSON, as SGLang itself takes it with --init-expert-location
 
 Ids of records are physical; `last_physical_to_logical_map` [layers, slots] of the same file makes them logical. Layers
 are all hidden ones. Read in the source of sglang 0.5.23, `srt/eplb/expert_distribution.py`.
@@ -28,11 +29,12 @@ from placement.readers.base import (
     ReadOptions,
     Recording,
     files_of,
+    head_of,
     reading,
     whole_number,
 )
 from placement.readers.repeats import Repeats
-from placement.readers.sglang_counts import read_per_pass, read_stat
+from placement.readers.sglang_counts import JSON_SUFFIX, read_per_pass, read_stat
 from placement.readers.sglang_file import COUNT, IDS, MAP, MEND, RECORDS, document_of, map_of, records_of
 from placement.readers.sglang_requests import RequestTracker
 from placement.support.torch_file import StoredTensor, mentions
@@ -49,6 +51,8 @@ class SGLang:
     title = "SGLang expert distribution recorder"
 
     def sniff(self, path: Path) -> str | None:
+        if path.suffix == JSON_SUFFIX and f'"{COUNT}"'.encode() in head_of(path):
+            return f"{path.name} is JSON with {COUNT}"
         files = files_of(path, PATTERN)
         if not files:
             return None
@@ -62,7 +66,7 @@ class SGLang:
         files = files_of(path, PATTERN)
         if not files:
             raise TraceError(f"{path} has no {PATTERN}; give the folder that the recorder wrote to")
-        first = document_of(files[0])
+        first = {COUNT: None} if files[0].suffix == JSON_SUFFIX else document_of(files[0])
         if COUNT in first:
             return read_stat(path, files, options)
         if MAP not in first or RECORDS not in first:

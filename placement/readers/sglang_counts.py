@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from placement.errors import TraceError
 from placement.readers.base import CountRecording, ReadOptions, reading, whole_number
 from placement.readers.count_rows import CountRows
 from placement.readers.sglang_file import COUNT, MEND, PHYSICAL, document_of, map_of, records_of
+from placement.support.text_files import parse_json
 from placement.support.torch_file import StoredTensor
+
+JSON_SUFFIX = ".json"
+MOST = 2**53  # a float counts so far
+MOST_ROUNDED = 0.01  # of a layer's total may be lost or won where counts are rounded
 
 
 def read_per_pass(path: Path, files: list[Path], layer_ids: tuple[int, ...], notes: list[str]) -> CountRecording:
@@ -42,40 +51,81 @@ def read_per_pass(path: Path, files: list[Path], layer_ids: tuple[int, ...], not
 
 
 def read_stat(path: Path, files: list[Path], options: ReadOptions) -> CountRecording:
-    """Counts of each pass in the ring buffer, by logical experts; its unused rows are left out."""
+    """Counts by logical experts: of each pass in the ring buffer, whose unused rows are left out, or one row of all.
+
+    SGLang takes the same key with --init-expert-location: [layers, experts] or [passes, layers, experts], whole numbers
+    or not, as tensor or as lists.
+    """
     rows: CountRows | None = None
-    unused = 0
+    unused, rounded = 0, 0
     for file_path in files:
-        counts = document_of(file_path).get(COUNT)
-        if not isinstance(counts, StoredTensor) or len(counts.shape) != 3 or counts.dtype.kind != "i":
-            raise TraceError(f"{file_path}: {COUNT} must be whole numbers [passes, layers, experts]; {MEND}")
-        num_passes, num_layers, num_experts = counts.shape
-        if rows is None:
-            rows = CountRows((num_layers, num_experts))
-        if rows.shape != (num_layers, num_experts):
-            raise TraceError(
-                f"{file_path} counts {num_layers} layers of {num_experts} experts, {files[0]} {rows.shape[0]} of "
-                f"{rows.shape[1]}; convert them apart"
-            )
-        size = num_layers * num_experts
-        with reading(file_path, MEND), file_path.open("rb") as file:
-            for number in range(num_passes):
-                count_LE = counts.part(file, number * size, size).reshape(num_layers, num_experts)
-                least = count_LE.min(initial=0)
-                if least < 0:
-                    raise TraceError(f"{file_path}: pass {number} counts {least}; 0 and more are allowed; {MEND}")
-                if count_LE.any():
-                    rows.add(count_LE.astype(np.int64))
-                else:
-                    unused += 1
+        for number, given_LE in enumerate(_passes(file_path)):
+            rows = rows or CountRows(given_LE.shape)
+            if rows.shape != given_LE.shape:
+                raise TraceError(
+                    f"{file_path} counts {given_LE.shape[0]} layers of {given_LE.shape[1]} experts, {files[0]} "
+                    f"{rows.shape[0]} of {rows.shape[1]}; convert them apart"
+                )
+            count_LE = _whole(given_LE, f"{file_path}: pass {number}")
+            rounded += np.count_nonzero(count_LE != given_LE)
+            if count_LE.any():
+                rows.add(count_LE)
+            else:
+                unused += 1
     if rows is None or not rows.count:
         raise TraceError(f"{path} counts nothing: all rows are 0; POST /start_expert_distribution_record first; {MEND}")
-    notes = [rows.note("forward passes"), "a count may be of several ranks: shares are right, totals may not be"]
+    one = "one row of counts: there are no requests or passes to hold out"
+    notes = [
+        one if rows.count == 1 else rows.note("forward passes"),
+        "a count may be of several ranks: shares are right, totals may not be",
+    ]
     if unused:
         notes.insert(0, f"{unused:,} unused rows of the ring buffer left out")
+    if rounded:
+        notes.append(f"{rounded:,} counts are not whole and were rounded, as means over passes are")
     return CountRecording(
         model=path.stem,
         layer_ids=options.layer_ids or tuple(range(rows.shape[0])),
         count_QLE=rows.array(),
         notes=notes,
     )
+
+
+def _passes(path: Path) -> Iterator[npt.NDArray[Any]]:
+    """The counts [L, E] of each pass, whole numbers or not; those without passes are of one. Raises TraceError."""
+    if path.suffix == JSON_SUFFIX:
+        with reading(path, MEND):
+            document = parse_json(path.read_bytes())
+    else:
+        document = document_of(path)
+    counts = document.get(COUNT) if isinstance(document, dict) else None
+    if isinstance(counts, list):
+        with reading(path, MEND):
+            counts = np.array(counts)
+    shape = counts.shape if isinstance(counts, StoredTensor | np.ndarray) else ()
+    if len(shape) not in (2, 3) or 0 in shape or counts.dtype.kind not in "iuf":
+        raise TraceError(f"{path}: {COUNT} must be numbers [layers, experts] or [passes, layers, experts]; {MEND}")
+    size = shape[-2] * shape[-1]
+    if isinstance(counts, np.ndarray):
+        yield from counts.reshape(-1, *shape[-2:])
+        return
+    with reading(path, MEND), path.open("rb") as file:
+        for start in range(0, math.prod(shape), size):
+            yield counts.part(file, start, size).reshape(shape[-2:])
+
+
+def _whole(count_LE: npt.NDArray[Any], where: str) -> npt.NDArray[np.int64]:
+    """Counts as int64 [L, E]: means are rounded, shares refused. Raises TraceError."""
+    least, most = count_LE.min(), count_LE.max()
+    if not 0 <= least <= most < MOST:
+        raise TraceError(f"{where} counts {most if least >= 0 else least}; 0 to {MOST} are allowed; {MEND}")
+    whole_LE = np.rint(count_LE).astype(np.int64)
+    total_L, whole_L = count_LE.sum(axis=1, dtype=np.float64), whole_LE.sum(axis=1)
+    lost = np.flatnonzero(np.abs(whole_L - total_L) > MOST_ROUNDED * total_L)
+    if len(lost):
+        layer = int(lost[0])
+        raise TraceError(
+            f"{where}: the counts of layer {layer} add up to {total_L[layer]:g}, rounded to whole numbers to "
+            f"{whole_L[layer]}: these are shares, not counts; multiply them by the tokens that were counted"
+        )
+    return whole_LE
