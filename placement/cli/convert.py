@@ -39,7 +39,7 @@ def convert_command(
     json_output: Json = False,
 ) -> None:
     """Make expert-trace/1, or a file of counts, of what an engine recorded."""
-    from placement.readers.base import ReadOptions, parse_ids, ranges
+    from placement.readers.base import ReadOptions, parse_ids
     from placement.readers.convert import convert
     from placement.report.drawing.numbers import plural
 
@@ -66,7 +66,7 @@ def convert_command(
     lines = [
         f"read {recording} as {done.reader}: {done.reason}",
         f"wrote {output}: {what}: {done.num_requests:,}; {plural(done.model.num_layers, 'layer')} "
-        f"({ranges(done.model.layer_ids)}) of {plural(done.model.num_experts, 'expert')}, top-{done.model.top_k}",
+        f"({done.model.layers_said}) of {plural(done.model.num_experts, 'expert')}, top-{done.model.top_k}",
         *(f"note: {note}" for note in done.notes),
     ]
     for line in lines:

@@ -115,7 +115,7 @@ def import_command(
     PlacementFile.of(placement).write(output)
     model = placement.model
     typer.echo(
-        f"wrote {output}: {model.num_layers} MoE layers ({model.layer_ids[0]} to {model.layer_ids[-1]}) of "
+        f"wrote {output}: {model.num_layers} MoE layers ({model.layers_said}) of "
         f"{model.num_experts} experts, {placement.num_redundant} redundant, on {placement.num_nodes} nodes x "
         f"{placement.gpus_per_node} GPUs"
     )

@@ -180,7 +180,7 @@ def migration_plan(current: Placement, new: Placement, cluster: Cluster) -> Migr
 def check_fits(current: Placement, model: Model, cluster: Cluster) -> None:
     """Raise MapError unless the current map is for this routing and these nodes, GPUs and slots."""
     if not current.model.same_routing(model):
-        raise MapError(f"the current map is for {_routing(current.model)}; {_routing(model)} are needed")
+        raise MapError(f"the current map is for {current.model.routing_said}; {model.routing_said} are needed")
     if current.shape != cluster.shape:
         raise MapError(f"the current map is for {_words(current)}; {_words(cluster)} are needed")
 
@@ -188,11 +188,6 @@ def check_fits(current: Placement, model: Model, cluster: Cluster) -> None:
 def map_digest(placement: Placement) -> str:
     """Names the map alone, whatever file it came from: "sha256:...", of phy2log_LP as little-endian int32."""
     return "sha256:" + hashlib.sha256(placement.phy2log_LP.astype("<i4").tobytes()).hexdigest()
-
-
-def _routing(model: Model) -> str:
-    layers = f"{model.num_layers} layers ({model.layer_ids[0]} to {model.layer_ids[-1]})"
-    return f"{layers} of {model.num_experts} experts, top-{model.top_k}"
 
 
 def _words(of: Shape) -> str:

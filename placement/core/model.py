@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from placement.errors import InputError
@@ -53,6 +54,17 @@ class Model:
             )
 
     @property
+    def layers_said(self) -> str:
+        """The MoE layers in few words, as they are: 3 to 60, or 1, 3, 5, 7."""
+        return ranges(self.layer_ids)
+
+    @property
+    def routing_said(self) -> str:
+        """What must agree between traces and maps, in words."""
+        layers = "layer" if self.num_layers == 1 else "layers"
+        return f"{self.num_layers} {layers} ({self.layers_said}) of {self.num_experts} experts, top-{self.top_k}"
+
+    @property
     def num_layers(self) -> int:
         """MoE layers, L."""
         return len(self.layer_ids)
@@ -65,3 +77,14 @@ class Model:
     def same_routing(self, other: Model) -> bool:
         """True if a trace of one describes the layers and experts of the other, whatever their names."""
         return (self.layer_ids, self.num_experts, self.top_k) == (other.layer_ids, other.num_experts, other.top_k)
+
+
+def ranges(ids: Iterable[int], *, to: str = " to ", then: str = ", ") -> str:
+    """Ascending numbers in few words: 0 to 2, 5."""
+    runs: list[list[int]] = []
+    for one in ids:
+        if runs and one == runs[-1][-1] + 1:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    return then.join(f"{run[0]}{to}{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

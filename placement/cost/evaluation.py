@@ -163,11 +163,7 @@ def evaluate(
     TRANSPORTS.check(transport)
     for placement in placements:
         if not trace.model.same_routing(placement.model):
-            raise MapError(
-                f"the map is for {placement.model.num_layers} layers of {placement.model.num_experts} experts, top-"
-                f"{placement.model.top_k}; the trace has {trace.model.num_layers} of {trace.model.num_experts}, top-"
-                f"{trace.model.top_k} (layers {trace.model.layer_ids[0]} to {trace.model.layer_ids[-1]})"
-            )
+            raise MapError(f"the map is for {placement.model.routing_said}; the trace has {trace.model.routing_said}")
     given = [cluster] * len(placements) if cluster is None or isinstance(cluster, Cluster) else cluster
     clusters = [cluster_of(placement, one) for placement, one in zip(placements, given, strict=True)]
     homes = _checked_homes(home_Q, len(trace.requests), placements)

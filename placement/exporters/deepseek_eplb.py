@@ -39,7 +39,6 @@ class DeepSeekEPLB:
             content = buffer.getvalue()
         else:
             content = safetensors.numpy.save(tensors)
-        layers = placement.model.layer_ids
         return Export(
             content=content,
             hints=(
@@ -48,7 +47,7 @@ class DeepSeekEPLB:
                 f"redundant experts: {placement.num_redundant} a layer",
                 "replica choice: that of whoever uses log2phy; by chance is --replica-choice uniform, a copy of the "
                 "own node first is local-first",
-                f"the {len(layers)} rows are MoE layers {layers[0]} to {layers[-1]}",
+                f"the {placement.model.num_layers} rows are MoE layers {placement.model.layers_said}",
             ),
         )
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from placement.core.model import ranges
 from placement.core.placement import Placement
 from placement.errors import InputError, MapError, OptionError
 
@@ -99,11 +100,12 @@ def described(
         raise OptionError(str(error)) from None
     if num_hidden_layers is not None and layer_ids is None:
         last, count = model.layer_ids[model.num_main_layers - 1], model.num_layers
+        as_they_are = ranges(model.layer_ids, to="-", then=",")
         if last != num_hidden_layers - 1:
             raise OptionError(
                 f"the last MoE layer of the map is layer {last} of {num_hidden_layers}; if the map counts MoE layers "
                 f"only, give --moe-layers {num_hidden_layers - count}-{num_hidden_layers - 1}; if the layers after it "
-                f"are dense, give --moe-layers {model.layer_ids[0]}-{last}"
+                f"are dense, give --moe-layers {as_they_are}"
             )
     phy2log_LP = placement.phy2log_LP
     if num_mtp_layers:

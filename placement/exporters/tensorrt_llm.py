@@ -40,7 +40,7 @@ class TensorRTLLM:
         ]
         if model.num_main_layers == model.num_layers:
             hints.append(
-                f"layers {model.layer_ids[0]} to {model.layer_ids[-1]}; if MTP layers are used (DeepSeek-V3 has one), "
+                f"layers {model.layers_said}; if MTP layers are used (DeepSeek-V3 has one), "
                 "give --num-hidden-layers and --mtp-layers: TensorRT-LLM stops where one is missing"
             )
         return Export(content="\n".join([*lines, ""]).encode(), hints=tuple(hints))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from placement.core.model import MOST_LAYERS
 from placement.errors import TraceError
-from placement.readers.base import BATCH_TOKENS, DECODE, Batch, ReadOptions, Recording, files_of, reading
+from placement.readers.base import BATCH_TOKENS, DECODE, Batch, ReadOptions, Recording, files_of, model_name, reading
 from placement.readers.request_batches import LAST_POSITION, half_weights, layers_first, request_batches, whole_column
 from placement.support.array_files import ArrayStream, open_array, open_zip
 from placement.traces.format import RequestEntry
@@ -64,7 +64,7 @@ class Arrays:
         if layer_ids is None:
             layer_ids = np.array(options.layer_ids or range(num_layers))
         return Recording(
-            model=str(told.get("model", path.stem)),
+            model=str(told.get("model", model_name(path))),
             layer_ids=tuple(layer_ids.tolist()),
             num_experts=None if experts is None else int(experts.reshape(())),
             batches=lambda: (batch for file in files for batch in _batches(file)),

@@ -6,7 +6,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,6 +164,13 @@ def files_of(path: Path, *patterns: str) -> list[Path]:
     return sorted(found, key=lambda file: (len(file.name), file.name))
 
 
+def model_name(path: Path) -> str:
+    """What a model is called whose recording does not say it: as the folder, or as the file without its ending."""
+    if path.name in ("", ".."):  # `.` and what leads up have no names of their own
+        path = path.resolve()
+    return path.name if path.is_dir() else path.stem
+
+
 def head_of(path: Path, size: int = 1 << 16) -> bytes:
     """The first bytes of a file; none where it cannot be read."""
     try:
@@ -171,17 +178,6 @@ def head_of(path: Path, size: int = 1 << 16) -> bytes:
             return file.read(size)
     except OSError:
         return b""
-
-
-def ranges(ids: Iterable[int]) -> str:
-    """Ascending numbers in few words: 0 to 2, 5."""
-    runs: list[list[int]] = []
-    for one in ids:
-        if runs and one == runs[-1][-1] + 1:
-            runs[-1].append(one)
-        else:
-            runs.append([one])
-    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
 def parse_ids(text: str) -> tuple[int, ...]:

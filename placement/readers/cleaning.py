@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from placement.core.model import Model
+from placement.core.model import Model, ranges
 from placement.errors import InputError, OptionError, TraceError
 from placement.readers import cleaning_kernels as kernels
-from placement.readers.base import Batch, ReadOptions, Recording, ranges
+from placement.readers.base import Batch, ReadOptions, Recording
 from placement.traces.format import RequestEntry, id_dtype
 from placement.traces.storage.shard_writer import TokenPiece
 

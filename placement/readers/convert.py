@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from placement.core.model import Model
+from placement.core.model import Model, ranges
 from placement.errors import OptionError, TraceError
 from placement.readers import AUTO, detect, get_reader
-from placement.readers.base import CountRecording, Reader, ReadOptions, Recording, check_exists, ranges
+from placement.readers.base import CountRecording, Reader, ReadOptions, Recording, check_exists
 from placement.readers.cleaning import Cleaner, check_layers, survey
 from placement.support.atomic_files import check_new_folder, check_writable
 from placement.traces.storage.litter import is_litter, left_out

@@ -18,7 +18,17 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import TraceError
-from placement.readers.base import PREFILL, Batch, ReadOptions, Recording, files_of, head_of, reading, whole_number
+from placement.readers.base import (
+    PREFILL,
+    Batch,
+    ReadOptions,
+    Recording,
+    files_of,
+    head_of,
+    model_name,
+    reading,
+    whole_number,
+)
 from placement.readers.json_lines import json_objects
 from placement.readers.repeats import Repeats
 from placement.traces.format import RequestEntry
@@ -56,7 +66,7 @@ class Megatron:
         ordered = tuple(sorted(layers))
         notes = ["a microbatch is called a request, and its rows positions: the trace tells neither"]
         return Recording(
-            model=path.stem, layer_ids=ordered, batches=lambda: _batches(files, ordered, notes), notes=notes
+            model=model_name(path), layer_ids=ordered, batches=lambda: _batches(files, ordered, notes), notes=notes
         )
 
 

@@ -23,6 +23,7 @@ from placement.readers.base import (
     Recording,
     files_of,
     head_of,
+    model_name,
     parse_ids,
     reading,
 )
@@ -58,7 +59,7 @@ class Parquet:
         with reading(files[0], "write num_experts in the metadata as a number"):
             experts = int(metadata["num_experts"]) if "num_experts" in metadata else None
         return Recording(
-            model=metadata.get("model", path.stem),
+            model=metadata.get("model", model_name(path)),
             layer_ids=parse_ids(told) if told else options.layer_ids or tuple(range(len(first.ids_LTK))),
             num_experts=experts,
             batches=lambda: _batches(files),

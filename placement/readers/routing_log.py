@@ -23,6 +23,7 @@ from placement.readers.base import (
     Recording,
     files_of,
     head_of,
+    model_name,
     reading,
     whole_number,
 )
@@ -63,7 +64,7 @@ class RoutingLog:
         experts = said.get("num_experts")
         ordered = tuple(sorted(layers))
         return Recording(
-            model=str(said.get("model_id") or path.stem),
+            model=str(said.get("model_id") or model_name(path)),
             layer_ids=ordered,
             num_experts=None if experts is None else whole_number(experts, "num_experts", str(path), least=1),
             batches=lambda: _batches(files, ordered, notes),

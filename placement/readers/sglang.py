@@ -30,6 +30,7 @@ from placement.readers.base import (
     Recording,
     files_of,
     head_of,
+    model_name,
     reading,
     whole_number,
 )
@@ -85,7 +86,7 @@ class SGLang:
         if IDS not in records[0]:
             return read_per_pass(path, files, layer_ids, notes[: bool(redundant)])
         return Recording(
-            model=path.stem,
+            model=model_name(path),
             layer_ids=layer_ids,
             num_experts=int(phy2log_LP.max()) + 1,
             num_hidden_layers=None if options.layer_ids else len(layer_ids),

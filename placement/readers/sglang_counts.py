@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import TraceError
-from placement.readers.base import CountRecording, ReadOptions, reading, whole_number
+from placement.readers.base import CountRecording, ReadOptions, model_name, reading, whole_number
 from placement.readers.count_rows import CountRows
 from placement.readers.sglang_file import COUNT, MEND, PHYSICAL, document_of, map_of, records_of
 from placement.support.text_files import parse_json
@@ -43,7 +43,7 @@ def read_per_pass(path: Path, files: list[Path], layer_ids: tuple[int, ...], not
         key = whole_number(record.get("forward_pass_id"), "forward_pass_id", where)
         rows.add(logical_LE.reshape(shape), key=key)
     return CountRecording(
-        model=path.stem,
+        model=model_name(path),
         layer_ids=layer_ids,
         count_QLE=rows.array(),
         notes=[rows.note("forward passes"), "ranks that see the same tokens are counted each", *notes],
@@ -84,7 +84,7 @@ def read_stat(path: Path, files: list[Path], options: ReadOptions) -> CountRecor
     if rounded:
         notes.append(f"{rounded:,} counts are not whole and were rounded, as means over passes are")
     return CountRecording(
-        model=path.stem,
+        model=model_name(path),
         layer_ids=options.layer_ids or tuple(range(rows.shape[0])),
         count_QLE=rows.array(),
         notes=notes,

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import OptionError, TraceError
-from placement.readers.base import BATCH_TOKENS, Batch, ReadOptions, Recording, files_of, head_of, reading
+from placement.readers.base import BATCH_TOKENS, Batch, ReadOptions, Recording, files_of, head_of, model_name, reading
 from placement.readers.json_lines import json_objects
 from placement.readers.request_batches import request_batches
 
@@ -55,7 +55,7 @@ class SGLangResponses:
             raise OptionError(f"--top-k {options.top_k} does not divide the {width} ids of a token in {where}")
         num_layers = width // options.top_k
         return Recording(
-            model=path.stem,
+            model=model_name(path),
             layer_ids=options.layer_ids or tuple(range(num_layers)),
             num_hidden_layers=None if options.layer_ids else num_layers,
             batches=lambda: _batches(files, num_layers, width // num_layers),

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from placement.core.model import ranges
 from placement.errors import TraceError
 from placement.readers.base import (
     PREFILL,
@@ -25,7 +26,7 @@ from placement.readers.base import (
     ReadOptions,
     Recording,
     files_of,
-    ranges,
+    model_name,
     reading,
     whole_number,
 )
@@ -65,7 +66,7 @@ class TensorRTLLM:
             raise TraceError(f"{folder} has no tensors in {PATTERN}; {MEND}")
         if raw:
             return Recording(
-                model=folder.name,
+                model=model_name(folder),
                 layer_ids=tuple(layers),
                 num_experts=experts,
                 batches=lambda: _batches(keys, layers),
@@ -94,7 +95,7 @@ def _counts(
                         count_LE[number] = _checked(path, key, np.asarray(file.get_tensor(key)), experts)
                 rows.add(count_LE, key=iteration)
     return CountRecording(
-        model=folder.name,
+        model=model_name(folder),
         layer_ids=tuple(layers),
         count_QLE=rows.array(),
         top_k=top_k,

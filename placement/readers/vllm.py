@@ -18,7 +18,7 @@ import numpy as np
 
 from placement.core.model import MOST_LAYERS
 from placement.errors import TraceError
-from placement.readers.base import BATCH_TOKENS, Batch, ReadOptions, Recording, files_of, head_of, reading
+from placement.readers.base import BATCH_TOKENS, Batch, ReadOptions, Recording, files_of, head_of, model_name, reading
 from placement.readers.json_lines import json_objects
 from placement.readers.request_batches import request_batches
 from placement.support.array_files import ArrayStream, open_array
@@ -59,7 +59,7 @@ class VLLM:
         if any(file.suffix == ".npy" for file in files):
             notes.append("a .npy does not say where the prompt ends: all its tokens are called prefill")
         return Recording(
-            model=path.stem,
+            model=model_name(path),
             layer_ids=options.layer_ids or tuple(range(num_layers)),
             num_hidden_layers=None if options.layer_ids else num_layers,
             batches=lambda: _batches(files),

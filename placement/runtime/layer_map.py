@@ -47,10 +47,7 @@ class LayerMap(Shape):
             MapError: The placement has no such MoE layer.
         """
         if layer not in placement.model.layer_ids:
-            raise MapError(
-                f"the map has no MoE layer {layer}; it has layers {placement.model.layer_ids[0]} to "
-                f"{placement.model.layer_ids[-1]}"
-            )
+            raise MapError(f"the map has no MoE layer {layer}; it has {placement.model.layers_said}")
         row = placement.phy2log_LP[placement.model.layer_ids.index(layer)]
         return cls(
             layer=layer,

@@ -508,7 +508,7 @@ def test_export_and_import_on_the_command_line(name: str, tmp_path: Path, run_cl
             *("--moe-layers", "1,3", "--name", "small", "-o", back),
         )
         assert result.code == 0, result.stderr
-        assert "2 MoE layers (1 to 3) of 6 experts, 2 redundant, on 2 nodes x 2 GPUs" in result.stdout
+        assert "2 MoE layers (1, 3) of 6 experts, 2 redundant, on 2 nodes x 2 GPUs" in result.stdout
         loaded, _ = load_placement(back)
         assert np.array_equal(by_rank(loaded), by_rank(small_placement()))
         assert loaded.model.name == "small"

@@ -90,7 +90,7 @@ def _provenance(solution: Solution, provenance: dict[str, Any]) -> list[tuple[st
         ("seed", str(provenance["seed"])),
         ("input hash", str(provenance["input_hash"])),
         ("model", printable(model.name)),
-        ("layers", f"{model.num_layers} ({model.layer_ids[0]} to {model.layer_ids[-1]})"),
+        ("layers", f"{model.num_layers} ({model.layers_said})"),
         ("experts, top-k", f"{model.num_experts}, {model.top_k}"),
         ("slots, redundant", f"{solution.placement.num_slots}, {solution.placement.num_redundant}"),
     ]

@@ -38,9 +38,8 @@ HEADERS = (
 def trace_tables(info: TraceInfo, by_layer: bool) -> Iterator[Table | Text]:
     """Title, domains, measures (a row a layer only if asked for), what is missing, and the study in sentences."""
     model, study = info.model, info.study
-    ids = model.layer_ids
     yield Text(
-        f"{printable(model.name)}: {plural(model.num_layers, 'layer')} ({ids[0]} to {ids[-1]}) of "
+        f"{printable(model.name)}: {plural(model.num_layers, 'layer')} ({model.layers_said}) of "
         f"{plural(model.num_experts, 'expert')}, top-{model.top_k}",
         style="bold",
     )
