@@ -36,7 +36,7 @@ from placement.readers.base import (
 )
 from placement.readers.repeats import Repeats
 from placement.readers.sglang_counts import JSON_SUFFIX, read_per_pass, read_stat
-from placement.readers.sglang_file import COUNT, IDS, MAP, MEND, RECORDS, document_of, map_of, records_of
+from placement.readers.sglang_file import COUNT, IDS, MAP, MEND, RECORDS, first_recorded, map_of, records_of
 from placement.readers.sglang_requests import RequestTracker
 from placement.support.torch_file import StoredTensor, mentions
 from placement.traces.format import RequestEntry
@@ -57,9 +57,9 @@ class SGLang:
         files = files_of(path, PATTERN)
         if not files:
             return None
-        if mentions(files[0], MAP.encode(), RECORDS.encode()):
+        if mentions(files[0], MAP, RECORDS):
             return f"{files[0].name} is a torch file with {RECORDS} and {MAP}"
-        if mentions(files[0], COUNT.encode()):
+        if mentions(files[0], COUNT):
             return f"{files[0].name} is a torch file with {COUNT}"
         return None
 
@@ -67,40 +67,41 @@ class SGLang:
         files = files_of(path, PATTERN)
         if not files:
             raise TraceError(f"{path} has no {PATTERN}; give the folder that the recorder wrote to")
-        first = {COUNT: None} if files[0].suffix == JSON_SUFFIX else document_of(files[0])
+        source, first = files[0], {COUNT: None}
+        if source.suffix != JSON_SUFFIX:
+            source, first = first_recorded(files)
         if COUNT in first:
             return read_stat(path, files, options)
         if MAP not in first or RECORDS not in first:
             raise TraceError(
-                f"{files[0]} has keys {', '.join(map(str, first)):.200}; {COUNT}, or {RECORDS} and {MAP}, are needed"
+                f"{source} has keys {', '.join(map(str, first)):.200}; {COUNT}, or {RECORDS} and {MAP}, are needed"
             )
         records = first[RECORDS]
-        if not isinstance(records, list) or not records or not isinstance(records[0], dict):
-            raise TraceError(
-                f"{files[0]} has no records; POST /start_expert_distribution_record, send requests, then dump"
-            )
-        phy2log_LP = map_of(files[0], first)
+        if not isinstance(records, list) or not isinstance(records[0], dict):
+            raise TraceError(f"{source}: {RECORDS} must be a list of dicts; {MEND}")
+        phy2log_LP = map_of(source, first)
         layer_ids = options.layer_ids or tuple(range(len(phy2log_LP)))
         redundant = phy2log_LP.shape[1] - int(phy2log_LP.max()) - 1
         notes = ["ids are mapped by the dump's last map: right only if EPLB did not rebalance while recording"]
         if IDS not in records[0]:
-            return read_per_pass(path, files, layer_ids, notes[: bool(redundant)])
+            return read_per_pass(path, files, phy2log_LP, layer_ids, notes[: bool(redundant)])
+        notes = ["requests are put together from positions: the recorder has no ids", *notes[: bool(redundant)]]
         return Recording(
             model=model_name(path),
             layer_ids=layer_ids,
             num_experts=int(phy2log_LP.max()) + 1,
             num_hidden_layers=None if options.layer_ids else len(layer_ids),
             phy2log_LP=phy2log_LP,
-            batches=lambda: _token_batches(files, phy2log_LP),
-            notes=["requests are put together from positions: the recorder has no ids", *notes[: bool(redundant)]],
+            batches=lambda: _token_batches(files, phy2log_LP, notes),
+            notes=notes,
             id_fault=ID_FAULT,
         )
 
 
-def _token_batches(files: list[Path], phy2log_LP: npt.NDArray[np.int32]) -> Iterator[Batch]:
+def _token_batches(files: list[Path], phy2log_LP: npt.NDArray[np.int32], notes: list[str]) -> Iterator[Batch]:
     trackers: dict[Path, RequestTracker] = {}
     repeats = Repeats(len(files))
-    for path, number, record in records_of(files, phy2log_LP):
+    for path, number, record in records_of(files, phy2log_LP, notes):
         where = f"{path}: record {number}"
         ids = record.get(IDS)
         if not isinstance(ids, StoredTensor) or len(ids.shape) != 3 or ids.dtype != np.int32:

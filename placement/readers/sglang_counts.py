@@ -13,7 +13,7 @@ import numpy.typing as npt
 from placement.errors import TraceError
 from placement.readers.base import CountRecording, ReadOptions, model_name, reading, whole_number
 from placement.readers.count_rows import CountRows
-from placement.readers.sglang_file import COUNT, MEND, PHYSICAL, document_of, map_of, records_of
+from placement.readers.sglang_file import COUNT, MEND, PHYSICAL, document_of, records_of
 from placement.support.text_files import parse_json
 from placement.support.torch_file import StoredTensor
 
@@ -22,14 +22,15 @@ MOST = 2**53  # a float counts so far
 MOST_ROUNDED = 0.01  # of a layer's total may be lost or won where counts are rounded
 
 
-def read_per_pass(path: Path, files: list[Path], layer_ids: tuple[int, ...], notes: list[str]) -> CountRecording:
+def read_per_pass(
+    path: Path, files: list[Path], phy2log_LP: npt.NDArray[np.int32], layer_ids: tuple[int, ...], notes: list[str]
+) -> CountRecording:
     """Counts of each pass, added over ranks, by the logical experts of the slots."""
-    phy2log_LP = map_of(files[0], document_of(files[0]))
     num_layers, num_slots = phy2log_LP.shape
     shape = (num_layers, int(phy2log_LP.max()) + 1)
     index_LP = phy2log_LP + np.arange(num_layers)[:, None] * shape[1]
     rows = CountRows(shape)
-    for file_path, number, record in records_of(files, phy2log_LP):
+    for file_path, number, record in records_of(files, phy2log_LP, notes):
         where = f"{file_path}: record {number}"
         counts = record.get(PHYSICAL)
         if not isinstance(counts, StoredTensor) or counts.shape != (num_layers, num_slots) or counts.dtype.kind != "i":

@@ -20,6 +20,7 @@ MAP, RECORDS, COUNT, IDS, PHYSICAL = (
     "topk_ids_of_layer",
     "global_physical_count",
 )
+MOST_NAMED = 3  # files that a note names
 MEND = "dump the record again with POST /dump_expert_distribution_record"
 PLAIN = "give a file that torch.save wrote, of tensors, numbers, text, lists and dicts alone"
 
@@ -54,12 +55,37 @@ def map_of(path: Path, document: dict[str, Any]) -> npt.NDArray[np.int32]:
     return phy2log_LP.astype(np.int32)
 
 
-def records_of(files: list[Path], phy2log_LP: npt.NDArray[np.int32]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
-    """(file, number, record); the map of every file must be the same. Raises TraceError."""
+def first_recorded(files: list[Path]) -> tuple[Path, dict[str, Any]]:
+    """The first dump that was not made before a pass was recorded. Raises TraceError."""
     for path in files:
         document = document_of(path)
+        if not _is_empty(document):
+            return path, document
+    raise TraceError(
+        f"{files[0]} has no records{f', nor has any of {len(files)} dumps' if len(files) > 1 else ''}; POST "
+        f"/start_expert_distribution_record, send requests, then dump"
+    )
+
+
+def _is_empty(document: dict[str, Any]) -> bool:
+    return MAP in document and isinstance(document.get(RECORDS), list) and not document[RECORDS]
+
+
+def records_of(
+    files: list[Path], phy2log_LP: npt.NDArray[np.int32], notes: list[str]
+) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+    """(file, number, record); the map of every file with records must be this. Raises TraceError.
+
+    Dumps without records are left out: whatever their map, no id is of it. In the end, `notes` says which these were.
+    """
+    empty: list[str] = []
+    for path in files:
+        document = document_of(path)
+        if _is_empty(document):
+            empty.append(path.name)
+            continue
         if not np.array_equal(map_of(path, document), phy2log_LP):
-            raise TraceError(f"{path} has another {MAP} than {files[0]}; convert dumps of different maps apart")
+            raise TraceError(f"{path} has another {MAP} than those before; convert dumps of different maps apart")
         records = document.get(RECORDS)
         if not isinstance(records, list):
             raise TraceError(f"{path}: {RECORDS} must be a list; {MEND}")
@@ -67,3 +93,7 @@ def records_of(files: list[Path], phy2log_LP: npt.NDArray[np.int32]) -> Iterator
             if not isinstance(record, dict):
                 raise TraceError(f"{path}: record {number} is no dict; {MEND}")
             yield path, number, record
+    if empty:
+        more = f" and {len(empty) - MOST_NAMED} more" if len(empty) > MOST_NAMED else ""
+        note = f"left out: {len(empty)} of {len(files)} dumps, without records ({', '.join(empty[:MOST_NAMED])}{more})"
+        notes += [note] * (note not in notes)  # batches are read twice

@@ -253,17 +253,22 @@ def _compact(one: Any, done: dict[int, Any]) -> Any:
     return done[id(one)]
 
 
-def mentions(path: Path, *keys: bytes) -> bool:
-    """True if a torch file's document names all the keys; it is searched as text, not loaded."""
+def mentions(path: Path, *keys: str) -> bool:
+    """True if a torch file's document has texts that are these keys; it is searched, not loaded."""
     try:
         with open_zip(path) as archive:
             name = next((one for one in archive.namelist() if one.endswith("/data.pkl")), None)
             if name is None:
                 return False
-            left, tail = set(keys), b""
+            # a text stands behind its length, in four bytes or one, so that no part of a longer text matches
+            left = {
+                (struct.pack("<I", len(key)) + key.encode(), struct.pack("<BB", 0x8C, len(key)) + key.encode())
+                for key in keys
+            }
+            tail = b""
             with archive.open(name) as file:
                 while left and (chunk := file.read(1 << 20)):
-                    left = {key for key in left if key not in tail + chunk}
+                    left = {forms for forms in left if not any(form in tail + chunk for form in forms)}
                     tail = chunk[-64:]
             return not left
     except (OSError, ValueError):
