@@ -149,6 +149,7 @@ def open_any(paths: list[str], top_k: int | None) -> Trace | ExpertCounts | Coun
 
 def open_input(paths: list[str], top_k: int | None) -> Trace | ExpertCounts:
     """Traces, or one file of counts."""
+    from placement.core.model import layers_named
     from placement.traces.trace import open_trace
     from placement.workload.counts_file import is_counts_file, read_counts
 
@@ -163,7 +164,10 @@ def open_input(paths: list[str], top_k: int | None) -> Trace | ExpertCounts:
     if len(paths) > 1:
         raise OptionError(f"{files[0]} is a file of counts; it must be given alone; add several up first")
     try:
-        return read_counts(files[0], top_k)
+        counts = read_counts(files[0], top_k)
+        if counts.left_out:
+            print(f"{files[0]}: {layers_named(counts.left_out)} left out: nothing was counted there", file=sys.stderr)
+        return counts
     except InputError as error:
         raise _of_an_engine(files[0]) or error from None
 

@@ -20,13 +20,17 @@ IDS, WEIGHTS = ("top_k_index", "router_indices"), ("top_k_weights", "routing_wei
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertModules:
-    """`decoder` is run once in every forward; `experts_L` are its expert modules and `layer_ids` their layers."""
+    """`decoder` is run once in every forward; `experts_L` are its expert modules and `layer_ids` their layers.
+
+    num_hidden_layers  what the configuration says; None where the number cannot be that of the decoder's layers
+    """
 
     decoder: Any
     experts_L: tuple[Any, ...]
     layer_ids: tuple[int, ...]
     num_experts: int
     num_groups: int | None
+    num_hidden_layers: int | None
 
     def model(self, name: str, top_k: int) -> Model:
         return Model(
@@ -35,6 +39,7 @@ class ExpertModules:
             num_experts=self.num_experts,
             top_k=top_k,
             num_groups=self.num_groups,
+            num_hidden_layers=self.num_hidden_layers,
         )
 
 
@@ -123,13 +128,14 @@ def find_experts(model: Any) -> ExpertModules:
         raise InputError(
             f"{what} chooses experts by groups and has no n_group under {library()}; {SUPPORTED} are known"
         )
-    groups = getattr(text, "n_group", None) or 1
+    groups, hidden = getattr(text, "n_group", None) or 1, getattr(text, "num_hidden_layers", None)
     return ExpertModules(
         decoder=decoders[-1],
         experts_L=tuple(module for _, module in found),
         layer_ids=layer_ids,
         num_experts=sizes.pop(),
         num_groups=groups if groups > 1 else None,
+        num_hidden_layers=hidden if isinstance(hidden, int) and hidden > layer_ids[-1] else None,
     )
 
 

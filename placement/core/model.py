@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from placement.errors import InputError
@@ -61,8 +61,8 @@ class Model:
     @property
     def routing_said(self) -> str:
         """What must agree between traces and maps, in words."""
-        layers = "layer" if self.num_layers == 1 else "layers"
-        return f"{self.num_layers} {layers} ({self.layers_said}) of {self.num_experts} experts, top-{self.top_k}"
+        layers = "1 layer" if self.num_layers == 1 else f"{self.num_layers} layers"
+        return f"{layers} ({self.layers_said}) of {self.num_experts} experts, top-{self.top_k}"
 
     @property
     def num_layers(self) -> int:
@@ -88,3 +88,8 @@ def ranges(ids: Iterable[int], *, to: str = " to ", then: str = ", ") -> str:
         else:
             runs.append([one])
     return then.join(f"{run[0]}{to}{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
+def layers_named(layer_ids: Collection[int]) -> str:
+    """`layer 3`, or `layers 3 to 5, 7`."""
+    return f"{'layer' if len(layer_ids) == 1 else 'layers'} {ranges(layer_ids)}"

@@ -91,12 +91,16 @@ class Recording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountRecording:
-    """Visits of every expert, without tokens: int64 [Q, L, E], one row for each request, pass or window."""
+    """Visits of every expert, without tokens: int64 [Q, L, E], one row for each request, pass or window.
+
+    `num_hidden_layers` as of a `Recording`.
+    """
 
     model: str
     layer_ids: tuple[int, ...]
     count_QLE: npt.NDArray[np.int64]
     top_k: int | None = None
+    num_hidden_layers: int | None = None
     notes: list[str] = field(default_factory=list)
 
 

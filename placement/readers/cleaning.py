@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from placement.core.model import Model, ranges
+from placement.core.model import Model, layers_named, ranges
 from placement.errors import InputError, OptionError, TraceError
 from placement.readers import cleaning_kernels as kernels
 from placement.readers.base import Batch, ReadOptions, Recording
@@ -92,8 +92,7 @@ class Cleaner:
         dense = [ids[layer] for layer in range(len(ids)) if ids[layer] not in model.layer_ids]
         notes = []
         if dense:
-            some = "layer" if len(dense) == 1 else "layers"
-            notes.append(f"{some} {ranges(dense)} left out: dense, no token has experts there")
+            notes.append(f"{layers_named(dense)} left out: dense, no token has experts there")
         if self.unused or self.warm_up or self.incomplete:
             notes.append(self._left_out())
         if self.survey.guessed:

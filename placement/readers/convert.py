@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from placement.core.model import Model, ranges
+from placement.core.model import Model, layers_named
 from placement.errors import OptionError, TraceError
 from placement.readers import AUTO, detect, get_reader
 from placement.readers.base import CountRecording, Reader, ReadOptions, Recording, check_exists
@@ -147,7 +147,7 @@ def _write_counts(path: Path, output: Path, recording: CountRecording, options: 
         raise TraceError(f"{path} counts nothing: all counts are 0; record some requests first")
     if len(live) < len(recording.layer_ids):
         dense = [one for layer, one in enumerate(recording.layer_ids) if layer not in live]
-        recording.notes.append(f"layers {ranges(dense)} left out: dense, nothing was counted there")
+        recording.notes.append(f"{layers_named(dense)} left out: dense, nothing was counted there")
     if not used.all():
         recording.notes.append(f"{int(np.count_nonzero(~used)):,} unused rows left out")
     model = Model(
@@ -155,6 +155,7 @@ def _write_counts(path: Path, output: Path, recording: CountRecording, options: 
         layer_ids=tuple(recording.layer_ids[layer] for layer in live),
         num_experts=recording.count_QLE.shape[2],
         top_k=top_k,
+        num_hidden_layers=recording.num_hidden_layers,
     )
     count_QLE = recording.count_QLE[used][:, live]
     write_counts(output, model, count_QLE)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from placement.core.model import ranges
+from placement.core.model import layers_named, ranges
 from placement.errors import OptionError, TraceError
 from placement.readers.base import CountRecording, ReadOptions, files_of, head_of, model_name, reading
 from placement.readers.gguf import MAGIC, gguf_tensors, gguf_values
@@ -80,7 +80,7 @@ def _counts(
             ratios.update(float(experts.sum(dtype=np.float64)) / one for one in tokens if one > 0)
             chunks.update(len(values) for name, values in counts.items() if CHUNKS.fullmatch(name))
     if missing := [layer for layer in wanted or () if layer not in rows]:
-        raise OptionError(f"--layer-ids: {path} has no experts in layer {ranges(missing)}; leave out what it lacks")
+        raise OptionError(f"--layer-ids: {path} has no experts in {layers_named(missing)}; leave out what it lacks")
     if not any(len(values) for values in rows.values()):
         raise TraceError(f"{path} has no ffn_*_exps.weight.counts: no layer of it has experts; {MEND}")
     _check_alike(path, rows)
@@ -88,7 +88,7 @@ def _counts(
     ratio = ratios.pop() if len(ratios) == 1 else 0.0
     top_k = int(ratio) if ratio.is_integer() and ratio >= 1 else None
     others = sorted({layer for layer, counts in found.items() if any(map(EXPERTS.fullmatch, counts))} - set(rows))
-    notes = [f"layers {ranges(others)} left out: --layer-ids does not name them"] if others else []
+    notes = [f"{layers_named(others)} left out: --layer-ids does not name them"] if others else []
     notes += [f"chunk experts (ffn_*_chexps, {size} a layer) left out: experts share them" for size in sorted(chunks)]
     return tuple(rows), np.rint(count_LE).astype(np.int64), top_k, notes
 
@@ -99,7 +99,7 @@ def _check_alike(path: Path, rows: dict[int, npt.NDArray[np.float32]]) -> None:
     for layer, values in rows.items():
         layers.setdefault(len(values), []).append(layer)
     if len(layers) > 1:
-        told = "; ".join(f"{size} in layer{'s' * (len(ids) > 1)} {ranges(ids)}" for size, ids in layers.items())
+        told = "; ".join(f"{size} in {layers_named(ids)}" for size, ids in layers.items())
         example = ranges(next(iter(layers.values())), to="-", then=",")
         raise TraceError(
             f"{path} has layers of different numbers of experts, {told}; one placement has one number: convert the "

@@ -84,7 +84,7 @@ class SGLang:
         redundant = phy2log_LP.shape[1] - int(phy2log_LP.max()) - 1
         notes = ["ids are mapped by the dump's last map: right only if EPLB did not rebalance while recording"]
         if IDS not in records[0]:
-            return read_per_pass(path, files, phy2log_LP, layer_ids, notes[: bool(redundant)])
+            return read_per_pass(path, files, phy2log_LP, options, notes[: bool(redundant)])
         notes = ["requests are put together from positions: the recorder has no ids", *notes[: bool(redundant)]]
         return Recording(
             model=model_name(path),

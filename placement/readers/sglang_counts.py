@@ -23,7 +23,7 @@ MOST_ROUNDED = 0.01  # of a layer's total may be lost or won where counts are ro
 
 
 def read_per_pass(
-    path: Path, files: list[Path], phy2log_LP: npt.NDArray[np.int32], layer_ids: tuple[int, ...], notes: list[str]
+    path: Path, files: list[Path], phy2log_LP: npt.NDArray[np.int32], options: ReadOptions, notes: list[str]
 ) -> CountRecording:
     """Counts of each pass, added over ranks, by the logical experts of the slots."""
     num_layers, num_slots = phy2log_LP.shape
@@ -45,7 +45,8 @@ def read_per_pass(
         rows.add(logical_LE.reshape(shape), key=key)
     return CountRecording(
         model=model_name(path),
-        layer_ids=layer_ids,
+        layer_ids=options.layer_ids or tuple(range(num_layers)),
+        num_hidden_layers=None if options.layer_ids else num_layers,
         count_QLE=rows.array(),
         notes=[rows.note("forward passes"), "ranks that see the same tokens are counted each", *notes],
     )
@@ -87,6 +88,7 @@ def read_stat(path: Path, files: list[Path], options: ReadOptions) -> CountRecor
     return CountRecording(
         model=model_name(path),
         layer_ids=options.layer_ids or tuple(range(rows.shape[0])),
+        num_hidden_layers=None if options.layer_ids else rows.shape[0],
         count_QLE=rows.array(),
         notes=notes,
     )

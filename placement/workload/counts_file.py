@@ -1,7 +1,8 @@
 """Counts without tokens: how often each expert was visited, in all or by each request. Enough for balance.
 
 A `.npy` array, or a `.npz` with the array `counts` (or `frac`, shares of a request's assignments): [L, E], or
-[Q, L, E] by request. A `.npz` may also name `layer_ids` [L], `top_k` and `model`. Pickled objects are refused.
+[Q, L, E] by request. A `.npz` may also name `layer_ids` [L], `top_k`, `num_hidden_layers` and `model`. Rows that are 0
+in all requests are dense layers' and are left out. Pickled objects are refused.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ class ExpertCounts:
     count_QLE  int64 [Q, L, E]
     unit       what 1 of it is in assignments: less than 1 where fractions were read
     selected   which requests these are of those in the file, int64 [Q]
+    left_out   layers in which nothing was counted: dense ones
     """
 
     model: Model
     count_QLE: npt.NDArray[np.int64]
     unit: float
     selected: npt.NDArray[np.int64]
+    left_out: tuple[int, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -100,7 +103,9 @@ def read_counts(path: str | Path, top_k: int | None = None) -> ExpertCounts:
         raise TraceError(f"{path} has no array 'counts'; it has {', '.join(arrays) or 'none'}; save counts=[Q, L, E]")
     count_QLE, unit = _whole(path, key, arrays[key])
     _, num_layers, num_experts = count_QLE.shape
-    said = _number(path, "top_k", arrays["top_k"]) if "top_k" in arrays else None
+    said, hidden = (
+        _number(path, key, arrays[key]) if key in arrays else None for key in ("top_k", "num_hidden_layers")
+    )
     if top_k is not None and said not in (None, top_k):
         raise OptionError(f"top_k={top_k} is not that of {path}, {said}; leave --top-k out")
     known = said if top_k is None else top_k
@@ -112,33 +117,43 @@ def read_counts(path: str | Path, top_k: int | None = None) -> ExpertCounts:
             f"{path}: layer_ids has shape {list(layer_ids.shape)} and dtype {layer_ids.dtype}; one whole number for "
             f"each of {num_layers} layers is needed"
         )
+    live_L = count_QLE.any(axis=(0, 2))
     try:
         model = Model(
             name=str(arrays.get("model", path.stem)),
             layer_ids=tuple(layer_ids.tolist()),
             num_experts=num_experts,
             top_k=known,
+            num_hidden_layers=hidden,
         )
+        if not live_L.all():
+            model = replace(model, layer_ids=tuple(layer_ids[live_L].tolist()))
     except InputError as error:
         raise TraceError(f"{path}: {error}") from None
-    return ExpertCounts(model=model, count_QLE=count_QLE, unit=unit, selected=np.arange(len(count_QLE)))
+    return ExpertCounts(
+        model=model,
+        count_QLE=count_QLE if live_L.all() else count_QLE[:, live_L],
+        unit=unit,
+        selected=np.arange(len(count_QLE)),
+        left_out=tuple(layer_ids[~live_L].tolist()),
+    )
 
 
 def write_counts(path: str | Path, model: Model, count_QLE: npt.NDArray[np.int64]) -> None:
     """Write a file that `read_counts` reads. Raises OutputError."""
     small = count_QLE.astype(np.uint32) if count_QLE.max(initial=0) < 2**32 else count_QLE
     buffer = io.BytesIO()
-    layer_ids = np.array(model.layer_ids, dtype=np.int64)
-    np.savez_compressed(
-        buffer, counts=small, layer_ids=layer_ids, top_k=np.array(model.top_k), model=np.array(model.name)
-    )
+    known = {"layer_ids": model.layer_ids, "top_k": model.top_k, "num_hidden_layers": model.num_hidden_layers}
+    numbers = {key: np.array(value, dtype=np.int64) for key, value in known.items() if value is not None}
+    arrays = {"counts": small, **numbers, "model": np.array(model.name)}
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_atomic(path, buffer.getvalue())
 
 
 def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with path.open("rb") as file:
-            found = read_arrays(file, *KEYS, "layer_ids", "top_k", "model")
+            found = read_arrays(file, *KEYS, "layer_ids", "top_k", "num_hidden_layers", "model")
             return {"counts": found[""]} if "" in found else found
     except (OSError, ValueError, MemoryError) as error:
         what = getattr(error, "strerror", None) or error
@@ -159,9 +174,8 @@ def _whole(path: Path, key: str, array: npt.NDArray[Any]) -> tuple[npt.NDArray[n
     if not np.isfinite(values).all() or values.min() < 0:
         bad = values.min() if np.isfinite(values).all() else "infinite or not a number"
         raise TraceError(f"{path}: {key} has values that are {bad}; 0 and more are allowed")
-    idle = np.flatnonzero(~values.any(axis=(0, 2)))
-    if len(idle):
-        raise TraceError(f"{path}: {key} is all 0 in row {idle[0]} of {values.shape[1]} layers; leave that layer out")
+    if not values.any():
+        raise TraceError(f"{path}: {key} is all 0: nothing was counted in any layer; count some requests first")
     largest = float(values.max())
     if array.dtype.kind in "iu" or bool((values == np.rint(values)).all()):
         if (array.ndim == 3 and largest >= LARGEST) or largest * values.shape[0] * values.shape[2] >= 2**62:

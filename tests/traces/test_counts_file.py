@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from placement import Cluster, Options, load_placement, solution_document, solve
+from placement import Cluster, Model, Options, load_placement, solution_document, solve
 from placement.documents.placement import PlacementFile
 from placement.errors import OptionError, TraceError
 from placement.report.solution.solution_page import report_html
 from placement.report.solution.solution_tables import headline
 from placement.solvers import SOLVERS
-from placement.workload.counts_file import read_counts
+from placement.workload.counts_file import read_counts, write_counts
 
 CLUSTER = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=3)
 BALANCE = Options(objective="balance", work_limit=1_000)
@@ -50,6 +51,50 @@ def test_fractions_are_read_to_high_precision(tmp_path: Path) -> None:
     counts = read_counts(tmp_path / "f.npz", top_k=2)
     expected = shares.sum(axis=0)
     np.testing.assert_allclose(counts.load_LE() * counts.unit, expected, rtol=1e-5)
+
+
+def with_dense_rows(*dense: int) -> Any:
+    """Counts of 6 layers of which some are 0 in every request."""
+    counts = np.concatenate([some_counts(seed=seed) for seed in range(3)], axis=1)
+    counts[:, list(dense)] = 0
+    return counts
+
+
+@pytest.mark.parametrize("dense", [(0,), (0, 1, 2), (5,), (0, 2, 4), (1, 4)])
+@pytest.mark.parametrize("by_request", [True, False])
+def test_rows_of_dense_layers_are_left_out(
+    dense: tuple[int, ...], by_request: bool, tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    """An engine that counts all hidden layers has rows of 0 for dense ones: other layers keep their numbers, and the
+    command says which are left out."""
+    counts, path = with_dense_rows(*dense), tmp_path / "c.npz"
+    counts = counts if by_request else counts.sum(axis=0)
+    live = [layer for layer in range(6) if layer not in dense]
+    np.savez(path, counts=counts, top_k=2, num_hidden_layers=6)
+    found = read_counts(path)
+    assert (found.model.layer_ids, found.left_out, found.model.num_hidden_layers) == (tuple(live), dense, 6)
+    np.testing.assert_array_equal(found.count_QLE, counts[..., live, :].reshape(-1, len(live), 8))
+    np.savez(path, frac=counts / counts.sum(), top_k=2, layer_ids=np.arange(6) + 10)
+    assert read_counts(path).model.layer_ids == tuple(layer + 10 for layer in live)
+    np.savez(path, counts=counts, top_k=2)
+    ids = ", ".join(map(str, dense)) if len(dense) < 3 or dense[1] == 2 else "0 to 2"
+    told = f"{'layer' if len(dense) == 1 else 'layers'} {ids} left out: nothing was counted there"
+    result = run_cli("traces", "info", path, "--json")
+    assert result.code == 0 and told in result.stderr and told in json.loads(result.stdout)["missing"]
+    assert f"{path}: {told}" in run_cli("traces", "info", path).stderr
+
+
+def test_the_number_of_hidden_layers_reaches_the_engine(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    """Counts that know the layers of a model whose last ones are dense make a file for SGLang with a row for each."""
+    counts, native, file = tmp_path / "c.npz", tmp_path / "p.json", tmp_path / "s.json"
+    model = Model(name="m", layer_ids=(1, 3), num_experts=8, top_k=2, num_hidden_layers=6)
+    write_counts(counts, model, some_counts().astype(np.int64))
+    assert read_counts(counts).model == model
+    how = ("--nodes", 2, "--gpus-per-node", 2, "--objective", "balance", "--work-limit", 100)
+    assert run_cli("solve", counts, *how, "-o", native).code == 0
+    result = run_cli("export", native, "--to", "sglang", "-o", file)
+    assert result.code == 0 and "check:" not in result.stdout
+    assert len(json.loads(file.read_text())["physical_to_logical_map"]) == 6
 
 
 def test_requests_are_split_and_none_is_lost(path: Path) -> None:
@@ -157,10 +202,8 @@ def not_a_number() -> Any:
     return counts
 
 
-def idle_layer() -> Any:
-    counts = some_counts()
-    counts[:, 1] = 0
-    return counts
+def idle_everywhere() -> Any:
+    return np.zeros_like(some_counts())
 
 
 @pytest.mark.parametrize(
@@ -174,7 +217,7 @@ def idle_layer() -> Any:
         ({"counts": not_a_number()}, "not a number"),
         ({"counts": some_counts().astype(complex)}, "complex"),
         ({"counts": some_counts().astype(str)}, "<U"),
-        ({"counts": idle_layer()}, "row 1 of 2 layers"),
+        ({"counts": idle_everywhere()}, "nothing was counted in any layer"),
         ({"counts": some_counts().astype(np.float64) * 1e18}, "up to"),
         ({"loads": some_counts()}, "no array 'counts'; it has top_k, loads"),
         ({}, "it has none"),

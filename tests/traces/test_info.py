@@ -59,7 +59,7 @@ def test_counts_shares_and_what_is_missing_are_those_of_a_trace_counted_by_hand(
         "no tokens of 1 of 3 requests",
         "no category for 1 of 2 requests",
         "1 gaps in the positions of requests: tokens between were not recorded",
-        "no layers 2: dense, or not recorded",
+        "no layer 2: dense, or not recorded",
     )
 
 

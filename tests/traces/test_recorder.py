@@ -139,6 +139,26 @@ def test_each_token_has_the_experts_that_its_router_chose(family: str, tmp_path:
             assert np.allclose(weights_LK, [w[at].detach().numpy() for _, w in chosen], atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("family", "changes", "layer_ids", "hidden"),
+    [
+        ("deepseek_v3", {}, (1, 2), 3),
+        ("deepseek_v3", {"num_hidden_layers": 4, "first_k_dense_replace": 3}, (3,), 4),
+        ("qwen3_moe", {"num_hidden_layers": 6, "mlp_only_layers": [0, 2, 5]}, (1, 3, 4), 6),
+        ("qwen2_moe", {"num_hidden_layers": 8, "decoder_sparse_step": 2}, (1, 3, 5, 7), 8),
+    ],
+)
+def test_all_layers_of_the_model_are_counted(
+    family: str, changes: dict[str, Any], layer_ids: tuple[int, ...], hidden: int, tmp_path: Path
+) -> None:
+    """Engines want a row for dense layers too, the last ones included: the trace knows how many there are."""
+    model = tiny(family, **changes)
+    with record(model, tmp_path / "t"), torch.no_grad():
+        model(input_ids=torch.arange(3, 9)[None])
+    trace = open_trace(tmp_path / "t")
+    assert (trace.model.layer_ids, trace.model.num_hidden_layers) == (layer_ids, hidden)
+
+
 def test_generation_without_a_cache_records_the_same(tmp_path: Path) -> None:
     """All tokens are fed again at each step; a token is recorded when it is fed first."""
     model = tiny()

@@ -10,7 +10,7 @@ import numpy as np
 from placement.analysis.info import measures
 from placement.analysis.info.findings import OverLayers, Study
 from placement.analysis.info.reading import Reading
-from placement.core.model import Model
+from placement.core.model import Model, layers_named
 from placement.traces.format import RequestEntry
 
 
@@ -167,9 +167,11 @@ def _missing(found: Reading) -> list[str]:
     else:
         told += _missing_of_tokens(found, present)
     layer_ids = found.model.layer_ids
-    absent = sorted(set(range(layer_ids[0], layer_ids[-1])) - set(layer_ids))
+    if found.left_out:
+        told.append(f"{layers_named(found.left_out)} left out: nothing was counted there")
+    absent = sorted(set(range(layer_ids[0], layer_ids[-1])) - set(layer_ids) - set(found.left_out))
     if absent:
-        told.append(f"no layers {', '.join(map(str, absent))}: dense, or not recorded")
+        told.append(f"no {layers_named(absent)}: dense, or not recorded")
     unused = int(np.count_nonzero(found.load_LE == 0))
     if unused:
         layers = int(np.count_nonzero((found.load_LE == 0).any(axis=1)))

@@ -37,6 +37,7 @@ class Reading:
     coact_LEE     int64 [L, E, E], tokens that visit both experts; diagonal 0; None for counts
     shared_L      int64 [L], experts shared by the `pairs` of consecutive tokens
     skips, repeats  steps to a later position that leave some out, and steps that stay at the same position
+    left_out      layers of a file of counts in which nothing was counted
     profile_QLE   uint32, assignments of the at most 1,024 requests with the smallest keys; domain_Q is the index of the
                   domain of each, or -1
     """
@@ -58,6 +59,7 @@ class Reading:
     profile_QLE: npt.NDArray[np.uint32]
     domain_Q: Ints
     sample: Sample | None
+    left_out: tuple[int, ...] = ()
 
 
 def read_trace(
@@ -188,6 +190,7 @@ def read_counts(counts: ExpertCounts, *, num_nodes: int | None) -> Reading:
         profile_QLE=np.zeros((0, model.num_layers, model.num_experts), dtype=np.uint32),
         domain_Q=np.zeros(0, dtype=np.int64),
         sample=None if num_nodes is None else sample_of_counts(counts, num_nodes),
+        left_out=counts.left_out,
     )
 
 

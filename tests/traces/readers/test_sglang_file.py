@@ -59,6 +59,7 @@ def test_dumps_without_records_are_left_out(mode: str, empty: list[int], tmp_pat
     else:
         sums = np.sum([counts(number)["global_physical_count"].numpy() for number in full], axis=0)
         assert np.array_equal(read_counts(output).load_LE(), sums)
+    assert done.model.num_hidden_layers == 2
 
 
 def test_no_records_at_all_are_refused(tmp_path: Path) -> None:
