@@ -152,7 +152,15 @@ class _Watch:
             tokens = arrival.workload.num_tokens
             self.since, self.tokens = self.since + tokens, self.tokens + tokens
             event = {"event": "read", "path": str(arrival.path), "tokens": tokens, "window": self.window.num_tokens}
-            self._say(event, f"read {arrival.path}: {tokens:,} tokens, {self.window.num_tokens:,} in the window")
+            self._say(
+                event | ({"notes": list(arrival.notes)} if arrival.notes else {}),
+                "\n  note: ".join(
+                    (
+                        f"read {arrival.path}: {tokens:,} tokens, {self.window.num_tokens:,} in the window",
+                        *arrival.notes,
+                    )
+                ),
+            )
             if self.since >= self.window.stride_tokens:
                 self._decide()
         if settled and self.since:

@@ -1,31 +1,31 @@
 """vLLM's `routed_experts` (--enable-return-routed-experts): top-k sets of each token of a request, logical ids.
 
-[tokens, hidden layers, top-k], uint8 up to 256 experts, else uint16; rows of dense layers are zeros, and the last token
-has no row. Either a `.npy` of `CompletionOutput.routed_experts`, one a request, or responses of the OpenAI server
-(`.json`, `.jsonl`), where `choices[].routed_experts` is the base64 of such a `.npy`. Read in the source of vllm 0.33.0:
-`vllm/model_executor/layers/fused_moe/routed_experts_capturer.py`, `vllm/entrypoints/openai/`.
+[tokens, hidden layers, top-k], uint8 up to 256 experts, else uint16 (int32 in some versions); rows of dense layers are
+zeros, and the last token has no row. Either a `.npy` of `CompletionOutput.routed_experts`, one a request, or responses
+of the server (`.json`, `.jsonl`): see `vllm_responses`. Read in the source of vllm 0.33.0:
+`vllm/model_executor/layers/fused_moe/routed_experts_capturer.py`, `vllm/entrypoints/openai/`,
+`vllm/entrypoints/scale_out/token_in_token_out/`.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 
 from placement.core.model import MOST_LAYERS
 from placement.errors import TraceError
-from placement.readers.base import BATCH_TOKENS, Batch, ReadOptions, Recording, files_of, head_of, model_name, reading
-from placement.readers.json_lines import json_objects
+from placement.readers.base import BATCH_TOKENS, Batch, ReadOptions, Recording, files_of, model_name, reading
 from placement.readers.request_batches import request_batches
+from placement.readers.responses import LeftOut, heads_with
+from placement.readers.vllm_responses import KEY, PROMPT_KEY, rows_in
 from placement.support.array_files import ArrayStream, open_array
 
 MEND = "save output.routed_experts with np.save, or the server's responses as JSON, again"
-PATTERNS = ("*.npy", "*.json", "*.jsonl")
-KEY = b'"routed_experts"'
+ASK = "start vLLM with --enable-return-routed-experts"
+ARRAYS, RESPONSES = ("*.npy",), ("*.json", "*.jsonl")
 
 
 class VLLM:
@@ -33,85 +33,72 @@ class VLLM:
     title = "vLLM routed_experts"
 
     def sniff(self, path: Path) -> str | None:
-        files = files_of(path, *PATTERNS)
-        if not files:
-            return None
-        if files[0].suffix == ".npy":
+        for file in files_of(path, *ARRAYS)[:1]:
             try:
-                with files[0].open("rb") as file:
-                    array = open_array(file)
+                with file.open("rb") as stream:
+                    array = open_array(stream)
+                if len(array.shape) == 3 and array.dtype in (np.uint8, np.uint16):
+                    return f"{file.name} is an array [tokens, layers, top-k] of {array.dtype}"
             except (OSError, ValueError):
-                return None
-            if len(array.shape) == 3 and array.dtype in (np.uint8, np.uint16):
-                return f"{files[0].name} is an array [tokens, layers, top-k] of {array.dtype}"
-            return None
-        head = head_of(files[0], 1 << 20)
-        if b'"choices"' in head and KEY in head and b'"sglext"' not in head:
-            return f"{files[0].name} has choices with routed_experts"
+                pass
+        for file, head in heads_with(files_of(path, *RESPONSES), KEY, PROMPT_KEY):
+            if b'"choices"' in head and b'"sglext"' not in head:
+                return f"{file.name} has choices with routed_experts"
         return None
 
     def read(self, path: Path, options: ReadOptions) -> Recording:
-        files = files_of(path, *PATTERNS)
+        files = files_of(path, *ARRAYS, *RESPONSES)
         if not files:
-            raise TraceError(f"{path} has no {', '.join(PATTERNS)}; {MEND}")
-        num_layers = next((array.shape[1] for _, _, _, array in _arrays(files)), 0)
+            raise TraceError(f"{path} has no {', '.join(ARRAYS + RESPONSES)}; {MEND}")
+        arrays, logs = [one for one in files if one.suffix == ".npy"], [one for one in files if one.suffix != ".npy"]
+        left_out = LeftOut()
+        num_layers = _layers(arrays, logs, left_out)
+        if num_layers is None:
+            raise left_out.nothing_left(path, ASK)
         notes: list[str] = []
-        if any(file.suffix == ".npy" for file in files):
+        if arrays:
             notes.append("a .npy does not say where the prompt ends: all its tokens are called prefill")
         return Recording(
             model=model_name(path),
             layer_ids=options.layer_ids or tuple(range(num_layers)),
             num_hidden_layers=None if options.layer_ids else num_layers,
-            batches=lambda: _batches(files),
+            batches=lambda: _batches(arrays, logs, notes),
             notes=notes,
         )
 
 
-def _batches(files: list[Path]) -> Iterator[Batch]:
-    for where, name, (prompt, start), array in _arrays(files):
-        with reading(where, MEND):
-            yield from request_batches(where, name, array.chunks(BATCH_TOKENS), prompt_tokens=prompt, start=start)
+def _layers(arrays: list[Path], logs: list[Path], left_out: LeftOut) -> int | None:
+    """Layers of the first rows, None where there are none."""
+    for path in arrays:
+        with path.open("rb") as file:
+            return _checked(str(path), file).shape[1]
+    return next((rows.array.shape[1] for rows in rows_in(logs, left_out)), None)
 
 
-def _arrays(files: list[Path]) -> Iterator[tuple[str, str, tuple[int | None, int], ArrayStream]]:
-    """(where, request, (prompt tokens, position of the first row), array) of every request."""
-    for path in files:
-        if path.suffix == ".npy":
-            with path.open("rb") as file:
-                yield str(path), path.stem, (None, 0), _checked(str(path), file)
-            continue
-        for number, (where, response) in enumerate(json_objects(path)):
-            choices = response.get("choices") if isinstance(response, dict) else None
-            if not isinstance(choices, list):
-                raise TraceError(f"{where} is no response of the OpenAI server: it has no choices; {MEND}")
-            for index, choice in enumerate(choices):
-                text = choice.get("routed_experts") if isinstance(choice, dict) else None
-                if not isinstance(text, str):
-                    raise TraceError(
-                        f"{where}: choice {index} has no routed_experts; start vLLM with --enable-return-routed-experts"
-                    )
-                with reading(where, MEND):
-                    content = base64.b64decode(text, validate=True)
-                array = _checked(where, io.BytesIO(content))
-                name = str(response.get("id") or f"{path.stem}/{number}") + (f"/{index}" if len(choices) > 1 else "")
-                yield where, name, _positions(response, len(choices), array.shape[0]), array
+def _batches(arrays: list[Path], logs: list[Path], notes: list[str]) -> Iterator[Batch]:
+    for path in arrays:
+        with reading(path, MEND), path.open("rb") as file:
+            chunks = _checked(str(path), file).chunks(BATCH_TOKENS)
+            yield from request_batches(str(path), path.stem, chunks, prompt_tokens=None)
+    left_out = LeftOut()
+    untold = 0
+    for rows in rows_in(logs, left_out):
+        untold += rows.prompt_tokens is None
+        pieces = (rows.array[at : at + BATCH_TOKENS] for at in range(0, len(rows.array), BATCH_TOKENS))
+        yield from request_batches(rows.where, rows.name, pieces, prompt_tokens=rows.prompt_tokens, start=rows.start)
+    told = left_out.notes()
+    if untold:
+        who = "1 response does" if untold == 1 else f"{untold:,} responses do"
+        told.append(f"{who} not say where the prompt ends: all tokens of it are called prefill")
+    notes.extend(note for note in told if note not in notes)
 
 
-def _positions(response: dict[str, Any], choices: int, rows: int) -> tuple[int | None, int]:
-    """(tokens of the prompt if told, position of the first row): `routed_experts_prompt_start` drops those before."""
-    usage = response.get("usage")
-    prompt, total = (usage.get(key) if isinstance(usage, dict) else None for key in ("prompt_tokens", "total_tokens"))
-    if not isinstance(prompt, int):
-        return None, 0
-    return prompt, max(total - 1 - rows, 0) if choices == 1 and isinstance(total, int) else 0
-
-
-def _checked(where: str, file: Any) -> ArrayStream:
+def _checked(where: str, file: IO[bytes]) -> ArrayStream:
     with reading(where, MEND):
         array = open_array(file)
-    if len(array.shape) != 3 or array.dtype not in (np.uint8, np.uint16) or array.shape[1] > MOST_LAYERS:
+    if len(array.shape) != 3 or array.dtype.kind not in "iu" or array.shape[1] > MOST_LAYERS:
         raise TraceError(
             f"{where}: routed_experts has shape {list(array.shape)} and dtype {array.dtype}; "
-            f"[tokens, layers, top-k] of uint8 or uint16 is needed; {MEND}"
+            f"[tokens, layers, top-k] of whole numbers is needed; {MEND}"
         )
     return array

@@ -23,11 +23,12 @@ Signature = tuple[tuple[str, int, int], ...]  # name, bytes and time of change o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTokens:
-    """New tokens of a path, counted, or the line that says why it cannot be read."""
+    """New tokens of a path, counted, or the line that says why it cannot be read; and what was left out of them."""
 
     path: Path
     workload: Workload | None = None
     error: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Follower:
@@ -91,11 +92,12 @@ class Follower:
             raise TraceError(f"{path} has changed after it was read; give what is new a name of its own")
         options = ReadOptions(num_experts=self._model.num_experts, top_k=self._model.top_k)
         with tempfile.TemporaryDirectory(prefix="placement-watch-") as scratch:
-            trace = open_trace(convert(path, Path(scratch) / "trace", options=options).output)
+            done = convert(path, Path(scratch) / "trace", options=options)
             self._read.add(path)
-            yield from self._shards(path, trace)
+            yield from self._shards(path, open_trace(done.output), done.notes)
 
-    def _shards(self, path: Path, trace: Trace) -> Iterator[NewTokens]:
+    def _shards(self, path: Path, trace: Trace, notes: tuple[str, ...] = ()) -> Iterator[NewTokens]:
+        """The shards that are new; the notes go with the first."""
         if not trace.model.same_routing(self._model):
             raise TraceError(f"{path} is of another model than the map: its layers, experts or top-k differ")
         requests = tuple(one.model_copy(update={"id": f"{path.name}/{one.id}"}) for one in trace.requests)
@@ -105,7 +107,8 @@ class Follower:
             self._read.add(span.shard.path)
             one = replace(trace, requests=requests, spans=(span,))
             try:
-                yield NewTokens(path=path, workload=count(one, seed=self._seed))
+                yield NewTokens(path=path, workload=count(one, seed=self._seed), notes=notes)
+                notes = ()
             except TraceError as error:
                 yield NewTokens(path=path, error=str(error))
 

@@ -320,11 +320,15 @@ BAD: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     ),
     "sglang, mode": ("sglang", with_record(forward_mode=None), "record 0: forward_mode is None"),
     "vllm, dtype": ("vllm", with_array(sets(0, 4, 2).astype(np.float32)), "has shape .* and dtype float32"),
-    "vllm, shape": ("vllm", with_array(sets(0, 4).astype(np.uint8)), "uint8 or uint16 is needed"),
+    "vllm, shape": ("vllm", with_array(sets(0, 4).astype(np.uint8)), "of whole numbers is needed"),
     "vllm, twice": ("vllm", with_array(TWICE.astype(np.uint8)), r"layer 0, token 0 has experts \[1, 1\]"),
     "vllm, nothing": ("vllm", with_array(np.zeros((4, 2, 2), dtype=np.uint8)), "no token has any expert"),
-    "vllm, no key": ("vllm", with_bytes("x.jsonl", '{"choices": [{}]}'), "line 1: .*--enable-return-routed-experts"),
-    "vllm, no choices": ("vllm", with_bytes("x.jsonl", '{"id": 1}'), "line 1 .*has no choices"),
+    "vllm, no key": (
+        "vllm",
+        with_bytes("x.jsonl", '{"choices": [{}]}'),
+        "only 1 response .*--enable-return-routed-experts",
+    ),
+    "vllm, no choices": ("vllm", with_bytes("x.jsonl", '{"id": 1}'), r"has no response .*, only x\.jsonl; start vLLM"),
     "vllm, base64": ("vllm", with_bytes("x.jsonl", '{"choices": [{"routed_experts": "*"}]}'), "cannot read .*line 1"),
     "vllm, mixed": (
         "vllm",
@@ -336,7 +340,7 @@ BAD: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     "sglang-responses, no key": (
         "sglang-responses",
         with_bytes("x.jsonl", '{"meta_info": {}}'),
-        "line 1 has no routed_experts; start SGLang",
+        r"only 1 response without routed_experts \(x.jsonl: line 1\); start SGLang",
     ),
     "routing-log, empty": ("routing-log", with_bytes("x.jsonl", ""), "no lines of type route"),
     "routing-log, no layer": ("routing-log", with_bytes("x.jsonl", route(layer=None)), "line 1: layer is None"),

@@ -1,0 +1,97 @@
+"""What a server answered, a document a response, and what of it holds no routing: aborted, failed, empty.
+
+A log of real traffic has all of these. They are passed over, counted and told; a file of the folder without a single
+response (a configuration, a list of prompts) is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from placement.errors import TraceError
+from placement.readers.base import head_of
+from placement.readers.json_lines import json_objects
+
+WITHOUT = ("response without routed_experts", "responses without routed_experts")
+FAILED = ("error of the server", "errors of the server")
+BROKEN = ("line that is no JSON", "lines that are no JSON")
+ABSENT = ("prompt token without a row", "prompt tokens without rows")
+EMPTY = ("empty line", "empty lines")
+LAST = 2**31 - 1
+MOST_HEADS, HEAD_BYTES = 32, 1 << 20
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """How many responses and lines of files were passed over, by the reason, and where the first was."""
+
+    found: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+
+    def add(self, reason: tuple[str, str], where: str, count: int = 1) -> None:
+        before, first = self.found.get(reason, (0, where))
+        self.found[reason] = (before + count, first)
+
+    def line(self, where: str, line: bytes) -> None:
+        """Count a line that is empty or no JSON."""
+        self.add(BROKEN if line.strip() else EMPTY, where)
+
+    def notes(self) -> list[str]:
+        """What was passed over, one line a reason."""
+        return [
+            *(f"{what} left out ({where})" for what, where in self._counted()),
+            *(f"{name} left out: it holds no responses" for name in self.files),
+        ]
+
+    def nothing_left(self, path: Path, mend: str) -> TraceError:
+        """The error of a recording of which nothing is left."""
+        told = ", ".join([f"{what} ({where})" for what, where in self._counted()] + self.files)
+        return TraceError(f"{path} has no response with routed_experts, only {told or 'nothing'}; {mend}")
+
+    def _counted(self) -> Iterator[tuple[str, str]]:
+        for (one, several), (count, where) in self.found.items():
+            place = Path(where).name
+            yield f"{count:,} {one if count == 1 else several}", place if count == 1 else f"the first: {place}"
+
+
+def responses(
+    files: list[Path], is_response: Callable[[dict[str, Any]], bool], left_out: LeftOut
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(where, a name for a response that has none, response) of every response of the server."""
+    for path in files:
+        others, first, answers = 0, "", False
+        for number, (where, document) in enumerate(json_objects(path, left_out.line)):
+            if isinstance(document, dict) and is_response(document):
+                answers = True
+                yield where, f"{path.stem}/{number}", document
+            elif isinstance(document, dict) and _failed(document):
+                answers = True
+                left_out.add(FAILED, where)
+            else:
+                others, first = others + 1, first or where
+        if others and answers:
+            left_out.add(WITHOUT, first, others)
+        elif others:
+            left_out.files.append(path.name)
+
+
+def number_in(holder: Any, key: str) -> int | None:
+    """A number of tokens that a response tells, or None."""
+    value = holder.get(key) if isinstance(holder, dict) else None
+    return value if type(value) is int and 0 <= value <= LAST else None
+
+
+def _failed(document: dict[str, Any]) -> bool:
+    """The body of an HTTP error: of vLLM, of SGLang, of the frameworks below them."""
+    return document.get("object") == "error" or bool(document.get("error")) or set(document) == {"detail"}
+
+
+def heads_with(files: Iterable[Path], *keys: str) -> Iterator[tuple[Path, bytes]]:
+    """The first of the files, and how they begin, that name one of `keys`; configurations may lie before them."""
+    for path in list(files)[:MOST_HEADS]:
+        head = head_of(path, HEAD_BYTES)
+        if any(f'"{key}"'.encode() in head for key in keys):
+            yield path, head

@@ -1,0 +1,140 @@
+"""Responses of vLLM's servers with `routed_experts`, in the forms that its versions and forks give them.
+
+One array [tokens, layers, top-k] of whole numbers a choice: the base64 of a `.npy`; {data, shape, dtype} with the
+bytes as base64 (older ones as base85) and perhaps `start`, the position of the first row; or nested lists. A choice
+has rows of prompt and answer; after vllm#39917 (0.21) of the answer alone, with the prompt's in `prompt_routed_experts`
+of the response. The last token has no row. `usage` tells how many tokens there are, or `prompt_token_ids` and
+`token_ids` do (/inference/v1/generate); a prompt that is not told is what the rows leave.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.core.model import MOST_LAYERS
+from placement.errors import TraceError
+from placement.readers.base import reading
+from placement.readers.responses import ABSENT, WITHOUT, LeftOut, number_in, responses
+from placement.support.array_files import open_array
+
+KEY, PROMPT_KEY = "routed_experts", "prompt_routed_experts"
+FORMS = (
+    "forms that are read, of whole numbers [tokens, layers, top-k]: the base64 of a .npy (vLLM 0.22 to 0.33; 0.21 with "
+    "prompt_routed_experts apart), {data, shape, dtype} (prime-rl), nested lists; bring what another version writes "
+    "into one of them"
+)
+UNTOLD = {1: "<u1", 2: "<i2", 4: "<i4", 8: "<i8"}  # dtype of so many bytes an id, where none is told
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Rows [T, L, K] of a request, the first at position `start`; `prompt_tokens` is None where nothing tells it."""
+
+    where: str
+    name: str
+    array: npt.NDArray[Any]
+    prompt_tokens: int | None
+    start: int
+
+
+def rows_in(files: list[Path], left_out: LeftOut) -> Iterator[Rows]:
+    """Rows of all responses, in the order of the files; none is empty. Raises TraceError on a form that is not read."""
+    for where, default, response in responses(files, lambda one: isinstance(one.get("choices"), list), left_out):
+        name = str(response.get("id") or response.get("request_id") or default)
+        found = [rows for rows in _rows(where, name, response) if len(rows.array)]
+        if not found:
+            left_out.add(WITHOUT, where)
+        elif absent := min(found[0].start, found[0].prompt_tokens or 0):
+            left_out.add(ABSENT, where, absent)
+        yield from found
+
+
+def _rows(where: str, name: str, response: dict[str, Any]) -> list[Rows]:
+    """The rows that the choices share, if any, then those of each choice."""
+    choices = [choice for choice in response["choices"] if isinstance(choice, dict)]
+    shared_TLK = _array(where, response.get(PROMPT_KEY))
+    prompt = _prompt_tokens(response)
+    if prompt is None and shared_TLK is not None:
+        prompt = len(shared_TLK)
+    found = []
+    for index, choice in enumerate(choices):
+        array = _array(where, choice.get(KEY))
+        if array is None:
+            continue
+        answer = _answer_tokens(response, choice, prompt)
+        start = number_in(choice[KEY], "start")
+        if start is None and prompt is not None and answer is not None:
+            start = max(prompt + answer - 1 - len(array), 0)
+        elif start is None:
+            start = 0 if shared_TLK is None or prompt is None else prompt
+        known = prompt if prompt is not None or answer is None else max(start + len(array) + 1 - answer, 0)
+        one = name if len(choices) == 1 else f"{name}/{index}"
+        found.append(Rows(where=where, name=one, array=array, prompt_tokens=known, start=start))
+    if shared_TLK is not None and prompt is not None:
+        first = max(prompt - len(shared_TLK), 0)
+        until = min([prompt, *(rows.start for rows in found)])  # from here on a choice has them too
+        one = found[0].name if found else name
+        own_TLK = shared_TLK[: max(until - first, 0)]
+        found.insert(0, Rows(where=where, name=one, array=own_TLK, prompt_tokens=prompt, start=first))
+    return found
+
+
+def _prompt_tokens(response: dict[str, Any]) -> int | None:
+    ids = response.get("prompt_token_ids")
+    told = number_in(response.get("usage"), "prompt_tokens")
+    return len(ids) if told is None and isinstance(ids, list) else told
+
+
+def _answer_tokens(response: dict[str, Any], choice: dict[str, Any], prompt: int | None) -> int | None:
+    ids, usage = choice.get("token_ids"), response.get("usage")
+    if isinstance(ids, list):
+        return len(ids)
+    if len(response["choices"]) > 1:  # usage adds them up
+        return None
+    told, total = number_in(usage, "completion_tokens"), number_in(usage, "total_tokens")
+    return max(total - prompt, 0) if told is None and total is not None and prompt is not None else told
+
+
+def _array(where: str, value: Any) -> npt.NDArray[Any] | None:
+    """The array that a response holds in one of the forms; None where it holds none."""
+    if value is None or value == "" or value == []:
+        return None
+    with reading(where, FORMS):
+        if isinstance(value, str):
+            content = base64.b64decode(value, validate=True)
+            array = open_array(io.BytesIO(content)).whole(len(content))
+        elif isinstance(value, dict):
+            array = _payload(value)
+        else:
+            array = np.array(value)
+    if array.ndim != 3 or array.dtype.kind not in "iu" or array.shape[1] > MOST_LAYERS:
+        raise TraceError(f"{where}: routed_experts has shape {list(array.shape)} and dtype {array.dtype}; {FORMS}")
+    return array
+
+
+def _payload(value: dict[str, Any]) -> npt.NDArray[Any]:
+    """{data, shape, dtype}. Raises what `reading` takes."""
+    shape = [one for one in value["shape"] if type(one) is int and one >= 0]
+    places, text = math.prod(shape), value["data"]
+    if len(shape) != len(value["shape"]) or not isinstance(text, str):
+        raise ValueError(f"its shape is {value['shape']!r:.60}, its data a {type(text).__name__}")
+    dtype = np.dtype(value["dtype"]) if value.get("dtype") else None
+    for decode in (partial(base64.b64decode, validate=True), base64.b85decode):
+        try:
+            data = decode(text)
+        except ValueError:
+            continue
+        found = np.dtype(UNTOLD.get(len(data) // max(places, 1), "<u1")) if dtype is None else dtype
+        if len(data) == places * found.itemsize:
+            return np.frombuffer(data, dtype=found).reshape(shape)
+    raise ValueError(f"its data are not {places} ids of shape {shape} and dtype {dtype or 'not told'}")
