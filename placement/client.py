@@ -76,6 +76,7 @@ class Client:
             "top_k": top_k or given.top_k,
             "layer_ids": None if given.layer_ids is None else ",".join(map(str, given.layer_ids)),
             "model": given.model,
+            "keep_unwritten": given.keep_unwritten or None,
         }
         with tempfile.TemporaryDirectory() as folder:
             source = Path(path)

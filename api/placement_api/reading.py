@@ -40,11 +40,18 @@ class ReadAs(BaseModel):
     top_k: int | None = Field(default=None, ge=1, le=65536, description="Experts that a token visits")
     layer_ids: str | None = Field(default=None, max_length=4000, description="Index of each layer", examples=["3-60"])
     model: str | None = Field(default=None, max_length=200, description="Name of the model")
+    keep_unwritten: bool = Field(default=False, description="Keep rows that look as if nobody had written to them")
 
     def options(self) -> ReadOptions:
         """Raises OptionError."""
         ids = None if self.layer_ids is None else parse_ids(self.layer_ids)
-        return ReadOptions(model=self.model, num_experts=self.experts, top_k=self.top_k, layer_ids=ids)
+        return ReadOptions(
+            model=self.model,
+            num_experts=self.experts,
+            top_k=self.top_k,
+            layer_ids=ids,
+            keep_unwritten=self.keep_unwritten,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +137,7 @@ def _bound(memory: int, seconds: int) -> None:
 def _look(path: Path, work: Path, read_as: ReadAs) -> Found:
     if path.is_dir() and ((path / "trace.json").exists() or any(path.glob("*/trace.json"))):
         if read_as != ReadAs():
-            raise OptionError("expert-trace/1 says all of itself; leave from, experts, top_k, layer_ids and model out")
+            raise OptionError("expert-trace/1 says all of itself; leave all other fields out")
         return found_of(path, open_trace(path))
     if _is_counts(path, read_as):
         return found_of(path, read_counts(path, read_as.top_k))

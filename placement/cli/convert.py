@@ -36,6 +36,10 @@ def convert_command(
         str | None, typer.Option(help="Absolute index of each layer of IN, such as 3-60, where IN does not say it.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Name of the model. [default: that of IN]")] = None,
+    keep_unwritten: Annotated[
+        bool,
+        typer.Option("--keep-unwritten", help="Keep rows and places that look as if nobody had written to them."),
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Make expert-trace/1, or a file of counts, of what an engine recorded."""
@@ -44,7 +48,7 @@ def convert_command(
     from placement.report.drawing.numbers import plural
 
     ids = None if layer_ids is None else parse_ids(layer_ids)
-    options = ReadOptions(model=model, num_experts=experts, top_k=top_k, layer_ids=ids)
+    options = ReadOptions(model=model, num_experts=experts, top_k=top_k, layer_ids=ids, keep_unwritten=keep_unwritten)
     done = convert(recording, output, reader=reader, options=options)
     if json_output:
         print_json(

@@ -33,12 +33,14 @@ class ReadOptions:
         num_experts: Logical experts of a layer.
         top_k: Experts that a token visits.
         layer_ids: Absolute index of each layer of the recording, the dense ones that it has included.
+        keep_unwritten: Take rows and places for traffic that look as if nobody had written to them.
     """
 
     model: str | None = None
     num_experts: int | None = None
     top_k: int | None = None
     layer_ids: tuple[int, ...] | None = None
+    keep_unwritten: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

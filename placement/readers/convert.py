@@ -11,7 +11,8 @@ from placement.core.model import Model, layers_named
 from placement.errors import OptionError, TraceError
 from placement.readers import AUTO, detect, get_reader
 from placement.readers.base import CountRecording, Reader, ReadOptions, Recording, check_exists
-from placement.readers.cleaning import Cleaner, check_layers, survey
+from placement.readers.cleaning import Cleaner
+from placement.readers.survey import check_layers, survey
 from placement.support.atomic_files import check_new_folder, check_writable
 from placement.traces.storage.litter import is_litter, left_out
 from placement.traces.write import new_folder, write_trace

@@ -1,0 +1,119 @@
+"""Rows that look like tokens and are none: what fills a buffer, and dummies with which engines warm up or fill a graph.
+
+Two looks are told from traffic. A row is *alike* where every MoE layer has the same ids in the same order: expert 0 in
+each (buffers of top-1 models that nobody wrote to), 0, 1, 2, 3 (padding of replay tensors), or any others. A row is
+*repeated* where it is, in all layers, the row before it in its request. Rows that only another request has as well are
+traffic: prompts that begin alike give them.
+
+Both are left out where traffic hardly explains them. What layers have in common with each other, apart from the
+request, is little, so a row is expected as often as the product of the shares of other rows in which each layer has its
+set, times the rows; COMMON times as often allows for what layers do have in common. A row is left out if its number has
+a chance of less than CHANCE then. Measured on 114,000 tokens of four models: none was alike, none repeated; a row was
+seen in up to 73 requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import exp, lgamma
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import pdtrc
+
+from placement.readers.base import Batch
+from placement.readers.cleaning_kernels import ALIKE, TOKEN
+
+COMMON, CHANCE = 5.0, 1e-6
+REPEATS = 15  # of a row, in all, before it may be a dummy: a run of 16 has them
+MOST_ROWS = 1024  # different ones that are looked at
+SAMPLE_ROWS, SAMPLE_OF_BATCH = 4096, 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Padding:
+    """A row that is left out wherever it is: its ids as recorded, int32 [L, K], and what it is, in words."""
+
+    ids_LK: npt.NDArray[np.int32]
+    what: str
+
+
+@dataclass(slots=True)
+class Suspects:
+    """Rows of a recording that may be no tokens, with how often each was seen, and a sample of the others."""
+
+    rows: int = 0
+    seen: dict[tuple[int, bytes], list[int]] = field(default_factory=dict)  # (rows, repeats) of each
+    sample: list[npt.NDArray[np.int32]] = field(default_factory=list)
+    sampled: int = 0
+
+    def add(
+        self, batch: Batch, kind_T: npt.NDArray[np.uint8], repeat_T: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.bool_]:
+        """Which rows of the batch are suspects, bool [T]."""
+        suspect_T: npt.NDArray[np.bool_] = (kind_T == ALIKE) | repeat_T
+        token_T = (kind_T == TOKEN) & ~repeat_T
+        self.rows += int(np.count_nonzero(suspect_T | token_T))
+        if self.sampled < SAMPLE_ROWS:
+            tokens = np.flatnonzero(token_T)
+            some = tokens[:: max(len(tokens) // SAMPLE_OF_BATCH, 1)]
+            self.sample.append(batch.ids_LTK[:, some])
+            self.sampled += len(some)
+        found = np.flatnonzero(suspect_T)
+        if len(found):
+            rows_FX = np.ascontiguousarray(batch.ids_LTK[:, found].transpose(1, 0, 2)).reshape(len(found), -1)
+            distinct_DX, number_F = np.unique(rows_FX, axis=0, return_inverse=True)
+            number_F = number_F.reshape(-1)
+            count_D = np.bincount(number_F)
+            repeats_D = np.bincount(number_F, weights=repeat_T[found]).astype(int)
+            width = batch.ids_LTK.shape[2]
+            for number, row in enumerate(distinct_DX):
+                key = (width, row.tobytes())
+                if key in self.seen or len(self.seen) < MOST_ROWS:
+                    before = self.seen.setdefault(key, [0, 0])
+                    before[0] += int(count_D[number])
+                    before[1] += int(repeats_D[number])
+                else:  # so many different ones are no padding
+                    suspect_T[found[number_F == number]] = False
+        return suspect_T
+
+    def suspects(self, num_layers: int) -> Iterator[npt.NDArray[np.int32]]:
+        """Each different row, int32 [L, K]."""
+        for width, row in self.seen:
+            yield np.frombuffer(row, dtype=np.int32).reshape(num_layers, width)
+
+    def judge(
+        self, num_layers: int, layers: npt.NDArray[np.int64], num_experts: int
+    ) -> Iterator[tuple[npt.NDArray[np.int32], Padding | None]]:
+        """Of each of `suspects`, what it is; None: a token. `layers` are the MoE layers' indices."""
+        for ids_LK, (rows, repeats) in zip(self.suspects(num_layers), self.seen.values(), strict=True):
+            live_NK = ids_LK[layers]
+            alike = len(layers) > 1 and bool((live_NK == live_NK[0]).all())
+            seen = rows if alike else repeats if repeats >= REPEATS else 0
+            improbable = seen > 0 and pdtrc(seen - 1, self._expected(ids_LK, layers, num_experts)) < CHANCE
+            yield ids_LK, Padding(ids_LK=ids_LK, what=_what(live_NK[0], alike)) if improbable else None
+
+    def _expected(self, ids_LK: npt.NDArray[np.int32], layers: npt.NDArray[np.int64], num_experts: int) -> float:
+        """COMMON times the rows of these ids that traffic would have."""
+        width = ids_LK.shape[1]
+        orders = lgamma(num_experts + 1) - lgamma(max(num_experts - width, 0) + 1)  # log of the sets that there are
+        prior = exp(-orders / 2)  # of a set that no sampled row has: between once and what chance gives
+        same_N, others = np.zeros(len(layers)), self.sampled
+        for sample_LSK in self.sample:
+            if sample_LSK.shape[2] == width:
+                same_NS = (sample_LSK[layers] == ids_LK[layers][:, None]).all(axis=2)
+                itself_S = same_NS.all(axis=0) & (len(layers) > 1)
+                same_N += same_NS[:, ~itself_S].sum(axis=1)
+                others -= int(np.count_nonzero(itself_S))
+        return COMMON * self.rows * float(((same_N + prior) / (others + 1)).prod())
+
+
+def _what(ids_K: npt.NDArray[np.int32], alike: bool) -> str:
+    if not alike:
+        return "warm-up tokens or other dummies (rows that repeat the one before)"
+    ids = ids_K[ids_K >= 0].tolist()
+    if not any(ids):
+        return "unused rows (expert 0 in all MoE layers)"
+    what = "padding rows" if ids == list(range(len(ids))) else "warm-up tokens or padding"
+    return f"{what} ({ids} in all MoE layers)"
