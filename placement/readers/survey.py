@@ -148,8 +148,8 @@ def _beyond(
     places = int(places_N.sum())
     share = places / (sets.rows * len(layers) * sets.width)
     return told, [
-        f"{ids} left out of the sets ({places:,} places, {share:.2%}): experts that compute nothing? If they compute, give "
-        f"the right --experts"
+        f"{ids} left out of the sets ({places:,} places, {share:.2%}): experts that compute nothing? If they compute, "
+        f"give the right --experts"
     ]
 
 

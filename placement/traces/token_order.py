@@ -17,6 +17,7 @@ import numpy.typing as npt
 from placement.support.batches import batches
 from placement.support.hash64 import mixed_order
 from placement.traces.checked import checked_ids
+from placement.traces.format import joined_ids
 from placement.traces.trace import Block, Trace
 
 MIXED_TOKENS = 1 << 20  # the most whose ids of one layer are in memory; a larger block counts alone
@@ -35,11 +36,11 @@ class TokenBatch:
     request_T: npt.NDArray[np.int32]
 
     def ids_TK(self, layer: int) -> npt.NDArray[Any]:
-        """Checked expert ids of one layer, uint8 or uint16. Raises TraceError."""
+        """Checked expert ids of one layer, as shards have them. Raises TraceError."""
         parts = [checked_ids(self.trace.model, block, layer) for block in self.blocks]
         if self.order_T is None and len(parts) == 1:
             return parts[0]
-        ids_TK = np.concatenate(parts)
+        ids_TK = joined_ids(parts)
         return ids_TK if self.order_T is None else np.asarray(ids_TK[self.order_T])
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from placement.analysis.info import describe
+from placement.analysis.info import StudyOptions, describe
 from placement.analysis.info.measures import (
     coactivation_lift,
     domain_drift,
@@ -100,28 +104,28 @@ def test_lift_of_independent_draws_of_uneven_loads_is_one(num_experts: int, top_
     generator = np.random.default_rng(0)
     logits_TE = generator.gumbel(size=(20_000, num_experts)) + np.linspace(-1.5, 1.5, num_experts)
     ids_TK = np.argsort(-logits_TE, axis=1)[:, :top_k]
-    assert coactivation_lift(_coactivation(ids_TK, num_experts)[None], top_k) == pytest.approx(1, abs=0.03)
+    assert coactivation_lift(_coactivation(ids_TK, num_experts)[None]) == pytest.approx([1], abs=0.03)
 
 
 def test_lift_of_experts_that_always_come_in_pairs_is_that_of_the_pair() -> None:
     """4 pairs drawn evenly: a pair is seen in 1 of 4 tokens; by chance in 1 of 28."""
     pair_T = np.random.default_rng(0).integers(4, size=50_000)
     ids_TK = np.stack([2 * pair_T, 2 * pair_T + 1], axis=1)
-    assert coactivation_lift(_coactivation(ids_TK, 8)[None], 2) == pytest.approx(7, rel=0.01)
+    assert coactivation_lift(_coactivation(ids_TK, 8)[None]) == pytest.approx([7], rel=0.01)
 
 
 def test_lift_of_few_tokens_is_not_raised_by_counting_noise() -> None:
     """1,000 tokens see the average pair three times; the plain ratio of squares would be 1.34."""
     generator = np.random.default_rng(0)
     lifts = [
-        coactivation_lift(_coactivation(np.argsort(generator.random((1000, 64)), axis=1)[:, :4], 64)[None], 4)
+        coactivation_lift(_coactivation(np.argsort(generator.random((1000, 64)), axis=1)[:, :4], 64)[None])
         for _ in range(5)
     ]
     assert np.mean(lifts) == pytest.approx(1, abs=0.05)
 
 
 def test_a_model_with_one_expert_per_token_has_no_lift() -> None:
-    assert coactivation_lift(np.zeros((2, 4, 4), dtype=np.int64), 1) is None
+    assert coactivation_lift(np.zeros((2, 4, 4), dtype=np.int64)) == [None, None]
 
 
 def test_drift_of_disjoint_domains_and_its_chance_level() -> None:
@@ -148,7 +152,7 @@ def test_drift_leaves_out_requests_without_domain_and_needs_two_domains() -> Non
 
 
 def test_even_loads_overlap_by_chance_in_k_of_e() -> None:
-    assert overlap_chance(np.full((1, 32), 25), 4) == pytest.approx(4 / 32)
+    assert overlap_chance(np.full((1, 32), 25), np.array([4.0])) == pytest.approx(4 / 32)
 
 
 def test_repeated_and_skipped_positions_are_counted() -> None:
@@ -163,3 +167,23 @@ def _coactivation(ids_TK: np.ndarray, num_experts: int) -> np.ndarray:
     coact_EE = visits_TE.T @ visits_TE
     np.fill_diagonal(coact_EE, 0)
     return coact_EE
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 1000), tokens=st.integers(8, 40), share=st.sampled_from([0.0, 0.03, 0.4]))
+def test_short_sets_are_told_as_they_are(seed: int, tokens: int, share: float, write_trace: Any) -> None:
+    """Loads, overlap and its chance count the experts that sets have, not top-k of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        written = write_trace(folder, tokens=tokens, seed=seed, requests=3, num_experts=6, top_k=3, short=share)
+        info = describe(open_trace(folder), study=StudyOptions(num_nodes=2))
+    places = (written.ids_LTK < 0).mean()
+    assert (f"no expert in {places:.2%} of the places of top-3 sets" in info.missing) == (places > 0)
+    for layer, ids_TK in enumerate(written.ids_LTK):
+        sets = [set(row[row >= 0].tolist()) for row in ids_TK]
+        load_E = np.array([sum(e in one for one in sets) for e in range(6)])
+        assert info.layers[layer].load_skew == pytest.approx(load_E.max() / load_E.mean())
+        follows = [t for t in range(1, tokens) if written.request_T[t] == written.request_T[t - 1]]
+        shared, experts = sum(len(sets[t] & sets[t - 1]) for t in follows), sum(len(sets[t]) for t in follows)
+        assert info.layers[layer].overlap == (pytest.approx(shared / experts) if experts else None)
+        chance = (load_E / tokens) ** 2
+        assert info.layers[layer].overlap_chance == pytest.approx(chance.sum() / (load_E.sum() / tokens))

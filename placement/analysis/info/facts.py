@@ -34,7 +34,7 @@ class LayerInfo:
         load_skew: Most loaded expert over the mean.
         load_cv: Standard deviation of the experts' loads over the mean.
         unused_experts: Experts that no token visits.
-        coactivation_lift: How many times oftener than by chance an average token's pair is seen; None if K = 1.
+        coactivation_lift: How many times oftener than by chance an average token's pair is seen; None without pairs.
         domain_drift: How far the loads of an average domain are from all loads, 0 to 1; None of fewer than two domains.
         domain_drift_chance: The drift of requests that were dealt to domains at random.
         overlap: Share of a token's experts that the token one position earlier used; None without such pairs.
@@ -139,19 +139,19 @@ def _parts(found: Reading, by_category: bool) -> tuple[FolderPart, ...]:
 def _layers(found: Reading) -> tuple[LayerInfo, ...]:
     model, load_LE = found.model, found.load_LE
     drift = measures.domain_drift(found.profile_QLE, found.domain_Q)
-    lift_L = None if found.coact_LEE is None else measures.coactivation_lift(found.coact_LEE, model.top_k)
+    lift_L = None if found.coact_LEE is None else measures.coactivation_lift(found.coact_LEE)
     skew_L, cv_L = measures.load_skew(load_LE), measures.load_cv(load_LE)
-    chance_L = measures.overlap_chance(load_LE, model.top_k)
+    chance_L = measures.overlap_chance(load_LE, found.size_L)
     return tuple(
         LayerInfo(
             layer_id=layer_id,
             load_skew=float(skew_L[layer]),
             load_cv=float(cv_L[layer]),
             unused_experts=int(np.count_nonzero(load_LE[layer] == 0)),
-            coactivation_lift=None if lift_L is None else float(lift_L[layer]),
+            coactivation_lift=None if lift_L is None else lift_L[layer],
             domain_drift=None if drift is None else float(drift[0][layer]),
             domain_drift_chance=None if drift is None else float(drift[1][layer]),
-            overlap=float(found.shared_L[layer] / (found.pairs * model.top_k)) if found.pairs else None,
+            overlap=float(found.shared_L[layer] / found.followed_L[layer]) if found.followed_L[layer] else None,
             overlap_chance=float(chance_L[layer]),
         )
         for layer, layer_id in enumerate(model.layer_ids)
@@ -181,6 +181,9 @@ def _missing(found: Reading) -> list[str]:
 
 def _missing_of_tokens(found: Reading, present: list[RequestEntry]) -> list[str]:
     told: list[str] = []
+    lacking_L = 1 - found.size_L / found.model.top_k
+    if lacking_L.any():
+        told.append(f"no expert in {lacking_L.mean():.2%} of the places of top-{found.model.top_k} sets")
     if found.shards_without_weights == found.num_shards:
         told.append("no router weights")
     elif found.shards_without_weights:

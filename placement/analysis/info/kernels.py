@@ -17,6 +17,8 @@ def count_experts(ids_TK: npt.NDArray[Any], row_T: npt.NDArray[np.int64], count_
         row = row_T[t]
         if row >= 0:
             for k in range(ids_TK.shape[1]):
+                if ids_TK[t, k] < 0:
+                    break
                 count_RE[row, ids_TK[t, k]] += np.uint32(1)
 
 
@@ -33,6 +35,8 @@ def count_nodes(
         row = row_T[t]
         if row >= 0:
             for k in range(ids_TK.shape[1]):
+                if ids_TK[t, k] < 0:
+                    break
                 node = node_E[ids_TK[t, k]]
                 if last_N[node] != t:
                     last_N[node] = t
@@ -59,15 +63,18 @@ def pack_evenly(load_E: npt.NDArray[np.float64], num_ranks: int) -> npt.NDArray[
 
 
 @kernel
-def count_overlap(ids_TK: npt.NDArray[Any], previous_T: npt.NDArray[np.int64]) -> int:
-    """Experts that tokens share with their previous token, summed over the tokens that have one."""
-    shared = 0
+def count_overlap(ids_TK: npt.NDArray[Any], previous_T: npt.NDArray[np.int64]) -> tuple[int, int]:
+    """Of the tokens that have a previous one: experts that they share with their previous token, and all experts."""
+    shared = experts = 0
     for t in range(ids_TK.shape[0]):
         p = previous_T[t]
         if p < 0:
             continue
         for k in range(ids_TK.shape[1]):
+            if ids_TK[t, k] < 0:
+                break
+            experts += 1
             for j in range(ids_TK.shape[1]):
                 if ids_TK[t, k] == ids_TK[p, j]:
                     shared += 1
-    return shared
+    return shared, experts

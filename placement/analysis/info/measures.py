@@ -18,8 +18,8 @@ def load_cv(load_LE: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     return np.asarray(load_LE.std(axis=1) / load_LE.mean(axis=1), dtype=np.float64)
 
 
-def coactivation_lift(coact_LEE: npt.NDArray[np.int64], top_k: int) -> npt.NDArray[np.float64] | None:
-    """How many times oftener than by chance the pairs that tokens visit are visited, float64 [L]; None if K = 1.
+def coactivation_lift(coact_LEE: npt.NDArray[np.int64]) -> list[float | None]:
+    """How many times oftener than by chance the pairs that tokens visit are visited, of L layers; None without pairs.
 
         lift = sum_ab c_ab (c_ab - 1) / e_ab  /  sum_ab c_ab          over experts a != b
 
@@ -30,14 +30,14 @@ def coactivation_lift(coact_LEE: npt.NDArray[np.int64], top_k: int) -> npt.NDArr
     of a pair of an average token, and "- 1" takes off what counting noise adds to the square of a small count. Where
     tokens are so few that K^2 T is not well above E, the fitted loads follow the noise and lift comes out too low.
     """
-    if top_k == 1:
-        return None
-    lift_L = np.empty(len(coact_LEE))
+    lift_L: list[float | None] = [None] * len(coact_LEE)
     for layer, coact_EE in enumerate(coact_LEE):
         seen_E = np.flatnonzero(coact_EE.sum(axis=1))
+        if not len(seen_E):
+            continue
         c = coact_EE[np.ix_(seen_E, seen_E)].astype(np.float64)
         x = _fit_independent(c.sum(axis=1))
-        lift_L[layer] = (c * np.maximum(c - 1, 0) / np.outer(x, x)).sum() / c.sum()
+        lift_L[layer] = float((c * np.maximum(c - 1, 0) / np.outer(x, x)).sum() / c.sum())
     return lift_L
 
 
@@ -82,14 +82,17 @@ def _drift(
     tokens_DL = load_DLE.sum(axis=2)
     whole_LE = load_DLE.sum(axis=0)
     whole_L = tokens_DL.sum(axis=0)
-    apart_DL = np.abs(load_DLE / tokens_DL[..., None] - whole_LE / whole_L[:, None]).sum(axis=2) / 2
+    apart_DL = np.abs(load_DLE / np.maximum(tokens_DL, 1)[..., None] - whole_LE / whole_L[:, None]).sum(axis=2) / 2
     return np.asarray((apart_DL * tokens_DL).sum(axis=0) / whole_L, dtype=np.float64)
 
 
-def overlap_chance(load_LE: npt.NDArray[np.int64], top_k: int) -> npt.NDArray[np.float64]:
-    """Share of its top-k set that a token has in common with an unrelated token of the same loads, float64 [L]."""
+def overlap_chance(load_LE: npt.NDArray[np.int64], size_L: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Share of its set that a token has in common with an unrelated token of the same loads, float64 [L].
+
+    size_L: mean number of experts of a set.
+    """
     share_LE = load_LE / load_LE.sum(axis=1, keepdims=True)
-    return np.asarray((share_LE**2).sum(axis=1) * top_k, dtype=np.float64)
+    return np.asarray((share_LE**2).sum(axis=1) * size_L, dtype=np.float64)
 
 
 def previous_rows(

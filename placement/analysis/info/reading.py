@@ -18,10 +18,10 @@ from placement.errors import TraceError
 from placement.support.memory import check_fits_memory
 from placement.support.parallel import run_tasks
 from placement.traces.checked import checked_ids
-from placement.traces.format import RequestEntry
+from placement.traces.format import RequestEntry, is_short
 from placement.traces.split import request_keys
 from placement.traces.trace import Block, Trace
-from placement.workload.counting import set_counter
+from placement.workload.counting import count_short_sets, set_counter
 from placement.workload.counts_file import ExpertCounts
 from placement.workload.workload import PROFILE_REQUESTS, pairs_bytes
 
@@ -36,6 +36,7 @@ class Reading:
     load_LE       int64 [L, E], assignments of every expert
     coact_LEE     int64 [L, E, E], tokens that visit both experts; diagonal 0; None for counts
     shared_L      int64 [L], experts shared by the `pairs` of consecutive tokens
+    followed_L    int64 [L], experts of the later ones of these tokens
     skips, repeats  steps to a later position that leave some out, and steps that stay at the same position
     left_out      layers of a file of counts in which nothing was counted
     profile_QLE   uint32, assignments of the at most 1,024 requests with the smallest keys; domain_Q is the index of the
@@ -53,6 +54,7 @@ class Reading:
     load_LE: Ints
     coact_LEE: Ints | None
     shared_L: Ints
+    followed_L: Ints
     pairs: int
     skips: int
     repeats: int
@@ -60,6 +62,13 @@ class Reading:
     domain_Q: Ints
     sample: Sample | None
     left_out: tuple[int, ...] = ()
+
+    @property
+    def size_L(self) -> npt.NDArray[np.float64]:
+        """Mean number of experts of a set, float64 [L]; of counts without tokens the model's."""
+        if self.decode is None:
+            return np.full(self.model.num_layers, float(self.model.top_k))
+        return np.asarray(self.load_LE.sum(axis=1) / self.num_tokens)
 
 
 def read_trace(
@@ -104,6 +113,7 @@ def read_trace(
         load_LE=load_LE,
         coact_LEE=coact_LEE,
         shared_L=sums.shared_L,
+        followed_L=sums.followed_L,
         pairs=pairs,
         skips=skips,
         repeats=repeats,
@@ -122,7 +132,8 @@ class _Sums:
         self.count_sets = set_counter(model.top_k)
         self.pairs_LEE = np.zeros(shape, dtype=np.int64)
         self.profile_QLE = np.zeros((profiles, *shape[:2]), dtype=np.uint32)
-        self.shared_L = np.zeros(model.num_layers, dtype=np.int64)
+        self.load_LE = np.zeros(shape[:2], dtype=np.int64)
+        self.shared_L, self.followed_L = (np.zeros(model.num_layers, dtype=np.int64) for _ in range(2))
 
     def add(
         self,
@@ -134,23 +145,35 @@ class _Sums:
     ) -> None:
         """One layer of a block; row_T: profile of each token's request, or -1."""
         ids_TK = block.ids_TK(layer)
-        if int(ids_TK.max(initial=0)) >= self.model.num_experts:
+        short, top_k = is_short(ids_TK), self.model.top_k
+        if short or int(ids_TK.max(initial=0)) >= self.model.num_experts:
             checked_ids(self.model, block, layer)
         pairs_ZEE = np.zeros((1, *self.pairs_LEE.shape[1:]), dtype=np.uint32)
-        self.count_sets(ids_TK, np.zeros(len(row_T), dtype=np.int8), row_T, pairs_ZEE, self.profile_QLE, layer)
-        if self.model.top_k > 1 and pairs_ZEE[0].diagonal().any():  # a set names an expert twice
-            checked_ids(self.model, block, layer)
-        self.pairs_LEE[layer] += pairs_ZEE[0]
-        self.shared_L[layer] += count_overlap(ids_TK, previous_T)
+        count_sets = count_short_sets if short else self.count_sets
+        count_sets(ids_TK, np.zeros(len(row_T), dtype=np.int8), row_T, pairs_ZEE, self.profile_QLE, layer)
+        pairs_EE = pairs_ZEE[0].astype(np.int64)
+        if short or top_k == 1:
+            self.load_LE[layer] += pairs_EE.diagonal()
+            np.fill_diagonal(pairs_EE, 0)
+        else:
+            if pairs_EE.diagonal().any():  # a set names an expert twice
+                checked_ids(self.model, block, layer)
+            self.load_LE[layer] += (pairs_EE.sum(axis=0) + pairs_EE.sum(axis=1)) // (top_k - 1)
+        self.pairs_LEE[layer] += pairs_EE
+        shared, experts = count_overlap(ids_TK, previous_T)
+        self.shared_L[layer] += shared
+        self.followed_L[layer] += experts
         if self.sampling is not None and sampled is not None:
             self.sampling.add(ids_TK, *sampled, layer)
 
     def totals(self) -> tuple[Ints, Ints | None]:
-        """(load_LE, coact_LEE)."""
+        """(load_LE, coact_LEE). Raises TraceError where a layer has no load."""
         for pairs_EE in self.pairs_LEE:  # one at a time: all together would be held twice
             pairs_EE += pairs_EE.T.copy()
-        load_LE = self.pairs_LEE.sum(axis=2) // (self.model.top_k - 1 or 2)
-        return load_LE, self.pairs_LEE if self.model.top_k > 1 else None
+        idle = np.flatnonzero(~self.load_LE.any(axis=1))
+        if len(idle):
+            raise TraceError(f"no token visits an expert of layer {self.model.layer_ids[idle[0]]}; leave the layer out")
+        return self.load_LE, self.pairs_LEE if self.model.top_k > 1 else None
 
 
 def _profiles(entries: Sequence[RequestEntry], present: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.int32], Ints]:
@@ -184,6 +207,7 @@ def read_counts(counts: ExpertCounts, *, num_nodes: int | None) -> Reading:
         load_LE=counts.load_LE(),
         coact_LEE=None,
         shared_L=np.zeros(model.num_layers, dtype=np.int64),
+        followed_L=np.zeros(model.num_layers, dtype=np.int64),
         pairs=0,
         skips=0,
         repeats=0,

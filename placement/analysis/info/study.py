@@ -91,7 +91,7 @@ def study_of(
         layers=tuple(answers),
         similarity=alike,
         telling=_telling(sample, label_Q, alike, options.seed) if alike else None,
-        homes=_homes(model, sample, label_Q, whole_Q, nodes, executor) if np.count_nonzero(whole_Q) > 1 else None,
+        homes=_homes(found, sample, label_Q, whole_Q, nodes, executor) if np.count_nonzero(whole_Q) > 1 else None,
         missing=(*missing, *_missing(sample, whole_Q, found.pairs)),
     )
 
@@ -154,7 +154,8 @@ def _layer(
     part_QHE = sample.count_LQHE[layer].astype(np.float64)
     count_QE = part_QHE.sum(axis=1)
     drift = domain_drift(sample.count_LQHE[layer].sum(axis=1)[:, None], label_Q)
-    shared = layers.shared_with_others(count_QE, label_Q, found.model.top_k) if sample.exact else (None, None, None)
+    size = float(found.size_L[layer])
+    shared = layers.shared_with_others(count_QE, label_Q, size) if sample.exact else (None, None, None)
     foretold = layers.foretelling(part_QHE[:, 0], part_QHE[:, 1], label_Q)
     balance = layers.balance_by_domain(count_QE, label_Q, ranks)
     return LayerStudy(
@@ -219,7 +220,7 @@ def _telling(found: Sample, label_Q: Labels, alike: Similarity, seed: int) -> Te
 
 
 def _homes(
-    model: Model,
+    reading: Reading,
     found: Sample,
     label_Q: Labels,
     whole_Q: npt.NDArray[np.bool_],
@@ -228,6 +229,7 @@ def _homes(
 ) -> HomeFindings:
     """On the requests that have both parts, and a domain where there are domains."""
     labelled = bool((label_Q[whole_Q] >= 0).any())
+    model = reading.model
     held = max(model.num_experts // nodes, 1)
     mine = np.flatnonzero(whole_Q & (label_Q >= 0)) if labelled else np.flatnonzero(whole_Q)
 
@@ -238,7 +240,7 @@ def _homes(
     second_assignments = float(found.count_LQHE[:, mine, 1].sum(dtype=np.int64))
     shares = np.sum(run_tasks(served, range(model.num_layers), executor), axis=0) / second_assignments
     touched_QHN = found.touched_LQHN[:, mine].sum(axis=0)
-    tokens = second_assignments / model.top_k  # of all layers together
+    tokens = second_assignments / float(reading.size_L.mean())  # of all layers together
     reach, rows = float(touched_QHN[:, 1].sum()), np.arange(len(mine))
     first_home_Q = touched_QHN[:, 0].argmax(axis=1)
     return HomeFindings(

@@ -32,18 +32,18 @@ def group_imbalance(load_E: Float | npt.NDArray[np.int64], group_E: Labels, grou
     return float(load_G.max() / load_G.mean())
 
 
-def shared_with_others(count_QE: Float, label_Q: Labels, top_k: int) -> tuple[float | None, ...]:
-    """Expected share of a token's top-k set that another token visits too, drawn at random from: the same request,
-    another request of the same domain, another domain. Mean over the tokens for which there is such another token;
-    None where there is none. label_Q: index of the domain, or -1, which belongs to none.
+def shared_with_others(count_QE: Float, label_Q: Labels, size: float) -> tuple[float | None, ...]:
+    """Expected share of a token's set that another token visits too, drawn at random from: the same request, another
+    request of the same domain, another domain. Mean over the tokens for which there is such another token; None where
+    there is none. label_Q: index of the domain, or -1, which belongs to none. size: experts of a set, on average.
     """
-    tokens_Q = count_QE.sum(axis=1) / top_k
+    tokens_Q = count_QE.sum(axis=1) / size
     own_Q = (count_QE**2).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        same_request = _mean((own_Q - top_k * tokens_Q) / (tokens_Q - 1), tokens_Q, tokens_Q > 1)
+        same_request = _mean((own_Q - size * tokens_Q) / (tokens_Q - 1), tokens_Q, tokens_Q > 1)
         known = label_Q >= 0
         if not known.any():
-            return same_request / top_k if same_request is not None else None, None, None
+            return same_request / size if same_request is not None else None, None, None
         member_DQ = (label_Q[None] == np.arange(int(label_Q.max()) + 1)[:, None]).astype(np.float64)
         load_DE, tokens_D = member_DQ @ count_QE, member_DQ @ tokens_Q
         mine_QE, mine_Q = load_DE[label_Q], tokens_D[label_Q]
@@ -55,7 +55,7 @@ def shared_with_others(count_QE: Float, label_Q: Labels, top_k: int) -> tuple[fl
             _mean(near, tokens_Q, known & (near_Q > 0)),
             _mean(far, tokens_Q, known & (far_Q > 0)),
         )
-    return tuple(None if value is None else value / top_k for value in found)
+    return tuple(None if value is None else value / size for value in found)
 
 
 def _mean(sum_Q: Float, tokens_Q: Float, there_Q: npt.NDArray[np.bool_]) -> float | None:
