@@ -26,6 +26,12 @@ OPTIONS = Options(work_limit=200, bound="none")
 
 
 @pytest.fixture
+def short_trace(tmp_path: Path, write_trace: Any) -> Trace:
+    """Sets that lack a third of their experts."""
+    return open_trace(write_trace(tmp_path / "s", tokens=4000, requests=40, top_k=3, spread=1.5, short=0.33).folder)
+
+
+@pytest.fixture
 def trace(tmp_path: Path, write_trace: Any) -> Trace:
     return open_trace(write_trace(tmp_path / "t", tokens=4000, requests=40, num_shards=3, top_k=3, spread=1.5).folder)
 
@@ -48,14 +54,19 @@ def some_maps(trace: Trace, cluster: Cluster) -> list[Placement]:
 
 @pytest.mark.parametrize("cluster", [TIGHT, CLUSTER], ids=["single", "copies"])
 @pytest.mark.parametrize("choice", ["min-nodes", "uniform", "local-first"])
-def test_a_sample_of_all_tokens_is_exact(trace: Trace, cluster: Cluster, choice: str) -> None:
+@pytest.mark.parametrize("of", ["trace", "short_trace"])
+def test_a_sample_of_all_tokens_is_exact(
+    of: str, cluster: Cluster, choice: str, request: pytest.FixtureRequest
+) -> None:
     """Sends and loads are then those of the trace, and the standard error says so."""
+    trace = request.getfixturevalue(of)
     maps = some_maps(trace, cluster)
     (side,) = count_sides(trace, holdout=0.0).sides
     exact = evaluate(trace, maps, cluster=cluster, replica_choice=choice)
     for one, other in zip(evaluate_sample(side, maps, cluster=cluster, replica_choice=choice), exact, strict=True):
         np.testing.assert_allclose(one.sends_L, other.sends_L, rtol=1e-12)
         np.testing.assert_allclose(one.load_LP, other.load_LP, rtol=1e-12)
+        assert one.assignments_L.tolist() == other.assignments_L.tolist()
         assert (one.num_tokens, one.sampled_tokens, one.sends_error) == (4000, 4000, 0.0)
 
 

@@ -18,6 +18,7 @@ from short_sets import shortened
 
 from placement import Cluster, Evaluation, Model, Placement, Trace, evaluate, open_trace
 from placement.core.topology import EVEN, Level, Topology
+from placement.cost.step_time import step_time_us
 from placement.cost.transports import TRANSPORTS
 from placement.errors import MapError, OptionError, TraceError
 
@@ -394,6 +395,45 @@ def test_several_maps_are_measured_as_one_by_one(case: Case, write_trace: Any) -
     for a, b in zip(together, alone, strict=True):
         np.testing.assert_allclose(figures(a), figures(b), atol=1e-12)
         np.testing.assert_allclose(a.load_LP, b.load_LP, atol=1e-12)
+
+
+@settings(RELAXED, max_examples=40)
+@given(case=cases() | uneven(), places=st.integers(1, 3), choice=st.sampled_from([*CHOICES, "min-nodes-balanced"]))
+def test_places_without_an_expert_change_nothing(case: Case, places: int, choice: str, write_trace: Any) -> None:
+    """Sets in rows with further places, all -1, cost bit for bit what they cost without; no figure asks for `top_k`."""
+    wide = np.pad(
+        case.ids_LTK, ((0, 0), (0, 0), (0, min(places, case.num_experts - case.ids_LTK.shape[2]))), constant_values=-1
+    )
+    padded = replace(case, ids_LTK=wide, signed=True)
+    for transport in TRANSPORTS:
+        one, other = (
+            measure(each, write_trace, transport=transport, replica_choice=choice)[0] for each in (case, padded)
+        )
+        np.testing.assert_array_equal(one.load_LP, other.load_LP)
+        np.testing.assert_array_equal(one.assignments_L, other.assignments_L)
+        assert (one.summary(), one.layers()) == (other.summary(), other.layers())
+
+
+def test_layers_with_a_top_k_of_their_own(tmp_path: Path, write_trace: Any) -> None:
+    """By hand: two nodes of one GPU, experts 0 and 1 on the first. A layer of top-2, one of top-1, one of two tokens of
+    which one lost its set; the modelled step counts the assignments of each layer."""
+    ids_LTK = np.array([[[0, 2], [1, 3]], [[0, -1], [1, -1]], [[-1, -1], [3, 2]]])
+    write_trace(tmp_path, ids_LTK=ids_LTK, num_experts=4, requests=1, short=0.0)
+    model = Model(name="m", layer_ids=(0, 1, 2), num_experts=4, top_k=2)
+    rows = np.tile(np.arange(4), (3, 1))
+    placement = Placement(model=model, num_nodes=2, gpus_per_node=1, slots_per_gpu=2, phy2log_LP=rows)
+    (answer,) = evaluate(open_trace(tmp_path), [placement])
+    assert answer.assignments_L.tolist() == [2, 1, 1]
+    assert answer.node_sends_L.tolist() == [1, 0.5, 0.25]
+    assert answer.remote_assignments_L.tolist() == [1, 0.5, 0.5]
+    assert answer.load_LG().tolist() == [[2, 2], [2, 0], [0, 2]]
+    step_us = step_time_us(
+        answer.cluster,
+        assignments_L=np.array([2.0, 1.0, 1.0]),
+        sends_L=answer.sends_L,
+        rank_imbalance_L=np.array([1.0, 2.0, 2.0]),
+    )
+    assert answer.summary()["step_time_us"] == pytest.approx(step_us, abs=0.01)
 
 
 def test_cutting_changes_nothing(tmp_path: Path, write_trace: Any, monkeypatch: pytest.MonkeyPatch) -> None:

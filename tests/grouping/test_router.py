@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from placement import Cluster, Placement, count, open_trace
 from placement.errors import InputError, OptionError
 from placement.grouping import Router
+from placement.grouping.fit_router import fit_router
+from placement.grouping.grouping_file import RouterPart
+from placement.grouping.held_out import route_requests
+from placement.grouping.home_costs import home_costs
+from placement.grouping.requests import requests_of
 
 NODES, EXPERTS, LAYERS = 3, 6, 4
 
@@ -54,6 +62,25 @@ def test_load_decides_within_the_band(seed: int, band: float, slack: float) -> N
     node = router.assign(asked, load)
     assert node in near
     assert load[node] == min(load[n] for n in near)
+
+
+def test_extra_sends_are_per_token_and_layer(tmp_path: Path, write_trace: Any) -> None:
+    """By the counts of requests whose sets are short: what the best home saves is that of the tokens, exactly."""
+    written = write_trace(tmp_path / "t", num_experts=8, top_k=3, tokens=400, requests=1, short=0.4)
+    trace = open_trace(written.folder)
+    cluster = Cluster(num_nodes=4, gpus_per_node=1, slots_per_gpu=2)
+    rows = np.stack([np.random.default_rng(n).permutation(8) for n in range(2)])
+    placement = Placement(model=trace.model, num_nodes=4, gpus_per_node=1, slots_per_gpu=2, phy2log_LP=rows)
+    costs = home_costs(trace, requests_of(trace), placement, cluster)
+    router, _ = fit_router(costs, count(trace))
+    assert router.top_k == pytest.approx((written.ids_LTK[list(router.layers)] >= 0).sum() / 400 / len(router.layers))
+    extra_N = router.extra_sends(costs.load_LE)
+    saved_N = costs.cost_LQN[list(router.layers)].sum(axis=(0, 1))
+    assert extra_N == pytest.approx((saved_N - saved_N.min()) / 400 / len(router.layers), abs=1e-3)
+    again = RouterPart.model_validate_json(RouterPart.of(router, keeps=1.0).model_dump_json()).router()
+    assert (again.top_k, again.extra_sends(costs.load_LE).tolist()) == (router.top_k, extra_N.tolist())
+    homes_Q = route_requests(router, trace, requests_of(trace), trace.tokens_Q(), seed=0)
+    assert homes_Q.tolist() == [router.assign(costs.load_LE, np.zeros(4))]
 
 
 def test_nothing_known_goes_to_the_least_loaded() -> None:

@@ -131,6 +131,19 @@ def test_maps_are_judged_on_requests_that_neither_was_fitted_to(stream: dict[str
     assert not np.isin(unseen.profile_key_Q, np.concatenate([fitted.profile_key_Q, stream["old"].profile_key_Q])).any()
     assert len(unseen.profile_key_Q) and np.isin(unseen.sample_owner_S, unseen.profile_key_Q).all()
     assert len(fitted.sample_key_S) + len(unseen.sample_key_S) == len(whole.sample_key_S)
+    assert fitted.num_tokens + unseen.num_tokens == whole.num_tokens
+
+
+def test_short_sets_are_of_as_many_tokens(tmp_path: Path, write_trace: Any) -> None:
+    """The tokens of the unseen requests, though these visit fewer experts than `top_k` a token; steps last less."""
+    folders = [
+        write_trace(tmp_path / name, **routed(3), short=short).folder for name, short in (("a", 0.0), ("b", 0.4))
+    ]
+    full, short = (count(open_trace(folder)) for folder in folders)
+    tokens = [fitted_and_unseen(one, None)[1].num_tokens for one in (full, short)]
+    assert tokens[1] == pytest.approx(tokens[0], rel=0.05)
+    planner = Planner(current=solve(open_trace(folders[0]), CLUSTER, OPTIONS, holdout=0).placement, cluster=CLUSTER)
+    assert planner.step_us(short, planner.current) < 0.8 * planner.step_us(full, planner.current)
 
 
 def test_bad_input(stream: dict[str, Any], tmp_path: Path, write_trace: Any) -> None:
