@@ -26,6 +26,7 @@ from placement.testing.problems import random_problem
 TRANSPORTS = st.sampled_from(["node", "rank", "assignment"])
 LINKS = st.sampled_from(["even", "nodes", "ranks"])
 HOMES = st.sampled_from(["random", "known", "some known"])
+LACKING = st.sampled_from([0.0, 0.1, 0.6])
 
 
 def any_problem(
@@ -39,6 +40,7 @@ def any_problem(
     options: Options | None = None,
     links: str = "even",
     homes: str = "random",
+    lacking: float = 0.0,
 ) -> LayerProblem:
     rng = np.random.default_rng(seed)
     relative = tuple(rng.uniform(0.5, 2.0, nodes * gpus).tolist()) if speeds else ()
@@ -48,7 +50,7 @@ def any_problem(
         "ranks": Topology(rank_cost=tuple(map(tuple, rng.uniform(0, 3, (nodes * gpus,) * 2).tolist()))),
     }[links]
     cluster = Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots, gpu_speeds=relative, topology=topology)
-    problem = random_problem(experts, top_k, cluster, num_tokens=120, seed=seed, options=options)
+    problem = random_problem(experts, top_k, cluster, num_tokens=120, lacking=lacking, seed=seed, options=options)
     if homes == "random":
         return problem
     home_U = rng.integers(0 if homes == "known" else -1, nodes, len(problem.sets_UK)).astype(np.int32)
@@ -69,15 +71,23 @@ def is_sound(row: npt.NDArray[np.int32], problem: LayerProblem) -> bool:
     transport=TRANSPORTS,
     links=LINKS,
     homes=HOMES,
+    lacking=LACKING,
 )
 def test_single_copies(
-    hot: float, seed: int, shape: tuple[int, int, int, int], speeds: bool, transport: str, links: str, homes: str
+    hot: float,
+    seed: int,
+    shape: tuple[int, int, int, int],
+    speeds: bool,
+    transport: str,
+    links: str,
+    homes: str,
+    lacking: float,
 ) -> None:
     """The best cost that the kernel tells is the objective of the map that it leaves, and no worse than the start's."""
     nodes, gpus, slots, top_k = shape
     experts = nodes * gpus * slots
     options = Options(transport=transport)
-    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, options, links, homes)
+    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, options, links, homes, lacking)
     row = np.random.default_rng(seed).permutation(experts).astype(np.int32)
     before = problem.score(row).objective
     inc, costs = incidence(problem, experts, alone=transport == "assignment"), costs_of(problem, experts)
@@ -96,11 +106,14 @@ def test_single_copies(
     ),
     speeds=st.booleans(),
     homes=HOMES,
+    lacking=LACKING,
 )
-def test_several_copies(hot: float, seed: int, shape: tuple[int, int, int, int, int], speeds: bool, homes: str) -> None:
+def test_several_copies(
+    hot: float, seed: int, shape: tuple[int, int, int, int, int], speeds: bool, homes: str, lacking: float
+) -> None:
     """The same with redundant experts: covers and shares of load are those of the exact evaluation."""
     nodes, gpus, slots, experts, top_k = shape
-    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, homes=homes)
+    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, homes=homes, lacking=lacking)
     row = Eplb().solve_layer(problem).phy2log_P.copy()
     before = problem.score(row).objective
     inc, costs = incidence(problem, experts), costs_of(problem, experts)
@@ -123,6 +136,7 @@ def test_several_copies(hot: float, seed: int, shape: tuple[int, int, int, int, 
     links=LINKS,
     objective=st.sampled_from(["locality", "time", "balance"]),
     homes=HOMES,
+    lacking=LACKING,
 )
 def test_copies_chosen_by_chance(
     local_first: bool,
@@ -134,6 +148,7 @@ def test_copies_chosen_by_chance(
     links: str,
     objective: str,
     homes: str,
+    lacking: float,
 ) -> None:
     """The same where copies are chosen by chance: products of chances are the exact evaluation's sums over outcomes.
 
@@ -146,7 +161,7 @@ def test_copies_chosen_by_chance(
     options = Options(transport=transport, replica_choice=choice, objective=objective, balance_weight=weight)
     if not exact and objective != "locality":
         options = replace(options, objective="locality")
-    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, options, links, homes)
+    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, options, links, homes, lacking)
     row = Eplb().solve_layer(problem).phy2log_P.copy()
     before = problem.score(row).objective
     inc, costs = incidence(problem, experts, alone=transport == "assignment"), costs_of(problem, experts)

@@ -35,16 +35,24 @@ COPIES = [(3, 2, 2, 2), (4, 3, 2, 3), (4, 2, 3, 2), (4, 3, 3, 2), (3, 2, 3, 2), 
 
 
 def tiny(shape: tuple[int, int, int, int], seed: int, options: Options) -> LayerProblem:
-    """Homes that go with the experts more or less; every third problem has random homes among them."""
+    """Homes that go with the experts more or less; every third problem has random homes among them, some short sets."""
     num_experts, top_k, nodes, slots = shape
     rng = np.random.default_rng(seed)
     cluster = Cluster(num_nodes=nodes, gpus_per_node=1, slots_per_gpu=slots)
     tokens = [1, 6, 50][seed % 3]
+    lacking = [0.0, 0.0, 0.0, 0.1, 0.5][seed % 5] if tokens > 1 else 0.0
     problem = random_problem(
-        num_experts, top_k, cluster, num_tokens=tokens, skew=[0.0, 1.5][seed % 2], seed=seed, options=options
+        num_experts,
+        top_k,
+        cluster,
+        num_tokens=tokens,
+        skew=[0.0, 1.5][seed % 2],
+        lacking=lacking,
+        seed=seed,
+        options=options,
     )
     sets_UK, count_U = problem.sets_UK, problem.count_U
-    liked_U = sets_UK[:, 0] * nodes // num_experts
+    liked_U = np.maximum(sets_UK[:, 0], 0) * nodes // num_experts
     home_U = np.where(rng.random(len(sets_UK)) < seed % 4 / 4, liked_U, rng.integers(0, nodes, len(sets_UK)))
     # a set comes with several homes
     again = rng.integers(0, len(sets_UK), len(sets_UK) // 2)
@@ -63,7 +71,7 @@ def sends_of(problem: LayerProblem, row: npt.NDArray[np.int32]) -> float:
     assert problem.home_U is not None
     for members, home, count in zip(problem.sets_UK.tolist(), problem.home_U, problem.count_U, strict=True):
         homes = range(nodes) if home < 0 else [home]
-        total += count * np.mean([_fewest(set(members) - hosted[h], hosted) for h in homes])
+        total += count * np.mean([_fewest(set(members) - {-1} - hosted[h], hosted) for h in homes])
     return float(total / problem.count_U.sum())
 
 
@@ -188,9 +196,11 @@ def test_bound_of_other_transports(transport: str) -> None:
                 best = min(best, sends_of(problem, row))
                 continue
             assert problem.home_U is not None
-            stays_UK = node_E[problem.sets_UK] == problem.home_U[:, None]
-            stays_U = np.where(problem.home_U < 0, problem.top_k / nodes, stays_UK.sum(axis=1))
-            best = min(best, float(problem.count_U @ (problem.top_k - stays_U) / problem.count_U.sum()))
+            there_UK = problem.sets_UK >= 0
+            stays_UK = (node_E[problem.sets_UK] == problem.home_U[:, None]) & there_UK
+            size_U = there_UK.sum(axis=1)
+            stays_U = np.where(problem.home_U < 0, size_U / nodes, stays_UK.sum(axis=1))
+            best = min(best, float(problem.count_U @ (size_U - stays_U) / problem.count_U.sum()))
         found = objective_bound(problem)
         assert found <= best + EPS, seed
         if transport == "assignment":

@@ -52,6 +52,7 @@ def pieces_of(problem: LayerProblem) -> Pieces:
 
 
 def tiny(seed: int, price: float) -> LayerProblem:
+    """Of two in five some sets are short, or empty."""
     num_experts, top_k, nodes, gpus, slots = SHAPES[seed % len(SHAPES)]
     speeds = tuple(1.0 + 0.3 * g for g in range(nodes * gpus)) if seed % 4 == 0 else ()
     return random_problem(
@@ -60,6 +61,7 @@ def tiny(seed: int, price: float) -> LayerProblem:
         Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots, gpu_speeds=speeds),
         num_tokens=[1, 5, 60][seed % 3],
         skew=[0.0, 0.7, 2.0][seed // 7 % 3],
+        lacking=[0.0, 0.0, 0.0, 0.1, 0.5][seed % 5] * (seed % 3 > 0),
         seed=seed,
         options=Options(balance_weight=price),
     )
