@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from map_in_force import SHAPES, changed
 
 from placement.core.placement import Placement
 from placement.errors import MapError
@@ -32,7 +33,15 @@ def parse(import_engine: Callable[..., Callable[[str], ModuleType]]) -> Callable
     loader = load("sglang.srt.model_loader")
     location = load(NAME)
 
-    def run(path: Path | str, *, layers: int = 4, rank: int = 0, algorithm: str = "static", redundant: int = 2) -> Any:
+    def run(
+        path: Path | str,
+        *,
+        layers: int = 4,
+        rank: int = 0,
+        algorithm: str = "static",
+        shape: tuple[int, ...] = (6, 2, 2, 2),  # experts, redundant ones, nodes, GPUs of a node
+    ) -> Any:
+        experts, redundant, nodes, gpus = shape
         moe = SimpleNamespace(
             init_expert_location=str(path),
             ep_num_redundant_experts=redundant,
@@ -40,10 +49,13 @@ def parse(import_engine: Callable[..., Callable[[str], ModuleType]]) -> Callable
             moe_a2a_backend="deepep",
             ep_join_mode="",
         )
-        model = location.ModelConfigForExpertLocation(num_layers=layers, num_logical_experts=6, num_groups=None)
+        model = location.ModelConfigForExpertLocation(num_layers=layers, num_logical_experts=experts, num_groups=None)
         context.get_exec = location.get_exec = lambda: SimpleNamespace(moe=moe)
         context.get_device = location.get_device = lambda: SimpleNamespace(device="cpu")
-        location.get_parallel = lambda: SimpleNamespace(ep_size=4, nnodes=2, tp_size=4, elastic_ep_initial_size=None)
+        ranks = nodes * gpus
+        location.get_parallel = lambda: SimpleNamespace(
+            ep_size=ranks, nnodes=nodes, tp_size=ranks, elastic_ep_initial_size=None
+        )
         architecture = SimpleNamespace(get_model_config_for_expert_location=lambda _: model)
         loader.get_model_architecture = lambda _: (architecture, None)
         load("sglang.srt.elastic_ep.elastic_ep").elastic_expanded_world_enabled = lambda: False
@@ -126,3 +138,34 @@ def test_eplb_tensors_are_those_of_its_eplb(import_engine: Callable[..., Callabl
     copies = made["log2phy"].shape[2]
     assert np.array_equal(np.sort(made["log2phy"]), np.sort(log2phy.numpy()[:, :, :copies]))
     assert (log2phy.numpy()[:, :, copies:] == -1).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_a_change_of_the_map_in_force(
+    shape: tuple[int, ...], parse: Callable[..., Any], write_trace: Any, run_cli: Any, tmp_path: Path
+) -> None:
+    """It parses the map that our change made of EPLB's, wasted slots included, and every rank serves what it holds.
+
+    What `local-first` takes for its rule holds: away from home its fair pick counts every slot of a rank.
+    """
+    change = changed("sglang", shape, tmp_path, write_trace, run_cli)
+    change.run("export", tmp_path / "now.json", "--to", "sglang", "-o", tmp_path / "same.json")
+    change.run("export", tmp_path / "new.json", "--to", "sglang", "-o", tmp_path / "out.json")
+    changed_rows = parse(tmp_path / "out.json", shape=shape).physical_to_logical_map
+    assert changed_rows.tolist() == change.new.phy2log_LP.tolist()
+    placement, gpus = change.now, shape[3]
+    rank_P = placement.rank_of_slot_P()
+    tables = [
+        parse(tmp_path / "same.json", shape=shape, rank=rank).logical_to_rank_dispatch_physical_map.numpy()
+        for rank in range(placement.num_ranks)
+    ]
+    wasted = 0
+    for layer, row in enumerate(placement.phy2log_LP):
+        for expert in set(row[placement.wasted_LP()[layer]].tolist()):
+            holders = rank_P[row == expert]
+            far = [rank for rank in range(placement.num_ranks) if rank // gpus not in set((holders // gpus).tolist())]
+            served = np.bincount([rank_P[tables[rank][layer, expert]] for rank in far], minlength=placement.num_ranks)
+            fair = len(far) * np.bincount(holders, minlength=placement.num_ranks) / len(holders)
+            assert (np.abs(served - fair) < np.bincount(holders, minlength=placement.num_ranks) + 1e-9).all()
+            wasted += bool(far)
+    assert wasted or shape[2] == 2

@@ -16,7 +16,9 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pytest
+from map_in_force import LAYERS, SHAPES, changed
 
+from placement.documents.placement import load_placement
 from placement.errors import MapError
 from placement.exporters import get_exporter
 from placement.exporters.vllm_plugin.start import check_model, fixed_policy
@@ -93,6 +95,33 @@ def test_other_models_are_left_to_vllm(import_engine: Callable[..., Callable[[st
     load = torch.tensor(np.random.default_rng(0).random((1, 6)))
     for arguments in ((load, 8, 1, 2, 4), (torch.ones(2, 6), 12, 1, 2, 6)):
         assert torch.equal(policy.rebalance_experts(*arguments), default.rebalance_experts(*arguments))
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_a_change_of_the_map_in_force(
+    shape: tuple[int, ...], import_engine: Any, write_trace: Any, run_cli: Any, tmp_path: Path
+) -> None:
+    """vLLM's policy is the published algorithm, so its maps have wasted slots; it takes the change of such a map."""
+    import torch
+
+    experts, redundant, nodes, gpus = shape
+    default = import_engine("vllm", POLICY, "vllm.distributed.eplb.policy.abstract")(POLICY).DefaultEplbPolicy
+    load_LE = np.random.default_rng(1).lognormal(0.0, 0.8, (LAYERS, experts))
+    asked = (experts + redundant, 1, nodes, nodes * gpus)
+    change = changed("vllm", shape, tmp_path, write_trace, run_cli)
+    assert np.array_equal(default.rebalance_experts(torch.tensor(load_LE), *asked).numpy(), change.now.phy2log_LP)
+    change.run("export", tmp_path / "new.json", "--to", "vllm-plugin", "-o", tmp_path / "plugin.json")
+    model = SimpleNamespace(
+        num_moe_layers=LAYERS,
+        num_logical_experts=experts,
+        num_physical_experts=experts + redundant,
+        num_local_physical_experts=(experts + redundant) // (nodes * gpus),
+    )
+    placement, _ = load_placement(tmp_path / "plugin.json")
+    check_model(placement, model, "plugin.json")
+    policy: Any = fixed_policy(placement, default)
+    ours = policy.rebalance_experts(torch.ones(LAYERS, experts), *asked)
+    assert np.array_equal(ours.numpy(), change.new.phy2log_LP)
 
 
 @pytest.mark.parametrize(

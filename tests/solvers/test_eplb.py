@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published_eplb import published_row
 
 from placement.core.cluster import Cluster
 from placement.solvers.eplb import Eplb, balanced_packing, eplb_map, replicate_experts
@@ -27,6 +28,26 @@ def test_published_example(loads: list[int], expected: list[int]) -> None:
     """The README of deepseek-ai/EPLB prints these maps for 2 nodes of 4 GPUs and 4 groups."""
     found = eplb_map(np.array(loads, dtype=float), num_slots=16, num_groups=4, num_nodes=2, num_ranks=8)
     assert found.tolist() == expected
+
+
+@pytest.mark.parametrize(("loads", "expected"), [*zip(README_LOADS, README_MAPS, strict=True)])
+def test_the_reference_of_the_tests_gives_the_published_example(loads: list[float], expected: list[int]) -> None:
+    """Other tests take their maps from it."""
+    assert published_row(loads, 16, 4, 2, 8) == expected
+
+
+@settings(max_examples=50)
+@given(
+    shape=st.sampled_from([(32, 8, 2, 8, 4), (64, 16, 2, 8, 1), (24, 8, 4, 8, 3), (12, 4, 1, 4, 1)]),
+    seed=st.integers(0, 10**6),
+)
+def test_maps_are_those_of_the_published_algorithm(shape: tuple[int, ...], seed: int) -> None:
+    """With what the solver mends left out: experts twice on a rank included."""
+    experts, redundant, nodes, ranks, groups = shape
+    load_E = np.random.default_rng(seed).lognormal(0.0, 1.0, experts)
+    slots = experts + redundant
+    ours = eplb_map(load_E, num_slots=slots, num_groups=groups, num_nodes=nodes, num_ranks=ranks)
+    assert ours.tolist() == published_row(load_E.tolist(), slots, groups, nodes, ranks)
 
 
 def test_groups_that_nodes_do_not_divide_fall_back_to_global() -> None:
@@ -76,7 +97,7 @@ def test_packing_is_close_to_even() -> None:
 
 
 def test_solver_mends_doubles() -> None:
-    """The original may put an expert twice on a rank (its issue #22); an engine cannot load such a map."""
+    """The original may put an expert twice on a rank (its issue #22), which wastes a slot; our solvers never do."""
     cluster = Cluster(num_nodes=1, gpus_per_node=2, slots_per_gpu=4)
     problem = random_problem(4, 2, cluster, skew=3.0, options=Options())
     row = Eplb().solve_layer(problem).phy2log_P.reshape(2, 4)
