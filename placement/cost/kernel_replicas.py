@@ -29,11 +29,13 @@ class Allowed(NamedTuple):
 
     by_cover  True: experts that their home does not host are served on a smallest cover, its nodes alike; else any slot
               on the allowed nodes serves, all alike
-    by_rank   True: where the home serves, its copies are alike, however many slots of a rank hold the expert
+    by_slot   True: a copy counts as often as slots of its rank hold the expert; False too where none does twice
+    by_rank   True: where the home serves, its copies are alike all the same
     nodes_EH  uint64 [E, N + 1], allowed nodes of each expert for each home; last for most homes
     """
 
     by_cover: bool
+    by_slot: bool
     by_rank: bool
     nodes_EH: npt.NDArray[np.uint64]
 
@@ -128,7 +130,18 @@ def cost_replicated(
         if apart == _ZERO:  # the choice does not see the home: one pass for all homes
             for k in range(num_several):
                 e = several_K[k]
-                _serve(e, allow.nodes_EH[e, num_nodes], False, True, count_T[t], 1.0, tables, served_G, load_P, scratch)
+                _serve(
+                    e,
+                    allow.nodes_EH[e, num_nodes],
+                    False,
+                    allow.by_slot,
+                    count_T[t],
+                    1.0,
+                    tables,
+                    served_G,
+                    load_P,
+                    scratch,
+                )
             _distinct(several_K[:num_several], forced, seen_G, t, count_T[t], tables, row_N, row_G, scratch)
             continue
         strangers = num_nodes - popcount(apart)
@@ -207,7 +220,7 @@ def _choose(
             allowed = allow.nodes_EH[e, column]
             if allow.by_cover and allowed & home_bit == _ZERO:
                 allowed &= forced | scratch.covers[c]
-            by_slot = not (allow.by_cover or (allow.by_rank and allowed & home_bit != _ZERO))
+            by_slot = allow.by_slot and not (allow.by_rank and allowed & home_bit != _ZERO)
             _serve(e, allowed, allow.by_cover, by_slot, part, load_share, tables, served_G, load_P, scratch)
         _distinct(several_M, forced, seen_G, t, part, tables, row_N, row_G, scratch)
 
@@ -245,8 +258,9 @@ def _serve(
         if allowed >> np.uint64(node) & _ONE:
             share = 1.0 / num_allowed if node_first else here / usable
             scratch.miss_N[node] *= 1.0 - share
+            each = share / here
             for copy in range(s, end):
-                part = share * (tables.slot_times[copy] if by_slot else 1) / here
+                part = each * tables.slot_times[copy] if by_slot else each
                 load_P[tables.slot_id[copy]] += weight * part * load_share
                 served_G[tables.slot_rank[copy]] += weight * part
                 scratch.miss_G[tables.slot_rank[copy]] *= 1.0 - part

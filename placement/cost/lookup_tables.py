@@ -44,8 +44,8 @@ class LayerTables(NamedTuple):
 def layer_tables(phy2log_P: npt.NDArray[np.integer], num_experts: int, shape: Shape) -> LayerTables:
     order = np.argsort(phy2log_P, kind="stable")
     expert, rank = phy2log_P[order], order // shape.slots_per_gpu
-    new = np.append(True, (np.diff(expert) != 0) | (np.diff(rank) != 0))
-    first = np.flatnonzero(new)
+    new = (expert[1:] != expert[:-1]) | (rank[1:] != rank[:-1])
+    first = np.concatenate([[0], np.flatnonzero(new) + 1])
     slots, expert, rank = order[first], expert[first], rank[first]
     node = (rank // shape.gpus_per_node).astype(np.int32)
     host_E = np.zeros(num_experts, dtype=np.uint64)

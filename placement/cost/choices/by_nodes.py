@@ -55,9 +55,11 @@ class ByNodes(ABC):
     def cost(self, tokens: LayerTokens, layer: LayerCost) -> None:
         host_E = layer.tables.host_E
         nodes_EH = self.nodes_EH(host_E, layer.cluster)
-        allow, apart_E = Allowed(self.by_cover, self.home_first, nodes_EH), self.apart_E(host_E, nodes_EH)
-        if self.home_first:  # at home the slots of a rank are one copy, elsewhere as many as they are
-            apart_E = apart_E | np.where(layer.tables.most_times_E() > 1, host_E, np.uint64(0))
+        apart_E, several_E = self.apart_E(host_E, nodes_EH), layer.tables.most_times_E() > 1
+        by_slot = bool(several_E.any()) and not self.by_cover
+        if by_slot and self.home_first:  # at home the slots of a rank are one copy, elsewhere as many as they are
+            apart_E = apart_E | np.where(several_E, host_E, np.uint64(0))
+        allow = Allowed(self.by_cover, by_slot, self.home_first, nodes_EH)
         cost_replicated(
             tokens.ids_UK, tokens.count_U, tokens.home_U, allow, apart_E, layer.tables, layer.traffic, layer.load_P
         )
