@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from placement.cli.shared import Json, ReplicaChoice, Traces, Transport, Workers, print_json, stdout_console
+from placement.cli.shared import (
+    Json,
+    ReplicaChoice,
+    Traces,
+    Transport,
+    WithoutDrafts,
+    Workers,
+    print_json,
+    stdout_console,
+)
 from placement.core.choices import REPLICA_CHOICE, TRANSPORT
 
 
@@ -22,6 +31,7 @@ def evaluate_command(
     ] = None,
     replica_choice: ReplicaChoice = REPLICA_CHOICE,
     transport: Transport = TRANSPORT,
+    without_drafts: WithoutDrafts = False,
     workers: Workers = None,
     json_output: Json = False,
 ) -> None:
@@ -37,6 +47,8 @@ def evaluate_command(
 
     loaded = [load_placement(path) for path in maps]
     trace = open_trace(traces)
+    if without_drafts:
+        trace = trace.without_drafts()
     home_Q = None
     if grouping is not None:
         file = load_grouping(grouping)

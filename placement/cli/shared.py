@@ -37,6 +37,9 @@ Json = Annotated[
         rich_help_panel="Running and output",
     ),
 ]
+WithoutDrafts = Annotated[
+    bool, typer.Option("--without-drafts", help="Leave out drafts of speculative decoding that were rejected.")
+]
 MapCluster = Annotated[Path | None, typer.Option(help="cluster.yaml, instead of what the placement file says.")]
 TopK = Annotated[
     int | None,

@@ -18,6 +18,7 @@ from placement.cli.shared import (
     Seed,
     TopK,
     Traces,
+    WithoutDrafts,
     Workers,
     open_input,
     print_json,
@@ -45,6 +46,7 @@ STUDY = "Study"
 @app.command("info")
 def info_command(
     traces: Traces,
+    without_drafts: WithoutDrafts = False,
     layers: Annotated[bool, typer.Option("--layers", help="Also show one row for each layer.")] = False,
     study: Annotated[
         bool,
@@ -89,6 +91,10 @@ def info_command(
         option = {"num_nodes": "nodes"}.get(next(iter(asked)), next(iter(asked))).replace("_", "-")
         raise OptionError(f"--{option} is of the study; add --study, or --report FILE.html")
     source = open_input(traces, top_k)
+    if without_drafts:
+        if isinstance(source, ExpertCounts):
+            raise OptionError("--without-drafts is for traces; counts do not say which tokens are drafts; leave it out")
+        source = source.without_drafts()
     total, done = 0 if isinstance(source, ExpertCounts) else source.num_tokens_stored, 0
     with progress_listener(quiet=json_output) as listener, make_executor(workers) as executor:
 
@@ -176,16 +182,21 @@ def count_command(
 
 
 @app.command("merge")
-def merge_command(traces: Traces, output: Output, json_output: Json = False) -> None:
+def merge_command(
+    traces: Traces, output: Output, without_drafts: WithoutDrafts = False, json_output: Json = False
+) -> None:
     """Write all tokens of TRACES to one folder with shards of even size; or add up folders of counts."""
     from placement.traces.trace import open_trace
     from placement.traces.write import merge_traces
     from placement.workload.counts_folder import is_counts_folder, merge_counted
 
     if any(is_counts_folder(path) for path in traces):
+        if without_drafts:
+            raise OptionError("--without-drafts is for traces; counts do not say which tokens are drafts; leave it out")
         _report_counts(output, merge_counted(traces, output), 0, json_output)
         return
-    num_tokens = merge_traces(open_trace(traces), output)
+    trace = open_trace(traces)
+    num_tokens = merge_traces(trace.without_drafts() if without_drafts else trace, output)
     _report(output, num_tokens, json_output)
 
 

@@ -172,9 +172,10 @@ def _tokens(sides: Sides, part: Trace | None) -> npt.NDArray[np.int64]:
 
 
 def _default_cut(trace: Trace) -> str:
-    """The prefill if every phase is recorded, else the first quarter."""
-    phases = [np.unique(block.column_T("phase")) for block in trace.blocks()]
-    return PREFILL if len(np.unique(np.concatenate(phases))) > 1 else FIRST_QUARTER
+    """The prefill if it is recorded and what follows it too, else the first quarter."""
+    later = [block.column_T("phase") > 0 for block in trace.blocks()]
+    both = any(one.any() for one in later) and not all(one.all() for one in later)
+    return PREFILL if both else FIRST_QUARTER
 
 
 def _homes(

@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from placement.core.model import MOST_LAYERS
 from placement.errors import TraceError
-from placement.readers.base import BATCH_TOKENS, DECODE, Batch, ReadOptions, Recording, files_of, model_name, reading
+from placement.readers.base import BATCH_TOKENS, Batch, ReadOptions, Recording, files_of, model_name, reading
 from placement.readers.request_batches import LAST_POSITION, half_weights, layers_first, request_batches, whole_column
 from placement.support.array_files import ArrayStream, open_array, open_zip
-from placement.traces.format import RequestEntry
+from placement.traces.format import DRAFT, RequestEntry
 
 PATTERNS = ("*.npz", "*.npy")
 IDS, WEIGHTS = "expert_ids", "expert_weights"
@@ -124,7 +124,7 @@ def _batch(path: Path, ids_TLK: npt.NDArray[Any], found: dict[str, npt.NDArray[A
         requests=tuple(RequestEntry(id=name) for name in names),
         request_T=request_T.astype(np.int32),
         position_T=whole_column(found.get("position", np.arange(start, start + count)), "position", LAST_POSITION),
-        phase_T=whole_column(found.get("phase", np.zeros(count, dtype=np.uint8)), "phase", DECODE).astype(np.uint8),
+        phase_T=whole_column(found.get("phase", np.zeros(count, dtype=np.uint8)), "phase", DRAFT).astype(np.uint8),
         weights_LTK=None if weights is None else half_weights(weights),
     )
 

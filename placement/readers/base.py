@@ -21,7 +21,6 @@ from placement.traces.format import RequestEntry
 from placement.traces.storage.litter import is_litter
 
 BATCH_TOKENS = 2048  # the most in a batch, where a reader can choose
-PREFILL, DECODE = 0, 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +53,7 @@ class Batch:
         requests: The requests that the tokens belong to.
         request_T: Index of each token's request in `requests`, int32 [T].
         position_T: Position of each token in its request, int32 [T].
-        phase_T: PREFILL or DECODE, uint8 [T].
+        phase_T: PREFILL, DECODE or DRAFT, uint8 [T].
         weights_LTK: Router weights, float16 [L, T, K], or None.
     """
 

@@ -18,20 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import TraceError
-from placement.readers.base import (
-    PREFILL,
-    Batch,
-    ReadOptions,
-    Recording,
-    files_of,
-    head_of,
-    model_name,
-    reading,
-    whole_number,
-)
+from placement.readers.base import Batch, ReadOptions, Recording, files_of, head_of, model_name, reading, whole_number
 from placement.readers.json_lines import json_objects
 from placement.readers.repeats import Repeats
-from placement.traces.format import RequestEntry
+from placement.traces.format import PREFILL, RequestEntry
 
 PATTERN = "router_trace_rank*.jsonl"
 KEYS = ("step", "layer", "num_tokens", "topk")

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from placement.errors import TraceError
 from placement.readers.base import (
     BATCH_TOKENS,
-    DECODE,
     Batch,
     ReadOptions,
     Recording,
@@ -28,7 +27,7 @@ from placement.readers.base import (
     reading,
 )
 from placement.readers.request_batches import LAST_POSITION, half_weights, layers_first, whole_column
-from placement.traces.format import RequestEntry
+from placement.traces.format import DRAFT, RequestEntry
 
 IDS, WEIGHTS = "expert_ids", "expert_weights"
 NUMBERS = ("position", "phase")
@@ -112,7 +111,7 @@ def _batch(where: str, columns: dict[str, Any], start: int) -> Batch:
         requests=tuple(entries),
         request_T=np.array([number_of[str(owner)] for owner in owners], dtype=np.int32),
         position_T=_numbers(columns, "position", np.arange(start, start + count), LAST_POSITION),
-        phase_T=_numbers(columns, "phase", np.zeros(count, dtype=np.uint8), DECODE).astype(np.uint8),
+        phase_T=_numbers(columns, "phase", np.zeros(count, dtype=np.uint8), DRAFT).astype(np.uint8),
         weights_LTK=None if weights is None else half_weights(weights),
     )
 

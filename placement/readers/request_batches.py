@@ -9,20 +9,26 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import TraceError
-from placement.readers.base import DECODE, PREFILL, Batch
-from placement.traces.format import RequestEntry
+from placement.readers.base import Batch
+from placement.traces.format import DECODE, DRAFT, PREFILL, RequestEntry
 
 LAST_POSITION = 2**31 - 1
 LARGEST_WEIGHT = 65504.0  # of float16
 
 
 def request_batches(
-    where: str, name: str, chunks: Iterable[npt.NDArray[Any]], *, prompt_tokens: int | None, start: int = 0
+    where: str,
+    name: str,
+    chunks: Iterable[npt.NDArray[Any]],
+    *,
+    prompt_tokens: int | None,
+    start: int = 0,
+    tokens: int | None = None,
 ) -> Iterator[Batch]:
     """`chunks` [T, L, K] of whole numbers follow each other from position `start` on.
 
-    Tokens from position `prompt_tokens` on are decode tokens; of a prompt of unknown length all are prefill. Raises
-    TraceError on positions beyond int32.
+    Tokens from position `prompt_tokens` on are decode tokens; of a prompt of unknown length all are prefill. Of
+    a request of so many `tokens`, rows from that position on are drafts. Raises TraceError on positions beyond int32.
     """
     entry = (RequestEntry(id=name),)
     for ids_TLK in chunks:
@@ -31,14 +37,18 @@ def request_batches(
                 f"{where} has tokens at position {start} and up; up to {LAST_POSITION} is allowed; is it cut?"
             )
         position_T = np.arange(start, start + len(ids_TLK), dtype=np.int32)
-        phase = PREFILL if prompt_tokens is None else np.where(position_T < prompt_tokens, PREFILL, DECODE)
+        phase_T = np.full(len(ids_TLK), PREFILL, dtype=np.uint8)
+        if prompt_tokens is not None:
+            phase_T[position_T >= prompt_tokens] = DECODE
+        if tokens is not None:
+            phase_T[position_T >= tokens] = DRAFT
         yield Batch(
             where=where,
             ids_LTK=layers_first(ids_TLK),
             requests=entry,
             request_T=np.zeros(len(ids_TLK), dtype=np.int32),
             position_T=position_T,
-            phase_T=np.broadcast_to(np.asarray(phase, dtype=np.uint8), len(ids_TLK)),
+            phase_T=phase_T,
         )
         start += len(ids_TLK)
 

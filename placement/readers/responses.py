@@ -15,67 +15,73 @@ from placement.errors import TraceError
 from placement.readers.base import head_of
 from placement.readers.json_lines import json_objects
 
-WITHOUT = ("response without routed_experts", "responses without routed_experts")
-FAILED = ("error of the server", "errors of the server")
-BROKEN = ("line that is no JSON", "lines that are no JSON")
-ABSENT = ("prompt token without a row", "prompt tokens without rows")
-EMPTY = ("empty line", "empty lines")
+# what may be remarked: of one, and of several
+WITHOUT = ("response without routed_experts left out", "responses without routed_experts left out")
+FAILED = ("error of the server left out", "errors of the server left out")
+BROKEN = ("line that is no JSON left out", "lines that are no JSON left out")
+EMPTY = ("empty line left out", "empty lines left out")
+ABSENT = ("token of a prompt has no row", "tokens of prompts have no rows")
+UNTOLD = (
+    "response does not say where its prompt ends, so all its tokens are called prefill",
+    "responses do not say where their prompts end, so all their tokens are called prefill",
+)
+DRAFTS = (
+    "row beyond the tokens of its response is called a rejected draft",
+    "rows beyond the tokens of their responses are called rejected drafts",
+)
 LAST = 2**31 - 1
 MOST_HEADS, HEAD_BYTES = 32, 1 << 20
 
 
 @dataclass(slots=True)
-class LeftOut:
-    """How many responses and lines of files were passed over, by the reason, and where the first was."""
+class Remarks:
+    """What was remarked of responses and lines: how many times, and where first; and files that hold no response."""
 
     found: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
 
-    def add(self, reason: tuple[str, str], where: str, count: int = 1) -> None:
-        before, first = self.found.get(reason, (0, where))
-        self.found[reason] = (before + count, first)
+    def add(self, what: tuple[str, str], where: str, count: int = 1) -> None:
+        """Remark `what` so many times."""
+        before, first = self.found.get(what, (0, where))
+        if count:
+            self.found[what] = (before + count, first)
 
     def line(self, where: str, line: bytes) -> None:
-        """Count a line that is empty or no JSON."""
+        """Remark a line that is empty or no JSON."""
         self.add(BROKEN if line.strip() else EMPTY, where)
 
     def notes(self) -> list[str]:
-        """What was passed over, one line a reason."""
-        return [
-            *(f"{what} left out ({where})" for what, where in self._counted()),
-            *(f"{name} left out: it holds no responses" for name in self.files),
-        ]
+        """One line for each."""
+        lines = []
+        for (one, several), (count, where) in self.found.items():
+            place = Path(where).name
+            lines.append(f"1 {one} ({place})" if count == 1 else f"{count:,} {several} (the first: {place})")
+        return lines + [f"{name} left out: it holds no responses" for name in self.files]
 
     def nothing_left(self, path: Path, mend: str) -> TraceError:
         """The error of a recording of which nothing is left."""
-        told = ", ".join([f"{what} ({where})" for what, where in self._counted()] + self.files)
-        return TraceError(f"{path} has no response with routed_experts, only {told or 'nothing'}; {mend}")
-
-    def _counted(self) -> Iterator[tuple[str, str]]:
-        for (one, several), (count, where) in self.found.items():
-            place = Path(where).name
-            yield f"{count:,} {one if count == 1 else several}", place if count == 1 else f"the first: {place}"
+        return TraceError(f"{path} has no response with routed_experts: {', '.join(self.notes()) or 'none'}; {mend}")
 
 
 def responses(
-    files: list[Path], is_response: Callable[[dict[str, Any]], bool], left_out: LeftOut
+    files: list[Path], is_response: Callable[[dict[str, Any]], bool], remarks: Remarks
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(where, a name for a response that has none, response) of every response of the server."""
     for path in files:
         others, first, answers = 0, "", False
-        for number, (where, document) in enumerate(json_objects(path, left_out.line)):
+        for number, (where, document) in enumerate(json_objects(path, remarks.line)):
             if isinstance(document, dict) and is_response(document):
                 answers = True
                 yield where, f"{path.stem}/{number}", document
             elif isinstance(document, dict) and _failed(document):
                 answers = True
-                left_out.add(FAILED, where)
+                remarks.add(FAILED, where)
             else:
                 others, first = others + 1, first or where
         if others and answers:
-            left_out.add(WITHOUT, first, others)
+            remarks.add(WITHOUT, first, others)
         elif others:
-            left_out.files.append(path.name)
+            remarks.files.append(path.name)
 
 
 def number_in(holder: Any, key: str) -> int | None:

@@ -17,7 +17,6 @@ import numpy as np
 from placement.errors import TraceError
 from placement.readers.base import (
     BATCH_TOKENS,
-    PREFILL,
     Batch,
     ReadOptions,
     Recording,
@@ -29,7 +28,7 @@ from placement.readers.base import (
 )
 from placement.readers.json_lines import json_objects
 from placement.readers.request_batches import half_weights
-from placement.traces.format import RequestEntry
+from placement.traces.format import PREFILL, RequestEntry
 
 PATTERN = "*.jsonl"
 MEND = "log it again"

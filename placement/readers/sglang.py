@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,8 +25,6 @@ import numpy.typing as npt
 from placement.errors import TraceError
 from placement.readers.base import (
     BATCH_TOKENS,
-    DECODE,
-    PREFILL,
     Batch,
     CountRecording,
     ReadOptions,
@@ -32,17 +33,15 @@ from placement.readers.base import (
     head_of,
     model_name,
     reading,
-    whole_number,
 )
 from placement.readers.repeats import Repeats
 from placement.readers.sglang_counts import JSON_SUFFIX, read_per_pass, read_stat
 from placement.readers.sglang_file import COUNT, IDS, MAP, MEND, RECORDS, first_recorded, map_of, records_of
-from placement.readers.sglang_requests import RequestTracker
+from placement.readers.sglang_passes import Found, Pass, passes_of
 from placement.support.torch_file import StoredTensor, mentions
 from placement.traces.format import RequestEntry
 
 PATTERN = "*.pt"
-MODE_EXTEND, MODE_DECODE, MODE_MIXED, MODE_IDLE = 1, 2, 3, 4  # of ForwardMode
 PART = 1 << 20  # values read at once where order does not matter
 ID_FAULT = "is it a fused shared expert? record again with --disable-shared-experts-fusion"
 
@@ -99,40 +98,49 @@ class SGLang:
 
 
 def _token_batches(files: list[Path], phy2log_LP: npt.NDArray[np.int32], notes: list[str]) -> Iterator[Batch]:
-    trackers: dict[Path, RequestTracker] = {}
-    repeats = Repeats(len(files))
-    for path, number, record in records_of(files, phy2log_LP, notes):
-        where = f"{path}: record {number}"
-        ids = record.get(IDS)
-        if not isinstance(ids, StoredTensor) or len(ids.shape) != 3 or ids.dtype != np.int32:
-            raise TraceError(f"{where}: {IDS} must be int32 [layers, tokens, top-k]; {MEND}")
-        num_tokens = ids.shape[1]
-        mode = whole_number(record.get("forward_mode"), "forward_mode", where)
-        position_T = _column(record, "positions", num_tokens, where)
-        tracker = trackers.setdefault(path, RequestTracker())
-        starts, lengths = _segments(record, position_T, mode, where)
-        phase_S = _phases(mode, starts, lengths)
-        numbers = tracker.follow(starts, lengths, (phase_S == DECODE).tolist())
-        if mode == MODE_IDLE or not num_tokens:
-            continue
+    repeats, found = Repeats(len(files)), Found()
+    for path, group in groupby(records_of(files, phy2log_LP, notes), key=itemgetter(0)):
+        records = [(f"{path}: record {number}", record) for _, number, record in group]
         prefix = f"{path.stem}/" if len(files) > 1 else ""
-        names = np.array(numbers)
-        local_T = np.repeat(np.arange(len(names), dtype=np.int32), lengths)
-        phase_T = np.repeat(phase_S, lengths)
-        with reading(where, MEND), path.open("rb") as file:
-            if repeats.seen((record.get("forward_pass_id"), ids.shape), _parts(file, ids)):
-                continue
-            for start in range(0, num_tokens, BATCH_TOKENS):
-                stop = min(start + BATCH_TOKENS, num_tokens)
-                first, last = int(local_T[start]), int(local_T[stop - 1]) + 1
-                yield Batch(
-                    where=where if num_tokens <= BATCH_TOKENS else f"{where} from token {start}",
-                    ids_LTK=_rows(file, ids, start, stop),
-                    requests=tuple(RequestEntry(id=f"{prefix}{name}") for name in names[first:last].tolist()),
-                    request_T=local_T[start:stop] - first,
-                    position_T=position_T[start:stop],
-                    phase_T=phase_T[start:stop],
-                )
+        with reading(path, MEND), path.open("rb") as file:
+            tensors = [_ids_of(where, record) for where, record in records]
+            passes = passes_of(records, partial(_written, file), found)
+            for (where, record), ids, one in zip(records, tensors, passes, strict=True):
+                if one is None or repeats.seen((record.get("forward_pass_id"), ids.shape), _parts(file, ids)):
+                    continue
+                yield from _batches(where, file, ids, one, prefix)
+    notes.extend(note for note in found.notes() if note not in notes)
+
+
+def _batches(where: str, file: IO[bytes], ids: StoredTensor, one: Pass, prefix: str) -> Iterator[Batch]:
+    """The tokens of a pass, in batches of at most BATCH_TOKENS."""
+    num_tokens = ids.shape[1]
+    names = np.array(one.numbers)
+    local_T = np.repeat(np.arange(len(names), dtype=np.int32), one.lengths)
+    with reading(where, MEND):
+        for start in range(0, num_tokens, BATCH_TOKENS):
+            stop = min(start + BATCH_TOKENS, num_tokens)
+            first, last = int(local_T[start]), int(local_T[stop - 1]) + 1
+            yield Batch(
+                where=where if num_tokens <= BATCH_TOKENS else f"{where} from token {start}",
+                ids_LTK=_rows(file, ids, start, stop),
+                requests=tuple(RequestEntry(id=f"{prefix}{name}") for name in names[first:last].tolist()),
+                request_T=local_T[start:stop] - first,
+                position_T=one.position_T[start:stop],
+                phase_T=one.phase_T[start:stop],
+            )
+
+
+def _ids_of(where: str, record: dict[str, Any]) -> StoredTensor:
+    ids = record.get(IDS)
+    if not isinstance(ids, StoredTensor) or len(ids.shape) != 3 or ids.dtype != np.int32:
+        raise TraceError(f"{where}: {IDS} must be int32 [layers, tokens, top-k]; {MEND}")
+    return ids
+
+
+def _written(file: IO[bytes], record: dict[str, Any]) -> bool:
+    """Whether any row of a pass has ids."""
+    return any((part >= 0).any() for part in _parts(file, record[IDS]))
 
 
 def _parts(file: IO[bytes], ids: StoredTensor) -> Iterator[npt.NDArray[Any]]:
@@ -147,40 +155,3 @@ def _rows(file: IO[bytes], ids: StoredTensor, start: int, stop: int) -> npt.NDAr
         values = ids.part(file, (layer * num_tokens + start) * width, (stop - start) * width)
         ids_LTK[layer] = values.reshape(stop - start, width)
     return ids_LTK
-
-
-def _segments(
-    record: dict[str, Any], position_T: npt.NDArray[np.int32], mode: int, where: str
-) -> tuple[list[int], list[int]]:
-    """First position and length of every request's tokens in the pass."""
-    lengths = record.get("extend_seq_lens")
-    if lengths is None and mode in (MODE_EXTEND, MODE_MIXED) and len(position_T):
-        raise TraceError(
-            f"{where} is a pass of prompts without extend_seq_lens, which tells its requests apart; {MEND}"
-        )
-    if mode == MODE_DECODE or lengths is None:
-        return position_T.tolist(), [1] * len(position_T)
-    with reading(where, MEND):
-        length_S = np.array(lengths, dtype=np.int64)
-    if length_S.ndim != 1 or length_S.min(initial=0) < 0 or length_S.sum() != len(position_T):
-        raise TraceError(f"{where}: extend_seq_lens does not add up to {len(position_T)} tokens; {MEND}")
-    length_S = length_S[length_S > 0]
-    return position_T[np.cumsum(length_S) - length_S].tolist(), length_S.tolist()
-
-
-def _phases(mode: int, starts: list[int], lengths: list[int]) -> npt.NDArray[np.uint8]:
-    """Phase of every segment: in a mixed pass, what continues a request by one token is decode."""
-    if mode == MODE_DECODE:
-        return np.full(len(starts), DECODE, dtype=np.uint8)
-    if mode == MODE_MIXED:
-        single = (np.array(lengths) == 1) & (np.array(starts) > 0)
-        return np.where(single, DECODE, PREFILL).astype(np.uint8)
-    return np.full(len(starts), PREFILL, dtype=np.uint8)
-
-
-def _column(record: dict[str, Any], name: str, count: int, where: str) -> npt.NDArray[np.int32]:
-    with reading(where, MEND):
-        values = np.array(record.get(name), dtype=np.int64)
-    if values.shape != (count,) or not 0 <= values.min(initial=0) <= values.max(initial=0) < 2**31:
-        raise TraceError(f"{where}: {name} must be {count} whole numbers from 0, one a token; {MEND}")
-    return values.astype(np.int32)

@@ -1,47 +1,73 @@
 """Which request a token of SGLang's recorder belongs to: dumps have positions, but no request ids.
 
-A pass is a row of segments, one a request: of a prefill `extend_seq_lens` long, of a decode one token. The batch keeps
-its order from pass to pass, so a decode token belongs to the next running request that stands at its position; running
-requests that a decode pass has not are done. A prompt that is prefilled in chunks is the last of one pass and the first
-of the next prefill. Every other prefill is a new request, wherever it begins: a cached prefix has no tokens.
+A pass is a row of segments, one a request: of a prefill `extend_seq_lens` long, of a decode one token, of a pass that
+verifies drafts the token that was sampled last and its drafts. The batch keeps its order from pass to pass, so a decode
+token belongs to the next running request that may stand at its position; running requests that such a pass has not are
+done. After drafts a request stands behind the last that was accepted: at any position up to the end of its drafts. A
+prompt that is prefilled in chunks is the last of one pass and the first of the next prefill. Every other prefill is a
+new request, wherever it begins: a cached prefix has no tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+
+class Open(NamedTuple):
+    """A request that may go on: its next position is between `low` and `high`."""
+
+    number: int
+    low: int
+    high: int
+    decodes: bool
 
 
 @dataclass(slots=True)
 class RequestTracker:
-    """Open requests as (number, next position, whether it decodes), in the order of the running batch."""
+    """Open requests in the order of the running batch, and how many there were."""
 
-    open_requests: list[tuple[int, int, bool]] = field(default_factory=list)
+    open_requests: list[Open] = field(default_factory=list)
     started: int = 0
 
-    def follow(self, starts: list[int], lengths: list[int], decodes: list[bool]) -> list[int]:
-        """Number of the request of every segment of the next pass."""
+    def follow(self, starts: list[int], lengths: list[int], decodes: list[bool], *, drafts: bool = False) -> list[int]:
+        """Number of the request of every segment of the next pass; drafts: all but the first position of each are."""
         numbers: list[int] = []
-        running: list[tuple[int, int, bool]] = []
-        prefilled: list[tuple[int, int, bool]] = []
+        running: list[Open] = []
+        prefilled: list[Open] = []
         only_decodes = bool(decodes) and all(decodes)
         at = 0
         for segment, (start, length, decode) in enumerate(zip(starts, lengths, decodes, strict=True)):
             number = None
             if decode:
                 ahead = at
-                while ahead < len(self.open_requests) and self.open_requests[ahead][1] != start:
+                while ahead < len(self.open_requests) and not (
+                    self.open_requests[ahead].low <= start <= self.open_requests[ahead].high
+                ):
                     ahead += 1
                 if ahead < len(self.open_requests):
-                    number = self.open_requests[ahead][0]
+                    number = self.open_requests[ahead].number
                     running += [] if only_decodes else self.open_requests[at:ahead]
                     at = ahead + 1
-            elif segment == 0 and start > 0 and self.open_requests and self.open_requests[-1][1:] == (start, False):
-                number = self.open_requests.pop()[0]
+            elif (
+                segment == 0
+                and start > 0
+                and self.open_requests
+                and self.open_requests[-1][1:] == (start, start, False)
+            ):
+                number = self.open_requests.pop().number
             if number is None:
                 number = self.started
                 self.started += 1
             numbers.append(number)
-            (running if decode else prefilled).append((number, start + length, decode))
+            last = start + length
+            (running if decode else prefilled).append(Open(number, start + 1 if drafts else last, last, decode))
         running += [] if only_decodes else self.open_requests[at:]
         self.open_requests = running + prefilled
         return numbers
+
+    def strangers(self, starts: list[int], lengths: list[int]) -> tuple[int, int]:
+        """How many segments of a pass of drafts belong to no open request, and how many open requests have none."""
+        trial = replace(self)
+        new = sum(number >= self.started for number in trial.follow(starts, lengths, [True] * len(starts), drafts=True))
+        return new, len(self.open_requests) - len(starts) + new

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from placement.errors import OptionError, TraceError
 from placement.readers.base import BATCH_TOKENS, Batch, ReadOptions, Recording, files_of, model_name, reading
 from placement.readers.request_batches import request_batches
-from placement.readers.responses import ABSENT, WITHOUT, LeftOut, heads_with, number_in, responses
+from placement.readers.responses import ABSENT, DRAFTS, WITHOUT, Remarks, heads_with, number_in, responses
 
 PATTERNS = ("*.json", "*.jsonl")
 KEY, DTYPE_KEY = "routed_experts", "routed_experts_dtype"
@@ -46,10 +46,10 @@ class SGLangResponses:
 
     def read(self, path: Path, options: ReadOptions) -> Recording:
         files = files_of(path, *PATTERNS)
-        left_out = LeftOut()
-        first = next(_found(files, left_out), None)
+        remarks = Remarks()
+        first = next(_found(files, remarks), None)
         if first is None:
-            raise left_out.nothing_left(path, ASK)
+            raise remarks.nothing_left(path, ASK)
         width = _width(first)
         if options.top_k is None:
             raise OptionError(
@@ -82,27 +82,29 @@ class _Response:
 
 def _batches(files: list[Path], num_layers: int, top_k: int, notes: list[str]) -> Iterator[Batch]:
     width = num_layers * top_k
-    left_out = LeftOut()
-    for one in _found(files, left_out):
+    remarks = Remarks()
+    for one in _found(files, remarks):
         if one.values.size % width:
             raise TraceError(
                 f"{one.where}: {one.values.size} ids are no rows of {num_layers} layers by top-{top_k}; {MEND}"
             )
         ids_TLK = one.values.reshape(-1, num_layers, top_k)
         start = max(one.tokens - 1 - len(ids_TLK), 0)  # routed_experts_start_len left out those before
-        if absent := min(start, one.prompt):
-            left_out.add(ABSENT, one.where, absent)
+        remarks.add(ABSENT, one.where, min(start, one.prompt))
+        remarks.add(DRAFTS, one.where, max(len(ids_TLK) - one.tokens, 0))
         chunks = (ids_TLK[at : at + BATCH_TOKENS] for at in range(0, len(ids_TLK), BATCH_TOKENS))
-        yield from request_batches(one.where, one.name, chunks, prompt_tokens=one.prompt, start=start)
-    notes.extend(note for note in left_out.notes() if note not in notes)
+        yield from request_batches(
+            one.where, one.name, chunks, prompt_tokens=one.prompt, start=start, tokens=one.tokens
+        )
+    notes.extend(note for note in remarks.notes() if note not in notes)
 
 
-def _found(files: list[Path], left_out: LeftOut) -> Iterator[_Response]:
-    for where, default, response in responses(files, lambda one: any(key in one for key in HOLDERS), left_out):
+def _found(files: list[Path], remarks: Remarks) -> Iterator[_Response]:
+    for where, default, response in responses(files, lambda one: any(key in one for key in HOLDERS), remarks):
         meta, holder = _holders(response)
         text = holder.get(KEY)
         if not text:
-            left_out.add(WITHOUT, where)
+            remarks.add(WITHOUT, where)
             continue
         dtype = holder.get(DTYPE_KEY) or "int32"
         if not isinstance(text, str) or dtype not in DTYPES:

@@ -20,7 +20,6 @@ from safetensors import SafetensorError, safe_open
 from placement.core.model import ranges
 from placement.errors import TraceError
 from placement.readers.base import (
-    PREFILL,
     Batch,
     CountRecording,
     ReadOptions,
@@ -32,7 +31,7 @@ from placement.readers.base import (
 )
 from placement.readers.count_rows import CountRows
 from placement.support.text_files import parse_json
-from placement.traces.format import RequestEntry
+from placement.traces.format import PREFILL, RequestEntry
 
 KEYS = ("num_experts", "num_experts_per_token")
 META, PATTERN, RAW = "meta_info.json", "rank*.safetensors", "_raw"

@@ -19,7 +19,7 @@ from placement.core.model import MOST_LAYERS
 from placement.errors import TraceError
 from placement.readers.base import BATCH_TOKENS, Batch, ReadOptions, Recording, files_of, model_name, reading
 from placement.readers.request_batches import request_batches
-from placement.readers.responses import LeftOut, heads_with
+from placement.readers.responses import Remarks, heads_with
 from placement.readers.vllm_responses import KEY, PROMPT_KEY, rows_in
 from placement.support.array_files import ArrayStream, open_array
 
@@ -51,10 +51,10 @@ class VLLM:
         if not files:
             raise TraceError(f"{path} has no {', '.join(ARRAYS + RESPONSES)}; {MEND}")
         arrays, logs = [one for one in files if one.suffix == ".npy"], [one for one in files if one.suffix != ".npy"]
-        left_out = LeftOut()
-        num_layers = _layers(arrays, logs, left_out)
+        remarks = Remarks()
+        num_layers = _layers(arrays, logs, remarks)
         if num_layers is None:
-            raise left_out.nothing_left(path, ASK)
+            raise remarks.nothing_left(path, ASK)
         notes: list[str] = []
         if arrays:
             notes.append("a .npy does not say where the prompt ends: all its tokens are called prefill")
@@ -67,12 +67,12 @@ class VLLM:
         )
 
 
-def _layers(arrays: list[Path], logs: list[Path], left_out: LeftOut) -> int | None:
+def _layers(arrays: list[Path], logs: list[Path], remarks: Remarks) -> int | None:
     """Layers of the first rows, None where there are none."""
     for path in arrays:
         with path.open("rb") as file:
             return _checked(str(path), file).shape[1]
-    return next((rows.array.shape[1] for rows in rows_in(logs, left_out)), None)
+    return next((rows.array.shape[1] for rows in rows_in(logs, remarks)), None)
 
 
 def _batches(arrays: list[Path], logs: list[Path], notes: list[str]) -> Iterator[Batch]:
@@ -80,17 +80,13 @@ def _batches(arrays: list[Path], logs: list[Path], notes: list[str]) -> Iterator
         with reading(path, MEND), path.open("rb") as file:
             chunks = _checked(str(path), file).chunks(BATCH_TOKENS)
             yield from request_batches(str(path), path.stem, chunks, prompt_tokens=None)
-    left_out = LeftOut()
-    untold = 0
-    for rows in rows_in(logs, left_out):
-        untold += rows.prompt_tokens is None
+    remarks = Remarks()
+    for rows in rows_in(logs, remarks):
         pieces = (rows.array[at : at + BATCH_TOKENS] for at in range(0, len(rows.array), BATCH_TOKENS))
-        yield from request_batches(rows.where, rows.name, pieces, prompt_tokens=rows.prompt_tokens, start=rows.start)
-    told = left_out.notes()
-    if untold:
-        who = "1 response does" if untold == 1 else f"{untold:,} responses do"
-        told.append(f"{who} not say where the prompt ends: all tokens of it are called prefill")
-    notes.extend(note for note in told if note not in notes)
+        yield from request_batches(
+            rows.where, rows.name, pieces, prompt_tokens=rows.prompt_tokens, start=rows.start, tokens=rows.tokens
+        )
+    notes.extend(note for note in remarks.notes() if note not in notes)
 
 
 def _checked(where: str, file: IO[bytes]) -> ArrayStream:

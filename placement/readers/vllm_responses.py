@@ -24,7 +24,7 @@ import numpy.typing as npt
 from placement.core.model import MOST_LAYERS
 from placement.errors import TraceError
 from placement.readers.base import reading
-from placement.readers.responses import ABSENT, WITHOUT, LeftOut, number_in, responses
+from placement.readers.responses import ABSENT, DRAFTS, UNTOLD, WITHOUT, Remarks, number_in, responses
 from placement.support.array_files import open_array
 
 KEY, PROMPT_KEY = "routed_experts", "prompt_routed_experts"
@@ -33,29 +33,37 @@ FORMS = (
     "prompt_routed_experts apart), {data, shape, dtype} (prime-rl), nested lists; bring what another version writes "
     "into one of them"
 )
-UNTOLD = {1: "<u1", 2: "<i2", 4: "<i4", 8: "<i8"}  # dtype of so many bytes an id, where none is told
+TYPES = {1: "<u1", 2: "<i2", 4: "<i4", 8: "<i8"}  # dtype of so many bytes an id, where none is told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Rows [T, L, K] of a request, the first at position `start`; `prompt_tokens` is None where nothing tells it."""
+    """Rows [T, L, K] of a request, the first at position `start`.
+
+    prompt_tokens  tokens of the prompt, None where nothing tells them
+    tokens         tokens of prompt and answer, or None
+    """
 
     where: str
     name: str
     array: npt.NDArray[Any]
-    prompt_tokens: int | None
     start: int
+    prompt_tokens: int | None
+    tokens: int | None
 
 
-def rows_in(files: list[Path], left_out: LeftOut) -> Iterator[Rows]:
+def rows_in(files: list[Path], remarks: Remarks) -> Iterator[Rows]:
     """Rows of all responses, in the order of the files; none is empty. Raises TraceError on a form that is not read."""
-    for where, default, response in responses(files, lambda one: isinstance(one.get("choices"), list), left_out):
+    for where, default, response in responses(files, lambda one: isinstance(one.get("choices"), list), remarks):
         name = str(response.get("id") or response.get("request_id") or default)
         found = [rows for rows in _rows(where, name, response) if len(rows.array)]
         if not found:
-            left_out.add(WITHOUT, where)
-        elif absent := min(found[0].start, found[0].prompt_tokens or 0):
-            left_out.add(ABSENT, where, absent)
+            remarks.add(WITHOUT, where)
+        for rows in found[:1]:
+            remarks.add(ABSENT, where, min(rows.start, rows.prompt_tokens or 0))
+            remarks.add(UNTOLD, where, rows.prompt_tokens is None)
+        for rows in found:
+            remarks.add(DRAFTS, where, 0 if rows.tokens is None else max(rows.start + len(rows.array) - rows.tokens, 0))
         yield from found
 
 
@@ -72,20 +80,21 @@ def _rows(where: str, name: str, response: dict[str, Any]) -> list[Rows]:
         if array is None:
             continue
         answer = _answer_tokens(response, choice, prompt)
+        tokens = None if prompt is None or answer is None else prompt + answer
         start = number_in(choice[KEY], "start")
-        if start is None and prompt is not None and answer is not None:
-            start = max(prompt + answer - 1 - len(array), 0)
-        elif start is None:
-            start = 0 if shared_TLK is None or prompt is None else prompt
+        if start is None:
+            start = 0 if tokens is None else max(tokens - 1 - len(array), 0)
+            if prompt is not None and shared_TLK is not None and (tokens is None or len(array) < tokens - 1):
+                start = max(start, prompt)
         known = prompt if prompt is not None or answer is None else max(start + len(array) + 1 - answer, 0)
         one = name if len(choices) == 1 else f"{name}/{index}"
-        found.append(Rows(where=where, name=one, array=array, prompt_tokens=known, start=start))
+        found.append(Rows(where=where, name=one, array=array, start=start, prompt_tokens=known, tokens=tokens))
     if shared_TLK is not None and prompt is not None:
         first = max(prompt - len(shared_TLK), 0)
         until = min([prompt, *(rows.start for rows in found)])  # from here on a choice has them too
         one = found[0].name if found else name
         own_TLK = shared_TLK[: max(until - first, 0)]
-        found.insert(0, Rows(where=where, name=one, array=own_TLK, prompt_tokens=prompt, start=first))
+        found.insert(0, Rows(where=where, name=one, array=own_TLK, start=first, prompt_tokens=prompt, tokens=None))
     return found
 
 
@@ -134,7 +143,7 @@ def _payload(value: dict[str, Any]) -> npt.NDArray[Any]:
             data = decode(text)
         except ValueError:
             continue
-        found = np.dtype(UNTOLD.get(len(data) // max(places, 1), "<u1")) if dtype is None else dtype
+        found = np.dtype(TYPES.get(len(data) // max(places, 1), "<u1")) if dtype is None else dtype
         if len(data) == places * found.itemsize:
             return np.frombuffer(data, dtype=found).reshape(shape)
     raise ValueError(f"its data are not {places} ids of shape {shape} and dtype {dtype or 'not told'}")

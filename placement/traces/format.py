@@ -5,7 +5,7 @@ A shard holds T tokens:
     expert_weights  float16, optional                [L, T, K]   router weights of those experts
     request         int32                            [T]         index into the manifest's `requests`
     position        int32                            [T]         position in the request, prompt included
-    phase           uint8                            [T]         0 prefill, 1 decode
+    phase           uint8                            [T]         0 prefill, 1 decode, 2 draft that was rejected
 
 The type of `expert_ids` says whether sets may be short. Unsigned (uint8 if E <= 256, else uint16): every set has K ids.
 Signed (int16 if E <= 32767, else int32): a set may have fewer, even none; -1 fills its places from the end. A row
@@ -34,6 +34,7 @@ from placement.traces.storage.stored_path import StoredPath
 SCHEMA = "expert-trace/1"
 SHARD_TOKENS = 16_384
 TOKEN_COLUMNS = {"request": "I32", "position": "I32", "phase": "U8"}
+PREFILL, DECODE, DRAFT = 0, 1, 2  # of `phase`; a draft was sent, but no token of the answer came of it
 
 
 class RequestEntry(BaseModel):

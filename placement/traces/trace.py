@@ -16,7 +16,7 @@ import numpy.typing as npt
 from placement.core.model import Model
 from placement.errors import TraceError
 from placement.support.parallel import run_tasks
-from placement.traces.format import RequestEntry, Shard, TraceManifest, read_manifest
+from placement.traces.format import DRAFT, RequestEntry, Shard, TraceManifest, read_manifest
 from placement.traces.storage.litter import is_litter
 from placement.traces.storage.stored_path import StoredPath, is_url
 
@@ -118,6 +118,7 @@ class Trace:
         spans: All rows of every shard.
         selected_Q: Which requests are kept, bool [Q]; None keeps all.
         cut: Which tokens of the kept requests are kept; None keeps all.
+        drafts: Whether drafts that were rejected are kept.
         extras: Unknown keys of the (first) manifest.
     """
 
@@ -126,6 +127,7 @@ class Trace:
     spans: tuple[Span, ...]
     selected_Q: npt.NDArray[np.bool_] | None = None
     cut: Cut | None = None
+    drafts: bool = True
     extras: dict[str, Any]
 
     @property
@@ -141,6 +143,10 @@ class Trace:
     def select(self, selected_Q: npt.NDArray[np.bool_]) -> Trace:
         """The same trace with only these of its requests; nothing is copied."""
         return replace(self, selected_Q=np.asarray(selected_Q, dtype=bool))
+
+    def without_drafts(self) -> Trace:
+        """The same trace without the drafts of speculative decoding that were rejected; nothing is copied."""
+        return replace(self, drafts=False)
 
     def blocks(self) -> Iterator[Block]:
         """Kept tokens in order, in pieces of bounded size.
@@ -160,10 +166,13 @@ class Trace:
     def _kept(self, span: Span, request_T: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_] | None:
         """Which of the span's tokens are kept, bool [T]; None: all."""
         kept_T = None if self.selected_Q is None else self.selected_Q[request_T]
-        if self.cut is None:
-            return kept_T
-        mine_T = self.cut.keeps(span.shard.column(self.cut.column, span.start, span.stop), request_T)
-        return np.asarray(mine_T if kept_T is None else mine_T & kept_T)
+        if self.cut is not None:
+            mine_T = self.cut.keeps(span.shard.column(self.cut.column, span.start, span.stop), request_T)
+            kept_T = mine_T if kept_T is None else mine_T & kept_T
+        if not self.drafts:
+            real_T = span.shard.column("phase", span.start, span.stop) != DRAFT
+            kept_T = real_T if kept_T is None else real_T & kept_T
+        return kept_T
 
     def tokens_Q(self) -> npt.NDArray[np.int64]:
         """Kept tokens of every request, int64 [Q]."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.traces.checked import OK, check_ids, fault_error, no_token_error
-from placement.traces.format import id_dtype, is_short
+from placement.traces.format import DRAFT, id_dtype, is_short
 from placement.workload import counting
 from placement.workload.content_hash import COLUMNS, hash_columns, hash_rows
 from placement.workload.read_ahead import SpanBatch, read_ahead
@@ -60,6 +60,8 @@ def _tokens(plan: Plan, batch: SpanBatch) -> _Tokens:
     owner_T, side_T = counting.look_up(request_T, plan.key_Q, plan.side_Q)
     if plan.cut is not None:
         side_T[~plan.cut.keeps(phase_T if plan.cut.column == "phase" else position_T, request_T)] = -1
+    if not plan.drafts:
+        side_T[phase_T == DRAFT] = -1
     return _Tokens(columns=columns, request_T=request_T, owner_T=owner_T, side_T=side_T)
 
 

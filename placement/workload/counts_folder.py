@@ -105,8 +105,8 @@ def count_to_folder(
     """
     folder, model = Path(folder), trace.model
     check_folder(folder)
-    if trace.selected_Q is not None or trace.cut is not None:
-        raise OptionError("a folder of counts is of whole traces; write the selected requests to a trace of their own")
+    if trace.selected_Q is not None or trace.cut is not None or not trace.drafts:
+        raise OptionError("a folder of counts is of whole traces; write what is selected to a trace of its own")
     plan = plan_of(trace, holdout=holdout, seed=seed)
     settings = Settings(
         seed=seed, holdout=holdout, sample_tokens=plan.sample_tokens, profile_requests=plan.profile_requests

@@ -31,6 +31,7 @@ class Plan:
     side_Q     int8 [Q], the side that its tokens count for, or -1
     num_sides  how many sides there are
     cut        which of the requests' tokens count; None: all
+    drafts     whether drafts that were rejected count
     """
 
     model: Model
@@ -41,6 +42,7 @@ class Plan:
     side_Q: npt.NDArray[np.int8]
     num_sides: int
     cut: Cut | None
+    drafts: bool
 
     @staticmethod
     def of(trace: Trace, *, seed: int, sample_tokens: int, profile_requests: int) -> Plan:
@@ -55,6 +57,7 @@ class Plan:
             side_Q=np.where(kept_Q, 0, -1).astype(np.int8),
             num_sides=1,
             cut=trace.cut,
+            drafts=trace.drafts,
         )
 
     def segment_bytes(self) -> int:

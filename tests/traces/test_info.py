@@ -156,7 +156,9 @@ def test_even_loads_overlap_by_chance_in_k_of_e() -> None:
 
 
 def test_repeated_and_skipped_positions_are_counted() -> None:
-    previous_T, skips, repeats = previous_rows(np.array([0, 0, 0, 0, 1], np.int32), np.array([0, 1, 1, 4, 2], np.int32))
+    previous_T, skips, repeats = previous_rows(
+        np.array([0, 0, 0, 0, 1], np.int32), np.array([0, 1, 1, 4, 2], np.int32), np.zeros(5, np.uint8)
+    )
     assert previous_T.tolist() == [-1, 0, -1, -1, -1]
     assert (skips, repeats) == (1, 1)
 

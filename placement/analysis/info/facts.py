@@ -72,6 +72,7 @@ class TraceInfo(OverLayers):
         num_tokens: Tokens of the selected requests.
         prefill_tokens: Tokens of prompts; None for counts.
         decode_tokens: Tokens that the model wrote; None for counts.
+        draft_tokens: Drafts of speculative decoding that were rejected; None for counts.
         num_requests: Requests that have tokens.
         listed_requests: Selected requests of the manifests.
         weights: Whether every token has router weights.
@@ -86,6 +87,7 @@ class TraceInfo(OverLayers):
     num_tokens: int
     prefill_tokens: int | None
     decode_tokens: int | None
+    draft_tokens: int | None
     num_requests: int
     listed_requests: int
     weights: bool
@@ -106,8 +108,9 @@ def facts_of(found: Reading) -> TraceInfo:
     return TraceInfo(
         model=found.model,
         num_tokens=found.num_tokens,
-        prefill_tokens=None if found.decode is None else found.num_tokens - found.decode,
+        prefill_tokens=None if found.decode is None else found.num_tokens - found.decode - found.drafts,
         decode_tokens=found.decode,
+        draft_tokens=None if found.decode is None else found.drafts,
         num_requests=int(np.count_nonzero(found.tokens_Q)),
         listed_requests=found.listed,
         weights=found.num_shards > 0 and found.shards_without_weights == 0,
@@ -190,7 +193,7 @@ def _missing_of_tokens(found: Reading, present: list[RequestEntry]) -> list[str]
         told.append(f"no router weights in {found.shards_without_weights} of {found.num_shards} shards")
     if found.decode == 0:
         told.append("no decode tokens")
-    if found.decode == found.num_tokens:
+    if found.decode is not None and found.decode + found.drafts == found.num_tokens:
         told.append("no prefill tokens")
     empty = found.listed - len(present)
     if empty:

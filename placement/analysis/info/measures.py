@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from placement.traces.format import DRAFT
+
 SHUFFLES = 8
 
 
@@ -96,15 +98,16 @@ def overlap_chance(load_LE: npt.NDArray[np.int64], size_L: npt.NDArray[np.float6
 
 
 def previous_rows(
-    request_T: npt.NDArray[np.int32], position_T: npt.NDArray[np.int32]
+    request_T: npt.NDArray[np.int32], position_T: npt.NDArray[np.int32], phase_T: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.int64], int, int]:
     """Row of the token one position earlier in the same request or -1, int64 [T]; then the numbers of steps to a later
     position that skip some, and of steps that stay at the same position. Tokens may be in any order (engines interleave
-    the requests of a batch)."""
+    the requests of a batch). A draft that was rejected is no step: another token has its position."""
     order = np.lexsort((position_T, request_T))
+    order = order[phase_T[order] != DRAFT]
     same = request_T[order[1:]] == request_T[order[:-1]]
     step = position_T[order[1:]] - position_T[order[:-1]]
     follows = same & (step == 1)
-    previous_T = np.full(len(order), -1, dtype=np.int64)
+    previous_T = np.full(len(request_T), -1, dtype=np.int64)
     previous_T[order[1:][follows]] = order[:-1][follows]
     return previous_T, int(np.count_nonzero(same & (step > 1))), int(np.count_nonzero(same & (step == 0)))

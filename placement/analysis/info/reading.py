@@ -18,7 +18,7 @@ from placement.errors import TraceError
 from placement.support.memory import check_fits_memory
 from placement.support.parallel import run_tasks
 from placement.traces.checked import checked_ids
-from placement.traces.format import RequestEntry, is_short
+from placement.traces.format import DECODE, DRAFT, RequestEntry, is_short
 from placement.traces.split import request_keys
 from placement.traces.trace import Block, Trace
 from placement.workload.counting import count_short_sets, set_counter
@@ -33,6 +33,7 @@ class Reading:
     listed        entries of the manifest that are selected; Q of all that there are, `entries`, in the next line
     tokens_Q      int64 [Q], tokens of every entry
     decode        tokens of the decode phase; None for counts without tokens
+    drafts        drafts that were rejected
     load_LE       int64 [L, E], assignments of every expert
     coact_LEE     int64 [L, E, E], tokens that visit both experts; diagonal 0; None for counts
     shared_L      int64 [L], experts shared by the `pairs` of consecutive tokens
@@ -49,6 +50,7 @@ class Reading:
     listed: int
     tokens_Q: Ints
     decode: int | None
+    drafts: int
     shards_without_weights: int
     num_shards: int
     load_LE: Ints
@@ -90,12 +92,14 @@ def read_trace(
     row_Q, domain_Q = _profiles(entries, present)
     sampling = None if num_nodes is None else Sampling(trace, columns, present, by, num_nodes)
     sums = _Sums(model, len(domain_Q), sampling)
-    decode = pairs = skips = repeats = 0
+    decode = drafts = pairs = skips = repeats = 0
     for block in trace.blocks():
-        previous_T, skipped, repeated = previous_rows(block.request_T, block.column_T("position"))
+        phase_T = block.column_T("phase")
+        previous_T, skipped, repeated = previous_rows(block.request_T, block.column_T("position"), phase_T)
         sampled = None if sampling is None else sampling.rows(block)
         run_tasks(partial(sums.add, block, previous_T, row_Q[block.request_T], sampled), range(layers), executor)
-        decode += int(np.count_nonzero(block.column_T("phase")))
+        decode += int(np.count_nonzero(phase_T == DECODE))
+        drafts += int(np.count_nonzero(phase_T == DRAFT))
         pairs += int(np.count_nonzero(previous_T >= 0))
         skips, repeats = skips + skipped, repeats + repeated
         if progress is not None:
@@ -108,6 +112,7 @@ def read_trace(
         listed=len(entries) if trace.selected_Q is None else int(trace.selected_Q.sum()),
         tokens_Q=columns.tokens_Q,
         decode=decode,
+        drafts=drafts,
         shards_without_weights=sum(not shard.has_weights for shard in trace.shards),
         num_shards=len(trace.shards),
         load_LE=load_LE,
@@ -202,6 +207,7 @@ def read_counts(counts: ExpertCounts, *, num_nodes: int | None) -> Reading:
         listed=size,
         tokens_Q=np.ones(size, dtype=np.int64),
         decode=None,
+        drafts=0,
         shards_without_weights=0,
         num_shards=0,
         load_LE=counts.load_LE(),

@@ -43,9 +43,8 @@ def trace_tables(info: TraceInfo, by_layer: bool) -> Iterator[Table | Text]:
         f"{plural(model.num_experts, 'expert')}, top-{model.top_k}",
         style="bold",
     )
-    phases = "" if info.decode_tokens is None else f"({info.prefill_tokens:,} prefill, {info.decode_tokens:,} decode) "
     yield Text(
-        f"{plural(info.num_tokens, 'token')} {phases}in {plural(info.num_requests, 'request')}, "
+        f"{plural(info.num_tokens, 'token')} {_phases(info)}in {plural(info.num_requests, 'request')}, "
         f"{'with' if info.weights else 'without'} router weights"
     )
     yield Text(f"{plural(len(info.domains), 'domain')}, {_categories(info)}\n")
@@ -62,6 +61,13 @@ def trace_tables(info: TraceInfo, by_layer: bool) -> Iterator[Table | Text]:
         yield Text(f"\n{title}", style="bold")
         for sentence in sentences:
             yield Text(printable(sentence))
+
+
+def _phases(info: TraceInfo) -> str:
+    if info.decode_tokens is None:
+        return ""
+    drafts = f", {plural(info.draft_tokens, 'rejected draft')}" if info.draft_tokens else ""
+    return f"({info.prefill_tokens:,} prefill, {info.decode_tokens:,} decode{drafts}) "
 
 
 def _categories(info: TraceInfo) -> str:

@@ -327,9 +327,13 @@ BAD: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     "vllm, no key": (
         "vllm",
         with_bytes("x.jsonl", '{"choices": [{}]}'),
-        "only 1 response .*--enable-return-routed-experts",
+        ": 1 response without .*--enable-return-routed-experts",
     ),
-    "vllm, no choices": ("vllm", with_bytes("x.jsonl", '{"id": 1}'), r"has no response .*, only x\.jsonl; start vLLM"),
+    "vllm, no choices": (
+        "vllm",
+        with_bytes("x.jsonl", '{"id": 1}'),
+        r"has no response .*: x\.jsonl left out: .*; start vLLM",
+    ),
     "vllm, base64": ("vllm", with_bytes("x.jsonl", '{"choices": [{"routed_experts": "*"}]}'), "cannot read .*line 1"),
     "vllm, mixed": (
         "vllm",
@@ -341,7 +345,7 @@ BAD: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     "sglang-responses, no key": (
         "sglang-responses",
         with_bytes("x.jsonl", '{"meta_info": {}}'),
-        r"only 1 response without routed_experts \(x.jsonl: line 1\); start SGLang",
+        r"1 response without routed_experts left out \(x.jsonl: line 1\); start SGLang",
     ),
     "routing-log, empty": ("routing-log", with_bytes("x.jsonl", ""), "no lines of type route"),
     "routing-log, no layer": ("routing-log", with_bytes("x.jsonl", route(layer=None)), "line 1: layer is None"),

@@ -111,7 +111,7 @@ def test_a_payload_says_where_it_starts(tmp_path: Path) -> None:
     choice = {"routed_experts": value, "token_ids": list(range(ANSWER))}
     done, found = read(logged(tmp_path, vllm("a", value), vllm("b", None, choices=[choice], usage=None)))
     assert found == {name: tokens(routed()[3:], start=3) for name in "ab"}
-    assert "6 prompt tokens without rows left out" in str(done.notes)
+    assert "6 tokens of prompts have no rows" in str(done.notes)
 
 
 def test_prompts_apart(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_prompts_that_have_no_rows_are_told(tmp_path: Path) -> None:
     """The answer alone is decode, and the note counts what is not there."""
     done, found = read(logged(tmp_path, *(vllm(name, npy(routed()[PROMPT:])) for name in "ab")))
     assert found == {name: tokens(routed()[PROMPT:], start=PROMPT) for name in "ab"}
-    assert f"{2 * PROMPT} prompt tokens without rows left out (the first: responses.jsonl: line 1)" in done.notes
+    assert f"{2 * PROMPT} tokens of prompts have no rows (the first: responses.jsonl: line 1)" in done.notes
 
 
 def test_the_generate_endpoint(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_prompt_that_nothing_tells(tmp_path: Path) -> None:
     """Without usage and without tokens all rows are called prefill, and a note says so."""
     done, found = read(logged(tmp_path, vllm("a", npy(routed()), usage=None)))
     assert found == {"a": tokens(routed(), prompt=ROWS)}
-    assert any("1 response does not say where the prompt ends" in note for note in done.notes)
+    assert any("1 response does not say where its prompt ends" in note for note in done.notes)
 
 
 ABORTED = vllm("x", None, choices=[{"index": 0, "finish_reason": "abort", "routed_experts": None}])
@@ -198,9 +198,7 @@ def test_what_has_no_routing_is_counted(case: str, first: bool, tmp_path: Path) 
 def test_the_flag_is_advised_where_nothing_is_left(case: str, tmp_path: Path) -> None:
     """Only a log without a single row is refused, in one line with what it has."""
     documents, note = WITHOUT[case]
-    with pytest.raises(
-        TraceError, match=r"no response with routed_experts, only .*--enable-return-routed-exp"
-    ) as error:
+    with pytest.raises(TraceError, match=r"no response with routed_experts: .*--enable-return-routed-exp") as error:
         convert(logged(tmp_path, *documents), tmp_path / "out", reader="vllm")
     assert "\n" not in str(error.value) and (case == "null" or note.split(" left")[0] in str(error.value))
 
@@ -282,7 +280,7 @@ def test_what_sglang_did_not_answer_is_counted(first: bool, tmp_path: Path) -> N
         "1 line that is no JSON",
         "1 empty line",
     ]
-    with pytest.raises(TraceError, match=r"only 2 responses without .*, 2 errors .*; start SGLang with"):
+    with pytest.raises(TraceError, match=r"routed_experts: 2 responses without .*, 2 errors .*; start SGLang with"):
         convert(logged(tmp_path, *rest), tmp_path / "none", reader="sglang-responses", options=ReadOptions(top_k=4))
 
 
