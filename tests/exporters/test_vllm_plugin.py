@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
 import tomllib
+from importlib import metadata
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -141,6 +144,60 @@ def test_a_vllm_without_such_a_balancer_is_refused(asked: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(InputError, match="no expert balancer as vLLM"):
         register()
+
+
+@pytest.mark.parametrize(
+    ("version", "level", "words"),
+    [
+        ("0.33.0", logging.INFO, "sees vLLM 0.33.0, with which it was tested"),
+        ("0.33.0+cu129", logging.INFO, r"sees vLLM 0.33.0\+cu129, with which"),
+        ("0.33.1", logging.WARNING, "sees vLLM 0.33.1 and was tested with 0.33.0; .* so it goes on"),
+        ("0.40.0.dev7", logging.WARNING, "sees vLLM 0.40.0.dev7 and was tested with 0.33.0"),
+        (None, logging.WARNING, "sees vLLM dev and was tested with"),
+    ],
+)
+def test_it_says_which_vllm_it_sees(
+    version: str | None,
+    level: int,
+    words: str,
+    asked: Path,
+    balancer: type[Balancer],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once, below vLLM's own logger; an untested version whose balancer has the same names is a warning."""
+
+    def installed(name: str) -> str:
+        assert name == "vllm"
+        if version is None:
+            raise metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(metadata, "version", installed)
+    monkeypatch.setattr(sys.modules["vllm"], "__version__", "dev", raising=False)
+    before = balancer.add_model
+    with caplog.at_level(logging.INFO):
+        register()
+        register()
+    (found,) = [record for record in caplog.records if "sees vLLM" in record.getMessage()]
+    assert found.levelno == level and re.search(words, found.getMessage()) and found.name.startswith("vllm.")
+    assert balancer.add_model is not before
+
+
+def test_a_version_whose_balancer_differs_is_named_and_left_alone(
+    asked: Path, balancer: type[Balancer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is replaced where a name is not as expected: the error has the version and what differs."""
+
+    def add_model(self: Any, net: Any, config: Any) -> None: ...
+
+    monkeypatch.setattr(metadata, "version", lambda name: "0.41.2")
+    monkeypatch.setattr(balancer, "add_model", add_model)
+    with pytest.raises(
+        InputError, match=r"this vLLM \(0\.41\.2\) is not that of vLLM 0\.33\.0.*takes self, net, config"
+    ):
+        register()
+    assert balancer.add_model is add_model
 
 
 def test_a_balancer_that_changed_is_refused(

@@ -2,6 +2,8 @@
 
 One method of vLLM is wrapped, `EplbState.add_model`, which builds the balancer's state once weights are loaded: after
 it the balancer's policy is ours, and the next step is the one that rearranges. Weights move as in any rearrangement.
+The plugin says which vLLM it sees: of a version that it was not tested with, it wraps the method with a warning where
+names and arguments are those that it knows, and stops vLLM otherwise.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import sys
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -18,11 +22,11 @@ from placement.documents.placement import load_placement
 from placement.errors import InputError, MapError
 from placement.exporters.engine_layers import main_LP
 
-MADE_FOR = "vLLM 0.33.0"
+TESTED = ("0.33.0",)  # versions of vLLM whose balancer was run with the plugin, by `make test-engines`
+MADE_FOR = f"vLLM {TESTED[-1]}"
 ASKED = ("weight", "num_replicas", "num_groups", "num_nodes", "num_ranks", "old_global_expert_indices")
 STATE = ("policy", "expert_rearrangement_step", "expert_rearrangement_step_interval")
-UNKNOWN = f"this vLLM's expert balancer is not that of {MADE_FOR}, and would run with another map without a word"
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vllm.{__name__}")  # below vLLM's own logger: its handlers print what is said here
 
 
 def start_from(path: str) -> None:
@@ -32,14 +36,23 @@ def start_from(path: str) -> None:
         from vllm.distributed.eplb.eplb_state import EplbState
         from vllm.distributed.eplb.policy import DefaultEplbPolicy
     except ImportError as error:
-        raise InputError(f"this vLLM has no expert balancer as {MADE_FOR} has: {error}") from None
+        raise InputError(f"this vLLM ({seen()}) has no expert balancer as {MADE_FOR} has: {error}") from None
     add_model = EplbState.add_model
     if hasattr(add_model, "placed_from"):
         return
     policy = fixed_policy(placement, DefaultEplbPolicy)
     takes = inspect.signature(add_model)
     if not {"model", "model_name"} <= takes.parameters.keys():
-        raise InputError(f"{UNKNOWN}: EplbState.add_model takes {', '.join(takes.parameters)}")
+        raise unknown(f"EplbState.add_model takes {', '.join(takes.parameters)}")
+    if seen().split("+")[0] in TESTED:
+        log.info("expert-placement sees vLLM %s, with which it was tested", seen())
+    else:
+        log.warning(
+            "expert-placement sees vLLM %s and was tested with %s; what it replaces in the balancer has the names "
+            "that it knows, so it goes on: compare the model's answers before you trust this version",
+            seen(),
+            ", ".join(TESTED),
+        )
 
     @functools.wraps(add_model)
     def add_model_placed(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -49,13 +62,29 @@ def start_from(path: str) -> None:
             check_platform(self.parallel_config.eplb_config.use_async)
         add_model(self, *args, **kwargs)
         if missing := [name for name in STATE if not hasattr(self, name)]:
-            raise InputError(f"{UNKNOWN}: EplbState has no {', '.join(missing)}")
+            raise unknown(f"EplbState has no {', '.join(missing)}")
         self.policy = policy
         self.expert_rearrangement_step = self.expert_rearrangement_step_interval - 1
         log.info("experts will be placed as %s says after the first step", path)
 
     add_model_placed.placed_from = path  # type: ignore[attr-defined]
     EplbState.add_model = add_model_placed
+
+
+def seen() -> str:
+    """The version of the vLLM that runs."""
+    try:
+        return metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        return str(getattr(sys.modules.get("vllm"), "__version__", "of an unknown version"))
+
+
+def unknown(what: str) -> InputError:
+    """The error where vLLM's balancer is not the one that the plugin knows: vLLM does not start."""
+    return InputError(
+        f"the expert balancer of this vLLM ({seen()}) is not that of {MADE_FOR}, and would run with another map "
+        f"without a word: {what}; use {MADE_FOR}, or start without the plugin"
+    )
 
 
 def fixed_policy(placement: Placement, default: Any) -> type:
@@ -66,7 +95,7 @@ def fixed_policy(placement: Placement, default: Any) -> type:
     asked = getattr(default, "rebalance_experts", None)
     if asked is None or tuple(inspect.signature(asked).parameters) != ASKED:
         takes = "no method" if asked is None else ", ".join(inspect.signature(asked).parameters)
-        raise InputError(f"{UNKNOWN}: {default.__name__}.rebalance_experts takes {takes}")
+        raise unknown(f"{default.__name__}.rebalance_experts takes {takes}")
     phy2log_LP = main_LP(placement).astype(np.int64)
     mine = (len(phy2log_LP), placement.model.num_experts, placement.num_slots, placement.num_ranks)
 
@@ -104,7 +133,7 @@ def check_model(placement: Placement, model: Any, path: str) -> None:
     }
     for name, value in wanted.items():
         if not hasattr(model, name):
-            raise InputError(f"{UNKNOWN}: {type(model).__name__} has no {name}")
+            raise unknown(f"{type(model).__name__} has no {name}")
         if getattr(model, name) != value:
             raise MapError(
                 f"{path} is for {name}={value}, but vLLM runs with {getattr(model, name)}; set num_redundant_experts="
