@@ -23,11 +23,16 @@ def _table() -> dict[str, Callable[[], Target]]:
         f"read-{case.replace('/', '-')}-{Path(file).suffix[1:]}": lambda case=case, file=file: recorded(case, file)
         for case, file in (
             ("sglang/per-token", f"{dump}_0.pt"),
+            ("sglang/speculative", f"{dump}_0.pt"),
             ("sglang/per-pass", f"{dump}_0.pt"),
             ("sglang/stat", f"{dump}.pt"),
             ("sglang-responses/generate", "responses.jsonl"),
             ("sglang-responses/chat", "responses.json"),
+            ("sglang-responses/typed", "responses.jsonl"),
             ("vllm/responses", "responses.jsonl"),
+            ("vllm/prompts-apart", "responses.jsonl"),
+            ("vllm/payloads", "responses.jsonl"),
+            ("vllm/generate", "responses.jsonl"),
             ("vllm/arrays", "a.npy"),
             ("routing-log/layer-major", "routes.jsonl"),
             ("megatron/training", "router_trace_rank0.jsonl"),

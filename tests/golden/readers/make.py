@@ -203,6 +203,94 @@ def vllm() -> None:
     expect("vllm/arrays", {name: tokens_of(name, phases=False) for name in REQUESTS}, "arrays")
 
 
+def npy_text(array: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def responses_by_version() -> None:
+    """The forms of routed_experts of other versions, and a log with what has none."""
+
+    def log(case: str, responses: dict[str, Any], options: Any = None, **more: Any) -> None:
+        lines = [responses["a"], {"error": {"message": "too long", "code": 400}}, responses["b"], None, responses["c"]]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder(case) / "responses.jsonl").write_text(text + '{"id": "d", "choi\n')
+        expect(case, {name: tokens_of(name) for name in REQUESTS}, case.split("/")[1], options, **more)
+
+    def usage(name: str) -> dict[str, int]:
+        prompt, answer = REQUESTS[name]
+        return {"prompt_tokens": prompt, "completion_tokens": answer + 1, "total_tokens": prompt + answer + 1}
+
+    arrays = {name: hidden(name) for name in REQUESTS}
+    apart, payloads, generated, typed = {}, {}, {}, {}
+    for name, (prompt, answer) in REQUESTS.items():
+        array = arrays[name].astype(np.uint8)
+        choice = {"index": 0, "routed_experts": npy_text(array[prompt:].astype(np.int32))}
+        apart[name] = {"id": name, "choices": [choice], "prompt_routed_experts": npy_text(array[:prompt])}
+        apart[name] |= {"usage": usage(name)}
+        data = base64.b64encode(array.astype("<u2").tobytes()).decode()
+        payload = {"data": data, "shape": list(array.shape), "dtype": "uint16", "start": 0}
+        payloads[name] = {"id": name, "choices": [{"index": 0, "routed_experts": payload}], "usage": usage(name)}
+        choice = {"index": 0, "token_ids": list(range(answer + 1)), "routed_experts": npy_text(array)}
+        generated[name] = {"request_id": name, "choices": [choice]}
+        meta = usage(name) | {"id": name, "routed_experts_dtype": "uint8"}
+        meta["routed_experts"] = base64.b64encode(array.tobytes()).decode()
+        typed[name] = {"text": "", "meta_info": meta}
+    log("vllm/prompts-apart", apart)
+    log("vllm/payloads", payloads)
+    log("vllm/generate", generated)
+    log("sglang-responses/typed", typed, {"top_k": TOP_K})
+
+
+def speculative() -> None:
+    """SGLang with one draft a request: a and b are verified, c joins without an answer, the draft model is recorded."""
+    import torch
+
+    other = np.random.default_rng(11)
+    extra = {  # drafts: (request, position) -> their sets
+        place: np.argsort(other.random((len(LAYERS), EXPERTS)), axis=1)[:, :TOP_K]
+        for place in (("b", 5), ("a", 8), ("b", 6))
+    }
+    # (mode, rows of the pass as (request, position, set of a draft or of the token))
+    passes: list[tuple[int, list[tuple[str, int, np.ndarray | None]], list[int] | None]] = []
+
+    def rows(name: str, first: int, size: int) -> list[tuple[str, int, np.ndarray | None]]:
+        return [(name, at, IDS[name][at]) for at in range(first, first + size)]
+
+    passes.append((1, rows("a", 0, 5) + rows("b", 0, 4), [5, 4]))
+    passes.append((5, [*rows("a", 5, 2), ("b", 4, IDS["b"][4]), ("b", 5, extra["b", 5])], None))  # b's was rejected
+    passes.append((6, [("a", 6, None), ("a", 7, None), ("b", 5, None), ("b", 6, None)], [2, 2]))  # the draft model
+    passes.append((1, rows("c", 0, 3), [3]))
+    passes.append((1, [("c", at, None) for at in range(3)], [3]))
+    last = [("a", 7, IDS["a"][7]), ("a", 8, extra["a", 8]), ("b", 5, IDS["b"][5]), ("b", 6, extra["b", 6])]
+    passes.append((5, last, None))
+    records = []
+    for number, (mode, found, lengths) in enumerate(passes):
+        ids = np.full((3, len(found), 8), -1, dtype=np.int32)
+        for row, (_, _, sets) in enumerate(found):
+            if sets is not None:
+                ids[LAYERS, row, :TOP_K] = sets
+        names = {"forward_pass_id": number, "rank": 0, "gatherer_key": "primary", "input_ids": [7] * len(found)}
+        names |= {"positions": [position for _, position, _ in found], "extend_seq_lens": lengths, "forward_mode": mode}
+        records.append(names | {"topk_ids_of_layer": torch.tensor(ids), "misc_objects": []})
+    path = folder("sglang/speculative")
+    torch.save(
+        {"records": records, "last_physical_to_logical_map": torch.arange(EXPERTS)[None].repeat(3, 1)},
+        path / "expert_distribution_recorder_1764000000.5_0.pt",
+    )
+
+    def draft(name: str, position: int, phase: int) -> dict[str, Any]:
+        return {"position": position, "phase": phase, "ids": extra[name, position].tolist()}
+
+    tokens = {name: tokens_of(name) for name in REQUESTS}
+    tokens["a"].append(draft("a", 8, 1))  # of the last pass nothing says what was accepted
+    tokens["b"][5:5] = [draft("b", 5, 2)]
+    tokens["b"].append(draft("b", 6, 1))
+    requests = {str(number): tokens[name] for number, name in enumerate(REQUESTS)}
+    expect("sglang/speculative", requests, "speculative")
+
+
 def routing_log() -> None:
     path = folder("routing-log/layer-major")
     with (path / "routes.jsonl").open("w") as file:
@@ -351,4 +439,6 @@ def parquet() -> None:
 
 if __name__ == "__main__":
     for write in (sglang, sglang_responses, vllm, routing_log, megatron, tensorrt_llm, llama_cpp, arrays, parquet):
+        write()
+    for write in (responses_by_version, speculative):
         write()
