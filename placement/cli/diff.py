@@ -32,7 +32,7 @@ def diff_command(
     described = new_file.described_cluster() or old_file.described_cluster()
     if cluster is not None:
         described = cluster_from_yaml(cluster, new_map.model.num_experts)
-    plan = migration_plan(old_map, new_map, described or Cluster(**dict(new_file.cluster)))
+    plan = migration_plan(old_map, new_map, described or Cluster(**new_file.cluster.sizes()))
     if output is not None:
         write_atomic(output, json_bytes(plan.document(), "copies"))
     if json_output:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -78,10 +78,13 @@ def export_command(
 def import_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File that an engine loads.")],
     source: Annotated[str, typer.Option("--from", help="Its format, as --to of export.")],
-    nodes: Annotated[int, typer.Option(help="Number of nodes.")],
     top_k: Annotated[int, typer.Option(help="Experts that a token visits, which no such file says.")],
+    nodes: Annotated[int | None, typer.Option(help="Number of nodes.")] = None,
     output: Annotated[Path, output_file("-o", "--output", help="Placement file to write.")] = Path("placement.json"),
     gpus_per_node: Annotated[int | None, typer.Option(help="GPUs of a node, if the file does not say.")] = None,
+    cluster: Annotated[
+        Path | None, typer.Option(help="cluster.yaml, instead of the two: it says which rank lies on which node.")
+    ] = None,
     num_experts: Annotated[int | None, typer.Option(help="Experts of a layer. [default: as the file has]")] = None,
     num_hidden_layers: HiddenLayers = None,
     moe_layers: MoeLayers = None,
@@ -90,6 +93,7 @@ def import_command(
     """Read the map that an engine loads, check it, and write it as a placement file."""
     import numpy as np
 
+    from placement.documents.cluster_yaml import read_cluster_file
     from placement.documents.placement import PlacementFile
     from placement.exporters.engine_layers import layer_numbers
     from placement.exporters.imports import imported
@@ -97,13 +101,18 @@ def import_command(
     importer = get_importer(source)
     if file.suffix not in importer.suffixes:
         raise OptionError(f"--from {source} reads {' or '.join(importer.suffixes)}; {file} ends otherwise")
+    where: dict[str, Any] = {"num_nodes": nodes, "gpus_per_node": gpus_per_node}
+    if (nodes is None) == (cluster is None) or (nodes is None and gpus_per_node is not None):
+        raise OptionError("say where the ranks are: with --nodes and --gpus-per-node, or with --cluster cluster.yaml")
+    if cluster is not None:
+        told = read_cluster_file(cluster)
+        where = {"num_nodes": told.num_nodes, "gpus_per_node": told.gpus(), "rank_hosts": told.hosts()}
     try:
         placement = imported(
             importer.read(file.read_bytes(), file.suffix),
             name=file.stem if name is None else name,
             top_k=top_k,
-            num_nodes=nodes,
-            gpus_per_node=gpus_per_node,
+            **where,
             num_experts=num_experts,
             layer_ids=None if moe_layers is None else layer_numbers(moe_layers),
             num_hidden_layers=num_hidden_layers,

@@ -112,7 +112,7 @@ def _cluster_of(file: PlacementFile, shape: ClusterOptions) -> Cluster:
         raise OptionError(f"{given} and --map both say the shape; leave one out")
     if shape.cluster is not None:
         return cluster_from_yaml(shape.cluster, file.model.num_experts)
-    return file.described_cluster() or Cluster(**dict(file.cluster))
+    return file.described_cluster() or Cluster(**file.cluster.sizes())
 
 
 def _show(grouped: GroupedSolution, *, whole: bool) -> None:

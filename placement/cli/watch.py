@@ -82,7 +82,7 @@ def watch_command(
         check_apart({"--output": output}, [current])
     service = None if server is None else Service(Client(server, token), current)
     placement, file = load_placement(current) if service is None else service.placement()
-    described = file.described_cluster() or Cluster(**dict(file.cluster))
+    described = file.described_cluster() or Cluster(**file.cluster.sizes())
     planner = Planner(
         cluster=described if cluster is None else cluster_from_yaml(cluster, placement.model.num_experts),
         current=placement,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,9 @@ class Cluster(Shape):
         inter_gbps: Network bandwidth of one GPU to other nodes, Gbit/s.
         intra_gbps: Bandwidth of one GPU to the others of its node, Gbit/s.
         gpu_tflops: Dense throughput that an expert's matrix products reach on a GPU of speed 1, TFLOP/s.
-        gpu_speeds: Relative speed of every rank, in rank order; empty means all alike.
-        topology: How the links between nodes differ: racks, unequal nodes, or any matrix of costs.
+        gpu_speeds: Relative speed of every rank, as the engine numbers ranks; empty means all alike.
+        topology: How the links between nodes differ: racks, unequal nodes, or any matrix of costs between ranks, as the
+            engine numbers ranks.
         expert_bytes: Weights of one expert (default: DeepSeek-V3 in bf16).
         dispatch_bytes: One copy of a token on its way to its experts (default: DeepEP fp8 with scales, hidden size
             7168).
@@ -41,13 +42,14 @@ class Cluster(Shape):
     combine_bytes: int = 14384
 
     def __post_init__(self) -> None:
-        for name, value in self.sizes().items():
+        for name, value in zip(("num_nodes", "gpus_per_node", "slots_per_gpu"), self.shape, strict=True):
             if value < 1:
                 raise ClusterError(f"{name}={value} must be at least 1")
         if self.num_nodes > MOST_NODES:
             raise ClusterError(
                 f"num_nodes={self.num_nodes} is out of range: 1 to {MOST_NODES} nodes may form an EP group"
             )
+        self.settle_hosts()
         for name in SIZES:
             number = getattr(self, name)
             if not 0 < number < 1e18:
@@ -65,8 +67,32 @@ class Cluster(Shape):
         """Relative speed of each rank, float64 [G], mean 1."""
         if not self.gpu_speeds:
             return np.ones(self.num_ranks)
-        speed = np.asarray(self.gpu_speeds, dtype=np.float64)
+        speed = np.asarray(self.gpu_speeds, dtype=np.float64)[self.engine_rank_G()]
         return np.asarray(speed / speed.mean())
+
+    def node_cost_NN(self) -> npt.NDArray[np.float64]:
+        """Cost of one copy from node to node, float64 [N, N]; see `Topology.node_cost_NN`."""
+        return self._links().node_cost_NN(self.num_nodes, self.gpus_per_node, self.inter_gbps)
+
+    def rank_cost_NG(self) -> npt.NDArray[np.float64]:
+        """Mean cost of one copy from the ranks of a node to a rank, float64 [N, G]; see `Topology.rank_cost_NG`."""
+        return self._links().rank_cost_NG(self.num_nodes, self.gpus_per_node, self.inter_gbps)
+
+    def priced_within_nodes(self) -> tuple[int, int, float] | None:
+        """(rank, rank, cost) of a link between two ranks of a node that `rank_cost` prices; None: it prices none."""
+        found = self._links().priced_within(self.gpus_per_node)
+        if found is None:
+            return None
+        rank_G = self.engine_rank_G()
+        return int(rank_G[found[0]]), int(rank_G[found[1]]), found[2]
+
+    def flat(self) -> Cluster:
+        """The same ranks, each a node of its own, all links alike."""
+        order = tuple(np.argsort(self.engine_rank_G()).tolist()) if self.rank_hosts else ()
+        return replace(self, num_nodes=self.num_ranks, gpus_per_node=1, topology=EVEN, rank_hosts=order)
+
+    def _links(self) -> Topology:
+        return self.topology.reordered(self.engine_rank_G()) if self.rank_hosts else self.topology
 
     def check_fits(self, num_experts: int) -> None:
         """Refuse a model that does not fit the slots.
@@ -92,7 +118,7 @@ class Cluster(Shape):
     @staticmethod
     def of(shape: Shape) -> Cluster:
         """The cluster of this shape whose hardware is the default."""
-        return Cluster(num_nodes=shape.num_nodes, gpus_per_node=shape.gpus_per_node, slots_per_gpu=shape.slots_per_gpu)
+        return Cluster(**shape.sizes())
 
     @staticmethod
     def fit(

@@ -93,7 +93,7 @@ class MigrationPlan:
         node_G = cluster.node_of_rank_G()
         bits_GG = self.bytes_GG * 8.0
         within_GG = np.where(node_G[:, None] == node_G, bits_GG, 0.0)
-        between_GG = bits_GG * _cost_NN(cluster)[node_G[:, None], node_G]
+        between_GG = bits_GG * cluster.node_cost_NN()[node_G[:, None], node_G]
         times = (
             bits.sum(axis=axis).max() / gbps
             for bits, gbps in ((within_GG, cluster.intra_gbps), (between_GG, cluster.inter_gbps))
@@ -118,16 +118,20 @@ class MigrationPlan:
 
     def document(self) -> dict[str, Any]:
         """Plain data of schema `expert-migration/1`: the summary, bytes from node to node, and the copies as rows."""
-        layer_id_M = np.asarray(self.layer_ids)[self.layer_M]
-        copies = np.stack([layer_id_M, self.slot_M, self.expert_M, self.source_M, self.target_M], axis=1)
         return {
             "schema": SCHEMA,
             **self.summary(),
             "expert_bytes": self.cluster.expert_bytes,
             "bytes_node_to_node": self.bytes_NN.tolist(),
             "columns": list(COLUMNS),
-            "copies": copies.tolist(),
+            "copies": self.copies_M5().tolist(),
         }
+
+    def copies_M5(self) -> Ints:
+        """The copies as rows of COLUMNS, int64 [M, 5]; slots and ranks are numbered as the engine numbers them."""
+        rank_G, slot_P = self.cluster.engine_rank_G(), self.cluster.engine_slot_P()
+        where = (slot_P[self.slot_M], self.expert_M, rank_G[self.source_M], rank_G[self.target_M])
+        return np.stack([np.asarray(self.layer_ids)[self.layer_M], *where], axis=1)
 
 
 def migration_plan(current: Placement, new: Placement, cluster: Cluster) -> MigrationPlan:
@@ -148,7 +152,7 @@ def migration_plan(current: Placement, new: Placement, cluster: Cluster) -> Migr
         check_fits(placement, new.model, cluster)
     node_G = cluster.node_of_rank_G()
     # links within nodes cost less than any between them, and those within a rank nothing
-    cost_GG = np.where(node_G[:, None] == node_G, 1.0, 2.0 + _cost_NN(cluster)[node_G[:, None], node_G])
+    cost_GG = np.where(node_G[:, None] == node_G, 1.0, 2.0 + cluster.node_cost_NN()[node_G[:, None], node_G])
     np.fill_diagonal(cost_GG, 0.0)
     copies = []  # (number of sources, layer, slot): those without a choice are settled first
     for layer, (old_P, new_P) in enumerate(zip(current.phy2log_LP, new.phy2log_LP, strict=True)):
@@ -183,16 +187,13 @@ def check_fits(current: Placement, model: Model, cluster: Cluster) -> None:
         raise MapError(f"the current map is for {current.model.routing_said}; {model.routing_said} are needed")
     if current.shape != cluster.shape:
         raise MapError(f"the current map is for {_words(current)}; {_words(cluster)} are needed")
+    current.check_hosts(cluster)
 
 
 def map_digest(placement: Placement) -> str:
-    """Names the map alone, whatever file it came from: "sha256:...", of phy2log_LP as little-endian int32."""
-    return "sha256:" + hashlib.sha256(placement.phy2log_LP.astype("<i4").tobytes()).hexdigest()
+    """Names the map alone, whatever file it came from: "sha256:...", of its slots as little-endian int32."""
+    return "sha256:" + hashlib.sha256(placement.engine_LP().astype("<i4").tobytes()).hexdigest()
 
 
 def _words(of: Shape) -> str:
     return f"{of.num_nodes} nodes x {of.gpus_per_node} GPUs x {of.slots_per_gpu} slots a GPU"
-
-
-def _cost_NN(cluster: Cluster) -> npt.NDArray[np.float64]:
-    return cluster.topology.node_cost_NN(cluster.num_nodes, cluster.gpus_per_node, cluster.inter_gbps)

@@ -27,9 +27,10 @@ class Placement(Shape):
     phy2log_LP: npt.NDArray[np.int32]
 
     def __post_init__(self) -> None:
+        self.settle_hosts()
         phy2log = np.asarray(self.phy2log_LP)
         faults = map_faults(
-            phy2log,
+            self.by_engine(phy2log) if phy2log.shape[-1:] == (self.num_slots,) else phy2log,
             num_layers=self.model.num_layers,
             num_experts=self.model.num_experts,
             num_ranks=self.num_ranks,
@@ -41,6 +42,19 @@ class Placement(Shape):
         frozen = np.array(phy2log, dtype=np.int32, order="C")
         frozen.setflags(write=False)
         object.__setattr__(self, "phy2log_LP", frozen)
+
+    def engine_LP(self) -> npt.NDArray[np.int32]:
+        """The map as the engine numbers ranks, int32 [L, P]: slot `p` is on its rank `p // slots_per_gpu`."""
+        return self.by_engine(self.phy2log_LP)
+
+    def check_hosts(self, cluster: Shape) -> None:
+        """Raise MapError unless the map is for an engine that numbers its ranks as this cluster says."""
+        if self.rank_hosts != cluster.rank_hosts:
+            mine, other = (f"{list(of.rank_hosts)}" if of.rank_hosts else "node by node" for of in (self, cluster))
+            raise MapError(
+                f"the map is for ranks that lie {mine}, the ranks of the cluster lie {other} (rank_hosts); give the "
+                "cluster file that the map was made for, or import the map again with this one"
+            )
 
     @property
     def num_redundant(self) -> int:

@@ -74,7 +74,7 @@ def interchangeable_NN(cluster: Cluster) -> npt.NDArray[np.bool_]:
     nodes, gpus = cluster.num_nodes, cluster.gpus_per_node
     speed_Ng = np.sort(cluster.speed_G().reshape(nodes, gpus), axis=1)
     alike_NN = (speed_Ng[:, None] == speed_Ng).all(axis=2)
-    cost_NN = cluster.topology.node_cost_NN(nodes, gpus, cluster.inter_gbps)
+    cost_NN = cluster.node_cost_NN()
     for a, b in zip(*np.nonzero(alike_NN), strict=True):
         trade = np.arange(nodes)
         trade[[a, b]] = b, a

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,22 @@ class Topology:
                 f"topology.rank_cost from rank {row} to {column} is {costs[row, column]}; numbers from 0 to below 1e9 "
                 f"are allowed"
             )
+
+    def reordered(self, rank_G: npt.NDArray[np.int64]) -> Topology:
+        """The same links where the ranks stand in another order: rank_G[i] is the number here of rank i there."""
+        if not self.rank_cost:
+            return self
+        cost_GG = np.asarray(self.rank_cost, dtype=np.float64)[np.ix_(rank_G, rank_G)]
+        return replace(self, rank_cost=tuple(map(tuple, cost_GG.tolist())))
+
+    def priced_within(self, gpus_per_node: int) -> tuple[int, int, float] | None:
+        """(rank, rank, cost) of the first link between two ranks of a node that `rank_cost` prices; None: of none."""
+        for row, costs in enumerate(self.rank_cost):
+            first = row - row % gpus_per_node
+            for column in range(first, first + gpus_per_node):
+                if costs[column] and column != row:
+                    return row, column, costs[column]
+        return None
 
     def node_cost_NN(self, num_nodes: int, gpus_per_node: int, inter_gbps: float) -> Floats:
         """Cost of one copy from node h (row) to node d, float64 [N, N], 0 on the diagonal; 1 is `inter_gbps`.

@@ -166,6 +166,8 @@ def evaluate(
             raise MapError(f"the map is for {placement.model.routing_said}; the trace has {trace.model.routing_said}")
     given = [cluster] * len(placements) if cluster is None or isinstance(cluster, Cluster) else cluster
     clusters = [cluster_of(placement, one) for placement, one in zip(placements, given, strict=True)]
+    for one in dict.fromkeys(clusters):
+        TRANSPORTS.make(transport).check(one)
     homes = _checked_homes(home_Q, len(trace.requests), placements)
     meter = Meter(trace.model, placements, clusters, replica_choice, transport, homes_are_random=home_Q is None)
     for tokens in token_batches(trace, mixed=meter.in_order):
@@ -243,6 +245,7 @@ def cluster_of(placement: Placement, cluster: Cluster | None) -> Cluster:
             f"the map is for {nodes} nodes x {gpus} GPUs x {slots} slots; the cluster has "
             f"{' x '.join(map(str, cluster.shape))}"
         )
+    placement.check_hosts(cluster)
     return cluster
 
 

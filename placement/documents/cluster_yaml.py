@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
 from placement.core.cluster import Cluster
 from placement.documents.document import DocumentPart, fault_list
@@ -21,6 +21,7 @@ class ClusterFile(DocumentPart):
 
     num_nodes: int
     gpus_per_node: int | None = None
+    rank_hosts: tuple[int | str, ...] | list[int | str] | None = None
     slots_per_gpu: int | None = None
     redundant_experts: int | None = None
     inter_gbps: float | None = None
@@ -32,12 +33,39 @@ class ClusterFile(DocumentPart):
     dispatch_bytes: int | None = None
     combine_bytes: int | None = None
 
+    @field_validator("gpus_per_node", mode="before")
+    @classmethod
+    def _one_number(cls, value: object) -> object:
+        if isinstance(value, list):
+            raise ValueError(
+                f"{str(value)[:40]} are several numbers; nodes of unequal size are not modelled: give one number, or "
+                "num_nodes as many as GPUs, gpus_per_node 1 and topology.rank_cost"
+            )
+        return value
+
+    def hosts(self) -> tuple[int, ...]:
+        """Node of each of the engine's ranks. Names are numbered in the order of their first ranks."""
+        hosts = self.rank_hosts or ()
+        if any(isinstance(host, str) for host in hosts):
+            names = list(dict.fromkeys(map(str, hosts)))
+            return tuple(names.index(str(host)) for host in hosts)
+        return tuple(map(int, hosts))
+
+    def gpus(self) -> int | None:
+        """`gpus_per_node`, or as many as `rank_hosts` has."""
+        return self.gpus_per_node or len(self.rank_hosts or ()) // max(self.num_nodes, 1) or None
+
 
 def cluster_from_yaml(path: str | Path, num_experts: int) -> Cluster:
     """Read a cluster description (see docs/cluster.md); what it leaves out is filled in as by `Cluster.fit`.
 
     Raises ClusterError with every fault in one line, InfeasibleError if the experts do not fit.
     """
+    return cluster_of(read_cluster_file(path), num_experts)
+
+
+def read_cluster_file(path: str | Path) -> ClusterFile:
+    """What a cluster description says. Raises ClusterError with every fault in one line."""
     try:
         text = Path(path).read_text()
     except OSError as error:
@@ -49,11 +77,10 @@ def cluster_from_yaml(path: str | Path, num_experts: int) -> Cluster:
     except ValueError as error:
         raise ClusterError(f"{path} is not YAML: {error}") from None
     try:
-        file = ClusterFile.model_validate(document)
+        return ClusterFile.model_validate(document)
     except ValidationError as error:
         faults = "; ".join(fault_list(error)[:MOST_FAULTS])
         raise ClusterError(f"{path}: {faults}; allowed keys: {', '.join(ClusterFile.model_fields)}") from None
-    return cluster_of(file, num_experts)
 
 
 def cluster_of(file: ClusterFile, num_experts: int) -> Cluster:
@@ -61,14 +88,14 @@ def cluster_of(file: ClusterFile, num_experts: int) -> Cluster:
     fitted = Cluster.fit(
         num_experts,
         num_nodes=file.num_nodes,
-        gpus_per_node=file.gpus_per_node,
+        gpus_per_node=file.gpus(),
         slots_per_gpu=file.slots_per_gpu,
         redundant_experts=file.redundant_experts,
     )
-    shape = {"num_nodes", "gpus_per_node", "slots_per_gpu", "redundant_experts"}
+    shape = {"num_nodes", "gpus_per_node", "slots_per_gpu", "redundant_experts", "rank_hosts"}
     rest = {key: value for key, value in file.model_dump(exclude_none=True).items() if key not in shape}
     if "gpu_speeds" in rest:
         rest["gpu_speeds"] = tuple(rest["gpu_speeds"])
     if file.topology is not None:
         rest["topology"] = file.topology.topology()
-    return replace(fitted, **rest)
+    return replace(fitted, rank_hosts=file.hosts(), **rest)

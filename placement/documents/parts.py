@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from placement import __version__
 from placement.core.cluster import Cluster
 from placement.core.model import Model
+from placement.core.shape import Shape
 from placement.core.topology import Level, Topology
 from placement.documents.document import DocumentPart
 
@@ -38,8 +39,25 @@ class ModelPart(DocumentPart):
 
 class ClusterPart(DocumentPart):
     num_nodes: int = Field(description="Machines (N)")
-    gpus_per_node: int = Field(description="GPUs, that is ranks, of a machine; ranks are numbered node by node")
+    gpus_per_node: int = Field(description="GPUs, that is ranks, of a machine")
     slots_per_gpu: int = Field(description="Slots of a rank in every layer")
+    rank_hosts: list[int] | None = Field(
+        default=None, description="Node of each of the engine's ranks; null: ranks are numbered node by node"
+    )
+
+    @staticmethod
+    def of_shape(shape: Shape) -> ClusterPart:
+        hosts = {"rank_hosts": list(shape.rank_hosts)} if shape.rank_hosts else {}
+        return ClusterPart(**shape.sizes() | hosts)
+
+    def sizes(self) -> dict[str, Any]:
+        """What a shape is made of."""
+        return {
+            "num_nodes": self.num_nodes,
+            "gpus_per_node": self.gpus_per_node,
+            "slots_per_gpu": self.slots_per_gpu,
+            "rank_hosts": tuple(self.rank_hosts or ()),
+        }
 
 
 class LayerPart(DocumentPart):
@@ -196,13 +214,15 @@ class ClusterDetail(ClusterPart):
 
     @staticmethod
     def of(cluster: Cluster) -> ClusterDetail:
-        own = {"gpu_speeds": list(cluster.gpu_speeds), "topology": TopologyPart.of(cluster.topology)}
-        return ClusterDetail(**asdict(cluster) | own)
+        own: dict[str, Any] = {"gpu_speeds": list(cluster.gpu_speeds), "topology": TopologyPart.of(cluster.topology)}
+        if cluster.rank_hosts:
+            own["rank_hosts"] = list(cluster.rank_hosts)
+        return ClusterDetail(**{key: value for key, value in asdict(cluster).items() if key != "rank_hosts"} | own)
 
     def cluster(self) -> Cluster:
         """Raises ClusterError."""
         rest = {} if self.topology is None else {"topology": self.topology.topology()}
-        own = {"gpu_speeds": tuple(self.gpu_speeds)}
+        own = {"gpu_speeds": tuple(self.gpu_speeds), "rank_hosts": tuple(self.rank_hosts or ())}
         return Cluster(**self.model_dump(exclude={"topology"}) | own | rest)
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement
+from placement.core.shape import Shape
 from placement.documents.document import Document
 from placement.documents.parts import (
     ClassesPart,
@@ -41,7 +43,7 @@ class PlacementFile(Document):
     model: ModelPart
     cluster: ClusterPart
     physical_to_logical: list[list[int]] = Field(
-        description="[L][P]: logical expert in slot p of layer l; slot p is on rank p // slots_per_gpu"
+        description="[L][P]: logical expert in slot p of layer l; slot p is on the engine's rank p // slots_per_gpu"
     )
     evaluation: EvaluationPart | None = None
     robust: RobustPart | None = None
@@ -56,8 +58,8 @@ class PlacementFile(Document):
         return PlacementFile(
             schema="expert-placement/1",
             model=ModelPart.of(placement.model),
-            cluster=ClusterPart(**placement.sizes()),
-            physical_to_logical=placement.phy2log_LP.tolist(),
+            cluster=ClusterPart.of_shape(placement),
+            physical_to_logical=placement.engine_LP().tolist(),
             **{name: part for name, part in parts.items() if part is not None},
         )
 
@@ -68,10 +70,16 @@ class PlacementFile(Document):
         if len(lengths) > 1:
             raise MapError(f"the layers of physical_to_logical have different lengths {lengths}; all need P slots")
         model = self.model.model()
-        for name, value in cluster:
+        sizes = cluster.sizes()
+        shape = Shape(**sizes)
+        for name, value in zip(("num_nodes", "gpus_per_node", "slots_per_gpu"), shape.shape, strict=True):
             if value < 1:
                 raise MapError(f"cluster.{name}={value} must be at least 1")
-        return Placement(model=model, **dict(cluster), phy2log_LP=np.array(rows, dtype=np.int64))
+        phy2log_LP: npt.NDArray[Any] = np.array(rows, dtype=np.int64)
+        if lengths == [shape.num_slots]:
+            shape.settle_hosts()
+            phy2log_LP = shape.from_engine(phy2log_LP)
+        return Placement(model=model, **sizes, phy2log_LP=phy2log_LP)
 
     def described_cluster(self) -> Cluster | None:
         """The cluster that the map was made for, if the file describes it. Raises MapError."""

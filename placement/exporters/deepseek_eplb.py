@@ -30,7 +30,7 @@ class DeepSeekEPLB:
     replica_choices: tuple[str, ...] = ()
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
-        tensors = eplb_tensors(placement.phy2log_LP.astype(np.int64), placement.model.num_experts)
+        tensors = eplb_tensors(placement.engine_LP().astype(np.int64), placement.model.num_experts)
         if options.suffix == ".pt":
             content = torch_bytes(tensors)
         elif options.suffix == ".npz":

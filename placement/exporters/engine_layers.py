@@ -23,8 +23,8 @@ def trivial_P(placement: Placement) -> npt.NDArray[np.int64]:
 
 
 def main_LP(placement: Placement) -> npt.NDArray[np.int32]:
-    """The map without MTP layers."""
-    return placement.phy2log_LP[: placement.model.num_main_layers]
+    """The map without MTP layers, by the engine's ranks."""
+    return placement.engine_LP()[: placement.model.num_main_layers]
 
 
 def hidden_HP(placement: Placement) -> npt.NDArray[np.int64]:

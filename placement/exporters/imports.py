@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from placement.core.model import Model
 from placement.core.placement import Placement
+from placement.core.shape import Shape
 from placement.errors import InputError, MapError, OptionError
 from placement.exporters.base import FileMap
 from placement.support.text_files import parse_json
@@ -21,6 +22,7 @@ def imported(
     top_k: int,
     num_nodes: int,
     gpus_per_node: int | None = None,
+    rank_hosts: tuple[int, ...] = (),
     num_experts: int | None = None,
     layer_ids: tuple[int, ...] | None = None,
     num_hidden_layers: int | None = None,
@@ -29,6 +31,7 @@ def imported(
 
     num_experts  E; by default what the file says, else the highest id and one
     layer_ids    absolute numbers of the MoE layers; by default the file's, else 0 and up
+    rank_hosts   node of each of the engine's ranks, where these are not numbered node by node
     """
     layer_ids, phy2log_LP = _chosen_rows(file, layer_ids)
     experts = file.num_experts or int(phy2log_LP.max(initial=0)) + 1
@@ -59,12 +62,13 @@ def imported(
         model = Model(name=name, layer_ids=layer_ids, num_experts=experts, top_k=top_k, num_hidden_layers=hidden)
     except InputError as error:
         raise MapError(str(error)) from None
+    sizes: dict[str, Any] = {"num_nodes": num_nodes, "gpus_per_node": gpus_per_node}
+    shape = Shape(**sizes, slots_per_gpu=num_slots // num_ranks, rank_hosts=rank_hosts)
+    shape.settle_hosts()
     return Placement(
         model=model,
-        num_nodes=num_nodes,
-        gpus_per_node=gpus_per_node,
-        slots_per_gpu=num_slots // num_ranks,
-        phy2log_LP=phy2log_LP,  # type: ignore[arg-type]  # Placement checks the ids, then narrows them
+        **shape.sizes(),
+        phy2log_LP=shape.from_engine(phy2log_LP),  # Placement checks the ids, then narrows them
     )
 
 

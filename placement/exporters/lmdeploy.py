@@ -36,7 +36,11 @@ class LMDeploy:
             load_LE = np.asarray(options.load_LE, dtype=np.float64)
             if load_LE.shape not in [(layers, model.num_experts) for layers in (main, model.num_layers)]:
                 raise MapError(f"loads have shape {list(load_LE.shape)}; [{main}, {model.num_experts}] is needed")
-            if model.num_groups is not None and model.num_groups % placement.num_nodes == 0:
+            if (
+                model.num_groups is not None
+                and not placement.rank_hosts
+                and model.num_groups % placement.num_nodes == 0
+            ):
                 groups, ranks_per_node = model.num_groups, placement.gpus_per_node
             what = (
                 "LMDeploy makes its own map of these loads by EPLB: expect the figures of eplb, not those of this map"

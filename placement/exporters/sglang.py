@@ -47,6 +47,7 @@ class SGLang:
                 "local-first does here; dynamic, the only one without an all-to-all backend, as uniform",
                 f"the map has {len(rows_HP)} rows, one for each hidden layer, dense ones included",
                 *layer_hints(placement, engine="SGLang", hidden=True),
+                *node_hints(placement),
             ),
         )
 
@@ -64,3 +65,13 @@ class SGLang:
         if suffix == ".pt" and isinstance(rows, list):  # plain lists, of which rows of whole numbers were made arrays
             rows = [row.tolist() if isinstance(row, np.ndarray) else row for row in rows]
         return FileMap(phy2log_RP=whole_rows(rows, key), hidden=True)
+
+
+def node_hints(placement: Placement) -> tuple[str, ...]:
+    """What differs where ranks are not numbered node by node."""
+    if not placement.rank_hosts or not placement.num_redundant:
+        return ()
+    return (
+        f"check: SGLang takes {placement.gpus_per_node} consecutive ranks for a node when it chooses among copies, and "
+        "these ranks lie otherwise: the figures of --replica-choice uniform hold, those of local-first do not",
+    )

@@ -27,7 +27,7 @@ class TensorRTLLM:
         model = placement.model
         lines = [f"num_slots: {placement.num_slots}", "layer_updates_per_iter: 0", "initial_global_assignments:"]
         lines += [
-            f"  {layer}: {row}" for layer, row in zip(model.layer_ids, placement.phy2log_LP.tolist(), strict=True)
+            f"  {layer}: {row}" for layer, row in zip(model.layer_ids, placement.engine_LP().tolist(), strict=True)
         ]
         hints = [
             "start TensorRT-LLM with, in the YAML of its options: moe_config: {load_balancer: FILE}, "

@@ -25,7 +25,7 @@ class VLLMAscend:
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_several_ranks(placement, "vLLM Ascend")
         check_once(placement, "vLLM Ascend would make a broken table of them without a word")
-        held_LGS = placement.phy2log_LP.reshape(placement.model.num_layers, placement.num_ranks, -1)
+        held_LGS = placement.engine_LP().reshape(placement.model.num_layers, placement.num_ranks, -1)
         layers = [
             {
                 "layer_id": index,

@@ -11,6 +11,7 @@ from typing import Any
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement
 from placement.cost.evaluation import Evaluation
+from placement.cost.transports import TRANSPORTS
 from placement.errors import OptionError
 from placement.pipeline.layer_answer import LayerReport
 from placement.pipeline.part_figures import Answers, PartFigures
@@ -111,12 +112,14 @@ def begin(
 
     Raises:
         OptionError: the share to hold out or the solver is none.
+        ClusterError: the transport would leave out a part of the topology.
         InfeasibleError: the experts do not fit on the cluster.
     """
     holdout = source.holdout if holdout is None else holdout
     if not 0 <= holdout < 1:
         raise OptionError(f"holdout={holdout} must be at least 0 and less than 1")
     cluster.check_fits(source.model.num_experts)
+    TRANSPORTS.make(options.transport).check(cluster)
     get_solver(options.solver)
     with make_executor(workers) as threads:
         yield Run(holdout=holdout, threads=threads, tasks=engine or threads, listener=listener)

@@ -44,10 +44,15 @@ class LayerMap(Shape):
             layer: Absolute index of the layer.
 
         Raises:
-            MapError: The placement has no such MoE layer.
+            MapError: The placement has no such MoE layer, or is for ranks that are not numbered node by node.
         """
         if layer not in placement.model.layer_ids:
             raise MapError(f"the map has no MoE layer {layer}; it has {placement.model.layers_said}")
+        if placement.rank_hosts:
+            raise MapError(
+                f"the map is for ranks that lie on nodes {list(placement.rank_hosts)}; this runtime numbers ranks node "
+                "by node, as torchrun does: start them so, and solve without rank_hosts"
+            )
         row = placement.phy2log_LP[placement.model.layer_ids.index(layer)]
         return cls(
             layer=layer,

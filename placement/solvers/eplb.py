@@ -131,4 +131,6 @@ class Eplb:
             num_nodes=cluster.num_nodes,
             num_ranks=cluster.num_ranks,
         )
-        return LayerSolution(solver=self.name, phy2log_P=separate_copies(phy2log, cluster, problem.load_E))
+        return LayerSolution(
+            solver=self.name, phy2log_P=separate_copies(cluster.from_engine(phy2log), cluster, problem.load_E)
+        )

@@ -20,4 +20,5 @@ class Linear:
         return None
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
-        return LayerSolution(solver=self.name, phy2log_P=linear_map(problem.num_experts, problem.cluster.num_slots))
+        row = linear_map(problem.num_experts, problem.cluster.num_slots)
+        return LayerSolution(solver=self.name, phy2log_P=problem.cluster.from_engine(row))

@@ -19,4 +19,5 @@ class RoundRobin:
         cluster = problem.cluster
         dealt = linear_map(problem.num_experts, cluster.num_slots).reshape(cluster.slots_per_gpu, cluster.num_ranks)
         row = np.ascontiguousarray(dealt.T).ravel()
-        return LayerSolution(solver=self.name, phy2log_P=separate_copies(row, cluster, problem.load_E))
+        row = separate_copies(cluster.from_engine(row), cluster, problem.load_E)
+        return LayerSolution(solver=self.name, phy2log_P=row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,25 @@ class ExporterContract:
     def test_takes_models_whose_first_layers_are_dense(self, exporter: Exporter) -> None:
         """MoE layers need not begin at 0."""
         assert exported(exporter, small_placement(layer_ids=(3, 4))).content
+
+    @pytest.mark.parametrize("rank_hosts", [(0, 1, 1, 0), (1, 0, 1, 0), (1, 1, 0, 0)])
+    def test_experts_go_to_the_ranks_of_the_engine(self, exporter: Exporter, rank_hosts: tuple[int, ...]) -> None:
+        """Where ranks are not numbered node by node, the file is that of the map with its ranks in the engine's order;
+        only our own files name the nodes."""
+        scattered = replace(small_placement(), rank_hosts=rank_hosts)
+        first_N = {node: scattered.gpus_per_node * node for node in range(scattered.num_nodes)}
+        rows = []
+        for node in rank_hosts:
+            slots = scattered.slots_of_rank(first_N[node])
+            rows.append(scattered.phy2log_LP[:, slots.start : slots.stop])
+            first_N[node] += 1
+        in_order = replace(small_placement(), phy2log_LP=np.hstack(rows))
+        for suffix in self.suffixes(exporter):
+            content = exported(exporter, scattered, suffix).content
+            if b"rank_hosts" not in content:
+                assert content == exported(exporter, in_order, suffix).content, suffix
+            elif isinstance(document := json.loads(content), dict):
+                assert document["physical_to_logical"] == in_order.phy2log_LP.tolist()
 
     def test_hints_are_single_lines(self, exporter: Exporter) -> None:
         """What to tell the engine is shown line by line."""

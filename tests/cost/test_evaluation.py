@@ -20,7 +20,7 @@ from placement import Cluster, Evaluation, Model, Placement, Trace, evaluate, op
 from placement.core.topology import EVEN, Level, Topology
 from placement.cost.step_time import step_time_us
 from placement.cost.transports import TRANSPORTS
-from placement.errors import MapError, OptionError, TraceError
+from placement.errors import ClusterError, MapError, OptionError, TraceError
 
 COPY_BYTES = 7472 + 14384  # dispatch and combine, the cluster's defaults
 CHOICES = ("min-nodes", "local-first", "uniform")
@@ -247,7 +247,11 @@ def uneven(draw: st.DrawFn, *, wasted: float = 0.0) -> Case:
     nodes, gpus = case.cluster.num_nodes, case.cluster.gpus_per_node
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     if draw(st.booleans()):
-        topology = Topology(rank_cost=tuple(map(tuple, rng.uniform(0, 3, (nodes * gpus,) * 2).tolist())))
+        cost_GG = rng.uniform(0, 3, (nodes * gpus,) * 2)
+        if draw(st.booleans()):  # links within nodes are free, as transports by node have them
+            node_G = np.arange(nodes * gpus) // gpus
+            cost_GG[node_G[:, None] == node_G] = 0
+        topology = Topology(rank_cost=tuple(map(tuple, cost_GG.tolist())))
     else:
         blocks = [size for size in (1, 2) if nodes % size == 0]
         topology = Topology(
@@ -263,6 +267,11 @@ def test_sends_are_the_price_of_every_copy(case: Case, write_trace: Any) -> None
     """Under every transport, choice, topology and kind of homes; those of `allgather` are the same for every map."""
     other = case.phy2log_LP[:, ::-1]
     for transport in TRANSPORTS:
+        if fault := TRANSPORTS.make(transport).fault(case.cluster):
+            with pytest.raises(ClusterError, match="both are of one node") as told:
+                measure(case, write_trace, case.phy2log_LP, transport=transport)
+            assert str(told.value) == fault
+            continue
         answer, turned = measure(case, write_trace, case.phy2log_LP, other, transport=transport)
         wanted_L = [reference(case, layer, transport) for layer in range(case.num_layers)]
         np.testing.assert_allclose(answer.sends_L, wanted_L, atol=1e-9)

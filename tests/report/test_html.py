@@ -14,6 +14,7 @@ import pytest
 from html_page import Page
 
 from placement import Solution
+from placement.core.shape import Shape
 from placement.report.drawing.numbers import human_bytes, number
 from placement.report.solution.solution_charts import rank_heatmap
 from placement.report.solution.solution_page import report_html
@@ -131,6 +132,7 @@ def test_nothing_heavy_is_imported_before_a_report_is_made() -> None:
 
 def test_heatmap_has_the_right_shades() -> None:
     """Ranks down, layers across: blue below the mean, orange above, clear at the mean; neighbours alike are one run."""
-    svg = rank_heatmap(np.array([[0.0, 1.5, 2.0], [1.0, 9.0, 2.0]]), (3, 7), 1.0, 1, "under eplb")
+    shape = Shape(num_nodes=1, gpus_per_node=3, slots_per_gpu=1)
+    svg = rank_heatmap(np.array([[0.0, 1.5, 2.0], [1.0, 9.0, 2.0]]), (3, 7), 1.0, shape, "under eplb")
     runs = re.findall(r'<path class="(below|above)" stroke-opacity="([\d.]+)" d="([^"]*)"', svg)
     assert runs == [("below", "1", "M0 0h1"), ("above", "0.5", "M0 1h1"), ("above", "1", "M1 1h1M0 2h2")]

@@ -136,7 +136,7 @@ def _evaluate(task: Task) -> Answer:
         [answer] = evaluate(
             trace,
             [placement],
-            cluster=[file.described_cluster() or Cluster(**dict(file.cluster))],
+            cluster=[file.described_cluster() or Cluster(**file.cluster.sizes())],
             replica_choice=request["replica_choice"],
             transport=request["transport"],
             executor=executor,

@@ -37,7 +37,6 @@ def moves_page(plan: MigrationPlan) -> MovesPage:
     heat_NN = np.minimum(plan.bytes_NN * LEVELS // most, LEVELS - 1)
     sent_G, received_G = plan.bytes_GG.sum(axis=1).tolist(), plan.bytes_GG.sum(axis=0).tolist()
     moved = plan.moves_M
-    columns = (np.asarray(plan.layer_ids)[plan.layer_M], plan.slot_M, plan.expert_M, plan.source_M, plan.target_M)
     return MovesPage(
         said=migration_line(plan),
         tiles=[
@@ -51,11 +50,13 @@ def moves_page(plan: MigrationPlan) -> MovesPage:
             for row, heat in zip(plan.bytes_NN.tolist(), heat_NN.tolist(), strict=True)
         ],
         ranks=[
-            (rank, rank // cluster.gpus_per_node, sent, received)
-            for rank, (sent, received) in enumerate(zip(sent_G, received_G, strict=True))
+            (name, rank // cluster.gpus_per_node, sent, received)
+            for rank, (name, sent, received) in enumerate(
+                zip(cluster.engine_rank_G().tolist(), sent_G, received_G, strict=True)
+            )
         ],
         layers=_layers(plan),
-        steps=[tuple(step) for step in np.stack([column[moved] for column in columns], axis=1)[:MOST_STEPS].tolist()],
+        steps=[tuple(step) for step in plan.copies_M5()[moved][:MOST_STEPS].tolist()],
         num_steps=plan.num_moves,
     )
 

@@ -99,7 +99,7 @@ def plan_of(here: Service, placement: str, to: str) -> MigrationPlan:
     """The copies from one placement to another. Raises Problem, MapError."""
     old_map, old_file = load_placement(_path(here, placement))
     new_map, new_file = load_placement(_path(here, to))
-    described = new_file.described_cluster() or old_file.described_cluster() or Cluster(**dict(new_file.cluster))
+    described = new_file.described_cluster() or old_file.described_cluster() or Cluster(**new_file.cluster.sizes())
     return migration_plan(old_map, new_map, described)
 
 

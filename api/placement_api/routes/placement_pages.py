@@ -51,7 +51,7 @@ def placement_page(
         size=size(shown.summary),
         wanted=wanted(shown.row),
         layers=charts.layer_charts(shown),
-        heatmaps=shown.figures and heatmaps(shown.figures.rank_load, ids, shown.placement.num_nodes),
+        heatmaps=shown.figures and heatmaps(shown.figures.rank_load, ids, shown.placement),
         experts=charts.experts_of(shown, position),
         position=position,
         classes=charts.CLASS_LABELS,

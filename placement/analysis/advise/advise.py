@@ -80,7 +80,8 @@ def advise(
         train, held_out = source.split(holdout, options.seed)
         side = train if held_out is None else held_out
         classes, shifts, absent = _plan(source, cluster, options, holdout)
-        carried_by = tuple(TRANSPORTS) if source.has_tokens else (options.transport,)
+        usable = tuple(name for name in TRANSPORTS if TRANSPORTS.make(name).fault(cluster) is None)
+        carried_by = usable if source.has_tokens else (options.transport,)
         bench = Bench(
             run=run,
             total=len(carried_by)

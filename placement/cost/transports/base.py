@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from placement.core.cluster import Cluster
 from placement.cost.traffic import Traffic
+from placement.errors import ClusterError
 
 Floats = npt.NDArray[np.float64]
 PER_NODE, PER_RANK, PER_ASSIGNMENT = 0, 1, 2  # places in `Traffic`, in `Traffic.remote_3` and of `leaving_L3`
@@ -37,9 +38,23 @@ class Transport:
 
     def fare_HX(self, cluster: Cluster) -> Floats:
         """Cost of a copy from home node h to node or rank x, float64 [N, N] or [N, G]; 1 is `inter_gbps`."""
-        shape = (cluster.num_nodes, cluster.gpus_per_node, cluster.inter_gbps)
-        topology = cluster.topology
-        return topology.node_cost_NN(*shape) if self.copies == PER_NODE else topology.rank_cost_NG(*shape)
+        return cluster.node_cost_NN() if self.copies == PER_NODE else cluster.rank_cost_NG()
+
+    def fault(self, cluster: Cluster) -> str | None:
+        """Which part of the cluster's topology this transport would leave out, and how to mend that; None: none."""
+        priced = cluster.priced_within_nodes() if self.copies == PER_NODE else None
+        if priced is None:
+            return None
+        return (
+            f"topology.rank_cost from rank {priced[0]} to {priced[1]} is {priced[2]:g}; both are of one node, where "
+            f"transport={self.name!r} sends nothing: use --transport rank, or let rank_hosts say which ranks share a "
+            "node"
+        )
+
+    def check(self, cluster: Cluster) -> None:
+        """Raise ClusterError where `fault` finds one."""
+        if told := self.fault(cluster):
+            raise ClusterError(told)
 
     def cost(self, traffic: Traffic, fare_HX: Floats, num_tokens: float) -> float:
         """Copies per token, each weighed by its fare; plain counts where all links are alike."""

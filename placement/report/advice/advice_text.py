@@ -117,6 +117,9 @@ def transport_words(advice: Advice) -> list[str]:
                 f"under eplb, {_bytes(one, SOLVED)} under a map solved for it "
                 f"({_less(one.saved or 0.0)} than linear)."
             )
+    for name in TRANSPORTS if advice.transports is not None else ():
+        fault = TRANSPORTS.make(name).fault(advice.cluster)
+        told += [f"{name} is left out: {fault}."] if fault else []
     moving = [one for one in advice.transports or () if (one.saved or 0) >= LITTLE]
     if advice.transports is not None:
         best = max(moving, key=lambda one: one.saved or 0, default=None)

@@ -79,8 +79,8 @@ class Chart:
         """The number, or a text in its place, below the axis."""
         self.text(self.x(value), self.bottom + 18, text or f"{value:g}", "middle")
 
-    def y_tick(self, value: float) -> None:
-        self.text(self.left - 8, self.y(value) + 4, f"{value:g}", "end")
+    def y_tick(self, value: float, name: str | None = None) -> None:
+        self.text(self.left - 8, self.y(value) + 4, f"{value:g}" if name is None else name, "end")
 
     def line(self, series: str, xs: Sequence[float], ys: Sequence[float]) -> None:
         points = "L".join(f"{self.x(x)} {self.y(y)}" for x, y in zip(xs, ys, strict=True))

@@ -33,7 +33,7 @@ class Cell:
 class RankRow:
     """The cells of a rank, by expert id."""
 
-    rank: int
+    rank: int  # as the engine numbers ranks
     load: float
     cells: list[Cell]
 
@@ -84,8 +84,8 @@ def layer_map(
     columns = zip(expert_P.tolist(), slot_load_P.tolist(), level_P.tolist(), copies_E[expert_P].tolist(), strict=True)
     cells = [Cell(*column) for column in columns]
     rows = [
-        RankRow(rank, load, sorted(cells[rank * shape[2] : (rank + 1) * shape[2]], key=lambda cell: cell.expert))
-        for rank, load in enumerate(rank_load_G.tolist())
+        RankRow(name, load, sorted(cells[rank * shape[2] : (rank + 1) * shape[2]], key=lambda cell: cell.expert))
+        for rank, (name, load) in enumerate(zip(placement.engine_rank_G().tolist(), rank_load_G.tolist(), strict=True))
     ]
     note = f"{number(sends)} sends, rank imbalance {number(imbalance)}"
     nodes = [rows[node * shape[1] : (node + 1) * shape[1]] for node in range(shape[0])]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from placement.core.shape import Shape
 from placement.cost.evaluation import Evaluation
 from placement.pipeline.solution import Solution
 from placement.report.drawing.lines import layer_line, layer_ticks, lines_by_layer
@@ -98,21 +99,22 @@ def rank_load_LG(answer: Evaluation) -> npt.NDArray[np.float64]:
 
 
 def heatmaps(
-    loads: Mapping[str, npt.NDArray[np.float64]], layer_ids: Sequence[int], num_nodes: int, whose: str = ""
+    loads: Mapping[str, npt.NDArray[np.float64]], layer_ids: Sequence[int], shape: Shape, whose: str = ""
 ) -> tuple[float, list[tuple[str, str]]]:
     """(where the colour scale of all ends, by map the loads [L, G] of the ranks over the mean rank): the scale ends at
     the largest deviation from 1, rounded up, at most 1."""
     largest = max(float(np.abs(load_LG - 1).max()) for load_LG in loads.values())
     reach = min(max(float(np.ceil(largest * 10)) / 10, 0.1), 1.0)
     maps = loads.items()
-    return reach, [(name, rank_heatmap(one, layer_ids, reach, num_nodes, f"under {name}{whose}")) for name, one in maps]
+    return reach, [(name, rank_heatmap(one, layer_ids, reach, shape, f"under {name}{whose}")) for name, one in maps]
 
 
 def rank_heatmap(
-    ratio_LG: npt.NDArray[np.float64], layer_ids: Sequence[int], reach: float, num_nodes: int, whose: str
+    ratio_LG: npt.NDArray[np.float64], layer_ids: Sequence[int], reach: float, shape: Shape, whose: str
 ) -> str:
     """Loads over the mean rank; `whose` ends what a screen reader says first."""
     columns, num_ranks = ratio_LG.shape
+    names = shape.engine_rank_G().tolist()
     shown = layer_ticks(layer_ids, 6)
     chart = Chart(
         x_ticks=[],
@@ -128,13 +130,12 @@ def rank_heatmap(
         if layer_id in shown:
             chart.x_tick(index, f"{layer_id}")
     for rank in range(0, num_ranks, max(-(-num_ranks // 8), 1)):
-        chart.y_tick(rank)
+        chart.y_tick(rank, f"{names[rank]}")
     level_LG = np.clip((ratio_LG - 1) / reach, -1, 1)
     chart.shades(np.rint(level_LG.T * SHADES).astype(np.int64), SHADES)
-    gpus_per_node = num_ranks // num_nodes
-    if nodes_are_parted(num_nodes, gpus_per_node):
-        for node in range(1, num_nodes):
-            chart.rule(node * gpus_per_node - 0.5)
+    if nodes_are_parted(shape.num_nodes, shape.gpus_per_node):
+        for node in range(1, shape.num_nodes):
+            chart.rule(node * shape.gpus_per_node - 0.5)
     return chart.svg(
         f"Load of {num_ranks} ranks in {columns} layers {whose}: from "
         f"{number(float(ratio_LG.min()))} to {number(float(ratio_LG.max()))} times the mean rank."

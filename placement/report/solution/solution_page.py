@@ -48,7 +48,7 @@ def _context(solution: Solution) -> dict[str, Any]:
     sends = {name: answer.sends_L for name, answer in answers.items()}
     imbalance = {name: answer.rank_imbalance_L() for name, answer in answers.items()}
     loads = {name: figures.rank_load_LG(answer) for name, answer in answers.items()}
-    reach, heatmaps = figures.heatmaps(loads, layer_ids, solution.cluster.num_nodes, whose)
+    reach, heatmaps = figures.heatmaps(loads, layer_ids, solution.cluster, whose)
     before, after = (answers[name].layers() for name in (other, solution.result_name))
     provenance = solution_document(solution)["provenance"]
     return {

@@ -43,7 +43,7 @@ def target_files(
 ) -> dict[str, list[Target]]:
     """What goes to each file: all that is no placed expert to the common one, then a file for each rank."""
     layer_ids = placement.model.layer_ids
-    held_GLS = placement.phy2log_LP.reshape(len(layer_ids), placement.num_ranks, -1).swapaxes(0, 1).tolist()
+    held_GLS = placement.engine_LP().reshape(len(layer_ids), placement.num_ranks, -1).swapaxes(0, 1).tolist()
     placed = frozenset[str]().union(*(experts.names[layer] for layer in layer_ids))
     return {
         COMMON: _common_targets(files, placed),

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.core.cluster import MOST_NODES
-from placement.core.topology import EVEN
 from placement.cost.covers import EXACT_NODES
 from placement.solvers.annealing.anneal_chance import anneal_chance
 from placement.solvers.annealing.anneal_common import Costs, Incidence, costs_of, fare_per_copy_HX, incidence
@@ -100,9 +99,8 @@ class _Search:
         flattened = self.problem.home_U is None and cluster.gpus_per_node > 1 and cluster.num_ranks <= MOST_NODES
         if flattened and self.problem.transport.flattened is not None:
             # every rank a node of its own: few ranks instead of few nodes
-            flat = replace(cluster, num_nodes=cluster.num_ranks, gpus_per_node=1, topology=EVEN)
             flat_options = replace(options, transport=self.problem.transport.flattened)
-            flat_problem = replace(self.problem, cluster=flat, options=flat_options)
+            flat_problem = replace(self.problem, cluster=cluster.flat(), options=flat_options)
             row = self.better(row, self._replicas(flat_problem))
         if self.problem.choice.by_chance:
             row = self.better(row, self._by_chance(row))
