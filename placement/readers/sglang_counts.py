@@ -69,7 +69,7 @@ def read_stat(path: Path, files: list[Path], options: ReadOptions) -> CountRecor
                     f"{rows.shape[0]} of {rows.shape[1]}; convert them apart"
                 )
             count_LE = _whole(given_LE, f"{file_path}: pass {number}")
-            rounded += np.count_nonzero(count_LE != given_LE)
+            rounded += int(np.count_nonzero(count_LE != given_LE))
             if count_LE.any():
                 rows.add(count_LE)
             else:
@@ -101,7 +101,7 @@ def _passes(path: Path) -> Iterator[npt.NDArray[Any]]:
             document = parse_json(path.read_bytes())
     else:
         document = document_of(path)
-    counts = document.get(COUNT) if isinstance(document, dict) else None
+    counts: Any = document.get(COUNT) if isinstance(document, dict) else None
     if isinstance(counts, list):
         with reading(path, MEND):
             counts = np.array(counts)
@@ -122,7 +122,7 @@ def _whole(count_LE: npt.NDArray[Any], where: str) -> npt.NDArray[np.int64]:
     least, most = count_LE.min(), count_LE.max()
     if not 0 <= least <= most < MOST:
         raise TraceError(f"{where} counts {most if least >= 0 else least}; 0 to {MOST} are allowed; {MEND}")
-    whole_LE = np.rint(count_LE).astype(np.int64)
+    whole_LE: npt.NDArray[np.int64] = np.rint(count_LE).astype(np.int64)
     total_L, whole_L = count_LE.sum(axis=1, dtype=np.float64), whole_LE.sum(axis=1)
     lost = np.flatnonzero(np.abs(whole_L - total_L) > MOST_ROUNDED * total_L)
     if len(lost):

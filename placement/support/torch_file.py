@@ -84,7 +84,7 @@ class StoredTensor:
         """Rows first, no gaps."""
         step = 1
         for length, given in zip(reversed(self.shape), reversed(self.stride), strict=True):
-            if length > 1 and given != step and math.prod(self.shape):
+            if length > 1 and given != step and 0 not in self.shape:
                 return False
             step *= length
         return True
