@@ -15,10 +15,8 @@ import numpy.typing as npt
 
 from placement.core.placement import wasted_P
 from placement.core.relabel import holds_GE, moved_P, relabel
-from placement.solvers.annealing.anneal import MOVES, QUENCH, REPLICA_MOVES
+from placement.solvers.annealing.anneal import MOVES, QUENCH, REPLICA_MOVES, search_of
 from placement.solvers.annealing.anneal_common import costs_of, incidence
-from placement.solvers.annealing.anneal_replicas import anneal_replicas
-from placement.solvers.annealing.anneal_single import anneal_single
 from placement.solvers.moves import fill_wasted
 from placement.solvers.problem import LayerProblem, Score
 from placement.support.hash64 import GOLDEN
@@ -115,10 +113,9 @@ class _Search:
         """(the best map, its cost with the moves) of one run at a low temperature."""
         problem, row = self.problem, start.copy()
         costs = self.costs._replace(stay_GE=np.where(self.now_GE, price, 0.0))
-        kernel = anneal_replicas if problem.num_redundant else anneal_single
         scale = (problem.assignments or 1.0) / problem.num_experts
         seed = np.uint64((problem.seed - int(GOLDEN) * run) % 2**64)  # the unlimited search adds
-        cost = kernel(row, self.inc, costs, QUENCH.hot * scale, QUENCH.cold * scale, moves, seed)
+        cost = search_of(problem)(row, self.inc, costs, QUENCH.hot * scale, QUENCH.cold * scale, moves, seed)
         return row, cost
 
     def single_steps(self) -> list[Point]:

@@ -12,10 +12,13 @@ from placement.bounds.spectral_bound import add_lines
 from placement.core.cluster import Cluster
 from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.kernel_single import cost_single
+from placement.cost.transports import TRANSPORTS
 from placement.solvers.annealing.anneal_chance import anneal_chance
 from placement.solvers.annealing.anneal_common import costs_of, fare_per_copy_HX, incidence
+from placement.solvers.annealing.anneal_families import anneal_families, families_kernel
 from placement.solvers.annealing.anneal_replicas import anneal_replicas, replicas_kernel
 from placement.solvers.annealing.anneal_single import anneal_single, single_kernel
+from placement.solvers.annealing.node_families import MOST_NODES as NODES_OF_FAMILIES
 from placement.solvers.eplb import Eplb, eplb_row
 from placement.solvers.moves import separate
 from placement.solvers.options import Options
@@ -39,13 +42,30 @@ def pieces_of(num_experts: int, cluster: Cluster, options: Options) -> list[Comp
         return [SINGLE, STARTS, WIDE_COST if wide else COST, *bound]
     by_chance = [CHANCE] if REPLICA_CHOICES.make(options.replica_choice).by_chance else []
     bound = [COPIES_BOUND] if options.bound != "none" else []
-    return [REPLICAS, SINGLE, *by_chance, _cost_of_copies(options.replica_choice), STARTS, *bound]
+    return [
+        *_searches_of(cluster, options),
+        SINGLE,
+        *by_chance,
+        _cost_of_copies(options.replica_choice),
+        STARTS,
+        *bound,
+    ]
+
+
+def _searches_of(cluster: Cluster, options: Options) -> list[CompilePiece]:
+    """Searches with copies; where ranks are what copies go to, one takes ranks for nodes (`anneal`)."""
+    flattened = TRANSPORTS.make(options.transport).flattened is not None
+    nodes = [cluster.num_nodes, *([cluster.num_ranks] if flattened else [])]
+    return [
+        *([REPLICAS] if max(nodes) > NODES_OF_FAMILIES else []),
+        *([FAMILIES] if min(nodes) <= NODES_OF_FAMILIES else []),
+    ]
 
 
 def all_pieces() -> list[CompilePiece]:
     """What layers of any problem need, the largest first."""
     costs = {piece.kernels: piece for piece in map(_cost_of_copies, REPLICA_CHOICES)}
-    return [REPLICAS, SINGLE, CHANCE, *costs.values(), STARTS, COPIES_BOUND, COST, WIDE_COST, BOUND]
+    return [REPLICAS, FAMILIES, SINGLE, CHANCE, *costs.values(), STARTS, COPIES_BOUND, COST, WIDE_COST, BOUND]
 
 
 def _cost_of_copies(choice: str) -> CompilePiece:
@@ -91,6 +111,11 @@ def compile_replicas() -> None:
     anneal_replicas(_row(problem), incidence(problem, EXPERTS), costs_of(problem, EXPERTS), 0.1, 0.01, MOVES, SEED)
 
 
+def compile_families() -> None:
+    problem = _layer(copies=COPIES)
+    anneal_families(_row(problem), incidence(problem, EXPERTS), costs_of(problem, EXPERTS), 0.1, 0.01, MOVES, SEED)
+
+
 def compile_chance() -> None:
     problem = _layer(copies=COPIES)
     inc, costs, fare_HX = incidence(problem, EXPERTS), costs_of(problem, EXPERTS), fare_per_copy_HX(problem)
@@ -122,6 +147,7 @@ def compile_copies_bound() -> None:
 
 SINGLE = CompilePiece(run=compile_single, kernels=(single_kernel,))
 REPLICAS = CompilePiece(run=compile_replicas, kernels=(replicas_kernel,))
+FAMILIES = CompilePiece(run=compile_families, kernels=(families_kernel,))
 CHANCE = CompilePiece(run=compile_chance, kernels=(anneal_chance,))
 STARTS = CompilePiece(run=compile_starts, kernels=(eplb_row, separate))
 COST = CompilePiece(run=compile_cost, kernels=(cost_single,), types="uint8")

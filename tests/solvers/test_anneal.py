@@ -15,8 +15,10 @@ from placement.core.cluster import Cluster
 from placement.core.topology import Topology
 from placement.solvers.annealing.anneal_chance import anneal_chance
 from placement.solvers.annealing.anneal_common import Incidence, costs_of, fare_per_copy_HX, incidence
+from placement.solvers.annealing.anneal_families import anneal_families
 from placement.solvers.annealing.anneal_replicas import anneal_replicas
 from placement.solvers.annealing.anneal_single import anneal_single
+from placement.solvers.annealing.node_families import MOST_NODES, families_of
 from placement.solvers.annealing.replica_sends import Hosts, sends_of_set
 from placement.solvers.eplb import Eplb
 from placement.solvers.options import Options
@@ -107,9 +109,16 @@ def test_single_copies(
     speeds=st.booleans(),
     homes=HOMES,
     lacking=LACKING,
+    families=st.booleans(),
 )
 def test_several_copies(
-    hot: float, seed: int, shape: tuple[int, int, int, int, int], speeds: bool, homes: str, lacking: float
+    hot: float,
+    seed: int,
+    shape: tuple[int, int, int, int, int],
+    speeds: bool,
+    homes: str,
+    lacking: float,
+    families: bool,
 ) -> None:
     """The same with redundant experts: covers and shares of load are those of the exact evaluation."""
     nodes, gpus, slots, experts, top_k = shape
@@ -117,7 +126,8 @@ def test_several_copies(
     row = Eplb().solve_layer(problem).phy2log_P.copy()
     before = problem.score(row).objective
     inc, costs = incidence(problem, experts), costs_of(problem, experts)
-    cost = anneal_replicas(row, inc, costs, hot, hot / 50, 400, np.uint64(seed))
+    anneal = anneal_families if families and nodes <= MOST_NODES else anneal_replicas
+    cost = anneal(row, inc, costs, hot, hot / 50, 400, np.uint64(seed))
     assert is_sound(row, problem)
     assert cost == pytest.approx(problem.score(row).objective, abs=1e-9)
     assert cost <= before + 1e-9
@@ -206,6 +216,36 @@ def test_sends_of_a_set(num_nodes: int, masks: list[set[int]], known: int | None
     room = np.zeros((2, 64), dtype=np.uint64), np.zeros(64, dtype=np.int64)
     zero = np.uint64(0)
     assert sends_of_set(0, -1, zero, -1, zero, inc, Hosts(words, num_nodes, *room)) == want
+
+
+@settings(max_examples=60)
+@given(
+    num_nodes=st.integers(1, MOST_NODES),
+    masks=st.lists(st.integers(1, 15), min_size=1, max_size=6),
+    known=st.none() | st.integers(0, 3),
+)
+def test_a_state_says_what_a_set_sends_and_serves(num_nodes: int, masks: list[int], known: int | None) -> None:
+    """Tables of families give the sends and shares of a set under `min-nodes`, by trying all covers of all homes."""
+    masks = [mask % (1 << num_nodes) or 1 for mask in masks]
+    tables = families_of(num_nodes, random_homes=False)
+    word = tables.everyone
+    for mask in masks[1:]:
+        word &= int(tables.word_M[mask])
+    block = 0 if known is None else 1 + known % num_nodes
+    column = block * tables.width + int(tables.state_W[word])
+    homes = range(num_nodes) if known is None else [known % num_nodes] * num_nodes
+    sends, served_N = 0, np.zeros(num_nodes)
+    for home in homes:
+        sets = [s | 1 << home for s in range(1 << num_nodes)]
+        covers = {s for s in sets if all(s & mask for mask in masks)}
+        least = min(s.bit_count() for s in covers)
+        smallest = [s for s in covers if s.bit_count() == least]
+        sends += least - 1
+        for cover in smallest:
+            nodes = [home] if masks[0] >> home & 1 else [n for n in range(num_nodes) if cover & masks[0] & 1 << n]
+            served_N[nodes] += 1 / len(nodes) / len(smallest)
+    assert tables.after_MY[masks[0], column] == sends
+    np.testing.assert_allclose(tables.share_MNY[masks[0], :, column] / tables.unit, served_N, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["max_imbalance", "max_node_imbalance"])

@@ -16,8 +16,8 @@ from placement.core.relabel import holds_GE, moved_P
 from placement.pipeline.move_budget import spend
 from placement.pipeline.move_front import Point, layer_front, point_of
 from placement.solvers import get_solver
+from placement.solvers.annealing.anneal import search_of
 from placement.solvers.annealing.anneal_common import costs_of, incidence
-from placement.solvers.annealing.anneal_replicas import anneal_replicas
 from placement.solvers.annealing.anneal_single import anneal_single
 from placement.solvers.eplb import Eplb
 from placement.solvers.problem import LayerProblem, Score
@@ -107,8 +107,7 @@ def test_kernels_count_moves(seed: int, price: float, redundant: bool) -> None:
     inc, costs = incidence(problem, 12), costs_of(problem, 12)
     costs = costs._replace(stay_GE=np.where(holds_GE(current_P, cluster, 12), price, 0.0))
     row = Eplb().solve_layer(problem).phy2log_P.copy()
-    kernel = anneal_replicas if redundant else anneal_single
-    cost = kernel(row, inc, costs, 0.05, 0.001, 500, np.uint64(seed))
+    cost = search_of(problem)(row, inc, costs, 0.05, 0.001, 500, np.uint64(seed))
     moves = int(moved_P(current_P, row, cluster).sum())
     assert cost == pytest.approx(problem.score(row).objective + price * moves, abs=1e-9)
 

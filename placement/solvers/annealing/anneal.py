@@ -21,8 +21,10 @@ from placement.core.cluster import MOST_NODES
 from placement.cost.covers import EXACT_NODES
 from placement.solvers.annealing.anneal_chance import anneal_chance
 from placement.solvers.annealing.anneal_common import Costs, Incidence, costs_of, fare_per_copy_HX, incidence
+from placement.solvers.annealing.anneal_families import anneal_families
 from placement.solvers.annealing.anneal_replicas import anneal_replicas
 from placement.solvers.annealing.anneal_single import anneal_single
+from placement.solvers.annealing.node_families import MOST_NODES as NODES_OF_FAMILIES
 from placement.solvers.eplb import Eplb
 from placement.solvers.linear import linear_map
 from placement.solvers.moves import capped_copies, separate_copies
@@ -32,6 +34,7 @@ from placement.support.hash64 import GOLDEN
 
 Row = npt.NDArray[np.int32]
 Run = Callable[[Row, float, float, float, int, np.uint64], None]  # row (in place), price, hot, cold, moves, seed
+Kernel = Callable[[Row, Incidence, Costs, float, float, int, np.uint64], float]
 
 MOVES, REPLICA_MOVES = 450_000, 600_000
 MOVES_OF_EXPERT = 2000  # fewest moves for each expert
@@ -147,7 +150,7 @@ class _Search:
         run = _run(anneal_single, incidence(problem, slots), costs_of(problem, slots))
         local = _fill(problem, self._anneal(run, spectral, single_moves, SINGLE))
         thinned = _thinned(problem)
-        run = _run(anneal_replicas, incidence(thinned, experts), costs_of(thinned, experts))
+        run = _run(search_of(problem), incidence(thinned, experts), costs_of(thinned, experts))
         if many_nodes:
             best = reduce(self.better, [local, *problem.starts])
             return self.better(best, self._anneal(run, best, moves, COPIES_ON_MANY_NODES))
@@ -193,6 +196,13 @@ class _Search:
         return row
 
 
+def search_of(problem: LayerProblem) -> Kernel:
+    """The search for the number of copies and nodes of a layer."""
+    if not problem.num_redundant:
+        return anneal_single
+    return anneal_families if problem.cluster.num_nodes <= NODES_OF_FAMILIES else anneal_replicas
+
+
 def _rough(problem: LayerProblem) -> LayerProblem:
     """Fewer sets and bootstraps for the hot part of a search: what they blur is less than what its temperature does."""
     pick_B = _evenly(len(problem.load_BE), HOT_LOADS)  # row 0, the exact load, is among the rows
@@ -222,7 +232,9 @@ def _moves_of_copies(problem: LayerProblem) -> int:
     """Fewer where a move is dearer: the more copies there are, and the more sets an accepted one changes."""
     pairs = len(problem.sets_UK) * problem.assignments**2
     update = pairs / problem.num_experts * max(1.0, problem.cluster.num_nodes / 8)
-    few_copies = (problem.num_experts / problem.cluster.num_slots) ** 3
+    few_copies = problem.num_experts / problem.cluster.num_slots
+    if problem.cluster.num_nodes > NODES_OF_FAMILIES:
+        few_copies = few_copies**3
     moves = max(int(REPLICA_MOVES * few_copies * min(1.0, UPDATE_WORK / max(update, 1.0))), 1)
     return moves if problem.cluster.num_nodes <= EXACT_NODES else min(moves, MOVES_ON_MANY_NODES)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from placement.cost.covers import MAX_COVERS, popcount
+from placement.cost.covers import MAX_COVERS
 from placement.solvers.annealing.anneal_common import (
     BOOK,
     LEAST_GAIN,
@@ -29,16 +29,22 @@ from placement.solvers.annealing.anneal_common import (
     cooling_of,
     copy_row,
     cost_of_moves,
-    lowest_node,
-    members,
     random_below,
     random_word,
     total_of,
 )
+from placement.solvers.annealing.guided_moves import hosts_after, slot_of_fellow
 from placement.solvers.annealing.replica_answers import Answers, no_answers, place_of_answer
-from placement.solvers.annealing.replica_loads import add_load, cost_after, measure_peaks, measure_shares, spread
+from placement.solvers.annealing.replica_loads import (
+    add_load,
+    cost_after,
+    measure_peaks,
+    measure_shares,
+    spread,
+    spread_more,
+)
 from placement.solvers.annealing.replica_sends import NOBODY, Hosts, Rest, no_hosts, no_rest, sends_of_set, update_set
-from placement.support.kernel import inlined_kernel, inner_kernel, kernel
+from placement.support.kernel import inner_kernel, kernel
 
 REFRESH = 64  # fewest accepted moves between refreshes
 REFRESH_WORK = 192  # one further move for each so many pairs of a set and a node
@@ -159,7 +165,7 @@ def replicas_kernel(
         p = random_below(state, num_slots)
         q = random_below(state, num_slots)
         if move % 2:  # half of the proposals bring an expert to a node that hosts others of its sets
-            q = _slot_of_fellow(p, phy2log_P, inc, host_E, slots_per_node, state)
+            q = slot_of_fellow(p, phy2log_P, inc, host_E, slots_per_node, state)
         u, v = int(np.int64(phy2log_P[p])), int(np.int64(phy2log_P[q]))  # one type of number, whatever the arrays hold
         r, s = p // costs.slots_per_gpu, q // costs.slots_per_gpu
         replace = random_word(state) & ONE == ZERO
@@ -174,7 +180,7 @@ def replicas_kernel(
             continue
         # hosts after the move: u has left slot p (for q), v has come to slot p (from q)
         book_slots(u, v, i, j, r, s, replace, BOOK, on_EN, holds_EG)
-        host_u, host_v = _mask(host_E[u], on_EN[u], i, j), _mask(host_E[v], on_EN[v], i, j)
+        host_u, host_v = hosts_after(host_E[u], on_EN[u], i, j), hosts_after(host_E[v], on_EN[v], i, j)
         moved_u, moved_v = host_u != host_E[u], host_v != host_E[v]
         share_u_N, share_v_N = share_EN[u], share_EN[v]
         # what moving slots costs more
@@ -193,8 +199,8 @@ def replicas_kernel(
             share_v_N = answers.share_EAN[v, a]
         # imbalance after the move
         nodes = host_E[u] | host_u | host_E[v] | host_v
-        _spread_more(share_u_N, on_EN[u], holds_EG[u], nodes, costs, part_EG[u], more_u_G)
-        _spread_more(share_v_N, on_EN[v], holds_EG[v], nodes, costs, part_EG[v], more_v_G)
+        spread_more(share_u_N, on_EN[u], holds_EG[u], nodes, costs, part_EG[u], more_u_G)
+        spread_more(share_v_N, on_EN[v], holds_EG[v], nodes, costs, part_EG[v], more_v_G)
         after = cost_after(load_GB, peak_NB, nodes, u, more_u_G, v, more_v_G, costs, peak_B)
         excess = threshold + uneven - after - leave
         # sets that hold both were counted as if only one moved; that seldom overstates the change, so it comes last
@@ -252,45 +258,3 @@ def _change_of_both(
         two = sends_of_set(t, v, host_v, NOBODY, ZERO, inc, hosts)
         total += inc.count_U[t] * (both - one - two + sends_U[t])
     return total
-
-
-@inner_kernel
-def _slot_of_fellow(p: int, phy2log_P: Ids, inc: Incidence, host_E: Masks, slots_per_node: int, state: Masks) -> int:
-    """A slot of an expert that is in a set with one on the node of slot p, both drawn at random."""
-    other = p - p % slots_per_node + random_below(state, slots_per_node)
-    e = phy2log_P[other]
-    start, stop = inc.expert_ptr[e], inc.expert_ptr[e + 1]
-    if start == stop:
-        return other
-    t = inc.expert_sets[start + random_below(state, stop - start)]
-    v = inc.sets_UK[t, random_below(state, members(t, inc))]
-    hosts = host_E[v]
-    for _ in range(random_below(state, popcount(hosts))):
-        hosts &= hosts - ONE
-    first = lowest_node(hosts) * slots_per_node
-    for q in range(first, first + slots_per_node):
-        if phy2log_P[q] == v:
-            return q
-    return other
-
-
-@inlined_kernel
-def _mask(host: np.uint64, on_N: Ints, i: int, j: int) -> np.uint64:
-    """The nodes of an expert whose copies on nodes i and j may have changed."""
-    for n in (i, j):
-        bit = ONE << np.uint64(n)
-        host = host | bit if on_N[n] > 0 else host & ~bit
-    return host
-
-
-@inner_kernel
-def _spread_more(
-    share_N: Floats, on_N: Ints, holds_G: Ints, nodes: np.uint64, costs: Costs, part_G: Floats, more_G: Floats
-) -> None:
-    """`spread`, less what the expert adds now."""
-    spread(share_N, on_N, holds_G, nodes, costs, more_G)
-    while nodes != ZERO:
-        n = lowest_node(nodes)
-        nodes &= nodes - ONE
-        for g in range(n * costs.gpus_per_node, (n + 1) * costs.gpus_per_node):
-            more_G[g] -= part_G[g]

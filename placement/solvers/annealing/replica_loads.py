@@ -137,6 +137,19 @@ def spread(share_N: Floats, on_N: Ints, holds_G: Ints, nodes: np.uint64, costs: 
 
 
 @inner_kernel
+def spread_more(
+    share_N: Floats, on_N: Ints, holds_G: Ints, nodes: np.uint64, costs: Costs, part_G: Floats, more_G: Floats
+) -> None:
+    """`spread`, less what the expert adds now."""
+    spread(share_N, on_N, holds_G, nodes, costs, more_G)
+    while nodes != ZERO:
+        n = lowest_node(nodes)
+        nodes &= nodes - ONE
+        for g in range(n * costs.gpus_per_node, (n + 1) * costs.gpus_per_node):
+            more_G[g] -= part_G[g]
+
+
+@inner_kernel
 def measure_peaks(load_GB: Floats, nodes: np.uint64, costs: Costs, peak_NB: Floats) -> None:
     """The highest load on each of `nodes` under every bootstrap."""
     while nodes != ZERO:

@@ -1,0 +1,118 @@
+"""What a top-k set sends, and where its experts are served, as tables over families of node sets (up to 4 nodes).
+
+An expert on the nodes of mask `m` is met by a node set `s` if `s & m != 0`. The family of an expert is the node sets
+that meet it, a bit for each of the 2^N node sets: its word. The family of several experts is the AND of their words.
+With N = 4, only 167 families occur: the states. Under the replica choice `min-nodes`, a token at home h sends to the
+smallest node set of its family that holds h, less h itself. So a state says all that a set sends and serves.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import cache
+from math import lcm
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+MOST_NODES = 4  # a family of 5 nodes has 32 bits, and thousands of states
+LANES = 16  # rows of states are padded to whole vectors
+
+Counts = npt.NDArray[np.int32]
+
+
+class Families(NamedTuple):
+    """Tables for N nodes. Columns Y are blocks of states Z: block 0 of random homes, block 1 + h of home h.
+
+    word_M     int64 [2^N], the family of an expert on the nodes M
+    state_W    uint8 [2^(2^N)], the state of a family; state 0 is that of no expert; words that are no family have 0
+    sends_BZ   int64 [N+1, Z], N * sends of a set, a row for each block
+    after_MY   int32 [2^N, Y], N * sends of a set of state Z and one further expert on the nodes M
+    share_MNY  int32 [2^N, N, Y], what node N serves of that further expert: N * share * `unit`
+    everyone   the family of no expert: every node set
+    width      columns of a block
+    """
+
+    word_M: npt.NDArray[np.int64]
+    state_W: npt.NDArray[np.uint8]
+    sends_BZ: npt.NDArray[np.int64]
+    after_MY: Counts
+    share_MNY: Counts
+    everyone: int
+    unit: int
+    width: int
+
+
+def families_of(num_nodes: int, *, random_homes: bool) -> Families:
+    """The tables for at most MOST_NODES nodes; `random_homes`: the block of random homes alone."""
+    tables = _tables(num_nodes)
+    if not random_homes:
+        return tables
+    return tables._replace(
+        after_MY=np.ascontiguousarray(tables.after_MY[:, : tables.width]),
+        share_MNY=np.ascontiguousarray(tables.share_MNY[:, :, : tables.width]),
+    )
+
+
+@cache
+def _tables(num_nodes: int) -> Families:
+    masks = range(1 << num_nodes)
+    word_M = [sum(1 << s for s in masks if s & m) for m in masks]
+    words = [(1 << (1 << num_nodes)) - 1]
+    known = {words[0]}
+    for word in words:  # grows while it is gone through
+        for m in masks[1:]:
+            if word & word_M[m] not in known:
+                known.add(word & word_M[m])
+                words.append(word & word_M[m])
+    state_W = np.zeros(1 << (1 << num_nodes), dtype=np.int64)
+    state_W[words] = np.arange(len(words))
+    width = -(-len(words) // LANES) * LANES
+    sends = [[_sends(word, home, num_nodes) for word in words] for home in range(num_nodes)]
+    sends_BZ = np.array([[sum(column) for column in zip(*sends, strict=True)], *(np.array(sends) * num_nodes).tolist()])
+    after_MBZ = np.zeros((len(masks), num_nodes + 1, width), dtype=np.int32)
+    shares = np.zeros((len(masks), num_nodes, num_nodes + 1, width), dtype=object)
+    for m in masks[1:]:
+        for z, word in enumerate(words):
+            after_MBZ[m, :, z] = sends_BZ[:, state_W[word & word_M[m]]]
+            for home in range(num_nodes):
+                for node, share in _served(word & word_M[m], m, home, num_nodes).items():
+                    shares[m, node, 0, z] += share
+                    shares[m, node, 1 + home, z] = num_nodes * share
+    unit = lcm(*{Fraction(one).denominator for one in shares.ravel()})
+    share_MNY = (shares * unit).astype(np.int32).reshape(len(masks), num_nodes, -1)
+    return Families(
+        word_M=np.array(word_M, dtype=np.int64),
+        state_W=state_W.astype(np.uint8),
+        sends_BZ=sends_BZ.astype(np.int64),
+        after_MY=after_MBZ.reshape(len(masks), -1),
+        share_MNY=np.ascontiguousarray(share_MNY),
+        everyone=words[0],
+        unit=unit,
+        width=width,
+    )
+
+
+def _smallest(word: int, home: int, num_nodes: int) -> list[int]:
+    """The smallest node sets of a family that hold the home."""
+    found = [s for s in range(1 << num_nodes) if word >> s & 1 and s >> home & 1]
+    least = min(s.bit_count() for s in found)
+    return [s for s in found if s.bit_count() == least]
+
+
+def _sends(word: int, home: int, num_nodes: int) -> int:
+    return _smallest(word, home, num_nodes)[0].bit_count() - 1
+
+
+def _served(word: int, mask: int, home: int, num_nodes: int) -> dict[int, Fraction]:
+    """Share of an expert on the nodes of `mask` that each of its nodes serves, in a set of the family `word`."""
+    if mask >> home & 1:
+        return {home: Fraction(1)}
+    chosen = _smallest(word, home, num_nodes)
+    share: dict[int, Fraction] = {}
+    for s in chosen:
+        usable = [n for n in range(num_nodes) if s & mask & ~(1 << home) & 1 << n]
+        for n in usable:
+            share[n] = share.get(n, Fraction(0)) + Fraction(1, len(usable) * len(chosen))
+    return share
