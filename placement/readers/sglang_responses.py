@@ -106,11 +106,12 @@ def _found(files: list[Path], remarks: Remarks) -> Iterator[_Response]:
         if not text:
             remarks.add(WITHOUT, where)
             continue
-        dtype = holder.get(DTYPE_KEY) or "int32"
-        if not isinstance(text, str) or dtype not in DTYPES:
-            raise TraceError(f"{where}: {KEY} is a {type(text).__name__} of {DTYPE_KEY} {dtype!r:.40}; {FORMS}")
+        named = holder.get(DTYPE_KEY) or "int32"
+        dtype = DTYPES.get(named) if isinstance(named, str) else None
+        if not isinstance(text, str) or dtype is None:
+            raise TraceError(f"{where}: {KEY} is a {type(text).__name__} of {DTYPE_KEY} {named!r:.40}; {FORMS}")
         with reading(where, MEND):
-            values = np.frombuffer(base64.b64decode(text, validate=True), dtype=DTYPES[dtype])
+            values = np.frombuffer(base64.b64decode(text, validate=True), dtype=dtype)
         prompt, answer = number_in(meta, "prompt_tokens"), number_in(meta, "completion_tokens")
         if prompt is None or answer is None:
             raise TraceError(f"{where} does not say its tokens (prompt_tokens and completion_tokens); {MEND}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +34,7 @@ FORMS = (
     "prompt_routed_experts apart), {data, shape, dtype} (prime-rl), nested lists; bring what another version writes "
     "into one of them"
 )
+DTYPE = re.compile(r"(torch\.)?u?int(8|16|32|64)|[<>|=]?[iu][1248]")
 TYPES = {1: "<u1", 2: "<i2", 4: "<i4", 8: "<i8"}  # dtype of so many bytes an id, where none is told
 
 
@@ -137,7 +139,10 @@ def _payload(value: dict[str, Any]) -> npt.NDArray[Any]:
     places, text = math.prod(shape), value["data"]
     if len(shape) != len(value["shape"]) or not isinstance(text, str):
         raise ValueError(f"its shape is {value['shape']!r:.60}, its data a {type(text).__name__}")
-    dtype = np.dtype(value["dtype"]) if value.get("dtype") else None
+    named = value.get("dtype")
+    if named is not None and (not isinstance(named, str) or not DTYPE.fullmatch(named)):
+        raise ValueError(f"its dtype is {named!r:.40}, which is no type of whole numbers")
+    dtype = None if named is None else np.dtype(named.removeprefix("torch."))
     for decode in (partial(base64.b64decode, validate=True), base64.b85decode):
         try:
             data = decode(text)

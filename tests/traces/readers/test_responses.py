@@ -95,7 +95,7 @@ def test_whole_numbers_of_any_size(dtype: str, tmp_path: Path) -> None:
         pytest.param(payload(routed().astype("u1")), id="a byte an id, dtype not told"),
         pytest.param(payload(routed().astype("<i2")), id="two bytes an id, dtype not told"),
         pytest.param(payload(routed().astype("u1"), base64.b85encode), id="base85"),
-        pytest.param(payload(routed().astype("<i4"), dtype="int32", start=0), id="start"),
+        pytest.param(payload(routed().astype("<i4"), dtype="torch.int32", start=0), id="start"),
         pytest.param(routed().tolist(), id="nested lists"),
     ],
 )
@@ -233,7 +233,9 @@ def test_files_about_a_recording(name: str, tmp_path: Path) -> None:
     [
         (payload(routed().astype("u1"), dtype="uint16"), "data are not 132 ids of shape"),
         (payload(routed().astype("u1"), shape=[ROWS, LAYERS]), r"shape \[11, 3\]"),
-        (payload(routed().astype("f4"), dtype="float32"), "dtype float32"),
+        (payload(routed().astype("f4"), dtype="float32"), "dtype is 'float32', which is no type of whole numbers"),
+        (payload(routed().astype("u1"), dtype={"names": []}), "dtype is {'names'"),
+        (payload(routed().astype("u1"), dtype="(2"), "dtype is '"),
         ({"shape": [1, 1, 1]}, "'data'"),
         ([[1, 2], [3]], "routed_experts|inhomogeneous"),
         (7, r"shape \[\]"),
@@ -257,10 +259,12 @@ def test_sglang_names_its_dtype(dtype: str, tmp_path: Path) -> None:
     assert found == {"a": tokens(routed()), "b": tokens(routed())}
 
 
-def test_sglang_of_an_unknown_dtype(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", {"a": 1}])
+def test_sglang_of_an_unknown_dtype(dtype: Any, tmp_path: Path) -> None:
     """Nothing is read as if it were int32."""
-    path = logged(tmp_path, sglang("a", routed().astype("<f4"), routed_experts_dtype="bfloat16"))
-    with pytest.raises(TraceError, match=r"dtype 'bfloat16'; forms that are read: the base64 of int32, int16"):
+    good = sglang("a", routed().astype("<i4"))
+    path = logged(tmp_path, good, sglang("b", routed().astype("<f4"), routed_experts_dtype=dtype))
+    with pytest.raises(TraceError, match=r"line 2: .*; forms that are read: the base64 of int32, int16"):
         convert(path, tmp_path / "out", options=ReadOptions(top_k=TOP_K))
 
 
