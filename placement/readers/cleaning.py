@@ -79,7 +79,7 @@ class Cleaner:
         notes += self.left_out.notes(self.number_of, len(self.requests))
         if self.missing_places:
             most = self.survey.sizes.most_N
-            than = f"{model.top_k} experts" if (most == model.top_k).all() else "its experts"
+            than = f"{model.top_k} experts" if (most == model.top_k).all() else "the most that others have"
             share = self.missing_places / (self.tokens * int(most.sum()))
             notes.append(
                 f"{self.short_tokens:,} of {self.tokens:,} tokens have fewer than {than} in some layer "

@@ -3,13 +3,13 @@
 Two looks are told from traffic. A row is *alike* where every MoE layer has the same ids in the same order: expert 0 in
 each (buffers of top-1 models that nobody wrote to), 0, 1, 2, 3 (padding of replay tensors), or any others. A row is
 *repeated* where it is, in all layers, the row before it in its request. Rows that only another request has as well are
-traffic: prompts that begin alike give them.
+traffic: prompts that begin alike give them, and such a row comes behind the same row each time.
 
-Both are left out where traffic hardly explains them. What layers have in common with each other, apart from the
-request, is little, so a row is expected as often as the product of the shares of other rows in which each layer has its
-set, times the rows; COMMON times as often allows for what layers do have in common. A row is left out if its number has
-a chance of less than CHANCE then. Measured on 114,000 tokens of four models: none was alike, none repeated; a row was
-seen in up to 73 requests.
+Both are left out where traffic hardly explains how often they come behind different rows, or repeated. What layers have
+in common with each other is little, so a row is expected as often as the product of the shares of other rows in which
+each layer has its set, times the rows; COMMON times as often allows for what layers do have in common. A row is left
+out if its number has a chance of less than CHANCE then. Measured on 114,000 tokens of four models: none was alike, none
+repeated; a row was seen in up to 73 requests.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import exp, lgamma
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import pdtrc
 
 from placement.readers.base import Batch
-from placement.readers.cleaning_kernels import ALIKE, TOKEN
+from placement.readers.cleaning_kernels import ALIKE, BLANK
 
 COMMON, CHANCE = 5.0, 1e-6
 REPEATS = 15  # of a row, in all, before it may be a dummy: a run of 16 has them
 MOST_ROWS = 1024  # different ones that are looked at
+MOST_BEFORE = 64  # different rows before a row that are counted
 SAMPLE_ROWS, SAMPLE_OF_BATCH = 4096, 32
 
 
@@ -40,11 +42,22 @@ class Padding:
 
 
 @dataclass(slots=True)
+class Seen:
+    """How often a row was seen: where it repeats the row before it, and behind how many different other rows.
+
+    A prompt that many requests have in common shows a row often, but behind one and the same.
+    """
+
+    repeats: int = 0
+    before: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class Suspects:
-    """Rows of a recording that may be no tokens, with how often each was seen, and a sample of the others."""
+    """Rows of a recording that may be no tokens, by their places and bytes, and a sample of rows that repeat none."""
 
     rows: int = 0
-    seen: dict[tuple[int, bytes], list[int]] = field(default_factory=dict)  # (rows, repeats) of each
+    seen: dict[tuple[int, bytes], Seen] = field(default_factory=dict)
     sample: list[npt.NDArray[np.int32]] = field(default_factory=list)
     sampled: int = 0
 
@@ -53,30 +66,34 @@ class Suspects:
     ) -> npt.NDArray[np.bool_]:
         """Which rows of the batch are suspects, bool [T]."""
         suspect_T: npt.NDArray[np.bool_] = (kind_T == ALIKE) | repeat_T
-        token_T = (kind_T == TOKEN) & ~repeat_T
-        self.rows += int(np.count_nonzero(suspect_T | token_T))
+        filled_T = kind_T != BLANK
+        self.rows += int(np.count_nonzero(filled_T))
         if self.sampled < SAMPLE_ROWS:
-            tokens = np.flatnonzero(token_T)
-            some = tokens[:: max(len(tokens) // SAMPLE_OF_BATCH, 1)]
+            first = np.flatnonzero(filled_T & ~repeat_T)
+            some = first[:: max(len(first) // SAMPLE_OF_BATCH, 1)]
             self.sample.append(batch.ids_LTK[:, some])
             self.sampled += len(some)
-        found = np.flatnonzero(suspect_T)
-        if len(found):
-            rows_FX = np.ascontiguousarray(batch.ids_LTK[:, found].transpose(1, 0, 2)).reshape(len(found), -1)
-            distinct_DX, number_F = np.unique(rows_FX, axis=0, return_inverse=True)
-            number_F = number_F.reshape(-1)
-            count_D = np.bincount(number_F)
-            repeats_D = np.bincount(number_F, weights=repeat_T[found]).astype(int)
-            width = batch.ids_LTK.shape[2]
-            for number, row in enumerate(distinct_DX):
-                key = (width, row.tobytes())
-                if key in self.seen or len(self.seen) < MOST_ROWS:
-                    before = self.seen.setdefault(key, [0, 0])
-                    before[0] += int(count_D[number])
-                    before[1] += int(repeats_D[number])
-                else:  # so many different ones are no padding
-                    suspect_T[found[number_F == number]] = False
+        last, seen = -1, None
+        for row in np.flatnonzero(suspect_T).tolist():
+            repeats = bool(repeat_T[row])
+            if not (repeats and last == row - 1):
+                seen = self._seen(batch.ids_LTK[:, row])
+            last = row
+            if seen is None:
+                suspect_T[row] = False
+            elif repeats:
+                seen.repeats += 1
+            elif len(seen.before) < MOST_BEFORE:
+                alone = row == 0 or batch.request_T[row - 1] != batch.request_T[row]
+                seen.before.add(0 if alone else crc32(batch.ids_LTK[:, row - 1].tobytes()))
         return suspect_T
+
+    def _seen(self, ids_LK: npt.NDArray[np.int32]) -> Seen | None:
+        """What is known of a row; None where so many different ones were seen that they are no padding."""
+        key = (ids_LK.shape[1], ids_LK.tobytes())
+        if key in self.seen or len(self.seen) < MOST_ROWS:
+            return self.seen.setdefault(key, Seen())
+        return None
 
     def suspects(self, num_layers: int) -> Iterator[npt.NDArray[np.int32]]:
         """Each different row, int32 [L, K]."""
@@ -87,11 +104,11 @@ class Suspects:
         self, num_layers: int, layers: npt.NDArray[np.int64], num_experts: int
     ) -> Iterator[tuple[npt.NDArray[np.int32], Padding | None]]:
         """Of each of `suspects`, what it is; None: a token. `layers` are the MoE layers' indices."""
-        for ids_LK, (rows, repeats) in zip(self.suspects(num_layers), self.seen.values(), strict=True):
+        for ids_LK, seen in zip(self.suspects(num_layers), self.seen.values(), strict=True):
             live_NK = ids_LK[layers]
             alike = len(layers) > 1 and bool((live_NK == live_NK[0]).all())
-            seen = rows if alike else repeats if repeats >= REPEATS else 0
-            improbable = seen > 0 and pdtrc(seen - 1, self._expected(ids_LK, layers, num_experts)) < CHANCE
+            times = len(seen.before) + seen.repeats if alike else seen.repeats if seen.repeats >= REPEATS else 0
+            improbable = times > 0 and pdtrc(times - 1, self._expected(ids_LK, layers, num_experts)) < CHANCE
             yield ids_LK, Padding(ids_LK=ids_LK, what=_what(live_NK[0], alike)) if improbable else None
 
     def _expected(self, ids_LK: npt.NDArray[np.int32], layers: npt.NDArray[np.int64], num_experts: int) -> float:
