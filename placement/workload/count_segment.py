@@ -152,13 +152,14 @@ class _Sums:
         self.tokens_Z += np.bincount(side_T[counted], minlength=len(self.tokens_Z))
         rows = np.flatnonzero(counted & (key_T <= self.limit_Z[side_T]))
         ids_SLK = np.empty((len(rows), model.num_layers, model.top_k), dtype=self.dtype)
-        ids_TK, empty_T = None, counted.copy()
+        ids_TK, empty_T = None, counted & is_short(self.dtype)
         for layer in range(model.num_layers):
             ids_TK = batch.ids_TK(layer, out=ids_TK)
             for number, span, mine in pieces:
                 self.hashes[number] += hash_rows(ids_TK[mine], layer, span.start)
             counting.take_rows(ids_TK, rows, ids_SLK, layer)
-            empty_T &= ids_TK[:, 0] < 0
+            if is_short(self.dtype):
+                empty_T &= ids_TK[:, 0] < 0
             self._count_layer(batch, layer, ids_TK, side_T, row_T)
         if empty_T.any():
             span, shard_row = batch.place_of(int(np.flatnonzero(empty_T)[0]))
