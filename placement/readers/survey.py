@@ -45,7 +45,9 @@ def survey(recording: Recording, options: ReadOptions) -> Survey:
     num_layers = len(recording.layer_ids)
     if recording.phy2log_LP is not None:
         check_layers(options, len(recording.phy2log_LP), "the map of the recording")
-    told = options.num_experts or recording.num_experts
+    told = recording.num_experts if options.num_experts is None else options.num_experts
+    if told is not None and told < 1:
+        raise OptionError(f"{told} experts are none; give --experts, the experts of a layer, from 1 on")
     sets = RecordedSets(num_layers, kernels.NEVER if told is None or recording.phy2log_LP is not None else told)
     suspects = Suspects()
     weights = True

@@ -42,6 +42,7 @@ def _table() -> dict[str, Callable[[], Target]]:
             ("llama-cpp/imatrix", "imatrix.gguf"),
             ("arrays/npz", "routes.npz"),
             ("arrays/npy", "a.npy"),
+            ("arrays/short", "c.npz"),
             ("parquet/table", "routes.parquet"),
         )
     }
@@ -59,10 +60,12 @@ def _table() -> dict[str, Callable[[], Target]]:
     return table | {
         "trace-manifest": lambda: trace_file("trace.json"),
         "trace-shard": lambda: trace_file("shard-00000.safetensors"),
+        "trace-shard-short": lambda: trace_file("shard-00000.safetensors", short=True),
         "counts-npy": lambda: counts_file(".npy"),
         "counts-npz": lambda: counts_file(".npz"),
         "counted-manifest": lambda: counted_file("counts.json"),
         "counted-arrays": lambda: counted_file("counts.safetensors"),
+        "counted-arrays-short": lambda: counted_file("counts.safetensors", short=True),
         "placement": placement_file,
         "grouping": grouping_file,
         "cluster": cluster_file,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import numpy as np
 from fuzz_base import COUNTED_EXPERTS, Seeds, Target, folder, refusing
@@ -14,9 +15,12 @@ from placement.workload.counts_file import read_counts, write_counts
 from placement.workload.counts_folder import count_to_folder, merge_counted, read_counted
 
 
-def trace_parts() -> dict[str, bytes]:
+def trace_parts(short: bool = False) -> dict[str, bytes]:
+    """A trace; `short`: some of its sets have one expert or none."""
     rng = np.random.default_rng(0)
-    ids_LTK = np.argsort(rng.random((2, 8, 5)), axis=2)[:, :, :2].astype(np.uint8)
+    ids_LTK = np.argsort(rng.random((2, 8, 5)), axis=2)[:, :, :2].astype(np.int16 if short else np.uint8)
+    if short:
+        ids_LTK[0, 1:3, 1] = ids_LTK[1, 4] = -1
     columns = {"request": np.arange(8, dtype=np.int32) // 4, "position": np.arange(8, dtype=np.int32) % 4}
     shard = {"expert_ids": np.ascontiguousarray(ids_LTK), **columns, "phase": np.zeros(8, dtype=np.uint8)}
     manifest = {
@@ -35,10 +39,10 @@ def trace_parts() -> dict[str, bytes]:
     }
 
 
-def trace_file(part: str) -> Target:
+def trace_file(part: str, *, short: bool = False) -> Target:
     def run(data: bytes) -> None:
         with folder() as base, refusing():
-            for name, content in trace_parts().items():
+            for name, content in trace_parts(short).items():
                 (base / name).write_bytes(data if name == part else content)
             trace = open_trace(base)
             trace.tokens_Q()
@@ -46,7 +50,7 @@ def trace_file(part: str) -> Target:
                 count(trace)
 
     kind = "json" if part.endswith(".json") else "safetensors"
-    return Target(run=run, seeds=lambda: {"sound": trace_parts()[part]}, kind=kind)
+    return Target(run=run, seeds=lambda: {"sound": trace_parts(short)[part]}, kind=kind)
 
 
 def counts_file(suffix: str) -> Target:
@@ -71,24 +75,20 @@ def counts_file(suffix: str) -> Target:
     return Target(run=run, seeds=seeds, kind="npy" if suffix == ".npy" else "zip")
 
 
-_COUNTED: dict[str, bytes] = {}
-
-
-def _counted_files() -> dict[str, bytes]:
+@cache
+def _counted_files(short: bool) -> dict[str, bytes]:
     """A folder that `placement traces count` wrote, made once."""
-    if not _COUNTED:
-        with folder() as base:
-            for name, content in trace_parts().items():
-                (base / name).write_bytes(content)
-            count_to_folder(open_trace(base), base / "counts", holdout=0.5)
-            _COUNTED.update({one.name: one.read_bytes() for one in (base / "counts").glob("counts.*")})
-    return _COUNTED
+    with folder() as base:
+        for name, content in trace_parts(short).items():
+            (base / name).write_bytes(content)
+        count_to_folder(open_trace(base), base / "counts", holdout=0.5)
+        return {one.name: one.read_bytes() for one in (base / "counts").glob("counts.*")}
 
 
-def counted_file(part: str) -> Target:
+def counted_file(part: str, *, short: bool = False) -> Target:
     def run(data: bytes) -> None:
         with folder() as base, refusing():
-            for name, content in _counted_files().items():
+            for name, content in _counted_files(short).items():
                 (base / name).write_bytes(data if name == part else content)
             for holdout in (None, 0):
                 with refusing():
@@ -96,4 +96,4 @@ def counted_file(part: str) -> Target:
             merge_counted([base], base / "merged")
 
     kind = "json" if part.endswith(".json") else "safetensors"
-    return Target(run=run, seeds=lambda: {"sound": _counted_files()[part]}, kind=kind)
+    return Target(run=run, seeds=lambda: {"sound": _counted_files(short)[part]}, kind=kind)

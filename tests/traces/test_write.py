@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from placement.traces.format import RequestEntry, read_manifest
 from placement.traces.split import split_requests
 from placement.traces.trace import Trace, open_trace
 from placement.traces.write import TokenPiece, merge_traces, new_folder, write_split, write_trace
+from placement.workload.as_trace import write_sample
 from placement.workload.count import count
 
 MODEL = Model(name="tiny", layer_ids=(0, 1, 4), num_experts=300, top_k=2, num_groups=3)
@@ -185,3 +187,32 @@ def test_a_failure_half_way_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_shards_have_the_given_size_however_the_pieces_fall(tmp_path: Path) -> None:
     make(tmp_path / "in", ENTRIES, 50, shard_tokens=16)
     assert [shard.num_tokens for shard in open_trace(tmp_path / "in").shards] == [16, 16, 16, 2]
+
+
+@pytest.mark.parametrize(
+    "order", [("full", "short"), ("short", "full"), ("full", "short", "other"), ("short", "other")]
+)
+def test_full_and_short_sets_are_one_trace(order: tuple[str, ...], tmp_path: Path, write_trace: Any) -> None:
+    """Folders of both kinds, in whatever order, are merged and split without a change of a set or a count."""
+    share = {"full": None, "short": 0.3, "other": 0.0}
+    folders = [
+        write_trace(
+            tmp_path / name,
+            seed=number,
+            num_experts=300,
+            top_k=3,
+            short=share[name],
+            request_ids=[f"{name}{q}" for q in range(6)],
+        ).folder
+        for number, name in enumerate(order)
+    ]
+    both = open_trace(folders)
+    merge_traces(both, tmp_path / "merged")
+    merged = open_trace(tmp_path / "merged")
+    assert rows(merged) == rows(both)
+    assert count(merged).digest() == count(both).digest()
+    write_split(*split_requests(both, 0.5, 1), tmp_path / "parts")
+    parts = open_trace([tmp_path / "parts" / "train", tmp_path / "parts" / "held-out"])
+    assert sorted(rows(parts), key=repr) == sorted(rows(both), key=repr)
+    write_sample(count(both), tmp_path / "sample")
+    assert count(open_trace(tmp_path / "sample")).load_LE.tolist() == count(both).load_LE.tolist()

@@ -416,6 +416,27 @@ def arrays() -> None:
     path = folder("arrays/npy")
     np.save(path / "a.npy", hidden("a"))
     expect("arrays/npy", {"a": tokens_of("a", phases=False)}, "npy")
+    short_sets()
+
+
+def short_sets() -> None:
+    """Four places a set: two experts of which every fourth token lacks one in the last layer, one that computes nothing
+    (6 or 7), and -1; behind them rows of padding."""
+    path, requests = folder("arrays/short"), {}
+    for name, ids in IDS.items():
+        tokens = tokens_of(name, phases=False)
+        wide = np.full((*ids.shape[:2], 4), -1)
+        wide[..., 1], wide[..., 3] = ids[..., 0], ids[..., 1]
+        wide[..., 0] = 6 + np.arange(len(ids))[:, None] % 2
+        for one in tokens[3::4]:
+            wide[one["position"], -1, 3] = -1
+            one["ids"] = [one["ids"][0], [one["ids"][1][0], -1]]
+        padding = np.broadcast_to(np.arange(4), (20 - len(ids), len(LAYERS), 4))
+        rows = np.concatenate([wide, padding])
+        np.savez(path / f"{name}.npz", expert_ids=rows, num_experts=EXPERTS, layer_ids=np.array(LAYERS))
+        requests[name] = tokens
+    left_out = {"padding rows": 20 * len(IDS) - sum(map(len, IDS.values()))}
+    expect("arrays/short", requests, "short", left_out=left_out)
 
 
 def parquet() -> None:
