@@ -59,7 +59,7 @@ def evaluate_sample(
             _shared_load(load_E, load_P, row)
             for load_E, load_P, row in zip(side.load_LE, meter.loads[m], placement.phy2log_LP, strict=True)
         ])  # fmt: skip
-        exact = evaluation_of(sampled, meter.assignments_L, one, transport, meter.traffic[m], load_LP)
+        exact = evaluation_of(sampled, meter.served_L, one, transport, meter.traffic[m], load_LP)
         known = {"num_tokens": side.num_tokens, "assignments_L": side.load_LE.sum(axis=1) / max(side.num_tokens, 1)}
         error = _sampling_error(sent_MG[m], stops, side.num_tokens)
         answers.append(replace(exact, sampled_tokens=sampled, sends_error=error, **known))

@@ -173,7 +173,7 @@ def evaluate(
     for tokens in token_batches(trace, mixed=meter.in_order):
         meter.add(homes[tokens.request_T], tokens.ids_TK, executor)
     return [
-        evaluation_of(meter.num_tokens, meter.assignments_L, one, transport, layers, load_LP)
+        evaluation_of(meter.num_tokens, meter.served_L, one, transport, layers, load_LP)
         for one, layers, load_LP in zip(clusters, meter.traffic, meter.loads, strict=True)
     ]
 
@@ -183,11 +183,10 @@ def evaluate_counts(
 ) -> list[Evaluation]:
     """What counts tell of each placement: its balance, an expert's load shared evenly over its slots, but no sends.
 
-    (Those of `allgather` are the same for every placement, and known.)
+    (Those of `allgather` are the same for every placement, and known.) Sets are taken to be full: counts do not say.
     """
     TRANSPORTS.check(transport)
     load_LE = counts.load_LE() * counts.unit
-    load_L = load_LE.sum(axis=1)
     unknown_L = np.full(counts.model.num_layers, np.nan)
     nowhere = Traffic.start(cluster.num_nodes, cluster.num_ranks)
     known = TRANSPORTS.make(transport).everywhere
@@ -195,7 +194,7 @@ def evaluate_counts(
     return [
         Evaluation(
             num_tokens=counts.num_tokens,
-            assignments_L=load_L / max(load_L.max(), 1e-300) * counts.model.top_k,  # `num_tokens` is that of most
+            assignments_L=np.full(counts.model.num_layers, float(counts.model.top_k)),
             cluster=cluster_of(placement, cluster),
             node_sends_L=unknown_L,
             rank_sends_L=unknown_L,
@@ -216,7 +215,7 @@ def _even_load(load_E: npt.NDArray[np.float64], phy2log_P: npt.NDArray[np.intege
 
 def evaluation_of(
     num_tokens: int,
-    assignments_L: npt.NDArray[np.int64],
+    served_L: npt.NDArray[np.int64],
     cluster: Cluster,
     transport: str,
     traffic: list[Traffic],
@@ -225,7 +224,7 @@ def evaluation_of(
     leaving_L3 = np.array([one.leaving_3() for one in traffic]) / max(num_tokens, 1)
     return Evaluation(
         num_tokens=num_tokens,
-        assignments_L=assignments_L / max(num_tokens, 1),
+        assignments_L=served_L / max(num_tokens, 1),
         cluster=cluster,
         node_sends_L=leaving_L3[:, 0],
         rank_sends_L=leaving_L3[:, 1],

@@ -23,9 +23,9 @@ from placement.support.parallel import run_tasks
 class Meter:
     """What each placement has cost so far.
 
-    num_tokens      tokens so far
-    assignments_L   experts that they visited, int64 [L]
-    in_order        True if the order of the tokens matters
+    num_tokens  tokens so far
+    served_L    assignments so far, int64 [L]
+    in_order    True if the order of the tokens matters
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Meter:
         self._model, self._homes_are_random = model, homes_are_random
         self._choice = REPLICA_CHOICES.make(replica_choice)
         self.num_tokens = 0
-        self.assignments_L = np.zeros(model.num_layers, dtype=np.int64)
+        self.served_L = np.zeros(model.num_layers, dtype=np.int64)
         self._layers = [
             [LayerCost.start(row, model.num_experts, one, transport) for row in placement.phy2log_LP]
             for placement, one in zip(placements, clusters, strict=True)
@@ -70,7 +70,7 @@ class Meter:
 
         def cost_one(layer: int) -> None:
             tokens = LayerTokens(ids_of_layer(layer), once_T, home_T, self._homes_are_random)
-            self.assignments_L[layer] += count_assignments(tokens.ids_UK)
+            self.served_L[layer] += count_assignments(tokens.ids_UK)
             sets = self._merged(tokens) if self._chosen and not self.in_order else tokens
             for layers in self._layers:
                 one = layers[layer]

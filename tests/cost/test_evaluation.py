@@ -445,6 +445,23 @@ def test_layers_with_a_top_k_of_their_own(tmp_path: Path, write_trace: Any) -> N
     assert answer.summary()["step_time_us"] == pytest.approx(step_us, abs=0.01)
 
 
+@pytest.mark.parametrize("choice", [*CHOICES, "min-nodes-balanced"])
+def test_full_and_short_sets_in_one_trace(choice: str, tmp_path: Path, write_trace: Any) -> None:
+    """A folder of unsigned ids and one of signed ids cost together what all their tokens cost as signed ids."""
+    rng = np.random.default_rng(2)
+    full = np.argsort(rng.random((2, 60, 8)), axis=2)[:, :, :3]
+    short = shortened(rng, np.argsort(rng.random((2, 40, 8)), axis=2)[:, :, :3], 0.4)
+    write_trace(tmp_path / "two" / "a", ids_LTK=full, num_experts=8)
+    write_trace(tmp_path / "two" / "b", ids_LTK=short, num_experts=8, short=0.0)
+    write_trace(tmp_path / "one", ids_LTK=np.concatenate([full, short], axis=1), num_experts=8, short=0.0)
+    model = Model(name="m", layer_ids=(0, 1), num_experts=8, top_k=3)
+    rows = np.stack([sound_row(rng, 8, 4, 3) for _ in range(2)])
+    placement = Placement(model=model, num_nodes=2, gpus_per_node=2, slots_per_gpu=3, phy2log_LP=rows)
+    two, one = (evaluate(open_trace(tmp_path / name), [placement], replica_choice=choice)[0] for name in ("two", "one"))
+    assert two.summary() == one.summary()
+    np.testing.assert_allclose(two.load_LP, one.load_LP, rtol=1e-12)
+
+
 def test_cutting_changes_nothing(tmp_path: Path, write_trace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards, blocks and threads do not show in the figures."""
     rng = np.random.default_rng(5)
