@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.bounds.convex_envelope import fewest_nodes, least_at, lower_lines
+from placement.bounds.convex_envelope import fewest_nodes, least_at, least_of_all, lower_lines
 from placement.bounds.layer_bound import sends_bound, smallest_imbalance
 from placement.core.choices import BOUNDS
 from placement.core.cluster import Cluster
@@ -21,6 +22,7 @@ from placement.solvers.prove import objective_bound, prove
 from placement.testing.problems import brute_force, make_problem, planted_problem, random_problem, tiny_problems
 
 EPS = 1e-12  # rounding of the score itself
+POINTS = st.dictionaries(st.integers(0, 30), st.integers(0, 9), min_size=1, max_size=8)
 
 
 def test_objective_bound_is_below_the_optimum_of_random_problems() -> None:
@@ -35,6 +37,7 @@ def test_objective_bound_is_below_the_optimum_of_random_problems() -> None:
             Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots, gpu_speeds=speeds),
             num_tokens=[1, 5, 60][seed % 3],
             skew=[0.0, 0.7, 2.0][seed // 7 % 3],
+            lacking=[0.0, 0.0, 0.0, 0.1, 0.5][seed % 5],
             seed=seed,
             options=Options(balance_weight=[0.0, 0.5, 2.0, 5.0][seed // 3 % 4]),
         )
@@ -114,7 +117,7 @@ def test_fewest_nodes_of_a_token() -> None:
     assert fewest_nodes(4, 3, 2) == {2: 2, 1: 3}
 
 
-@given(st.dictionaries(st.integers(0, 30), st.integers(0, 9), min_size=1, max_size=8))
+@given(POINTS)
 def test_envelope_is_below_every_point(values: dict[int, int]) -> None:
     """Jensen's inequality needs a convex function below all points; nowhere rising, so that an upper mean suffices."""
     _, line_b = lower_lines(values)
@@ -122,6 +125,17 @@ def test_envelope_is_below_every_point(values: dict[int, int]) -> None:
     for x, y in values.items():
         assert least_at(values, x) <= y + 1e-9
     assert least_at(values, min(values)) == pytest.approx(values[min(values)])
+
+
+@given(st.lists(POINTS, min_size=1, max_size=3), st.data())
+def test_envelope_of_groups_is_below_every_choice(groups: list[dict[int, int]], data: st.DataObject) -> None:
+    """Whichever point each group takes: the means of all together are not below what is said to be the least."""
+    share_G = np.array([data.draw(st.integers(1, 9)) for _ in groups]) / 9
+    for chosen in itertools.product(*(values.items() for values in groups)):
+        x, y = share_G @ np.array(chosen)
+        assert least_of_all(list(zip(share_G.tolist(), groups, strict=True)), x) <= y + 1e-9
+    least = sum(share * min(values.values()) for share, values in zip(share_G, groups, strict=True))
+    assert least_of_all(list(zip(share_G.tolist(), groups, strict=True)), 1e6) == pytest.approx(least)
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,11 +17,12 @@ from placement import Cluster, Options, count, evaluate, open_trace, solve
 from placement.bounds.layer_bound import sends_bound
 from placement.bounds.set_sizes import by_size, set_sizes
 from placement.cost.step_time import balance_in_sends
+from placement.cost.transports import TRANSPORTS
 from placement.pipeline.mixtures import Mixtures
 from placement.solvers import get_solver
 from placement.solvers.annealing.anneal_common import incidence
 from placement.solvers.layer_problems import layer_problem
-from placement.testing.problems import make_problem, random_problem
+from placement.testing.problems import brute_force, make_problem, random_problem
 
 ONE_COPY = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2)
 REDUNDANT = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=3)
@@ -77,6 +78,27 @@ def test_prices_take_the_mean_size(problem: Any) -> None:
     visits = sum(n * len(members(ids)) for ids, n in zip(problem.sets_UK.tolist(), problem.count_U, strict=True))
     assert timed.assignments == pytest.approx(visits / tokens)
     assert timed.balance_price == pytest.approx(balance_in_sends(ONE_COPY, visits / tokens))
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("solver", ["exhaustive", "matching", "ilp", "auto"])
+def test_optima_are_those_of_brute_force(solver: str, transport: str) -> None:
+    """Not only is `optimal` true where a prover says so: on small layers the provers do say so."""
+    two_a_node = Cluster(num_nodes=3, gpus_per_node=2, slots_per_gpu=1)
+    proven = 0
+    for seed in range(6):
+        options = Options(transport=transport, objective=("locality", "time")[seed % 2])
+        lacking = (0.1, 0.4, 0.8)[seed % 3]
+        problem = random_problem(6, 3, two_a_node, num_tokens=40, lacking=lacking, seed=seed, options=options)
+        if get_solver(solver).unsupported(problem) is not None:
+            continue
+        solution = get_solver(solver).solve_layer(problem)
+        optimum, _ = brute_force(problem)
+        assert solution.status == "optimal"
+        assert problem.score(solution.phy2log_P).objective == pytest.approx(optimum, abs=1e-6)
+        assert solution.bound is not None and solution.bound <= optimum + 1e-9
+        proven += 1
+    assert proven == 6 or transport in ("rank", "assignment")
 
 
 @pytest.mark.parametrize("solver", ["anneal", "auto"])
