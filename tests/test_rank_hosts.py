@@ -92,12 +92,14 @@ def rows_of(name: str, content: bytes) -> Array:
     if name == "vllm-ascend":
         layers = document["layer_list"]
         return np.array([[e for one in layer["device_list"] for e in one["device_expert"]] for layer in layers])
+    if name == "vllm-hygon":
+        return np.array(document["model_maps"]["m"]["physical_to_logical_map"])
     if name in ("native", "vllm-plugin"):
         return np.array(document["physical_to_logical"])
     return np.array(document["physical_to_logical_map"] if name == "sglang" else document)
 
 
-JSON_FORMS = ("native", "sglang", "vllm", "vllm-plugin", "vllm-ascend", "tensorrt-llm")
+JSON_FORMS = ("native", "vllm-hygon", "sglang", "vllm", "vllm-plugin", "vllm-ascend", "tensorrt-llm")
 
 
 @pytest.mark.parametrize("hosts", LISTS.values(), ids=LISTS)

@@ -37,6 +37,9 @@ def export_command(
     load: Annotated[
         list[str] | None, typer.Option(help="Traces or a file of counts, for engines that place by load (lmdeploy).")
     ] = None,
+    model_class: Annotated[
+        str, typer.Option(help="Class of the model, for engines that find the map by it (vllm-hygon).")
+    ] = "",
 ) -> None:
     """Write a placement as the file that an engine loads, and beside it how to start the engine."""
     from placement.documents.placement import load_placement
@@ -51,7 +54,8 @@ def export_command(
     if load and not exporter.takes_load:
         raise OptionError(f"--load is not for --to {to}, which takes the map itself; leave it out")
     loaded, file = load_placement(placement)
-    options = ExportOptions(suffix=output.suffix, load_LE=_load_LE(load, loaded.model) if load else None)
+    load_LE = _load_LE(load, loaded.model) if load else None
+    options = ExportOptions(suffix=output.suffix, load_LE=load_LE, model_class=model_class)
     known = described(
         loaded,
         layer_ids=None if moe_layers is None else layer_numbers(moe_layers),

@@ -18,6 +18,7 @@ EXPORTERS: Registry[Exporter] = Registry(
         "vllm": "placement.exporters.vllm:VLLM",
         "vllm-plugin": "placement.exporters.vllm_plugin.exporter:VLLMPlugin",
         "vllm-ascend": "placement.exporters.vllm_ascend:VLLMAscend",
+        "vllm-hygon": "placement.exporters.vllm_hygon:VLLMHygon",
         "tensorrt-llm": "placement.exporters.tensorrt_llm:TensorRTLLM",
         "lmdeploy": "placement.exporters.lmdeploy:LMDeploy",
         "omni-infer": "placement.exporters.omni_infer:OmniInfer",

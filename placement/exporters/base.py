@@ -18,10 +18,12 @@ class ExportOptions:
     Attributes:
         suffix: Ending of the file to be written, which tells formats apart; empty: the exporter's first.
         load_LE: Assignments of every expert, [L, E], for engines that place by load; None: unknown.
+        model_class: Class by which an engine knows the model; empty: the model's name.
     """
 
     suffix: str = ""
     load_LE: npt.NDArray[np.number] | None = None
+    model_class: str = ""
 
 
 DEFAULTS = ExportOptions()

@@ -18,7 +18,7 @@ from placement.errors import InputError, MapError, OptionError
 
 
 def trivial_P(placement: Placement) -> npt.NDArray[np.int64]:
-    """The map that engines use where none is given: all experts in order, then again from the first."""
+    """The map that engines use where none is given, by their slots: all experts in order, then again from the first."""
     return np.asarray(np.arange(placement.num_slots) % placement.model.num_experts)
 
 
@@ -113,7 +113,8 @@ def described(
             raise OptionError(f"--mtp-layers {num_mtp_layers} are numbered after the others; give --num-hidden-layers")
         missing = tuple(layer for layer in range(hidden, hidden + num_mtp_layers) if layer not in model.layer_ids)
         model = replace(model, layer_ids=(*model.layer_ids, *missing))
-        phy2log_LP = np.vstack([phy2log_LP, *[trivial_P(placement).astype(np.int32)] * len(missing)])
+        trivial = placement.from_engine(trivial_P(placement)).astype(np.int32)
+        phy2log_LP = np.vstack([phy2log_LP, *[trivial] * len(missing)])
     return replace(placement, model=model, phy2log_LP=phy2log_LP)
 
 

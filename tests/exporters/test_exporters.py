@@ -176,7 +176,39 @@ class TestLMDeploy:
             assert flags in exported(get_exporter("lmdeploy"), placement).hints[0]
 
 
-@pytest.mark.parametrize("name", ["vllm-plugin", "vllm-ascend", "tensorrt-llm", "lmdeploy", "omni-infer"])
+class TestHygon:
+    def test_keys_that_its_loader_asks_for(self) -> None:
+        """By the class of the model; MTP layers are of another class."""
+        content = get_exporter("vllm-hygon").export(with_mtp(), ExportOptions(model_class="MoeForCausalLM")).content
+        document = json.loads(content)
+        assert document.keys() == {"version", "format", "model_maps"} and document["model_maps"].keys() == {
+            "MoeForCausalLM"
+        }
+        entry = document["model_maps"]["MoeForCausalLM"]
+        assert (entry["record_kind"], entry["model_class"], entry["model_name"]) == (
+            "proposal",
+            "MoeForCausalLM",
+            "small",
+        )
+        assert entry["physical_to_logical_map"] == with_mtp().phy2log_LP[:3].tolist()
+        counts = ("num_moe_layers", "num_logical_experts", "num_physical_experts", "num_redundant_experts")
+        assert [entry[key] for key in counts] == [3, 6, 8, 2]
+
+    def test_a_name_is_no_class(self) -> None:
+        """Of most placements the name is one of a file or a repository: the engine would not find its map."""
+        model = replace(small_placement().model, name="deepseek-ai/DeepSeek-V3")
+        with pytest.raises(OptionError, match=r"'deepseek-ai/DeepSeek-V3' is not; give --model-class"):
+            get_exporter("vllm-hygon").export(replace(small_placement(), model=model))
+
+    def test_maps_of_several_models_are_not_guessed(self) -> None:
+        """Its recorder puts a model and its draft model in one file."""
+        document = json.loads(get_exporter("vllm-hygon").export(small_placement()).content)
+        document["model_maps"]["Draft"] = document["model_maps"]["small"]
+        with pytest.raises(MapError, match=r"has 2 models \(small, Draft\); leave the one to import"):
+            get_importer("vllm-hygon").read(json.dumps(document).encode(), ".json")
+
+
+@pytest.mark.parametrize("name", ["vllm-plugin", "vllm-ascend", "vllm-hygon", "tensorrt-llm", "lmdeploy", "omni-infer"])
 def test_one_gpu_is_refused(name: str) -> None:
     """Engines leave a map aside where expert parallelism is off, and say nothing."""
     with pytest.raises(MapError, match="1 GPU"):
@@ -233,5 +265,5 @@ class TestDescribed:
 def test_unknown_exporter() -> None:
     with pytest.raises(OptionError, match="native, sglang"):
         get_exporter("nothing")
-    with pytest.raises(OptionError, match="choose one of sglang, vllm, vllm-ascend"):
+    with pytest.raises(OptionError, match="choose one of sglang, vllm, vllm-ascend, vllm-hygon"):
         get_importer("lmdeploy")

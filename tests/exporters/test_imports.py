@@ -61,10 +61,18 @@ def eplb(rows: Rows) -> bytes:
     return save({"phy2log": np.array(rows), "log2phy": log2phy, "logcnt": logcnt})
 
 
+def hygon(rows: Rows) -> bytes:
+    slots = len(rows[0]) if rows else 0
+    counts = {"num_moe_layers": len(rows), "num_physical_experts": slots, "num_redundant_experts": slots - 6}
+    entry = {"num_logical_experts": 6, **counts, "physical_to_logical_map": rows}
+    return json.dumps({"version": 2, "model_maps": {"Moe": entry}}).encode()
+
+
 WRITERS: dict[str, Callable[[Rows], bytes]] = {
     "sglang": lambda rows: json.dumps({"physical_to_logical_map": rows}).encode(),
     "vllm": lambda rows: json.dumps(rows).encode(),
     "vllm-ascend": ascend,
+    "vllm-hygon": hygon,
     "tensorrt-llm": tensorrt,
     "deepseek-eplb": eplb,
 }

@@ -31,7 +31,16 @@ def placement_file() -> Target:
             placement, file = load_placement(base / "p.json")
             file.described_cluster()
             map_digest(placement)
-            for name in ("sglang", "vllm", "tensorrt-llm", "lmdeploy", "omni-infer", "deepseek-eplb", "vllm-ascend"):
+            for name in (
+                "sglang",
+                "vllm",
+                "tensorrt-llm",
+                "lmdeploy",
+                "omni-infer",
+                "deepseek-eplb",
+                "vllm-ascend",
+                "vllm-hygon",
+            ):
                 with refusing():
                     get_exporter(name).export(placement, ExportOptions())
 

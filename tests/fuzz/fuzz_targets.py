@@ -51,6 +51,7 @@ def _table() -> dict[str, Callable[[], Target]]:
         ("sglang", ".pt"),
         ("vllm", ".json"),
         ("vllm-ascend", ".json"),
+        ("vllm-hygon", ".json"),
         ("tensorrt-llm", ".yaml"),
         ("omni-infer", ".npy"),
         ("deepseek-eplb", ".safetensors"),
