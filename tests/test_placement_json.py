@@ -201,7 +201,7 @@ def test_no_file(tmp_path: Path) -> None:
 def test_all_faults_of_the_map(tmp_path: Path) -> None:
     """The reader passes on every fault of the map, with the file's name."""
     document = PlacementFile.of(sound_placement()).document()
-    document["physical_to_logical"] = [[0, 0, 2, 3, 4, 9, 1, 5], [5, 4, 3, 2, 1, 1, 5, 4]]
+    document["physical_to_logical"] = [[0, 0, -1, 3, 4, 9, 1, 5], [5, 4, 3, 2, 1, 1, 5, 4]]
     (tmp_path / "p.json").write_text(json.dumps(document))
     with pytest.raises(MapError) as caught:
         load_placement(tmp_path / "p.json")

@@ -97,6 +97,7 @@ def import_command(
     """Read the map that an engine loads, check it, and write it as a placement file."""
     import numpy as np
 
+    from placement.core.placement import told_slots
     from placement.documents.cluster_yaml import read_cluster_file
     from placement.documents.placement import PlacementFile
     from placement.exporters.engine_layers import layer_numbers
@@ -126,12 +127,15 @@ def import_command(
     except MapError as error:
         raise MapError(f"{file}: {error}", error.faults) from None
     PlacementFile.of(placement).write(output)
-    model = placement.model
+    model, slots = placement.model, told_slots(placement)
+    redundant = f"{'up to ' if slots else ''}{placement.num_redundant}"
     typer.echo(
         f"wrote {output}: {model.num_layers} MoE layers ({model.layers_said}) of "
-        f"{model.num_experts} experts, {placement.num_redundant} redundant, on {placement.num_nodes} nodes x "
+        f"{model.num_experts} experts, {redundant} redundant, on {placement.num_nodes} nodes x "
         f"{placement.gpus_per_node} GPUs"
     )
+    if slots:
+        typer.echo(f"slots of a GPU differ: {slots}")
     wasted_L = placement.wasted_LP().sum(axis=1)
     if wasted_L.any():
         typer.echo(

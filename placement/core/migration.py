@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from placement.core.cluster import Cluster
 from placement.core.model import Model
-from placement.core.placement import Placement
+from placement.core.placement import Placement, check_same_slots
 from placement.core.relabel import holds_GE
 from placement.core.shape import Shape
 from placement.errors import MapError
@@ -183,6 +183,7 @@ def migration_plan(current: Placement, new: Placement, cluster: Cluster) -> Migr
 
 def check_fits(current: Placement, model: Model, cluster: Cluster) -> None:
     """Raise MapError unless the current map is for this routing and these nodes, GPUs and slots."""
+    check_same_slots(current, "a change of a map")
     if not current.model.same_routing(model):
         raise MapError(f"the current map is for {current.model.routing_said}; {model.routing_said} are needed")
     if current.shape != cluster.shape:

@@ -210,7 +210,8 @@ def evaluate_counts(
 
 
 def _even_load(load_E: npt.NDArray[np.float64], phy2log_P: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
-    return np.asarray((load_E / np.bincount(phy2log_P, minlength=len(load_E)))[phy2log_P])
+    each_E = load_E / np.bincount(phy2log_P[phy2log_P >= 0], minlength=len(load_E))
+    return np.where(phy2log_P >= 0, each_E[phy2log_P], 0.0)
 
 
 def evaluation_of(

@@ -43,6 +43,7 @@ class LayerTables(NamedTuple):
 
 def layer_tables(phy2log_P: npt.NDArray[np.integer], num_experts: int, shape: Shape) -> LayerTables:
     order = np.argsort(phy2log_P, kind="stable")
+    order = order[np.count_nonzero(phy2log_P < 0) :]  # without places where the layer has no slot
     expert, rank = phy2log_P[order], order // shape.slots_per_gpu
     new = (expert[1:] != expert[:-1]) | (rank[1:] != rank[:-1])
     first = np.concatenate([[0], np.flatnonzero(new) + 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -64,8 +65,8 @@ class FileMap:
     """What an engine's file says of a map; the rest must be told by whoever imports it.
 
     Attributes:
-        phy2log_RP: Logical expert of every slot, int64 [R, P], unchecked but for being whole numbers in rows of one
-            length.
+        rows: Logical expert of every slot, int64 [P] for each layer; unchecked but for being whole numbers. Rows may
+            differ in length.
         hidden: Rows are all decoder layers, dense ones included; else MoE layers only.
         layer_ids: Absolute number of each row, if the file has them.
         num_ranks: Ranks, if the file tells them apart.
@@ -73,7 +74,7 @@ class FileMap:
         every_layer: The only row is meant for every layer.
     """
 
-    phy2log_RP: npt.NDArray[np.int64]
+    rows: Sequence[npt.NDArray[np.int64]]
     hidden: bool = False
     layer_ids: tuple[int, ...] | None = None
     num_ranks: int | None = None

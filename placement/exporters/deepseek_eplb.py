@@ -13,7 +13,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from placement.core.placement import Placement
+from placement.core.placement import Placement, check_same_slots
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
 from placement.exporters.imports import only_keys, whole_array
@@ -30,6 +30,7 @@ class DeepSeekEPLB:
     replica_choices: tuple[str, ...] = ()
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
+        check_same_slots(placement, "a tensor phy2log")
         tensors = eplb_tensors(placement.engine_LP().astype(np.int64), placement.model.num_experts)
         if options.suffix == ".pt":
             content = torch_bytes(tensors)
@@ -65,7 +66,7 @@ class DeepSeekEPLB:
             np.sort(log2phy, axis=2), np.sort(eplb_tensors(phy2log, num_experts)["log2phy"], axis=2)
         ):
             raise MapError("log2phy and logcnt are not those of phy2log; write all three from one map")
-        return FileMap(phy2log_RP=phy2log, num_experts=num_experts)
+        return FileMap(rows=list(phy2log), num_experts=num_experts)
 
 
 def eplb_tensors(phy2log_LP: npt.NDArray[np.int64], num_experts: int) -> dict[str, npt.NDArray[np.int64]]:

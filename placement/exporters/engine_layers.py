@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.core.model import ranges
-from placement.core.placement import Placement
+from placement.core.placement import Placement, spans
 from placement.errors import InputError, MapError, OptionError
 
 
@@ -58,6 +58,16 @@ def check_several_ranks(placement: Placement, engine: str) -> None:
     """Raise MapError for one GPU, where the engine would leave the map aside without a word."""
     if placement.num_ranks == 1:
         raise MapError(f"the map is for 1 GPU: {engine} ignores maps unless expert parallelism is on; use 2 or more")
+
+
+def redundant_told(placement: Placement) -> str:
+    """How many experts are redundant: a number a layer, or one for each group of layers."""
+    model, slots_L = placement.model, placement.slots_L
+    told = [
+        (int(slots) * placement.num_ranks - model.num_experts, np.array(model.layer_ids)[slots_L == slots].tolist())
+        for slots in np.unique(slots_L)[::-1]
+    ]
+    return f"{told[0][0]} a layer" if len(told) == 1 else ", ".join(f"{n} in {spans(layers)}" for n, layers in told)
 
 
 def check_once(placement: Placement, why: str) -> None:

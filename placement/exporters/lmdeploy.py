@@ -13,7 +13,7 @@ import json
 import numpy as np
 import numpy.typing as npt
 
-from placement.core.placement import Placement
+from placement.core.placement import Placement, check_same_slots
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions
 from placement.exporters.engine_layers import check_several_ranks, layer_hints, main_LP
@@ -26,6 +26,7 @@ class LMDeploy:
     replica_choices = ("uniform",)
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
+        check_same_slots(placement, "LMDeploy")
         check_several_ranks(placement, "LMDeploy")
         model, main = placement.model, placement.model.num_main_layers
         groups, ranks_per_node = 1, placement.num_ranks  # one group and one node: otherwise it may not pack at all

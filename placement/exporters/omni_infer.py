@@ -10,11 +10,11 @@ import io
 
 import numpy as np
 
-from placement.core.placement import Placement
+from placement.core.placement import NO_SLOT, Placement
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
-from placement.exporters.engine_layers import check_once, check_several_ranks, layer_hints, main_LP
-from placement.exporters.imports import check_even_slots, whole_array
+from placement.exporters.engine_layers import check_once, check_several_ranks, layer_hints, main_LP, redundant_told
+from placement.exporters.imports import check_even_ranks, whole_array
 from placement.support.array_files import open_array
 
 
@@ -29,7 +29,8 @@ class OmniInfer:
         check_once(placement, "omni-infer's file says whether a GPU holds an expert, not how often")
         phy2log_LP = main_LP(placement)
         holds_GLE = np.zeros((placement.num_ranks, len(phy2log_LP), placement.model.num_experts), dtype=np.int32)
-        holds_GLE[placement.rank_of_slot_P(), np.arange(len(phy2log_LP))[:, None], phy2log_LP] = 1
+        layer_M, slot_M = np.nonzero(phy2log_LP != NO_SLOT)
+        holds_GLE[placement.rank_of_slot_P()[slot_M], layer_M, phy2log_LP[layer_M, slot_M]] = 1
         buffer = io.BytesIO()
         np.save(buffer, holds_GLE, allow_pickle=False)
         return Export(
@@ -37,7 +38,7 @@ class OmniInfer:
             hints=(
                 "start omni-infer with, in config.yaml of its omni-eplb: pattern_path: FILE (an absolute path), "
                 f"max_moe_layer_num: {len(phy2log_LP)}, enable_dynamic: False",
-                f"redundant experts: {placement.num_redundant} a layer, {placement.slots_per_gpu} experts on each of "
+                f"redundant experts: {redundant_told(placement)}, {placement.slots_per_gpu} experts at most on each of "
                 f"{placement.num_ranks} devices, {placement.gpus_per_node} a host (num_devices_per_host)",
                 "replica choice: one copy for every rank (enable_rank_round_robin), else by the token's row: over all "
                 "ranks both are as --replica-choice uniform",
@@ -54,7 +55,7 @@ class OmniInfer:
         holds_GLE = whole_array(loaded, "the pattern", ndim=3)
         if not np.isin(holds_GLE, (0, 1)).all():
             raise MapError(f"the pattern holds {holds_GLE.min()} to {holds_GLE.max()}; 0 and 1 are allowed")
-        check_even_slots(holds_GLE.sum(axis=2).T.tolist())
+        check_even_ranks(holds_GLE.sum(axis=2).T.tolist())
         ranks, layers, experts = holds_GLE.shape
-        phy2log_RP = np.nonzero(holds_GLE.transpose(1, 0, 2))[2].reshape(layers, -1)
-        return FileMap(phy2log_RP=phy2log_RP.astype(np.int64), num_ranks=ranks, num_experts=experts)
+        rows = [np.nonzero(holds_GLE[:, layer])[1].astype(np.int64) for layer in range(layers)]
+        return FileMap(rows=rows, num_ranks=ranks, num_experts=experts)

@@ -12,7 +12,7 @@ import json
 
 import numpy as np
 
-from placement.core.placement import Placement
+from placement.core.placement import Placement, check_same_slots
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
 from placement.exporters.engine_layers import hidden_HP, layer_hints
@@ -30,6 +30,7 @@ class SGLang:
     replica_choices = ("local-first", "uniform")
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
+        check_same_slots(placement, "SGLang")
         rows_HP = hidden_HP(placement)
         if options.suffix == ".pt":
             content = torch_bytes({KEY: rows_HP.astype(np.int64)})
@@ -61,10 +62,10 @@ class SGLang:
         key = IN_DUMP if isinstance(value, dict) and IN_DUMP in value else KEY
         rows = value[IN_DUMP] if key == IN_DUMP else only_keys(value, KEY)[KEY]
         if isinstance(rows, np.ndarray):
-            return FileMap(phy2log_RP=whole_array(rows, key), hidden=True)
+            return FileMap(rows=list(whole_array(rows, key)), hidden=True)
         if suffix == ".pt" and isinstance(rows, list):  # plain lists, of which rows of whole numbers were made arrays
             rows = [row.tolist() if isinstance(row, np.ndarray) else row for row in rows]
-        return FileMap(phy2log_RP=whole_rows(rows, key), hidden=True)
+        return FileMap(rows=whole_rows(rows, key), hidden=True)
 
 
 def node_hints(placement: Placement) -> tuple[str, ...]:

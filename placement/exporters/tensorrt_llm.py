@@ -6,7 +6,7 @@ expert parallelism, or for a model that is not on its list, it leaves the file a
 
 from __future__ import annotations
 
-from placement.core.placement import Placement
+from placement.core.placement import Placement, check_same_slots
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
 from placement.exporters.engine_layers import check_several_ranks
@@ -23,6 +23,7 @@ class TensorRTLLM:
     replica_choices = ("uniform",)
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
+        check_same_slots(placement, "TensorRT-LLM")
         check_several_ranks(placement, "TensorRT-LLM")
         model = placement.model
         lines = [f"num_slots: {placement.num_slots}", "layer_updates_per_iter: 0", "initial_global_assignments:"]
@@ -57,7 +58,8 @@ class TensorRTLLM:
         if not isinstance(rows, dict) or not rows or any(type(layer) is not int or layer < 0 for layer in rows):
             raise MapError("initial_global_assignments must map the numbers of layers to rows of slots")
         layers = sorted(rows)
-        phy2log_RP = whole_rows([rows[layer] for layer in layers], "initial_global_assignments")
-        if type(slots) is not int or slots != phy2log_RP.shape[1]:
-            raise MapError(f"num_slots is {slots!r}, but the rows have {phy2log_RP.shape[1]} slots")
-        return FileMap(phy2log_RP=phy2log_RP, layer_ids=tuple(layers))
+        rows_R = whole_rows([rows[layer] for layer in layers], "initial_global_assignments", even=False)
+        for layer, row in zip(layers, rows_R, strict=True):
+            if type(slots) is not int or slots != len(row):
+                raise MapError(f"num_slots is {slots!r}, but layer {layer} has {len(row)} slots")
+        return FileMap(rows=rows_R, layer_ids=tuple(layers))

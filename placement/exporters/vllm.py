@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from placement.core.placement import Placement
+from placement.core.placement import Placement, check_same_slots
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
 from placement.exporters.engine_layers import layer_hints, main_LP
 from placement.exporters.imports import json_value, whole_rows
@@ -24,6 +24,7 @@ class VLLM:
     replica_choices = ("uniform",)
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
+        check_same_slots(placement, "vLLM")
         rows = ",\n ".join(json.dumps(row, separators=(",", ":")) for row in main_LP(placement).tolist())
         config = f'{{"initial_expert_map_path": "FILE", "num_redundant_experts": {placement.num_redundant}'
         return Export(
@@ -43,4 +44,4 @@ class VLLM:
     def read(self, content: bytes, suffix: str) -> FileMap:
         value = json_value(content)
         shared = isinstance(value, list) and bool(value) and not isinstance(value[0], list)
-        return FileMap(phy2log_RP=whole_rows([value] if shared else value, "the map"), every_layer=shared)
+        return FileMap(rows=whole_rows([value] if shared else value, "the map"), every_layer=shared)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from placement.core.placement import Placement
+from placement.core.placement import Placement, told_slots
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
-from placement.exporters.engine_layers import check_once, check_several_ranks
-from placement.exporters.imports import check_even_slots, json_value, only_keys, whole_rows
+from placement.exporters.engine_layers import check_once, check_several_ranks, redundant_told
+from placement.exporters.imports import check_even_ranks, json_value, only_keys, whole_rows
 
 
 class VLLMAscend:
@@ -31,11 +31,14 @@ class VLLMAscend:
                 "layer_id": index,
                 "device_count": placement.num_ranks,
                 "device_list": [
-                    {"device_id": rank, "device_expert": held} for rank, held in enumerate(held_GS.tolist())
+                    {"device_id": rank, "device_expert": held} for rank, held in enumerate(held_GS[:, :slots].tolist())
                 ],
             }
-            for index, held_GS in enumerate(held_LGS)
+            for index, (held_GS, slots) in enumerate(zip(held_LGS, placement.slots_L, strict=True))
         ]
+        uneven: tuple[str, ...] = ()
+        if told_slots(placement):
+            uneven = ("check: layers differ in slots, which the engine takes from the file layer by layer",)
         document = {"moe_layer_count": len(layers), "layer_list": layers}
         config = f'{{"expert_map_path": "FILE", "num_redundant_experts": {placement.num_redundant}}}'
         return Export(
@@ -43,8 +46,9 @@ class VLLMAscend:
             hints=(
                 "start vLLM with vllm-ascend 0.23: --enable-expert-parallel --additional-config "
                 f"'{{\"eplb_config\": {config}}}'",
-                f"redundant experts: {placement.num_redundant} a layer; tensor x data parallel size must be "
+                f"redundant experts: {redundant_told(placement)}; tensor x data parallel size must be "
                 f"{placement.num_ranks}, of {placement.num_nodes} nodes",
+                *uneven,
                 "replica choice: every device sends an expert's tokens to one copy, the rank modulo the number of "
                 "copies; of all devices together that is as --replica-choice uniform",
                 "the option is announced to go: 0.26.0rc1 still reads the file, but its source loads weights in an "
@@ -58,9 +62,9 @@ class VLLMAscend:
         if not isinstance(layers, list) or not layers or not _is(document["moe_layer_count"], len(layers)):
             raise MapError(f"moe_layer_count is {document['moe_layer_count']!r}; layer_list must have as many layers")
         held_LGS = [self._devices(index, layer) for index, layer in enumerate(layers)]
-        check_even_slots([[len(held_S) for held_S in held_GS] for held_GS in held_LGS])
+        check_even_ranks([[len(held_S) for held_S in held_GS] for held_GS in held_LGS])
         rows = [[expert for held_S in held_GS for expert in held_S] for held_GS in held_LGS]
-        return FileMap(phy2log_RP=whole_rows(rows, "layer_list"), num_ranks=len(held_LGS[0]))
+        return FileMap(rows=whole_rows(rows, "layer_list", even=False), num_ranks=len(held_LGS[0]))
 
     def _devices(self, index: int, layer: Any) -> list[list[Any]]:
         only_keys(layer, "layer_id", "device_count", "device_list")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from placement.core.choices import REPLICA_CHOICE, TRANSPORT
 from placement.core.cluster import Cluster
-from placement.core.placement import Placement
+from placement.core.placement import Placement, check_same_slots
 from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.cost_layer import home_coster
 from placement.cost.lookup_tables import layer_tables
@@ -67,6 +67,7 @@ def home_costs(
             f"transport={transport!r} sends every token everywhere, so homes change nothing; group for another "
             "transport"
         )
+    check_same_slots(placement, "grouping")
     model, choice = trace.model, REPLICA_CHOICES.make(replica_choice)
     fares = fare_HX(cluster, transport)
     tables = [layer_tables(row, model.num_experts, placement) for row in placement.phy2log_LP]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from placement.core.cluster import Cluster
-from placement.core.placement import Placement
+from placement.core.placement import Placement, check_same_slots
 from placement.core.shape import Shape
 from placement.cost.lookup_tables import LayerTables, layer_tables
 from placement.errors import MapError
@@ -53,6 +53,7 @@ class LayerMap(Shape):
                 f"the map is for ranks that lie on nodes {list(placement.rank_hosts)}; this runtime numbers ranks node "
                 "by node, as torchrun does: start them so, and solve without rank_hosts"
             )
+        check_same_slots(placement, "the runtime")
         row = placement.phy2log_LP[placement.model.layer_ids.index(layer)]
         return cls(
             layer=layer,

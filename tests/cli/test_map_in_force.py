@@ -12,6 +12,7 @@ from map_in_force import CHOICES, MOVES, SHAPES, TOP_K, changed, wasted_told
 from published_eplb import published_map
 
 from placement import load_placement
+from placement.cost.choices import REPLICA_CHOICES
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -51,3 +52,38 @@ def test_watch_starts_from_the_map_in_force(write_trace: Any, run_cli: Any, tmp_
     assert result.code == 0, result.stderr
     proposal, _ = load_placement(tmp_path / "out" / "placement-1.json")
     assert proposal.wasted_LP().sum() < load_placement(tmp_path / "now.json")[0].wasted_LP().sum()
+
+
+def test_a_map_whose_layers_differ_in_slots(write_trace: Any, run_cli: Any, tmp_path: Path) -> None:
+    """It comes in, is measured and goes out; what needs as many slots in every layer says so in one line."""
+    holds_GLE = np.zeros((4, 2, 8), dtype=np.int32)
+    for rank in range(4):
+        holds_GLE[rank, :, [2 * rank, 2 * rank + 1]] = 1
+        holds_GLE[rank, 0, (2 * rank + 2) % 8] = 1  # a redundant expert a GPU, in layer 0 only
+    np.save(tmp_path / "pattern.npy", holds_GLE)
+    shape = ("--nodes", 2, "--top-k", 2, "-o", tmp_path / "now.json")
+    imported = run_cli("import", tmp_path / "pattern.npy", "--from", "omni-infer", *shape)
+    assert imported.code == 0, imported.stderr
+    assert "up to 4 redundant" in imported.stdout
+    assert "slots of a GPU differ: 3 in layer 0; 2 in layer 1" in imported.stdout
+    trace = write_trace(tmp_path / "trace", num_layers=2, tokens=2000)
+    for choice in REPLICA_CHOICES:
+        told = run_cli("evaluate", trace.folder, "--map", tmp_path / "now.json", "--replica-choice", choice, "--json")
+        (measured,) = json.loads(told.stdout)["maps"]
+        assert len(measured["layers"]) == 2
+    exported = run_cli("export", tmp_path / "now.json", "--to", "omni-infer", "-o", tmp_path / "again.npy")
+    assert exported.code == 0, exported.stderr
+    assert np.array_equal(np.load(tmp_path / "again.npy"), holds_GLE)
+    again = ("--from", tmp_path / "now.json")
+    on = ("--nodes", 2, "--gpus-per-node", 2, "--redundant-experts", 4)
+    for words in (
+        ("solve", trace.folder, *on, *again, "-o", tmp_path / "new.json"),
+        ("diff", tmp_path / "now.json", tmp_path / "now.json"),
+        ("group", trace.folder, "--map", tmp_path / "now.json", "-o", tmp_path / "homes.json"),
+        ("watch", trace.folder, *again, "--once", "-o", tmp_path / "out"),
+        ("export", tmp_path / "now.json", "--to", "sglang", "-o", tmp_path / "out.json"),
+    ):
+        refused = run_cli(*words)
+        assert refused.code == 2, words
+        assert "slots of a GPU differ from layer to layer (3 in layer 0; 2 in layer 1)" in refused.stderr, words
+        assert refused.stderr.count("\n") == 1, words

@@ -220,6 +220,20 @@ def test_equals_brute_force_where_a_rank_holds_an_expert_twice(case: Case, write
     check_against_brute_force(case, write_trace)
 
 
+@settings(RELAXED, max_examples=60)
+@given(case=cases(redundant=True, wasted=0.3), seed=st.integers(0, 2**32))
+def test_equals_brute_force_where_layers_have_fewer_slots(case: Case, seed: int, write_trace: Any) -> None:
+    """A layer whose GPUs lack some of the slots is measured like one with as few; the others as ever."""
+    rng, cluster = np.random.default_rng(seed), case.cluster
+    least = -(-case.num_experts // cluster.num_ranks)
+    rows = case.phy2log_LP.copy()
+    slots = int(rng.integers(least, cluster.slots_per_gpu + 1))
+    held_GS = np.full((cluster.num_ranks, cluster.slots_per_gpu), -1)
+    held_GS[:, :slots] = sound_row(rng, case.num_experts, cluster.num_ranks, slots).reshape(cluster.num_ranks, slots)
+    rows[-1] = held_GS.ravel()
+    check_against_brute_force(replace(case, phy2log_LP=rows), write_trace)
+
+
 def check_against_brute_force(case: Case, write_trace: Any) -> None:
     (answer,) = measure(case, write_trace)
     for layer in range(case.num_layers):
@@ -227,7 +241,10 @@ def check_against_brute_force(case: Case, write_trace: Any) -> None:
         assert answer.node_sends_L[layer] == pytest.approx(wanted.node_sends, abs=1e-9)
         assert answer.rank_sends_L[layer] == pytest.approx(wanted.rank_sends, abs=1e-9)
         assert answer.remote_assignments_L[layer] == pytest.approx(wanted.remote_assignments, abs=1e-9)
-        row, experts = case.phy2log_LP[layer], case.num_experts
+        row, experts = (
+            case.phy2log_LP[layer] % case.num_experts,
+            case.num_experts,
+        )  # places without a slot serve nothing
         if not case.placement().wasted_LP().any():
             np.testing.assert_allclose(answer.load_LP[layer], wanted.load_of_slot, atol=1e-9)
         served, asked = (np.bincount(row, load, experts) for load in (answer.load_LP[layer], wanted.load_of_slot))

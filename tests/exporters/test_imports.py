@@ -149,8 +149,11 @@ DEFECTS: dict[str, tuple[Rows, str]] = {
     "id that is a text": (changed(0, 3, "3"), "whole numbers"),
     "id that is true": (changed(0, 1, True), "whole numbers"),
     "huge id": (changed(0, 3, 2**40), "whole numbers|ids beyond"),
-    "ragged": ([GOLDEN[0], GOLDEN[1][:-2]], "all need as many"),
-    "too few slots": ([row[:6] for row in GOLDEN], "6 slots of a layer|3 GPUs, not for|not those of phy2log"),
+    "ragged": (
+        [GOLDEN[0], GOLDEN[1][:-2]],
+        r"differ in slots \(8 in layer 0; 6 in layer 1\)|all need as many|layer 1 has 6 slots",
+    ),
+    "too few slots": ([row[:6] for row in GOLDEN], "6 slots of layer 0|3 GPUs, not for|not those of phy2log"),
     "no layers": ([], "rows|layer_list"),
 }
 
@@ -237,19 +240,74 @@ def test_patterns_of_omni_infer_that_are_none(change: Callable[[Any], Any], told
         read("omni-infer", npy(change(holds)))
 
 
-def test_layers_of_different_slots_are_refused_by_name() -> None:
-    """MTP layers with fewer experts a device (vllm-ascend#8710), redundant experts in one layer only (omni-infer)."""
-    told = "rank 0 holds 1 experts of layer 1, rank 0 holds 2 of layer 0; .*leave out layers"
-    document = json.loads(ascend(GOLDEN))
-    for device in document["layer_list"][1]["device_list"]:
-        device["device_expert"].pop()
+# layer 0 has 2 redundant experts, layers 1 and 2 have none: GPUs have 2 slots, then 1 less
+UNEVEN = [[0, 1, 2, 3, 0, 2], [3, 2, 1, 0], [0, 1, 2, 3]]
+
+
+def uneven_files() -> dict[str, bytes]:
+    """MTP layers with fewer experts a device (vllm-ascend#8710); redundant experts in one layer only (omni-infer)."""
+    held_LGS = [np.array(row).reshape(2, -1).tolist() for row in UNEVEN]
+    layers = [
+        {
+            "layer_id": index,
+            "device_count": 2,
+            "device_list": [{"device_id": rank, "device_expert": held} for rank, held in enumerate(held_GS)],
+        }
+        for index, held_GS in enumerate(held_LGS)
+    ]
+    holds_GLE = np.zeros((2, 3, 4), dtype=np.int32)
+    for layer, held_GS in enumerate(held_LGS):
+        for rank, held in enumerate(held_GS):
+            holds_GLE[rank, layer, held] = 1
+    document = {"moe_layer_count": 3, "layer_list": layers}
+    return {"vllm-ascend": json.dumps(document, separators=(",", ":")).encode() + b"\n", "omni-infer": npy(holds_GLE)}
+
+
+@pytest.mark.parametrize("name", ["vllm-ascend", "omni-infer"])
+def test_layers_may_differ_in_slots(name: str, tmp_path: Path) -> None:
+    """Such a file is read, and written as it was; as a placement file too; other engines' files cannot say it."""
+    content = uneven_files()[name]
+    importer = get_importer(name)
+    placement = imported(importer.read(content, importer.suffixes[0]), name="m", top_k=2, num_nodes=1)
+    assert placement.slots_L.tolist() == [3, 2, 2]
+    held = [[set(one) - {-1} for one in row] for row in placement.phy2log_LP.reshape(3, 2, 3).tolist()]
+    assert held == [[set(one) for one in np.array(row).reshape(2, -1).tolist()] for row in UNEVEN]
+    assert placement.copies_LE().tolist() == [[2, 1, 2, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
+    assert not placement.wasted_LP().any()
+    export = get_exporter(name).export(placement)
+    assert export.content == content
+    assert any("redundant experts: 2 in layer 0, 0 in layers 1 to 2" in hint for hint in export.hints)
+    (tmp_path / "p.json").write_bytes(get_exporter("native").export(placement).content)
+    assert np.array_equal(load_placement(tmp_path / "p.json")[0].phy2log_LP, placement.phy2log_LP)
+    for other in set(EXPORTERS) - {"vllm-ascend", "omni-infer", "native"}:
+        with pytest.raises(
+            MapError, match=r"slots of a GPU differ from layer to layer \(3 in layer 0; 2 in layers 1 to 2"
+        ):
+            exported(get_exporter(other), placement)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ([0, 1, -1, 2, 3, 0], "slot 2 holds id -1"),  # rank 1 has a third slot
+        ([0, -1, 1, 2, 3, -1], "slot 1 holds id -1"),  # not the last slot of rank 0
+        ([0, 1, 2, 3, 0, -2], "slot 5 holds id -2"),
+        ([-1] * 6, "experts 0, 1, 2, 3 have no slot"),
+    ],
+)
+def test_only_the_last_slots_of_all_ranks_may_be_left_out(row: list[int], told: str) -> None:
+    """An id below 0 elsewhere is a fault, in placement files too."""
+    model = Model(name="m", layer_ids=(0,), num_experts=4, top_k=2)
     with pytest.raises(MapError, match=told):
-        get_importer("vllm-ascend").read(json.dumps(document).encode(), ".json")
-    holds_GLE = np.zeros((4, 2, 6), dtype=np.int32)
-    holds_GLE[np.arange(8) // 2, 0, GOLDEN[0]] = 1
-    holds_GLE[:, 1, 0] = 1
-    with pytest.raises(MapError, match=told):
-        get_importer("omni-infer").read(npy(holds_GLE), ".npy")
+        Placement(model=model, num_nodes=1, gpus_per_node=2, slots_per_gpu=3, phy2log_LP=np.array([row]))
+
+
+@pytest.mark.parametrize("name", ["sglang", "vllm", "tensorrt-llm"])
+def test_ids_below_0_are_no_missing_slots(name: str) -> None:
+    """Engines take -1 for the last expert: a file whose ranks all end in -1 is refused, not read as fewer slots."""
+    rows = [[0, 1, 5, 2, 3, 0, 4, 5, 1, 2, 3, 4], [0, 1, -1, 2, 3, -1, 4, 5, -1, 0, 2, -1]]
+    with pytest.raises(MapError, match="layer 1: slot 2 holds id -1; ids from 0 to 5"):
+        read(name, WRITERS[name](rows))
 
 
 def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -361,7 +419,7 @@ def test_the_map_in_force_is_in_a_dump_of_the_recorder(dtype: str, monkeypatch: 
     for what, content in contents.items():
         file = get_importer("sglang").read(content, ".pt")
         assert file.hidden, what
-        assert file.phy2log_RP.tolist() == GOLDEN, what
+        assert [row.tolist() for row in file.rows] == GOLDEN, what
 
 
 @pytest.mark.parametrize(
@@ -371,7 +429,7 @@ def test_the_map_in_force_is_in_a_dump_of_the_recorder(dtype: str, monkeypatch: 
         ({"records": [], "last_physical_to_logical_map": np.ones((2, 8))}, "last_physical_to_logical_map is float64"),
         ({"records": [], "last_physical_to_logical_map": None}, "list of rows"),
         ({"physical_to_logical_map": np.array(GOLDEN), "note": "mine"}, "note is not allowed"),
-        ({"physical_to_logical_map": [GOLDEN[0], GOLDEN[1][:7]]}, "rows of 7, 8 slots"),
+        ({"physical_to_logical_map": [GOLDEN[0], GOLDEN[1][:7]]}, r"differ in slots \(8 in layer 0; 7 in layer 1\)"),
         ([np.array(GOLDEN)], "holds a list; a dict of tensors"),
     ],
 )
@@ -404,7 +462,7 @@ def test_a_malicious_torch_file_is_refused(tmp_path: Path) -> None:
 
 
 class TestLayers:
-    FILE = FileMap(phy2log_RP=np.array([GOLDEN[0], GOLDEN[0], GOLDEN[1]]), hidden=True)
+    FILE = FileMap(rows=[np.array(row) for row in (GOLDEN[0], GOLDEN[0], GOLDEN[1])], hidden=True)
 
     def told(self, file: FileMap, **options: Any) -> Placement:
         return imported(file, name="m", top_k=2, num_nodes=2, gpus_per_node=2, **options)
@@ -419,7 +477,7 @@ class TestLayers:
         assert self.told(self.FILE).model.layer_ids == (0, 1, 2)
 
     def test_rows_of_moe_layers_get_numbers(self) -> None:
-        file = FileMap(phy2log_RP=np.array(GOLDEN))
+        file = FileMap(rows=[np.array(row) for row in GOLDEN])
         placement = self.told(file, layer_ids=(3, 4), num_hidden_layers=5)
         assert (placement.model.layer_ids, placement.model.num_hidden_layers) == ((3, 4), 5)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from placement.core.placement import Placement
+from placement.core.placement import Placement, check_same_slots
 from placement.documents.placement import PlacementFile
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions
@@ -20,6 +20,7 @@ class VLLMPlugin:
     replica_choices = ("uniform",)
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
+        check_same_slots(placement, "vLLM")
         check_several_ranks(placement, "vLLM")
         if placement.num_redundant > MOST_REDUNDANT:
             raise MapError(f"{placement.num_redundant} redundant experts are more than vLLM's {MOST_REDUNDANT}")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from placement.core.placement import Placement
+from placement.core.placement import Placement, check_same_slots
 from placement.documents.placement import load_placement
 from placement.errors import InputError, MapError
 from placement.exporters.engine_layers import main_LP
@@ -32,6 +32,7 @@ log = logging.getLogger(f"vllm.{__name__}")  # below vLLM's own logger: its hand
 def start_from(path: str) -> None:
     """Wrap vLLM's balancer. Raises InputError on a bad file and on a vLLM that has no such balancer."""
     placement, _ = load_placement(path)
+    check_same_slots(placement, "vLLM")
     try:
         from vllm.distributed.eplb.eplb_state import EplbState
         from vllm.distributed.eplb.policy import DefaultEplbPolicy

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from placement.core.placement import Placement
+from placement.core.placement import Placement, check_same_slots
 from placement.errors import InputError
 from placement.runtime.checkpoint.layouts import ExpertWeights, part_order
 from placement.runtime.checkpoint.manifest import COMMON, rank_file_name
@@ -42,6 +42,7 @@ def target_files(
     files: Sequence[SafetensorsFile], experts: ExpertWeights, placement: Placement
 ) -> dict[str, list[Target]]:
     """What goes to each file: all that is no placed expert to the common one, then a file for each rank."""
+    check_same_slots(placement, "a checkpoint cut by map")
     layer_ids = placement.model.layer_ids
     held_GLS = placement.engine_LP().reshape(len(layer_ids), placement.num_ranks, -1).swapaxes(0, 1).tolist()
     placed = frozenset[str]().union(*(experts.names[layer] for layer in layer_ids))
