@@ -24,7 +24,9 @@ def test_round_trip(shape: tuple[int, ...], engine: str, write_trace: Any, run_c
     wasted = sum(len(one) - len(set(one)) for one in held)
     assert wasted_told(change.import_told) == wasted > 0
     assert 0 < change.moves <= MOVES
-    assert max(wasted - MOVES, 0) <= change.new.wasted_LP().sum() < wasted
+    left = change.new.wasted_LP().sum()
+    assert max(wasted - MOVES, 0) <= left < wasted
+    assert f"The map in use wastes {wasted} slots, the answer {left}." in " ".join(change.solve_told.split())
     maps = ("--map", tmp_path / "now.json", "--map", tmp_path / "new.json")
     told = change.run("evaluate", tmp_path / "trace", *maps, "--replica-choice", CHOICES[engine], "--json")
     now, new = (one["summary"] for one in json.loads(told)["maps"])

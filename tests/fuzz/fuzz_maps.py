@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
-from fuzz_base import Seeds, Target, folder, refusing
+from fuzz_base import TESTS, Seeds, Target, folder, refusing
 
 from placement.core.migration import map_digest
 from placement.core.placement import Placement
@@ -124,6 +124,22 @@ def cluster_file() -> Target:
     return Target(run=run, seeds=seeds, kind="yaml")
 
 
+def _uneven() -> bytes:
+    """A second layer with fewer experts a device."""
+    devices = [{"device_id": rank, "device_expert": [rank, rank + 4, rank + 1]} for rank in range(4)]
+    fewer = [one | {"device_expert": one["device_expert"][:2]} for one in devices]
+    layers = [
+        {"layer_id": index, "device_count": 4, "device_list": listed} for index, listed in enumerate((devices, fewer))
+    ]
+    return json.dumps({"moe_layer_count": 2, "layer_list": layers}).encode()
+
+
+FURTHER: dict[str, Seeds] = {
+    "sglang.pt": {"dump": next((TESTS / "golden" / "readers" / "sglang" / "per-pass").glob("*_0.pt")).read_bytes()},
+    "vllm-ascend.json": {"uneven": _uneven()},
+}
+
+
 def engine_map(name: str, suffix: str) -> Target:
     importer = get_importer(name)
 
@@ -143,7 +159,9 @@ def engine_map(name: str, suffix: str) -> Target:
                 PlacementFile.of(placement).content()
 
     def seeds() -> Seeds:
-        return {"sound": exported(get_exporter(name), small_placement(), suffix).content}
+        return {"sound": exported(get_exporter(name), small_placement(), suffix).content} | FURTHER.get(
+            name + suffix, {}
+        )
 
     kinds = {".json": "json", ".npy": "npy", ".yaml": "yaml", ".safetensors": "safetensors"}
     return Target(run=run, seeds=seeds, kind=kinds.get(suffix, "zip"))

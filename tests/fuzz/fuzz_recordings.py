@@ -8,6 +8,7 @@ from pathlib import Path
 from fuzz_base import COUNTED_EXPERTS, TESTS, Target, folder, refusing
 
 from placement.readers import READERS, detect
+from placement.readers.base import ReadOptions
 from placement.readers.convert import convert
 from placement.testing.readers import Golden
 from placement.traces.trace import open_trace
@@ -41,6 +42,25 @@ def recorded(case: str, file: str) -> Target:
     suffix = Path(file).suffix
     kind = {".pt": "zip", ".npz": "zip", ".jsonl": "lines"}.get(suffix, suffix.removeprefix("."))
     return Target(run=run, seeds=lambda: {case.replace("/", "-"): (golden.path / file).read_bytes()}, kind=kind)
+
+
+def logical_count() -> Target:
+    """JSON that SGLang takes with --init-expert-location."""
+
+    def run(data: bytes) -> None:
+        with folder() as base, refusing():
+            (base / "x.json").write_bytes(data)
+            detect(base / "x.json")
+            options = ReadOptions(top_k=2)
+            _read_back(convert(base / "x.json", base / "out.npz", reader="sglang", options=options).output)
+
+    def seeds() -> dict[str, bytes]:
+        return {
+            "passes": b'{"rank": 0, "logical_count": [[[0, 0, 0], [1, 2, 3]], [[0, 0, 0], [4, 0, 2]]]}',
+            "means": b'{"logical_count": [[100.5, 200.25, 300], [1e3, 2e3, 3e3]]}',
+        }
+
+    return Target(run=run, seeds=seeds, kind="json")
 
 
 def _read_back(output: Path) -> None:

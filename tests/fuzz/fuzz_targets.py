@@ -12,7 +12,7 @@ from pathlib import Path
 from fuzz_base import Target
 from fuzz_checkpoints import applied_file, checkpoint_file, checkpoint_index
 from fuzz_maps import cluster_file, engine_map, grouping_file, placement_file
-from fuzz_recordings import recorded
+from fuzz_recordings import logical_count, recorded
 from fuzz_service import archive, request_body
 from fuzz_traces import counted_file, counts_file, trace_file
 
@@ -59,6 +59,7 @@ def _table() -> dict[str, Callable[[], Target]]:
     ):
         table[f"map-{name}-{suffix[1:]}"] = lambda name=name, suffix=suffix: engine_map(name, suffix)
     return table | {
+        "read-sglang-logical-count-json": logical_count,
         "trace-manifest": lambda: trace_file("trace.json"),
         "trace-shard": lambda: trace_file("shard-00000.safetensors"),
         "trace-shard-short": lambda: trace_file("shard-00000.safetensors", short=True),

@@ -27,6 +27,7 @@ class Change:
     new: Placement
     moves: int
     import_told: str
+    solve_told: str
     run: Callable[..., str]
 
 
@@ -46,11 +47,11 @@ def changed(engine: str, shape: tuple[int, ...], folder: Path, write_trace: Any,
     told = run("import", folder / "engine.json", "--from", engine, *on, "--top-k", TOP_K, "-o", folder / "now.json")
     search = ("--redundant-experts", redundant, "--holdout", 0, "--work-limit", 300, "--bound", "none")
     change = ("--from", folder / "now.json", "--max-moves", MOVES, "--replica-choice", CHOICES[engine])
-    run("solve", folder / "trace", *on, *search, *change, "-o", folder / "new.json")
+    solve_told = run("solve", folder / "trace", *on, *search, *change, "-o", folder / "new.json")
     now, (new, file) = load_placement(folder / "now.json")[0], load_placement(folder / "new.json")
     assert now.phy2log_LP.tolist() == rows
     assert file.migration is not None
-    return Change(now=now, new=new, moves=file.migration.moves, import_told=told, run=run)
+    return Change(now=now, new=new, moves=file.migration.moves, import_told=told, solve_told=solve_told, run=run)
 
 
 def wasted_told(told: str) -> int:

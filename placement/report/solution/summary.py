@@ -67,8 +67,8 @@ def objective(solution: Solution) -> str:
 
 def headline(solution: Solution) -> str:
     """Sends and imbalance of the result beside eplb, what is proven, what the best split of load over copies would make
-    of the imbalance, and the worst part of a robust solve."""
-    return f"{_sends(solution)}; {proof(solution)}.{_best_split(solution)}{_worst_part(solution)}"
+    of the imbalance, the worst part of a robust solve, and what is left of wasted slots of the map in use."""
+    return f"{_sends(solution)}; {proof(solution)}.{_best_split(solution)}{_worst_part(solution)}{_wasted(solution)}"
 
 
 def _best_split(solution: Solution) -> str:
@@ -90,6 +90,12 @@ def _worst_part(solution: Solution) -> str:
         f" The worst {figures.noun} costs {number(worst)} on {part} requests, with plain {names[1]} {number(other)} "
         f"({change(worst, other)})."
     )
+
+
+def _wasted(solution: Solution) -> str:
+    wasted = 0 if solution.current is None else int(solution.current.wasted_LP().sum())
+    left = int(solution.placement.wasted_LP().sum())
+    return f" The map in use wastes {wasted} slots, the answer {left}." if wasted else ""
 
 
 def _sends(solution: Solution) -> str:
