@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from placement import Model, Placement
+from placement.core.placement import wasted_P
 
 torch = pytest.importorskip("torch")
 Tensor = torch.Tensor
@@ -22,15 +23,16 @@ def make_placement(
     *,
     seed: int = 0,
     layers: int = 1,
+    wasted: bool = False,
 ) -> Placement:
-    """Random slots; where there are more slots than experts some experts have several."""
+    """Random slots; where there are more than experts some experts have several, with `wasted` also on one rank."""
     rng = np.random.default_rng(seed)
     num_slots = num_nodes * gpus_per_node * slots_per_gpu
     rows: list[np.ndarray] = []
     while len(rows) < layers:
         extra = rng.integers(0, num_experts, num_slots - num_experts)
         row = rng.permutation(np.concatenate([np.arange(num_experts), extra]))
-        if all(len(set(held)) == slots_per_gpu for held in row.reshape(-1, slots_per_gpu).tolist()):
+        if wasted_P(row, num_nodes * gpus_per_node).any() == wasted:
             rows.append(row)
     model = Model(name="m", layer_ids=tuple(range(layers)), num_experts=num_experts, top_k=top_k)
     return Placement(

@@ -20,11 +20,12 @@ from placement.support.hash64 import mix as numpy_mix
     shape=st.sampled_from([(1, 2, 6), (2, 2, 4), (3, 1, 6), (4, 2, 2), (8, 1, 3), (6, 2, 2)]),
     choice=st.sampled_from(["min-nodes", "local-first", "uniform"]),
     seed=st.integers(0, 10_000),
+    wasted=st.booleans(),
 )
-def test_slots_are_the_same(shape: tuple[int, int, int], choice: str, seed: int) -> None:
-    """Many covers of two and three nodes, missing ids, several calls."""
+def test_slots_are_the_same(shape: tuple[int, int, int], choice: str, seed: int, wasted: bool) -> None:
+    """Many covers of two and three nodes, missing ids, several calls, experts twice on a rank."""
     experts, top_k = 11, 5
-    layer_map = LayerMap.of(make_placement(*shape, experts, top_k, seed=seed), 0)
+    layer_map = LayerMap.of(make_placement(*shape, experts, top_k, seed=seed, wasted=wasted), 0)
     rng = np.random.default_rng(seed)
     rank, rule = int(rng.integers(layer_map.num_ranks)), REPLICA_CHOICES.make(choice)
     assert rule.on_device(layer_map.num_nodes)

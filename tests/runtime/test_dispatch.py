@@ -49,9 +49,10 @@ def test_output_is_that_of_a_dense_layer(shape: tuple[int, int], hops: str, case
 
 @pytest.mark.parametrize("choice", ["min-nodes", "min-nodes-balanced", "local-first", "uniform"])
 @pytest.mark.parametrize("hops", ["flat", "hierarchical"])
-def test_every_choice_and_a_hot_expert(choice: str, hops: str) -> None:
-    """All tokens visit one expert; the sum does not depend on which copy serves."""
-    placement = make_placement(2, 2, 4, 12, 3)
+@pytest.mark.parametrize("wasted", [False, True])
+def test_every_choice_and_a_hot_expert(choice: str, hops: str, wasted: bool) -> None:
+    """All tokens visit one expert; the sum does not depend on which copy serves, or on slots that none uses."""
+    placement = make_placement(2, 2, 4, 12, 3, wasted=wasted)
     tokens = make_tokens([9, 0, 14, 5], 12, 3, hot=True)
     for y, mine in zip(outputs(placement, tokens, hops=hops, choice=choice), tokens, strict=True):
         torch.testing.assert_close(y, dense(mine, make_matrices(12)), rtol=0, atol=1e-5)

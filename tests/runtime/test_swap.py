@@ -75,10 +75,16 @@ def same_up_to_order(one: Placement, other: Placement) -> bool:
     seeds=st.tuples(st.integers(0, 99), st.integers(0, 99)),
     staging=st.one_of(st.none(), st.integers(5 * ROW, 13 * ROW)),
     ranks=st.booleans(),
+    wasted=st.booleans(),
 )
-def test_all_slots_change_at_once(seeds: tuple[int, int], staging: int | None, ranks: bool) -> None:
-    """After every step, on all ranks, the slots are right for the map in force, and it is the same map."""
+def test_all_slots_change_at_once(seeds: tuple[int, int], staging: int | None, ranks: bool, wasted: bool) -> None:
+    """After every step, on all ranks, the slots are right for the map in force, and it is the same map.
+
+    The map in use may be one of EPLB's, with an expert twice on a rank.
+    """
     old, new = maps(seeds=seeds)
+    if wasted:
+        old = make_placement(2, 2, 4, EXPERTS, 3, seed=seeds[0], layers=LAYERS, wasted=True)
 
     def program(mesh: Mesh) -> list[str]:
         holder = Holder(old, mesh)
