@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from placement.core.placement import Placement
+from placement.core.placement import Placement, check_same_slots
 from placement.errors import MapError, OptionError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
 from placement.exporters.engine_layers import check_several_ranks, layer_hints, main_LP
@@ -29,6 +29,7 @@ class VLLMHygon:
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_several_ranks(placement, "vLLM")
+        check_same_slots(placement, "vLLM")
         model_class = options.model_class or placement.model.name
         if not model_class.isidentifier():
             raise OptionError(
@@ -82,11 +83,11 @@ class VLLMHygon:
         experts = entry.get(EXPERTS)
         counts: dict[str, Any] = {
             "num_moe_layers": len(rows),
-            "num_physical_experts": rows.shape[1],
+            "num_physical_experts": len(rows[0]),
             EXPERTS: experts,
-            "num_redundant_experts": rows.shape[1] - experts if type(experts) is int else None,
+            "num_redundant_experts": len(rows[0]) - experts if type(experts) is int else None,
         }
         for key, said in counts.items():
             if type(entry.get(key)) is not int or entry[key] != said:
                 raise MapError(f"{name}: {key} is {entry.get(key)!r:.20}, which is not what the rows have")
-        return FileMap(phy2log_RP=rows, num_experts=experts)
+        return FileMap(rows=rows, num_experts=experts)
