@@ -43,8 +43,8 @@ class PlacementFile(Document):
     model: ModelPart
     cluster: ClusterPart
     physical_to_logical: list[list[int]] = Field(
-        description="[L][P]: logical expert in slot p of layer l; slot p is on the engine's rank p // slots_per_gpu; -1 "
-        "in the last slots of every rank: GPUs have fewer in this layer"
+        description="[L][P]: logical expert in slot p of layer l; slot p is on the engine's rank p // slots_per_gpu; "
+        "-1 in the last slots of every rank: GPUs have fewer in this layer"
     )
     evaluation: EvaluationPart | None = None
     robust: RobustPart | None = None
