@@ -99,6 +99,10 @@ class Cleaner:
             found_T = np.empty(num_rows, dtype=np.int32)
             kernels.match_rows(batch.ids_LTK, np.stack([one.ids_LK for one in same]), found_T)
             found_T[unused_T] = -1
+            begins_T = np.ones(num_rows, dtype=bool)
+            begins_T[1:] = (found_T[1:] != found_T[:-1]) | (batch.request_T[1:] != batch.request_T[:-1])
+            keeps_P = np.array([one.keeps_first for one in same])
+            found_T[(found_T >= 0) & keeps_P[found_T] & begins_T] = -1
             for number in np.unique(found_T[found_T >= 0]).tolist():
                 what = same[number].what
                 self.left_out.add(what, batch, found_T == number)

@@ -29,16 +29,22 @@ from placement.readers.cleaning_kernels import ALIKE, BLANK
 COMMON, CHANCE = 5.0, 1e-6
 REPEATS = 15  # of a row, in all, before it may be a dummy: a run of 16 has them
 MOST_ROWS = 1024  # different ones that are looked at
-MOST_BEFORE = 64  # different rows before a row that are counted
+MOST_BEFORE, BEGIN = 64, -1  # different rows before a row that are counted; where a request or a batch begins
 SAMPLE_ROWS, SAMPLE_OF_BATCH = 4096, 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Padding:
-    """A row that is left out wherever it is: its ids as recorded, int32 [L, K], and what it is, in words."""
+    """A row that is left out.
+
+    ids_LK       its ids as recorded, int32
+    what         it is, in words
+    keeps_first  the first of a run is a token, which what follows repeats to fill the request's buffer
+    """
 
     ids_LK: npt.NDArray[np.int32]
     what: str
+    keeps_first: bool
 
 
 @dataclass(slots=True)
@@ -48,6 +54,7 @@ class Seen:
     A prompt that many requests have in common shows a row often, but behind one and the same.
     """
 
+    rows: int = 0
     repeats: int = 0
     before: set[int] = field(default_factory=set)
 
@@ -76,16 +83,19 @@ class Suspects:
         last, seen = -1, None
         for row in np.flatnonzero(suspect_T).tolist():
             repeats = bool(repeat_T[row])
-            if not (repeats and last == row - 1):
+            begins_run = not (repeats and last == row - 1)
+            if begins_run:
                 seen = self._seen(batch.ids_LTK[:, row])
             last = row
             if seen is None:
                 suspect_T[row] = False
-            elif repeats:
-                seen.repeats += 1
-            elif len(seen.before) < MOST_BEFORE:
-                alone = row == 0 or batch.request_T[row - 1] != batch.request_T[row]
-                seen.before.add(0 if alone else crc32(batch.ids_LTK[:, row - 1].tobytes()))
+                continue
+            seen.rows += 1
+            seen.repeats += repeats
+            if begins_run and len(seen.before) < MOST_BEFORE:
+                start = row - repeats
+                begins = start == 0 or batch.request_T[start - 1] != batch.request_T[start]
+                seen.before.add(BEGIN if begins else crc32(batch.ids_LTK[:, start - 1].tobytes()))
         return suspect_T
 
     def _seen(self, ids_LK: npt.NDArray[np.int32]) -> Seen | None:
@@ -109,7 +119,16 @@ class Suspects:
             alike = len(layers) > 1 and bool((live_NK == live_NK[0]).all())
             times = len(seen.before) + seen.repeats if alike else seen.repeats if seen.repeats >= REPEATS else 0
             improbable = times > 0 and pdtrc(times - 1, self._expected(ids_LK, layers, num_experts)) < CHANCE
-            yield ids_LK, Padding(ids_LK=ids_LK, what=_what(live_NK[0], alike)) if improbable else None
+            if improbable:
+                token = not alike and len(seen.before) == 1 and BEGIN not in seen.before
+                yield ids_LK, Padding(ids_LK=ids_LK, what=_what(live_NK[0], alike), keeps_first=token)
+            else:
+                yield ids_LK, None
+
+    def share_of_zeros(self) -> float:
+        """Share of the rows that have expert 0 and no other."""
+        zeros = sum(seen.rows for (_, row), seen in self.seen.items() if not (np.frombuffer(row, np.int32) > 0).any())
+        return zeros / max(self.rows, 1)
 
     def _expected(self, ids_LK: npt.NDArray[np.int32], layers: npt.NDArray[np.int64], num_experts: int) -> float:
         """COMMON times the rows of these ids that traffic would have."""

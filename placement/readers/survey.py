@@ -16,6 +16,7 @@ from placement.readers.padding import Padding, Suspects
 from placement.readers.recorded_sets import RecordedSets, SetSizes, check_sound
 
 LARGEST_ID = 65535
+MUCH = 0.25  # of the tokens
 MOST_NAMED = 16  # layers whose top-k are told one by one
 
 
@@ -73,6 +74,12 @@ def survey(recording: Recording, options: ReadOptions) -> Survey:
     sizes = sets.sizes(layers, num_experts, trust=options.keep_unwritten)
     top_k = _top_k(sets, sizes, options)
     model = _model(recording, options, layers, top_k, num_experts, largest)
+    zeros = suspects.share_of_zeros()
+    if top_k == len(layers) == 1 and zeros > max(MUCH, 4 / num_experts):
+        notes.append(
+            f"expert 0 has {zeros:.0%} of the tokens of the only MoE layer: whether nobody wrote some of their rows "
+            f"cannot be told"
+        )
     if told is None:
         notes.append(f"{num_experts} experts: the largest id plus one; give --experts if the model has more")
     return Survey(

@@ -259,6 +259,16 @@ def test_dummies_of_graphs_are_left_out(tmp_path: Path) -> None:
     assert "warm-up tokens or other dummies" in notes(done)
 
 
+def test_last_rows_that_fill_a_buffer_are_left_out(tmp_path: Path) -> None:
+    """Each request's last row repeated to the end of its buffer: the row itself is a token."""
+    requests = {f"r{number}": routed(number, 40, 6) for number in range(4)}
+    for ids in requests.values():
+        ids[20:] = ids[19]
+    done = converted(tmp_path, requests)
+    assert sets_of(tmp_path) == [token for ids in requests.values() for token in as_sets(ids[:20])]
+    assert "80 warm-up tokens or other dummies" in notes(done)
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 999), top_k=st.integers(1, 4), experts=st.integers(4, 20), layers=st.integers(1, 6))
 def test_traffic_stays(seed: int, top_k: int, experts: int, layers: int, tmp_path_factory: Any) -> None:
@@ -287,10 +297,12 @@ def test_requests_of_one_token_that_are_alike_stay(tmp_path: Path) -> None:
 
 
 def test_one_moe_layer_cannot_tell(tmp_path: Path) -> None:
-    """Of one layer and one expert a token, expert 0 is an expert as good as any."""
-    ids = routed(4, 300, 1, top_k=1)
-    ids[:40] = 0
-    assert converted(tmp_path, {"a": ids}).num_tokens == 300
+    """Of one layer and one expert a token, expert 0 is an expert as good as any; that it has so much is said."""
+    ids = np.random.default_rng(0).integers(0, 16, (300, 1, 1))
+    ids[:200] = 0
+    done = converted(tmp_path, {"a": ids})
+    assert done.num_tokens == 300
+    assert "of the tokens of the only MoE layer: whether nobody wrote some of their rows cannot be told" in notes(done)
 
 
 @pytest.mark.parametrize("top_k", [1, 4])
