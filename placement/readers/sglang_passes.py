@@ -88,17 +88,20 @@ def passes_of(
     """
     tracker, drafts = RequestTracker(), Drafts()
     modes = [whole_number(record.get("forward_mode"), "forward_mode", where) for where, record in records]
+    speculative = VERIFY in modes
     passes: list[Pass | None] = []
     for mode, (where, record) in zip(modes, records, strict=True):
         position_T = _positions(record, where)
-        hidden = VERIFY in modes and mode not in (VERIFY, IDLE) and len(position_T) and not written(record)
+        hidden = speculative and mode not in (VERIFY, IDLE) and len(position_T) and not written(record)
         if mode in OF_DRAFT_MODEL or hidden:
             found.of_draft_model += len(position_T)
             passes.append(None)
             continue
-        verifies = mode == VERIFY and record.get("extend_seq_lens") is None
-        lengths = drafts.cut(position_T, tracker) if verifies else _lengths(record, position_T, mode, where)
-        starts, reach = spans(position_T, lengths)
+        if mode == VERIFY and record.get("extend_seq_lens") is None:
+            lengths = drafts.cut(position_T, tracker)
+        else:
+            lengths = _lengths(record, position_T, mode, where)
+        starts, reach = spans(position_T, lengths) if mode == VERIFY else (_starts(position_T, lengths), lengths)
         phase_S = _phases(mode, starts, lengths)
         numbers = tracker.follow(starts, reach, (phase_S == DECODE).tolist(), drafts=mode == VERIFY)
         if mode == IDLE or not len(position_T):
@@ -135,6 +138,13 @@ def _lengths(record: dict[str, Any], position_T: Positions, mode: int, where: st
     if length_S.ndim != 1 or length_S.min(initial=0) < 0 or length_S.sum() != len(position_T):
         raise TraceError(f"{where}: extend_seq_lens does not add up to {len(position_T)} tokens; {MEND}")
     return [length for length in length_S.tolist() if length]
+
+
+def _starts(position_T: Positions, lengths: list[int]) -> list[int]:
+    """First position of every segment."""
+    first_S = position_T if len(lengths) == len(position_T) else position_T[np.cumsum([0, *lengths[:-1]])]
+    starts: list[int] = first_S.tolist()
+    return starts
 
 
 def _phases(mode: int, starts: list[int], lengths: list[int]) -> npt.NDArray[np.uint8]:

@@ -11,21 +11,13 @@ new request, wherever it begins: a cached prefix has no tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
-
-class Open(NamedTuple):
-    """A request that may go on: its next position is between `low` and `high`."""
-
-    number: int
-    low: int
-    high: int
-    decodes: bool
+Open = tuple[int, int, int, bool]  # number, lowest and highest position that may come next, whether it decodes
 
 
 @dataclass(slots=True)
 class RequestTracker:
-    """Open requests in the order of the running batch, and how many there were."""
+    """Requests that may go on, in the order of the running batch, and how many there were."""
 
     open_requests: list[Open] = field(default_factory=list)
     started: int = 0
@@ -36,33 +28,28 @@ class RequestTracker:
         running: list[Open] = []
         prefilled: list[Open] = []
         only_decodes = bool(decodes) and all(decodes)
+        opened = self.open_requests
         at = 0
         for segment, (start, length, decode) in enumerate(zip(starts, lengths, decodes, strict=True)):
             number = None
             if decode:
                 ahead = at
-                while ahead < len(self.open_requests) and not (
-                    self.open_requests[ahead].low <= start <= self.open_requests[ahead].high
-                ):
+                while ahead < len(opened) and not opened[ahead][1] <= start <= opened[ahead][2]:
                     ahead += 1
-                if ahead < len(self.open_requests):
-                    number = self.open_requests[ahead].number
-                    running += [] if only_decodes else self.open_requests[at:ahead]
+                if ahead < len(opened):
+                    number = opened[ahead][0]
+                    running += [] if only_decodes else opened[at:ahead]
                     at = ahead + 1
-            elif (
-                segment == 0
-                and start > 0
-                and self.open_requests
-                and self.open_requests[-1][1:] == (start, start, False)
-            ):
-                number = self.open_requests.pop().number
+            elif segment == 0 and start > 0 and opened and opened[-1][1:] == (start, start, False):
+                number = opened[-1][0]
+                opened = opened[:-1]
             if number is None:
                 number = self.started
                 self.started += 1
             numbers.append(number)
             last = start + length
-            (running if decode else prefilled).append(Open(number, start + 1 if drafts else last, last, decode))
-        running += [] if only_decodes else self.open_requests[at:]
+            (running if decode else prefilled).append((number, start + 1 if drafts else last, last, decode))
+        running += [] if only_decodes else opened[at:]
         self.open_requests = running + prefilled
         return numbers
 
