@@ -104,11 +104,15 @@ def _token_batches(files: list[Path], phy2log_LP: npt.NDArray[np.int32], notes: 
         prefix = f"{path.stem}/" if len(files) > 1 else ""
         with reading(path, MEND), path.open("rb") as file:
             tensors = [_ids_of(where, record) for where, record in records]
-            passes = passes_of(records, partial(_written, file), found)
+            passes, found_here = passes_of(records, partial(_written, file))
+            copy = any(passes)  # of another rank's file, as long as no pass is new
             for (where, record), ids, one in zip(records, tensors, passes, strict=True):
                 if one is None or repeats.seen((record.get("forward_pass_id"), ids.shape), _parts(file, ids)):
                     continue
+                copy = False
                 yield from _batches(where, file, ids, one, prefix)
+            if not copy:
+                found.add(found_here)
     notes.extend(note for note in found.notes() if note not in notes)
 
 

@@ -41,7 +41,7 @@ class Pass:
 
 @dataclass(slots=True)
 class Found:
-    """What was found beside tokens: numbers of passes and rows, over all files of a dump."""
+    """What was found beside tokens, in numbers of passes and rows."""
 
     verifying: int = 0
     rejected: int = 0
@@ -49,6 +49,13 @@ class Found:
     untold: int = 0
     of_draft_model: int = 0
     others: dict[int, int] = field(default_factory=dict)
+
+    def add(self, other: Found) -> None:
+        """Take in what was found in another file."""
+        for name in ("verifying", "rejected", "shared", "untold", "of_draft_model"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for mode, count in other.others.items():
+            self.others[mode] = self.others.get(mode, 0) + count
 
     def notes(self) -> list[str]:
         """One line for each that there is."""
@@ -80,13 +87,13 @@ class Found:
 
 
 def passes_of(
-    records: list[tuple[str, dict[str, Any]]], written: Callable[[dict[str, Any]], bool], found: Found
-) -> list[Pass | None]:
-    """The pass of each record of a file, given with its place; None where it has no tokens. Raises TraceError.
+    records: list[tuple[str, dict[str, Any]]], written: Callable[[dict[str, Any]], bool]
+) -> tuple[list[Pass | None], Found]:
+    """The pass of each record of a file, given with its place, or None where it has no tokens. Raises TraceError.
 
     written: whether a record has any ids, which is asked only where drafts are verified.
     """
-    tracker, drafts = RequestTracker(), Drafts()
+    tracker, drafts, found = RequestTracker(), Drafts(), Found()
     modes = [whole_number(record.get("forward_mode"), "forward_mode", where) for where, record in records]
     speculative = VERIFY in modes
     passes: list[Pass | None] = []
@@ -117,10 +124,9 @@ def passes_of(
         elif mode > VERIFY:
             found.others[mode] = found.others.get(mode, 0) + 1
         passes.append(Pass(numbers=numbers, lengths=lengths, position_T=position_T, phase_T=phase_T))
-    found.untold += drafts.untold()
-    found.shared += drafts.shared
-    found.rejected += sum(int(np.count_nonzero(one.phase_T == DRAFT)) for one in passes if one is not None)
-    return passes
+    found.untold, found.shared = drafts.untold(), drafts.shared
+    found.rejected = sum(int(np.count_nonzero(one.phase_T == DRAFT)) for one in passes if one is not None)
+    return passes, found
 
 
 def _lengths(record: dict[str, Any], position_T: Positions, mode: int, where: str) -> list[int]:

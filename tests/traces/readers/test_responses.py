@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from placement.analysis.watch.follower import Follower
+from placement.cli import main
 from placement.errors import TraceError
 from placement.readers.base import ReadOptions
 from placement.readers.convert import Conversion, convert
@@ -302,3 +303,24 @@ def test_watch_reads_what_convert_reads(tmp_path: Path) -> None:
         "1 response without routed_experts",
         "1 error of the server",
     ]
+
+
+def test_the_command_watch_says_what_was_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Below the line of the file; as `notes` of the event where events are JSON."""
+    folder = tmp_path / "arrivals"
+    folder.mkdir()
+    path = logged(folder, *(vllm(f"{seed}", npy(routed(seed))) for seed in range(5)), ABORTED)
+    convert(path, tmp_path / "out", options=ReadOptions(num_experts=EXPERTS))
+
+    def run(*arguments: str | Path) -> str:
+        with pytest.raises(SystemExit):
+            main([*map(str, arguments)])
+        return capsys.readouterr().out
+
+    used, proposals = tmp_path / "map.json", tmp_path / "proposals"
+    cluster = ("--nodes", "2", "--gpus-per-node", "1")
+    run("solve", tmp_path / "out", *cluster, "--solver", "linear", "--holdout", "0", "-o", used)
+    watch = ("watch", folder, "--from", used, "--once", "-o", proposals)
+    assert "\n  note: 1 response without routed_experts left out (responses.jsonl: line 6)" in run(*watch)
+    event = json.loads(run(*watch, "--json").splitlines()[0])
+    assert event["event"] == "read" and event["notes"][0].startswith("1 response without routed_experts")

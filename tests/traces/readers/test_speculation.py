@@ -177,6 +177,22 @@ def test_the_notes_count_what_is_not_known(tmp_path: Path) -> None:
     assert "1 accepted tokens had several drafts (a tree)" in told(done)
 
 
+def test_ranks_that_recorded_the_same_passes(tmp_path: Path) -> None:
+    """Under tensor parallelism each rank dumps the same: rows and notes count once; with data parallelism all count."""
+    folder = tmp_path / "ranks"
+    folder.mkdir()
+    servers = [Server(np.random.default_rng(seed), 4) for seed in (1, 2)]
+    for server in servers:
+        server.prefill(10)
+        server.verify({0: 2})
+        server.verify({0: 1})
+    for rank, server in enumerate((servers[0], servers[0], servers[1])):
+        dump(folder / f"r_{rank}.pt", server.records)
+    done = convert(folder, tmp_path / "out")
+    assert done.num_tokens == 2 * len(servers[0].rows) and done.num_requests == 2
+    assert "4 passes of forward_mode 5 (TARGET_VERIFY) hold 4 drafts that were rejected" in told(done)
+
+
 def test_requests_that_stand_one_behind_the_other(tmp_path: Path) -> None:
     """Two chains that look like one are cut as the running requests stand."""
     server = Server(np.random.default_rng(1), 4)
