@@ -9,8 +9,10 @@ Rows of dense layers are zeros, and the last token has no row. Read in the sourc
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ FORMS = (
     f"forms that are read: the base64 of {', '.join(DTYPES)} (SGLang 0.5.23: int32; "
     f"since sglang#31219 as {DTYPE_KEY} says); bring what another version writes into one of them"
 )
+LOOKED_AT = 16  # responses that tell how many ids a token has
 MEND = "save the server's responses as JSON again"
 ASK = "start SGLang with --enable-return-routed-experts and ask with return_routed_experts"
 
@@ -47,10 +50,10 @@ class SGLangResponses:
     def read(self, path: Path, options: ReadOptions) -> Recording:
         files = files_of(path, *PATTERNS)
         remarks = Remarks()
-        first = next(_found(files, remarks), None)
-        if first is None:
+        some = list(islice(_found(files, remarks), LOOKED_AT))
+        if not some:
             raise remarks.nothing_left(path, ASK)
-        width = _width(first)
+        first, width = some[0], _width(some)
         if options.top_k is None:
             raise OptionError(
                 f"{first.where}: {width} ids a token are layers times top-k; say which with --top-k "
@@ -125,15 +128,17 @@ def _holders(response: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return (meta, meta) if meta.get(KEY) else (usage, extra)
 
 
-def _width(first: _Response) -> int:
-    """Ids of a token; `routed_experts_start_len` may have left out rows, but not from the first response."""
-    rows, size = first.tokens - 1, first.values.size
-    if rows < 1 or not size or size % rows:
+def _width(first: list[_Response]) -> int:
+    """Ids of a token, as most of the first responses have; some may lack rows (`routed_experts_start_len`, aborted)."""
+    rows_of = [(one.values.size, one.tokens - 1) for one in first]
+    widths = Counter(size // rows for size, rows in rows_of if rows > 0 and size and size % rows == 0)
+    if not widths:
+        size, rows = rows_of[0]
         raise TraceError(
-            f"{first.where}: {size} ids do not make {rows} rows, one for each token but the last; "
-            f"put a response first that was asked for with routed_experts_start_len=0"
+            f"{first[0].where}: {size} ids do not make {rows} rows, one for each token but the last; among the first "
+            f"{LOOKED_AT} responses put one that was asked for with routed_experts_start_len=0"
         )
-    return size // rows
+    return max(widths, key=lambda width: (widths[width], width))
 
 
 def _guess(values: npt.NDArray[Any], width: int) -> int:

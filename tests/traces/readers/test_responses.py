@@ -289,6 +289,18 @@ def test_what_sglang_did_not_answer_is_counted(first: bool, tmp_path: Path) -> N
         convert(logged(tmp_path, *rest), tmp_path / "none", reader="sglang-responses", options=ReadOptions(top_k=4))
 
 
+def test_sglang_of_which_the_first_response_lacks_rows(tmp_path: Path) -> None:
+    """Most of the first responses tell how wide a row is, not the very first; of a single one nothing is guessed."""
+    cut = sglang("cut", routed(rows=4).astype("<i4"))
+    good = [sglang(f"{seed}", routed(seed).astype("<i4")) for seed in range(3)]
+    _, found = read(logged(tmp_path, cut, *good), top_k=TOP_K)
+    assert found == {"cut": tokens(routed(rows=4), start=7), **{f"{seed}": tokens(routed(seed)) for seed in range(3)}}
+    with pytest.raises(TraceError, match="48 ids do not make 11 rows"):
+        convert(
+            logged(tmp_path, sglang("b", routed(rows=4).astype("<i4"))), tmp_path / "no", options=ReadOptions(top_k=4)
+        )
+
+
 def test_watch_reads_what_convert_reads(tmp_path: Path) -> None:
     """The follower of a folder takes the good responses of a log, and passes on what was left out."""
     folder = tmp_path / "arrivals"
