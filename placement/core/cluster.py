@@ -107,7 +107,8 @@ class Cluster(Shape):
             need = -(-num_experts // self.num_ranks)
             raise InfeasibleError(
                 f"{self.num_nodes} nodes x {self.gpus_per_node} GPUs x {self.slots_per_gpu} slots = {self.num_slots} "
-                f"slots are fewer than the {num_experts} experts of a layer; use --slots-per-gpu {need} or more"
+                f"slots are fewer than the {num_experts} experts of a layer; use --slots-per-gpu {need} or more, or "
+                f"the least --redundant-experts that fits, {need * self.num_ranks - num_experts}"
             )
         if self.slots_per_gpu > num_experts:
             raise InfeasibleError(

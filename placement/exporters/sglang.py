@@ -46,6 +46,8 @@ class SGLang:
                 f"{placement.num_ranks} GPUs, {placement.num_nodes} nodes (--nnodes)",
                 "replica choice: its default --ep-dispatch-algorithm static chooses copies as --replica-choice "
                 "local-first does here; dynamic, the only one without an all-to-all backend, as uniform",
+                "check: models whose class has no get_model_config_for_expert_location (Mixtral and OLMoE, say) leave "
+                "the file aside without a word; with SGLANG_LOG_EXPERT_LOCATION_METADATA=1 the log must show the map",
                 f"the map has {len(rows_HP)} rows, one for each hidden layer, dense ones included",
                 *layer_hints(placement, engine="SGLang", hidden=True),
                 *node_hints(placement),

@@ -13,6 +13,11 @@ from placement.exporters.engine_layers import check_several_ranks
 from placement.exporters.imports import only_keys, whole_rows
 from placement.support.text_files import parse_yaml
 
+# moe_model_arch_list in its moe_load_balancer.py, as its examples/wide_ep/README.md has the list
+MODELS = (
+    "DeepSeek-V3, V3.2 and V4, GLM with DSA, GPT-OSS, Kimi K2.5, Mixtral, Llama 4, Nemotron-H, and Qwen2, Qwen3 and "
+    "Qwen3.5 MoE"
+)
 KEYS = ("num_slots", "layer_updates_per_iter", "initial_global_assignments")
 
 
@@ -36,8 +41,8 @@ class TensorRTLLM:
             f"redundant experts: {placement.num_redundant} a layer, num_slots {placement.num_slots} on "
             f"{placement.num_ranks} GPUs of {placement.num_nodes} nodes",
             "replica choice: copies take turns, as --replica-choice uniform does here",
-            "check: models that are not on the engine's list for load balancing leave the file aside; its log must say "
-            "'Created MoE LoadBalancer'",
+            f"check: the engine leaves the file aside without a word for models other than {MODELS}, and without "
+            "expert parallelism or attention DP; its log must say 'Created MoE LoadBalancer'",
         ]
         if model.num_main_layers == model.num_layers:
             hints.append(

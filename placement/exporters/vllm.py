@@ -14,6 +14,10 @@ from placement.exporters.engine_layers import layer_hints, main_LP
 from placement.exporters.imports import json_value, whole_rows
 
 NEVER = 1_000_000_000  # steps between rearrangements, so that vLLM's own balancer does not undo the map
+STRATEGY = (
+    "leave --expert-placement-strategy out: with EPLB, vLLM takes linear in the place of round_robin, and the map says "
+    "where experts are"
+)
 REPLICA_CHOICE = "replica choice: vLLM takes the copy by a hash of the token's row, as --replica-choice uniform does"
 
 
@@ -37,6 +41,7 @@ class VLLM:
                 f"redundant experts: {placement.num_redundant} a layer; tensor x data parallel size must be "
                 f"{placement.num_ranks}, of {placement.num_nodes} nodes",
                 REPLICA_CHOICE,
+                STRATEGY,
                 *layer_hints(placement, engine="vLLM", hidden=False),
             ),
         )

@@ -15,7 +15,7 @@ from placement.errors import MapError, OptionError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions, FileMap
 from placement.exporters.engine_layers import check_several_ranks, layer_hints, main_LP
 from placement.exporters.imports import json_value, whole_rows
-from placement.exporters.vllm import REPLICA_CHOICE
+from placement.exporters.vllm import REPLICA_CHOICE, STRATEGY
 
 VERSION = 2
 MAPS, ROWS, EXPERTS = "model_maps", "physical_to_logical_map", "num_logical_experts"
@@ -63,6 +63,7 @@ class VLLMHygon:
                 f"redundant experts: {placement.num_redundant} a layer; tensor x data parallel size must be "
                 f"{placement.num_ranks}, of {placement.num_nodes} nodes",
                 REPLICA_CHOICE,
+                STRATEGY,
                 f"check: the map is for models of class {model_class}; vLLM stops where it runs another, or a draft "
                 "model beside it that has no entry in the file",
                 *layer_hints(placement, engine="vLLM", hidden=False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,6 +175,21 @@ class TestLMDeploy:
         ):
             placement = replace(small_placement(), model=replace(small_placement().model, num_groups=groups))
             assert flags in exported(get_exporter("lmdeploy"), placement).hints[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("sglang", r"Mixtral and OLMoE.* without a word; .*SGLANG_LOG_EXPERT_LOCATION_METADATA=1"),
+        ("tensorrt-llm", r"other than DeepSeek-V3.*GPT-OSS.*Qwen3\.5 MoE.*expert parallelism or attention DP"),
+        ("vllm", r"--expert-placement-strategy out: .*round_robin"),
+        ("vllm-plugin", r"--expert-placement-strategy out: .*round_robin"),
+        ("vllm-hygon", r"vLLM stops where it runs another, or a draft model"),
+    ],
+)
+def test_hints_say_when_an_engine_sets_a_file_aside(name: str, told: str) -> None:
+    """What no error tells: for which models and settings the file is not read."""
+    assert re.search(told, "\n".join(exported(get_exporter(name), small_placement()).hints))
 
 
 class TestHygon:

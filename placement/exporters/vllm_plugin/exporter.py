@@ -7,7 +7,7 @@ from placement.documents.placement import PlacementFile
 from placement.errors import MapError
 from placement.exporters.base import DEFAULTS, Export, ExportOptions
 from placement.exporters.engine_layers import check_several_ranks, layer_hints
-from placement.exporters.vllm import NEVER, REPLICA_CHOICE
+from placement.exporters.vllm import NEVER, REPLICA_CHOICE, STRATEGY
 from placement.exporters.vllm_plugin import VARIABLE
 
 MOST_REDUNDANT = 1023  # MAX_EXPERT_REDUNDANCY of vLLM 0.33
@@ -39,6 +39,7 @@ class VLLMPlugin:
                 f"{placement.num_ranks}, of {placement.num_nodes} nodes; with Ray also set "
                 f"VLLM_RAY_EXTRA_ENV_VARS_TO_COPY={VARIABLE}",
                 REPLICA_CHOICE,
+                STRATEGY,
                 "weights move to their places after the first forward pass; on ROCm set use_async to true",
                 *layer_hints(placement, engine="vLLM", hidden=False),
             ),
