@@ -55,8 +55,8 @@ def imported(
     for layer, row in zip(layer_ids, rows, strict=True):
         if len(row) % num_ranks:
             raise MapError(
-                f"{len(row)} slots of layer {layer} cannot be shared evenly by {num_ranks} GPUs; for {experts} experts, "
-                f"{-experts % num_ranks} redundant ones are the least that can be"
+                f"{len(row)} slots of layer {layer} cannot be shared evenly by {num_ranks} GPUs; for {experts} "
+                f"experts, {-experts % num_ranks} redundant ones are the least that can be"
             )
         for slot in np.flatnonzero(row < 0)[:1].tolist():  # which would stand for no slot
             raise MapError(f"layer {layer}: slot {slot} holds id {row[slot]}; ids from 0 to {experts - 1} are allowed")

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import exp, lgamma
 from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import pdtrc
+from scipy.special import gammaln, pdtrc
 
 from placement.readers.base import Batch
 from placement.readers.cleaning_kernels import ALIKE, BLANK
@@ -133,8 +132,10 @@ class Suspects:
     def _expected(self, ids_LK: npt.NDArray[np.int32], layers: npt.NDArray[np.int64], num_experts: int) -> float:
         """COMMON times the rows of these ids that traffic would have."""
         width = ids_LK.shape[1]
-        orders = lgamma(num_experts + 1) - lgamma(max(num_experts - width, 0) + 1)  # log of the sets that there are
-        prior = exp(-orders / 2)  # of a set that no sampled row has: between once and what chance gives
+        size_N = (ids_LK[layers] >= 0).sum(axis=1)
+        # log of the sets of as many experts that there are, in any order
+        orders_N = gammaln(num_experts + 1) - gammaln(np.maximum(num_experts - size_N, 0) + 1)
+        prior_N = np.exp(-orders_N / 2)  # of a set that no sampled row has: between once and what chance gives
         same_N, others = np.zeros(len(layers)), self.sampled
         for sample_LSK in self.sample:
             if sample_LSK.shape[2] == width:
@@ -142,7 +143,7 @@ class Suspects:
                 itself_S = same_NS.all(axis=0) & (len(layers) > 1)
                 same_N += same_NS[:, ~itself_S].sum(axis=1)
                 others -= int(np.count_nonzero(itself_S))
-        return COMMON * self.rows * float(((same_N + prior) / (others + 1)).prod())
+        return COMMON * self.rows * float(((same_N + prior_N) / (others + 1)).prod())
 
 
 def _what(ids_K: npt.NDArray[np.int32], alike: bool) -> str:

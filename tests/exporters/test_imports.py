@@ -560,7 +560,7 @@ def test_any_map_comes_back(placement: Placement) -> None:
 @pytest.mark.parametrize(("experts", "gpus", "least"), [(6, 3, 0), (6, 5, 4), (5, 2, 3)])
 def test_slots_that_gpus_cannot_share(experts: int, gpus: int, least: int) -> None:
     """The message names the least number of redundant experts that the GPUs can share."""
-    file = FileMap(phy2log_RP=np.array([[*range(experts), 0]]), num_experts=experts)
+    file = FileMap(rows=[np.array([*range(experts), 0])], num_experts=experts)
     with pytest.raises(MapError, match=f"for {experts} experts, {least} redundant ones are the least that can be"):
         imported(file, name="x", top_k=1, num_nodes=2, gpus_per_node=gpus)
 

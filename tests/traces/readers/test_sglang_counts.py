@@ -46,7 +46,7 @@ def test_counts_are_the_same_in_every_form(suffix: str, dtype: str, axes: int, t
     wanted = COUNT_SLE if axes == 3 else COUNT_SLE[1:2]
     assert found.model.layer_ids == (1, 2, 3)
     assert np.array_equal(found.count_QLE, wanted[:, 1:])
-    assert any("layers 0 left out: dense" in note for note in notes)
+    assert any("layer 0 left out: dense" in note for note in notes)
     assert any(("one row of counts" if axes == 2 else "3 forward passes") in note for note in notes)
 
 
