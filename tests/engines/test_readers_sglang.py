@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from placement.readers.base import ReadOptions
 from placement.readers.convert import Conversion, convert
+from placement.readers.sglang_passes import DECODES, IDLE, MIXED, OF_DRAFT_MODEL, VERIFY
 from placement.traces.trace import open_trace
 from placement.workload.counts_file import read_counts
 
@@ -172,3 +174,16 @@ def test_responses(import_engine: Callable[..., Callable[[str], ModuleType]], mo
         tokens = response["meta_info"]["prompt_tokens"] + response["meta_info"]["completion_tokens"] - 1
         ids_TLK = values.reshape(tokens, 3, 2)[:, 1:]
         assert ids_TLK.tolist() == [one["ids"] for one in expected["requests"][response["meta_info"]["id"]]]
+
+
+def test_numbers_of_forward_modes(engine_source: Callable[[str], Path]) -> None:
+    """The modes that the reader knows by number are those of the engine; drafts are extended under 6."""
+    source = engine_source("sglang") / "sglang/srt/model_executor/forward_batch_info.py"
+    tree = ast.parse(source.read_text())
+    (found,) = [one for one in tree.body if isinstance(one, ast.ClassDef) and one.name == "ForwardMode"]
+    names = [
+        one.targets[0].id for one in found.body if isinstance(one, ast.Assign) and isinstance(one.targets[0], ast.Name)
+    ]
+    known = {"DECODE": DECODES, "MIXED": MIXED, "IDLE": IDLE, "TARGET_VERIFY": VERIFY}
+    assert {name: number for number, name in enumerate(names, start=1) if name in known} == known
+    assert names[OF_DRAFT_MODEL[0] - 1].startswith("DRAFT_EXTEND")
