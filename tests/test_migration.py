@@ -130,13 +130,15 @@ def test_within_a_node_it_is_quicker() -> None:
     ("other", "told"),
     [
         (placement([[0, 1, 2, 3]], Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=1), 4, top_k=1), "top-1"),
-        (placement([[0, 1, 2, 3]], Cluster(num_nodes=2, gpus_per_node=1, slots_per_gpu=2), 4), "2 nodes x 1 GPUs"),
         (placement([[0, 1, 2, 3]] * 2, Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=1), 4), "2 layers"),
     ],
-    ids=["model", "shape", "layers"],
+    ids=["model", "layers"],
 )
 def test_maps_that_do_not_fit(other: Placement, told: str) -> None:
-    """A plan between maps of different models or shapes is refused with what differs."""
+    """A plan between maps of different models is refused with what differs, and a cluster that is not the new map's."""
     cluster = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=1)
     with pytest.raises(MapError, match=told):
         migration_plan(other, placement([[3, 1, 2, 0]], cluster, 4), cluster)
+    smaller = Cluster(num_nodes=2, gpus_per_node=1, slots_per_gpu=2)
+    with pytest.raises(MapError, match="the new map is for 2 nodes x 2 GPUs"):
+        migration_plan(other, placement(other.phy2log_LP, cluster, 4, top_k=other.model.top_k), smaller)

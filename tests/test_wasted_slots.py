@@ -16,6 +16,7 @@ from placement.core.placement import wasted_P
 from placement.core.relabel import moved_P, relabel
 from placement.cost.choices import REPLICA_CHOICES
 from placement.pipeline.layer_answer import solve_layer
+from placement.pipeline.move_front import LayerInUse
 from placement.solvers.moves import fill_wasted
 from placement.solvers.options import Options
 from placement.solvers.problem import LayerProblem
@@ -24,6 +25,7 @@ from placement.testing.problems import random_problem
 CLUSTER = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=4)
 EXPERTS = 11
 IN_FORCE = np.array([0, 1, 1, 2, 3, 4, 3, 3, 5, 6, 7, 0, 8, 9, 10, 0], dtype=np.int32)  # slots 2, 6 and 7 are wasted
+NOW = LayerInUse.of(IN_FORCE, CLUSTER, EXPERTS)
 
 
 def problem_of(**options: Any) -> LayerProblem:
@@ -46,7 +48,7 @@ def test_wasted_slots_are_filled_by_the_hottest_experts_that_the_gpu_lacks() -> 
 def test_a_budget_of_moves_holds_and_wasted_slots_are_used_first(choice: str, max_moves: int) -> None:
     """With few moves the map keeps what it must of its wasted slots, and is never worse than the one in force."""
     problem = problem_of(max_moves=max_moves, replica_choice=choice)
-    points = solve_layer(problem, 0, IN_FORCE).points
+    points = solve_layer(problem, 0, NOW).points
     assert points[0].moves == 0
     assert np.array_equal(points[0].phy2log_P, IN_FORCE)
     for point in points:
@@ -60,7 +62,7 @@ def test_a_budget_of_moves_holds_and_wasted_slots_are_used_first(choice: str, ma
 @pytest.mark.parametrize("solver", ["auto", "anneal", "eplb", "balance"])
 def test_without_a_budget_no_slot_is_wasted(solver: str) -> None:
     """No solver of ours makes such a map, whatever it starts from."""
-    points = solve_layer(problem_of(solver=solver), 0, IN_FORCE).points
+    points = solve_layer(problem_of(solver=solver), 0, NOW).points
     assert not any(wasted_P(point.phy2log_P, 4).any() for point in points)
 
 

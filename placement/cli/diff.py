@@ -8,31 +8,42 @@ from typing import Annotated
 import typer
 
 from placement.cli.outputs import output_file
-from placement.cli.shared import Json, print_json, stdout_console
+from placement.cli.shared import Json, LostRanks, print_json, ranks_of, stdout_console
 from placement.support.atomic_files import write_atomic
 
 
 def diff_command(
     current: Annotated[Path, typer.Argument(help="Placement file in use now.")],
-    new: Annotated[Path, typer.Argument(help="Placement file that replaces it.")],
+    new: Annotated[Path, typer.Argument(help="Placement file that replaces it; its cluster may have another size.")],
     cluster: Annotated[Path | None, typer.Option(help="cluster.yaml, instead of what the files say.")] = None,
+    lost_ranks: LostRanks = None,
+    relabel: Annotated[
+        Path | None,
+        output_file("--relabel", help="File for NEW with alike nodes and GPUs named so that the fewest slots move."),
+    ] = None,
     output: Annotated[Path | None, output_file("-o", "--output", help="File for the copies to make.")] = None,
     json_output: Json = False,
 ) -> None:
     """Show which weights have to be copied to get from one placement to another."""
-    from placement.core.cluster import Cluster
     from placement.core.migration import migration_plan
+    from placement.core.resize import relabelled
     from placement.documents.cluster_yaml import cluster_from_yaml
     from placement.documents.document import json_bytes
-    from placement.documents.placement import load_placement
+    from placement.documents.placement import cluster_of_change, load_placement, lost_before, save_placement
     from placement.report.solution.migration_table import migration_table
 
     old_map, old_file = load_placement(current)
     new_map, new_file = load_placement(new)
-    described = new_file.described_cluster() or old_file.described_cluster()
+    described = cluster_of_change(old_file, new_file)
     if cluster is not None:
         described = cluster_from_yaml(cluster, new_map.model.num_experts)
-    plan = migration_plan(old_map, new_map, described or Cluster(**new_file.cluster.sizes()))
+    lost = lost_before(old_map, new_file) if lost_ranks is None else ranks_of(lost_ranks)
+    plan = migration_plan(old_map, new_map, described, lost_ranks=lost)
+    if relabel is not None:
+        new_map = relabelled(old_map, new_map, described, lost)
+        plan = migration_plan(old_map, new_map, described, lost_ranks=lost)
+        changed = {"physical_to_logical": new_map.engine_LP().tolist(), "migration": plan.summary()}
+        save_placement(relabel, new_file.document() | changed)
     if output is not None:
         write_atomic(output, json_bytes(plan.document(), "copies"))
     if json_output:
@@ -40,5 +51,6 @@ def diff_command(
         return
     console = stdout_console()
     console.print(migration_table(plan))
-    if output is not None:
-        console.print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
+    written = " and ".join(str(path) for path in (output, relabel) if path is not None)
+    if written:
+        console.print(f"wrote {written}", highlight=False, markup=False, soft_wrap=True)

@@ -65,7 +65,18 @@ Transport = Annotated[
     ),
 ]
 
+LostRanks = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RANKS",
+        help="Ranks of the map in use whose weights are gone, such as 5 or 3,8-15. [default: the last, if GPUs are "
+        "fewer]",
+        rich_help_panel="Change of a map in use",
+    ),
+]
+
 WORTH_TELLING_S, TELL_EVERY_S = 5.0, 30.0
+MOST_RANKS = 1_000_000  # in a list of ranks; more are a slip
 IN_STEPS = ("count", "compile", "solve", "advise")
 LABELS = {
     "count": "counting tokens",
@@ -77,6 +88,20 @@ LABELS = {
     "advise": "solving maps",
     "apply": "writing files",
 }
+
+
+def ranks_of(text: str | None) -> tuple[int, ...]:
+    """The ranks of a list such as 3,8-15, ascending. Raises OptionError."""
+    ranks: set[int] = set()
+    for part in [] if text is None else text.split(","):
+        ends = part.split("-")
+        if len(ends) > 2 or not all(end.strip().isascii() and end.strip().isdigit() for end in ends):
+            raise OptionError(f"--lost-ranks {text!r} is no list of ranks; give numbers and spans, such as 5 or 3,8-15")
+        first, last = int(ends[0]), int(ends[-1])
+        if not first <= last <= MOST_RANKS:
+            raise OptionError(f"--lost-ranks {text!r} has {part!r}; spans ascend and end at {MOST_RANKS} at most")
+        ranks.update(range(first, last + 1))
+    return tuple(sorted(ranks))
 
 
 def print_json(document: Any) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from placement.cli.option_groups import ClusterOptions, RunOptions, SearchOptions
 from placement.cli.outputs import output_file
-from placement.cli.shared import Traces, open_any
+from placement.cli.shared import LostRanks, Traces, open_any, ranks_of
 
 CHANGE = "Change of a map in use"
 
@@ -26,6 +26,7 @@ def solve_command(
             "--from", help="Placement file in use: the answer is a change of that map.", rich_help_panel=CHANGE
         ),
     ] = None,
+    lost_ranks: LostRanks = None,
     max_moves: Annotated[
         int | None,
         typer.Option(help="Slots whose weights may move, all layers together; needs --from.", rich_help_panel=CHANGE),
@@ -40,9 +41,12 @@ def solve_command(
     from placement.pipeline.solve import solve
 
     options = search.of(max_moves=max_moves, max_moves_per_layer=max_moves_per_layer)
+    lost = ranks_of(lost_ranks)
     in_use = None if current is None else load_placement(current)[0]
     source = open_any(traces, run.top_k)
     cluster = shape.of(source.model.num_experts)
     with run.running() as how:
-        solution = solve(source, cluster, options, current=in_use, by_domain=run.report is not None, **how)
+        solution = solve(
+            source, cluster, options, current=in_use, lost_ranks=lost, by_domain=run.report is not None, **how
+        )
     finish(solution, output=output, run=run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,12 +14,14 @@ import numpy.typing as npt
 from placement.core.cluster import Cluster
 from placement.core.model import Model
 from placement.core.placement import Placement, check_same_slots
-from placement.core.relabel import holds_GE
+from placement.core.resize import NEW, by_engine_G, held_GE, in_place_P, old_ranks_G
 from placement.core.shape import Shape
 from placement.errors import MapError
 
 SCHEMA = "expert-migration/1"
 COLUMNS = ("layer_id", "slot", "expert", "from_rank", "to_rank")
+
+CHECKPOINT = -1  # a source: no rank that stays holds the expert
 
 Ints = npt.NDArray[np.int64]
 
@@ -33,11 +36,13 @@ class MigrationPlan:
         layer_M: Position of the layer of each copy, int64 [M].
         slot_M: Slot that is filled, int64 [M].
         expert_M: Expert that the slot then holds, int64 [M].
-        source_M: Rank whose weights are read, int64 [M].
+        source_M: Rank whose weights are read, int64 [M]; CHECKPOINT: none has them any more.
         target_M: Rank of the slot, int64 [M]. Where both ranks are the same, a rank reorders its slots, which is no
             move.
         from_map: `map_digest` of the current map.
         to_map: `map_digest` of the new map.
+        old_rank_G: The number that each rank has in the current map, `resize.NEW` for an empty one, int64 [G]; both
+            are numbered as the engine numbers them. None: the clusters are alike and no rank is lost.
     """
 
     cluster: Cluster
@@ -49,22 +54,38 @@ class MigrationPlan:
     target_M: Ints
     from_map: str
     to_map: str
+    old_rank_G: Ints | None = None
 
     @property
     def num_moves(self) -> int:
-        """Copies that come from another rank."""
+        """Copies that come from another rank or from the checkpoint."""
         return int(self.moves_M.sum())
 
     @property
     def moves_M(self) -> npt.NDArray[np.bool_]:
-        """Copies that come from another rank, bool [M]."""
+        """Copies that come from another rank or from the checkpoint, bool [M]."""
         return np.asarray(self.source_M != self.target_M)
+
+    @property
+    def sent_M(self) -> npt.NDArray[np.bool_]:
+        """Copies that come from another rank, bool [M]."""
+        return np.asarray(self.moves_M & (self.source_M != CHECKPOINT))
+
+    @property
+    def num_loaded(self) -> int:
+        """Copies that come from the checkpoint."""
+        return int((self.source_M == CHECKPOINT).sum())
+
+    @property
+    def bytes_loaded(self) -> int:
+        """Bytes that come from the checkpoint."""
+        return self.num_loaded * self.cluster.expert_bytes
 
     @cached_property
     def bytes_GG(self) -> Ints:
         """Bytes from rank (row) to rank, int64 [G, G]."""
         copies_GG = np.zeros((self.cluster.num_ranks, self.cluster.num_ranks), dtype=np.int64)
-        np.add.at(copies_GG, (self.source_M[self.moves_M], self.target_M[self.moves_M]), 1)
+        np.add.at(copies_GG, (self.source_M[self.sent_M], self.target_M[self.sent_M]), 1)
         return copies_GG * self.cluster.expert_bytes
 
     @cached_property
@@ -84,7 +105,8 @@ class MigrationPlan:
         return int(self.bytes_NN.sum()) - self.bytes_within_nodes
 
     def time_ms(self) -> float:
-        """Milliseconds until the busiest rank has sent and received everything; no latency, no other traffic.
+        """Milliseconds until the busiest rank has sent and received everything; no latency, no other traffic, and
+        nothing of what comes from the checkpoint.
 
         Each way, the network and the links within nodes run side by side, at `inter_gbps` (slower by the topology's
         cost of a link) and `intra_gbps`.
@@ -102,7 +124,7 @@ class MigrationPlan:
         return float(max(times) / 1e6)
 
     def summary(self) -> dict[str, Any]:
-        """Totals, with the same keys everywhere."""
+        """Totals, with the same keys everywhere; between clusters of different size with a few more."""
         return {
             "from_map": self.from_map,
             "to_map": self.to_map,
@@ -114,6 +136,16 @@ class MigrationPlan:
             "most_bytes_from_rank": int(self.bytes_GG.sum(axis=1).max()),
             "most_bytes_to_rank": int(self.bytes_GG.sum(axis=0).max()),
             "time_ms": round(self.time_ms(), 3),
+            **self._resized(),
+        }
+
+    def _resized(self) -> dict[str, Any]:
+        if self.old_rank_G is None:
+            return {}
+        return {
+            "old_ranks": [None if rank == NEW else rank for rank in self.old_rank_G.tolist()],
+            "from_checkpoint": self.num_loaded,
+            "bytes_from_checkpoint": self.bytes_loaded,
         }
 
     def document(self) -> dict[str, Any]:
@@ -124,48 +156,65 @@ class MigrationPlan:
             "expert_bytes": self.cluster.expert_bytes,
             "bytes_node_to_node": self.bytes_NN.tolist(),
             "columns": list(COLUMNS),
-            "copies": self.copies_M5().tolist(),
+            "copies": [
+                [*copy, None if source == CHECKPOINT else source, target]
+                for *copy, source, target in self.copies_M5().tolist()
+            ],
         }
 
     def copies_M5(self) -> Ints:
-        """The copies as rows of COLUMNS, int64 [M, 5]; slots and ranks are numbered as the engine numbers them."""
+        """The copies as rows of COLUMNS, int64 [M, 5]; slots and ranks are numbered as the engine numbers them.
+
+        The rank that weights come from is CHECKPOINT where none has them.
+        """
         rank_G, slot_P = self.cluster.engine_rank_G(), self.cluster.engine_slot_P()
-        where = (slot_P[self.slot_M], self.expert_M, rank_G[self.source_M], rank_G[self.target_M])
+        source_M = np.where(self.source_M == CHECKPOINT, CHECKPOINT, rank_G[self.source_M])
+        where = (slot_P[self.slot_M], self.expert_M, source_M, rank_G[self.target_M])
         return np.stack([np.asarray(self.layer_ids)[self.layer_M], *where], axis=1)
 
 
-def migration_plan(current: Placement, new: Placement, cluster: Cluster) -> MigrationPlan:
+def migration_plan(
+    current: Placement, new: Placement, cluster: Cluster, *, lost_ranks: Sequence[int] = ()
+) -> MigrationPlan:
     """The copies that lead from one map to another; each is the weights of one expert.
 
     An expert comes over the cheapest link: from another slot of its GPU, else from the same node, else from the nearest
-    node; of several such GPUs from the one that has sent least so far.
+    node; of several such GPUs from the one that has sent least so far. Where no rank that stays holds an expert, its
+    weights come from the checkpoint, and from there only.
 
     Args:
         current: The map in use.
         new: The map that replaces it.
-        cluster: Links and bytes; both maps have its shape.
+        cluster: Links and bytes; of the shape of the new map.
+        lost_ranks: Ranks of the current map, as the engine numbers them, whose weights are gone, see
+            `resize.old_ranks_G`.
 
     Raises:
-        MapError: A map is for another model or another shape of cluster.
+        MapError: A map is for another model, or the new map for another shape of cluster.
+        ClusterError: The lost ranks are none of the current map's, or too few for the new one.
     """
-    for placement in (current, new):
-        check_fits(placement, new.model, cluster)
+    check_change(current, new.model, cluster)
+    check_fits(new, new.model, cluster, called="new")
+    old_rank_G = old_ranks_G(current, cluster, lost_ranks)
+    resized = current.shape != cluster.shape or NEW in old_rank_G
     node_G = cluster.node_of_rank_G()
     # links within nodes cost less than any between them, and those within a rank nothing
     cost_GG = np.where(node_G[:, None] == node_G, 1.0, 2.0 + cluster.node_cost_NN()[node_G[:, None], node_G])
     np.fill_diagonal(cost_GG, 0.0)
     copies = []  # (number of sources, layer, slot): those without a choice are settled first
     for layer, (old_P, new_P) in enumerate(zip(current.phy2log_LP, new.phy2log_LP, strict=True)):
-        held_GE = holds_GE(old_P, cluster, current.model.num_experts)
-        for slot in np.flatnonzero(old_P != new_P).tolist():
-            holders = np.flatnonzero(held_GE[:, new_P[slot]])
+        held = held_GE(old_P, current, old_rank_G, current.model.num_experts)
+        now_P = in_place_P(old_P, current, cluster, old_rank_G)
+        for slot in np.flatnonzero(now_P != new_P).tolist():
+            holders = np.flatnonzero(held[:, new_P[slot]])
             cost = cost_GG[holders, slot // cluster.slots_per_gpu]
-            copies.append((layer, slot, holders[cost == cost.min()]))
+            copies.append((layer, slot, holders[cost == cost.min(initial=np.inf)]))
     sent_G = np.zeros(cluster.num_ranks, dtype=np.int64)
     source = {}
     for layer, slot, holders in sorted(copies, key=lambda copy: len(copy[2])):
-        source[layer, slot] = int(holders[np.argmin(sent_G[holders])])
-        sent_G[source[layer, slot]] += source[layer, slot] != slot // cluster.slots_per_gpu
+        source[layer, slot] = int(holders[np.argmin(sent_G[holders])]) if len(holders) else CHECKPOINT
+        if len(holders):
+            sent_G[source[layer, slot]] += source[layer, slot] != slot // cluster.slots_per_gpu
     layer_M = np.array([layer for layer, _, _ in copies], dtype=np.int64)
     slot_M = np.array([slot for _, slot, _ in copies], dtype=np.int64)
     return MigrationPlan(
@@ -178,17 +227,31 @@ def migration_plan(current: Placement, new: Placement, cluster: Cluster) -> Migr
         target_M=slot_M // cluster.slots_per_gpu,
         from_map=map_digest(current),
         to_map=map_digest(new),
+        old_rank_G=by_engine_G(current, cluster, old_rank_G) if resized else None,
     )
 
 
-def check_fits(current: Placement, model: Model, cluster: Cluster) -> None:
-    """Raise MapError unless the current map is for this routing and these nodes, GPUs and slots."""
+def check_change(current: Placement, model: Model, cluster: Cluster) -> None:
+    """Raise MapError unless the map in use is for this routing, with as many slots of a GPU in every layer, and where
+    the cluster has its nodes and GPUs, for ranks that lie as there."""
     check_same_slots(current, "a change of a map")
     if not current.model.same_routing(model):
         raise MapError(f"the current map is for {current.model.routing_said}; {model.routing_said} are needed")
-    if current.shape != cluster.shape:
-        raise MapError(f"the current map is for {_words(current)}; {_words(cluster)} are needed")
-    current.check_hosts(cluster)
+    if current.shape[:2] == cluster.shape[:2]:
+        current.check_hosts(cluster)
+
+
+def check_fits(placement: Placement, model: Model, cluster: Cluster, *, called: str = "current") -> None:
+    """Raise MapError unless the map is for this routing and these nodes, GPUs and slots."""
+    check_same_slots(placement, "a change of a map")
+    if not placement.model.same_routing(model):
+        raise MapError(f"the {called} map is for {placement.model.routing_said}; {model.routing_said} are needed")
+    if placement.shape != cluster.shape:
+        raise MapError(
+            f"the {called} map is for {_words(placement)}; {_words(cluster)} are needed; `placement solve --from` "
+            "takes a map to a cluster of another size"
+        )
+    placement.check_hosts(cluster)
 
 
 def map_digest(placement: Placement) -> str:

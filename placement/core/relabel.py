@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.core.cluster import Cluster
+from placement.core.shape import Shape
 
 Row = npt.NDArray[np.int32]
 Ids = npt.NDArray[np.integer]
@@ -20,26 +21,36 @@ def moved_P(current_P: Ids, new_P: Ids, cluster: Cluster) -> npt.NDArray[np.bool
     return np.asarray(~held_GE[cluster.rank_of_slot_P(), new_P])
 
 
-def holds_GE(phy2log_P: Ids, cluster: Cluster, num_experts: int) -> npt.NDArray[np.bool_]:
+def holds_GE(phy2log_P: Ids, cluster: Shape, num_experts: int) -> npt.NDArray[np.bool_]:
     """Which rank holds which expert, bool [G, E]."""
     holds = np.zeros((cluster.num_ranks, num_experts), dtype=bool)
     holds[cluster.rank_of_slot_P(), phy2log_P] = True
     return holds
 
 
-def relabel(current_P: Ids, new_P: Ids, cluster: Cluster, *, ranks: bool = True) -> Row:
+def relabel(
+    current_P: Ids,
+    new_P: Ids,
+    cluster: Cluster,
+    *,
+    ranks: bool = True,
+    held_GE: npt.NDArray[np.bool_] | None = None,
+) -> Row:
     """The map of one layer, int32 [P], that serves as `new_P` does and moves the fewest slots away from `current_P`.
 
     Nodes are permuted where their speeds and links are alike, GPUs of a node where their speeds are; then experts that
     stay on a rank keep their slot, and the others fill the slots that are left, ascending. Under a topology that prices
     every pair of ranks (`rank_cost`), or without `ranks`, only the order of slots changes.
+
+    Args:
+        held_GE: What every rank holds before the change, bool [G, E]; None: what `current_P` says.
     """
     num_ranks, gpus = cluster.num_ranks, cluster.gpus_per_node
     rank_G = np.arange(num_ranks)
     if ranks and not cluster.topology.rank_cost:
         num_experts = int(max(current_P.max(), new_P.max())) + 1
-        old_GE, new_GE = (holds_GE(one, cluster, num_experts).astype(np.float64) for one in (current_P, new_P))
-        keep_GG = old_GE @ new_GE.T
+        old_GE = holds_GE(current_P, cluster, num_experts) if held_GE is None else held_GE[:, :num_experts]
+        keep_GG = old_GE.astype(np.float64) @ holds_GE(new_P, cluster, num_experts).astype(np.float64).T
         keep_GG[cluster.speed_G()[:, None] != cluster.speed_G()] = _NEVER
         node_N, gpu_NNg = _match_nodes(keep_GG, cluster)
         rank_G = (node_N[:, None] * gpus + gpu_NNg[np.arange(cluster.num_nodes), node_N]).ravel()

@@ -231,7 +231,7 @@ class MigrationPart(DocumentPart):
 
     from_map: str = Field(description="SHA-256 of the map that is replaced: its slots as little-endian int32, [L][P]")
     to_map: str = Field(description="The same of the map in this file")
-    moves: int = Field(description="Slots whose weights have to be copied from another rank")
+    moves: int = Field(description="Slots whose weights have to come from another rank or the checkpoint")
     moves_by_layer: list[int] = Field(description="The same in each layer")
     reordered: int = Field(description="Further slots whose expert comes from another slot of the same rank")
     bytes_within_nodes: int = Field(description="Weights that are copied between ranks of a node")
@@ -239,6 +239,13 @@ class MigrationPart(DocumentPart):
     most_bytes_from_rank: int = Field(description="What the rank that sends most has to send")
     most_bytes_to_rank: int = Field(description="What the rank that receives most has to receive")
     time_ms: float = Field(description="At the cluster's bandwidths, for the busiest rank")
+    old_ranks: list[int | None] | None = Field(
+        default=None, description="Rank by rank its number in the replaced map, null: it is empty; of resized clusters"
+    )
+    from_checkpoint: int | None = Field(
+        default=None, description="How many of the moves no rank can send any more; of resized clusters"
+    )
+    bytes_from_checkpoint: int | None = Field(default=None, description="The same in bytes")
 
 
 class ProvenancePart(DocumentPart):

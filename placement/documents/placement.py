@@ -6,6 +6,7 @@ The JSON Schema is published as placement/documents/schemas/expert-placement-1.j
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +15,10 @@ import numpy.typing as npt
 from pydantic import Field
 
 from placement.core.cluster import Cluster
+from placement.core.migration import map_digest
 from placement.core.placement import Placement
 from placement.core.shape import Shape
+from placement.core.topology import EVEN
 from placement.documents.document import Document
 from placement.documents.parts import (
     ClassesPart,
@@ -123,3 +126,26 @@ def load_placement(path: str | Path) -> tuple[Placement, PlacementFile]:
         return file.placement(), file
     except (InputError, OverflowError) as error:
         raise MapError(f"{path}: {error}", getattr(error, "faults", ())) from None
+
+
+def cluster_of_change(old: PlacementFile, new: PlacementFile) -> Cluster:
+    """The cluster of the new file; what the new file leaves out of it is as the old file says, else the default.
+
+    Raises:
+        MapError: The cluster that a file describes is not sound.
+    """
+    described, before = new.described_cluster(), old.described_cluster()
+    if described is not None:
+        return described
+    plain = Cluster(**new.cluster.sizes())
+    if before is None or before.sizes() == plain.sizes():
+        return before or plain
+    return replace(before, **new.cluster.sizes(), gpu_speeds=(), topology=EVEN)
+
+
+def lost_before(current: Placement, new: PlacementFile) -> tuple[int, ...]:
+    """The ranks that the new file was told to be lost where it is a change of this very map; else none."""
+    change = new.migration
+    if change is None or change.old_ranks is None or change.from_map != map_digest(current):
+        return ()
+    return tuple(rank for rank in range(current.num_ranks) if rank not in change.old_ranks)

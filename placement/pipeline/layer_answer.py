@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from placement.bounds.layer_bound import smallest_imbalance
 from placement.core.placement import wasted_P
 from placement.errors import InfeasibleError, LimitError, OptionError
-from placement.pipeline.move_front import CURRENT, Point, Row, front, layer_front, point_of
+from placement.pipeline.move_front import CURRENT, LayerInUse, Point, front, layer_front, point_of
 from placement.solvers import get_solver
 from placement.solvers.moves import fill_wasted
 from placement.solvers.problem import CAP_ROUNDING, LayerProblem, Score
@@ -64,7 +64,7 @@ class Answer:
         )
 
 
-def solve_layer(problem: LayerProblem, layer_id: int, current_P: Row | None) -> Answer:
+def solve_layer(problem: LayerProblem, layer_id: int, now: LayerInUse | None) -> Answer:
     """The best map that the solver of the options finds; with a current map also better ones that move less.
 
     Raises OptionError if the solver cannot take the problem, InfeasibleError or LimitError if no map keeps the caps.
@@ -75,22 +75,22 @@ def solve_layer(problem: LayerProblem, layer_id: int, current_P: Row | None) -> 
     if reason is not None:
         raise OptionError(f"solver={options.solver!r} cannot take layer {layer_id}: {reason}; use --solver auto")
     search = problem
-    if current_P is not None:
-        filled_P = fill_wasted(current_P, problem.cluster.num_ranks, problem.load_E)
+    if now is not None:
+        filled_P = fill_wasted(now.phy2log_P, problem.cluster.num_ranks, problem.load_E)
         search = replace(problem, starts=(*problem.starts, filled_P))
     if options.moves_limited and problem.deadline is not None:
-        now = time.monotonic()  # half of the time is left for maps that move less
-        search = replace(search, deadline=now + (problem.deadline - now) / 2)
+        begun = time.monotonic()  # half of the time is left for maps that move less
+        search = replace(search, deadline=begun + (problem.deadline - begun) / 2)
     solution = solver.solve_layer(search)
-    best = point_of(problem, current_P, solution.phy2log_P, solution.solver)
-    if current_P is None or options.solver not in FROM_CURRENT:
+    best = point_of(problem, now, solution.phy2log_P, solution.solver)
+    if now is None or options.solver not in FROM_CURRENT:
         points = [best]
     elif options.moves_limited:
-        points = layer_front(problem, current_P, best)
-    elif wasted_P(current_P, problem.cluster.num_ranks).any():
+        points = layer_front(problem, now, best)
+    elif wasted_P(now.phy2log_P, problem.cluster.num_ranks).any():
         points = [best]  # of what is no answer of ours
     else:
-        points = front([point_of(problem, current_P, current_P, CURRENT), best])
+        points = front([point_of(problem, now, now.phy2log_P, CURRENT), best])
     status = "limit" if options.moves_limited and problem.out_of_time() else solution.status
     answer = Answer(layer_id=layer_id, problem=problem, points=points, status=status, bound=solution.bound)
     if not any(point.score.feasible for point in points):

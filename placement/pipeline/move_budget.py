@@ -14,8 +14,8 @@ _INFEASIBLE = 1e9
 def spend(fronts: Sequence[Sequence[Point]], max_moves: int | None) -> list[Point]:
     """One point of every layer's front with at most `max_moves` moves in all and the lowest sum of objectives.
 
-    Exact, by dynamic programming over layers and moves. Every front has a point of 0 moves; maps beyond a cap on
-    imbalance are taken only where there is no other way.
+    Exact, by dynamic programming over layers and moves. The first points of all fronts fit the budget together; maps
+    beyond a cap on imbalance are taken only where there is no other way.
     """
     most = sum(front[-1].moves for front in fronts)
     budget = most if max_moves is None else min(max_moves, most)

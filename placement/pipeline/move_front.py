@@ -13,8 +13,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from placement.core.cluster import Cluster
 from placement.core.placement import wasted_P
-from placement.core.relabel import holds_GE, moved_P, relabel
+from placement.core.relabel import holds_GE, relabel
 from placement.solvers.annealing.anneal import MOVES, QUENCH, REPLICA_MOVES, search_of
 from placement.solvers.annealing.anneal_common import costs_of, incidence
 from placement.solvers.moves import fill_wasted
@@ -32,6 +33,23 @@ FREE_SETS = 1 << 17  # scoring so many top-k sets costs next to nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerInUse:
+    """One layer before a change.
+
+    phy2log_P  the map to start from: the current one, or where the cluster had another size that with the fewest moves
+    held_GE    which rank holds which expert, bool [G, E]
+    """
+
+    phy2log_P: Row
+    held_GE: npt.NDArray[np.bool_]
+
+    @staticmethod
+    def of(phy2log_P: Row, cluster: Cluster, num_experts: int) -> LayerInUse:
+        """The layer of a current map of the same cluster."""
+        return LayerInUse(phy2log_P=phy2log_P, held_GE=holds_GE(phy2log_P, cluster, num_experts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """A map of one layer, found by `solver`: `moves` slots hold an expert that their rank does not hold now."""
 
@@ -41,12 +59,12 @@ class Point:
     solver: str
 
 
-def point_of(problem: LayerProblem, current_P: Row | None, row: Row, solver: str) -> Point:
+def point_of(problem: LayerProblem, now: LayerInUse | None, row: Row, solver: str) -> Point:
     """The map, relabelled to move as little as possible from the current one, if there is one."""
-    if current_P is None:
-        return Point(moves=0, score=problem.score(row), phy2log_P=row, solver=solver)
-    row = relabel(current_P, row, problem.cluster)
-    moves = int(moved_P(current_P, row, problem.cluster).sum())
+    moves = 0
+    if now is not None:
+        row = relabel(now.phy2log_P, row, problem.cluster, held_GE=now.held_GE)
+        moves = int((~now.held_GE[problem.cluster.rank_of_slot_P(), row]).sum())
     return Point(moves=moves, score=problem.score(row), phy2log_P=row, solver=solver)
 
 
@@ -62,29 +80,29 @@ def front(points: Iterable[Point]) -> list[Point]:
     return kept
 
 
-def layer_front(problem: LayerProblem, current_P: Row, best: Point) -> list[Point]:
-    """The front of the maps that the options' limits allow; the first point is the current map.
+def layer_front(problem: LayerProblem, now: LayerInUse, best: Point) -> list[Point]:
+    """The front of the maps that the options' limits allow; the first point is the map to start from, or one that
+    moves as little.
 
     best: the best map that was found without a limit. Deterministic in the problem, unless its deadline cuts it; what
     is found with fewer moves does not depend on the limits.
     """
     limits = (problem.options.max_moves, problem.options.max_moves_per_layer)
     most = min((limit for limit in limits if limit is not None), default=problem.cluster.num_slots)
-    search = _Search(problem, current_P)
-    start = point_of(problem, current_P, current_P, CURRENT)
-    filled = point_of(problem, current_P, search.filled_P, FILLED)  # `start` again where no slot is wasted
+    start = point_of(problem, now, now.phy2log_P, CURRENT)
+    search = _Search(problem, now, start)
+    filled = point_of(problem, now, search.filled_P, FILLED)  # `start` again where no slot is wasted
     points = front([start, filled, best, *search.priced(best), *search.single_steps()])
     return [point for point in search.walked(points, most) if point.moves <= most]
 
 
 class _Search:
-    def __init__(self, problem: LayerProblem, current_P: Row) -> None:
-        self.problem = problem
-        self.current_P = current_P
-        self.filled_P = fill_wasted(current_P, problem.cluster.num_ranks, problem.load_E)  # annealing needs such a map
+    def __init__(self, problem: LayerProblem, now: LayerInUse, start: Point) -> None:
+        self.problem, self.now, self.start = problem, now, start
+        # annealing needs a map without wasted slots
+        self.filled_P = fill_wasted(start.phy2log_P, problem.cluster.num_ranks, problem.load_E)
         self.inc = incidence(problem, problem.num_experts)
         self.costs = costs_of(problem, problem.num_experts)
-        self.now_GE = holds_GE(current_P, problem.cluster, problem.num_experts)
         self.moves = REPLICA_MOVES if problem.num_redundant else MOVES  # moves of an unlimited search
         share = 1.0 if problem.options.work_limit is None else problem.options.work_limit / self.moves
         free = FREE_SETS // max(len(problem.sets_UK), 1)
@@ -93,9 +111,10 @@ class _Search:
     def priced(self, best: Point) -> list[Point]:
         """What annealing finds under falling and rising prices of a move."""
         gain = self._anneal(self.filled_P, 0.0, 0, 0)[1] - self._anneal(best.phy2log_P, 0.0, 0, 0)[1]
-        if gain <= 0 or best.moves == 0:
+        further = best.moves - self.start.moves
+        if gain <= 0 or further <= 0:
             return []
-        number = 1 + int(np.ceil(np.log(best.moves / LOWEST_PRICE) / np.log(PRICE_STEP)))
+        number = 1 + int(np.ceil(np.log(further / LOWEST_PRICE) / np.log(PRICE_STEP)))
         prices = gain / PRICE_STEP ** np.arange(number)
         each = int(RUN_SHARE * (self.problem.options.work_limit or self.moves))
         points: list[Point] = []
@@ -105,14 +124,14 @@ class _Search:
                 if self.problem.out_of_time():
                     break
                 row, _ = self._anneal(row, float(price), max(each, 1), len(points) + 1)
-                points.append(point_of(self.problem, self.current_P, row, ANNEAL))
+                points.append(point_of(self.problem, self.now, row, ANNEAL))
                 row = points[-1].phy2log_P
         return points
 
     def _anneal(self, start: Row, price: float, moves: int, run: int) -> tuple[Row, float]:
         """(the best map, its cost with the moves) of one run at a low temperature."""
         problem, row = self.problem, start.copy()
-        costs = self.costs._replace(stay_GE=np.where(self.now_GE, price, 0.0))
+        costs = self.costs._replace(stay_GE=np.where(self.now.held_GE, price, 0.0))
         scale = (problem.assignments or 1.0) / problem.num_experts
         seed = np.uint64((problem.seed - int(GOLDEN) * run) % 2**64)  # the unlimited search adds
         cost = search_of(problem)(row, self.inc, costs, QUENCH.hot * scale, QUENCH.cold * scale, moves, seed)
@@ -123,7 +142,7 @@ class _Search:
         slots, redundant = self.problem.cluster.num_slots, self.problem.num_redundant
         if slots * (slots / 2 + (self.problem.num_experts if redundant else 0)) > self.most_scores:
             return []
-        return self._points(_steps(self.problem, self.current_P))
+        return self._points(_steps(self.problem, self.start.phy2log_P))
 
     def walked(self, points: list[Point], most_moves: int) -> list[Point]:
         """The front with the maps on the way from each point to the next, by the best of the steps that lead there."""
@@ -142,7 +161,7 @@ class _Search:
         return front(found)
 
     def _points(self, rows: Iterable[Row]) -> list[Point]:
-        return [point_of(self.problem, self.current_P, row, ANNEAL) for row in rows]
+        return [point_of(self.problem, self.now, row, ANNEAL) for row in rows]
 
 
 def _steps(problem: LayerProblem, row: Row, goal_P: Row | None = None) -> Iterator[Row]:

@@ -29,7 +29,9 @@ class Solution:
         maps: A placement by name: the baselines and the result.
         train: An evaluation by name, on the requests that the solver saw.
         held_out: An evaluation by name, on the requests that the solver did not see; empty if none were held out.
-        current: The map that was in use, if one was given; `maps` then has the map as `current`.
+        current: The map that was in use, if one was given; `maps` then has the map as `current`, or where its cluster
+            had another size the map with the fewest copies as `fewest-copies`.
+        lost_ranks: Ranks of the current map whose weights are gone.
         parts: The maps on each part of the traffic: parts of a robust solve, else domains; None: there are none.
         robust: How the traffic was parted for a robust solve; None: the solve was a plain one.
     """
@@ -44,6 +46,7 @@ class Solution:
     holdout: float
     input_hash: str
     current: Placement | None = None
+    lost_ranks: tuple[int, ...] = ()
     parts: PartFigures | None = None
     robust: str | None = None
     _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -56,7 +59,9 @@ class Solution:
     def migration(self) -> MigrationPlan | None:
         """What has to be copied to get from the current map to the result; computed once."""
         if self.current is not None and "migration" not in self._known:
-            self._known["migration"] = migration_plan(self.current, self.placement, self.cluster)
+            self._known["migration"] = migration_plan(
+                self.current, self.placement, self.cluster, lost_ranks=self.lost_ranks
+            )
         return self._known.get("migration")
 
     def best_split(self) -> dict[str, npt.NDArray[np.float64]] | None:

@@ -9,19 +9,23 @@ options, holdout) unless a time limit is set, whatever runs the tasks.
   objective must be balance, and sends are NaN.
 - With a map in use the answer is a change of that map: nodes and GPUs that are alike are named so that few slots move,
   `options.max_moves` limits the moves, and `auto` and `anneal` are never worse than the map in use on the training
-  objective.
+  objective. Where that map was for a cluster of another size, the map of the new cluster with the fewest copies takes
+  its place.
 - A robust result is the map whose worst part of the traffic costs least, beside the plain map of the solver.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
+from typing import Any
 
 from placement.core.cluster import Cluster
-from placement.core.migration import check_fits
+from placement.core.migration import check_change
 from placement.core.placement import Placement
-from placement.errors import OptionError
+from placement.core.resize import Resized, resize
+from placement.errors import InfeasibleError, OptionError
 from placement.pipeline.layer_answer import FROM_CURRENT
 from placement.pipeline.run import BASELINES, begin, figures_by_part
 from placement.pipeline.solution import Solution
@@ -33,7 +37,7 @@ from placement.traces.trace import Trace
 from placement.workload.counted import CountedTrace
 from placement.workload.counts_file import ExpertCounts
 
-CURRENT = "current"
+CURRENT, FEWEST_COPIES = "current", "fewest-copies"
 ROBUST = "robust"
 MOST_DOMAINS = 32
 
@@ -44,6 +48,7 @@ def solve(
     options: Options | None = None,
     *,
     current: Placement | None = None,
+    lost_ranks: Sequence[int] = (),
     holdout: float | None = None,
     robust: str | None = None,
     by_domain: bool = False,
@@ -57,7 +62,8 @@ def solve(
         trace: A trace, a counted trace, or counts of experts.
         cluster: Where the experts go.
         options: What is best, and how long to look; None: the defaults.
-        current: A map in use, which the answer changes.
+        current: A map in use, which the answer changes; its cluster may have another size.
+        lost_ranks: Ranks of that map whose weights are gone, see `placement.core.resize.old_ranks_G`.
         holdout: Share of the requests; None: `choices.HOLDOUT`, or the share that a trace was counted with.
         robust: How the traffic is parted (`placement.traces.parts`), for a robust map.
         by_domain: Also measure the maps on every domain of the requests, where there are 2 to 32.
@@ -67,7 +73,8 @@ def solve(
     Raises:
         TraceError: The trace cannot be read, or has no tokens to fit or to hold out.
         OptionError: The options do not fit each other, the trace or the current map.
-        MapError: `current` is for another model or another shape of cluster.
+        MapError: `current` is for another model.
+        ClusterError: `lost_ranks` are none of the current map's, or too few for the cluster.
         InfeasibleError: No placement can satisfy what was asked.
         LimitError: No placement within the caps was found within the limit.
         WorkerError: A task of `engine` died again and again.
@@ -75,14 +82,23 @@ def solve(
     options = options or Options()
     source = source_of(trace)
     with begin(source, cluster, options, holdout, engine=engine, workers=workers, listener=listener) as run:
-        _check(source, cluster, options, current, robust)
+        _check(source, cluster, options, current, lost_ranks, robust)
         source = source if robust is not None else source.ready(run.holdout, options.seed, run.tasks, listener)
         parts = source.parts(robust) if robust is not None else domains_of(source) if by_domain else None
         train, held_out = source.split(run.holdout, options.seed, parts if robust is not None else None)
         workload = run.count(train, options.seed)
         first = options if robust is None else half_of_the_time(options)
-        maps, layers = run.fit(workload, cluster, first, baselines=BASELINES, current=current)
-        maps = maps if current is None else {CURRENT: current} | maps
+        before: dict[str, Placement] = {}
+        change: dict[str, Any] = {}
+        if current is not None and current.shape == cluster.shape and not lost_ranks:
+            before, change = {CURRENT: current}, {"current": current}
+        elif current is not None:
+            resized = resize(current, cluster, lost_ranks, workload.load_LE)
+            _check_least_moves(resized, options)
+            before = {FEWEST_COPIES: resized.start}
+            change = {"current": resized.start, "held_LGE": resized.held_LGE}
+        maps, layers = run.fit(workload, cluster, first, baselines=BASELINES, **change)
+        maps = before | maps
         name, objective_W = options.solver if robust is None else ROBUST, {}
         if robust is not None and parts is not None:
             from placement.pipeline.robust import solve_robust  # scipy's programs are loaded only for robust maps
@@ -101,18 +117,43 @@ def solve(
         holdout=run.holdout if held_out is not None else 0.0,
         input_hash=workload.digest(),
         current=current,
+        lost_ranks=tuple(lost_ranks),
         parts=figures_by_part(parts, measured, cluster, options, objective_W),
         robust=robust,
     )
 
 
-def _check(source: Source, cluster: Cluster, options: Options, current: Placement | None, robust: str | None) -> None:
+def _check(
+    source: Source,
+    cluster: Cluster,
+    options: Options,
+    current: Placement | None,
+    lost_ranks: Sequence[int],
+    robust: str | None,
+) -> None:
     if current is not None:
-        check_fits(current, source.model, cluster)
+        check_change(current, source.model, cluster)
+    if lost_ranks and current is None:
+        raise OptionError("lost_ranks names ranks of a map in use; give that map with --from FILE")
     check_moves(options, has_current=current is not None)
     if current is not None and robust is not None:
         raise OptionError("a robust map is a new map and starts from no current one; leave the current map out")
     source.check(options)
+
+
+def _check_least_moves(resized: Resized, options: Options) -> None:
+    """Raise InfeasibleError for limits that the copies which the new cluster needs at least exceed."""
+    least_L = resized.copies_L()
+    limits = (
+        ("max_moves", options.max_moves, int(least_L.sum()), "in all layers together"),
+        ("max_moves_per_layer", options.max_moves_per_layer, int(least_L.max()), "in one layer"),
+    )
+    for name, most, least, where in limits:
+        if most is not None and most < least:
+            raise InfeasibleError(
+                f"{name}={most} is too few: empty slots and lost experts need {least} copies at least {where}; give "
+                f"--{name.replace('_', '-')} {least} or more"
+            )
 
 
 def check_moves(options: Options, *, has_current: bool) -> None:

@@ -18,7 +18,7 @@ from placement.core.model import Model
 from placement.core.placement import Placement
 from placement.pipeline.layer_answer import Answer, LayerReport, solve_layer
 from placement.pipeline.move_budget import spend
-from placement.pipeline.move_front import Row
+from placement.pipeline.move_front import LayerInUse, Row
 from placement.solvers import get_solver
 from placement.solvers.layer_problems import layer_problem
 from placement.solvers.options import Options
@@ -38,6 +38,7 @@ def solve_workload(
     *,
     baselines: Sequence[str] = (),
     current: Placement | None = None,
+    held_LGE: npt.NDArray[np.bool_] | None = None,
     starts: Placement | None = None,
     home_S: npt.NDArray[np.int32] | None = None,
     executor: Executor,
@@ -48,6 +49,8 @@ def solve_workload(
 
     current: the map that is in use. The searches start from it too, and the answer is relabelled so that few slots move
     away from it, at most those that the options allow.
+    held_LGE: what every rank holds before the change, bool [L, G, E], where `current` does not say it: the map in use
+    was for a cluster of another size, see `placement.core.resize`.
     starts: maps that searches also start from.
     home_S: home node of each sampled token, int32 [S], -1: uniformly random; None: all are.
 
@@ -59,7 +62,7 @@ def solve_workload(
         needed = pieces_of(model.num_experts, cluster, options)
         compile_pieces(needed, workers=width(executor), listener=listener)
     deadlines = Deadlines(options.time_limit_s, model.num_layers, workers or width(executor))
-    task = partial(_solve_one, workload, cluster, options, tuple(baselines), current, starts, home_S)
+    task = partial(_solve_one, workload, cluster, options, tuple(baselines), current, held_LGE, starts, home_S)
     answers = side_by_side(task, executor, listener, deadlines, _objective)
     chosen = spend([answer.points for _, answer in answers], options.max_moves)
     rows_of = {name: [rows[name] for rows, _ in answers] for name in baselines}
@@ -79,6 +82,7 @@ def _solve_one(
     options: Options,
     baselines: Sequence[str],
     current: Placement | None,
+    held_LGE: npt.NDArray[np.bool_] | None,
     starts: Placement | None,
     home_S: npt.NDArray[np.int32] | None,
     layer: int,
@@ -89,8 +93,11 @@ def _solve_one(
     given = () if starts is None else (starts.phy2log_LP[layer],)
     problem = replace(problem, deadline=end_of(seconds), starts=given)
     rows = {name: get_solver(name).solve_layer(problem).phy2log_P for name in baselines}
-    current_P = None if current is None else current.phy2log_LP[layer]
-    return rows, solve_layer(problem, workload.model.layer_ids[layer], current_P)
+    now = None
+    if current is not None:
+        now = LayerInUse.of(current.phy2log_LP[layer], cluster, problem.num_experts)
+        now = now if held_LGE is None else replace(now, held_GE=held_LGE[layer])
+    return rows, solve_layer(problem, workload.model.layer_ids[layer], now)
 
 
 def side_by_side(

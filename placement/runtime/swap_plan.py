@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from placement.core.cluster import Cluster
-from placement.core.migration import MigrationPlan, migration_plan
+from placement.core.migration import MigrationPlan, check_fits, migration_plan
 from placement.core.placement import Placement
 from placement.core.relabel import relabel
 from placement.errors import OptionError
@@ -68,7 +68,8 @@ def swap_plan(
     Raises MapError for maps that do not fit, OptionError if one layer is too much for `staging_bytes`.
     """
     cluster = replace(cluster or Cluster.of(new), expert_bytes=expert_bytes)
-    migration_plan(current, new, cluster)  # raises for maps that do not fit
+    for placement in (current, new):
+        check_fits(placement, new.model, cluster)
     rows = [
         relabel(old, wanted, cluster, ranks=relabel_ranks)
         for old, wanted in zip(current.phy2log_LP, new.phy2log_LP, strict=True)

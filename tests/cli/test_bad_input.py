@@ -590,9 +590,6 @@ def test_map_for_another_model(
         ({"num_layers": 3}, (), "2 layers"),
         ({"top_k": 3}, (), "top-2"),
         ({"layer_ids": [1, 2]}, (), "0 to 1"),
-        ({}, ("--slots-per-gpu", 3), "2 slots a GPU"),
-        ({}, ("--gpus-per-node", 4), "2 nodes x 2 GPUs"),
-        ({}, ("--nodes", 4), "2 nodes x 2 GPUs"),
     ],
     ids=str,
 )
@@ -605,7 +602,7 @@ def test_current_map_that_does_not_fit(
     solve: Any,
     out: Path,
 ) -> None:
-    """A change starts from a map of the same model and cluster; what differs is told before the work."""
+    """A change starts from a map of the same model; what differs is told before the work."""
     folder = write_trace(out.parent / "other", **shape).folder
     refused(solve(folder, *options, "--from", sound_map), "the current map is for", told, "needed")
     assert files(out) == set()
@@ -623,11 +620,18 @@ def test_bad_current_maps(sound_map: Path, trace: Any, solve: Any, run_cli: Any,
     assert files(out) == set()
 
 
-def test_maps_of_two_clusters_have_no_diff(sound_map: Path, trace: Any, run_cli: Any, tmp_path: Path) -> None:
-    other = tmp_path / "other.json"
-    made = run_cli("solve", trace.folder, "-o", other, "--nodes", 4, "--gpus-per-node", 1, "--solver", "linear")
-    assert made.code == 0, made.stderr
-    refused(run_cli("diff", sound_map, other), "2 nodes x 2 GPUs", "4 nodes x 1 GPUs")
+@pytest.mark.parametrize("ranks", ["", "x", "1-", "-1", "3-1", "1,,2", "1-2-3", "9" * 30, "\N{SUPERSCRIPT TWO}"])
+def test_lost_ranks_that_are_no_list(ranks: str, sound_map: Path, run_cli: Any) -> None:
+    refused(run_cli("diff", sound_map, sound_map, f"--lost-ranks={ranks}"), "--lost-ranks", "spans")
+
+
+def test_lost_ranks_that_cannot_be(sound_map: Path, trace: Any, solve: Any, run_cli: Any, out: Path) -> None:
+    """Ranks that the map in use does not have, fewer than the smaller cluster leaves out, and none without a map."""
+    refused(run_cli("diff", sound_map, sound_map, "--lost-ranks", 4), "rank 4", "0 to 3")
+    fewer = ("--nodes", 1, "--gpus-per-node", 2, "--from", sound_map)
+    refused(solve(trace.folder, *fewer, "--lost-ranks", 1), "3 ranks", "1 more", "--lost-ranks")
+    refused(solve(trace.folder, "--lost-ranks", 1), "--from")
+    assert files(out) == set()
 
 
 def test_cap_out_of_reach_of_the_moves(tmp_path: Path, write_trace: Any, solve: Any, out: Path) -> None:

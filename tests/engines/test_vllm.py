@@ -88,7 +88,7 @@ def test_other_models_are_left_to_vllm(import_engine: Callable[..., Callable[[st
     import torch
 
     default = import_engine("vllm", POLICY, "vllm.distributed.eplb.policy.abstract")(POLICY).DefaultEplbPolicy
-    policy: Any = fixed_policy(small_placement(), default)
+    policy: Any = fixed_policy([small_placement()], default)
     ours = policy.rebalance_experts(torch.ones(2, 6), 8, 1, 2, 4)
     assert ours.dtype == torch.int64
     assert np.array_equal(ours.numpy(), small_placement().phy2log_LP)

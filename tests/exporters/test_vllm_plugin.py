@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import tomllib
+from dataclasses import replace
 from importlib import metadata
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from placement import Placement
 from placement.errors import InputError, MapError
 from placement.exporters import get_exporter
 from placement.exporters.vllm_plugin import VARIABLE, register
@@ -118,6 +121,57 @@ def test_the_first_step_rearranges_to_our_map(asked: Path, balancer: type[Balanc
     assert state.expert_rearrangement_step == 2999
     made = state.policy.rebalance_experts(np.ones((2, 6)), 8, 1, 2, 4)
     assert np.array_equal(made.numpy(), small_placement().phy2log_LP)
+
+
+def on(num_ranks: int, slots_per_gpu: int = 2, **other: Any) -> Placement:
+    """A map of the model of `small_placement` on other GPUs of one node."""
+    rows = np.arange(num_ranks * slots_per_gpu) % 6
+    shape = {"num_nodes": 1, "gpus_per_node": num_ranks, "slots_per_gpu": slots_per_gpu}
+    return Placement(model=replace(small_placement().model, **other), **shape, phy2log_LP=np.stack([rows, rows[::-1]]))
+
+
+def named(paths: list[Path], maps: list[Placement], monkeypatch: pytest.MonkeyPatch) -> None:
+    for path, placement in zip(paths, maps, strict=True):
+        path.write_bytes(get_exporter("vllm-plugin").export(placement).content)
+    monkeypatch.setenv(VARIABLE, os.pathsep.join(map(str, paths)))
+
+
+def test_elastic_sizes_have_a_map_each(
+    tmp_path: Path, balancer: type[Balancer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several files the one for as many GPUs counts: at start, after the group grew and shrank, and on a rank that
+    joins; a size without a map is left to vLLM's policy."""
+    pytest.importorskip("torch")
+    maps = [on(4), on(6), on(3)]
+    named([tmp_path / f"{one.num_ranks}.json" for one in maps], maps, monkeypatch)
+    register()
+    state = balancer()
+    state.add_model(model(), "config")
+    for one in maps:
+        made = state.policy.rebalance_experts(np.ones((2, 6)), one.num_slots, 1, 1, one.num_ranks)
+        assert np.array_equal(made.numpy(), one.phy2log_LP)
+    assert state.policy.rebalance_experts(np.ones((2, 6)), 10, 1, 1, 5) is None
+    balancer().add_model(model(num_physical_experts=12), "config")
+    with pytest.raises(MapError, match="num_physical_experts"):
+        balancer().add_model(model(num_physical_experts=10), "config")
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (on(6, 1), "keeps the slots of a GPU"),
+        (on(4), "4, 4 GPUs"),
+        (on(6, top_k=1), "another model"),
+    ],
+    ids=["slots", "size", "model"],
+)
+def test_maps_that_no_elastic_group_can_take(
+    other: Placement, told: str, tmp_path: Path, balancer: type[Balancer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM would go on with a map of its own, or break, where the sizes do not go together."""
+    named([tmp_path / "a.json", tmp_path / "b.json"], [on(4), other], monkeypatch)
+    with pytest.raises(MapError, match=told):
+        register()
 
 
 def test_a_model_that_drafts_is_no_reason_to_stop(asked: Path, balancer: type[Balancer]) -> None:

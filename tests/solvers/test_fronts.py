@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from placement.core.cluster import Cluster
 from placement.core.relabel import holds_GE, moved_P
 from placement.pipeline.move_budget import spend
-from placement.pipeline.move_front import Point, layer_front, point_of
+from placement.pipeline.move_front import LayerInUse, Point, layer_front, point_of
 from placement.solvers import get_solver
 from placement.solvers.annealing.anneal import search_of
 from placement.solvers.annealing.anneal_common import costs_of, incidence
@@ -29,7 +29,8 @@ Row = npt.NDArray[np.int32]
 def found(problem: LayerProblem, current_P: Row, **limits: int | None) -> list[Point]:
     problem = replace(problem, options=replace(problem.options, work_limit=4000, bound="none", **limits))
     solution = get_solver("auto").solve_layer(replace(problem, starts=(current_P,)))
-    return layer_front(problem, current_P, point_of(problem, current_P, solution.phy2log_P, solution.solver))
+    now = LayerInUse.of(current_P, problem.cluster, problem.num_experts)
+    return layer_front(problem, now, point_of(problem, now, solution.phy2log_P, solution.solver))
 
 
 def lowest_by_moves(problem: LayerProblem, current_P: Row) -> dict[int, float]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from placement.core.cluster import Cluster
-from placement.core.migration import MigrationPlan, migration_plan
+from placement.core.migration import MigrationPlan, check_fits, migration_plan
 from placement.documents.document import json_bytes
 from placement.documents.placement import load_placement
 from placement.errors import InputError
@@ -100,6 +100,7 @@ def plan_of(here: Service, placement: str, to: str) -> MigrationPlan:
     old_map, old_file = load_placement(_path(here, placement))
     new_map, new_file = load_placement(_path(here, to))
     described = new_file.described_cluster() or old_file.described_cluster() or Cluster(**new_file.cluster.sizes())
+    check_fits(old_map, new_map.model, described)
     return migration_plan(old_map, new_map, described)
 
 

@@ -2,8 +2,9 @@
 
 vLLM 0.33 has no option for an initial map. It loads weights in an order of its own and then, if EPLB is on, rearranges
 them by load. With the environment variable EXPERT_PLACEMENT_FILE set to a placement file, the plugin makes the first
-rearrangement come after the first forward pass and end in the map of that file, and every later one too. Without the
-variable it does nothing and loads nothing. Made for vLLM 0.33.0; see `start.py`.
+rearrangement come after the first forward pass and end in the map of that file, and every later one too. Several files
+(`four.json:six.json`) are maps for the sizes that elastic EP may take. Without the variable it does nothing and loads
+nothing. Made for vLLM 0.33.0; see `start.py`.
 """
 
 from __future__ import annotations

@@ -40,6 +40,8 @@ class VLLMPlugin:
                 f"VLLM_RAY_EXTRA_ENV_VARS_TO_COPY={VARIABLE}",
                 REPLICA_CHOICE,
                 STRATEGY,
+                f"with --enable-elastic-ep name a map for every size, each of {placement.slots_per_gpu} slots a GPU: "
+                f"{VARIABLE}=FILE:OTHER",
                 "weights move to their places after the first forward pass; on ROCm set use_async to true",
                 *layer_hints(placement, engine="vLLM", hidden=False),
             ),

@@ -11,8 +11,11 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import os
 import sys
+from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,9 +33,9 @@ log = logging.getLogger(f"vllm.{__name__}")  # below vLLM's own logger: its hand
 
 
 def start_from(path: str) -> None:
-    """Wrap vLLM's balancer. Raises InputError on a bad file and on a vLLM that has no such balancer."""
-    placement, _ = load_placement(path)
-    check_same_slots(placement, "vLLM")
+    """Wrap vLLM's balancer. `path` is one file, or several with `os.pathsep` between them, a map for each size that
+    elastic EP may take. Raises InputError on a bad file and on a vLLM that has no such balancer."""
+    placements = maps_by_size([path] if Path(path).exists() else path.split(os.pathsep))
     try:
         from vllm.distributed.eplb.eplb_state import EplbState
         from vllm.distributed.eplb.policy import DefaultEplbPolicy
@@ -41,7 +44,7 @@ def start_from(path: str) -> None:
     add_model = EplbState.add_model
     if hasattr(add_model, "placed_from"):
         return
-    policy = fixed_policy(placement, DefaultEplbPolicy)
+    policy = fixed_policy(placements, DefaultEplbPolicy)
     takes = inspect.signature(add_model)
     if not {"model", "model_name"} <= takes.parameters.keys():
         raise unknown(f"EplbState.add_model takes {', '.join(takes.parameters)}")
@@ -59,7 +62,7 @@ def start_from(path: str) -> None:
     def add_model_placed(self: Any, *args: Any, **kwargs: Any) -> None:
         given = takes.bind(self, *args, **kwargs).arguments
         if not str(given.get("model_name")).endswith("(draft)"):  # as vLLM calls the model that speculates
-            check_model(placement, given["model"], path)
+            check_model(placement_for(placements, given["model"]), given["model"], path)
             check_platform(self.parallel_config.eplb_config.use_async)
         add_model(self, *args, **kwargs)
         if missing := [name for name in STATE if not hasattr(self, name)]:
@@ -88,8 +91,35 @@ def unknown(what: str) -> InputError:
     )
 
 
-def fixed_policy(placement: Placement, default: Any) -> type:
-    """A policy, as vLLM's `AbstractEplbPolicy`, that answers with the map; for other models it is `default`.
+def maps_by_size(paths: Sequence[str]) -> list[Placement]:
+    """The maps of files. Raises InputError, MapError unless vLLM can go from each to the others: elastic EP changes
+    the number of GPUs, and leaves the slots of a GPU as they are."""
+    placements = [load_placement(path)[0] for path in paths]
+    for placement in placements:
+        check_same_slots(placement, "vLLM")
+    for placement, path in zip(placements[1:], paths[1:], strict=True):
+        if not placement.model.same_routing(placements[0].model):
+            raise MapError(f"{path} is for another model than {paths[0]}; give maps of one model")
+        if placement.slots_per_gpu != placements[0].slots_per_gpu:
+            raise MapError(
+                f"{path} has {placement.slots_per_gpu} slots a GPU, {paths[0]} has {placements[0].slots_per_gpu}; vLLM "
+                "keeps the slots of a GPU when its size changes: give maps with as many"
+            )
+    sizes = [placement.num_ranks for placement in placements]
+    if len(set(sizes)) < len(sizes):
+        raise MapError(f"the files are for {', '.join(map(str, sizes))} GPUs; give one map for each number of GPUs")
+    return placements
+
+
+def placement_for(placements: Sequence[Placement], model: Any) -> Placement:
+    """The map for as many slots as the model has, else the first."""
+    slots = getattr(model, "num_physical_experts", None)
+    return next((one for one in placements if one.num_slots == slots), placements[0])
+
+
+def fixed_policy(placements: Sequence[Placement], default: Any) -> type:
+    """A policy, as vLLM's `AbstractEplbPolicy`, that answers with the map for as many GPUs; for other models and sizes
+    it is `default`.
 
     Raises InputError if `default` is asked in another way.
     """
@@ -97,8 +127,10 @@ def fixed_policy(placement: Placement, default: Any) -> type:
     if asked is None or tuple(inspect.signature(asked).parameters) != ASKED:
         takes = "no method" if asked is None else ", ".join(inspect.signature(asked).parameters)
         raise unknown(f"{default.__name__}.rebalance_experts takes {takes}")
-    phy2log_LP = main_LP(placement).astype(np.int64)
-    mine = (len(phy2log_LP), placement.model.num_experts, placement.num_slots, placement.num_ranks)
+    known = {}
+    for one in placements:
+        phy2log_LP = main_LP(one).astype(np.int64)
+        known[len(phy2log_LP), one.model.num_experts, one.num_slots, one.num_ranks] = phy2log_LP
 
     class FixedPolicy(default):  # type: ignore[misc]
         @classmethod
@@ -112,11 +144,12 @@ def fixed_policy(placement: Placement, default: Any) -> type:
             old_global_expert_indices: Any = None,
         ) -> Any:
             """[layers, num_replicas]: logical expert of every slot, int64 on the CPU."""
-            if (*weight.shape, num_replicas, num_ranks) == mine:
+            size = (*weight.shape, num_replicas, num_ranks)
+            if size in known:
                 import torch
 
-                return torch.from_numpy(phy2log_LP.copy())
-            log.warning("a model of %s layers x experts is placed by vLLM's own policy", tuple(weight.shape))
+                return torch.from_numpy(known[size].copy())
+            log.warning("%s layers, experts, slots and GPUs have no map and are placed by vLLM's own policy", size)
             return super().rebalance_experts(
                 weight, num_replicas, num_groups, num_nodes, num_ranks, old_global_expert_indices
             )

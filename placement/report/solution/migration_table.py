@@ -6,10 +6,12 @@ import numpy as np
 from rich.table import Table
 
 from placement.core.migration import MigrationPlan
+from placement.core.resize import NEW
 from placement.report.drawing.numbers import human_bytes, number, percent, plural
 from placement.report.drawing.table import table_of
 
 MOST_ROWS = 24
+MOST_RUNS = 16
 
 
 def migration_line(plan: MigrationPlan) -> str:
@@ -17,11 +19,35 @@ def migration_line(plan: MigrationPlan) -> str:
     if not plan.num_moves:
         return "Nothing moves: every rank holds its experts already."
     slots = len(plan.layer_ids) * plan.cluster.num_slots
+    loaded = ""
+    if plan.num_loaded:
+        loaded = (
+            f" {plural(plan.num_loaded, 'slot')} of them, {human_bytes(plan.bytes_loaded)}, no rank can send any more: "
+            f"they come from the checkpoint, whose time is not counted."
+        )
     return (
         f"{plural(plan.num_moves, 'slot')} of {slots:,} move ({percent(plan.num_moves / slots)}): "
         f"{human_bytes(plan.bytes_between_nodes)} between nodes and {human_bytes(plan.bytes_within_nodes)} within, "
-        f"{number(plan.time_ms())} ms or more."
+        f"{number(plan.time_ms())} ms or more.{loaded}{_ranks(plan)}"
     )
+
+
+def _ranks(plan: MigrationPlan) -> str:
+    """Which ranks the new ones were before the change, where the cluster was resized."""
+    if plan.old_rank_G is None:
+        return ""
+    runs: list[tuple[int, int]] = []  # (first rank, how many)
+    for rank in plan.old_rank_G.tolist():
+        first, length = runs[-1] if runs else (NEW, 0)
+        if length and rank == (NEW if first == NEW else first + length):
+            runs[-1] = first, length + 1
+        else:
+            runs.append((rank, 1))
+    said = [
+        f"{length} empty" if first == NEW else str(first) if length == 1 else f"{first} to {first + length - 1}"
+        for first, length in runs
+    ]
+    return f" The ranks were before: {', '.join(said[:MOST_RUNS])}{', ...' if len(said) > MOST_RUNS else ''}."
 
 
 def migration_table(plan: MigrationPlan) -> Table:
@@ -30,14 +56,15 @@ def migration_table(plan: MigrationPlan) -> Table:
     table = table_of("\nlayer", *heads, caption=_caption(plan))
     table.columns[0].justify = "right"
     node_M = [rank // plan.cluster.gpus_per_node for rank in (plan.source_M, plan.target_M)]
+    sent_M = plan.sent_M
     size = plan.cluster.expert_bytes
     changed, moves = np.unique(plan.layer_M[plan.moves_M], return_counts=True)
     for layer, count in zip(changed[:MOST_ROWS].tolist(), moves.tolist(), strict=False):
         copies_NN = np.zeros_like(plan.bytes_NN)
-        mine = plan.moves_M & (plan.layer_M == layer)
+        mine = sent_M & (plan.layer_M == layer)
         np.add.at(copies_NN, (node_M[0][mine], node_M[1][mine]), 1)
         within = int(np.trace(copies_NN))
-        cells = (human_bytes((count - within) * size), human_bytes(within * size), _busiest(copies_NN * size))
+        cells = (human_bytes((int(mine.sum()) - within) * size), human_bytes(within * size), _busiest(copies_NN * size))
         table.add_row(str(plan.layer_ids[layer]), f"{count:,}", *cells)
     if len(changed) > MOST_ROWS:
         table.add_row("…", f"{plural(len(changed) - MOST_ROWS, 'more layer')}", style="dim")
