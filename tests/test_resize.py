@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from placement import Cluster, Model, Placement
 from placement.core.migration import CHECKPOINT, migration_plan
-from placement.core.resize import NEW, fewest_copies_P, held_GE, in_place_P, old_ranks_G, relabelled, resize
+from placement.core.resize import NEW, Resize, fewest_copies_P, old_ranks_G
 from placement.core.shape import Shape
 from placement.errors import ClusterError
 from placement.testing.problems import all_maps
@@ -108,18 +108,20 @@ def test_fewest_copies_of_all_maps(case: tuple[Placement, Cluster, tuple[int, ..
     current, cluster, lost, seed = case
     ranks = ranks_or_none(current, cluster, lost)
     load_LE = np.random.default_rng(seed).random((2, current.model.num_experts))
-    resized = resize(current, cluster, lost, load_LE)
-    plan = migration_plan(current, resized.start, cluster, lost_ranks=lost)
+    change = Resize.of(current, cluster, lost)
+    start = change.start(load_LE)
+    plan = migration_plan(current, start, cluster, lost_ranks=lost)
     fewest_L = []
-    for old_P, row in zip(current.phy2log_LP, resized.start.phy2log_LP, strict=True):
+    for old_P, row in zip(current.phy2log_LP, start.phy2log_LP, strict=True):
         before = holdings(old_P, current, ranks)
         every = all_maps(current.model.num_experts, cluster.num_ranks, cluster.slots_per_gpu)
         fewest_L.append(min(copies_to(one, before, cluster.slots_per_gpu) for one in every))
         assert copies_to(row, before, cluster.slots_per_gpu) == fewest_L[-1]
-    assert resized.copies_L().tolist() == fewest_L
+    assert change.fewest_copies_L().tolist() == fewest_L
     assert plan.num_moves == sum(fewest_L)
     if current.shape == cluster.shape and not lost:
-        assert np.array_equal(resized.start.phy2log_LP, current.phy2log_LP)
+        assert np.array_equal(start.phy2log_LP, current.phy2log_LP)
+        assert not change.resized
     if current.slots_per_gpu <= cluster.slots_per_gpu:
         assert not np.any(plan.source_M == plan.target_M)
 
@@ -135,7 +137,8 @@ def test_the_plan_makes_the_new_map(case: tuple[Placement, Cluster, tuple[int, .
     plan = migration_plan(current, new, cluster, lost_ranks=lost)
     document = json.loads(json.dumps(plan.document()))
     sent = loaded = 0
-    weights = np.stack([in_place_P(row, current, cluster, ranks) for row in current.phy2log_LP])
+    change = Resize.of(current, cluster, lost)
+    weights = np.stack([change.now_P(layer) for layer in range(2)])
     for layer_id, slot, expert, source, target in document["copies"]:
         layer = current.model.layer_ids.index(layer_id)
         before = holdings(current.phy2log_LP[layer], current, ranks)
@@ -169,7 +172,7 @@ def test_no_names_need_fewer_copies(case: tuple[Placement, Cluster, tuple[int, .
     current, cluster, lost, seed = case
     ranks = ranks_or_none(current, cluster, lost)
     new = made(current.model, cluster, np.random.default_rng(seed))
-    found = relabelled(current, new, cluster, lost)
+    found = Resize.of(current, cluster, lost).relabelled(new)
     for old_P, row, new_P in zip(current.phy2log_LP, found.phy2log_LP, new.phy2log_LP, strict=True):
         before = holdings(old_P, current, ranks)
         rank_GS = new_P.reshape(cluster.num_nodes, cluster.gpus_per_node, -1)
@@ -198,12 +201,12 @@ def test_from_four_ranks_to_six() -> None:
     model = Model(name="m", layer_ids=(0,), num_experts=16, top_k=1)
     current = Placement(model=model, **shape(1, 4, 4).sizes(), phy2log_LP=np.arange(16)[None])
     cluster = Cluster(num_nodes=1, gpus_per_node=6, slots_per_gpu=3, expert_bytes=10**6, intra_gbps=8.0)
-    resized = resize(current, cluster, (), np.arange(1, 17)[None])
-    plan = migration_plan(current, resized.start, cluster)
+    start = Resize.of(current, cluster).start(np.arange(1, 17)[None])
+    plan = migration_plan(current, start, cluster)
     assert plan.num_moves == 6 and plan.num_loaded == 0
     assert set(plan.target_M.tolist()) == {4, 5}
     # the two slots to spare hold second copies of the heaviest experts
-    assert sorted(np.flatnonzero(resized.start.copies_LE()[0] == 2).tolist()) == [14, 15]
+    assert sorted(np.flatnonzero(start.copies_LE()[0] == 2).tolist()) == [14, 15]
     assert plan.time_ms() == pytest.approx(3.0)  # three megabytes into each new rank, at 8 Gbit/s
 
 
@@ -212,8 +215,8 @@ def test_a_lost_rank_is_read_from_the_checkpoint() -> None:
     model = Model(name="m", layer_ids=(0,), num_experts=6, top_k=1)
     current = Placement(model=model, **shape(2, 2).sizes(), phy2log_LP=np.array([[0, 1, 2, 3, 4, 5, 0, 2]]))
     cluster = Cluster(num_nodes=1, gpus_per_node=3, slots_per_gpu=2, expert_bytes=10**6)
-    resized = resize(current, cluster, (1,), np.ones((1, 6)))
-    plan = migration_plan(current, resized.start, cluster, lost_ranks=(1,))
+    start = Resize.of(current, cluster, (1,)).start(np.ones((1, 6)))
+    plan = migration_plan(current, start, cluster, lost_ranks=(1,))
     # ranks 0, 2, 3 held {0, 1}, {4, 5}, {0, 2}; 3 is nowhere, and 0 is held twice
     assert plan.num_moves == 1
     assert plan.expert_M.tolist() == [3] and plan.source_M.tolist() == [CHECKPOINT]
@@ -222,10 +225,9 @@ def test_a_lost_rank_is_read_from_the_checkpoint() -> None:
 
 
 def test_an_expert_twice_on_a_rank_is_kept_once() -> None:
-    """A map that wastes a slot goes on without the waste."""
-    old, new = shape(1, 2, 3), Cluster(num_nodes=1, gpus_per_node=3, slots_per_gpu=2)
-    old_P = np.array([0, 0, 1, 2, 3, 2], dtype=np.int32)
-    ranks = old_ranks_G(old, new)
-    row = fewest_copies_P(held_GE(old_P, old, ranks, 4), in_place_P(old_P, old, new, ranks), new, np.ones(4))
-    assert [sorted(set(rank)) for rank in row.reshape(3, 2)[:2].tolist()] == [[0, 1], [2, 3]]
-    assert len(set(row[4:].tolist())) == 2
+    """What a rank holds counts once, so that a map that wastes a slot goes on without the waste."""
+    held_GE = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]], dtype=bool)
+    now_P = np.array([0, 0, 2, 3, -1, -1], dtype=np.int32)
+    cluster = Cluster(num_nodes=1, gpus_per_node=3, slots_per_gpu=2)
+    row = fewest_copies_P(held_GE, now_P, cluster, np.ones(4))
+    assert row[:4].tolist() == [0, 1, 2, 3] and len(set(row[4:].tolist())) == 2

@@ -26,7 +26,7 @@ def diff_command(
 ) -> None:
     """Show which weights have to be copied to get from one placement to another."""
     from placement.core.migration import migration_plan
-    from placement.core.resize import relabelled
+    from placement.core.resize import Resize
     from placement.documents.cluster_yaml import cluster_from_yaml
     from placement.documents.document import json_bytes
     from placement.documents.placement import cluster_of_change, load_placement, lost_before, save_placement
@@ -40,7 +40,7 @@ def diff_command(
     lost = lost_before(old_map, new_file) if lost_ranks is None else ranks_of(lost_ranks)
     plan = migration_plan(old_map, new_map, described, lost_ranks=lost)
     if relabel is not None:
-        new_map = relabelled(old_map, new_map, described, lost)
+        new_map = Resize.of(old_map, described, lost).relabelled(new_map)
         plan = migration_plan(old_map, new_map, described, lost_ranks=lost)
         changed = {"physical_to_logical": new_map.engine_LP().tolist(), "migration": plan.summary()}
         save_placement(relabel, new_file.document() | changed)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from placement.core.cluster import Cluster
 from placement.core.model import Model
 from placement.core.placement import Placement, check_same_slots
-from placement.core.resize import NEW, by_engine_G, held_GE, in_place_P, old_ranks_G
+from placement.core.resize import NEW, Resize, by_engine_G
 from placement.core.shape import Shape
 from placement.errors import MapError
 
@@ -195,18 +195,16 @@ def migration_plan(
     """
     check_change(current, new.model, cluster)
     check_fits(new, new.model, cluster, called="new")
-    old_rank_G = old_ranks_G(current, cluster, lost_ranks)
-    resized = current.shape != cluster.shape or NEW in old_rank_G
+    change = Resize.of(current, cluster, lost_ranks)
     node_G = cluster.node_of_rank_G()
     # links within nodes cost less than any between them, and those within a rank nothing
     cost_GG = np.where(node_G[:, None] == node_G, 1.0, 2.0 + cluster.node_cost_NN()[node_G[:, None], node_G])
     np.fill_diagonal(cost_GG, 0.0)
     copies = []  # (number of sources, layer, slot): those without a choice are settled first
-    for layer, (old_P, new_P) in enumerate(zip(current.phy2log_LP, new.phy2log_LP, strict=True)):
-        held = held_GE(old_P, current, old_rank_G, current.model.num_experts)
-        now_P = in_place_P(old_P, current, cluster, old_rank_G)
-        for slot in np.flatnonzero(now_P != new_P).tolist():
-            holders = np.flatnonzero(held[:, new_P[slot]])
+    for layer, new_P in enumerate(new.phy2log_LP):
+        held_GE = change.held_GE(layer)
+        for slot in np.flatnonzero(change.now_P(layer) != new_P).tolist():
+            holders = np.flatnonzero(held_GE[:, new_P[slot]])
             cost = cost_GG[holders, slot // cluster.slots_per_gpu]
             copies.append((layer, slot, holders[cost == cost.min(initial=np.inf)]))
     sent_G = np.zeros(cluster.num_ranks, dtype=np.int64)
@@ -227,7 +225,7 @@ def migration_plan(
         target_M=slot_M // cluster.slots_per_gpu,
         from_map=map_digest(current),
         to_map=map_digest(new),
-        old_rank_G=by_engine_G(current, cluster, old_rank_G) if resized else None,
+        old_rank_G=by_engine_G(current, cluster, change.old_rank_G) if change.resized else None,
     )
 
 

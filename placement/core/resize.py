@@ -74,84 +74,80 @@ def by_engine_G(old: Shape, new: Shape, old_rank_G: Ints) -> Ints:
     return np.asarray(told_G[np.argsort(new.engine_rank_G())])
 
 
-def held_GE(old_P: npt.NDArray[np.integer], old: Shape, old_rank_G: Ints, num_experts: int) -> Holds:
-    """Which rank of the new cluster holds which expert before the change, bool [G, E]."""
-    holds = holds_GE(old_P, old, num_experts)[np.maximum(old_rank_G, 0)]
-    return np.asarray(holds & (old_rank_G != NEW)[:, None])
-
-
-def in_place_P(old_P: npt.NDArray[np.integer], old: Shape, new: Shape, old_rank_G: Ints) -> Row:
-    """What every slot of the new cluster holds before the change, int32 [P]: slot s of a rank is its slot s before.
-
-    -1: nothing, for the rank is new or had fewer slots.
-    """
-    old_GS = np.asarray(old_P, dtype=np.int32).reshape(old.num_ranks, -1)
-    common = min(old.slots_per_gpu, new.slots_per_gpu)
-    found_GS = np.full((new.num_ranks, new.slots_per_gpu), -1, dtype=np.int32)
-    found_GS[:, :common] = old_GS[np.maximum(old_rank_G, 0), :common]
-    found_GS[old_rank_G == NEW] = -1
-    return found_GS.ravel()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resized:
-    """A map in use as a cluster of another size finds it.
+class Resize:
+    """A map in use as the cluster to come finds it.
 
     Attributes:
-        start: The map of the new cluster with the fewest copies.
-        held_LGE: What every rank of it holds before the change, bool [L, G, E].
-    """
-
-    start: Placement
-    held_LGE: Holds
-
-    def copies_L(self) -> Ints:
-        """Slots of every layer that no map of the new cluster can spare a copy, int64 [L]."""
-        rank_P = self.start.rank_of_slot_P()
-        pairs = zip(self.held_LGE, self.start.phy2log_LP, strict=True)
-        return np.array([int((~held[rank_P, row]).sum()) for held, row in pairs], dtype=np.int64)
-
-
-def resize(current: Placement, cluster: Cluster, lost_ranks: Sequence[int], load_LE: npt.NDArray[np.number]) -> Resized:
-    """The map in use, taken to a cluster of another size, see `old_ranks_G`.
-
-    Args:
         current: The map in use.
-        cluster: The cluster to come; it has room for the model.
-        lost_ranks: Ranks of the map in use whose weights are gone.
-        load_LE: Load of every expert, [L, E]: slots to spare go to the heaviest.
-
-    Raises:
-        ClusterError: As `old_ranks_G`.
+        cluster: The cluster to come.
+        old_rank_G: The number that each of its ranks has in the map in use, int64 [G]; NEW: the rank is empty.
     """
-    old_rank_G = old_ranks_G(current, cluster, lost_ranks)
-    held_LGE = np.stack([held_GE(row, current, old_rank_G, current.model.num_experts) for row in current.phy2log_LP])
-    rows = [
-        fewest_copies_P(held, in_place_P(row, current, cluster, old_rank_G), cluster, load_E)
-        for held, row, load_E in zip(held_LGE, current.phy2log_LP, np.asarray(load_LE, dtype=np.float64), strict=True)
-    ]
-    start = Placement(model=current.model, **cluster.sizes(), phy2log_LP=np.stack(rows))
-    return Resized(start=start, held_LGE=held_LGE)
 
+    current: Placement
+    cluster: Cluster
+    old_rank_G: Ints
 
-def relabelled(current: Placement, new: Placement, cluster: Cluster, lost_ranks: Sequence[int] = ()) -> Placement:
-    """The new map with nodes, GPUs and slots that are alike named so that the fewest copies lead there.
+    @staticmethod
+    def of(current: Placement, cluster: Cluster, lost_ranks: Sequence[int] = ()) -> Resize:
+        """With ranks as `old_ranks_G` says, which raises ClusterError."""
+        return Resize(current=current, cluster=cluster, old_rank_G=old_ranks_G(current, cluster, lost_ranks))
 
-    Args:
-        current: The map in use.
-        new: The map that replaces it.
-        cluster: The new map's cluster, whose speeds and links say what is alike.
-        lost_ranks: Ranks of the map in use whose weights are gone.
+    @property
+    def resized(self) -> bool:
+        """False where the clusters are alike and no rank is lost."""
+        return self.current.shape != self.cluster.shape or NEW in self.old_rank_G
 
-    Raises:
-        ClusterError: As `old_ranks_G`.
-    """
-    old_rank_G = old_ranks_G(current, cluster, lost_ranks)
-    rows = []
-    for old_P, new_P in zip(current.phy2log_LP, new.phy2log_LP, strict=True):
-        held = held_GE(old_P, current, old_rank_G, current.model.num_experts)
-        rows.append(relabel(in_place_P(old_P, current, cluster, old_rank_G), new_P, cluster, held_GE=held))
-    return replace(new, phy2log_LP=np.stack(rows))
+    def held_GE(self, layer: int) -> Holds:
+        """Which rank of the cluster to come holds which expert before the change, bool [G, E]."""
+        holds = holds_GE(self.current.phy2log_LP[layer], self.current, self.current.model.num_experts)
+        return np.asarray(holds[np.maximum(self.old_rank_G, 0)] & (self.old_rank_G != NEW)[:, None])
+
+    def held_LGE(self) -> Holds:
+        """The same of all layers, bool [L, G, E]."""
+        return np.stack([self.held_GE(layer) for layer in range(self.current.model.num_layers)])
+
+    def now_P(self, layer: int) -> Row:
+        """What every slot to come holds before the change, int32 [P]: slot s of a rank is its slot s before.
+
+        -1: nothing, for the rank is empty or had fewer slots.
+        """
+        old, new = self.current, self.cluster
+        common = min(old.slots_per_gpu, new.slots_per_gpu)
+        found_GS = np.full((new.num_ranks, new.slots_per_gpu), -1, dtype=np.int32)
+        old_GS = old.phy2log_LP[layer].reshape(old.num_ranks, -1)
+        found_GS[:, :common] = old_GS[np.maximum(self.old_rank_G, 0), :common]
+        found_GS[self.old_rank_G == NEW] = -1
+        return found_GS.ravel()
+
+    def fewest_copies_L(self) -> Ints:
+        """How many slots of every layer have to be filled at least, whatever the map to come, int64 [L]."""
+        slots, found = self.cluster.slots_per_gpu, []
+        for held in self.held_LGE():
+            kept = int(np.minimum(held.sum(axis=1), slots).sum())
+            without = self.current.model.num_experts - int(_one_rank_each(held, slots).sum())
+            found.append(max(self.cluster.num_slots - kept, without))
+        return np.array(found, dtype=np.int64)
+
+    def start(self, load_LE: npt.NDArray[np.number]) -> Placement:
+        """A map for the cluster to come with the fewest copies, see `fewest_copies_P`.
+
+        Args:
+            load_LE: Load of every expert, [L, E].
+        """
+        rows = [
+            fewest_copies_P(self.held_GE(layer), self.now_P(layer), self.cluster, np.asarray(load_E, dtype=np.float64))
+            for layer, load_E in enumerate(load_LE)
+        ]
+        return Placement(model=self.current.model, **self.cluster.sizes(), phy2log_LP=np.stack(rows))
+
+    def relabelled(self, new: Placement) -> Placement:
+        """The map to come with nodes, GPUs and slots that are alike named so that the fewest copies lead there."""
+        rows = [
+            relabel(self.now_P(layer), new_P, self.cluster, held_GE=self.held_GE(layer))
+            for layer, new_P in enumerate(new.phy2log_LP)
+        ]
+        return replace(new, phy2log_LP=np.stack(rows))
 
 
 def fewest_copies_P(held: Holds, now_P: Row, cluster: Cluster, load_E: npt.NDArray[np.float64]) -> Row:

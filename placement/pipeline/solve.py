@@ -19,12 +19,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import Any
+
+import numpy as np
 
 from placement.core.cluster import Cluster
 from placement.core.migration import check_change
 from placement.core.placement import Placement
-from placement.core.resize import Resized, resize
+from placement.core.resize import Resize
 from placement.errors import InfeasibleError, OptionError
 from placement.pipeline.layer_answer import FROM_CURRENT
 from placement.pipeline.run import BASELINES, begin, figures_by_part
@@ -82,23 +83,18 @@ def solve(
     options = options or Options()
     source = source_of(trace)
     with begin(source, cluster, options, holdout, engine=engine, workers=workers, listener=listener) as run:
-        _check(source, cluster, options, current, lost_ranks, robust)
+        change = _change(source, cluster, options, current, lost_ranks)
+        _check(source, options, current, robust)
         source = source if robust is not None else source.ready(run.holdout, options.seed, run.tasks, listener)
         parts = source.parts(robust) if robust is not None else domains_of(source) if by_domain else None
         train, held_out = source.split(run.holdout, options.seed, parts if robust is not None else None)
         workload = run.count(train, options.seed)
         first = options if robust is None else half_of_the_time(options)
-        before: dict[str, Placement] = {}
-        change: dict[str, Any] = {}
-        if current is not None and current.shape == cluster.shape and not lost_ranks:
-            before, change = {CURRENT: current}, {"current": current}
-        elif current is not None:
-            resized = resize(current, cluster, lost_ranks, workload.load_LE)
-            _check_least_moves(resized, options)
-            before = {FEWEST_COPIES: resized.start}
-            change = {"current": resized.start, "held_LGE": resized.held_LGE}
-        maps, layers = run.fit(workload, cluster, first, baselines=BASELINES, **change)
-        maps = before | maps
+        start, held_LGE = current, None
+        if change is not None and change.resized:
+            start, held_LGE = change.start(workload.load_LE), change.held_LGE()
+        maps, layers = run.fit(workload, cluster, first, baselines=BASELINES, current=start, held_LGE=held_LGE)
+        maps = maps if start is None else {CURRENT if held_LGE is None else FEWEST_COPIES: start} | maps
         name, objective_W = options.solver if robust is None else ROBUST, {}
         if robust is not None and parts is not None:
             from placement.pipeline.robust import solve_robust  # scipy's programs are loaded only for robust maps
@@ -123,27 +119,26 @@ def solve(
     )
 
 
-def _check(
-    source: Source,
-    cluster: Cluster,
-    options: Options,
-    current: Placement | None,
-    lost_ranks: Sequence[int],
-    robust: str | None,
-) -> None:
-    if current is not None:
-        check_change(current, source.model, cluster)
-    if lost_ranks and current is None:
-        raise OptionError("lost_ranks names ranks of a map in use; give that map with --from FILE")
+def _check(source: Source, options: Options, current: Placement | None, robust: str | None) -> None:
     check_moves(options, has_current=current is not None)
     if current is not None and robust is not None:
-        raise OptionError("a robust map is a new map and starts from no current one; leave the current map out")
+        raise OptionError("robust looks for a new map and knows no current one; leave --from or --robust out")
     source.check(options)
 
 
-def _check_least_moves(resized: Resized, options: Options) -> None:
-    """Raise InfeasibleError for limits that the copies which the new cluster needs at least exceed."""
-    least_L = resized.copies_L()
+def _change(
+    source: Source, cluster: Cluster, options: Options, current: Placement | None, lost_ranks: Sequence[int]
+) -> Resize | None:
+    """What the cluster makes of the map in use. Raises MapError, ClusterError, OptionError, and InfeasibleError where
+    limits are below the copies that it needs at least."""
+    if current is None:
+        if lost_ranks:
+            raise OptionError("lost_ranks names ranks of a map in use; give that map with --from FILE")
+        return None
+    check_change(current, source.model, cluster)
+    change = Resize.of(current, cluster, lost_ranks)
+    limited = options.moves_limited and change.resized
+    least_L = change.fewest_copies_L() if limited else np.zeros(1, dtype=np.int64)
     limits = (
         ("max_moves", options.max_moves, int(least_L.sum()), "in all layers together"),
         ("max_moves_per_layer", options.max_moves_per_layer, int(least_L.max()), "in one layer"),
@@ -154,6 +149,7 @@ def _check_least_moves(resized: Resized, options: Options) -> None:
                 f"{name}={most} is too few: empty slots and lost experts need {least} copies at least {where}; give "
                 f"--{name.replace('_', '-')} {least} or more"
             )
+    return change
 
 
 def check_moves(options: Options, *, has_current: bool) -> None:

@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.core.cluster import Cluster
+from placement.core.model import Model
+from placement.core.placement import Placement
 from placement.core.relabel import holds_GE, moved_P
+from placement.core.resize import Resize
 from placement.pipeline.move_budget import spend
 from placement.pipeline.move_front import LayerInUse, Point, layer_front, point_of
 from placement.solvers import get_solver
@@ -79,6 +82,39 @@ def test_fronts_are_nearly_the_best() -> None:
         for most in range(1, 7):
             possible += lowest[0] - min(value for moves, value in lowest.items() if moves <= most)
             gained += lowest[0] - [one.score.objective for one in points if one.moves <= most][-1]
+    assert possible > 0.2
+    assert 0.95 * possible <= gained <= possible + 1e-9
+
+
+def test_fronts_of_resized_clusters_are_nearly_the_best() -> None:
+    """From a map of 3 ranks to 4, with fewer slots, more or as many: the front begins at the fewest copies of any map,
+    and 95% of what further copies can gain is gained."""
+    possible = gained = 0.0
+    model = Model(name="m", layer_ids=(0,), num_experts=5, top_k=2)
+    for seed, (old_slots, slots) in product(range(2), ((2, 2), (3, 2), (2, 3))):
+        cluster = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=slots)
+        problem = random_problem(5, 2, cluster, num_tokens=40, seed=seed)
+        before = Cluster(num_nodes=1, gpus_per_node=3, slots_per_gpu=old_slots)
+        old_P = Eplb().solve_layer(random_problem(5, 2, before, skew=1.0, seed=seed + 9)).phy2log_P
+        change = Resize.of(Placement(model=model, **before.sizes(), phy2log_LP=old_P[None]), cluster)
+        held_GE = change.held_GE(0)
+        now = LayerInUse(phy2log_P=change.start(problem.load_E[None]).phy2log_LP[0], held_GE=held_GE)
+        options = replace(problem.options, work_limit=4000, bound="none", max_moves=99)
+        problem = replace(problem, options=options, starts=(now.phy2log_P,))
+        solution = get_solver("auto").solve_layer(problem)
+        points = layer_front(problem, now, point_of(problem, now, solution.phy2log_P, solution.solver))
+        lowest: dict[int, float] = {}
+        for row in all_maps(5, 4, slots):
+            moves = int((~held_GE[cluster.rank_of_slot_P(), row]).sum())
+            lowest[moves] = min(lowest.get(moves, np.inf), problem.score(row).objective)
+        fewest = int(change.fewest_copies_L()[0])
+        assert points[0].moves == fewest == min(lowest)
+        for most in range(fewest, fewest + 6):
+            best = min(value for moves, value in lowest.items() if moves <= most)
+            got = [one.score.objective for one in points if one.moves <= most][-1]
+            assert got >= best - 1e-9
+            worst = problem.score(now.phy2log_P).objective
+            possible, gained = possible + worst - best, gained + worst - got
     assert possible > 0.2
     assert 0.95 * possible <= gained <= possible + 1e-9
 
