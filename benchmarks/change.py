@@ -19,7 +19,7 @@ from machine import describe_machine
 from placement import Cluster, Options, Trace, count, evaluate, open_trace, solve
 from placement.pipeline.layer_answer import solve_layer
 from placement.pipeline.move_budget import spend
-from placement.pipeline.move_front import Point
+from placement.pipeline.move_front import LayerInUse, Point
 from placement.solvers.layer_problems import layer_problem
 from placement.support.parallel import make_executor, run_tasks
 from placement.traces.split import split_requests
@@ -77,7 +77,8 @@ def row(
 
         def front_of(layer: int) -> list[Point]:
             problem = layer_problem(workload, cluster, replace(options, max_moves=slots), layer)
-            return solve_layer(problem, model.layer_ids[layer], current.phy2log_LP[layer]).points
+            now = LayerInUse.of(current.phy2log_LP[layer], cluster, model.num_experts)
+            return solve_layer(problem, model.layer_ids[layer], now).points
 
         # what `solve` does, but once for all budgets
         fronts = run_tasks(front_of, range(model.num_layers), executor)
