@@ -255,3 +255,19 @@ def cluster_from_options(
         slots_per_gpu=slots_per_gpu,
         redundant_experts=redundant_experts,
     )
+
+
+def report_trace(folder: Path, num_tokens: int, json_output: bool) -> None:
+    """Say that a trace was written."""
+    if json_output:
+        print_json({"folder": str(folder), "num_tokens": num_tokens})
+    else:
+        say_trace(folder, num_tokens)
+
+
+def say_trace(folder: Path, num_tokens: int) -> None:
+    from placement.report.drawing.numbers import plural
+
+    stdout_console().print(
+        f"wrote {folder}: {plural(num_tokens, 'token')}", highlight=False, markup=False, soft_wrap=True
+    )

@@ -23,19 +23,22 @@ from placement.cli.shared import (
     open_input,
     print_json,
     progress_listener,
+    report_trace,
+    say_trace,
     stdout_console,
 )
+from placement.cli.synth import synth_command
 from placement.core.choices import HOLDOUT, STUDIES
 from placement.errors import OptionError
 from placement.support.atomic_files import write_atomic
 from placement.support.progress import Progress
-from placement.traces.synthetic.presets import PRESETS, TraceShape, custom_shape, preset
 
 if TYPE_CHECKING:
     from placement.workload.counted import CountedTrace
 
 app = Commands(cls=PanelGroup, help="Describe, convert, count, split, merge and make traces.", no_args_is_help=True)
 app.command("convert")(convert_command)
+app.command("synth")(synth_command)
 
 Output = Annotated[Path, new_folder("-o", "--output", help="Folder to make; nothing is overwritten.")]
 
@@ -137,7 +140,7 @@ def split_command(
         print_json({name: {"folder": str(output / name), "num_tokens": size} for name, size in sizes.items()})
         return
     for name, size in sizes.items():
-        _say_written(output / name, size)
+        say_trace(output / name, size)
 
 
 @app.command("count")
@@ -197,65 +200,7 @@ def merge_command(
         return
     trace = open_trace(traces)
     num_tokens = merge_traces(trace.without_drafts() if without_drafts else trace, output)
-    _report(output, num_tokens, json_output)
-
-
-@app.command("synth")
-def synth_command(
-    output: Output,
-    tokens: Annotated[int, typer.Option(help="Tokens, those of prompts included.")] = 100_000,
-    requests: Annotated[int, typer.Option(help="Requests that they belong to.")] = 400,
-    preset_name: Annotated[
-        str | None, typer.Option("--preset", help=f"Shape of a known model: {', '.join(PRESETS)}.")
-    ] = None,
-    layers: Annotated[int | None, typer.Option(help="MoE layers, instead of --preset.")] = None,
-    experts: Annotated[int | None, typer.Option(help="Experts of a layer, instead of --preset.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Experts that a token visits, instead of --preset.")] = None,
-    group_limit: Annotated[
-        bool, typer.Option("--group-limit/--no-group-limit", help="Keep the group limit of a preset that has one.")
-    ] = True,
-    weights: Annotated[bool, typer.Option("--weights", help="Also write router weights.")] = False,
-    seed: Seed = 0,
-    workers: Workers = None,
-    json_output: Json = False,
-) -> None:
-    """Make a synthetic trace that resembles real ones in load, co-activation, domains and persistence."""
-    from placement.support.parallel import make_executor
-    from placement.traces.synth import write_synthetic
-
-    shape = _shape(preset_name, layers, experts, top_k)
-    with make_executor(workers) as executor:
-        num_tokens = write_synthetic(
-            output,
-            shape if group_limit else shape.without_group_limit(),
-            num_tokens=tokens,
-            num_requests=requests,
-            seed=seed,
-            weights=weights,
-            executor=executor,
-        )
-    _report(output, num_tokens, json_output)
-
-
-def _shape(name: str | None, layers: int | None, experts: int | None, top_k: int | None) -> TraceShape:
-    sizes = {"--layers": layers, "--experts": experts, "--top-k": top_k}
-    given = [option for option, value in sizes.items() if value is not None]
-    if name is not None and given:
-        raise OptionError(f"{', '.join(given)} and --preset both describe the model; give either")
-    if name is not None:
-        return preset(name)
-    if layers is None or experts is None or top_k is None:
-        raise OptionError(
-            f"the model's shape is missing; give --preset ({', '.join(PRESETS)}) or --layers, --experts and --top-k"
-        )
-    return custom_shape(layers, experts, top_k)
-
-
-def _report(output: Path, num_tokens: int, json_output: bool) -> None:
-    if json_output:
-        print_json({"folder": str(output), "num_tokens": num_tokens})
-    else:
-        _say_written(output, num_tokens)
+    report_trace(output, num_tokens, json_output)
 
 
 def _report_counts(output: Path, counted: CountedTrace, known: int, json_output: bool) -> None:
@@ -273,12 +218,4 @@ def _report_counts(output: Path, counted: CountedTrace, known: int, json_output:
         highlight=False,
         markup=False,
         soft_wrap=True,
-    )
-
-
-def _say_written(folder: Path, num_tokens: int) -> None:
-    from placement.report.drawing.numbers import plural
-
-    stdout_console().print(
-        f"wrote {folder}: {plural(num_tokens, 'token')}", highlight=False, markup=False, soft_wrap=True
     )

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,9 @@ import numpy.typing as npt
 from placement.errors import OptionError
 from placement.traces.format import SHARD_TOKENS, RequestEntry
 from placement.traces.storage.shard_writer import TokenPiece
+from placement.traces.synthetic.likeness import RANK, Likeness
 from placement.traces.synthetic.presets import TraceShape
+from placement.traces.synthetic.strengths import Strengths
 from placement.traces.synthetic.synth_kernels import smooth
 from placement.traces.synthetic.synth_requests import SyntheticRequests, plan_requests
 from placement.traces.synthetic.synth_router import (
@@ -34,7 +38,6 @@ from placement.traces.synthetic.synth_router import (
     PLAN,
     REQUEST,
     TOPICS,
-    Strengths,
     SyntheticRouter,
     generator_of,
     normal,
@@ -52,6 +55,7 @@ def synthesize(
     num_categories: int = 12,
     weights: bool = False,
     strengths: Strengths | None = None,
+    like: Likeness | None = None,
     executor: Executor | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[tuple[RequestEntry, ...], Iterator[TokenPiece]]:
@@ -67,7 +71,8 @@ def synthesize(
         num_domains: Domains of the requests.
         num_categories: Categories of each domain.
         weights: Also give router weights, the softmax over a token's top-k logits.
-        strengths: How much domains, requests and tokens decide; None: as measured on a real trace.
+        strengths: How much domains, requests and tokens decide; None: those of the shape.
+        like: Loads and pairs of experts to resemble, of the model of the shape.
         executor: Makes pieces side by side; None: one after another.
         progress: Called with the tokens of each piece.
 
@@ -77,9 +82,12 @@ def synthesize(
     if seed < 0:
         raise OptionError(f"seed={seed} must not be negative")
     requests = plan_requests(generator_of(seed, PLAN), num_tokens, num_requests, num_domains, num_categories)
-    strengths = strengths or Strengths()
+    strengths = strengths or shape.strengths
+    if like is not None and like.pairs_L is not None:
+        rank = min(RANK, shape.model.num_experts)
+        strengths = replace(strengths, context_rank=rank, token_rank=rank, rank_growth=0.0)
     topics = _Topics(requests, num_domains, num_categories, strengths, shape.model.num_experts, seed)
-    router = SyntheticRouter(shape, strengths, seed)
+    router = SyntheticRouter(shape, strengths, seed, like)
     router.balance(topics.pilot(), executor)
     return requests.entries, _pieces(router, topics, weights, executor, progress)
 
@@ -92,6 +100,7 @@ def write_synthetic(
     num_requests: int,
     seed: int = 0,
     weights: bool = False,
+    like: Likeness | None = None,
     executor: Executor | None = None,
 ) -> int:
     """Write a synthetic trace to the new folder `out_dir`; its manifest says that it is one. Returns the tokens.
@@ -104,9 +113,18 @@ def write_synthetic(
     """
     with new_folder(out_dir) as folder:
         requests, pieces = synthesize(
-            shape, num_tokens=num_tokens, num_requests=num_requests, seed=seed, weights=weights, executor=executor
+            shape,
+            num_tokens=num_tokens,
+            num_requests=num_requests,
+            seed=seed,
+            weights=weights,
+            like=like,
+            executor=executor,
         )
-        extras = {"source": "synthetic", "synthetic": {"seed": seed, "groups_per_token": shape.groups_per_token or 0}}
+        made: dict[str, Any] = {"seed": seed, "groups_per_token": shape.groups_per_token or 0}
+        if like is not None:
+            made["like"] = like.model.name
+        extras = {"source": "synthetic", "synthetic": made}
         return write_trace(folder, pieces, model=shape.model, requests=requests, extras=extras)
 
 

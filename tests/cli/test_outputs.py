@@ -17,7 +17,19 @@ from placement.cli import app
 ABSENT = "no-such-input"
 # parameters of commands that name what is read; a path that is none of them must be declared as an output
 INPUTS = {
-    *("traces", "fitted_on", "load", "recording", "file", "folder", "checkpoint", "placement", "maps", "map_file"),
+    *(
+        "traces",
+        "fitted_on",
+        "load",
+        "recording",
+        "file",
+        "folder",
+        "checkpoint",
+        "placement",
+        "maps",
+        "map_file",
+        "like",
+    ),
     *("current", "new", "cluster", "grouping", "token_file", "traces_folder", "scope", "traces_store"),
     "data",  # the folder of the service: read and written, made at its start
 }

@@ -14,7 +14,7 @@ from fuzz_checkpoints import applied_file, checkpoint_file, checkpoint_index
 from fuzz_maps import cluster_file, engine_map, grouping_file, placement_file
 from fuzz_recordings import logical_count, recorded
 from fuzz_service import archive, request_body
-from fuzz_traces import counted_file, counts_file, trace_file
+from fuzz_traces import counted_file, counts_file, pair_file, trace_file
 
 
 def _table() -> dict[str, Callable[[], Target]]:
@@ -65,6 +65,7 @@ def _table() -> dict[str, Callable[[], Target]]:
         "trace-shard-short": lambda: trace_file("shard-00000.safetensors", short=True),
         "counts-npy": lambda: counts_file(".npy"),
         "counts-npz": lambda: counts_file(".npz"),
+        "pair-file": pair_file,
         "counted-manifest": lambda: counted_file("counts.json"),
         "counted-arrays": lambda: counted_file("counts.safetensors"),
         "counted-arrays-short": lambda: counted_file("counts.safetensors", short=True),

@@ -9,6 +9,8 @@ import numpy as np
 from fuzz_base import COUNTED_EXPERTS, Seeds, Target, folder, refusing
 from safetensors.numpy import save
 
+from placement.documents.pair_file import read_pairs
+from placement.traces.synthetic.likeness import Likeness
 from placement.traces.trace import open_trace
 from placement.workload.count import count
 from placement.workload.counts_file import read_counts, write_counts
@@ -97,3 +99,24 @@ def counted_file(part: str, *, short: bool = False) -> Target:
 
     kind = "json" if part.endswith(".json") else "safetensors"
     return Target(run=run, seeds=lambda: {"sound": _counted_files(short)[part]}, kind=kind)
+
+
+def pair_file() -> Target:
+    def run(data: bytes) -> None:
+        with folder() as base, refusing():
+            (base / "pairs.json").write_bytes(data)
+            like = Likeness.of(read_pairs(base / "pairs.json"))
+            if like.model.num_experts <= COUNTED_EXPERTS:
+                for pairs in like.pairs_L or ():
+                    pairs.vectors_RE(like.model.num_experts)
+
+    def seeds() -> Seeds:
+        layer = {"layer": 1, "heat": [40, 60, 30, 20, 50], "pairs": [[0, 1, 36, 1.5], [3, 2, 12, 2.0]]}
+        whole = {"model": "tiny", "n_expert_per_layer": 5, "k": 2, "n_decode_tokens": 100}
+        bare = {"layer": 4, "heat": [0, 100, 0, 100, 0]}
+        return {
+            "sound": json.dumps(whole | {"quant": "Q4", "layers": [layer | {"clusters": [[0]]}, bare]}).encode(),
+            "loads": json.dumps(whole | {"layers": [bare]}).encode(),
+        }
+
+    return Target(run=run, seeds=seeds, kind="json")

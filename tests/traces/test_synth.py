@@ -53,11 +53,16 @@ def test_presets_have_the_published_shapes() -> None:
         "mixtral": (32, 8, 2),
         "gpt-oss-20b": (24, 32, 4),
         "gpt-oss-120b": (36, 128, 4),
+        "qwen3-30b": (48, 128, 8),
         "qwen3-235b": (94, 128, 8),
+        "qwen3-next": (48, 512, 10),
+        "gemma-4-26b": (30, 128, 8),
+        "glm-5.2": (75, 256, 8),
         "deepseek-v3": (58, 256, 8),
         "deepseek-v4-pro": (61, 384, 6),
     }
     assert preset("deepseek-v3").model.layer_ids == tuple(range(3, 61))
+    assert preset("glm-5.2").model.layer_ids == tuple(range(3, 78))
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_workers_and_another_seed_other_ones(tmp_path: Path) -> None:

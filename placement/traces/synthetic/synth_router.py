@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,46 +10,17 @@ import numpy.typing as npt
 
 from placement.support.parallel import run_tasks
 from placement.traces.format import id_dtype
+from placement.traces.synthetic.likeness import Likeness, pair_share
 from placement.traces.synthetic.presets import TraceShape
+from placement.traces.synthetic.strengths import MOST_SHARE, Strengths
 from placement.traces.synthetic.synth_kernels import GUMBEL, route
 
 PLAN, TOPICS, LAYER, REQUEST, PILOT = range(5)
 PILOT_TOKENS = 2_048
 BALANCE_STEPS = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Strengths:
-    """Standard deviations of what parts of the context and the token add to a logit, next to Gumbel noise of scale 1.
-
-    popularity                half the range of the logarithms of the loads that the experts have in the long run
-    context_rank, token_rank  dimensions of the two latents for 32 experts: the fewer, the more co-activation
-    features                  dimensions of a latent that an expert reads
-    memory                    correlation of the drifting process from one token to the next
-    ramp                      the gain of the context is min(1, (layer + 1) / ramp)
-    """
-
-    popularity: float = 1.2
-    domain: float = 3.4
-    category: float = 1.0
-    request: float = 8.6
-    process: float = 10.0
-    token: float = 5.6
-    context_rank: int = 5
-    token_rank: int = 5
-    features: int = 2
-    memory: float = 0.6
-    ramp: float = 3.0
-
-    def ranks(self, num_experts: int) -> tuple[int, int]:
-        """Dimensions of the context and of the token's own latent: in proportion to the root of the experts."""
-        grown = np.sqrt(num_experts / 32)
-        return max(2, round(self.context_rank * grown)), max(2, round(self.token_rank * grown))
-
-    def scale(self, gain: float) -> float:
-        """Standard deviation of a logit in a layer with this gain of the context."""
-        context = gain * math.hypot(self.domain, self.category, self.request, self.process)
-        return math.hypot(context, self.token, 1.0)
+BALANCE_PACE, FIT_PACE = 1.0, 0.625  # strong pairs make long steps overshoot
+WEAKEST, STRONGEST, STRONGER = 0.5, 64.0, 1.6  # how far pairs may decide, and what is tried after what
+FIT_STEPS = 6  # of balance for each strength that is tried
 
 
 def generator_of(seed: int, *path: int) -> np.random.Generator:
@@ -69,25 +38,34 @@ class SyntheticRouter:
     weight_LRE float32, how the experts read the latents
     """
 
-    def __init__(self, shape: TraceShape, strengths: Strengths, seed: int) -> None:
+    def __init__(self, shape: TraceShape, strengths: Strengths, seed: int, like: Likeness | None = None) -> None:
         model = shape.model
+        self.like = like
         sizes = (model.num_layers, model.num_experts)
         ranks = strengths.ranks(model.num_experts)
         self.shape = shape
         self.bias_LE = np.zeros(sizes, dtype=np.float32)
         self.target_LE = np.empty(sizes, dtype=np.float64)
         self.weight_LRE = np.empty((sizes[0], sum(ranks), sizes[1]), dtype=np.float32)
-        self.scale_L = np.empty(sizes[0])
+        self.scale_LE = np.empty(sizes)
         self.key_L = np.empty(sizes[0], dtype=np.uint64)
         for layer in range(sizes[0]):
             generator = generator_of(seed, LAYER, layer)
-            spread_E = np.exp(strengths.popularity * generator.permutation(np.linspace(-1, 1, sizes[1])))
-            self.target_LE[layer] = np.minimum(spread_E / spread_E.mean() * model.top_k / sizes[1], 0.9)
+            spread_E = generator.permutation(strengths.loads_E(sizes[1]))
+            self.target_LE[layer] = np.minimum(spread_E / spread_E.mean() * model.top_k / sizes[1], MOST_SHARE)
             gain = min(1.0, (layer + 1) / strengths.ramp)
             context, token = (_loadings(generator, rank, sizes[1], strengths.features) for rank in ranks)
             self.weight_LRE[layer] = np.concatenate([context * gain, token * strengths.token])
-            self.scale_L[layer] = strengths.scale(gain)
+            self.scale_LE[layer] = strengths.scale(gain)
             self.key_L[layer] = generator.integers(2**64, dtype=np.uint64)
+        if like is not None:
+            self.target_LE = np.clip(like.share_LE, 0.5 / like.num_tokens, MOST_SHARE)
+        if like is not None and like.pairs_L is not None:
+            total = np.hypot(strengths.context(), strengths.token)
+            for layer, pairs in enumerate(like.pairs_L):
+                vectors_RE = pairs.vectors_RE(sizes[1])
+                self.weight_LRE[layer] = np.concatenate([vectors_RE, vectors_RE * strengths.token]) / total
+                self.scale_LE[layer] = np.sqrt((vectors_RE**2).sum(axis=0))
 
     def balance(self, pilot_TR: npt.NDArray[np.float32], executor: Executor | None) -> None:
         """Set the bias so that the loads of the pilot tokens come near the target: what the balancing of training does.
@@ -95,14 +73,41 @@ class SyntheticRouter:
         Without it, models of many experts would have dead ones and few that take all, as no trained model has.
         """
 
-        def balance_layer(layer: int) -> None:
-            for step in range(BALANCE_STEPS):
-                ids_TK, _ = self._route(pilot_TR, layer, -len(pilot_TR))
-                share_E = np.bincount(ids_TK.ravel(), minlength=self.bias_LE.shape[1]) / len(pilot_TR)
-                missing_E = np.log(self.target_LE[layer] / np.maximum(share_E, self.target_LE[layer] / 20))
-                self.bias_LE[layer] += self.scale_L[layer] * (0.4 - 0.3 * step / BALANCE_STEPS) * missing_E
+        run_tasks(lambda layer: self._balance(layer, pilot_TR), range(len(self.bias_LE)), executor)
 
-        run_tasks(balance_layer, range(len(self.bias_LE)), executor)
+    def _balance(self, layer: int, pilot_TR: npt.NDArray[np.float32]) -> None:
+        if self.like is None or self.like.pairs_L is None:
+            self._near_target(layer, pilot_TR, BALANCE_STEPS, BALANCE_PACE)
+            return
+        pairs = self.like.pairs_L[layer]
+        unit_RE, unit_E = self.weight_LRE[layer].copy(), self.scale_LE[layer].copy()
+        self.scale_LE[layer] = 1.0
+        strength, share, before = WEAKEST, 0.0, (0.0, 0.0)  # the logarithm of the strength, and the share with it
+
+        def set_strength(strength: float) -> None:
+            scale_E = np.hypot(unit_E * strength, 1.0)
+            self.bias_LE[layer] *= scale_E / self.scale_LE[layer]
+            self.weight_LRE[layer], self.scale_LE[layer] = unit_RE * np.float32(strength), scale_E
+
+        while True:
+            set_strength(strength)
+            self._near_target(layer, pilot_TR, FIT_STEPS, FIT_PACE)
+            ids_TK, _ = self._route(pilot_TR, layer, -len(pilot_TR))
+            share = pair_share(ids_TK, pairs.pair_M2, self.bias_LE.shape[1])
+            if share >= pairs.share or strength >= STRONGEST:
+                break
+            before, strength = (np.log(strength), share), strength * STRONGER
+        if strength > WEAKEST and share > pairs.share:  # between the last two
+            part = (pairs.share - before[1]) / (share - before[1])
+            set_strength(np.exp(before[0] + part * np.log(STRONGER)))
+        self._near_target(layer, pilot_TR, BALANCE_STEPS, FIT_PACE)
+
+    def _near_target(self, layer: int, pilot_TR: npt.NDArray[np.float32], steps: int, pace: float) -> None:
+        for step in range(steps):
+            ids_TK, _ = self._route(pilot_TR, layer, -len(pilot_TR))
+            share_E = np.bincount(ids_TK.ravel(), minlength=self.bias_LE.shape[1]) / len(pilot_TR)
+            missing_E = np.log(self.target_LE[layer] / np.maximum(share_E, self.target_LE[layer] / 20))
+            self.bias_LE[layer] += self.scale_LE[layer] * (0.4 - 0.3 * step / steps) * pace * missing_E
 
     def choose(
         self, latent_TR: npt.NDArray[np.float32], first_token: int, weights: bool, executor: Executor | None
