@@ -121,7 +121,10 @@ class Resize:
         return found_GS.ravel()
 
     def fewest_copies_L(self) -> Ints:
-        """How many slots of every layer have to be filled at least, whatever the map to come, int64 [L]."""
+        """How many slots of every layer have to be filled at least, whatever the map to come, int64 [L].
+
+        A wasted slot, whose expert an earlier slot of its rank holds, counts as empty.
+        """
         slots, found = self.cluster.slots_per_gpu, []
         for held in self.held_LGE():
             kept = int(np.minimum(held.sum(axis=1), slots).sum())

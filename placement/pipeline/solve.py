@@ -146,8 +146,8 @@ def _change(
     for name, most, least, where in limits:
         if most is not None and most < least:
             raise InfeasibleError(
-                f"{name}={most} is too few: empty slots and lost experts need {least} copies at least {where}; give "
-                f"--{name.replace('_', '-')} {least} or more"
+                f"{name}={most} is too few: empty slots, wasted slots and lost experts need {least} copies at least "
+                f"{where}; give --{name.replace('_', '-')} {least} or more"
             )
     return change
 

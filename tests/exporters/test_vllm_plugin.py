@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from placement import Placement
+from placement.documents.placement import PlacementFile
 from placement.errors import InputError, MapError
 from placement.exporters import get_exporter
 from placement.exporters.vllm_plugin import VARIABLE, register
@@ -171,6 +172,20 @@ def test_maps_that_no_elastic_group_can_take(
     """vLLM would go on with a map of its own, or break, where the sizes do not go together."""
     named([tmp_path / "a.json", tmp_path / "b.json"], [on(4), other], monkeypatch)
     with pytest.raises(MapError, match=told):
+        register()
+
+
+def test_layers_of_every_size_have_the_same_slots(
+    tmp_path: Path, balancer: type[Balancer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM has one number of slots for all layers: of several files each is looked at, not only the first."""
+    paths = [tmp_path / "four.json", tmp_path / "six.json"]
+    rows = np.array([[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5], [0, -1, 1, -1, 2, -1, 3, -1, 4, -1, 5, -1]])
+    six = replace(on(6), phy2log_LP=rows)
+    for path, placement in zip(paths, (on(4), six), strict=True):
+        PlacementFile.of(placement).write(path)
+    monkeypatch.setenv(VARIABLE, os.pathsep.join(map(str, paths)))
+    with pytest.raises(MapError, match="slots of a GPU differ"):
         register()
 
 
