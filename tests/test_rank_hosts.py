@@ -243,6 +243,18 @@ def test_shown_ranks_are_the_engines() -> None:
         replace(placement, phy2log_LP=placement.from_engine(broken))
 
 
+def test_a_map_that_an_engine_breaks_on_is_told_by_the_engines_rank() -> None:
+    """The rank that a message names is the one whose experts the user looks up."""
+    placement = random_map(cluster_with(HOSTS, slots=3))
+    rows = placement.engine_LP().copy()
+    spare = next(slot for slot in range(24) if list(rows[0]).count(rows[0, slot]) > 1)
+    rank = spare // 3
+    rows[0, spare] = rows[0, 3 * rank + (spare % 3 + 1) % 3]
+    twice = replace(placement, phy2log_LP=placement.from_engine(rows))
+    with pytest.raises(MapError, match=rf"layer 0: GPU {rank} holds expert {rows[0, spare]} more than once"):
+        get_exporter("vllm-ascend").export(twice)
+
+
 @pytest.mark.parametrize(
     ("text", "hosts"),
     [

@@ -75,8 +75,9 @@ def check_once(placement: Placement, why: str) -> None:
     wasted_LP = placement.wasted_LP()
     if wasted_LP.any():
         layer, slot = np.argwhere(wasted_LP)[0].tolist()
+        rank = placement.engine_rank_G()[slot // placement.slots_per_gpu]
         raise MapError(
-            f"layer {placement.model.layer_ids[layer]}: GPU {slot // placement.slots_per_gpu} holds expert "
+            f"layer {placement.model.layer_ids[layer]}: GPU {rank} holds expert "
             f"{placement.phy2log_LP[layer, slot]} more than once, as GPUs do in {wasted_LP.sum()} slots: {why}; fill "
             "these slots first: placement solve TRACES --from MAP"
         )
