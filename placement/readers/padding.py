@@ -29,7 +29,7 @@ COMMON, CHANCE = 5.0, 1e-6
 REPEATS = 15  # of a row, in all, before it may be a dummy: a run of 16 has them
 MOST_ROWS = 1024  # different ones that are looked at
 MOST_BEFORE, BEGIN = 64, -1  # different rows before a row that are counted; where a request or a batch begins
-SAMPLE_ROWS, SAMPLE_OF_BATCH = 4096, 32
+SAMPLE_ROWS, SAMPLE_OF_BATCH = 4096, 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +117,8 @@ class Suspects:
             live_NK = ids_LK[layers]
             alike = len(layers) > 1 and bool((live_NK == live_NK[0]).all())
             times = len(seen.before) + seen.repeats if alike else seen.repeats if seen.repeats >= REPEATS else 0
+            if live_NK.size == 1:  # one layer and one expert: whatever is repeated has tokens of its own
+                times = 0
             improbable = times > 0 and pdtrc(times - 1, self._expected(ids_LK, layers, num_experts)) < CHANCE
             if improbable:
                 token = not alike and len(seen.before) == 1 and BEGIN not in seen.before
