@@ -138,7 +138,7 @@ def _width(first: list[_Response]) -> int:
             f"{first[0].where}: {size} ids do not make {rows} rows, one for each token but the last; among the first "
             f"{LOOKED_AT} responses put one that was asked for with routed_experts_start_len=0"
         )
-    return max(widths, key=lambda width: (widths[width], width))
+    return widths.most_common(1)[0][0]
 
 
 def _guess(values: npt.NDArray[Any], width: int) -> int:
