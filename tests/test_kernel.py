@@ -36,6 +36,23 @@ def test_kernels_compile_it_and_python_runs_it() -> None:
     assert (doubled.__name__, doubled.__doc__) == ("doubled", "Twice a number.")
 
 
+def test_without_compiling_kernels_are_the_functions_that_they_are() -> None:
+    """Under numba's switch for fuzzing and debuggers, kernels of every kind can be called."""
+    script = (
+        "from tests.test_kernel import doubled; from placement.traces.checked import check_ids; import numpy as np\n"
+    )
+    script += "print(doubled(4), check_ids(np.array([[0, 9]], np.uint8), 4))"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "8 (1, 0)\n"
+
+
 KERNEL = """
 from typing import NamedTuple
 from placement.support.kernel import kernel

@@ -17,6 +17,7 @@ import numba as nb
 from placement import __version__
 
 F = TypeVar("F", bound=Callable[..., Any])
+NOT_COMPILED = bool(getattr(nb.config, "DISABLE_JIT", False))  # as fuzzing and debuggers want
 WITHOUT_DOOR: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
@@ -36,7 +37,7 @@ def inner_kernel(function: F) -> F:
     The door to Python, which converts arguments and results, is a quarter of the time that numba takes for a small
     kernel; such a function has none.
     """
-    return cast(F, _InnerKernel(function))
+    return function if NOT_COMPILED else cast(F, _InnerKernel(function))
 
 
 class _InnerKernel:
@@ -60,6 +61,8 @@ class _InnerKernel:
 
 def _of_this_version(compiled: Any) -> Any:
     """The function, whose cache takes what another version of this package compiled for what another numba did."""
+    if NOT_COMPILED:
+        return compiled
     file = compiled._cache._cache_file  # numba has no public door to it; tests/test_kernel.py would see it gone
     file._version = f"{nb.__version__}, expert-placement {__version__}"
     return compiled
