@@ -111,7 +111,7 @@ def fuzz(name: str, work: Path, seconds: float, rss_limit: int) -> None:
         (inputs / f"seed-{what}").write_bytes(data)
     warnings.simplefilter("error", RuntimeWarning)
     # hashes wrap around: as machine code without a word, as Python with a warning
-    wrapping = r"placement\.(mixing|traces\.counting)$"
+    wrapping = r"placement\.(support\.hash64|workload\.counting)$"
     warnings.filterwarnings("ignore", "overflow encountered in scalar", RuntimeWarning, wrapping)
 
     def run(data: bytes) -> None:
