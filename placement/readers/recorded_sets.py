@@ -12,6 +12,8 @@ from placement.errors import TraceError
 from placement.readers import cleaning_kernels as kernels
 from placement.readers.padding import CHANCE
 
+MOST_PLACES = 65_536  # experts of a layer
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetSizes:
@@ -43,7 +45,16 @@ class RecordedSets:
         self.beyond_LX[:, kernels.LEAST] = kernels.NEVER
 
     def look(self, where: str, ids_LTK: npt.NDArray[np.int32], skip_T: npt.NDArray[np.bool_]) -> None:
-        """Look at the rows that are not skipped. Raises TraceError where an id is negative and not -1."""
+        """Look at the rows that are not skipped.
+
+        Raises:
+            TraceError: An id is negative and not -1, or sets have more places than a model has experts.
+        """
+        if ids_LTK.shape[2] > MOST_PLACES:
+            raise TraceError(
+                f"{where}: sets have {ids_LTK.shape[2]:,} places; a layer has at most {MOST_PLACES:,} experts: is it "
+                "another format? force it with --from"
+            )
         self.rows += len(skip_T) - int(np.count_nonzero(skip_T))
         wider = ids_LTK.shape[2] - self.width
         if wider > 0:

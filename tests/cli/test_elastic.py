@@ -165,7 +165,7 @@ def test_too_few_slots(folder: Path, tmp_path: Path, run_cli: Any) -> None:
     options = ("--from", folder / "six.json", "-o", tmp_path / "p.json")
     small = run_cli("solve", folder / "t", "--nodes", 1, "--gpus-per-node", 5, "--slots-per-gpu", 3, *QUICK, *options)
     assert small.code == 3
-    assert "--slots-per-gpu 4" in small.stderr and "--redundant-experts 4" in small.stderr
+    assert "--slots-per-gpu 4" in small.stderr and "the least --redundant-experts that fits, 4" in small.stderr
     uneven = run_cli("solve", folder / "t", "--nodes", 1, "--gpus-per-node", 5, *QUICK, *options)
     assert uneven.code == 3 and "--redundant-experts 4" in uneven.stderr
 

@@ -23,7 +23,7 @@ def solved(tmp_path_factory: pytest.TempPathFactory, write_trace: Any) -> Any:
 
     def run(slots_per_gpu: int, topology: Topology, **options: Any) -> Solution:
         cluster = Cluster(num_nodes=4, gpus_per_node=1, slots_per_gpu=slots_per_gpu, topology=topology)
-        return solve(trace, cluster, Options(work_limit=100, **options), holdout=0.34, workers=1)
+        return solve(trace, cluster, Options(work_limit=1000, **options), holdout=0.34, workers=1)
 
     return run
 

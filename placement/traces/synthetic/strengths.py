@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 MOST_SHARE = 0.9  # of the tokens, that an expert is to get
 
@@ -55,6 +57,8 @@ class Strengths:
 
     def loads_E(self, num_experts: int) -> npt.NDArray[np.float64]:
         """Loads of the experts in the long run, ascending, in any unit, float64 [E]."""
+        import numpy as np  # the names of presets are shown with the help, which is printed at once
+
         if self.load_cv is None:
             return np.exp(self.popularity * np.linspace(-1, 1, num_experts))
         from scipy.special import gammaincinv, ndtri  # only the presets that name their loads need it
