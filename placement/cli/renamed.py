@@ -11,6 +11,7 @@ OPTIONS = {  # (command, or "" for all; old option): what to use
     ("solve", "--robust"): "the command `placement robust --parts`",
     ("solve", "--server"): "the command `placement submit --server`",
     ("solve", "--token"): "`placement submit --token`",
+    ("solve", "--max-moves-per-layer"): "`--max-moves N/layer`",
     ("solve", "--migration-out"): "`placement diff OLD NEW --output FILE`",
     ("", "--no-bound"): "`--bound none`",
     ("", "--engine"): "`--workers ray`",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -102,6 +103,17 @@ def ranks_of(text: str | None) -> tuple[int, ...]:
             raise OptionError(f"--lost-ranks {text!r} has {part!r}; spans ascend and end at {MOST_RANKS} at most")
         ranks.update(range(first, last + 1))
     return tuple(sorted(ranks))
+
+
+def moves_of(text: str | None) -> tuple[int | None, int | None]:
+    """The limits of a text such as 40, 2/layer or 40,2/layer: of all layers, of each. Raises OptionError."""
+    limits: dict[bool, int] = {}
+    for part in [] if text is None else text.split(","):
+        found = re.fullmatch(r"\s*(-?\d{1,30})\s*(/layer)?\s*", part, re.ASCII)
+        if found is None or (found[2] is not None) in limits:
+            raise OptionError(f"--max-moves {text!r} is no limit of moves; give N, N/layer, or both as 40,2/layer")
+        limits[found[2] is not None] = int(found[1])
+    return limits.get(False), limits.get(True)
 
 
 def print_json(document: Any) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from placement.cli.option_groups import ClusterOptions, RunOptions, SearchOptions
 from placement.cli.outputs import output_file
-from placement.cli.shared import LostRanks, Traces, open_any, ranks_of
+from placement.cli.shared import LostRanks, Traces, moves_of, open_any, ranks_of
 
 CHANGE = "Change of a map in use"
 
@@ -28,11 +28,12 @@ def solve_command(
     ] = None,
     lost_ranks: LostRanks = None,
     max_moves: Annotated[
-        int | None,
-        typer.Option(help="Slots whose weights may move, all layers together; needs --from.", rich_help_panel=CHANGE),
-    ] = None,
-    max_moves_per_layer: Annotated[
-        int | None, typer.Option(help="Slots whose weights may move in each layer.", rich_help_panel=CHANGE)
+        str | None,
+        typer.Option(
+            metavar="N|N/layer",
+            help="Slots whose weights may move: of all layers together, of each layer, or both as 40,2/layer.",
+            rich_help_panel=CHANGE,
+        ),
     ] = None,
 ) -> None:
     """Find a placement for the experts in TRACES (or in counts) and measure it beside linear and eplb."""
@@ -40,7 +41,8 @@ def solve_command(
     from placement.documents.placement import load_placement
     from placement.pipeline.solve import solve
 
-    options = search.of(max_moves=max_moves, max_moves_per_layer=max_moves_per_layer)
+    in_all, in_each = moves_of(max_moves)
+    options = search.of(max_moves=in_all, max_moves_per_layer=in_each)
     lost = ranks_of(lost_ranks)
     in_use = None if current is None else load_placement(current)[0]
     source = open_any(traces, run.top_k)

@@ -1,8 +1,8 @@
 """HYGON's plugin of vLLM (vllm-plugin-das): `expert_map_path` of `--eplb-config`, JSON by the class of the model.
 
 Read in its source, `vllm_hcu/model_executor/layers/fused_moe/static_eplb.py`; the keys are those that its versions for
-vLLM 0.25.1 and 0.28.1 ask for. Rows are the model's MoE layers; a draft model (MTP) has an entry of its own. Weights are
-loaded straight to their slots, and the map stays: the engine stops where class, layers or counts are not its own.
+vLLM 0.25.1 and 0.28.1 ask for. Rows are the model's MoE layers; a draft model (MTP) has an entry of its own. Weights
+are loaded straight to their slots, and the map stays: the engine stops where class, layers or counts are not its own.
 """
 
 from __future__ import annotations

@@ -140,14 +140,14 @@ def _change(
     limited = options.moves_limited and change.resized
     least_L = change.fewest_copies_L() if limited else np.zeros(1, dtype=np.int64)
     limits = (
-        ("max_moves", options.max_moves, int(least_L.sum()), "in all layers together"),
-        ("max_moves_per_layer", options.max_moves_per_layer, int(least_L.max()), "in one layer"),
+        ("max_moves", options.max_moves, int(least_L.sum()), "in all layers together", ""),
+        ("max_moves_per_layer", options.max_moves_per_layer, int(least_L.max()), "in one layer", "/layer"),
     )
-    for name, most, least, where in limits:
+    for name, most, least, where, unit in limits:
         if most is not None and most < least:
             raise InfeasibleError(
                 f"{name}={most} is too few: empty slots, wasted slots and lost experts need {least} copies at least "
-                f"{where}; give --{name.replace('_', '-')} {least} or more"
+                f"{where}; give --max-moves {least}{unit} or more"
             )
     return change
 

@@ -347,7 +347,9 @@ BAD_OPTIONS: dict[str, tuple[tuple[object, ...], int, tuple[str, ...]]] = {
     "weight infinite": (("--balance-weight", "inf"), 2, ("balance_weight=inf",)),
     "weight beyond arithmetic": (("--balance-weight", 1e308), 2, ("balance_weight=",)),
     "negative moves": (("--max-moves", -1), 2, ("max_moves=-1",)),
-    "negative moves of a layer": (("--max-moves-per-layer", -1), 2, ("max_moves_per_layer=-1",)),
+    "moves of no number": (("--max-moves", "few"), 2, ("--max-moves 'few'", "N/layer")),
+    "moves twice": (("--max-moves", "3,4"), 2, ("--max-moves '3,4'", "40,2/layer")),
+    "negative moves of a layer": (("--max-moves", "-1/layer"), 2, ("max_moves_per_layer=-1",)),
     "moves from nothing": (("--max-moves", 4), 2, ("max_moves", "--from")),
     "cluster twice": (("--cluster", "c.yaml"), 2, ("--cluster", "--nodes")),
 }

@@ -68,7 +68,7 @@ def test_budgets_hold_and_more_is_not_worse(shifted: tuple[Path, Path], tmp_path
     assert found[-1] < found[0]
     without = change(run_cli, shifted, tmp_path / "p.json")
     assert found[-1] <= objectives(without) < found[0]
-    each = change(run_cli, shifted, tmp_path / "p.json", "--max-moves-per-layer", 2)
+    each = change(run_cli, shifted, tmp_path / "p.json", "--max-moves", "2/layer")
     assert max(moves_by_layer(current, tmp_path / "p.json")) <= 2
     assert objectives(without) <= objectives(each) < found[0]
 

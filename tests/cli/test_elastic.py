@@ -99,18 +99,18 @@ def test_growth_moves_what_it_must(folder: Path, tmp_path: Path, run_cli: Any) -
             assert moves == [6, 6]
             assert "fewest-copies" in document["evaluation"]["train"]
     assert found == sorted(found, reverse=True)
-    each = change(run_cli, folder, SIX, output, four, "--max-moves-per-layer", 7)
+    each = change(run_cli, folder, SIX, output, four, "--max-moves", "7/layer")
     assert max(each["migration"]["moves_by_layer"]) <= 7
 
 
 def test_fewer_moves_than_it_must(folder: Path, run_cli: Any, tmp_path: Path) -> None:
     """A limit that even the fewest copies exceed is refused, with the least that is possible, before the search."""
-    for limit, least in ((("--max-moves", 11), "12"), (("--max-moves-per-layer", 5), "6")):
+    for limit, least in ((("--max-moves", 11), "12"), (("--max-moves", "5/layer"), "6")):
         result = run_cli(
             "solve", folder / "t", *SIX, *QUICK, "--from", folder / "four.json", *limit, "-o", tmp_path / "p.json"
         )
         assert result.code == 3
-        assert f"need {least} copies" in result.stderr and f"{limit[0]} {least}" in result.stderr
+        assert f"need {least} copies" in result.stderr and f"--max-moves {least}" in result.stderr
     assert not (tmp_path / "p.json").exists()
 
 
