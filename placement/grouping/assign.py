@@ -75,7 +75,8 @@ def assign_homes(
     Args:
         cost_QN: What request q costs if its home is node n, float64 [Q, N], finite.
         tokens_Q: Tokens of each request, int64 [Q]; requests without any go, in turn, to the nodes with the fewest.
-        exact: Let CP-SAT close a gap that is left on small problems.
+        exact: On small problems let CP-SAT look for homes within the cap where none were found, and close a gap that is
+            left.
     """
     check_tolerance(tolerance)
     cost_QN = np.asarray(cost_QN, dtype=np.float64)
@@ -89,6 +90,9 @@ def assign_homes(
     cap = max(share, int(tokens_B.max(initial=0)))
     bound, flow_BN = cheapest_flow(cost_BN, tokens_B, np.full(num_nodes, cap))
     home_B = _repaired(cost_BN, tokens_B, flow_BN.argmax(axis=1), cap)
+    if home_B is None and exact and cost_BN.size <= EXACT_SIZE:
+        tried_B, bound = _exact(cost_BN, tokens_B, flow_BN.argmax(axis=1), cap, bound)
+        home_B = tried_B if _keeps(tokens_B, tried_B, cap) else None
     if home_B is None:
         cap = max(cap, reachable)
         bound, flow_BN = cheapest_flow(cost_BN, tokens_B, np.full(num_nodes, cap))
@@ -114,6 +118,10 @@ def assign_homes(
 
 def _cost(cost_QN: Floats, home_Q: npt.NDArray[np.integer]) -> float:
     return float(cost_QN[np.arange(len(home_Q)), home_Q].sum())
+
+
+def _keeps(tokens_Q: npt.NDArray[np.int64], home_Q: npt.NDArray[np.integer], cap: int) -> bool:
+    return bool(np.bincount(home_Q, weights=tokens_Q).max(initial=0) <= cap)
 
 
 def _longest_first(tokens_Q: npt.NDArray[np.int64], num_nodes: int) -> tuple[npt.NDArray[np.int64], int]:
@@ -185,7 +193,10 @@ def _repaired(
 def _exact(
     cost_QN: Floats, tokens_Q: npt.NDArray[np.int64], home_Q: npt.NDArray[np.int64], cap: int, bound: float
 ) -> tuple[npt.NDArray[np.int64], float]:
-    """CP-SAT from these homes on, within its work limit: better homes and a higher bound, if it finds any."""
+    """CP-SAT from these homes on, within its work limit: better homes and a higher bound, if it finds any.
+
+    Where the homes given break the cap, any that keep it are better.
+    """
     from ortools.sat.python import cp_model
 
     over_QN = cost_QN - cost_QN.min(axis=1, keepdims=True)
@@ -210,6 +221,6 @@ def _exact(
     bound = max(bound, solver.best_objective_bound * unit + floor - 1e-9 * abs(floor))
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         found_Q = np.array([[solver.value(var) for var in row] for row in at_QN]).argmax(axis=1)
-        if _cost(cost_QN, found_Q) < _cost(cost_QN, home_Q):
+        if not _keeps(tokens_Q, home_Q, cap) or _cost(cost_QN, found_Q) < _cost(cost_QN, home_Q):
             home_Q = found_Q
     return home_Q, bound

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import Map, greedy_sizes, grouped, imbalance, layer_costs, layer_price, smallest_covers
-from short_sets import shortened
+from shortened import shortened
 
 from placement import Cluster, Evaluation, Model, Placement, Trace, evaluate, open_trace
 from placement.core.topology import EVEN, Level, Topology

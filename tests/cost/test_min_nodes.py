@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from short_sets import shortened
+from shortened import shortened
 
 from placement.core.cluster import Cluster
 from placement.core.shape import Shape

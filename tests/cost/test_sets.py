@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from short_sets import shortened
+from shortened import shortened
 
 from placement.cost.sets import count_assignments, distinct_sets, distinct_sets_with_homes, load_of
 
