@@ -157,7 +157,7 @@ def test_rows_of_a_server_with_drafts(
         else:
             server.verify({request: int(rng.integers(1, depth + 1)) for request in server.at})
     folder = tmp_path_factory.mktemp("server")
-    done = convert(dump(folder / "x.pt", server.records), folder / "out")
+    done = convert(dump(folder / "x.pt", server.records), folder / "out", options=ReadOptions(keep_unwritten=True))
     assert sorted(rows_of(open_trace(done.output))) == sorted(server.rows)
     rejected = sum(row[2] == DRAFT for row in server.rows)
     if any(one["forward_mode"] == VERIFY for one in server.records):
