@@ -19,6 +19,7 @@ from hypothesis import settings
 from safetensors.numpy import save_file
 
 from placement.cli import main
+from placement.testing.problems import short_sets
 
 # pytest imports tests by their path and leaves sys.path alone; this lets them import reference.py and its like
 FOLDERS = ("cost", "solvers", "report", "runtime", "advise", "checkpoint", "watch")
@@ -66,14 +67,6 @@ def random_ids(
     return np.argsort(-(taste_LQE[:, request_T] + noise_LTE), axis=2)[:, :, :top_k]
 
 
-def shortened(rng: np.random.Generator, ids_LTK: Array, share: float) -> Array:
-    """The sets without that share of their places, -1 from their ends; every token keeps an expert in some layer."""
-    gone_LTK = rng.random(ids_LTK.shape) < share
-    gone_LTK[0, gone_LTK.all(axis=(0, 2)), 0] = False
-    order_LTK = np.argsort(gone_LTK, axis=2, kind="stable")
-    return np.take_along_axis(np.where(gone_LTK, -1, ids_LTK.astype(np.int64)), order_LTK, axis=2)
-
-
 def _write_trace(
     folder: str | Path,
     *,
@@ -116,7 +109,7 @@ def _write_trace(
         mine = request_T == request
         position_T[mine] = np.arange(mine.sum())
     if short is not None:
-        ids_LTK = shortened(rng, ids_LTK, short)
+        ids_LTK = short_sets(rng, ids_LTK, short)
     signed, unsigned = np.int16 if num_experts <= 32767 else np.int32, np.uint8 if num_experts <= 256 else np.uint16
     stored = ids_LTK.astype(unsigned if short is None else signed)
     shards = []

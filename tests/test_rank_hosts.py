@@ -280,8 +280,8 @@ def test_cluster_files_name_hosts_by_number_or_name(text: str, hosts: tuple[int,
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("num_nodes: 2, gpus_per_node: 4, rank_hosts: [0, 1, 1, 1, 0, 1, 0]", r"\[3, 4\] ranks on the nodes"),
-        ("num_nodes: 2, gpus_per_node: 4, rank_hosts: [0, 1, 1, 1, 1, 1, 0, 0]", r"\[3, 5\] ranks on the nodes"),
+        ("num_nodes: 2, gpus_per_node: 4, rank_hosts: [0, 1, 1, 1, 0, 1, 0]", r"\[3, 4\] ranks in turn"),
+        ("num_nodes: 2, gpus_per_node: 4, rank_hosts: [0, 1, 1, 1, 1, 1, 0, 0]", r"\[3, 5\] ranks in turn"),
         ("num_nodes: 2, gpus_per_node: 4, rank_hosts: [0, 1, 1, 1, 0, 2, 0, 0]", "names node 2; each of the 2 nodes"),
         ("num_nodes: 2, gpus_per_node: 4, rank_hosts: [0, -1, 1, 1, 0, 1, 0, 0]", "names node -1"),
         ("num_nodes: 2, rank_hosts: [a, b, c, a]", "names node 2"),

@@ -65,10 +65,10 @@ class Shape:
         if hosts != wanted:
             outside = [host for host in hosts if not 0 <= host < self.num_nodes]
             ranks_N = [self.rank_hosts.count(node) for node in range(self.num_nodes)]
-            told = f"names node {outside[0]}" if outside else f"has {str(ranks_N)[:80]} ranks on the nodes in turn"
+            told = f"names node {outside[0]}" if outside else f"gives the nodes {str(ranks_N)[:80]} ranks in turn"
             raise ClusterError(
-                f"rank_hosts {told}; each of the {self.num_nodes} nodes, 0 to {self.num_nodes - 1}, needs "
-                f"{self.gpus_per_node} of the {self.num_ranks} ranks"
+                f"rank_hosts {told}; each of the {self.num_nodes} nodes, 0 to {self.num_nodes - 1}, needs as many: "
+                f"{self.gpus_per_node}"
             )
         if list(self.rank_hosts) == wanted:
             object.__setattr__(self, "rank_hosts", ())

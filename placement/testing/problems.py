@@ -58,6 +58,25 @@ def make_problem(
     )
 
 
+def short_sets(rng: np.random.Generator, ids_LTK: npt.NDArray[Any], share: float) -> npt.NDArray[np.int64]:
+    """Sets without that share of their places, -1 at their ends; every token keeps an expert in some layer.
+
+    Args:
+        rng: What draws the places.
+        ids_LTK: Full sets, whole numbers [L, T, K].
+        share: Of the places.
+    """
+    gone_LTK = rng.random(ids_LTK.shape) < share
+    gone_LTK[0, gone_LTK.all(axis=(0, 2)), 0] = False
+    return _without(ids_LTK, gone_LTK)
+
+
+def _without(ids_TK: npt.NDArray[Any], gone_TK: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Sets [..., T, K] without some of their places: the others first, then -1."""
+    order_TK = np.argsort(gone_TK, axis=-1, kind="stable")
+    return np.take_along_axis(np.where(gone_TK, -1, ids_TK.astype(np.int64)), order_TK, axis=-1)
+
+
 def random_problem(
     num_experts: int,
     top_k: int,
@@ -79,9 +98,7 @@ def random_problem(
     noise_TE = rng.gumbel(size=(num_tokens, num_experts))
     ids_TK = np.argsort(-(popularity_E + noise_TE), axis=1)[:, :top_k]
     if lacking:
-        lacks_TK = rng.random(ids_TK.shape) < lacking
-        last_TK = np.argsort(lacks_TK, axis=1, kind="stable")
-        ids_TK = np.take_along_axis(np.where(lacks_TK, -1, ids_TK), last_TK, axis=1)
+        ids_TK = _without(ids_TK, rng.random(ids_TK.shape) < lacking)
     return make_problem(ids_TK, cluster, num_experts=num_experts, seed=seed, **more)
 
 

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import Map, greedy_sizes, grouped, imbalance, layer_costs, layer_price, smallest_covers
-from shortened import shortened
 
 from placement import Cluster, Evaluation, Model, Placement, Trace, evaluate, open_trace
 from placement.core.topology import EVEN, Level, Topology
 from placement.cost.step_time import step_time_us
 from placement.cost.transports import TRANSPORTS
 from placement.errors import ClusterError, MapError, OptionError, TraceError
+from placement.testing.problems import short_sets
 
 COPY_BYTES = 7472 + 14384  # dispatch and combine, the cluster's defaults
 CHOICES = ("min-nodes", "local-first", "uniform")
@@ -126,7 +126,7 @@ def cases(
     ids = np.argsort(rng.random((num_layers, tokens, num_experts)), axis=2)[:, :, :top_k]
     signed = draw(st.booleans())
     if signed:
-        ids = shortened(rng, ids, draw(st.sampled_from([0.0, 0.2, 0.7])))
+        ids = short_sets(rng, ids, draw(st.sampled_from([0.0, 0.2, 0.7])))
     request_T = rng.integers(0, num_requests, tokens)
     homes = draw(st.sampled_from(["random", "given", "mixed"]))
     home_Q = None
@@ -469,7 +469,7 @@ def test_full_and_short_sets_in_one_trace(choice: str, tmp_path: Path, write_tra
     """A folder of unsigned ids and one of signed ids cost together what all their tokens cost as signed ids."""
     rng = np.random.default_rng(2)
     full = np.argsort(rng.random((2, 60, 8)), axis=2)[:, :, :3]
-    short = shortened(rng, np.argsort(rng.random((2, 40, 8)), axis=2)[:, :, :3], 0.4)
+    short = short_sets(rng, np.argsort(rng.random((2, 40, 8)), axis=2)[:, :, :3], 0.4)
     write_trace(tmp_path / "two" / "a", ids_LTK=full, num_experts=8)
     write_trace(tmp_path / "two" / "b", ids_LTK=short, num_experts=8, short=0.0)
     write_trace(tmp_path / "one", ids_LTK=np.concatenate([full, short], axis=1), num_experts=8, short=0.0)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shortened import shortened
 
 from placement.core.cluster import Cluster
 from placement.core.shape import Shape
@@ -16,6 +15,7 @@ from placement.cost.covers import MAX_COVERS, smallest_covers
 from placement.cost.kernel_min_nodes import cost_min_nodes
 from placement.cost.lookup_tables import layer_tables
 from placement.cost.traffic import Traffic
+from placement.testing.problems import short_sets
 
 
 @settings(max_examples=120, deadline=None)
@@ -39,7 +39,7 @@ def test_is_the_mean_over_given_homes(
     copies = rng.choice(experts, num_slots - experts, p=popular_E / popular_E.sum())
     row = rng.permutation(np.concatenate([np.arange(experts), copies])).astype(np.int32)
     ids_TK = np.argsort(rng.random((12, experts)), axis=1)[:, : min(top_k, experts)]
-    ids_TK = shortened(rng, ids_TK[None], short)[0].astype(np.int32)
+    ids_TK = short_sets(rng, ids_TK[None], short)[0].astype(np.int32)
     count_T = rng.integers(1, 5, len(ids_TK))
     cluster = Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots)
     tables = layer_tables(row, experts, cluster)

@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from shortened import shortened
 
 from placement.cost.sets import count_assignments, distinct_sets, distinct_sets_with_homes, load_of
+from placement.testing.problems import short_sets
 
 
 @given(
@@ -23,7 +23,7 @@ def test_distinct_sets(experts: int, top_k: int, share: float | None, homes: int
     """Counted one by one; ids ascend in a row and -1 comes last. Few ids fit one word, many do not."""
     rng = np.random.default_rng(seed)
     ids_TK = np.argsort(rng.random((40, min(experts, 12))), axis=1)[:, :top_k] + max(experts - 12, 0)
-    ids_TK = ids_TK.astype(np.uint16) if share is None else shortened(rng, ids_TK[None], share)[0].astype(np.int16)
+    ids_TK = ids_TK.astype(np.uint16) if share is None else short_sets(rng, ids_TK[None], share)[0].astype(np.int16)
     home_T = rng.integers(-1, homes + 1, len(ids_TK)).astype(np.int32)
     sets_UK, home_U, count_U = distinct_sets_with_homes(ids_TK, home_T, experts)
     wanted = Counter(
@@ -45,7 +45,7 @@ def test_loads(share: float | None, seed: int) -> None:
     """How often each expert is visited, and all together; a place without an expert counts nowhere."""
     rng = np.random.default_rng(seed)
     ids_TK = np.argsort(rng.random((9, 8)), axis=1)[:, :3]
-    ids_TK = ids_TK.astype(np.uint8) if share is None else shortened(rng, ids_TK[None], share)[0].astype(np.int16)
+    ids_TK = ids_TK.astype(np.uint8) if share is None else short_sets(rng, ids_TK[None], share)[0].astype(np.int16)
     load = load_of(ids_TK, 10)
     assert load.tolist() == [sum(e == expert for e in ids_TK.ravel().tolist()) for expert in range(10)]
     assert count_assignments(ids_TK) == load.sum()

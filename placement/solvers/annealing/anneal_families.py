@@ -46,7 +46,7 @@ from placement.solvers.annealing.node_families import Families, families_of
 from placement.solvers.annealing.peak_floors import Floors, cost_of_swap, measure_floors, most_saved, no_floors
 from placement.solvers.annealing.replica_loads import add_load, cost_after, measure_peaks, spread, spread_more
 from placement.solvers.annealing.replica_sends import NOBODY
-from placement.support.kernel import kernel
+from placement.support.kernel import inner_kernel, kernel
 
 GUIDED = 4  # one proposal of so many is guided
 REFRESH = 32  # changes of an expert's nodes between refreshes
@@ -212,10 +212,7 @@ def families_kernel(
         if lone:
             after = cost_of_swap(u, v, r, s, load_GB, costs, floors, peak_B)
         else:
-            shares_of_load(u, host_u, tables, books, share_u_N)
-            shares_of_load(v, host_v, tables, books, share_v_N)
-            spread_more(share_u_N, on_EN[u], holds_EG[u], nodes, costs, part_EG[u], more_u_G)
-            spread_more(share_v_N, on_EN[v], holds_EG[v], nodes, costs, part_EG[v], more_v_G)
+            _measure_more(u, host_u, v, host_v, nodes, tables, costs, room)
             after = cost_after(load_GB, peak_NB, nodes, u, more_u_G, v, more_v_G, costs, peak_B)
         excess = threshold + uneven - after - leave
         # the sets that hold both, exactly
@@ -232,10 +229,7 @@ def families_kernel(
         else:
             phy2log_P[q] = u
         if lone:
-            shares_of_load(u, host_u, tables, books, share_u_N)
-            shares_of_load(v, host_v, tables, books, share_v_N)
-            spread_more(share_u_N, on_EN[u], holds_EG[u], nodes, costs, part_EG[u], more_u_G)
-            spread_more(share_v_N, on_EN[v], holds_EG[v], nodes, costs, part_EG[v], more_v_G)
+            _measure_more(u, host_u, v, host_v, nodes, tables, costs, room)
         host_E[u], host_E[v] = host_u, host_v
         # keep loads, peaks and bounds
         add_load(load_GB, u, more_u_G, nodes, costs)
@@ -257,3 +251,21 @@ def families_kernel(
         due = changes >= REFRESH or sends * per_send + moved + uneven < best - LEAST_GAIN
     copy_row(best_P, phy2log_P)
     return best
+
+
+@inner_kernel
+def _measure_more(
+    u: int,
+    host_u: np.uint64,
+    v: int,
+    host_v: np.uint64,
+    nodes: np.uint64,
+    tables: Families,
+    costs: Costs,
+    room: FamilyRoom,
+) -> None:
+    """Shares of load of u and v on their new hosts, and what each then adds to ranks of `nodes` beyond what it does."""
+    shares_of_load(u, host_u, tables, room.books, room.share_u_N)
+    shares_of_load(v, host_v, tables, room.books, room.share_v_N)
+    spread_more(room.share_u_N, room.on_EN[u], room.holds_EG[u], nodes, costs, room.part_EG[u], room.more_u_G)
+    spread_more(room.share_v_N, room.on_EN[v], room.holds_EG[v], nodes, costs, room.part_EG[v], room.more_v_G)
