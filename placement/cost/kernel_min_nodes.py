@@ -85,7 +85,7 @@ def cost_min_nodes(
             found = smallest_covers(left_K, num_left, pivot, num_nodes, covers) if cell != _ZERO else 0
             for c in range(found):
                 allowed, weight = forced | covers[c], 1.0 / found
-                away += weight * _visited_nodes(host_M, forced, covers[c], cell)
+                away += weight * visited_nodes(host_M, forced, covers[c], cell)
                 _serve(several_M, host_M, allowed, cell, weight * count_T[t] / num_nodes, tables, load_P)
                 if crowded:
                     away_ranks += (
@@ -127,7 +127,7 @@ def _share_ranks(several_M: npt.NDArray[np.int64], tables: LayerTables, seen_G: 
 
 
 @inner_kernel
-def _visited_nodes(host_M: npt.NDArray[np.uint64], forced: np.uint64, cover: np.uint64, cell: np.uint64) -> float:
+def visited_nodes(host_M: npt.NDArray[np.uint64], forced: np.uint64, cover: np.uint64, cell: np.uint64) -> float:
     """Expected nodes that are visited beside the forced ones, summed over the homes of the cell."""
     sure = _ZERO
     for host in host_M:

@@ -5,6 +5,8 @@ What only few solves need (balance alone, exact solvers, the tight bound) is com
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from placement.bounds.set_partitions import ascend_sets
@@ -15,10 +17,9 @@ from placement.cost.kernel_single import cost_single
 from placement.cost.transports import TRANSPORTS
 from placement.solvers.annealing.anneal_chance import anneal_chance
 from placement.solvers.annealing.anneal_common import costs_of, fare_per_copy_HX, incidence
-from placement.solvers.annealing.anneal_families import anneal_families, families_kernel
-from placement.solvers.annealing.anneal_replicas import anneal_replicas, replicas_kernel
+from placement.solvers.annealing.anneal_copies import anneal_copies, copies_kernel
 from placement.solvers.annealing.anneal_single import anneal_single, single_kernel
-from placement.solvers.annealing.node_families import MOST_NODES as NODES_OF_FAMILIES
+from placement.solvers.annealing.copy_books import books_class
 from placement.solvers.eplb import Eplb, eplb_row
 from placement.solvers.moves import separate
 from placement.solvers.options import Options
@@ -56,16 +57,13 @@ def _searches_of(cluster: Cluster, options: Options) -> list[CompilePiece]:
     """Searches with copies; where ranks are what copies go to, one takes ranks for nodes (`anneal`)."""
     flattened = TRANSPORTS.make(options.transport).flattened is not None
     nodes = [cluster.num_nodes, *([cluster.num_ranks] if flattened else [])]
-    return [
-        *([REPLICAS] if max(nodes) > NODES_OF_FAMILIES else []),
-        *([FAMILIES] if min(nodes) <= NODES_OF_FAMILIES else []),
-    ]
+    return list({books_class(number): COPIES_BY_BOOKS[books_class(number)] for number in nodes}.values())
 
 
 def all_pieces() -> list[CompilePiece]:
     """What layers of any problem need, the largest first."""
     costs = {piece.kernels: piece for piece in map(_cost_of_copies, REPLICA_CHOICES)}
-    return [REPLICAS, FAMILIES, SINGLE, CHANCE, *costs.values(), STARTS, COPIES_BOUND, COST, WIDE_COST, BOUND]
+    return [*COPIES_BY_BOOKS.values(), SINGLE, CHANCE, *costs.values(), STARTS, COPIES_BOUND, COST, WIDE_COST, BOUND]
 
 
 def _cost_of_copies(choice: str) -> CompilePiece:
@@ -106,14 +104,11 @@ def compile_single() -> None:
     anneal_single(_row(problem), incidence(problem, EXPERTS), costs_of(problem, EXPERTS), 0.1, 0.01, MOVES, SEED)
 
 
-def compile_replicas() -> None:
-    problem = _layer(copies=COPIES)
-    anneal_replicas(_row(problem), incidence(problem, EXPERTS), costs_of(problem, EXPERTS), 0.1, 0.01, MOVES, SEED)
-
-
-def compile_families() -> None:
-    problem = _layer(copies=COPIES)
-    anneal_families(_row(problem), incidence(problem, EXPERTS), costs_of(problem, EXPERTS), 0.1, 0.01, MOVES, SEED)
+def compile_copies(num_nodes: str) -> None:
+    slots_per_node = -(-(EXPERTS + COPIES) // int(num_nodes))
+    cluster = Cluster(num_nodes=int(num_nodes), gpus_per_node=1, slots_per_gpu=slots_per_node)
+    problem = replace(_layer(copies=COPIES), cluster=cluster)
+    anneal_copies(_row(problem), incidence(problem, EXPERTS), costs_of(problem, EXPERTS), 0.1, 0.01, MOVES, SEED)
 
 
 def compile_chance() -> None:
@@ -146,8 +141,12 @@ def compile_copies_bound() -> None:
 
 
 SINGLE = CompilePiece(run=compile_single, kernels=(single_kernel,))
-REPLICAS = CompilePiece(run=compile_replicas, kernels=(replicas_kernel,))
-FAMILIES = CompilePiece(run=compile_families, kernels=(families_kernel,))
+COPIES_BY_BOOKS = {
+    books_class(nodes): CompilePiece(
+        run=compile_copies, arguments=(str(nodes),), kernels=(copies_kernel,), types=books_class(nodes).__name__
+    )
+    for nodes in (8, 2, 9)  # a number of nodes for each kind of books
+}
 CHANCE = CompilePiece(run=compile_chance, kernels=(anneal_chance,))
 STARTS = CompilePiece(run=compile_starts, kernels=(eplb_row, separate))
 COST = CompilePiece(run=compile_cost, kernels=(cost_single,), types="uint8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +13,9 @@ from hypothesis import strategies as st
 from placement.core.cluster import Cluster
 from placement.core.topology import Topology
 from placement.solvers.annealing.anneal_chance import anneal_chance
-from placement.solvers.annealing.anneal_common import Incidence, costs_of, fare_per_copy_HX, incidence
-from placement.solvers.annealing.anneal_families import anneal_families
-from placement.solvers.annealing.anneal_replicas import anneal_replicas
+from placement.solvers.annealing.anneal_common import costs_of, fare_per_copy_HX, incidence
+from placement.solvers.annealing.anneal_copies import anneal_copies
 from placement.solvers.annealing.anneal_single import anneal_single
-from placement.solvers.annealing.node_families import MOST_NODES, families_of
-from placement.solvers.annealing.replica_sends import Hosts, sends_of_set
 from placement.solvers.eplb import Eplb
 from placement.solvers.options import Options
 from placement.solvers.problem import LayerProblem
@@ -100,16 +96,26 @@ def test_single_copies(
 
 
 @pytest.mark.parametrize("hot", [0.5, 0.01])
-@settings(max_examples=25)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     shape=st.sampled_from(
-        [(2, 1, 5, 7, 2), (2, 2, 3, 8, 3), (4, 2, 3, 16, 4), (3, 1, 4, 8, 2), (8, 1, 2, 11, 3), (1, 4, 2, 5, 2)]
+        [
+            (1, 4, 2, 5, 2),
+            (2, 1, 5, 7, 2),
+            (2, 2, 3, 8, 3),
+            (3, 1, 4, 8, 2),
+            (4, 2, 3, 16, 4),
+            (5, 1, 4, 9, 4),
+            (6, 2, 2, 10, 5),
+            (8, 1, 2, 11, 3),
+            (9, 1, 2, 11, 3),
+            (12, 1, 3, 8, 4),
+        ]
     ),
     speeds=st.booleans(),
     homes=HOMES,
     lacking=LACKING,
-    families=st.booleans(),
 )
 def test_several_copies(
     hot: float,
@@ -118,7 +124,6 @@ def test_several_copies(
     speeds: bool,
     homes: str,
     lacking: float,
-    families: bool,
 ) -> None:
     """The same with redundant experts: covers and shares of load are those of the exact evaluation."""
     nodes, gpus, slots, experts, top_k = shape
@@ -126,8 +131,7 @@ def test_several_copies(
     row = Eplb().solve_layer(problem).phy2log_P.copy()
     before = problem.score(row).objective
     inc, costs = incidence(problem, experts), costs_of(problem, experts)
-    anneal = anneal_families if families and nodes <= MOST_NODES else anneal_replicas
-    cost = anneal(row, inc, costs, hot, hot / 50, 400, np.uint64(seed))
+    cost = anneal_copies(row, inc, costs, hot, hot / 50, 400, np.uint64(seed))
     assert is_sound(row, problem)
     assert cost == pytest.approx(problem.score(row).objective, abs=1e-9)
     assert cost <= before + 1e-9
@@ -182,70 +186,6 @@ def test_copies_chosen_by_chance(
     assert is_sound(row, problem)
     assert cost == pytest.approx(problem.score(row).objective, abs=1e-9)
     assert cost <= before + 1e-9
-
-
-@given(
-    num_nodes=st.integers(1, 12),
-    masks=st.lists(st.sets(st.integers(0, 11), min_size=1, max_size=4), min_size=1, max_size=5),
-    known=st.none() | st.integers(0, 11),
-)
-def test_sends_of_a_set(num_nodes: int, masks: list[set[int]], known: int | None) -> None:
-    """N * sends of a set is the sum over homes (N times the known one) of the smallest covers, by trying all sets."""
-    hosts = [{node % num_nodes for node in mask} for mask in masks]
-    want = 0
-    homes = range(num_nodes) if known is None else [known % num_nodes] * num_nodes
-    for home in homes:
-        left = [mask for mask in hosts if home not in mask]
-        sizes = (
-            n for n in range(num_nodes + 1) for c in combinations(range(num_nodes), n) if all(m & set(c) for m in left)
-        )
-        want += next(sizes)
-    words = np.array([sum(1 << node for node in mask) for mask in hosts], dtype=np.uint64)
-    home_U = np.array([-1 if known is None else known % num_nodes], dtype=np.int32)
-    none32, none64 = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64)
-    inc = Incidence(
-        sets_UK=np.arange(len(hosts), dtype=np.int32)[None],
-        count_U=np.ones(1, dtype=np.int64),
-        home_U=home_U,
-        expert_ptr=none64,
-        expert_sets=none32,
-        entry_UK=none32[None],
-        pair_ptr=none64,
-        pair_sets=none32,
-    )
-    room = np.zeros((2, 64), dtype=np.uint64), np.zeros(64, dtype=np.int64)
-    zero = np.uint64(0)
-    assert sends_of_set(0, -1, zero, -1, zero, inc, Hosts(words, num_nodes, *room)) == want
-
-
-@settings(max_examples=60)
-@given(
-    num_nodes=st.integers(1, MOST_NODES),
-    masks=st.lists(st.integers(1, 15), min_size=1, max_size=6),
-    known=st.none() | st.integers(0, 3),
-)
-def test_a_state_says_what_a_set_sends_and_serves(num_nodes: int, masks: list[int], known: int | None) -> None:
-    """Tables of families give the sends and shares of a set under `min-nodes`, by trying all covers of all homes."""
-    masks = [mask % (1 << num_nodes) or 1 for mask in masks]
-    tables = families_of(num_nodes, random_homes=False)
-    word = tables.everyone
-    for mask in masks[1:]:
-        word &= int(tables.word_M[mask])
-    block = 0 if known is None else 1 + known % num_nodes
-    column = block * tables.width + int(tables.state_W[word])
-    homes = range(num_nodes) if known is None else [known % num_nodes] * num_nodes
-    sends, served_N = 0, np.zeros(num_nodes)
-    for home in homes:
-        sets = [s | 1 << home for s in range(1 << num_nodes)]
-        covers = {s for s in sets if all(s & mask for mask in masks)}
-        least = min(s.bit_count() for s in covers)
-        smallest = [s for s in covers if s.bit_count() == least]
-        sends += least - 1
-        for cover in smallest:
-            nodes = [home] if masks[0] >> home & 1 else [n for n in range(num_nodes) if cover & masks[0] & 1 << n]
-            served_N[nodes] += 1 / len(nodes) / len(smallest)
-    assert tables.after_MY[masks[0], column] == sends
-    np.testing.assert_allclose(tables.share_MNY[masks[0], :, column] / tables.unit, served_N, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["max_imbalance", "max_node_imbalance"])

@@ -14,7 +14,7 @@ from placement.core.cluster import Cluster
 from placement.core.model import Model
 from placement.pipeline.solve import solve
 from placement.report.solution.solution_page import report_html
-from placement.solvers.annealing.anneal_replicas import replicas_kernel
+from placement.solvers.annealing.anneal_copies import copies_kernel
 from placement.solvers.annealing.anneal_single import single_kernel
 from placement.solvers.balancing.balance_kernels import balanced_row
 from placement.solvers.options import Options
@@ -32,7 +32,7 @@ def warm() -> None:
     the first jobs that need them: no other job is to wait for that."""
     if _compiled(balanced_row):
         _balance()
-    redundant = [number for number, kernel in ((0, single_kernel), (4, replicas_kernel)) if _compiled(kernel)]
+    redundant = [number for number, kernel in ((0, single_kernel), (4, copies_kernel)) if _compiled(kernel)]
     if redundant:
         _place(redundant)
 

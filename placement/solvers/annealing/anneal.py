@@ -21,10 +21,8 @@ from placement.core.cluster import MOST_NODES
 from placement.cost.covers import EXACT_NODES
 from placement.solvers.annealing.anneal_chance import anneal_chance
 from placement.solvers.annealing.anneal_common import Costs, Incidence, costs_of, fare_per_copy_HX, incidence
-from placement.solvers.annealing.anneal_families import anneal_families
-from placement.solvers.annealing.anneal_replicas import anneal_replicas
+from placement.solvers.annealing.anneal_copies import anneal_copies
 from placement.solvers.annealing.anneal_single import anneal_single
-from placement.solvers.annealing.node_families import MOST_NODES as NODES_OF_FAMILIES
 from placement.solvers.eplb import Eplb
 from placement.solvers.linear import linear_map
 from placement.solvers.moves import capped_copies, separate_copies
@@ -198,9 +196,7 @@ class _Search:
 
 def search_of(problem: LayerProblem) -> Kernel:
     """The search for the number of copies and nodes of a layer."""
-    if not problem.num_redundant:
-        return anneal_single
-    return anneal_families if problem.cluster.num_nodes <= NODES_OF_FAMILIES else anneal_replicas
+    return anneal_copies if problem.num_redundant else anneal_single
 
 
 def _rough(problem: LayerProblem) -> LayerProblem:
@@ -233,8 +229,6 @@ def _moves_of_copies(problem: LayerProblem) -> int:
     pairs = len(problem.sets_UK) * problem.assignments**2
     update = pairs / problem.num_experts * max(1.0, problem.cluster.num_nodes / 8)
     few_copies = problem.num_experts / problem.cluster.num_slots
-    if problem.cluster.num_nodes > NODES_OF_FAMILIES:
-        few_copies = few_copies**3
     moves = max(int(REPLICA_MOVES * few_copies * min(1.0, UPDATE_WORK / max(update, 1.0))), 1)
     return moves if problem.cluster.num_nodes <= EXACT_NODES else min(moves, MOVES_ON_MANY_NODES)
 

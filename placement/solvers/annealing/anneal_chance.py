@@ -30,7 +30,7 @@ from placement.solvers.annealing.anneal_common import (
     random_below,
     random_word,
 )
-from placement.solvers.annealing.replica_loads import add_load, cost_after
+from placement.solvers.annealing.rank_loads import add_load, cost_after
 from placement.support.kernel import inner_kernel, kernel
 
 

@@ -15,8 +15,7 @@ from placement.solvers.annealing.anneal_common import (
     members,
     random_below,
 )
-from placement.solvers.annealing.family_books import FamilyBooks, change_of_sends
-from placement.solvers.annealing.node_families import Families
+from placement.solvers.annealing.copy_books import Asked, change_of_sends
 from placement.support.kernel import inlined_kernel, inner_kernel
 
 TRIES = 4  # slots or experts that a guided proposal looks at
@@ -54,21 +53,21 @@ def slot_of_fellow(p: int, phy2log_P: Ids, inc: Incidence, host_E: Masks, slots_
 
 @inner_kernel
 def guided_swap(
-    p: int, phy2log_P: Ids, slots_per_node: int, on_EN: Ints, tables: Families, books: FamilyBooks, state: Masks
+    p: int, phy2log_P: Ids, slots_per_node: int, on_EN: Ints, host_E: Masks, state: Masks, asked: Asked
 ) -> int:
     """A slot on the node where the expert of slot p saves most sends; its own expert loses least on p's node."""
     u, i = int(np.int64(phy2log_P[p])), p // slots_per_node
     j, least = i, NEVER
     for n in range(on_EN.shape[1]):
         if n != i and on_EN[u, n] == 0:
-            change = change_of_sends(u, _moved(u, i, n, on_EN, books), tables, books)
+            change = change_of_sends(u, host_E[u], _moved(u, i, n, on_EN, host_E), asked)
             if change < least:
                 j, least = n, change
     best, least = p, NEVER
     for _ in range(TRIES):
         q = j * slots_per_node + random_below(state, slots_per_node)
         v = int(np.int64(phy2log_P[q]))
-        change = change_of_sends(v, _moved(v, j, i, on_EN, books), tables, books)
+        change = change_of_sends(v, host_E[v], _moved(v, j, i, on_EN, host_E), asked)
         if change < least:
             best, least = q, change
     return best
@@ -81,9 +80,9 @@ def guided_copy(
     slots_per_node: int,
     copies_E: Ints,
     on_EN: Ints,
-    tables: Families,
-    books: FamilyBooks,
+    host_E: Masks,
     state: Masks,
+    asked: Asked,
 ) -> tuple[int, int]:
     """A slot of an expert with several copies, and one of the expert that saves most sends there."""
     for _ in range(TRIES):
@@ -96,14 +95,14 @@ def guided_copy(
         q = random_below(state, phy2log_P.shape[0])
         v = int(np.int64(phy2log_P[q]))
         if on_EN[v, i] == 0:
-            change = change_of_sends(v, books.host_E[v] | ONE << np.uint64(i), tables, books)
+            change = change_of_sends(v, host_E[v], host_E[v] | ONE << np.uint64(i), asked)
             if change < least:
                 best, least = q, change
     return p, best
 
 
 @inlined_kernel
-def _moved(e: int, i: int, j: int, on_EN: Ints, books: FamilyBooks) -> np.uint64:
+def _moved(e: int, i: int, j: int, on_EN: Ints, host_E: Masks) -> np.uint64:
     """The nodes of e after a copy went from node i to node j."""
-    host: np.uint64 = books.host_E[e] | ONE << np.uint64(j)
+    host: np.uint64 = host_E[e] | ONE << np.uint64(j)
     return host & ~(ONE << np.uint64(i)) if on_EN[e, i] == 1 else host

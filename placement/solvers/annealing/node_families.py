@@ -25,7 +25,7 @@ Counts = npt.NDArray[np.int32]
 class Families(NamedTuple):
     """Tables for N nodes. Columns Y are blocks of states Z: block 0 of random homes, block 1 + h of home h.
 
-    word_M     int64 [2^N], the family of an expert on the nodes M
+    word_M     int64 [2^N], the family of an expert on the nodes M; every node set for nobody, who is on none
     state_W    uint8 [2^(2^N)], the state of a family; state 0 is that of no expert; words that are no family have 0
     sends_BZ   int64 [N+1, Z], N * sends of a set, a row for each block
     after_MY   int32 [2^N, Y], N * sends of a set of state Z and one further expert on the nodes M
@@ -58,7 +58,7 @@ def families_of(num_nodes: int, *, random_homes: bool) -> Families:
 @cache
 def _tables(num_nodes: int) -> Families:
     masks = range(1 << num_nodes)
-    word_M = [sum(1 << s for s in masks if s & m) for m in masks]
+    word_M = [sum(1 << s for s in masks if s & m or m == 0) for m in masks]
     words = [(1 << (1 << num_nodes)) - 1]
     known = {words[0]}
     for word in words:  # grows while it is gone through

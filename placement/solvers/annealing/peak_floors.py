@@ -10,6 +10,8 @@ from placement.solvers.annealing.anneal_common import CAP_PRICE, ONE, ZERO, Cost
 from placement.solvers.annealing.anneal_single import measure_relief, three_highest
 from placement.support.kernel import inner_kernel
 
+FEW_NODES = 4
+
 
 class Floors(NamedTuple):
     """Bounds on what a move saves.
@@ -17,7 +19,8 @@ class Floors(NamedTuple):
     high_3B, rank_3B  the three highest loads under each bootstrap, and their ranks
     swap_G            saved at most by a swap of this rank and another
     touch_G           saved at most by a move that changes the load of this rank, of any number
-    least_M           cost of the loads on the nodes outside of the mask M: no move within M ends below
+    least_M           cost of the loads on the nodes outside of the mask M: no move within M ends below; empty beyond
+                      FEW_NODES, where there are too many masks
     """
 
     high_3B: Floats
@@ -29,8 +32,9 @@ class Floors(NamedTuple):
 
 def no_floors(num_nodes: int, num_ranks: int, num_boots: int) -> Floors:
     """Room for the bounds."""
+    masks = 1 << num_nodes if num_nodes <= FEW_NODES else 0
     high_3B, rank_3B = np.empty((3, num_boots)), np.empty((3, num_boots), dtype=np.int64)
-    return Floors(high_3B, rank_3B, np.empty(num_ranks), np.empty(num_ranks), np.empty(1 << num_nodes))
+    return Floors(high_3B, rank_3B, np.empty(num_ranks), np.empty(num_ranks), np.empty(masks))
 
 
 @inner_kernel
@@ -70,7 +74,9 @@ def most_saved(
             for g in range(n * costs.gpus_per_node, (n + 1) * costs.gpus_per_node):
                 if holds_EG[u, g] or holds_EG[v, g] or g in (r, s):
                     saved += floors.touch_G[g]
-    return float(min(saved, uneven - floors.least_M[nodes]))
+    if floors.least_M.shape[0] > 0:
+        saved = min(saved, uneven - floors.least_M[nodes])
+    return float(saved)
 
 
 @inner_kernel
