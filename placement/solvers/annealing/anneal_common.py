@@ -12,7 +12,7 @@ from placement.cost.covers import popcount
 from placement.cost.transport import fare_HX
 from placement.solvers.problem import LayerProblem
 from placement.support.hash64 import GOLDEN, mix_word
-from placement.support.kernel import inlined_kernel, inner_kernel, kernel
+from placement.support.kernel import inlined_kernel, inner_search_kernel, kernel
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -209,7 +209,7 @@ def lowest_node(nodes: np.uint64) -> int:
     return popcount((nodes & (~nodes + ONE)) - ONE)
 
 
-@inner_kernel
+@inner_search_kernel
 def book_slots(
     u: int, v: int, i: int, j: int, r: int, s: int, replace: bool, sign: int, on_EN: Ints, holds_EG: Ints
 ) -> None:
@@ -228,7 +228,7 @@ def book_slots(
         holds_EG[v, s] -= sign
 
 
-@inner_kernel
+@inner_search_kernel
 def balance_cost(peak_B: Floats, price: float, cap: float) -> float:
     """Cost of the imbalance `peak_B` under each bootstrap. Four sums side by side: one would wait for each addition."""
     num_boots = peak_B.shape[0]
@@ -245,14 +245,14 @@ def balance_cost(peak_B: Floats, price: float, cap: float) -> float:
     return float(price * total / num_boots + CAP_PRICE * max(0.0, peak_B[0] - cap))
 
 
-@inner_kernel
+@inner_search_kernel
 def copy_row(source_P: Ids, target_P: Ids) -> None:
     """`target_P[:] = source_P`, whose check of shapes takes numba a second or two to compile."""
     for p in range(source_P.shape[0]):
         target_P[p] = source_P[p]
 
 
-@inner_kernel
+@inner_search_kernel
 def total_of(values_X: Floats) -> float:
     """`values_X.sum()` in order, without numba's checks of axes."""
     total = 0.0
@@ -261,7 +261,7 @@ def total_of(values_X: Floats) -> float:
     return total
 
 
-@inner_kernel
+@inner_search_kernel
 def cost_of_moves(phy2log_P: Ids, costs: Costs) -> float:
     """What it costs that ranks do not hold what they hold now."""
     cost = 0.0

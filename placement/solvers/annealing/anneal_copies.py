@@ -45,7 +45,7 @@ from placement.solvers.annealing.copy_books import (
 from placement.solvers.annealing.guided_moves import guided_copy, guided_swap, hosts_after, slot_of_fellow
 from placement.solvers.annealing.peak_floors import Floors, cost_of_swap, measure_floors, most_saved, no_floors
 from placement.solvers.annealing.rank_loads import NOBODY, add_load, cost_after, measure_peaks, spread, spread_more
-from placement.support.kernel import inner_kernel, kernel
+from placement.support.kernel import inner_search_kernel, search_kernel
 
 GUIDED = 4  # one proposal of so many is guided
 
@@ -101,7 +101,7 @@ def anneal_copies(
     return float(copies_kernel(phy2log_P, costs, books, room, hot, cold, moves))
 
 
-@kernel
+@search_kernel
 def copies_kernel(
     phy2log_P: Ids, costs: Costs, books: Books, room: CopiesRoom, hot: float, cold: float, moves: int
 ) -> float:
@@ -243,7 +243,7 @@ def copies_kernel(
     return best
 
 
-@inner_kernel
+@inner_search_kernel
 def _measure_more(
     u: int, host_u: np.uint64, v: int, host_v: np.uint64, nodes: np.uint64, costs: Costs, books: Books, room: CopiesRoom
 ) -> None:
@@ -261,7 +261,7 @@ def _measure_more(
     spread_more(share_v_N, room.on_EN[v], room.holds_EG[v], nodes, costs, room.part_EG[v], room.more_v_G)
 
 
-@inner_kernel
+@inner_search_kernel
 def copy_shares(source_N: Floats, target_N: Floats) -> None:
     """`target_N[:] = source_N`, without numba's check of shapes."""
     for n in range(source_N.shape[0]):

@@ -32,7 +32,7 @@ from placement.solvers.annealing.anneal_common import (
     random_word,
 )
 from placement.solvers.annealing.single_gains import exchange_shared, fill_gains, move_expert, nearest_unit
-from placement.support.kernel import inner_kernel, kernel
+from placement.support.kernel import inner_search_kernel, search_kernel
 
 CANDIDATES = 4  # experts of the nearest unit that a directed proposal draws from
 
@@ -53,6 +53,7 @@ class SingleRoom(NamedTuple):
     peak_B: Floats
     relief_G: Floats
     best_P: Ids
+    touched_HX: Ints
 
 
 def anneal_single(
@@ -88,11 +89,12 @@ def anneal_single(
         peak_B=np.empty(num_boots),
         relief_G=np.empty(num_ranks),
         best_P=phy2log_P.copy(),
+        touched_HX=np.zeros(costs.fare_HX.shape, dtype=np.int64),
     )
     return float(single_kernel(phy2log_P, inc, costs, room, hot, cold, moves))
 
 
-@kernel
+@search_kernel
 def single_kernel(
     phy2log_P: Ids, inc: Incidence, costs: Costs, room: SingleRoom, hot: float, cold: float, moves: int
 ) -> float:
@@ -104,13 +106,13 @@ def single_kernel(
     num_units = fare_HX.shape[1]
     slots_per_unit = num_slots // num_units
     state, unit_E, touch_UX, enter_EX, leave_E, shared_U, load_GB, load_N, high_3B, rank_3B, peak_B = room[:11]
-    relief_G, best_P = room[11:]
+    relief_G, best_P, touched_HX = room[11:]
     random_word(state)
 
     # books of the first map: units, sends, loads of ranks and nodes, peaks
     for p in range(num_slots):
         unit_E[phy2log_P[p]] = p // slots_per_unit
-    wire = fill_gains(inc, fare_HX, unit_E, touch_UX, enter_EX, leave_E) + cost_of_moves(phy2log_P, costs)
+    wire = fill_gains(inc, fare_HX, unit_E, touch_UX, enter_EX, leave_E, touched_HX) + cost_of_moves(phy2log_P, costs)
     for p in range(num_slots):
         g = p // costs.slots_per_gpu
         load_N[p // slots_per_node] += costs.load_EB[phy2log_P[p], 0]
@@ -220,7 +222,7 @@ def single_kernel(
     return float(best)
 
 
-@inner_kernel
+@inner_search_kernel
 def three_highest(load_GB: Floats, b: int, high_3B: Floats, rank_3B: Ints) -> None:
     """The three most loaded ranks of bootstrap b: a swap changes two, so the highest of the others is then known."""
     a0, a1, a2 = -1.0, -1.0, -1.0
@@ -241,7 +243,7 @@ def three_highest(load_GB: Floats, b: int, high_3B: Floats, rank_3B: Ints) -> No
     rank_3B[0, b], rank_3B[1, b], rank_3B[2, b] = r0, r1, r2
 
 
-@inner_kernel
+@inner_search_kernel
 def measure_relief(high_3B: Floats, rank_3B: Ints, costs: Costs, relief_G: Floats) -> None:
     """What a swap of this rank and another can save at most: no peak falls below the third highest load."""
     relief_G[:] = 0.0
@@ -251,7 +253,7 @@ def measure_relief(high_3B: Floats, rank_3B: Ints, costs: Costs, relief_G: Float
     relief_G[rank_3B[0, 0]] += CAP_PRICE * max(0.0, high_3B[0, 0] - costs.cap)
 
 
-@inner_kernel
+@inner_search_kernel
 def node_penalty(load_N: Floats, costs: Costs) -> float:
     """What the most loaded node costs beyond the cap on nodes."""
     peak = 0.0

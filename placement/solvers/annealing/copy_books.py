@@ -16,6 +16,7 @@ from numba.extending import overload
 
 from placement.solvers.annealing import family_books, node_families, reach_books, reaches, set_histogram, wide_books
 from placement.solvers.annealing.anneal_common import Floats, Incidence
+from placement.support.kernel import UNCOUNTED
 
 Books = family_books.FamilyBooks | reach_books.ReachBooks | wide_books.WideBooks
 Asked = set_histogram.Histogram | wide_books.Entries
@@ -50,7 +51,7 @@ def _of_kind(function: F) -> F:
     def compiled(*types: Any) -> Any:
         return getattr(KINDS[types[-1].instance_class], function.__name__).py_func
 
-    overload(function, strict=False)(compiled)  # annotations differ
+    overload(function, strict=False, jit_options=UNCOUNTED)(compiled)  # annotations differ
     return function
 
 

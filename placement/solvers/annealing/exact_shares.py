@@ -16,7 +16,7 @@ from placement.solvers.annealing.anneal_common import (
     members,
     total_of,
 )
-from placement.support.kernel import inner_kernel
+from placement.support.kernel import inner_search_kernel
 
 
 def home_shares(num_experts: int, num_nodes: int, inc: Incidence) -> Floats:
@@ -31,7 +31,7 @@ def home_shares(num_experts: int, num_nodes: int, inc: Incidence) -> Floats:
     return share_EN
 
 
-@inner_kernel
+@inner_search_kernel
 def home_part(e: int, host: np.uint64, home_EN: Floats, share_N: Floats) -> float:
     """Write what nodes of `host` serve of e as home of its tokens to `share_N`; returns the share of other homes."""
     left = 1.0
@@ -43,7 +43,7 @@ def home_part(e: int, host: np.uint64, home_EN: Floats, share_N: Floats) -> floa
     return left
 
 
-@inner_kernel
+@inner_search_kernel
 def measure_sets(
     inc: Incidence, host_E: Masks, share_EN: Floats, several_K: Masks, open_K: Masks, covers: Masks
 ) -> float:

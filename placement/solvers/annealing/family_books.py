@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import popcount
+from placement.cost.covers import COUNT_0, popcount
 from placement.solvers.annealing.anneal_common import ONE, ZERO, Bytes, Floats, Ids, Incidence, Ints, Masks, members
 from placement.solvers.annealing.node_families import Families, families_of
 from placement.solvers.annealing.set_histogram import Histogram
-from placement.support.kernel import inner_kernel
+from placement.support.kernel import inner_search_kernel
 
 REFRESH = 32  # changes of an expert's nodes between refreshes
 
@@ -70,7 +70,7 @@ def no_books(num_experts: int, num_nodes: int, inc: Incidence) -> FamilyBooks:
     )
 
 
-@inner_kernel
+@inner_search_kernel
 def book_sets(books: FamilyBooks) -> None:
     """Book all sets."""
     inc, tables, hist_EY, weight_E = books.inc, books.tables, books.asked.hist_EZ, books.weight_E
@@ -79,16 +79,16 @@ def book_sets(books: FamilyBooks) -> None:
         for k in range(inc.sets_UK.shape[1]):
             hist_EY[inc.sets_UK[t, k], block] += count
             weight_E[inc.sets_UK[t, k]] += count
-    _update_sets(books.every_U, 0, books.every_U.shape[0], books)
+    _update_sets(books.every_U, COUNT_0, books.every_U.shape[0], books)
 
 
-@inner_kernel
+@inner_search_kernel
 def update_expert(e: int, books: FamilyBooks) -> None:
     """Bring the sets of an expert, which changed nodes, up to date."""
     _update_sets(books.inc.expert_sets, books.inc.expert_ptr[e], books.inc.expert_ptr[e + 1], books)
 
 
-@inner_kernel
+@inner_search_kernel
 def _update_sets(set_X: Ids, start: int, stop: int, books: FamilyBooks) -> None:
     inc, tables, host_E, rest_UK, asked, prefix_K = books[:6]
     hist_EY = asked.hist_EZ
@@ -114,7 +114,7 @@ def _update_sets(set_X: Ids, start: int, stop: int, books: FamilyBooks) -> None:
             after &= word_M[host_E[e]]
 
 
-@inner_kernel
+@inner_search_kernel
 def shares_of_load(e: int, host: np.uint64, share_N: Floats, books: FamilyBooks) -> None:
     """The share of e's load that each node serves if e is on the nodes `host`, exact under `min-nodes`."""
     hist_EY, share_MNY, weight, width = books.asked.hist_EZ, books.share_MNY, books.weight_E[e], popcount(host)
@@ -131,7 +131,7 @@ def shares_of_load(e: int, host: np.uint64, share_N: Floats, books: FamilyBooks)
         share_N[n] = total / (weight * share_N.shape[0] * books.unit)
 
 
-@inner_kernel
+@inner_search_kernel
 def change_of_both(u: int, host_u: np.uint64, v: int, host_v: np.uint64, books: FamilyBooks) -> int:
     """What the sets that hold both u and v add to the changes of u alone and of v alone."""
     inc, tables, host_E = books.inc, books.tables, books.host_E
@@ -153,7 +153,7 @@ def change_of_both(u: int, host_u: np.uint64, v: int, host_v: np.uint64, books: 
     return int(total)
 
 
-@inner_kernel
+@inner_search_kernel
 def measure(share_EN: Floats, books: FamilyBooks) -> float:
     """N * sends of all sets, and the shares of load that nodes serve, both exact."""
     inc, tables, host_E = books.inc, books.tables, books.host_E

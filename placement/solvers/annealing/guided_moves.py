@@ -16,7 +16,7 @@ from placement.solvers.annealing.anneal_common import (
     random_below,
 )
 from placement.solvers.annealing.copy_books import Asked, change_of_sends
-from placement.support.kernel import inlined_kernel, inner_kernel
+from placement.support.kernel import inlined_kernel, inner_search_kernel
 
 TRIES = 4  # slots or experts that a guided proposal looks at
 NEVER: int = np.int64(1 << 60)  # type: ignore[assignment]  # above any change of sends
@@ -31,7 +31,7 @@ def hosts_after(host: np.uint64, on_N: Ints, i: int, j: int) -> np.uint64:
     return host
 
 
-@inner_kernel
+@inner_search_kernel
 def slot_of_fellow(p: int, phy2log_P: Ids, inc: Incidence, host_E: Masks, slots_per_node: int, state: Masks) -> int:
     """A slot of an expert that is in a set with one on the node of slot p, both drawn at random."""
     other = p - p % slots_per_node + random_below(state, slots_per_node)
@@ -51,7 +51,7 @@ def slot_of_fellow(p: int, phy2log_P: Ids, inc: Incidence, host_E: Masks, slots_
     return other
 
 
-@inner_kernel
+@inner_search_kernel
 def guided_swap(
     p: int, phy2log_P: Ids, slots_per_node: int, on_EN: Ints, host_E: Masks, state: Masks, asked: Asked
 ) -> int:
@@ -73,7 +73,7 @@ def guided_swap(
     return best
 
 
-@inner_kernel
+@inner_search_kernel
 def guided_copy(
     p: int,
     phy2log_P: Ids,

@@ -8,7 +8,7 @@ import numpy as np
 
 from placement.solvers.annealing.anneal_common import CAP_PRICE, ONE, ZERO, Costs, Floats, Ints, balance_cost
 from placement.solvers.annealing.anneal_single import measure_relief, three_highest
-from placement.support.kernel import inner_kernel
+from placement.support.kernel import inner_search_kernel
 
 FEW_NODES = 4
 
@@ -37,7 +37,7 @@ def no_floors(num_nodes: int, num_ranks: int, num_boots: int) -> Floors:
     return Floors(high_3B, rank_3B, np.empty(num_ranks), np.empty(num_ranks), np.empty(masks))
 
 
-@inner_kernel
+@inner_search_kernel
 def measure_floors(load_GB: Floats, peak_NB: Floats, costs: Costs, floors: Floors, peak_B: Floats) -> None:
     """Measure the bounds anew; `peak_B` is room."""
     high_3B, rank_3B, swap_G, touch_G, least_M = floors
@@ -63,7 +63,7 @@ def measure_floors(load_GB: Floats, peak_NB: Floats, costs: Costs, floors: Floor
         least_M[m] = balance_cost(peak_B, costs.price, costs.cap)
 
 
-@inner_kernel
+@inner_search_kernel
 def most_saved(
     u: int, v: int, r: int, s: int, nodes: np.uint64, uneven: float, holds_EG: Ints, costs: Costs, floors: Floors
 ) -> float:
@@ -79,7 +79,7 @@ def most_saved(
     return float(saved)
 
 
-@inner_kernel
+@inner_search_kernel
 def cost_of_swap(
     u: int, v: int, r: int, s: int, load_GB: Floats, costs: Costs, floors: Floors, peak_B: Floats
 ) -> float:

@@ -14,12 +14,12 @@ from placement.solvers.annealing.anneal_common import (
     balance_cost,
     lowest_node,
 )
-from placement.support.kernel import inner_kernel, kernel
+from placement.support.kernel import inner_search_kernel
 
 NOBODY: int = np.int64(-1)  # type: ignore[assignment]  # no expert; typed, as `COUNT_0`
 
 
-@kernel
+@inner_search_kernel
 def spread(share_N: Floats, on_N: Ints, holds_G: Ints, nodes: np.uint64, costs: Costs, part_G: Floats) -> None:
     """What an expert adds to each rank of `nodes` per unit of its load: a node's share evenly over its copies there."""
     while nodes != ZERO:
@@ -29,7 +29,7 @@ def spread(share_N: Floats, on_N: Ints, holds_G: Ints, nodes: np.uint64, costs: 
             part_G[g] = share_N[n] / on_N[n] * costs.slowness_G[g] if holds_G[g] else 0.0
 
 
-@inner_kernel
+@inner_search_kernel
 def spread_more(
     share_N: Floats, on_N: Ints, holds_G: Ints, nodes: np.uint64, costs: Costs, part_G: Floats, more_G: Floats
 ) -> None:
@@ -42,7 +42,7 @@ def spread_more(
             more_G[g] -= part_G[g]
 
 
-@inner_kernel
+@inner_search_kernel
 def measure_peaks(load_GB: Floats, nodes: np.uint64, costs: Costs, peak_NB: Floats) -> None:
     """The highest load on each of `nodes` under every bootstrap."""
     while nodes != ZERO:
@@ -55,7 +55,7 @@ def measure_peaks(load_GB: Floats, nodes: np.uint64, costs: Costs, peak_NB: Floa
                 peak_NB[n, b] = x if x > peak_NB[n, b] else peak_NB[n, b]
 
 
-@inner_kernel
+@inner_search_kernel
 def cost_after(
     load_GB: Floats,
     peak_NB: Floats,
@@ -93,7 +93,7 @@ def cost_after(
     return balance_cost(peak_B, costs.price, costs.cap) + over
 
 
-@inner_kernel
+@inner_search_kernel
 def add_load(load_GB: Floats, e: int, more_G: Floats, nodes: np.uint64, costs: Costs) -> None:
     while nodes != ZERO:
         n = lowest_node(nodes)

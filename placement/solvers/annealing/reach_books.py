@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost.covers import MAX_COVERS, popcount
+from placement.cost.covers import COUNT_0, MAX_COVERS, popcount
 from placement.solvers.annealing.anneal_common import ONE, ZERO, Floats, Ids, Incidence, Masks
 from placement.solvers.annealing.exact_shares import home_part, home_shares, measure_sets
 from placement.solvers.annealing.reaches import (
@@ -25,7 +25,7 @@ from placement.solvers.annealing.reaches import (
     reaches_of,
 )
 from placement.solvers.annealing.set_histogram import Histogram, no_tokens
-from placement.support.kernel import inner_kernel
+from placement.support.kernel import inner_search_kernel
 
 BYTE = np.uint64(255)
 MEASURED = 192  # pairs of a set and a node for each accepted move between refreshes
@@ -80,7 +80,7 @@ def no_books(num_experts: int, num_nodes: int, inc: Incidence) -> ReachBooks:
     )
 
 
-@inner_kernel
+@inner_search_kernel
 def book_sets(books: ReachBooks) -> None:
     """Book all sets."""
     inc, hist_ES, num_nodes = books.inc, books.asked.hist_EZ, books.home_EN.shape[1]
@@ -92,16 +92,16 @@ def book_sets(books: ReachBooks) -> None:
                     hist_ES[inc.sets_UK[t, k], 1 << h] += count
                 elif home == h:
                     hist_ES[inc.sets_UK[t, k], 1 << h] += count * np.int32(num_nodes)
-    _update_sets(books.every_U, 0, books.every_U.shape[0], books)
+    _update_sets(books.every_U, COUNT_0, books.every_U.shape[0], books)
 
 
-@inner_kernel
+@inner_search_kernel
 def update_expert(e: int, books: ReachBooks) -> None:
     """Bring the sets of an expert, which changed nodes, up to date."""
     _update_sets(books.inc.expert_sets, books.inc.expert_ptr[e], books.inc.expert_ptr[e + 1], books)
 
 
-@inner_kernel
+@inner_search_kernel
 def _update_sets(set_X: Ids, start: int, stop: int, books: ReachBooks) -> None:
     inc, tables, host_E, rest_UK, asked, several_K, open_K = books[:7]
     hist_ES = asked.hist_EZ
@@ -142,7 +142,7 @@ def _update_sets(set_X: Ids, start: int, stop: int, books: ReachBooks) -> None:
                 after >>= np.uint64(8)
 
 
-@inner_kernel
+@inner_search_kernel
 def shares_of_load(e: int, host: np.uint64, share_N: Floats, books: ReachBooks) -> None:
     """The share of e's load that each node serves if e is on the nodes `host`: exact at its homes, else estimated."""
     hist_ES, share_MNS = books.asked.hist_EZ, books.share_MNS
@@ -163,7 +163,7 @@ def shares_of_load(e: int, host: np.uint64, share_N: Floats, books: ReachBooks) 
         share_N[n] += left * served / (total * UNIT)
 
 
-@inner_kernel
+@inner_search_kernel
 def change_of_both(u: int, host_u: np.uint64, v: int, host_v: np.uint64, books: ReachBooks) -> int:
     """What the sets that hold both u and v add to the changes of u alone and of v alone."""
     inc, tables, host_E, rest_UK, _, several_K, open_K = books[:7]
@@ -189,7 +189,7 @@ def change_of_both(u: int, host_u: np.uint64, v: int, host_v: np.uint64, books: 
     return int(total)
 
 
-@inner_kernel
+@inner_search_kernel
 def measure(share_EN: Floats, books: ReachBooks) -> float:
     """N * sends of all sets, and the shares of load that nodes serve, both exact."""
     return float(measure_sets(books.inc, books.host_E, share_EN, books.several_K, books.open_K, books.covers))

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.solvers.annealing.anneal_common import ONE, ZERO, Ids, Masks
-from placement.support.kernel import inlined_kernel, inner_kernel
+from placement.support.kernel import inlined_kernel, inner_search_kernel
 
 MOST_NODES = 8  # a home has a byte of a word
 UNIT = 840  # shares of up to 8 nodes are whole numbers of 1 / UNIT
@@ -145,7 +145,7 @@ def _both(a: np.uint64, b: np.uint64) -> np.uint64:
     return a & b if a & b != ZERO else a | b
 
 
-@inner_kernel
+@inner_search_kernel
 def _reach_of_three(a: np.uint64, b: np.uint64, c: np.uint64, homes_M: Masks) -> np.uint64:
     """The covers of those of three masks that the home is not in."""
     at_a, at_b, at_c = homes_M[a], homes_M[b], homes_M[c]
@@ -166,7 +166,7 @@ def _reach_of_three(a: np.uint64, b: np.uint64, c: np.uint64, homes_M: Masks) ->
     return reach
 
 
-@inner_kernel
+@inner_search_kernel
 def _reach_of_many(
     forced: np.uint64, open_K: Masks, num_open: int, meets_MW: Masks, holds_NW: Masks, sized_CW: Masks
 ) -> np.uint64:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from placement.support.kernel import inner_kernel
+from placement.support.kernel import inner_search_kernel
 
 Counts = npt.NDArray[np.int32]
 
@@ -32,7 +32,7 @@ def no_tokens(num_experts: int, after_MZ: Counts) -> Histogram:
     return Histogram(np.zeros((num_experts, after_MZ.shape[1]), dtype=np.int32), after_MZ)
 
 
-@inner_kernel
+@inner_search_kernel
 def change_of_sends(e: int, before: np.uint64, host: np.uint64, asked: Histogram) -> int:
     """Change of N * sends over all sets if expert e alone moved from the nodes `before` to the nodes `host`."""
     hist_EZ, after_MZ = asked.hist_EZ, asked.after_MZ

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from placement.solvers.annealing.anneal_common import Bytes, Flags, Floats, Incidence, Ints, members
-from placement.support.kernel import inlined_kernel, inner_kernel
+from placement.support.kernel import inlined_kernel, inner_search_kernel
 
 
 @inlined_kernel
@@ -22,13 +22,18 @@ def nearest_unit(u: int, own: int, enter_EX: Floats) -> int:
     return nearest
 
 
-@inner_kernel
+@inner_search_kernel
 def fill_gains(
-    inc: Incidence, fare_HX: Floats, unit_E: Ints, touch_UX: Bytes, enter_EX: Floats, leave_E: Floats
+    inc: Incidence,
+    fare_HX: Floats,
+    unit_E: Ints,
+    touch_UX: Bytes,
+    enter_EX: Floats,
+    leave_E: Floats,
+    touched_HX: Ints,
 ) -> float:
-    """Build the tables; returns the sum of all fares."""
+    """Build the tables, and count the tokens of each home that touch each unit; returns the sum of all fares."""
     sets, count = inc.sets_UK, inc.count_U
-    touched_HX = np.zeros(fare_HX.shape, dtype=np.int64)
     for t in range(sets.shape[0]):
         fare_X, size = fare_HX[inc.home_U[t]], members(t, inc)
         for k in range(size):
@@ -49,7 +54,7 @@ def fill_gains(
     return total
 
 
-@inner_kernel
+@inner_search_kernel
 def move_expert(
     u: int,
     i: int,
@@ -94,7 +99,7 @@ def move_expert(
                     leave_E[e] -= fare_j
 
 
-@inner_kernel
+@inner_search_kernel
 def exchange_shared(
     u: int, v: int, i: int, j: int, inc: Incidence, fare_HX: Floats, row: int, touch_UX: Bytes, leave_E: Floats
 ) -> None:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from placement.cost.covers import MAX_COVERS, popcount
+from placement.cost.covers import COUNT_0, MAX_COVERS, popcount
 from placement.solvers.annealing.anneal_common import ONE, ZERO, Floats, Ids, Incidence, Ints, Masks
 from placement.solvers.annealing.exact_shares import home_part, home_shares, measure_sets
 from placement.solvers.annealing.reaches import hosts_of_set, hosts_without, open_masks
-from placement.support.kernel import inner_kernel
+from placement.support.kernel import inner_search_kernel
 
 MEASURED = 192  # pairs of a set and a node for each accepted move between refreshes
 
@@ -81,19 +81,19 @@ def no_books(num_experts: int, num_nodes: int, inc: Incidence) -> WideBooks:
     )
 
 
-@inner_kernel
+@inner_search_kernel
 def book_sets(books: WideBooks) -> None:
     """Book all sets."""
-    _update_sets(books.every_U, 0, books.every_U.shape[0], books)
+    _update_sets(books.every_U, COUNT_0, books.every_U.shape[0], books)
 
 
-@inner_kernel
+@inner_search_kernel
 def update_expert(e: int, books: WideBooks) -> None:
     """Bring the sets of an expert, which changed nodes, up to date."""
     _update_sets(books.inc.expert_sets, books.inc.expert_ptr[e], books.inc.expert_ptr[e + 1], books)
 
 
-@inner_kernel
+@inner_search_kernel
 def _update_sets(set_X: Ids, start: int, stop: int, books: WideBooks) -> None:
     inc, host_E, asked, several_K, open_K = books[:5]
     rest_X = asked.rest_X
@@ -117,7 +117,7 @@ def _update_sets(set_X: Ids, start: int, stop: int, books: WideBooks) -> None:
             rest_X[entry_UK[t, k]] = forced | _covered(open_K, num_open)
 
 
-@inner_kernel
+@inner_search_kernel
 def _covered(open_K: Masks, num_open: int) -> np.uint64:
     """The nodes of the smallest covers of open masks: exact for up to two masks, and where one node meets all."""
     shared, union = ~ZERO, ZERO
@@ -127,7 +127,7 @@ def _covered(open_K: Masks, num_open: int) -> np.uint64:
     return union if shared == ZERO else shared & union
 
 
-@inner_kernel
+@inner_search_kernel
 def change_of_sends(e: int, before: np.uint64, host: np.uint64, asked: Entries) -> int:
     """Change of N * sends over all sets if expert e alone moved from the nodes `before` to the nodes `host`."""
     rest_X, known_X, random_X, expert_ptr, num_nodes = asked
@@ -140,7 +140,7 @@ def change_of_sends(e: int, before: np.uint64, host: np.uint64, asked: Entries) 
     return int(total)
 
 
-@inner_kernel
+@inner_search_kernel
 def shares_of_load(e: int, host: np.uint64, share_N: Floats, books: WideBooks) -> None:
     """The share of e's load that each node serves if e is on the nodes `host`: exact at its homes, else estimated."""
     left, width = home_part(e, host, books.home_EN, share_N), popcount(host)
@@ -163,7 +163,7 @@ def shares_of_load(e: int, host: np.uint64, share_N: Floats, books: WideBooks) -
                 share_N[n] += part
 
 
-@inner_kernel
+@inner_search_kernel
 def change_of_both(u: int, host_u: np.uint64, v: int, host_v: np.uint64, books: WideBooks) -> int:
     """What the sets that hold both u and v add to the changes of u alone and of v alone."""
     inc, host_E, asked, several_K, open_K = books[:5]
@@ -188,7 +188,7 @@ def change_of_both(u: int, host_u: np.uint64, v: int, host_v: np.uint64, books: 
     return int(total)
 
 
-@inner_kernel
+@inner_search_kernel
 def measure(share_EN: Floats, books: WideBooks) -> float:
     """N * sends of all sets, and the shares of load that nodes serve, both exact."""
     return float(measure_sets(books.inc, books.host_E, share_EN, books.several_K, books.open_K, books.covers))
