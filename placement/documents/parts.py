@@ -115,6 +115,30 @@ class EvaluationPart(DocumentPart):
     )
 
 
+class TwicePart(DocumentPart):
+    """What twice the requests would bring, [least, most]; from a learning curve."""
+
+    sends_per_token: list[float] | None = Field(description="Fewer sends; null: sends do not count, or are unknown")
+    rank_imbalance: list[float] = Field(description="Less rank imbalance")
+
+
+class ErrorPart(DocumentPart):
+    """Standard errors of held-out figures of the map in this file, from one set of so many requests to the next."""
+
+    rank_imbalance: float
+    against_reference: float = Field(description="Of its difference from the rank imbalance of eplb (of eplb: linear)")
+
+
+class EvidencePart(DocumentPart):
+    """How many requests the map rests on, and how far its figures can be trusted."""
+
+    requests: int | None = Field(description="Requests that the map was fitted to; null: counts name none")
+    more_requests: bool = Field(description="There are more requests than `requests`")
+    held_out_requests: int | None = Field(description="null: none were held out, or so many that chance is no matter")
+    twice_the_requests: TwicePart | None = Field(description="null: not measured")
+    held_out_error: ErrorPart | None = Field(description="null: unknown, or so small that it is no matter")
+
+
 class WorstMean(DocumentPart):
     worst: float
     mean: float

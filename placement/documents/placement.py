@@ -24,6 +24,7 @@ from placement.documents.parts import (
     ClassesPart,
     ClusterPart,
     EvaluationPart,
+    EvidencePart,
     LayerPart,
     MigrationPart,
     ModelPart,
@@ -50,6 +51,7 @@ class PlacementFile(Document):
         "-1 in the last slots of every rank: GPUs have fewer in this layer"
     )
     evaluation: EvaluationPart | None = None
+    evidence: EvidencePart | None = None
     robust: RobustPart | None = None
     classes: ClassesPart | None = None
     layers: list[LayerPart] | None = None

@@ -15,6 +15,7 @@ from placement.core.placement import Placement
 from placement.cost.evaluation import Evaluation
 from placement.documents.parts import ProvenancePart
 from placement.documents.placement import PlacementFile
+from placement.pipeline.evidence import Evidence
 from placement.pipeline.layer_answer import LayerReport
 from placement.pipeline.part_figures import PartFigures
 from placement.solvers.options import Options
@@ -34,6 +35,7 @@ class Solution:
         lost_ranks: Ranks of the current map whose weights are gone.
         parts: The maps on each part of the traffic: parts of a robust solve, else domains; None: there are none.
         robust: How the traffic was parted for a robust solve; None: the solve was a plain one.
+        evidence: What the result rests on; None: not asked for.
     """
 
     cluster: Cluster
@@ -49,6 +51,7 @@ class Solution:
     lost_ranks: tuple[int, ...] = ()
     parts: PartFigures | None = None
     robust: str | None = None
+    evidence: Evidence | None = None
     _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -117,6 +120,7 @@ def solution_document(
             **summaries(solution.train, solution.held_out),
             "best_split": best_split,
         },
+        evidence=_evidence_document(solution.evidence),
         robust=_robust_document(solution),
         classes=classes,
         layers=[asdict(layer) for layer in solution.layers],
@@ -129,6 +133,26 @@ def summaries(train: Mapping[str, Evaluation], held_out: Mapping[str, Evaluation
     """What maps cost on both sides, by name; null where nothing was held out."""
     sides = (("train", train), ("held_out", held_out))
     return {side: {name: one.summary() for name, one in answers.items()} or None for side, answers in sides}
+
+
+def _evidence_document(evidence: Evidence | None) -> dict[str, Any] | None:
+    if evidence is None:
+        return None
+    twice, error = evidence.twice, evidence.imbalance_error
+    return {
+        "requests": evidence.requests,
+        "more_requests": not evidence.all_profiled,
+        "held_out_requests": evidence.held_out_requests,
+        "twice_the_requests": None
+        if twice is None
+        else {
+            "sends_per_token": None if twice.sends is None else [round(value, 4) for value in twice.sends],
+            "rank_imbalance": [round(value, 4) for value in twice.imbalance],
+        },
+        "held_out_error": None
+        if error is None or evidence.difference_error is None
+        else {"rank_imbalance": round(error, 4), "against_reference": round(evidence.difference_error, 4)},
+    }
 
 
 def _robust_document(solution: Solution) -> dict[str, Any] | None:

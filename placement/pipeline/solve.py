@@ -27,6 +27,7 @@ from placement.core.migration import check_change
 from placement.core.placement import Placement
 from placement.core.resize import Resize
 from placement.errors import InfeasibleError, OptionError
+from placement.pipeline.evidence import evidence_of
 from placement.pipeline.layer_answer import FROM_CURRENT
 from placement.pipeline.run import BASELINES, begin, figures_by_part
 from placement.pipeline.solution import Solution
@@ -102,6 +103,7 @@ def solve(
             answer = solve_robust(run, train, parts, workload, cluster, first, plain=maps, reports=layers, name=name)
             maps, layers, objective_W = maps | {name: answer.placement}, answer.layers, answer.cost_W
         measured = run.measure_sides((train, held_out), maps, cluster, options, parts)
+        evidence = evidence_of(run, workload, held_out, maps, measured.held_out, cluster, options, name)
     return Solution(
         cluster=cluster,
         options=options,
@@ -116,6 +118,7 @@ def solve(
         lost_ranks=tuple(lost_ranks),
         parts=figures_by_part(parts, measured, cluster, options, objective_W),
         robust=robust,
+        evidence=evidence,
     )
 
 

@@ -31,9 +31,11 @@ from placement.traces.trace import Trace
 from placement.workload.count import count
 from placement.workload.counted import CountedTrace, count_sides
 from placement.workload.counts_file import ExpertCounts
+from placement.workload.profiles import profiles
 from placement.workload.workload import SAMPLE_TOKENS, Workload
 
 MOST_EXACT_TOKENS = 1 << 24  # a trace of so many tokens is measured on every token
+MANY_REQUESTS = 256  # held out, chance is no matter
 
 Homes = npt.NDArray[np.int32] | None  # [Q], home of each entry of a trace's requests; None: homes are random
 
@@ -50,6 +52,10 @@ class Side(ABC):
         self, maps: Sequence[Placement], cluster: Cluster, options: Options, executor: Executor, home_Q: Homes = None
     ) -> list[Evaluation]:
         """What the maps cost under the replica choice and the transport of the options."""
+
+    @abstractmethod
+    def profile_QLE(self, executor: Executor) -> npt.NDArray[np.integer] | None:
+        """Assignments of each request, [Q, L, E]; None where there are MANY_REQUESTS or more, or none is named."""
 
     def of(self, parts: Parts, part: int) -> Side | None:
         """The requests that belong to a part; None where there are no tokens of the part, or parts are unknown."""
@@ -137,6 +143,9 @@ class TraceSource(Source, Side):
     ) -> list[Evaluation]:
         return evaluate(self.tokens, maps, home_Q=home_Q, **_rules(cluster, options, executor))
 
+    def profile_QLE(self, executor: Executor) -> npt.NDArray[np.integer] | None:
+        return profiles(self.tokens, MANY_REQUESTS, executor)
+
     def of(self, parts: Parts, part: int) -> Side | None:
         mine = parts.of(self.tokens, part)
         return TraceSource(mine) if mine.tokens_Q().any() else None
@@ -155,6 +164,10 @@ class WorkloadSide(Side):
         self, maps: Sequence[Placement], cluster: Cluster, options: Options, executor: Executor, home_Q: Homes = None
     ) -> list[Evaluation]:
         return evaluate_sample(self.workload, maps, **_rules(cluster, options, executor))
+
+    def profile_QLE(self, executor: Executor) -> npt.NDArray[np.integer] | None:
+        profile_QLE = self.workload.profile_QLE
+        return profile_QLE if 0 < len(profile_QLE) < MANY_REQUESTS else None
 
 
 class CountedSource(Source):
@@ -195,6 +208,9 @@ class CountsSource(Source, Side):
         self, maps: Sequence[Placement], cluster: Cluster, options: Options, executor: Executor, home_Q: Homes = None
     ) -> list[Evaluation]:
         return evaluate_counts(self.counts, maps, cluster=cluster, transport=options.transport)
+
+    def profile_QLE(self, executor: Executor) -> npt.NDArray[np.integer] | None:
+        return self.counts.count_QLE if len(self.counts.count_QLE) < MANY_REQUESTS else None
 
 
 def _rules(cluster: Cluster, options: Options, executor: Executor) -> dict[str, Any]:

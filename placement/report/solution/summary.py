@@ -11,6 +11,7 @@ from placement.cost.evaluation import Evaluation
 from placement.cost.transport import sends_are_fixed
 from placement.pipeline.solution import Solution
 from placement.report.drawing.numbers import change, number, percent
+from placement.report.solution.evidence_text import evidence_text
 
 REFERENCE = "eplb"
 
@@ -66,9 +67,12 @@ def objective(solution: Solution) -> str:
 
 
 def headline(solution: Solution) -> str:
-    """Sends and imbalance of the result beside eplb, what is proven, what the best split of load over copies would make
-    of the imbalance, the worst part of a robust solve, and what is left of wasted slots of the map in use."""
-    return f"{_sends(solution)}; {proof(solution)}.{_best_split(solution)}{_worst_part(solution)}{_wasted(solution)}"
+    """Sends and imbalance of the result beside eplb, what is proven, what the result rests on, what the best split of
+    load over copies would make of the imbalance, the worst part of a robust solve, and what is left of wasted slots of
+    the map in use."""
+    rests = evidence_text(solution, baseline_of(solution))
+    more = f"{rests}{_best_split(solution)}{_worst_part(solution)}{_wasted(solution)}"
+    return f"{_sends(solution)}; {proof(solution)}.{more}"
 
 
 def _best_split(solution: Solution) -> str:
