@@ -7,9 +7,10 @@ half judges. Every quarter is fitted on some layers, so that all requests judge.
 - Sends: what the half saves beside the quarter is what the doubling from n/4 to n/2 brings. The doubling from n to 2n
   comes two doublings later. Where what is lost to few requests falls as n^-b, each doubling brings 2^-b of the one
   before; SENDS_LATER has b from 1 to 0.32.
-- Imbalance of the half's map is e higher on the other half than on its own. Loads of n fitted and m other requests
-  differ as (1/n + 1/m)^b, so e is that of 4/n. All later requests together (1/n) show e / 4^b, and after twice the
-  requests e / 8^b. The difference of the two is IMBALANCE_LATER of e for any b from 0.32 to 1.
+- Imbalance: the half's map has e more on the other half than what no further request can lower. That is at least 1, and
+  at most about what the map has on its own half, where sends and doubt keep imbalance up; so e is a range. Loads of n
+  fitted and m other requests differ as (1/n + 1/m)^b, so e is that of 4/n. All later requests together (1/n) show
+  e / 4^b, and after twice the requests e / 8^b. The difference is IMBALANCE_LATER of e for any b from 0.32 to 1.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from placement.workload.of_requests import of_requests
 from placement.workload.workload import Workload
 
 FEWEST_REQUESTS = 8  # for a curve: two in each quarter
-FEWEST_FITS, MOST_FITS = 4, 12  # of a quarter and its half; half as many as layers
+FEWEST_FITS, MOST_FITS = 4, 8  # of a quarter and its half; half as many as layers
 QUICK_MOVES, QUICK_MOVES_OF_SLOT = 10_000, 100
 SENDS_LATER = (0.25, 0.64)
 IMBALANCE_LATER = (0.125, 0.148)
@@ -74,18 +75,12 @@ def doubling(workload: Workload, cluster: Cluster, options: Options, executor: E
         return None
     with threadpool_limits(1, user_api="blas"):
         found = run_tasks(partial(_learn, cluster, _quick(options, cluster)), tasks, executor)
-    found_F2 = np.array(found)
-    mean_2, error_2 = found_F2.mean(axis=0), found_F2.std(axis=0, ddof=1) / np.sqrt(fits)
-    saved, apart = (
-        (max(mean - error, 0.0), max(mean + error, 0.0)) for mean, error in zip(mean_2, error_2, strict=True)
-    )
-    return Doubling(
-        sends=_times(saved, SENDS_LATER) if options.sends_count else None, imbalance=_times(apart, IMBALANCE_LATER)
-    )
-
-
-def _times(found: Range, part: Range) -> Range:
-    return float(found[0] * part[0]), float(found[1] * part[1])
+    found_F3 = np.array(found)
+    mean_3, error_3 = found_F3.mean(axis=0), found_F3.std(axis=0, ddof=1) / np.sqrt(fits)
+    low_3, high_3 = np.maximum(mean_3 - error_3, 0.0).tolist(), np.maximum(mean_3 + error_3, 0.0).tolist()
+    sends = (low_3[0] * SENDS_LATER[0], high_3[0] * SENDS_LATER[1])
+    imbalance = (low_3[1] * IMBALANCE_LATER[0], high_3[2] * IMBALANCE_LATER[1])
+    return Doubling(sends=sends if options.sends_count else None, imbalance=imbalance)
 
 
 def _quick(options: Options, cluster: Cluster) -> Options:
@@ -105,12 +100,13 @@ def _quarters(workload: Workload) -> npt.NDArray[np.int64]:
     return quarter_Q
 
 
-def _learn(cluster: Cluster, options: Options, task: tuple[Workload, Workload, Workload]) -> tuple[float, float]:
-    """Sends that the map of the half saves beside that of the quarter, on the requests that judge; and how much higher
-    the imbalance of the half's map is there than on its own requests."""
+def _learn(cluster: Cluster, options: Options, task: tuple[Workload, Workload, Workload]) -> tuple[float, float, float]:
+    """On the requests that judge: sends that the map of the half saves beside that of the quarter; and how far the
+    imbalance of the half's map lies above that on its own requests, and above 1."""
     quarter, half = (layer_problem(one, cluster, options, 0) for one in task[:2])
     judge = layer_problem(task[2], cluster, replace(options, objective="balance"), 0)  # balance: no bootstraps
     solver = get_solver(options.solver)
     few_P, many_P = (solver.solve_layer(problem).phy2log_P for problem in (quarter, half))
     many = judge.score(many_P)
-    return judge.score(few_P).sends - many.sends, many.imbalance - half.score(many_P).imbalance
+    own = half.score(many_P).imbalance
+    return judge.score(few_P).sends - many.sends, many.imbalance - own, many.imbalance - 1

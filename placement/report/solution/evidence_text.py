@@ -61,4 +61,4 @@ def _chance(solution: Solution, evidence: Evidence, reference: str) -> str:
     requests = evidence.held_out_requests
     said = f" On {requests} held-out requests the rank imbalance is known to ±{ERRORS * error:.2f}"
     by_chance = abs(mine - other) < ERRORS * of_difference
-    return f"{said}; the difference from {reference} may be chance." if by_chance else f"{said}."
+    return f"{said}, and its difference from {reference} may be chance." if by_chance else f"{said}."
