@@ -19,7 +19,7 @@ from placement.workload.workload import Workload
 
 CURVE_SOLVERS = ("auto", "anneal")
 LINEAR, EPLB = BASELINES
-DRAWS = 200
+DRAWS, FEWEST_TO_DRAW = 200, 2
 
 Floats = npt.NDArray[np.float64]
 
@@ -108,11 +108,15 @@ def evidence_of(
     profile_QLE = None if held_out is None else held_out.profile_QLE(run.threads)
     if profile_QLE is None:
         return evidence
+    size = len(profile_QLE)
+    if size < FEWEST_TO_DRAW:
+        return replace(evidence, held_out_requests=size)
     pair = (name, LINEAR if name == EPLB else EPLB)
     mine_B, other_B = (drawn_imbalance(profile_QLE, maps[one], answers[one], cluster, options.seed) for one in pair)
+    unbiased = np.sqrt(size / (size - 1))  # sets drawn from so few requests vary too little
     return replace(
         evidence,
-        held_out_requests=len(profile_QLE),
-        imbalance_error=float(mine_B.std(ddof=1)) if len(profile_QLE) > 1 else None,
-        difference_error=float((mine_B - other_B).std(ddof=1)) if len(profile_QLE) > 1 else None,
+        held_out_requests=size,
+        imbalance_error=float(mine_B.std(ddof=1) * unbiased),
+        difference_error=float((mine_B - other_B).std(ddof=1) * unbiased),
     )

@@ -12,7 +12,9 @@ from placement.workload.workload import Workload
 
 
 def of_requests(workload: Workload, mine_Q: npt.NDArray[np.bool_], layer: int) -> Workload:
-    """What counting these requests would have given, but that pairs of experts are those of the sampled tokens.
+    """What counting these requests would have given, but from the sampled tokens that the workload has of them.
+
+    Pairs of experts are those of the sampled tokens too. Loads are exact.
 
     Args:
         workload: A workload that has the profile of all of its requests.
