@@ -1,9 +1,9 @@
 """Simulated annealing of slot contents on the exact, deduplicated objective with balance inside it.
 
-Every start is annealed with a part of the moves, then the best of them with the rest; the best map seen under
-`LayerProblem.score` wins. Without redundant experts the starts are linear, eplb, spectral and random. With them: eplb,
-and a locality solution (annealed with the redundant slots empty, then filled with copies of the hottest experts). On
-many nodes a move of a copy is dear and one of a single expert is not: there the locality solution alone is annealed.
+Without redundant experts the starts are linear, eplb, spectral and random: every start is annealed with a part of the
+moves, then the best of them with the rest. With redundant experts the start is a locality solution (annealed with the
+redundant slots empty, then filled with copies of the hottest experts): one long search gains more than several short
+ones. The best map seen under `LayerProblem.score` wins.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ Row = npt.NDArray[np.int32]
 Run = Callable[[Row, float, float, float, int, np.uint64], None]  # row (in place), price, hot, cold, moves, seed
 Kernel = Callable[[Row, Incidence, Costs, float, float, int, np.uint64], float]
 
-MOVES, REPLICA_MOVES = 450_000, 600_000
+MOVES, REPLICA_MOVES = 450_000, 1_000_000
 MOVES_OF_EXPERT = 2000  # fewest moves for each expert
 UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
-SETS_OF_MANY_NODES, MOVES_ON_MANY_NODES, SINGLE_MOVES_ON_MANY_NODES = 2048, 20_000, 60_000
+SETS_OF_MANY_NODES, MOVES_ON_MANY_NODES, SINGLE_MOVES_ON_MANY_NODES = 2048, 100_000, 60_000
 CHANCE_WORK = 400_000_000  # factors of a product that a search may multiply where copies are chosen by chance
 HOT_SETS, HOT_LOADS = 8192, 24
 SEGMENTS = 4  # a search looks at its deadline between these parts
@@ -149,13 +149,13 @@ class _Search:
         local = _fill(problem, self._anneal(run, spectral, single_moves, SINGLE))
         thinned = _thinned(problem)
         run = _run(search_of(problem), incidence(thinned, experts), costs_of(thinned, experts))
+        schedule, starts = COPIES, [local, *problem.starts]
         if many_nodes:
-            best = reduce(self.better, [local, *problem.starts])
-            return self.better(best, self._anneal(run, best, moves, COPIES_ON_MANY_NODES))
-        starts = [Eplb().solve_layer(problem).phy2log_P, local, *problem.starts]
-        schedule = COPIES if problem.send_price > 0 else COPIES_FOR_BALANCE
-        best = self._quench(run, starts, moves // 2, schedule)
-        return self.better(best, self._anneal(run, best, moves // 2, schedule))
+            schedule = COPIES_ON_MANY_NODES
+        elif problem.send_price <= 0:
+            schedule, starts = COPIES_FOR_BALANCE, [*starts, Eplb().solve_layer(problem).phy2log_P]
+        best = reduce(self.better, starts)
+        return self.better(best, self._anneal(run, best, moves, schedule))
 
     def _by_chance(self, start: Row) -> Row:
         """From a map that is good if copies are chosen well to one that is good if they are chosen by chance."""
