@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -50,11 +50,11 @@ def describe_machine() -> str:
     return f"{today}, {cpu}, {usable_cores()} cores, Python {platform.python_version()}, {packages}"
 
 
-def placement(*arguments: str) -> tuple[str, float, float, int]:
+def placement(*arguments: str, environment: Mapping[str, str] | None = None) -> tuple[str, float, float, int]:
     """(stdout, wall seconds, seconds of all cores, peak resident bytes) of one `placement` command."""
     command = [str(Path(sys.executable).parent / "placement"), *arguments]
     start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         output = process.stdout.read() if process.stdout else ""
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
