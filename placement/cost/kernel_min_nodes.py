@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import COUNT_0, MAX_COVERS, pivot_of, popcount, smallest_covers
-from placement.cost.lookup_tables import LayerTables
+from placement.cost.lookup_tables import LayerTables, copies_beside
 from placement.cost.sets import set_size
 from placement.cost.traffic import Traffic
-from placement.support.kernel import inlined_kernel, inner_kernel, kernel
+from placement.support.kernel import inner_kernel, kernel
 
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
@@ -169,7 +169,7 @@ def _visited_ranks(
             share = 1.0 / popcount(host_M[i] & allowed)
             for s in range(tables.slot_ptr_E[several_M[i]], tables.slot_ptr_E[several_M[i] + 1]):
                 if allowed >> np.uint64(tables.slot_node[s]) & _ONE:
-                    miss_G[tables.slot_rank[s]] *= 1.0 - share / _copies_beside(s, several_M[i], tables)
+                    miss_G[tables.slot_rank[s]] *= 1.0 - share / copies_beside(s, several_M[i], tables)
     for e in several_M:
         for s in range(tables.slot_ptr_E[e], tables.slot_ptr_E[e + 1]):
             rank = tables.slot_rank[s]
@@ -177,16 +177,6 @@ def _visited_ranks(
                 total += 1.0 - miss_G[rank]
             miss_G[rank] = 1.0
     return total
-
-
-@inlined_kernel
-def _copies_beside(s: int, e: int, tables: LayerTables) -> int:
-    """Copies of expert e on the node of its copy s, with that one."""
-    copies = 0
-    for other in range(tables.slot_ptr_E[e], tables.slot_ptr_E[e + 1]):
-        if tables.slot_node[other] == tables.slot_node[s]:
-            copies += 1
-    return copies
 
 
 @inner_kernel
@@ -208,7 +198,7 @@ def _serve(
         share = weight * homes / popcount(host_M[i] & allowed)
         for s in range(tables.slot_ptr_E[e], tables.slot_ptr_E[e + 1]):
             if allowed >> np.uint64(tables.slot_node[s]) & _ONE:
-                load_P[tables.slot_id[s]] += share / _copies_beside(s, e, tables)
+                load_P[tables.slot_id[s]] += share / copies_beside(s, e, tables)
 
 
 @inner_kernel
@@ -219,4 +209,4 @@ def _serve_at_home(e: int, count: int, tables: LayerTables, load_P: npt.NDArray[
         load_P[tables.slot_id[first]] += count
         return
     for s in range(first, tables.slot_ptr_E[e + 1]):
-        load_P[tables.slot_id[s]] += count / tables.num_nodes / _copies_beside(s, e, tables)
+        load_P[tables.slot_id[s]] += count / tables.num_nodes / copies_beside(s, e, tables)

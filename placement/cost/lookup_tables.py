@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.core.shape import Shape
+from placement.support.kernel import inlined_kernel
 
 
 class LayerTables(NamedTuple):
@@ -61,3 +62,13 @@ def layer_tables(phy2log_P: npt.NDArray[np.integer], num_experts: int, shape: Sh
         num_nodes=shape.num_nodes,
         num_ranks=shape.num_ranks,
     )
+
+
+@inlined_kernel
+def copies_beside(s: int, e: int, tables: LayerTables) -> int:
+    """Copies of expert e on the node of its copy s, with that one."""
+    copies = 0
+    for other in range(tables.slot_ptr_E[e], tables.slot_ptr_E[e + 1]):
+        if tables.slot_node[other] == tables.slot_node[s]:
+            copies += 1
+    return copies

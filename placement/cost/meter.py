@@ -46,8 +46,7 @@ class Meter:
             [LayerCost.start(row, model.num_experts, one, transport) for row in placement.phy2log_LP]
             for placement, one in zip(placements, clusters, strict=True)
         ]
-        self._chosen = any(placement.num_redundant for placement in placements)
-        self.in_order = self._choice.in_order and self._chosen
+        self.in_order = self._choice.in_order and any(placement.num_redundant for placement in placements)
 
     @property
     def traffic(self) -> list[list[Traffic]]:
@@ -71,13 +70,23 @@ class Meter:
         def cost_one(layer: int) -> None:
             tokens = LayerTokens(ids_of_layer(layer), once_T, home_T, self._homes_are_random)
             self.served_L[layer] += count_assignments(tokens.ids_UK)
-            sets = self._merged(tokens) if self._chosen and not self.in_order else tokens
+            merged: LayerTokens | None = None
             for layers in self._layers:
                 one = layers[layer]
-                cost_layer(tokens if one.tables.one_copy else sets, self._choice, one)
+                if not self._merges(one):
+                    cost_layer(tokens, self._choice, one)
+                    continue
+                merged = self._merged(tokens) if merged is None else merged
+                cost_layer(merged, self._choice, one)
 
         run_tasks(cost_one, range(self._model.num_layers), executor)
         self.num_tokens += len(home_T)
+
+    def _merges(self, one: LayerCost) -> bool:
+        """True if equal tokens are found before the layer is costed."""
+        if one.tables.one_copy or self.in_order:
+            return False
+        return not self._choice.is_quick(one, homes_random=self._homes_are_random)
 
     def _merged(self, tokens: LayerTokens) -> LayerTokens:
         """Equal sets at equal homes cost the same: each once, with its count."""

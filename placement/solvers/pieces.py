@@ -14,6 +14,7 @@ from placement.bounds.spectral_bound import add_lines
 from placement.core.cluster import Cluster
 from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.kernel_single import cost_single
+from placement.cost.node_families import MOST_NODES as NODES_OF_FAMILIES
 from placement.cost.transports import TRANSPORTS
 from placement.solvers.annealing.anneal_chance import anneal_chance
 from placement.solvers.annealing.anneal_common import costs_of, fare_per_copy_HX, incidence
@@ -28,6 +29,7 @@ from placement.solvers.prove import prove
 from placement.support.compiling import CompilePiece
 
 EXPERTS, COPIES, TOP_K = 8, 4, 2
+MANY_NODES = 6  # too many for families
 WIDE_EXPERTS = 260  # more than 256 experts, whose ids take two bytes
 NEEDED_BY = ("auto", "anneal")
 MOVES, SEED = 4, np.uint64(0)
@@ -47,7 +49,7 @@ def pieces_of(num_experts: int, cluster: Cluster, options: Options) -> list[Comp
         *_searches_of(cluster, options),
         SINGLE,
         *by_chance,
-        _cost_of_copies(options.replica_choice),
+        _cost_of_copies(options.replica_choice, cluster.num_nodes),
         STARTS,
         *bound,
     ]
@@ -62,12 +64,17 @@ def _searches_of(cluster: Cluster, options: Options) -> list[CompilePiece]:
 
 def all_pieces() -> list[CompilePiece]:
     """What layers of any problem need, the largest first."""
-    costs = {piece.kernels: piece for piece in map(_cost_of_copies, REPLICA_CHOICES)}
+    costs = {
+        piece.kernels: piece
+        for piece in (_cost_of_copies(choice, nodes) for choice in REPLICA_CHOICES for nodes in (2, MANY_NODES))
+    }
     return [*COPIES_BY_BOOKS.values(), SINGLE, CHANCE, *costs.values(), STARTS, COPIES_BOUND, COST, WIDE_COST, BOUND]
 
 
-def _cost_of_copies(choice: str) -> CompilePiece:
-    return CompilePiece(run=compile_copies_cost, arguments=(choice,), kernels=REPLICA_CHOICES.make(choice).kernels)
+def _cost_of_copies(choice: str, num_nodes: int) -> CompilePiece:
+    nodes = 2 if num_nodes <= NODES_OF_FAMILIES else MANY_NODES
+    kernels = REPLICA_CHOICES.make(choice).kernels(nodes)
+    return CompilePiece(run=compile_copies_cost, arguments=(choice, str(nodes)), kernels=kernels)
 
 
 def _layer(num_experts: int = EXPERTS, copies: int = 0, options: Options | None = None) -> LayerProblem:
@@ -127,8 +134,10 @@ def compile_wide_cost() -> None:
     problem.score(_row(problem))
 
 
-def compile_copies_cost(choice: str) -> None:
-    problem = _layer(copies=COPIES, options=Options(replica_choice=choice))
+def compile_copies_cost(choice: str, num_nodes: str) -> None:
+    nodes = int(num_nodes)
+    cluster = Cluster.fit(EXPERTS, num_nodes=nodes, gpus_per_node=1, redundant_experts=COPIES)
+    problem = replace(_layer(copies=COPIES, options=Options(replica_choice=choice)), cluster=cluster)
     problem.score(_row(problem))
 
 

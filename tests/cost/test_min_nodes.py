@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,15 +16,17 @@ from placement.core.shape import Shape
 from placement.cost.choices.base import LayerCost, LayerTokens
 from placement.cost.choices.min_nodes import MinNodes
 from placement.cost.covers import MAX_COVERS, smallest_covers
+from placement.cost.kernel_families import cost_families
 from placement.cost.kernel_min_nodes import cost_min_nodes
 from placement.cost.lookup_tables import layer_tables
+from placement.cost.node_families import MOST_NODES, choices_of, families_of
 from placement.cost.traffic import Traffic
 from placement.testing.problems import short_sets
 
 
 @settings(max_examples=120, deadline=None)
 @given(
-    nodes=st.sampled_from([1, 2, 4, 8, 9, 12, 40, 64]),
+    nodes=st.sampled_from([1, 2, 3, 4, 8, 9, 12, 40, 64]),
     gpus=st.integers(1, 3),
     slots=st.integers(1, 3),
     share=st.floats(0.15, 1.0),
@@ -43,16 +49,20 @@ def test_is_the_mean_over_given_homes(
     count_T = rng.integers(1, 5, len(ids_TK))
     cluster = Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots)
     tables = layer_tables(row, experts, cluster)
-
-    quick, quick_load_P = Traffic.start(nodes, num_ranks), np.zeros(num_slots)
-    cost_min_nodes(ids_TK, count_T, tables, quick, quick_load_P)
     booked = LayerCost.start(row, experts, cluster, "node")
     for home in range(nodes):
         home_T = np.full(len(ids_TK), home, dtype=np.int32)
         MinNodes().cost(LayerTokens(ids_TK, count_T, home_T, False), booked)
 
-    np.testing.assert_allclose(quick.remote_3, booked.traffic.leaving_3() / nodes, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(quick_load_P, booked.load_P / nodes, rtol=1e-9, atol=1e-9)
+    kernels: list[Callable[..., None]] = [cost_min_nodes]
+    if nodes <= MOST_NODES:
+        tables_of: dict[str, Any] = {"families": families_of(nodes, random_homes=True), "choices": choices_of(nodes)}
+        kernels.append(partial(cost_families, **tables_of))
+    for kernel in kernels:
+        quick, load_P = Traffic.start(nodes, num_ranks), np.zeros(num_slots)
+        kernel(ids_TK, count_T, tables, traffic=quick, load_P=load_P)
+        np.testing.assert_allclose(quick.remote_3, booked.traffic.leaving_3() / nodes, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(load_P, booked.load_P / nodes, rtol=1e-9, atol=1e-9)
 
 
 def greedy_cover(masks: list[set[int]], pivot: int, num_nodes: int) -> set[int]:

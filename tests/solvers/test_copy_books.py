@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.core.cluster import Cluster
+from placement.cost import node_families
 from placement.cost.covers import EXACT_NODES
-from placement.solvers.annealing import node_families, reaches
+from placement.solvers.annealing import reaches
 from placement.solvers.annealing.anneal_common import Floats, Ids, incidence
 from placement.solvers.annealing.copy_books import (
     Books,

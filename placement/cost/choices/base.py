@@ -72,7 +72,6 @@ class ReplicaChoice(Protocol):
         without_order: Where `in_order`, the name of the choice that stands in where tokens have no order; else None.
         by_chance: True if a search has to see that copies are chosen by chance; else it looks for few nodes alone.
         home_first: Whether such a search lets copies on the home node serve all.
-        kernels: The compiled functions that `cost` runs where homes are random and links alike.
     """
 
     name: str
@@ -80,7 +79,12 @@ class ReplicaChoice(Protocol):
     without_order: str | None
     by_chance: bool
     home_first: bool
-    kernels: tuple[Any, ...]
+
+    def kernels(self, num_nodes: int) -> tuple[Any, ...]:
+        """The compiled functions that `cost` runs where homes are random and links alike."""
+
+    def is_quick(self, layer: LayerCost, *, homes_random: bool) -> bool:
+        """True if a token costs less time than it takes to find the tokens that are equal to it."""
 
     def cost(self, tokens: LayerTokens, layer: LayerCost) -> None:
         """Add what the tokens send and which slots serve them: exact, or the expectation of what is drawn."""

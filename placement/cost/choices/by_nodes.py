@@ -36,7 +36,6 @@ class ByNodes(ABC):
     by_chance: bool = True
     in_order: bool = False
     without_order: str | None = None
-    kernels: tuple[Any, ...] = (cost_replicated,)
 
     @abstractmethod
     def nodes_EH(self, host_E: Masks, cluster: Cluster) -> Masks:
@@ -51,6 +50,12 @@ class ByNodes(ABC):
         differs_EH = nodes_EH[:, :-1] != nodes_EH[:, -1:]
         bit_H = np.uint64(1) << np.arange(differs_EH.shape[1], dtype=np.uint64)
         return np.asarray((differs_EH * bit_H).sum(axis=1, dtype=np.uint64))
+
+    def kernels(self, num_nodes: int) -> tuple[Any, ...]:
+        return (cost_replicated,)
+
+    def is_quick(self, layer: LayerCost, *, homes_random: bool) -> bool:
+        return False
 
     def cost(self, tokens: LayerTokens, layer: LayerCost) -> None:
         host_E = layer.tables.host_E

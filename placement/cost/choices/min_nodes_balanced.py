@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from placement.core.cluster import Cluster
 from placement.cost.choices.base import Drawer, LayerCost, LayerTokens
@@ -16,7 +17,9 @@ class MinNodesBalanced(MinNodes):
     name = "min-nodes-balanced"
     in_order = True
     without_order = MinNodes.name
-    kernels = (cost_balanced,)
+
+    def kernels(self, num_nodes: int) -> tuple[Any, ...]:
+        return (cost_balanced,)
 
     def cost(self, tokens: LayerTokens, layer: LayerCost) -> None:
         cost_balanced(tokens.ids_UK, tokens.home_U, layer.tables, layer.traffic, layer.load_P, layer.running)

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numba.extending import overload
 
-from placement.solvers.annealing import family_books, node_families, reach_books, reaches, set_histogram, wide_books
+from placement.cost import node_families
+from placement.solvers.annealing import family_books, reach_books, reaches, set_histogram, wide_books
 from placement.solvers.annealing.anneal_common import Floats, Incidence
 from placement.support.kernel import UNCOUNTED
 

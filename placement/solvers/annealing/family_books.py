@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import COUNT_0, popcount
+from placement.cost.node_families import Families, families_of
 from placement.solvers.annealing.anneal_common import ONE, ZERO, Bytes, Floats, Ids, Incidence, Ints, Masks, members
-from placement.solvers.annealing.node_families import Families, families_of
 from placement.solvers.annealing.set_histogram import Histogram
 from placement.support.kernel import inner_search_kernel
 

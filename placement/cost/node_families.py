@@ -44,6 +44,19 @@ class Families(NamedTuple):
     width: int
 
 
+class Choices(NamedTuple):
+    """Which node sets serve a token, and how often one node serves two experts of it.
+
+    smallest_HZ  int64 [N, Z], the smallest node sets of a state's families that hold the home: a bit for each
+    both_MMNZ    float64 [2^N, 2^N, N, Z], how often a node serves both of two experts on the nodes M, where the home is
+                 elsewhere: N * mean over homes
+    """
+
+    smallest_HZ: npt.NDArray[np.int64]
+    both_MMNZ: npt.NDArray[np.float64]
+
+
+@cache
 def families_of(num_nodes: int, *, random_homes: bool) -> Families:
     """The tables for at most MOST_NODES nodes; `random_homes`: the block of random homes alone."""
     tables = _tables(num_nodes)
@@ -57,17 +70,10 @@ def families_of(num_nodes: int, *, random_homes: bool) -> Families:
 
 @cache
 def _tables(num_nodes: int) -> Families:
-    masks = range(1 << num_nodes)
-    word_M = [sum(1 << s for s in masks if s & m or m == 0) for m in masks]
-    words = [(1 << (1 << num_nodes)) - 1]
-    known = {words[0]}
-    for word in words:  # grows while it is gone through
-        for m in masks[1:]:
-            if word & word_M[m] not in known:
-                known.add(word & word_M[m])
-                words.append(word & word_M[m])
+    masks, word_M = range(1 << num_nodes), _word_M(num_nodes)
+    words = _words(num_nodes)
     state_W = np.zeros(1 << (1 << num_nodes), dtype=np.int64)
-    state_W[words] = np.arange(len(words))
+    state_W[list(words)] = np.arange(len(words))
     width = -(-len(words) // LANES) * LANES
     sends = [[_sends(word, home, num_nodes) for word in words] for home in range(num_nodes)]
     sends_BZ = np.array([[sum(column) for column in zip(*sends, strict=True)], *(np.array(sends) * num_nodes).tolist()])
@@ -116,3 +122,41 @@ def _served(word: int, mask: int, home: int, num_nodes: int) -> dict[int, Fracti
         for n in usable:
             share[n] = share.get(n, Fraction(0)) + Fraction(1, len(usable) * len(chosen))
     return share
+
+
+@cache
+def choices_of(num_nodes: int) -> Choices:
+    """The tables for at most MOST_NODES nodes: a chosen node that hosts an expert serves it, and all such alike."""
+    smallest_HZ = np.array(
+        [
+            [sum(1 << s for s in _smallest(word, home, num_nodes)) for word in _words(num_nodes)]
+            for home in range(num_nodes)
+        ],
+        dtype=np.int64,
+    )
+    set_S = np.arange(1 << num_nodes)
+    chosen_HZS = (smallest_HZ[:, :, None] >> set_S & 1) / np.bitwise_count(smallest_HZ)[:, :, None]
+    hosts_MN = (set_S[:, None] & 1 << np.arange(num_nodes)) != 0
+    share_MS = 1.0 / np.maximum(np.bitwise_count(set_S[:, None] & set_S), 1)
+    # of an expert on M, not at home, where the nodes S are chosen
+    served_HMSN = share_MS[None, :, :, None] * ~hosts_MN.T[:, :, None, None] * (hosts_MN[:, None] & hosts_MN[None])
+    both_MMNZ = np.einsum("hzs,hasn,hbsn->abnz", chosen_HZS, served_HMSN, served_HMSN, optimize=True)
+    return Choices(smallest_HZ=smallest_HZ, both_MMNZ=np.ascontiguousarray(both_MMNZ))
+
+
+@cache
+def _words(num_nodes: int) -> tuple[int, ...]:
+    """All families, in the order of their states."""
+    word_M = _word_M(num_nodes)
+    words = [(1 << (1 << num_nodes)) - 1]
+    known = {words[0]}
+    for word in words:  # grows while it is gone through
+        for more in word_M[1:]:
+            if word & more not in known:
+                known.add(word & more)
+                words.append(word & more)
+    return tuple(words)
+
+
+def _word_M(num_nodes: int) -> list[int]:
+    return [sum(1 << s for s in range(1 << num_nodes) if s & m or m == 0) for m in range(1 << num_nodes)]
