@@ -59,6 +59,7 @@ def test_presets_have_the_published_shapes() -> None:
         "gemma-4-26b": (30, 128, 8),
         "glm-5.2": (75, 256, 8),
         "deepseek-v3": (58, 256, 8),
+        "kimi-k2": (60, 384, 8),
         "deepseek-v4-pro": (61, 384, 6),
     }
     assert preset("deepseek-v3").model.layer_ids == tuple(range(3, 61))

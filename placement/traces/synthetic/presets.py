@@ -83,6 +83,7 @@ PRESETS = {
         # layers 0 to 2 are dense
         _shape("glm-5.2", range(3, 78), 256, 8, strengths=GLM_52),
         _shape("deepseek-v3", range(3, 61), 256, 8, (8, 4), replace(GLM_52, context_rank=14)),
+        _shape("kimi-k2", range(1, 61), 384, 8, strengths=GLM_52),  # layer 0 is dense
         # approximate: every layer is MoE, but layers 0 to 2 route by a hash of the token, which is not modelled
         _shape("deepseek-v4-pro", range(61), 384, 6, strengths=GLM_52),
     )
