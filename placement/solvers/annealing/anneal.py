@@ -34,12 +34,12 @@ Row = npt.NDArray[np.int32]
 Run = Callable[[Row, float, float, float, int, np.uint64], None]  # row (in place), price, hot, cold, moves, seed
 Kernel = Callable[[Row, Incidence, Costs, float, float, int, np.uint64], float]
 
-MOVES, REPLICA_MOVES = 450_000, 1_000_000
-MOVES_OF_EXPERT = 2000  # fewest moves for each expert
+MOVES, REPLICA_MOVES = 450_000, 600_000
+MOVES_OF_EXPERT = 2000, 7000  # fewest and most moves for each expert, where none has a copy
 UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
 SETS_OF_MANY_NODES, MOVES_ON_MANY_NODES, SINGLE_MOVES_ON_MANY_NODES = 2048, 100_000, 60_000
 CHANCE_WORK = 400_000_000  # factors of a product that a search may multiply where copies are chosen by chance
-HOT_SETS, HOT_LOADS = 8192, 24
+HOT_SETS, HOT_LOADS = 4096, 24
 SEGMENTS = 4  # a search looks at its deadline between these parts
 
 
@@ -109,7 +109,8 @@ class _Search:
 
     def _single(self) -> Row:
         problem, slots = self.problem, self.problem.cluster.num_slots
-        moves = problem.options.work_limit or max(MOVES, MOVES_OF_EXPERT * slots)
+        fewest, most = MOVES_OF_EXPERT
+        moves = problem.options.work_limit or min(max(MOVES, fewest * slots), most * slots)
         shuffled = np.random.default_rng(problem.seed).permutation(slots).astype(np.int32)
         starts = [
             spectral_map(problem.coact_EE, problem.load_E, problem.cluster),

@@ -15,9 +15,7 @@ import numpy as np
 from placement.solvers.annealing.anneal_common import (
     CAP_PRICE,
     LEAST_GAIN,
-    Bytes,
     Costs,
-    Flags,
     Floats,
     Ids,
     Incidence,
@@ -31,8 +29,16 @@ from placement.solvers.annealing.anneal_common import (
     random_below,
     random_word,
 )
-from placement.solvers.annealing.single_gains import exchange_shared, fill_gains, move_expert, nearest_unit
-from placement.support.kernel import inner_search_kernel, search_kernel
+from placement.solvers.annealing.single_gains import GUEST, fill_gains, move_expert, nearest_unit
+from placement.solvers.annealing.single_peaks import (
+    FEW_BOOTS,
+    measure_reliefs,
+    node_penalty,
+    peaks_after,
+    rise_of_few,
+    three_highest,
+)
+from placement.support.kernel import kernel
 
 CANDIDATES = 4  # experts of the nearest unit that a directed proposal draws from
 
@@ -42,22 +48,28 @@ class SingleRoom(NamedTuple):
 
     state: Masks
     unit_E: Ints
-    touch_UX: Bytes
+    guest_UX: Ids
     enter_EX: Floats
     leave_E: Floats
-    shared_U: Flags
     load_GB: Floats
     load_N: Floats
     high_3B: Floats
     rank_3B: Ints
     peak_B: Floats
     relief_G: Floats
+    rest_G: Floats
     best_P: Ids
     touched_HX: Ints
 
 
 def anneal_single(
-    phy2log_P: Ids, inc: Incidence, costs: Costs, hot: float, cold: float, moves: int, seed: np.uint64
+    phy2log_P: Ids,
+    inc: Incidence,
+    costs: Costs,
+    hot: float,
+    cold: float,
+    moves: int,
+    seed: np.uint64,
 ) -> float:
     """Anneal a map in place; the best map seen is what it holds at the end.
 
@@ -78,16 +90,16 @@ def anneal_single(
     room = SingleRoom(
         state=np.array([seed], dtype=np.uint64),
         unit_E=np.full(num_experts, -1, dtype=np.int64),  # nobody stays at -1
-        touch_UX=np.zeros((num_sets, num_units), dtype=np.uint8),
+        guest_UX=np.zeros((num_sets, num_units), dtype=np.int32),
         enter_EX=np.zeros((num_experts, num_units)),
         leave_E=np.zeros(num_experts),
-        shared_U=np.zeros(num_sets, dtype=np.bool_),
         load_GB=np.zeros((num_ranks, num_boots)),
         load_N=np.zeros(costs.num_nodes),
         high_3B=np.empty((3, num_boots)),
         rank_3B=np.empty((3, num_boots), dtype=np.int64),
         peak_B=np.empty(num_boots),
         relief_G=np.empty(num_ranks),
+        rest_G=np.empty(num_ranks),
         best_P=phy2log_P.copy(),
         touched_HX=np.zeros(costs.fare_HX.shape, dtype=np.int64),
     )
@@ -96,7 +108,13 @@ def anneal_single(
 
 @search_kernel
 def single_kernel(
-    phy2log_P: Ids, inc: Incidence, costs: Costs, room: SingleRoom, hot: float, cold: float, moves: int
+    phy2log_P: Ids,
+    inc: Incidence,
+    costs: Costs,
+    room: SingleRoom,
+    hot: float,
+    cold: float,
+    moves: int,
 ) -> float:
     """`anneal_single` in the room that it makes."""
     num_experts, num_boots = costs.load_EB.shape
@@ -105,14 +123,14 @@ def single_kernel(
     count, home, fare_HX = inc.count_U, inc.home_U, costs.fare_HX
     num_units = fare_HX.shape[1]
     slots_per_unit = num_slots // num_units
-    state, unit_E, touch_UX, enter_EX, leave_E, shared_U, load_GB, load_N, high_3B, rank_3B, peak_B = room[:11]
-    relief_G, best_P, touched_HX = room[11:]
+    state, unit_E, guest_UX, enter_EX, leave_E, load_GB, load_N, high_3B, rank_3B, peak_B = room[:10]
+    relief_G, rest_G, best_P = room[10:]
     random_word(state)
 
     # books of the first map: units, sends, loads of ranks and nodes, peaks
     for p in range(num_slots):
         unit_E[phy2log_P[p]] = p // slots_per_unit
-    wire = fill_gains(inc, fare_HX, unit_E, touch_UX, enter_EX, leave_E, touched_HX) + cost_of_moves(phy2log_P, costs)
+    wire = fill_gains(inc, fare_HX, unit_E, guest_UX, enter_EX, leave_E) + cost_of_moves(phy2log_P, costs)
     for p in range(num_slots):
         g = p // costs.slots_per_gpu
         load_N[p // slots_per_node] += costs.load_EB[phy2log_P[p], 0]
@@ -120,9 +138,10 @@ def single_kernel(
             load_GB[g, b] += costs.load_EB[phy2log_P[p], b] * costs.slowness_G[g]
     for b in range(num_boots):
         three_highest(load_GB, b, high_3B, rank_3B)
-    measure_relief(high_3B, rank_3B, costs, relief_G)
+    measure_reliefs(high_3B, rank_3B, costs, relief_G, rest_G)
     node_capped = costs.node_cap < np.inf
     penalty = node_penalty(load_N, costs) if node_capped else 0.0
+    above = penalty + CAP_PRICE * max(0.0, high_3B[0, 0] - costs.cap)
     # objective = wire + uneven: sends and moved slots; imbalance and what exceeds the caps
     uneven = balance_cost(high_3B[0], costs.price, costs.cap) + penalty
     best = wire + uneven
@@ -158,16 +177,15 @@ def single_kernel(
             gain += enter_EX[u, j] - leave_E[v] + enter_EX[v, i] - leave_E[u]
             if gain - relief_G[r] - relief_G[s] - penalty > threshold:  # no balance that the swap may bring would do
                 continue
-        # imbalance after the swap: the higher of both ranks, or the highest of the others, under every bootstrap
-        slow_r, slow_s = costs.slowness_G[r], costs.slowness_G[s]
-        for b in range(num_boots):  # without branches, so that it is vectorised
-            shift = costs.load_EB[v, b] - costs.load_EB[u, b]
-            first_moves = (rank_3B[0, b] == r) | (rank_3B[0, b] == s)
-            second_moves = (rank_3B[1, b] == r) | (rank_3B[1, b] == s)
-            others = high_3B[1, b] if first_moves else high_3B[0, b]
-            others = high_3B[2, b] if first_moves & second_moves else others
-            peak = max(load_GB[r, b] + shift * slow_r, load_GB[s, b] - shift * slow_s)
-            peak_B[b] = max(peak, others)
+        # imbalance after the swap, under few bootstraps first
+        few = 0
+        if num_boots > FEW_BOOTS:
+            few = FEW_BOOTS
+            peaks_after(u, v, r, s, 0, few, load_GB, high_3B, rank_3B, costs, peak_B)
+            rise = rise_of_few(peak_B, high_3B) * costs.price / num_boots
+            if gain + rise - rest_G[r] - rest_G[s] - above > threshold:  # whatever the others bring
+                continue
+        peaks_after(u, v, r, s, few, num_boots, load_GB, high_3B, rank_3B, costs, peak_B)
         after = balance_cost(peak_B, costs.price, costs.cap)
         # what exceeds the cap on nodes after the swap
         n, m = p // slots_per_node, q // slots_per_node
@@ -187,17 +205,12 @@ def single_kernel(
             for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
                 t = inc.pair_sets[x]
                 fare_i, fare_j = fare_HX[home[t], i], fare_HX[home[t], j]
-                gain += count[t] * (fare_i * (touch_UX[t, i] == 1) + fare_j * (touch_UX[t, j] == 1))
+                gain += count[t] * (fare_i * (guest_UX[t, i] < 2 * GUEST) + fare_j * (guest_UX[t, j] < 2 * GUEST))
             if gain + change > threshold:
                 continue
             # the swap is accepted: keep the tables of sends
-            for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
-                shared_U[inc.pair_sets[x]] = True
-            move_expert(u, i, j, inc, fare_HX, shared_U, unit_E, touch_UX, enter_EX, leave_E)
-            move_expert(v, j, i, inc, fare_HX, shared_U, unit_E, touch_UX, enter_EX, leave_E)
-            for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
-                shared_U[inc.pair_sets[x]] = False
-            exchange_shared(u, v, i, j, inc, fare_HX, row, touch_UX, leave_E)
+            move_expert(u, i, j, inc, fare_HX, guest_UX, enter_EX, leave_E)
+            move_expert(v, j, i, inc, fare_HX, guest_UX, enter_EX, leave_E)
             unit_E[u], unit_E[v] = j, i
         # keep the map, the loads, and the peaks of bootstraps whose highest ranks change
         wire += gain
@@ -206,57 +219,18 @@ def single_kernel(
         load_N[m] -= shift
         for b in range(num_boots):
             shift = costs.load_EB[v, b] - costs.load_EB[u, b]
-            load_GB[r, b] += shift * slow_r
-            load_GB[s, b] -= shift * slow_s
+            load_GB[r, b] += shift * costs.slowness_G[r]
+            load_GB[s, b] -= shift * costs.slowness_G[s]
             rises = max(load_GB[r, b], load_GB[s, b]) > high_3B[2, b]
             first, second, third = rank_3B[0, b], rank_3B[1, b], rank_3B[2, b]
             if rises or first in (r, s) or second in (r, s) or third in (r, s):
                 three_highest(load_GB, b, high_3B, rank_3B)
-        measure_relief(high_3B, rank_3B, costs, relief_G)
+        measure_reliefs(high_3B, rank_3B, costs, relief_G, rest_G)
         penalty = node_penalty(load_N, costs) if node_capped else 0.0
+        above = penalty + CAP_PRICE * max(0.0, high_3B[0, 0] - costs.cap)
         uneven = after
         if wire + uneven < best - LEAST_GAIN:
             best = wire + uneven
             copy_row(phy2log_P, best_P)
     copy_row(best_P, phy2log_P)
     return float(best)
-
-
-@inner_search_kernel
-def three_highest(load_GB: Floats, b: int, high_3B: Floats, rank_3B: Ints) -> None:
-    """The three most loaded ranks of bootstrap b: a swap changes two, so the highest of the others is then known."""
-    a0, a1, a2 = -1.0, -1.0, -1.0
-    r0, r1, r2 = -1, -1, -1
-    for g in range(load_GB.shape[0]):
-        x = load_GB[g, b]
-        if x > a2:
-            if x > a1:
-                a2, r2 = a1, r1
-                if x > a0:
-                    a1, r1 = a0, r0
-                    a0, r0 = x, g
-                else:
-                    a1, r1 = x, g
-            else:
-                a2, r2 = x, g
-    high_3B[0, b], high_3B[1, b], high_3B[2, b] = a0, a1, a2
-    rank_3B[0, b], rank_3B[1, b], rank_3B[2, b] = r0, r1, r2
-
-
-@inner_search_kernel
-def measure_relief(high_3B: Floats, rank_3B: Ints, costs: Costs, relief_G: Floats) -> None:
-    """What a swap of this rank and another can save at most: no peak falls below the third highest load."""
-    relief_G[:] = 0.0
-    num_boots = high_3B.shape[1]
-    for b in range(num_boots):
-        relief_G[rank_3B[0, b]] += costs.price / num_boots * (high_3B[0, b] - max(high_3B[2, b], 0.0))
-    relief_G[rank_3B[0, 0]] += CAP_PRICE * max(0.0, high_3B[0, 0] - costs.cap)
-
-
-@inner_search_kernel
-def node_penalty(load_N: Floats, costs: Costs) -> float:
-    """What the most loaded node costs beyond the cap on nodes."""
-    peak = 0.0
-    for n in range(load_N.shape[0]):
-        peak = max(peak, load_N[n] * costs.slowness_N[n])
-    return CAP_PRICE * max(0.0, peak - costs.node_cap)

@@ -7,10 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from placement.solvers.annealing.anneal_common import CAP_PRICE, ONE, ZERO, Costs, Floats, Ints, balance_cost
-from placement.solvers.annealing.anneal_single import measure_relief, three_highest
-from placement.support.kernel import inner_search_kernel
-
-FEW_NODES = 4
+from placement.solvers.annealing.single_peaks import measure_relief, three_highest
+from placement.support.kernel import inner_kernel
 
 
 class Floors(NamedTuple):
