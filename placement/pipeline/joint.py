@@ -59,7 +59,8 @@ def solve_joint(
     rounds    how often the layers are solved again for the homes of the moment
 
     Place first, then group: on a linear placement grouping alone gains little. Every round starts from the maps of the
-    one before, and the homes are chosen exactly, on all tokens.
+    one before, and the homes are chosen exactly, on all tokens. Bounds are proven in the last round: those of earlier
+    homes would say nothing of the answer.
     """
     layers: tuple[LayerReport, ...] = ()
     costs = _costs(trace, requests, start, cluster, options, run.threads)
@@ -69,7 +70,9 @@ def solve_joint(
     placement = aligned
     for number in range(rounds):
         home_S = homes_of_sample(workload, requests, homes.home_Q)
-        maps, layers = run.fit(workload, cluster, home_options, home_S=home_S, starts=placement)
+        last = number == rounds - 1
+        round_options = home_options if last else replace(home_options, bound="none")
+        maps, layers = run.fit(workload, cluster, round_options, home_S=home_S, starts=placement)
         placement = maps[options.solver]
         costs = _costs(trace, requests, placement, cluster, options, run.threads)
         homes = assign_homes(costs.cost_QN, costs.tokens_Q, tolerance=tolerance)
