@@ -39,7 +39,7 @@ MOVES_OF_EXPERT = 2000, 7000  # fewest and most moves for each expert, where non
 UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
 SETS_OF_MANY_NODES, MOVES_ON_MANY_NODES, SINGLE_MOVES_ON_MANY_NODES = 2048, 100_000, 60_000
 CHANCE_WORK = 400_000_000  # factors of a product that a search may multiply where copies are chosen by chance
-HOT_SETS, HOT_LOADS = 4096, 24
+HOT_SETS, HOT_LOADS = 8192, 24
 SEGMENTS = 4  # a search looks at its deadline between these parts
 
 

@@ -32,11 +32,12 @@ from placement.solvers.annealing.anneal_common import (
 from placement.solvers.annealing.single_gains import GUEST, fill_gains, move_expert, nearest_unit
 from placement.solvers.annealing.single_peaks import (
     FEW_BOOTS,
+    Highest,
+    measure_highest,
     measure_reliefs,
     node_penalty,
     peaks_after,
     rise_of_few,
-    three_highest,
 )
 from placement.support.kernel import kernel
 
@@ -53,8 +54,7 @@ class SingleRoom(NamedTuple):
     leave_E: Floats
     load_GB: Floats
     load_N: Floats
-    high_3B: Floats
-    rank_3B: Ints
+    highest: Highest
     peak_B: Floats
     relief_G: Floats
     rest_G: Floats
@@ -95,8 +95,7 @@ def anneal_single(
         leave_E=np.zeros(num_experts),
         load_GB=np.zeros((num_ranks, num_boots)),
         load_N=np.zeros(costs.num_nodes),
-        high_3B=np.empty((3, num_boots)),
-        rank_3B=np.empty((3, num_boots), dtype=np.int64),
+        highest=Highest(np.empty(num_boots), np.empty(num_boots), np.empty(num_boots), np.empty(num_boots, np.int64)),
         peak_B=np.empty(num_boots),
         relief_G=np.empty(num_ranks),
         rest_G=np.empty(num_ranks),
@@ -123,8 +122,8 @@ def single_kernel(
     count, home, fare_HX = inc.count_U, inc.home_U, costs.fare_HX
     num_units = fare_HX.shape[1]
     slots_per_unit = num_slots // num_units
-    state, unit_E, guest_UX, enter_EX, leave_E, load_GB, load_N, high_3B, rank_3B, peak_B = room[:10]
-    relief_G, rest_G, best_P = room[10:]
+    state, unit_E, guest_UX, enter_EX, leave_E, load_GB, load_N, highest, peak_B = room[:9]
+    relief_G, rest_G, best_P = room[9:]
     random_word(state)
 
     # books of the first map: units, sends, loads of ranks and nodes, peaks
@@ -136,14 +135,13 @@ def single_kernel(
         load_N[p // slots_per_node] += costs.load_EB[phy2log_P[p], 0]
         for b in range(num_boots):
             load_GB[g, b] += costs.load_EB[phy2log_P[p], b] * costs.slowness_G[g]
-    for b in range(num_boots):
-        three_highest(load_GB, b, high_3B, rank_3B)
-    measure_reliefs(high_3B, rank_3B, costs, relief_G, rest_G)
+    measure_highest(load_GB, highest)
+    measure_reliefs(highest, costs, relief_G, rest_G)
     node_capped = costs.node_cap < np.inf
     penalty = node_penalty(load_N, costs) if node_capped else 0.0
-    above = penalty + CAP_PRICE * max(0.0, high_3B[0, 0] - costs.cap)
+    above = penalty + CAP_PRICE * max(0.0, highest.first_B[0] - costs.cap)
     # objective = wire + uneven: sends and moved slots; imbalance and what exceeds the caps
-    uneven = balance_cost(high_3B[0], costs.price, costs.cap) + penalty
+    uneven = balance_cost(highest.first_B, costs.price, costs.cap) + penalty
     best = wire + uneven
     cooling = cooling_of(hot, cold, moves)
     temperature = hot
@@ -181,11 +179,11 @@ def single_kernel(
         few = 0
         if num_boots > FEW_BOOTS:
             few = FEW_BOOTS
-            peaks_after(u, v, r, s, 0, few, load_GB, high_3B, rank_3B, costs, peak_B)
-            rise = rise_of_few(peak_B, high_3B) * costs.price / num_boots
+            peaks_after(u, v, r, s, 0, few, load_GB, highest, costs, peak_B)
+            rise = rise_of_few(peak_B, highest.first_B) * costs.price / num_boots
             if gain + rise - rest_G[r] - rest_G[s] - above > threshold:  # whatever the others bring
                 continue
-        peaks_after(u, v, r, s, few, num_boots, load_GB, high_3B, rank_3B, costs, peak_B)
+        peaks_after(u, v, r, s, few, num_boots, load_GB, highest, costs, peak_B)
         after = balance_cost(peak_B, costs.price, costs.cap)
         # what exceeds the cap on nodes after the swap
         n, m = p // slots_per_node, q // slots_per_node
@@ -217,17 +215,15 @@ def single_kernel(
         phy2log_P[p], phy2log_P[q] = v, u
         load_N[n] += shift
         load_N[m] -= shift
+        slow_r, slow_s = costs.slowness_G[r], costs.slowness_G[s]
         for b in range(num_boots):
             shift = costs.load_EB[v, b] - costs.load_EB[u, b]
-            load_GB[r, b] += shift * costs.slowness_G[r]
-            load_GB[s, b] -= shift * costs.slowness_G[s]
-            rises = max(load_GB[r, b], load_GB[s, b]) > high_3B[2, b]
-            first, second, third = rank_3B[0, b], rank_3B[1, b], rank_3B[2, b]
-            if rises or first in (r, s) or second in (r, s) or third in (r, s):
-                three_highest(load_GB, b, high_3B, rank_3B)
-        measure_reliefs(high_3B, rank_3B, costs, relief_G, rest_G)
+            load_GB[r, b] += shift * slow_r
+            load_GB[s, b] -= shift * slow_s
+        measure_highest(load_GB, highest)
+        measure_reliefs(highest, costs, relief_G, rest_G)
         penalty = node_penalty(load_N, costs) if node_capped else 0.0
-        above = penalty + CAP_PRICE * max(0.0, high_3B[0, 0] - costs.cap)
+        above = penalty + CAP_PRICE * max(0.0, highest.first_B[0] - costs.cap)
         uneven = after
         if wire + uneven < best - LEAST_GAIN:
             best = wire + uneven

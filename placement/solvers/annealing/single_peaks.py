@@ -1,14 +1,24 @@
 """The most loaded ranks where every expert has one copy, and what a swap makes of them (numba): see `anneal_single`.
 
-high_3B, rank_3B  the three highest loads under each bootstrap, and their ranks: a swap changes two, so the highest of
-                  the others is known
-relief_G          what a swap of this rank and another saves at most
+A swap changes the loads of two ranks, so the highest of the others is among the three highest of all.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from placement.solvers.annealing.anneal_common import CAP_PRICE, Costs, Floats, Ints
 from placement.support.kernel import inner_kernel
+
+
+class Highest(NamedTuple):
+    """The three highest loads under each bootstrap, and the rank that has the highest."""
+
+    first_B: Floats
+    second_B: Floats
+    third_B: Floats
+    rank_B: Ints
+
 
 FEW_BOOTS = 16  # bootstraps that most swaps are refused by
 
@@ -38,29 +48,51 @@ def three_highest(load_GB: Floats, b: int, high_3B: Floats, rank_3B: Ints) -> No
 def measure_relief(high_3B: Floats, rank_3B: Ints, costs: Costs, relief_G: Floats) -> None:
     """What a swap of this rank and another can save at most: no peak falls below the third highest load."""
     relief_G[:] = 0.0
-    add_relief(high_3B, rank_3B, 0, high_3B.shape[1], costs, relief_G)
-    relief_G[rank_3B[0, 0]] += CAP_PRICE * max(0.0, high_3B[0, 0] - costs.cap)
-
-
-@inner_kernel
-def measure_reliefs(high_3B: Floats, rank_3B: Ints, costs: Costs, relief_G: Floats, rest_G: Floats) -> None:
-    """The same, and the part of the bootstraps beyond the first FEW_BOOTS."""
     num_boots = high_3B.shape[1]
-    few = min(FEW_BOOTS, num_boots)
-    rest_G[:] = 0.0
-    add_relief(high_3B, rank_3B, few, num_boots, costs, rest_G)
-    for g in range(rest_G.shape[0]):
-        relief_G[g] = rest_G[g]
-    add_relief(high_3B, rank_3B, 0, few, costs, relief_G)
-    relief_G[rank_3B[0, 0]] += CAP_PRICE * max(0.0, high_3B[0, 0] - costs.cap)
-
-
-@inner_kernel
-def add_relief(high_3B: Floats, rank_3B: Ints, first: int, end: int, costs: Costs, relief_G: Floats) -> None:
-    """Add the same under bootstraps `first` to `end`, without the cap."""
-    num_boots = high_3B.shape[1]
-    for b in range(first, end):
+    for b in range(num_boots):
         relief_G[rank_3B[0, b]] += costs.price / num_boots * (high_3B[0, b] - max(high_3B[2, b], 0.0))
+    relief_G[rank_3B[0, 0]] += CAP_PRICE * max(0.0, high_3B[0, 0] - costs.cap)
+
+
+@inner_kernel
+def measure_highest(load_GB: Floats, highest: Highest) -> None:
+    """The three highest loads of all bootstraps side by side: no branches, which would be hard to predict."""
+    first_B, second_B, third_B, rank_B = highest
+    num_ranks, num_boots = load_GB.shape
+    for b in range(num_boots):
+        first_B[b], second_B[b], third_B[b], rank_B[b] = -1.0, -1.0, -1.0, 0
+    for g in range(num_ranks):
+        for b in range(num_boots):
+            x, first, second, third = load_GB[g, b], first_B[b], second_B[b], third_B[b]
+            first_B[b] = x if x > first else first
+            x = first if x > first else x
+            second_B[b] = x if x > second else second
+            x = second if x > second else x
+            third_B[b] = x if x > third else third
+    for g in range(num_ranks):
+        for b in range(num_boots):
+            rank = rank_B[b]
+            rank_B[b] = g if load_GB[g, b] == first_B[b] else rank
+
+
+@inner_kernel
+def measure_reliefs(highest: Highest, costs: Costs, relief_G: Floats, rest_G: Floats) -> None:
+    """What a swap of this rank and another can save at most: no peak falls below the third highest load.
+
+    relief_G: under all bootstraps; rest_G: under those beyond the first FEW_BOOTS.
+    """
+    first_B, _, third_B, rank_B = highest
+    num_boots = first_B.shape[0]
+    each = costs.price / num_boots
+    for g in range(relief_G.shape[0]):
+        relief_G[g] = rest_G[g] = 0.0
+    for b in range(num_boots):
+        third = third_B[b]
+        saved = each * (first_B[b] - (third if third > 0.0 else 0.0))
+        relief_G[rank_B[b]] += saved
+        if b >= FEW_BOOTS:
+            rest_G[rank_B[b]] += saved
+    relief_G[rank_B[0]] += CAP_PRICE * max(0.0, first_B[0] - costs.cap)
 
 
 @inner_kernel
@@ -69,38 +101,41 @@ def peaks_after(
     v: int,
     r: int,
     s: int,
-    first: int,
+    begin: int,
     end: int,
     load_GB: Floats,
-    high_3B: Floats,
-    rank_3B: Ints,
+    highest: Highest,
     costs: Costs,
     peak_B: Floats,
 ) -> None:
-    """The highest load under each bootstrap from `first` to `end` if u on rank r and v on rank s swap.
+    """The highest load under each bootstrap from `begin` to `end` if u on rank r and v on rank s swap.
 
     This is the higher of both ranks, or the highest of the others.
     """
+    first_B, second_B, third_B, _ = highest
     slow_r, slow_s = costs.slowness_G[r], costs.slowness_G[s]
-    for b in range(first, end):  # without branches, so that the loop is vectorised
+    for b in range(begin, end):  # without branches, so that the loop is vectorised
+        first, second, third = first_B[b], second_B[b], third_B[b]
+        load_r, load_s = load_GB[r, b], load_GB[s, b]
+        higher = load_r if load_r > load_s else load_s
+        lower = load_s if load_r > load_s else load_r
+        others = third if lower == second else second
+        others = others if higher == first else first
         shift = costs.load_EB[v, b] - costs.load_EB[u, b]
-        first_moves = (rank_3B[0, b] == r) | (rank_3B[0, b] == s)
-        second_moves = (rank_3B[1, b] == r) | (rank_3B[1, b] == s)
-        others = high_3B[1, b] if first_moves else high_3B[0, b]
-        others = high_3B[2, b] if first_moves & second_moves else others
-        peak = max(load_GB[r, b] + shift * slow_r, load_GB[s, b] - shift * slow_s)
-        peak_B[b] = max(peak, others)
+        load_r, load_s = load_r + shift * slow_r, load_s - shift * slow_s
+        peak = load_r if load_r > load_s else load_s
+        peak_B[b] = peak if peak > others else others
 
 
 @inner_kernel
-def rise_of_few(peak_B: Floats, high_3B: Floats) -> float:
+def rise_of_few(peak_B: Floats, first_B: Floats) -> float:
     """By how much the peaks under the first FEW_BOOTS bootstraps rise, together; four sums side by side."""
     s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
     for b in range(0, FEW_BOOTS, 4):
-        s0 += peak_B[b] - high_3B[0, b]
-        s1 += peak_B[b + 1] - high_3B[0, b + 1]
-        s2 += peak_B[b + 2] - high_3B[0, b + 2]
-        s3 += peak_B[b + 3] - high_3B[0, b + 3]
+        s0 += peak_B[b] - first_B[b]
+        s1 += peak_B[b + 1] - first_B[b + 1]
+        s2 += peak_B[b + 2] - first_B[b + 2]
+        s3 += peak_B[b + 3] - first_B[b + 3]
     return (s0 + s1) + (s2 + s3)
 
 
