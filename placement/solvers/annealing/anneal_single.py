@@ -35,11 +35,12 @@ from placement.solvers.annealing.single_peaks import (
     Highest,
     measure_highest,
     measure_reliefs,
+    no_highest,
     node_penalty,
     peaks_after,
     rise_of_few,
 )
-from placement.support.kernel import kernel
+from placement.support.kernel import search_kernel
 
 CANDIDATES = 4  # experts of the nearest unit that a directed proposal draws from
 
@@ -95,7 +96,7 @@ def anneal_single(
         leave_E=np.zeros(num_experts),
         load_GB=np.zeros((num_ranks, num_boots)),
         load_N=np.zeros(costs.num_nodes),
-        highest=Highest(np.empty(num_boots), np.empty(num_boots), np.empty(num_boots), np.empty(num_boots, np.int64)),
+        highest=no_highest(num_boots),
         peak_B=np.empty(num_boots),
         relief_G=np.empty(num_ranks),
         rest_G=np.empty(num_ranks),
@@ -123,13 +124,13 @@ def single_kernel(
     num_units = fare_HX.shape[1]
     slots_per_unit = num_slots // num_units
     state, unit_E, guest_UX, enter_EX, leave_E, load_GB, load_N, highest, peak_B = room[:9]
-    relief_G, rest_G, best_P = room[9:]
+    relief_G, rest_G, best_P, touched_HX = room[9:]
     random_word(state)
 
     # books of the first map: units, sends, loads of ranks and nodes, peaks
     for p in range(num_slots):
         unit_E[phy2log_P[p]] = p // slots_per_unit
-    wire = fill_gains(inc, fare_HX, unit_E, guest_UX, enter_EX, leave_E) + cost_of_moves(phy2log_P, costs)
+    wire = fill_gains(inc, fare_HX, unit_E, guest_UX, enter_EX, leave_E, touched_HX) + cost_of_moves(phy2log_P, costs)
     for p in range(num_slots):
         g = p // costs.slots_per_gpu
         load_N[p // slots_per_node] += costs.load_EB[phy2log_P[p], 0]

@@ -52,7 +52,7 @@ def _of_kind(function: F) -> F:
     def compiled(*types: Any) -> Any:
         return getattr(KINDS[types[-1].instance_class], function.__name__).py_func
 
-    overload(function, strict=False, jit_options=UNCOUNTED)(compiled)  # annotations differ
+    overload(function, strict=False, jit_options=UNCOUNTED)(compiled)  # type: ignore[arg-type]  # annotations differ
     return function
 
 

@@ -6,51 +6,54 @@ from typing import NamedTuple
 
 import numpy as np
 
+from placement.cost.covers import COUNT_0
 from placement.solvers.annealing.anneal_common import CAP_PRICE, ONE, ZERO, Costs, Floats, Ints, balance_cost
-from placement.solvers.annealing.single_peaks import measure_relief, three_highest
-from placement.support.kernel import inner_kernel
+from placement.solvers.annealing.single_peaks import Highest, measure_highest, measure_reliefs, no_highest, peaks_after
+from placement.support.kernel import inner_search_kernel
+
+FEW_NODES = 4
 
 
 class Floors(NamedTuple):
     """Bounds on what a move saves.
 
-    high_3B, rank_3B  the three highest loads under each bootstrap, and their ranks
-    swap_G            saved at most by a swap of this rank and another
-    touch_G           saved at most by a move that changes the load of this rank, of any number
-    least_M           cost of the loads on the nodes outside of the mask M: no move within M ends below; empty beyond
-                      FEW_NODES, where there are too many masks
+    highest  the highest loads under each bootstrap
+    swap_G   saved at most by a swap of this rank and another
+    touch_G  saved at most by a move that changes the load of this rank, of any number
+    least_M  cost of the loads on the nodes outside of the mask M: no move within M ends below; empty beyond FEW_NODES,
+             where there are too many masks
+    rest_G   room
     """
 
-    high_3B: Floats
-    rank_3B: Ints
+    highest: Highest
     swap_G: Floats
     touch_G: Floats
     least_M: Floats
+    rest_G: Floats
 
 
 def no_floors(num_nodes: int, num_ranks: int, num_boots: int) -> Floors:
     """Room for the bounds."""
     masks = 1 << num_nodes if num_nodes <= FEW_NODES else 0
-    high_3B, rank_3B = np.empty((3, num_boots)), np.empty((3, num_boots), dtype=np.int64)
-    return Floors(high_3B, rank_3B, np.empty(num_ranks), np.empty(num_ranks), np.empty(masks))
+    return Floors(no_highest(num_boots), np.empty(num_ranks), np.empty(num_ranks), np.empty(masks), np.empty(num_ranks))
 
 
 @inner_search_kernel
 def measure_floors(load_GB: Floats, peak_NB: Floats, costs: Costs, floors: Floors, peak_B: Floats) -> None:
     """Measure the bounds anew; `peak_B` is room."""
-    high_3B, rank_3B, swap_G, touch_G, least_M = floors
+    highest, swap_G, touch_G, least_M, rest_G = floors
+    first_B, rank_B = highest.first_B, highest.rank_B
     num_ranks, num_boots = load_GB.shape
-    for b in range(num_boots):
-        three_highest(load_GB, b, high_3B, rank_3B)
-    measure_relief(high_3B, rank_3B, costs, swap_G)
+    measure_highest(load_GB, highest)
+    measure_reliefs(highest, costs, swap_G, rest_G)
     # no peak falls below the load of perfect balance
     speed = 0.0
     for g in range(num_ranks):
         touch_G[g] = 0.0
         speed += 1.0 / costs.slowness_G[g]
     for b in range(num_boots):
-        touch_G[rank_3B[0, b]] += costs.price / num_boots * (high_3B[0, b] - num_ranks / speed)
-    touch_G[rank_3B[0, 0]] += CAP_PRICE * max(0.0, high_3B[0, 0] - costs.cap)
+        touch_G[rank_B[b]] += costs.price / num_boots * (first_B[b] - num_ranks / speed)
+    touch_G[rank_B[0]] += CAP_PRICE * max(0.0, first_B[0] - costs.cap)
     for m in range(least_M.shape[0]):
         peak_B[:] = 0.0
         for n in range(peak_NB.shape[0]):
@@ -82,13 +85,5 @@ def cost_of_swap(
     u: int, v: int, r: int, s: int, load_GB: Floats, costs: Costs, floors: Floors, peak_B: Floats
 ) -> float:
     """Cost of the loads if u on rank r and v on rank s, which have no other copies, swap."""
-    slow_r, slow_s = costs.slowness_G[r], costs.slowness_G[s]
-    high_3B, rank_3B = floors.high_3B, floors.rank_3B
-    for b in range(peak_B.shape[0]):  # without branches, so that the loop is vectorised
-        shift = costs.load_EB[v, b] - costs.load_EB[u, b]
-        first_moves = (rank_3B[0, b] == r) | (rank_3B[0, b] == s)
-        second_moves = (rank_3B[1, b] == r) | (rank_3B[1, b] == s)
-        others = high_3B[1, b] if first_moves else high_3B[0, b]
-        others = high_3B[2, b] if first_moves & second_moves else others
-        peak_B[b] = max(max(load_GB[r, b] + shift * slow_r, load_GB[s, b] - shift * slow_s), others)
+    peaks_after(u, v, r, s, COUNT_0, peak_B.shape[0], load_GB, floors.highest, costs, peak_B)
     return balance_cost(peak_B, costs.price, costs.cap)

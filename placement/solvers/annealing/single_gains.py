@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from placement.solvers.annealing.anneal_common import Floats, Ids, Incidence, Ints, members
-from placement.support.kernel import inlined_kernel, inner_kernel
+from placement.support.kernel import inlined_kernel, inner_search_kernel
 
 GUEST: np.int32 = np.int32(1 << 17)  # more than any id
 
@@ -28,7 +28,13 @@ def nearest_unit(u: int, own: int, enter_EX: Floats) -> int:
 
 @inner_search_kernel
 def fill_gains(
-    inc: Incidence, fare_HX: Floats, unit_E: Ints, guest_UX: Ids, enter_EX: Floats, leave_E: Floats
+    inc: Incidence,
+    fare_HX: Floats,
+    unit_E: Ints,
+    guest_UX: Ids,
+    enter_EX: Floats,
+    leave_E: Floats,
+    touched_HX: Ints,
 ) -> float:
     """Build the tables, and count the tokens of each home that touch each unit; returns the sum of all fares."""
     sets, count = inc.sets_UK, inc.count_U

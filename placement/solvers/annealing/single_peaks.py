@@ -1,4 +1,4 @@
-"""The most loaded ranks where every expert has one copy, and what a swap makes of them (numba): see `anneal_single`.
+"""The most loaded ranks, and what a swap of experts with one copy makes of them (numba).
 
 A swap changes the loads of two ranks, so the highest of the others is among the three highest of all.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from placement.solvers.annealing.anneal_common import CAP_PRICE, Costs, Floats, Ints
-from placement.support.kernel import inner_kernel
+from placement.support.kernel import inner_search_kernel
 
 
 class Highest(NamedTuple):
@@ -23,38 +25,12 @@ class Highest(NamedTuple):
 FEW_BOOTS = 16  # bootstraps that most swaps are refused by
 
 
-@inner_kernel
-def three_highest(load_GB: Floats, b: int, high_3B: Floats, rank_3B: Ints) -> None:
-    """The three most loaded ranks of bootstrap b."""
-    a0, a1, a2 = -1.0, -1.0, -1.0
-    r0, r1, r2 = -1, -1, -1
-    for g in range(load_GB.shape[0]):
-        x = load_GB[g, b]
-        if x > a2:
-            if x > a1:
-                a2, r2 = a1, r1
-                if x > a0:
-                    a1, r1 = a0, r0
-                    a0, r0 = x, g
-                else:
-                    a1, r1 = x, g
-            else:
-                a2, r2 = x, g
-    high_3B[0, b], high_3B[1, b], high_3B[2, b] = a0, a1, a2
-    rank_3B[0, b], rank_3B[1, b], rank_3B[2, b] = r0, r1, r2
+def no_highest(num_boots: int) -> Highest:
+    """Room for the highest loads."""
+    return Highest(np.empty(num_boots), np.empty(num_boots), np.empty(num_boots), np.empty(num_boots, dtype=np.int64))
 
 
-@inner_kernel
-def measure_relief(high_3B: Floats, rank_3B: Ints, costs: Costs, relief_G: Floats) -> None:
-    """What a swap of this rank and another can save at most: no peak falls below the third highest load."""
-    relief_G[:] = 0.0
-    num_boots = high_3B.shape[1]
-    for b in range(num_boots):
-        relief_G[rank_3B[0, b]] += costs.price / num_boots * (high_3B[0, b] - max(high_3B[2, b], 0.0))
-    relief_G[rank_3B[0, 0]] += CAP_PRICE * max(0.0, high_3B[0, 0] - costs.cap)
-
-
-@inner_kernel
+@inner_search_kernel
 def measure_highest(load_GB: Floats, highest: Highest) -> None:
     """The three highest loads of all bootstraps side by side: no branches, which would be hard to predict."""
     first_B, second_B, third_B, rank_B = highest
@@ -75,7 +51,7 @@ def measure_highest(load_GB: Floats, highest: Highest) -> None:
             rank_B[b] = g if load_GB[g, b] == first_B[b] else rank
 
 
-@inner_kernel
+@inner_search_kernel
 def measure_reliefs(highest: Highest, costs: Costs, relief_G: Floats, rest_G: Floats) -> None:
     """What a swap of this rank and another can save at most: no peak falls below the third highest load.
 
@@ -95,7 +71,7 @@ def measure_reliefs(highest: Highest, costs: Costs, relief_G: Floats, rest_G: Fl
     relief_G[rank_B[0]] += CAP_PRICE * max(0.0, first_B[0] - costs.cap)
 
 
-@inner_kernel
+@inner_search_kernel
 def peaks_after(
     u: int,
     v: int,
@@ -127,7 +103,7 @@ def peaks_after(
         peak_B[b] = peak if peak > others else others
 
 
-@inner_kernel
+@inner_search_kernel
 def rise_of_few(peak_B: Floats, first_B: Floats) -> float:
     """By how much the peaks under the first FEW_BOOTS bootstraps rise, together; four sums side by side."""
     s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
@@ -139,7 +115,7 @@ def rise_of_few(peak_B: Floats, first_B: Floats) -> float:
     return (s0 + s1) + (s2 + s3)
 
 
-@inner_kernel
+@inner_search_kernel
 def node_penalty(load_N: Floats, costs: Costs) -> float:
     """What the most loaded node costs beyond the cap on nodes."""
     peak = 0.0
