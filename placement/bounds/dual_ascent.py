@@ -13,7 +13,7 @@ from placement.support.kernel import inlined_kernel
 
 Floats = npt.NDArray[np.float64]
 
-ADAM_FIRST, ADAM_SECOND, ADAM_TINY = 0.9, 0.99, 1e-12  # usual values, but a shorter memory for the squares
+ADAM_TINY = 1e-12
 
 
 class AscentStep(NamedTuple):
@@ -48,32 +48,62 @@ def climb(iterations: int, deadline: float | None, skipped: float = 0.0) -> Iter
         yield AscentStep(number, skipped + (1 - skipped) * progress, number == iterations - 1)
 
 
+class Memory(NamedTuple):
+    """Which shares of the means of gradients and of their squares Adam forgets at each step."""
+
+    gradients: float
+    squares: float
+
+    def bias(self, step: int) -> float:
+        """What makes up for means that started at 0, at step number `step` (from 0)."""
+        return float(np.sqrt(1 - (1 - self.squares) ** (step + 1)) / (1 - (1 - self.gradients) ** (step + 1)))
+
+
+LONG_MEMORY: Memory = Memory(0.1, 0.01)  # usual values, but a shorter memory for the squares
+SHORT_MEMORY = Memory(0.5, 0.1)
+
+
+class ClimbPlan(NamedTuple):
+    """How a climb goes: first and last values, falling geometrically.
+
+    stride            of the multipliers of sets
+    soft_splits       smoothing of a set's splits, in nodes
+    soft_eigenvalues  smoothing of eigenvalues, as a share of their spread
+    """
+
+    stride: tuple[float, float]
+    soft_splits: tuple[float, float]
+    soft_eigenvalues: tuple[float, float]
+    memory: Memory
+
+
+LONG: ClimbPlan = ClimbPlan((0.1, 0.002), (0.2, 0.002), (0.1, 0.001), LONG_MEMORY)
+SHORT = ClimbPlan((0.1, 0.02), (0.05, 0.05), (0.1, 0.03), SHORT_MEMORY)  # of some ten steps
+SHORT_CLIMB = 15
+
+
 class Adam(NamedTuple):
     """Running means of the gradient and of its square."""
 
     first: Floats
     second: Floats
+    memory: Memory
 
     @classmethod
-    def like(cls, variable: Floats) -> Adam:
-        return cls(np.zeros_like(variable), np.zeros_like(variable))
+    def like(cls, variable: Floats, memory: Memory = LONG_MEMORY) -> Adam:
+        return cls(np.zeros_like(variable), np.zeros_like(variable), memory)
 
     def ascend(self, variable: Floats, gradient: Floats, stride: float) -> Floats:
-        """The variable after a step uphill; `stride` includes `adam_bias`."""
-        self.first[...] += (1 - ADAM_FIRST) * (gradient - self.first)
-        self.second[...] += (1 - ADAM_SECOND) * (gradient * gradient - self.second)
+        """The variable after a step uphill; `stride` includes the memory's bias."""
+        self.first[...] += self.memory.gradients * (gradient - self.first)
+        self.second[...] += self.memory.squares * (gradient * gradient - self.second)
         moved: Floats = variable + stride * self.first / (np.sqrt(self.second) + ADAM_TINY)
         return moved
-
-
-def adam_bias(step: int) -> float:
-    """What makes up for means that started at 0, at step number `step` (from 0)."""
-    return float(np.sqrt(1 - ADAM_SECOND ** (step + 1)) / (1 - ADAM_FIRST ** (step + 1)))
 
 
 @inlined_kernel
 def ascended(adam: Adam, u: int, f: int, value: float, gradient: float, stride: float) -> float:
     """As `Adam.ascend`, of one entry, for compiled code."""
-    adam.first[u, f] += (1 - ADAM_FIRST) * (gradient - adam.first[u, f])
-    adam.second[u, f] += (1 - ADAM_SECOND) * (gradient * gradient - adam.second[u, f])
+    adam.first[u, f] += adam.memory.gradients * (gradient - adam.first[u, f])
+    adam.second[u, f] += adam.memory.squares * (gradient * gradient - adam.second[u, f])
     return float(value + stride * adam.first[u, f] / (np.sqrt(adam.second[u, f]) + ADAM_TINY))

@@ -22,9 +22,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from placement.bounds.dual_ascent import Adam, AscentStep, adam_bias, climb
-from placement.bounds.layer_bound import MARGIN, bound_steps
-from placement.bounds.same_node_relaxation import Earned, SharedMatrix
+from placement.bounds.dual_ascent import LONG, SHORT, SHORT_CLIMB, Adam, AscentStep, ClimbPlan, climb
+from placement.bounds.layer_bound import MARGIN, QUICK_EXPERTS, bound_steps
+from placement.bounds.same_node_relaxation import MOST_WITH_ALL_VECTORS, Earned, SharedMatrix
 from placement.bounds.spectral_bound import ERROR_FACTOR, Pieces, spectral_bound
 from placement.bounds.token_sets import TokenSets
 
@@ -32,10 +32,6 @@ Floats = npt.NDArray[np.float64]
 
 ITERATIONS, FEW_ITERATIONS = 800, 200  # few where one is dear: 60 ms for 16,000 sets of 8 of 256 experts
 FIRST_THETA = 1.8  # the first theta is this divided by K
-# first and last value, falling geometrically
-STRIDE = (0.1, 0.002)  # first and last stride of the multipliers of pairs
-SOFT_PARTITIONS = (0.2, 0.002)  # first and last smoothing of partitions, in blocks
-SOFT_EIGENVALUES = (0.1, 0.001)  # the same for eigenvalues, as a share of their spread
 SOFT_MAP = 0.05  # the same for a map: many other X are as good as the last one of a climb
 PRICE_STRIDE, FLOOR_STRIDE, NODE_STRIDE = 2.0, 0.5, 0.03  # of STRIDE; the first times X's mean pair reward
 RANGE_STRIDE = 0.3  # in that unit times the number of experts
@@ -81,7 +77,7 @@ def lagrangian_bound(
 ) -> tuple[float, Multipliers]:
     """Lower bound on sends + sum_B price * imbalance over all maps with one copy per expert, and its multipliers.
 
-    Never below `spectral_bound`. Deterministic without a deadline.
+    Never below `spectral_bound`, but for a short climb with many experts. Deterministic without a deadline.
 
     Args:
         pieces: what the cost of a map consists of.
@@ -97,8 +93,10 @@ def lagrangian_bound(
     num_experts = pieces.load_BE.shape[1]
     if num_nodes * pieces.slots_per_node != num_experts:
         raise ValueError(f"{num_nodes} nodes of {pieces.slots_per_node} slots do not hold one copy of {num_experts}")
-    best = spectral_bound(pieces, bound_steps(num_experts))
-    dual = _Dual(pieces, start)
+    quick = iterations is not None and iterations <= SHORT_CLIMB
+    few = quick and num_experts > QUICK_EXPERTS and num_nodes > 1
+    best = -np.inf if few else spectral_bound(pieces, bound_steps(num_experts))
+    dual = _Dual(pieces, start, SHORT if quick else LONG)
     kept = dual.multipliers
     if num_nodes == 1:
         return best, kept
@@ -110,24 +108,27 @@ def lagrangian_bound(
         value = dual.judge_and_ascend(step)
         if value > most:
             most, kept = value, at
+    if not dual.exact:
+        most, kept = max(((dual.judge(at), at) for at in (dual.multipliers, kept)), key=lambda judged: judged[0])
     return max(best, most), kept
 
 
 def relaxed_map(pieces: Pieces, at: Multipliers) -> Floats:
     """The relaxed same-node matrix that multipliers of a bound of these pieces lead to, float64 [E, E]."""
     num_experts = pieces.load_BE.shape[1]
-    return _Dual(pieces, at).earn(SOFT_MAP).same_EE[:num_experts, :num_experts]
+    return _Dual(pieces, at).earn(at, SOFT_MAP).same_EE[:num_experts, :num_experts]
 
 
 class _Dual:
     """Where the climb is, and its steps."""
 
-    def __init__(self, pieces: Pieces, start: Multipliers | None) -> None:
-        self.pieces = pieces
+    def __init__(self, pieces: Pieces, start: Multipliers | None, plan: ClimbPlan = LONG) -> None:
+        self.pieces, self.plan = pieces, plan
         self.num_experts = pieces.load_BE.shape[1]
         shape = (pieces.num_nodes, pieces.slots_per_node)
         self.shared = SharedMatrix(*shape, homes=pieces.home_U is not None)
-        self.sets = TokenSets(pieces.sets_UK, pieces.weight_U, pieces.home_U, self.num_experts, *shape, hosts=False)
+        given = (pieces.sets_UK, pieces.weight_U, pieces.home_U, self.num_experts)
+        self.sets = TokenSets(*given, *shape, hosts=False, memory=plan.memory)
         own = Multipliers(
             thetas=self.sets.first(lambda size: [FIRST_THETA / size]),
             floor_B=np.full(len(pieces.load_BE), 0.5),
@@ -144,30 +145,42 @@ class _Dual:
                 *(_warm(old, new) for old, new in zip(own[1:], start[1:], strict=True)),
             )
         self.multipliers = _valid(own, pieces.slots_per_node)
-        self.adam = _Adams(*(Adam.like(variable) for variable in own[1:]))
+        self.exact = self.shared.size <= MOST_WITH_ALL_VECTORS  # what is judged on the way is certain
+        self.adam = _Adams(*(Adam.like(variable, plan.memory) for variable in own[1:]))
         top_k = self.sets.top_k
         pairs = float(pieces.weight_U.sum()) * (1 - 1 / pieces.num_nodes) * top_k * (top_k - 1) / 2
         self.unit = FIRST_THETA / top_k * pairs / max(self.num_experts * (self.num_experts - 1), 1)  # mean reward in X
 
-    def judge_and_ascend(self, step: AscentStep) -> float:
-        """The certified bound at the multipliers; then they move on (new arrays: old ones may be kept)."""
-        pieces, at, shared = self.pieces, self.multipliers, self.shared
-        stride = step.falling(STRIDE)
-        load_E, capped, experts = pieces.load_BE[0], self.range, self.num_experts
-        earned = self.earn(step.falling(SOFT_EIGENVALUES))
-        same_EE = earned.same_EE[:experts, :experts]
-        sets, sets_size, thetas = self.sets.judge_and_ascend(
-            step, at.thetas, earned.same_EE.ravel(), step.falling(SOFT_PARTITIONS), stride
-        )
-        stride *= adam_bias(step.number)
+    def judge(self, at: Multipliers) -> float:
+        """The certified bound at multipliers."""
+        earned = self.earn(at, SOFT_MAP)
+        return self._value(at, earned, *self.sets.judge(at.thetas))
+
+    def _value(self, at: Multipliers, earned: Earned, sets: float, sets_size: float) -> float:
+        """The bound, less its rounding errors, from both sides' answers."""
+        pieces, capped = self.pieces, self.range
         priced_B = pieces.price_B * pieces.floor_B
         above_E, below_E = np.maximum(at.range_E, 0.0), np.maximum(-at.range_E, 0.0)
         kept = capped.least * float(below_E.sum()) - capped.most * float(above_E.sum()) - capped.square * at.square_1[0]
         value = sets + float(priced_B @ at.floor_B) + float(kept) - earned.most
-        size = sets_size + experts * float(priced_B @ (1 + np.abs(at.node_BE).sum(axis=1)))
+        size = sets_size + self.num_experts * float(priced_B @ (1 + np.abs(at.node_BE).sum(axis=1)))
         size += float(np.abs(at.range_E).sum() + at.square_1[0])
         terms = self.sets.terms + pieces.load_BE.size
-        error = ERROR_FACTOR * np.finfo(np.float64).eps * (terms * size + shared.size**2 * earned.norm)
+        error = ERROR_FACTOR * np.finfo(np.float64).eps * (terms * size + self.shared.size**2 * earned.norm)
+        return value - float(error)
+
+    def judge_and_ascend(self, step: AscentStep) -> float:
+        """The bound at the multipliers, certified where `exact`; then they move on, in new arrays."""
+        pieces, at, shared, plan = self.pieces, self.multipliers, self.shared, self.plan
+        stride = step.falling(plan.stride)
+        load_E, capped, experts = pieces.load_BE[0], self.range, self.num_experts
+        earned = self.earn(at, step.falling(plan.soft_eigenvalues), exact=self.exact)
+        same_EE = earned.same_EE[:experts, :experts]
+        sets, sets_size, thetas = self.sets.judge_and_ascend(
+            step, at.thetas, earned.same_EE.ravel(), step.falling(plan.soft_splits), stride
+        )
+        stride *= plan.memory.bias(step.number)
+        value = self._value(at, earned, sets, sets_size)
 
         floor_B, node_BE = at.floor_B, at.node_BE
         if pieces.price_B.any():
@@ -202,14 +215,14 @@ class _Dual:
             square_1=square_1,
         )
         self.multipliers = _valid(moved, pieces.slots_per_node)
-        return value - float(error)
+        return value
 
-    def earn(self, smoothing: float) -> Earned:
+    def earn(self, at: Multipliers, smoothing: float, *, exact: bool = True) -> Earned:
         """What the best X earns."""
-        at, experts, load_E = self.multipliers, self.num_experts, self.pieces.load_BE[0]
+        experts, load_E = self.num_experts, self.pieces.load_BE[0]
         upper_EE = self.sets.rewards(at.thetas).reshape(self.shared.size, self.shared.size)
         upper_EE[:experts, :experts] -= self._imbalance_EE(at) + np.outer(at.range_E + at.square_1 * load_E, load_E)
-        return self.shared.earn(0.5 * (upper_EE + upper_EE.T), at.price_EE, at.triangle_T, smoothing)
+        return self.shared.earn(0.5 * (upper_EE + upper_EE.T), at.price_EE, at.triangle_T, smoothing, exact=exact)
 
     def _imbalance_EE(self, at: Multipliers) -> Floats:
         """What X pays for imbalance: <this, X> is the weighted mean of the loads of the experts' nodes, priced."""

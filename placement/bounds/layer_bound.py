@@ -11,7 +11,7 @@ from placement.bounds.set_sizes import by_size
 from placement.bounds.spectral_bound import Pieces, spectral_bound
 from placement.core.cluster import Cluster
 
-QUICK_EXPERTS = 64  # with more experts a fraction of a second brings the multipliers of copies nowhere
+QUICK_EXPERTS = 64  # with more, eigenvalues take long, and a few steps of a Lagrangian bound prove more
 MARGIN = 1e-9  # relative; subtracted for the rounding of plain sums
 
 

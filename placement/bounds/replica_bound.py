@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from placement.bounds.dual_ascent import Adam, adam_bias, climb
+from placement.bounds.dual_ascent import LONG, Adam, climb
 from placement.bounds.replica_relaxation import HostMatrix, HostPrices
 from placement.bounds.spectral_bound import ERROR_FACTOR
 from placement.bounds.token_sets import TokenSets
@@ -22,10 +22,6 @@ Floats = npt.NDArray[np.float64]
 
 ITERATIONS, FEW_ITERATIONS = 400, 150  # few where sets take turns
 FIRST_PAIR, FIRST_HOST = 0.3, 0.1  # first multipliers; the price of a node is 1
-# first and last value, falling geometrically
-STRIDE = (0.1, 0.002)
-SOFT_SPLITS = (0.2, 0.002)  # first and last smoothing of splits, in nodes
-SOFT_EIGENVALUES = (0.1, 0.001)  # the same for eigenvalues, as a share of their spread
 PRICE_STRIDE, CORNER_STRIDE = 6.0, 0.1  # shares of STRIDE, in units of H's mean reward for a pair; the second times E
 
 
@@ -82,13 +78,15 @@ def replica_bound(
     cells = size**2
     best, kept = 0.0, HostMultipliers(thetas, prices)
     for step in climb(iterations, deadline):
-        stride, soft_splits = step.falling(STRIDE), step.falling(SOFT_SPLITS)
+        stride, soft_splits = step.falling(LONG.stride), step.falling(LONG.soft_splits)
         reward_V = sets.rewards(thetas)
         half_EE = reward_V[:cells].reshape(size, size)
-        earned, hosts, norm = shared.earn(half_EE + half_EE.T, reward_V[cells:], prices, step.falling(SOFT_EIGENVALUES))
+        earned, hosts, norm = shared.earn(
+            half_EE + half_EE.T, reward_V[cells:], prices, step.falling(LONG.soft_eigenvalues)
+        )
         shared_V = np.concatenate([hosts[1:, 1:].ravel(), hosts[0, 1:]])
         value, magnitude, moved = sets.judge_and_ascend(step, thetas, shared_V, soft_splits, stride)
-        stride *= adam_bias(step.number)
+        stride *= LONG.memory.bias(step.number)
         rounded = sets.terms * magnitude + (size + 1) ** 2 * norm
         value -= earned + ERROR_FACTOR * float(np.finfo(np.float64).eps) * rounded
         if value > best:

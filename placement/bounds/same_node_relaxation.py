@@ -20,13 +20,15 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 MOST_EXPERTS_WITH_TRIANGLES = 64  # E^3 / 2 prices: 14,880 for 32 experts, 124,992 for 64
+MOST_WITH_ALL_VECTORS = 64  # larger matrices give their leading eigenvectors alone, in single precision, until judged
+LEADING_VECTORS = 24
 BISECTIONS = 50
 
 
 class Earned(NamedTuple):
     """What the best X earns.
 
-    most     no X earns more, but for rounding
+    most     no X earns more, but for rounding; only about that, unless exact
     same_EE  float64 [E, E], a relaxed X that earns about as much: the smoothed gradient
     norm     magnitude of all that was added up, for the rounding error
     """
@@ -70,13 +72,16 @@ class SharedMatrix:
         first, second, taken = self.near_DT
         return np.asarray(flat[first] + flat[second] - flat[taken] - 1.0)
 
-    def earn(self, reward_EE: Floats, price_EE: Floats, triangle_T: Floats, smoothing: float) -> Earned:
+    def earn(
+        self, reward_EE: Floats, price_EE: Floats, triangle_T: Floats, smoothing: float, *, exact: bool = True
+    ) -> Earned:
         """The most of <reward, X>, when `price_EE` and `triangle_T` price what X has to obey.
 
         price_EE   float64 [E, E], symmetric: off the diagonal positive prices x >= 0 and negative x <= 1; the diagonal
                    prices that of X, of any sign
         triangle_T float64 [T], >= 0
         smoothing  width of the step between eigenvectors that X has and has not, of the spread of eigenvalues
+        exact      False: where matrices are large, of the leading eigenvectors alone
         """
         whole = reward_EE + price_EE
         if len(triangle_T):
@@ -88,19 +93,33 @@ class SharedMatrix:
                 - np.bincount(taken, triangle_T, cells)
             ).reshape(self.size, self.size)
             whole -= 0.5 * (half + half.T)
-        values, vectors = eigh(self.basis.T @ whole @ self.basis, check_finite=False, driver="evd")
+        values, vectors, spread = eigenvectors(whole, self.basis, exact=exact)
         below = np.minimum(price_EE, 0.0)
         below *= self.most_EE
         np.fill_diagonal(below, 0.0)
         count = self.num_nodes - 1
         top = float(values[len(values) - count :].sum())
         most = whole.sum() / self.num_nodes + self.slots * top - np.trace(price_EE) - below.sum() + triangle_T.sum()
-        spread = float(values[-1] - values[0]) if len(values) else 0.0
         chosen = _smooth_choice(values, count, max(smoothing * spread, 1e-12))
-        spanned = (self.basis @ vectors) * np.sqrt(chosen)
+        spanned = vectors * np.sqrt(chosen)
         same_EE = self.slots * (spanned @ spanned.T + 1.0 / self.size)
         norm = float(np.linalg.norm(whole) + np.linalg.norm(price_EE) + np.abs(triangle_T).sum())
         return Earned(float(most), same_EE, norm)
+
+
+def eigenvectors(matrix: Floats, basis: Floats, *, exact: bool) -> tuple[Floats, Floats, float]:
+    """Of a symmetric matrix on the span of a basis: eigenvalues, ascending, their vectors in columns, and about the
+    spread of all eigenvalues. Unless `exact`, large matrices give what leads, to single precision.
+    """
+    if exact or len(matrix) <= MOST_WITH_ALL_VECTORS:
+        values, vectors = eigh(basis.T @ matrix @ basis, check_finite=False, driver="evd")
+        return values, basis @ vectors, float(values[-1] - values[0]) if len(values) else 0.0
+    single = basis.astype(np.float32)
+    inner = single.T @ matrix.astype(np.float32) @ single
+    last = len(inner) - 1
+    values, vectors = eigh(inner, subset_by_index=[last + 1 - LEADING_VECTORS, last], check_finite=False)
+    spread = 2.0 * float(values[-1] - np.trace(inner) / len(inner))
+    return values.astype(np.float64), (single @ vectors).astype(np.float64), spread
 
 
 def complement(vectors: Floats) -> Floats:

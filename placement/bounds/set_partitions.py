@@ -73,11 +73,12 @@ def set_partitions(top_k: int, most_blocks: int, largest: int) -> Masks:
     return parts_PJ
 
 
+@lru_cache(maxsize=8)
 def node_splits(top_k: int, num_nodes: int, slots_per_node: int) -> Splits:
     """One copy of each expert: partitions. They cost their blocks; features are pairs, as in `numpy.triu_indices`."""
     parts_PJ = set_partitions(top_k, num_nodes, slots_per_node)
     cost_P = (parts_PJ > 0).sum(axis=1).astype(np.float64)
-    return _splits(parts_PJ, cost_P, _pairs(top_k), top_k, -np.inf, 1)
+    return _splits(parts_PJ, cost_P, features(top_k), top_k, -np.inf, 1)
 
 
 @lru_cache(maxsize=4)
@@ -93,11 +94,11 @@ def home_splits(top_k: int, num_nodes: int, slots_per_node: int, *, hosts: bool)
     experts_PJ = np.bitwise_count(parts_PJ & np.uint16(home - 1))
     parts_PJ = parts_PJ[(experts_PJ <= slots_per_node).all(axis=1)]
     cost_P = (parts_PJ > 0).sum(axis=1).astype(np.float64) - 1.0
-    singles = [1 << i for i in range(top_k)]
-    features = _pairs(top_k) + (singles if hosts else []) + [home | single for single in singles]
-    return _splits(parts_PJ, cost_P, features, top_k + 1, 0.0 if hosts else -np.inf, 1)
+    masks = features(top_k, hosts=hosts, home=True)
+    return _splits(parts_PJ, cost_P, masks, top_k + 1, 0.0 if hosts else -np.inf, 1)
 
 
+@lru_cache(maxsize=8)
 def host_splits(top_k: int, num_nodes: int, slots_per_node: int) -> Splits:
     """Several copies of experts: what nodes host of a set, where a further pair or host is never an advantage.
 
@@ -118,8 +119,8 @@ def host_splits(top_k: int, num_nodes: int, slots_per_node: int) -> Splits:
         for j in range(count if count < num_nodes else 0):
             rows.append([*blocks[:j], (num_nodes - count) * subsets + blocks[j], *blocks[j + 1 :]])
             cost.append(count - 1.0)
-    features = _pairs(top_k) + [1 << i for i in range(top_k)]
-    return _splits(np.array(rows, dtype=np.uint16), np.array(cost), features, top_k, 0.0, num_nodes)
+    masks = features(top_k, hosts=True)
+    return _splits(np.array(rows, dtype=np.uint16), np.array(cost), masks, top_k, 0.0, num_nodes)
 
 
 def even_splits(
@@ -162,16 +163,18 @@ def _sizes(left: int, most_blocks: int, largest: int) -> list[list[int]]:
     ]
 
 
-def _pairs(top_k: int) -> list[int]:
-    return [1 << i | 1 << j for i, j in zip(*(axis.tolist() for axis in np.triu_indices(top_k, 1)), strict=True)]
+def features(top_k: int, *, hosts: bool = False, home: bool = False) -> list[int]:
+    """What a block needs to have for each feature of a set, as bit masks: pairs, then hosts, then experts at home."""
+    singles = [1 << i for i in range(top_k)]
+    pairs = [1 << i | 1 << j for i, j in zip(*(axis.tolist() for axis in np.triu_indices(top_k, 1)), strict=True)]
+    return pairs + (singles if hosts else []) + ([1 << top_k | single for single in singles] if home else [])
 
 
-def _splits(parts_PJ: Masks, cost_P: Floats, features: list[int], elements: int, least: float, copies: int) -> Splits:
-    """`features`: the elements that a subset needs to have each, as bit masks."""
-    held = [[f for f, needed in enumerate(features) if s & needed == needed] for s in range(1 << elements)]
+def _splits(parts_PJ: Masks, cost_P: Floats, masks: list[int], elements: int, least: float, copies: int) -> Splits:
+    held = [[f for f, needed in enumerate(masks) if s & needed == needed] for s in range(1 << elements)]
     ptr_S = np.cumsum([0] + [len(row) for row in held]).astype(np.int64)
     feature_D = np.array([f for row in held for f in row], dtype=np.int64)
-    return Splits(parts_PJ, cost_P, ptr_S, feature_D, np.full(len(features), least), copies)
+    return Splits(parts_PJ, cost_P, ptr_S, feature_D, np.full(len(masks), least), copies)
 
 
 @kernel

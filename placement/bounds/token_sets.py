@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from placement.bounds.dual_ascent import Adam, AscentStep, adam_bias
+from placement.bounds.dual_ascent import LONG_MEMORY, Adam, AscentStep, Memory
 from placement.bounds.set_batches import ascend_batches, recursion
 from placement.bounds.set_partitions import (
     SetSide,
@@ -52,6 +52,7 @@ class TokenSets:
         slots_per_node: int,
         *,
         hosts: bool,
+        memory: Memory = LONG_MEMORY,
     ) -> None:
         """Kinds: those without a home, then those with one, the largest sets first; at least one set has an expert.
 
@@ -64,11 +65,16 @@ class TokenSets:
         away = 1.0 if hosts else 1 - 1 / num_nodes
         random, known = np.flatnonzero(given_U < 0), np.flatnonzero(given_U >= 0)
         self.kinds = [
-            SetMultipliers(sets_RK, weight_U[random[rows]] * away, *shape, hosts=hosts)
+            SetMultipliers(sets_RK, weight_U[random[rows]] * away, *shape, hosts=hosts, memory=memory)
             for rows, sets_RK in by_size(sets_UK[random])
         ] + [
             SetMultipliers(
-                sets_RK, weight_U[known[rows]], *shape, hosts=hosts, home_U=num_experts + given_U[known[rows]]
+                sets_RK,
+                weight_U[known[rows]],
+                *shape,
+                hosts=hosts,
+                home_U=num_experts + given_U[known[rows]],
+                memory=memory,
             )
             for rows, sets_RK in by_size(sets_UK[known])
         ]
@@ -88,6 +94,11 @@ class TokenSets:
     def rewards(self, thetas: tuple[Floats, ...]) -> Floats:
         """What the shared side earns for each feature, float64 [V]."""
         return np.asarray(sum(kind.rewards(theta_UF) for kind, theta_UF in zip(self.kinds, thetas, strict=True)))
+
+    def judge(self, thetas: tuple[Floats, ...]) -> tuple[float, float]:
+        """As that of `SetMultipliers`, of all together."""
+        answers = [kind.judge(theta_UF) for kind, theta_UF in zip(self.kinds, thetas, strict=True)]
+        return sum(value for value, _ in answers), sum(size for _, size in answers)
 
     def judge_and_ascend(
         self, step: AscentStep, thetas: tuple[Floats, ...], shared_V: Floats, smoothing: float, stride: float
@@ -117,11 +128,14 @@ class SetMultipliers:
         *,
         hosts: bool = False,
         home_U: npt.NDArray[np.integer] | None = None,
+        memory: Memory = LONG_MEMORY,
+        many: bool = False,
     ) -> None:
         """Cells are u * V + v for the pair u < v, then, with hosts, V * V + u for the hosts of u.
 
         num_elements  V: experts, and then the nodes' homes if any
         home_U        int [U], which element the home of each set is; None: it is random
+        many          goes over many sets at once, few as they may be
         """
         self.top_k = top_k = sets_UK.shape[1]
         home = home_U is not None
@@ -143,14 +157,14 @@ class SetMultipliers:
         self.size_D = [kind.shape[1] for kind in cells]  # features of each kind
         self.cost_C, self.count_CD = even_splits(top_k, num_nodes, slots_per_node, hosts=hosts, home=home)
         looks = len(cell_UF) * len(splits.parts_PJ)
-        self.dear = looks > MOST_CELLS
+        self.dear = many or looks > MOST_CELLS
         self.turns = -(-looks // MOST_CELLS) if hosts and self.dear else 1
         self.steps = None
         if self.dear and not hosts:
             self.steps = recursion(top_k + home, num_nodes, slots_per_node, home=home)
         self.free = float(weight_U.sum()) if home else 0.0  # the home's own block costs nothing
-        self.adam = Adam.like(np.zeros(cell_UF.shape))
-        self.even_adam = Adam.like(np.zeros((len(cell_UF), len(self.size_D))))
+        self.adam = Adam.like(np.zeros(cell_UF.shape), memory)
+        self.even_adam = Adam.like(np.zeros((len(cell_UF), len(self.size_D))), memory)
         self.least = 0.0 if hosts else -np.inf  # the meaning is that of `Splits.least_F`
         self.own_since: int | None = None  # step at which features got multipliers of their own
 
@@ -164,31 +178,47 @@ class SetMultipliers:
         add_rewards(self.side, theta_UF, reward_V)
         return reward_V
 
+    def judge(self, theta_UF: Floats) -> tuple[float, float]:
+        """The sum of weight * least cost, rounded down, and a magnitude for its rounding error."""
+        if not self.exact:
+            value, size, _ = even_sets(self, self._of_kinds(theta_UF), np.zeros(self.cells), 1.0)
+            return value, size
+        if self.steps is None:
+            return judge_sets(self.side, theta_UF)
+        sets = (0, len(theta_UF))
+        value, size = ascend_batches(self.side, self.steps, *sets, theta_UF, self.adam, np.zeros(self.cells), 1.0, 0.0)
+        return value - self.free, size
+
+    def _of_kinds(self, theta_UF: Floats) -> Floats:
+        """One multiplier of each kind of feature, float64 [U, D], where all of a kind are alike."""
+        if not theta_UF.size:
+            return np.zeros((len(theta_UF), len(self.size_D)))
+        return theta_UF[:, np.maximum(np.cumsum(self.size_D) - 1, 0)]
+
     def judge_and_ascend(
         self, step: AscentStep, theta_UF: Floats, shared_V: Floats, smoothing: float, stride: float
     ) -> tuple[float, float, Floats]:
         """The exact sum of weight * least cost, a magnitude for its rounding error, and multipliers after a step
         uphill.
 
-        The sum is -inf where it was not computed: while sets take turns it is dear. `stride` is without `adam_bias`.
+        The sum is -inf where it was not computed: while sets take turns it is dear. `stride` is without the bias of
+        Adam's memory.
         """
         if self.own_since is None and self.exact and (self.turns == 1 or step.progress >= EVEN_SHARE):
             self.own_since = step.number
         if self.own_since is None:
-            theta_UD = (
-                theta_UF[:, np.maximum(np.cumsum(self.size_D) - 1, 0)]
-                if theta_UF.size
-                else np.zeros((len(theta_UF), len(self.size_D)))
-            )
+            theta_UD = self._of_kinds(theta_UF)
             value, size, slope_UD = even_sets(self, theta_UD, shared_V, smoothing)
-            theta_UD = self.even_adam.ascend(theta_UD, slope_UD, stride * adam_bias(step.number))
+            theta_UD = self.even_adam.ascend(theta_UD, slope_UD, stride * self.adam.memory.bias(step.number))
             return value, size, np.repeat(np.maximum(theta_UD, self.least), self.size_D, axis=1)
         sweep, turn = divmod(step.number - self.own_since, self.turns)
         moved_UF = theta_UF.copy()
         begin, end = (len(moved_UF) * t // self.turns for t in (turn, turn + 1))
-        stride *= adam_bias(sweep)
+        stride *= self.adam.memory.bias(sweep)
         if self.steps is not None:
-            value, size = ascend_batches(self.side, self.steps, moved_UF, self.adam, shared_V, smoothing, stride)
+            value, size = ascend_batches(
+                self.side, self.steps, 0, len(moved_UF), moved_UF, self.adam, shared_V, smoothing, stride
+            )
             return value - self.free, size, moved_UF
         value, size = ascend_sets(self.side, begin, end, moved_UF, self.adam, shared_V, smoothing, stride)
         if self.turns > 1:

@@ -9,8 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from placement.bounds.dual_ascent import AscentStep
+from placement.bounds.layer_bound import QUICK_EXPERTS
+from placement.bounds.set_batches import ascend_batches
 from placement.bounds.set_partitions import ascend_sets
 from placement.bounds.spectral_bound import add_lines
+from placement.bounds.token_sets import SetMultipliers
 from placement.core.cluster import Cluster
 from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.kernel_single import cost_single
@@ -41,7 +45,7 @@ def pieces_of(num_experts: int, cluster: Cluster, options: Options) -> list[Comp
         return []
     wide = num_experts > 256
     if cluster.num_slots == num_experts:
-        bound = [BOUND] if options.bound != "none" else []
+        bound = [_bound_of(num_experts)] if options.bound != "none" else []
         return [SINGLE, STARTS, WIDE_COST if wide else COST, *bound]
     by_chance = [CHANCE] if REPLICA_CHOICES.make(options.replica_choice).by_chance else []
     bound = [COPIES_BOUND] if options.bound != "none" else []
@@ -53,6 +57,10 @@ def pieces_of(num_experts: int, cluster: Cluster, options: Options) -> list[Comp
         STARTS,
         *bound,
     ]
+
+
+def _bound_of(num_experts: int) -> CompilePiece:
+    return MANY_BOUND if num_experts > QUICK_EXPERTS else BOUND
 
 
 def _searches_of(cluster: Cluster, options: Options) -> list[CompilePiece]:
@@ -68,7 +76,18 @@ def all_pieces() -> list[CompilePiece]:
         piece.kernels: piece
         for piece in (_cost_of_copies(choice, nodes) for choice in REPLICA_CHOICES for nodes in (2, MANY_NODES))
     }
-    return [*COPIES_BY_BOOKS.values(), SINGLE, CHANCE, *costs.values(), STARTS, COPIES_BOUND, COST, WIDE_COST, BOUND]
+    return [
+        *COPIES_BY_BOOKS.values(),
+        SINGLE,
+        CHANCE,
+        *costs.values(),
+        STARTS,
+        COPIES_BOUND,
+        COST,
+        WIDE_COST,
+        MANY_BOUND,
+        BOUND,
+    ]
 
 
 def _cost_of_copies(choice: str, num_nodes: int) -> CompilePiece:
@@ -145,6 +164,13 @@ def compile_bound() -> None:
     prove(_layer())
 
 
+def compile_many_bound() -> None:
+    problem = _layer()
+    kind = SetMultipliers(problem.sets_UK, problem.count_U / EXPERTS, EXPERTS, 2, EXPERTS // 2, many=True)
+    theta_UF = kind.first([0.5])
+    kind.judge_and_ascend(AscentStep(0, 0.0, last=True), theta_UF, kind.rewards(theta_UF), 0.1, 0.1)
+
+
 def compile_copies_bound() -> None:
     prove(_layer(copies=COPIES))
 
@@ -161,4 +187,5 @@ STARTS = CompilePiece(run=compile_starts, kernels=(eplb_row, separate))
 COST = CompilePiece(run=compile_cost, kernels=(cost_single,), types="uint8")
 WIDE_COST = CompilePiece(run=compile_wide_cost, kernels=(cost_single,), types="uint16")
 BOUND = CompilePiece(run=compile_bound, kernels=(add_lines,))
+MANY_BOUND = CompilePiece(run=compile_many_bound, kernels=(ascend_batches,))
 COPIES_BOUND = CompilePiece(run=compile_copies_bound, kernels=(ascend_sets,))

@@ -6,13 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.bounds.lagrangian_bound import lagrangian_bound, relaxed_map
-from placement.bounds.layer_bound import bound_steps, sends_bound, smallest_imbalance
+from placement.bounds.layer_bound import QUICK_EXPERTS, bound_steps, sends_bound, smallest_imbalance
 from placement.bounds.spectral_bound import Pieces, spectral_bound
 from placement.cost.transport import fare_HX
 from placement.solvers.options import Options
 from placement.solvers.problem import LayerProblem
 from placement.solvers.spectral import grouped_map
 
+QUICK_ITERATIONS = 10
 CAP_TOLERANCE = 2e-9  # a map is still within a cap that it exceeds by less: see `LayerProblem.score`
 
 
@@ -79,6 +80,9 @@ def prove(problem: LayerProblem, steps: int | None = None) -> tuple[float, npt.N
         by_node = units == cluster.num_nodes
         start = grouped_map(relaxed_map(pieces, at), problem.load_E, cluster) if by_node else None
         return max(found, apart), start
+    if problem.num_experts > QUICK_EXPERTS:
+        found, _ = lagrangian_bound(pieces, iterations=QUICK_ITERATIONS, deadline=problem.deadline)
+        return max(found, apart), None
     return max(spectral_bound(pieces, steps or bound_steps(problem.num_experts)), apart), None
 
 
