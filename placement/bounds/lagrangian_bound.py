@@ -17,21 +17,30 @@ every iterate is judged unsmoothed, the best is kept, and a bound of the roundin
 from __future__ import annotations
 
 from itertools import zip_longest
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from placement.bounds.dual_ascent import LONG, SHORT, SHORT_CLIMB, Adam, AscentStep, ClimbPlan, climb
-from placement.bounds.layer_bound import MARGIN, QUICK_EXPERTS, bound_steps
+from placement.bounds.node_range import node_range
 from placement.bounds.same_node_relaxation import MOST_WITH_ALL_VECTORS, Earned, SharedMatrix
-from placement.bounds.spectral_bound import ERROR_FACTOR, Pieces, spectral_bound
+from placement.bounds.spectral_bound import (
+    ERROR_FACTOR,
+    MARGIN,
+    QUICK_EXPERTS,
+    Pieces,
+    bound_steps,
+    spectral_bound,
+)
 from placement.bounds.token_sets import TokenSets
 
 Floats = npt.NDArray[np.float64]
 
 ITERATIONS, FEW_ITERATIONS = 800, 200  # few where one is dear: 60 ms for 16,000 sets of 8 of 256 experts
-FIRST_THETA = 1.8  # the first theta is this divided by K
+FIRST_THETA = 1.8  # the first theta of a pair is this divided by K
+FIRST_HOST = 0.1  # of a host, with several copies
 SOFT_MAP = 0.05  # the same for a map: many other X are as good as the last one of a climb
 PRICE_STRIDE, FLOOR_STRIDE, NODE_STRIDE = 2.0, 0.5, 0.03  # of STRIDE; the first times X's mean pair reward
 RANGE_STRIDE = 0.3  # in that unit times the number of experts
@@ -75,7 +84,7 @@ class _Adams(NamedTuple):
 def lagrangian_bound(
     pieces: Pieces, *, iterations: int | None = None, deadline: float | None = None, start: Multipliers | None = None
 ) -> tuple[float, Multipliers]:
-    """Lower bound on sends + sum_B price * imbalance over all maps with one copy per expert, and its multipliers.
+    """Lower bound on sends + sum_B price * imbalance over all maps, and its multipliers; with copies on sends alone.
 
     Never below `spectral_bound`, but for a short climb with many experts. Deterministic without a deadline.
 
@@ -87,15 +96,20 @@ def lagrangian_bound(
             bound is never below what they give here.
 
     Raises:
-        ValueError: there are not as many slots as experts.
+        ValueError: a node has more slots than there are experts, all have fewer, or imbalance is priced with copies.
     """
     num_nodes = pieces.num_nodes
     num_experts = pieces.load_BE.shape[1]
-    if num_nodes * pieces.slots_per_node != num_experts:
-        raise ValueError(f"{num_nodes} nodes of {pieces.slots_per_node} slots do not hold one copy of {num_experts}")
+    further = num_nodes * pieces.slots_per_node - num_experts
+    if further < 0 or pieces.slots_per_node > num_experts:
+        raise ValueError(f"{num_nodes} nodes of {pieces.slots_per_node} slots cannot hold {num_experts} experts")
+    if further and pieces.price_B.any():
+        raise ValueError("where experts have several copies, sends are bounded alone: price_B must be 0")
     quick = iterations is not None and iterations <= SHORT_CLIMB
-    few = quick and num_experts > QUICK_EXPERTS and num_nodes > 1
-    best = -np.inf if few else spectral_bound(pieces, bound_steps(num_experts))
+    alone = further > 0 or (quick and num_experts > QUICK_EXPERTS and num_nodes > 1)
+    best = float(pieces.price_B @ pieces.floor_B) * (1 - MARGIN)
+    if not alone:
+        best = max(spectral_bound(pieces, bound_steps(num_experts)), best)
     dual = _Dual(pieces, start, SHORT if quick else LONG)
     kept = dual.multipliers
     if num_nodes == 1:
@@ -109,7 +123,8 @@ def lagrangian_bound(
         if value > most:
             most, kept = value, at
     if not dual.exact:
-        most, kept = max(((dual.judge(at), at) for at in (dual.multipliers, kept)), key=lambda judged: judged[0])
+        last, value = dual.multipliers, dual.judge(dual.multipliers)
+        most, kept = (value, last) if most <= value else max((dual.judge(kept), kept), (value, last), key=itemgetter(0))
     return max(best, most), kept
 
 
@@ -126,11 +141,12 @@ class _Dual:
         self.pieces, self.plan = pieces, plan
         self.num_experts = pieces.load_BE.shape[1]
         shape = (pieces.num_nodes, pieces.slots_per_node)
-        self.shared = SharedMatrix(*shape, homes=pieces.home_U is not None)
+        self.shared = SharedMatrix(self.num_experts, *shape, homes=pieces.home_U is not None)
+        hosts = self.shared.further > 0
         given = (pieces.sets_UK, pieces.weight_U, pieces.home_U, self.num_experts)
-        self.sets = TokenSets(*given, *shape, hosts=False, memory=plan.memory)
+        self.sets = TokenSets(*given, *shape, hosts=hosts, memory=plan.memory)
         own = Multipliers(
-            thetas=self.sets.first(lambda size: [FIRST_THETA / size]),
+            thetas=self.sets.first(lambda size: [FIRST_THETA / size, *([FIRST_HOST] if hosts else [])]),
             floor_B=np.full(len(pieces.load_BE), 0.5),
             node_BE=_first_nodes(pieces),
             price_EE=np.zeros((self.shared.size, self.shared.size)),
@@ -177,7 +193,7 @@ class _Dual:
         earned = self.earn(at, step.falling(plan.soft_eigenvalues), exact=self.exact)
         same_EE = earned.same_EE[:experts, :experts]
         sets, sets_size, thetas = self.sets.judge_and_ascend(
-            step, at.thetas, earned.same_EE.ravel(), step.falling(plan.soft_splits), stride
+            step, at.thetas, self._shared_V(earned), step.falling(plan.soft_splits), stride
         )
         stride *= plan.memory.bias(step.number)
         value = self._value(at, earned, sets, sets_size)
@@ -190,7 +206,7 @@ class _Dual:
             floor_B = self.adam.floor_B.ascend(floor_B, gain_B, stride * FLOOR_STRIDE)
             node_BE = self.adam.node_BE.ascend(node_BE, load_BE, stride * NODE_STRIDE)
         price_stride = stride * self.unit * PRICE_STRIDE
-        slope_EE = _price_gradient(at.price_EE, earned.same_EE, shared.most_EE)
+        slope_EE = _price_gradient(at.price_EE, earned, shared.most_EE(earned.hosts_E))
         price_EE = self.adam.price_EE.ascend(at.price_EE, slope_EE, price_stride)
         crossed = price_EE * at.price_EE < 0
         np.fill_diagonal(crossed, False)
@@ -220,37 +236,23 @@ class _Dual:
     def earn(self, at: Multipliers, smoothing: float, *, exact: bool = True) -> Earned:
         """What the best X earns."""
         experts, load_E = self.num_experts, self.pieces.load_BE[0]
-        upper_EE = self.sets.rewards(at.thetas).reshape(self.shared.size, self.shared.size)
+        reward_V, size = self.sets.rewards(at.thetas), self.shared.size
+        upper_EE, host_E = reward_V[: size**2].reshape(size, size), reward_V[size**2 :]
         upper_EE[:experts, :experts] -= self._imbalance_EE(at) + np.outer(at.range_E + at.square_1 * load_E, load_E)
-        return self.shared.earn(0.5 * (upper_EE + upper_EE.T), at.price_EE, at.triangle_T, smoothing, exact=exact)
+        prices = (at.price_EE, at.triangle_T)
+        reward_EE, host_E = 0.5 * (upper_EE + upper_EE.T), host_E if self.shared.further else np.zeros(size)
+        return self.shared.earn(reward_EE, host_E, *prices, smoothing, exact=exact)
+
+    def _shared_V(self, earned: Earned) -> Floats:
+        """What the shared side has of each feature."""
+        pairs_V = earned.same_EE.ravel()
+        return np.concatenate([pairs_V, earned.hosts_E]) if self.shared.further else pairs_V
 
     def _imbalance_EE(self, at: Multipliers) -> Floats:
         """What X pays for imbalance: <this, X> is the weighted mean of the loads of the experts' nodes, priced."""
         pieces = self.pieces
         price_B = pieces.price_B * (1 - at.floor_B) * (pieces.num_nodes / pieces.fastest_node)
         return np.asarray((at.node_BE * price_B[:, None]).T @ pieces.load_BE)
-
-
-class NodeRange(NamedTuple):
-    """What a cap on every node's share of the load implies: its range, and the most of the sum of squares of shares."""
-
-    least: float
-    most: float
-    square: float
-
-
-def node_range(pieces: Pieces) -> NodeRange:
-    """The other nodes hold the cap each at most, and a node the rest; squares are largest at the ends of the range."""
-    nodes, most = pieces.num_nodes, pieces.most_node
-    if most >= 1:
-        return NodeRange(0.0, 1.0, 1.0)
-    least = max(1 - (nodes - 1) * most, 0.0)
-    left, square = 1.0, 0.0
-    for after in range(nodes - 1, -1, -1):
-        share = min(most, left - after * least)
-        square += share * share
-        left -= share
-    return NodeRange(least * (1 - MARGIN), most * (1 + MARGIN), square * (1 + 4 * MARGIN))
 
 
 def _warm(own: Floats, start: Floats | None) -> Floats:
@@ -264,12 +266,13 @@ def _first_nodes(pieces: Pieces) -> Floats:
     return np.asarray(growth_B1 * pieces.load_BE + (1 - growth_B1) / pieces.load_BE.shape[1])
 
 
-def _price_gradient(price_EE: Floats, same_EE: Floats, most_EE: Floats) -> Floats:
+def _price_gradient(price_EE: Floats, earned: Earned, most_EE: Floats) -> Floats:
     """Uphill: what X breaks gets dearer, what it keeps strictly gets cheaper."""
+    same_EE = earned.same_EE
     gradient_EE = np.where(price_EE > 0, -same_EE, np.where(price_EE < 0, most_EE - same_EE, 0.0))
     free = price_EE == 0
     gradient_EE += free * (np.maximum(-same_EE, 0.0) - np.maximum(same_EE - most_EE, 0.0))
-    np.fill_diagonal(gradient_EE, 1 - np.diag(same_EE))
+    np.fill_diagonal(gradient_EE, earned.hosts_E - np.diag(same_EE))
     return np.asarray(gradient_EE)
 
 

@@ -6,13 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.bounds.convex_envelope import least_of_all
-from placement.bounds.replica_bound import replica_bound
+from placement.bounds.lagrangian_bound import lagrangian_bound
 from placement.bounds.set_sizes import by_size
-from placement.bounds.spectral_bound import Pieces, spectral_bound
+from placement.bounds.spectral_bound import MARGIN, QUICK_EXPERTS, Pieces, bound_steps, spectral_bound
 from placement.core.cluster import Cluster
 
-QUICK_EXPERTS = 64  # with more, eigenvalues take long, and a few steps of a Lagrangian bound prove more
-MARGIN = 1e-9  # relative; subtracted for the rounding of plain sums
+QUICK_ITERATIONS = 10  # of a Lagrangian bound, with more than QUICK_EXPERTS
 
 
 def smallest_imbalance(load_E: npt.NDArray[np.floating], cluster: Cluster, margin: float = MARGIN) -> float:
@@ -52,11 +51,6 @@ def _crowded_rank(load_E: npt.NDArray[np.float64], cluster: Cluster) -> float:
     )
 
 
-def bound_steps(num_experts: int) -> int:
-    """Eigenvalue problems that a spectral bound may solve: some 20 ms in all for 32 experts, 50 ms for 256."""
-    return int(np.clip(3072 // num_experts, 12, 80))
-
-
 def sends_bound(
     sets_UK: npt.NDArray[np.integer],
     count_U: npt.NDArray[np.integer],
@@ -71,7 +65,7 @@ def sends_bound(
     """No map sends fewer copies of a token to remote nodes, in the mean over these tokens and homes.
 
     The higher of two: that of `_served_at_home`, and with one copy per expert `spectral_bound`, with more
-    `replica_bound`. Both of the latter hold for every replica choice.
+    `lagrangian_bound`. Both of the latter hold for every replica choice.
 
     Args:
         sets_UK: top-k sets, [U, K], distinct ids in a row; short ones have -1 in their last places.
@@ -79,7 +73,7 @@ def sends_bound(
         num_experts: logical experts.
         num_nodes: nodes of `slots_per_node` slots each.
         home_U: home node of each set's tokens, [U], -1: uniformly random; None: all are random.
-        tight: gives `replica_bound` more time.
+        tight: gives `lagrangian_bound` more time.
         deadline: `time.monotonic()` at which to stop.
     """
     weight_U = np.asarray(count_U, dtype=np.float64) / float(np.sum(count_U))
@@ -89,24 +83,33 @@ def sends_bound(
     best = 0.0
     if redundant or home_U is not None:
         best = _served_at_home(sets_UK, weight_U, home_U, num_experts, num_nodes, slots_per_node)
+    pieces = sends_pieces(sets_UK, weight_U, num_experts, num_nodes, slots_per_node, home_U=home_U)
     if redundant:
-        if tight or num_experts <= QUICK_EXPERTS:
-            iterations = None if tight else bound_steps(num_experts)
-            shape = (num_experts, num_nodes, slots_per_node)
-            found, _ = replica_bound(sets_UK, weight_U, *shape, home_U=home_U, iterations=iterations, deadline=deadline)
-            best = max(best, found)
-        return best
-    pieces = Pieces(
+        quick = bound_steps(num_experts) if num_experts <= QUICK_EXPERTS else QUICK_ITERATIONS
+        return max(lagrangian_bound(pieces, iterations=None if tight else quick, deadline=deadline)[0], best)
+    return max(spectral_bound(pieces, bound_steps(num_experts)), best)
+
+
+def sends_pieces(
+    sets_UK: npt.NDArray[np.integer],
+    weight_U: npt.NDArray[np.float64],
+    num_experts: int,
+    num_nodes: int,
+    slots_per_node: int,
+    *,
+    home_U: npt.NDArray[np.integer] | None = None,
+) -> Pieces:
+    """The pieces of sends alone: `weight_U` are shares of the tokens, the rest is as for `sends_bound`."""
+    return Pieces(
         sets_UK=sets_UK,
         weight_U=weight_U,
         load_BE=np.full((1, num_experts), 1.0 / num_experts),
         price_B=np.zeros(1),
         floor_B=np.ones(1),
         num_nodes=num_nodes,
-        slots_per_node=slots_per_node,
+        slots_per_node=min(slots_per_node, num_experts),
         home_U=home_U,
     )
-    return max(spectral_bound(pieces, bound_steps(num_experts)), best)
 
 
 def _served_at_home(

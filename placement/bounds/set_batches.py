@@ -87,7 +87,8 @@ def recursion(elements: int, most_blocks: int, largest: int, *, home: bool = Fal
     whole = (1 << elements) - 1
     blocks: dict[tuple[int, int, float], int] = {}
     states: dict[tuple[int, int, float], int] = {(0, 0, 0.0): 0}
-    terms: list[tuple[int, int, int]] = []
+    terms: list[tuple[int, int, int]] = []  # of a state: a block and a state
+    pairs: list[tuple[int, int, int]] = []  # two states
 
     def block(subset: int, copies: int, cost: float) -> int:
         return blocks.setdefault((subset, copies, cost), len(blocks))
@@ -110,26 +111,39 @@ def recursion(elements: int, most_blocks: int, largest: int, *, home: bool = Fal
             terms.extend((states[left, most, cost], first, further) for first, further in found)
         return states[left, most, cost]
 
+    def halves(most: int) -> int | None:
+        """As `visit(whole, most, 0.0)`, put together from two that are known."""
+        first_half, second_half = most - most // 2, most // 2
+        found = []
+        for subset in _blocks(whole, 1, elements, counted):
+            one, other = visit(subset, first_half, 0.0), visit(whole ^ subset, second_half, 0.0)
+            if one is not None and other is not None:
+                found.append((one, other))
+        if not found:
+            return None
+        number = states[whole, most, 0.0] = len(states)
+        pairs.extend((number, one, other) for one, other in found)
+        return number
+
     if not hosts or home:
         visit(whole, most_blocks, 1.0)
     else:
-        found = []
-        for subset in _blocks(whole, 1, largest, counted):
-            share = 1 - 1 / most_blocks
-            further = visit(whole ^ subset, most_blocks - 1, share)
-            if further is not None:
-                found.append((block(subset, 1, share), further))
-        for count in range(1, min(most_blocks, elements + 1)):
-            for subset in _blocks(whole, 0, largest, counted):
-                further = visit(whole ^ subset, count - 1, 0.0) if subset else None
-                if further is not None:
-                    found.append((block(subset, most_blocks - count + 1, count - 1.0), further))
-        terms.extend((len(states), first, further) for first, further in found)
+        found: list[tuple[int, int | None]] = []  # blocks that cost nothing may be split further, so no count is exact
+        for count in range(1, min(most_blocks, elements) + 1):
+            together = visit(whole, count, 0.0) if count < 4 else halves(count)
+            found.append((block(0, 0, count * (1 - 1 / most_blocks)), together))
+            for subset in _blocks(whole, 0, largest, counted) if count < most_blocks else []:
+                if subset:
+                    copies = block(subset, most_blocks - count + 1, count - 1.0)
+                    found.append((copies, visit(whole ^ subset, count - 1, 0.0)))
+        terms.extend((len(states), first, further) for first, further in found if further is not None)
         states[whole, 0, -1.0] = len(states)
     count = len(blocks)
     link_O3, block_O3 = _features_of_subsets(elements, features(elements - home, hosts=hosts, home=home))
     subset_Q, copies_Q, cost_Q = zip(*blocks, strict=True) if blocks else ((), (), ())
-    term_T3 = np.array(sorted(terms), dtype=np.int32).reshape(-1, 3) + np.array([count, 0, count], dtype=np.int32)
+    numbered = [(state + count, first, further + count) for state, first, further in terms]
+    numbered += [(state + count, one + count, other + count) for state, one, other in pairs]
+    term_T3 = np.array(sorted(numbered), dtype=np.int32).reshape(-1, 3)
     return Recursion(
         link_O3,
         block_O3,
@@ -170,15 +184,13 @@ def _features_of_subsets(elements: int, masks: list[int]) -> tuple[Ints, Ints]:
 def ascend_batches(
     side: SetSide,
     steps: Recursion,
-    begin: int,
-    end: int,
     theta_UF: Floats,
     adam: Adam,
     shared_V: Floats,
     smoothing: float,
     stride: float,
 ) -> tuple[float, float]:
-    """A step uphill of the multipliers of the sets begin..end, in place; none if `stride` is 0.
+    """A step uphill of all multipliers, in place; none if `stride` is 0.
 
     Returns what `ascend_sets` does, of those before: the sum is not above the exact one.
     """
@@ -195,8 +207,8 @@ def ascend_batches(
     lanes = theta_FL.shape[1]  # not a constant for the compiler, which would unroll the loops
     rounded = ROUNDING * (num_features + steps.elements)
     total, magnitude = 0.0, 0.0
-    for start in range(begin, end, LANES):
-        count = min(LANES, end - start)
+    for start in range(0, cell_UF.shape[0], LANES):
+        count = min(LANES, cell_UF.shape[0] - start)
         for lane in range(count):
             for f in range(num_features):
                 theta_FL[f, lane] = theta_UF[start + lane, f]

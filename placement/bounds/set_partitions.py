@@ -221,10 +221,9 @@ def judge_sets(side: SetSide, theta_UF: Floats) -> tuple[float, float]:
 
 @kernel
 def ascend_sets(
-    side: SetSide, begin: int, end: int, theta_UF: Floats, adam: Adam, shared_V: Floats, smoothing: float, stride: float
+    side: SetSide, theta_UF: Floats, adam: Adam, shared_V: Floats, smoothing: float, stride: float
 ) -> tuple[float, float]:
-    """A step uphill of the multipliers of the sets begin..end, in place; returns what `judge_sets` does, of those
-    before.
+    """A step uphill of all multipliers, in place; returns what `judge_sets` does, of those before.
 
     shared_V   float64 [V], what the shared side has of each feature, with which the sets should agree
     smoothing  temperature of the softmax over splits, in nodes
@@ -237,7 +236,7 @@ def ascend_sets(
     cost_S, seen_S, cost_P = np.zeros(entries), np.zeros(entries), np.empty(num_parts)
     seen_F = np.empty(num_features)
     total, magnitude = 0.0, 0.0
-    for u in range(begin, end):
+    for u in range(side.cell_UF.shape[0]):
         least = _price_splits(splits, theta_UF[u], cost_S, cost_P)
         total += side.weight_U[u] * least
         magnitude += side.weight_U[u] * (splits.most_copies * np.abs(theta_UF[u]).sum() + most_blocks)

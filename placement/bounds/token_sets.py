@@ -2,9 +2,8 @@
 
 Every feature of every set has a multiplier theta, and a split costs its nodes + theta . features. Features are sums
 over blocks, so only the 2^K subsets of a set are priced, and splits are sums of table entries. There are 15 partitions
-of 4 experts, 203 of 6 and 4140 of 8: where that is too much, `set_batches` goes over them by a recursion. It knows no
-copies; with those the sets take turns, and at first all features of one kind share one multiplier: how many of them a
-split has is all that counts.
+of 4 experts, 203 of 6 and 4140 of 8: where that is too much, `set_batches` goes over them by a recursion. Where even
+that is too much, all features of one kind share one multiplier: how many of them a split has is all that counts.
 """
 
 from __future__ import annotations
@@ -32,8 +31,6 @@ Floats = npt.NDArray[np.float64]
 
 MOST_CELLS = 4_000_000  # sets * splits that one iteration looks at one by one
 MOST_TOP_K = 8  # 4140 partitions; 9, or 8 and a home, have 21,147 (11,051 over 4 nodes)
-EVEN_SHARE = 0.25  # share of the iterations before sets take turns
-SWEEPS_BETWEEN_JUDGING = 4
 
 
 class TokenSets:
@@ -158,15 +155,13 @@ class SetMultipliers:
         self.cost_C, self.count_CD = even_splits(top_k, num_nodes, slots_per_node, hosts=hosts, home=home)
         looks = len(cell_UF) * len(splits.parts_PJ)
         self.dear = many or looks > MOST_CELLS
-        self.turns = -(-looks // MOST_CELLS) if hosts and self.dear else 1
         self.steps = None
-        if self.dear and not hosts:
-            self.steps = recursion(top_k + home, num_nodes, slots_per_node, home=home)
+        if self.dear and self.exact:
+            self.steps = recursion(top_k + home, num_nodes, slots_per_node, home=home, hosts=hosts)
         self.free = float(weight_U.sum()) if home else 0.0  # the home's own block costs nothing
         self.adam = Adam.like(np.zeros(cell_UF.shape), memory)
         self.even_adam = Adam.like(np.zeros((len(cell_UF), len(self.size_D))), memory)
         self.least = 0.0 if hosts else -np.inf  # the meaning is that of `Splits.least_F`
-        self.own_since: int | None = None  # step at which features got multipliers of their own
 
     def first(self, theta_D: list[float]) -> Floats:
         """Multipliers float64 [U, F] from one for each kind."""
@@ -185,8 +180,7 @@ class SetMultipliers:
             return value, size
         if self.steps is None:
             return judge_sets(self.side, theta_UF)
-        sets = (0, len(theta_UF))
-        value, size = ascend_batches(self.side, self.steps, *sets, theta_UF, self.adam, np.zeros(self.cells), 1.0, 0.0)
+        value, size = ascend_batches(self.side, self.steps, theta_UF, self.adam, np.zeros(self.cells), 1.0, 0.0)
         return value - self.free, size
 
     def _of_kinds(self, theta_UF: Floats) -> Floats:
@@ -201,30 +195,20 @@ class SetMultipliers:
         """The exact sum of weight * least cost, a magnitude for its rounding error, and multipliers after a step
         uphill.
 
-        The sum is -inf where it was not computed: while sets take turns it is dear. `stride` is without the bias of
-        Adam's memory.
+        `stride` is without the bias of Adam's memory.
         """
-        if self.own_since is None and self.exact and (self.turns == 1 or step.progress >= EVEN_SHARE):
-            self.own_since = step.number
-        if self.own_since is None:
+        if not self.exact:
             theta_UD = self._of_kinds(theta_UF)
             value, size, slope_UD = even_sets(self, theta_UD, shared_V, smoothing)
             theta_UD = self.even_adam.ascend(theta_UD, slope_UD, stride * self.adam.memory.bias(step.number))
             return value, size, np.repeat(np.maximum(theta_UD, self.least), self.size_D, axis=1)
-        sweep, turn = divmod(step.number - self.own_since, self.turns)
         moved_UF = theta_UF.copy()
-        begin, end = (len(moved_UF) * t // self.turns for t in (turn, turn + 1))
-        stride *= self.adam.memory.bias(sweep)
-        if self.steps is not None:
-            value, size = ascend_batches(
-                self.side, self.steps, 0, len(moved_UF), moved_UF, self.adam, shared_V, smoothing, stride
-            )
-            return value - self.free, size, moved_UF
-        value, size = ascend_sets(self.side, begin, end, moved_UF, self.adam, shared_V, smoothing, stride)
-        if self.turns > 1:
-            judged = step.last or (turn == 0 and sweep % SWEEPS_BETWEEN_JUDGING == 0)
-            value, size = judge_sets(self.side, theta_UF) if judged else (-np.inf, 0.0)
-        return value, size, moved_UF
+        stride *= self.adam.memory.bias(step.number)
+        if self.steps is None:
+            value, size = ascend_sets(self.side, moved_UF, self.adam, shared_V, smoothing, stride)
+            return value, size, moved_UF
+        value, size = ascend_batches(self.side, self.steps, moved_UF, self.adam, shared_V, smoothing, stride)
+        return value - self.free, size, moved_UF
 
 
 def even_sets(

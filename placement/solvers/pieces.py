@@ -10,10 +10,9 @@ from dataclasses import replace
 import numpy as np
 
 from placement.bounds.dual_ascent import AscentStep
-from placement.bounds.layer_bound import QUICK_EXPERTS
 from placement.bounds.set_batches import ascend_batches
 from placement.bounds.set_partitions import ascend_sets
-from placement.bounds.spectral_bound import add_lines
+from placement.bounds.spectral_bound import QUICK_EXPERTS, add_lines
 from placement.bounds.token_sets import SetMultipliers
 from placement.core.cluster import Cluster
 from placement.cost.choices import REPLICA_CHOICES

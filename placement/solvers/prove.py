@@ -6,14 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.bounds.lagrangian_bound import lagrangian_bound, relaxed_map
-from placement.bounds.layer_bound import QUICK_EXPERTS, bound_steps, sends_bound, smallest_imbalance
-from placement.bounds.spectral_bound import Pieces, spectral_bound
+from placement.bounds.layer_bound import QUICK_ITERATIONS, sends_bound, smallest_imbalance
+from placement.bounds.spectral_bound import QUICK_EXPERTS, Pieces, bound_steps, spectral_bound
 from placement.cost.transport import fare_HX
 from placement.solvers.options import Options
 from placement.solvers.problem import LayerProblem
 from placement.solvers.spectral import grouped_map
 
-QUICK_ITERATIONS = 10
 CAP_TOLERANCE = 2e-9  # a map is still within a cap that it exceeds by less: see `LayerProblem.score`
 
 

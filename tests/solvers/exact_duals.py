@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from placement.bounds.lagrangian_bound import Multipliers
-from placement.bounds.replica_bound import HostMultipliers
 from placement.bounds.spectral_bound import Pieces
 
 Long = np.longdouble
@@ -64,17 +63,13 @@ def one_copy_dual(pieces: Pieces, at: Multipliers) -> Fraction:
     return value - earned
 
 
-def many_copies_dual(
-    sets_UK: Any, weight_U: Any, experts: int, nodes: int, slots: int, at: HostMultipliers
-) -> Fraction:
-    """What `replica_bound` proves by these multipliers: every set looks at whatever each node could host of it."""
-    size = experts + 1
-    matrix = [[Fraction(0)] * size for _ in range(size)]
-
-    def add(u: int, v: int, amount: Fraction) -> None:
-        matrix[u][v] += amount / 2
-        matrix[v][u] += amount / 2
-
+def many_copies_dual(sets_UK: Any, weight_U: Any, experts: int, nodes: int, slots: int, at: Multipliers) -> Fraction:
+    """What `lagrangian_bound` proves of sends by these multipliers: every set looks at whatever nodes could host."""
+    matrix = [[Fraction(float(price)) for price in row] for row in at.price_EE.tolist()]
+    gain = [
+        sum((max(-price, Fraction(0)) for v, price in enumerate(row) if u != v), -row[u])
+        for u, row in enumerate(matrix)
+    ]
     value = Fraction(0)
     thetas = (theta for theta_UC in at.thetas for theta in theta_UC.tolist())
     for theta, u in zip(thetas, in_kinds(sets_UK, weight_U, np.full(len(weight_U), -1)), strict=True):
@@ -90,23 +85,22 @@ def many_copies_dual(
             if set().union(*parts) == set(members)
         )
         for key, amount in price.items():
-            add(1 + key[0] if len(key) == 2 else 0, 1 + key[-1], weight * amount)
-    prices = at.prices
-    matrix[0][0] += Fraction(float(prices.corner_1[0]))
-    value += nodes * Fraction(float(prices.corner_1[0]))
-    for u in range(experts):
-        equal, some = Fraction(float(prices.equal_E[u])), Fraction(float(prices.some_E[u]))
-        add(0, u + 1, some - equal)
-        matrix[u + 1][u + 1] += equal
-        value += some
-        for v in range(experts):
-            if u != v:
-                add(u + 1, v + 1, Fraction(float(prices.above_EE[u, v])) / 2)
-                below = Fraction(float(prices.below_EE[u, v]))
-                add(u + 1, v + 1, -below)
-                matrix[u + 1][u + 1] += below
-    beside = [Fraction(-slots), *([Fraction(1)] * experts)]
-    return value - nodes * (1 + slots) * eigenvalues_beside(matrix, beside)[0]
+            if len(key) == 1:
+                gain[key[0]] += weight * amount
+            else:
+                matrix[key[0]][key[1]] += weight * amount / 2
+                matrix[key[1]][key[0]] += weight * amount / 2
+    total, share, further = sum(map(sum, matrix)), Fraction(slots, experts), nodes * slots - experts
+    value -= nodes * share**2 * total
+    gain = [gain[u] + 2 * share * (sum(row) - total / experts) for u, row in enumerate(matrix)]
+    value -= sum(gain)
+    for earned in sorted(gain, reverse=True):
+        copies = min(further, nodes - 1)
+        value, further = value - copies * earned, further - copies
+    values = eigenvalues_beside(matrix, [Fraction(1)] * experts)
+    count, trace = min(nodes, experts - 1), nodes * slots * (1 - share)
+    sums = [min(k * slots + nodes * slots - experts, trace) if k < count else trace for k in range(1, count + 1)]
+    return value - sum((sums[k] - (sums[k - 1] if k else 0)) * values[k] for k in range(count))
 
 
 def in_kinds(sets_UK: Any, weight_U: Any, home_U: Any) -> list[int]:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from exact_duals import one_copy_dual
 
-from placement.bounds.lagrangian_bound import Multipliers, lagrangian_bound, node_range
-from placement.bounds.layer_bound import bound_steps, smallest_imbalance
+from placement.bounds.lagrangian_bound import Multipliers, lagrangian_bound
+from placement.bounds.layer_bound import smallest_imbalance
+from placement.bounds.node_range import node_range
 from placement.bounds.set_partitions import set_partitions
-from placement.bounds.spectral_bound import Pieces, spectral_bound
+from placement.bounds.spectral_bound import Pieces, bound_steps, spectral_bound
 from placement.core.cluster import Cluster
 from placement.solvers.annealing.anneal import Anneal
 from placement.solvers.options import Options
@@ -229,10 +230,12 @@ def test_deadline_is_kept() -> None:
     assert late == spectral_bound(small(), bound_steps(16))
 
 
-def test_slots_must_be_as_many_as_experts() -> None:
-    """With redundant experts no same-node matrix says it all."""
-    with pytest.raises(ValueError, match="one copy"):
-        lagrangian_bound(small()._replace(slots_per_node=5))
+def test_slots_must_fit_the_experts() -> None:
+    """All experts have a slot; with redundant experts no same-node matrix says what a node serves."""
+    with pytest.raises(ValueError, match="cannot hold"):
+        lagrangian_bound(small()._replace(slots_per_node=3))
+    with pytest.raises(ValueError, match="price_B must be 0"):
+        lagrangian_bound(small(1.5)._replace(slots_per_node=5))
 
 
 def test_one_node_has_nothing_to_send() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from exact_duals import many_copies_dual, mean_sends
 
-from placement.bounds.layer_bound import sends_bound
-from placement.bounds.replica_bound import replica_bound
+from placement.bounds.lagrangian_bound import lagrangian_bound
+from placement.bounds.layer_bound import sends_bound, sends_pieces
 from placement.bounds.set_partitions import even_splits, host_splits
 from placement.core.cluster import Cluster
 from placement.solvers.options import Options
@@ -51,14 +51,8 @@ def tiny(seed: int) -> LayerProblem:
 
 def bound_of(problem: LayerProblem, iterations: int) -> float:
     cluster, weight_U = problem.cluster, problem.count_U / problem.count_U.sum()
-    return replica_bound(
-        problem.sets_UK,
-        weight_U,
-        problem.num_experts,
-        cluster.num_nodes,
-        cluster.slots_per_node,
-        iterations=iterations,
-    )[0]
+    shape = (problem.num_experts, cluster.num_nodes, cluster.slots_per_node)
+    return lagrangian_bound(sends_pieces(problem.sets_UK, weight_U, *shape), iterations=iterations)[0]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +79,7 @@ def test_bound_is_that_of_its_multipliers() -> None:
         problem = tiny(seed)
         cluster, weight_U = problem.cluster, problem.count_U / problem.count_U.sum()
         shape = (problem.num_experts, cluster.num_nodes, min(cluster.slots_per_node, problem.num_experts))
-        found, at = replica_bound(problem.sets_UK, weight_U, *shape, iterations=60)
+        found, at = lagrangian_bound(sends_pieces(problem.sets_UK, weight_U, *shape), iterations=60)
         true = many_copies_dual(problem.sets_UK, weight_U, *shape, at)
         assert found <= max(true, 0)
         assert found == pytest.approx(max(float(true), 0), abs=1e-7)
@@ -144,10 +138,11 @@ def test_deadline_hurries_the_schedule() -> None:
     problem = tiny(3)
     weight_U = problem.count_U / problem.count_U.sum()
     began = time.monotonic()
-    hurried, _ = replica_bound(problem.sets_UK, weight_U, 4, 3, 2, iterations=10**7, deadline=began + 0.3)
+    pieces = sends_pieces(problem.sets_UK, weight_U, 4, 3, 2)
+    hurried, _ = lagrangian_bound(pieces, iterations=10**7, deadline=began + 0.3)
     assert time.monotonic() - began < 2.0
     assert hurried > bound_of(problem, 100) - 0.05
-    assert replica_bound(problem.sets_UK, weight_U, 4, 3, 2, deadline=began)[0] == 0
+    assert lagrangian_bound(pieces, deadline=began)[0] == 0
 
 
 def test_same_answer_twice() -> None:
