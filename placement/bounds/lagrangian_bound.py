@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from placement.bounds.dual_ascent import LONG, SHORT, SHORT_CLIMB, Adam, AscentStep, ClimbPlan, climb
 from placement.bounds.node_range import node_range
-from placement.bounds.same_node_relaxation import MOST_WITH_ALL_VECTORS, Earned, SharedMatrix
+from placement.bounds.same_node_relaxation import MOST_EXACT, Earned, SharedMatrix
 from placement.bounds.spectral_bound import (
     ERROR_FACTOR,
     MARGIN,
@@ -38,7 +38,7 @@ from placement.bounds.token_sets import TokenSets
 
 Floats = npt.NDArray[np.float64]
 
-ITERATIONS, FEW_ITERATIONS = 800, 200  # few where one is dear: 60 ms for 16,000 sets of 8 of 256 experts
+ITERATIONS, FEW_ITERATIONS = 800, 100  # few where one is dear: 30 ms for 16,000 sets of 8 of 256 experts
 FIRST_THETA = 1.8  # the first theta of a pair is this divided by K
 FIRST_HOST = 0.1  # of a host, with several copies
 SOFT_MAP = 0.05  # the same for a map: many other X are as good as the last one of a climb
@@ -161,7 +161,7 @@ class _Dual:
                 *(_warm(old, new) for old, new in zip(own[1:], start[1:], strict=True)),
             )
         self.multipliers = _valid(own, pieces.slots_per_node)
-        self.exact = self.shared.size <= MOST_WITH_ALL_VECTORS  # what is judged on the way is certain
+        self.exact = self.shared.size <= MOST_EXACT  # what is judged on the way is certain
         self.adam = _Adams(*(Adam.like(variable, plan.memory) for variable in own[1:]))
         top_k = self.sets.top_k
         pairs = float(pieces.weight_U.sum()) * (1 - 1 / pieces.num_nodes) * top_k * (top_k - 1) / 2
@@ -241,7 +241,7 @@ class _Dual:
         upper_EE[:experts, :experts] -= self._imbalance_EE(at) + np.outer(at.range_E + at.square_1 * load_E, load_E)
         prices = (at.price_EE, at.triangle_T)
         reward_EE, host_E = 0.5 * (upper_EE + upper_EE.T), host_E if self.shared.further else np.zeros(size)
-        return self.shared.earn(reward_EE, host_E, *prices, smoothing, exact=exact)
+        return self.shared.earn(reward_EE, host_E, *prices, smoothing, exact=exact, leading=self.plan is SHORT)
 
     def _shared_V(self, earned: Earned) -> Floats:
         """What the shared side has of each feature."""

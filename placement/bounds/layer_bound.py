@@ -11,7 +11,7 @@ from placement.bounds.set_sizes import by_size
 from placement.bounds.spectral_bound import MARGIN, QUICK_EXPERTS, Pieces, bound_steps, spectral_bound
 from placement.core.cluster import Cluster
 
-QUICK_ITERATIONS = 10  # of a Lagrangian bound, with more than QUICK_EXPERTS
+QUICK_ITERATIONS, QUICK_WITH_COPIES = 10, 8  # of a Lagrangian bound, with more than QUICK_EXPERTS
 
 
 def smallest_imbalance(load_E: npt.NDArray[np.floating], cluster: Cluster, margin: float = MARGIN) -> float:
@@ -85,7 +85,7 @@ def sends_bound(
         best = _served_at_home(sets_UK, weight_U, home_U, num_experts, num_nodes, slots_per_node)
     pieces = sends_pieces(sets_UK, weight_U, num_experts, num_nodes, slots_per_node, home_U=home_U)
     if redundant:
-        quick = bound_steps(num_experts) if num_experts <= QUICK_EXPERTS else QUICK_ITERATIONS
+        quick = bound_steps(num_experts) if num_experts <= QUICK_EXPERTS else QUICK_WITH_COPIES
         return max(lagrangian_bound(pieces, iterations=None if tight else quick, deadline=deadline)[0], best)
     return max(spectral_bound(pieces, bound_steps(num_experts)), best)
 

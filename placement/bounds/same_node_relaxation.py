@@ -19,7 +19,7 @@ ones are then what is left of them off that vector.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 MOST_EXPERTS_WITH_TRIANGLES = 64  # E^3 / 2 prices: 14,880 for 32 experts, 124,992 for 64
-MOST_WITH_ALL_VECTORS = 64  # larger matrices give their leading eigenvectors alone, in single precision, until judged
+MOST_EXACT = 64  # the eigenvalues of larger matrices are of single precision until the bound is judged
 LEADING_VECTORS = 24
 BISECTIONS = 50
 
@@ -107,6 +107,7 @@ class SharedMatrix:
         smoothing: float,
         *,
         exact: bool = True,
+        leading: bool = False,
     ) -> Earned:
         """The most of <reward, X> + host . h, when `price_EE` and `triangle_T` price what X has to obey.
 
@@ -116,7 +117,8 @@ class SharedMatrix:
                    the diagonal prices that of X, of any sign
         triangle_T float64 [T], >= 0
         smoothing  width of the step between eigenvectors that X has and has not, of the spread of eigenvalues
-        exact      False: where matrices are large, of the leading eigenvectors alone
+        exact      False: where matrices are large, in single precision
+        leading    then of the leading eigenvectors alone: a short climb sees no more of X
         """
         whole = reward_EE + price_EE
         if len(triangle_T):
@@ -132,7 +134,7 @@ class SharedMatrix:
         total = float(self.ones_E @ row_E)
         below_E, above = self._paid(price_EE)
         gain_E = host_E + 2 * share * self._off_ones(row_E) - np.diag(price_EE) + below_E
-        values, vectors, spread = eigenvectors(whole, self.basis, exact=exact)
+        values, vectors, spread = eigenvectors(whole, self.basis, exact=exact, leading=leading)
         falling_K = values[::-1][: len(self.most_eigenvalue_K)]
         most = self.num_nodes * share * share * total + float(falling_K @ self.most_eigenvalue_K) + above
         most += float(gain_E.sum()) + self._further(gain_E) + float(triangle_T.sum())
@@ -178,17 +180,19 @@ class SharedMatrix:
         return hosts_E
 
 
-def eigenvectors(matrix: Floats, basis: Floats, *, exact: bool) -> tuple[Floats, Floats, float]:
+def eigenvectors(matrix: Floats, basis: Floats, *, exact: bool, leading: bool) -> tuple[Floats, Floats, float]:
     """Of a symmetric matrix on the span of a basis: eigenvalues, ascending, their vectors in columns, and about the
-    spread of all eigenvalues. Unless `exact`, large matrices give what leads, to single precision.
+    spread of all eigenvalues. Unless `exact`, those of large matrices are of single precision, if `leading` the last
+    few alone.
     """
-    if exact or len(matrix) <= MOST_WITH_ALL_VECTORS:
+    if exact or len(matrix) <= MOST_EXACT:
         values, vectors = eigh(basis.T @ matrix @ basis, check_finite=False, driver="evd")
         return values, basis @ vectors, float(values[-1] - values[0]) if len(values) else 0.0
     single = basis.astype(np.float32)
     inner = single.T @ matrix.astype(np.float32) @ single
     last = len(inner) - 1
-    values, vectors = eigh(inner, subset_by_index=[last + 1 - LEADING_VECTORS, last], check_finite=False)
+    few: dict[str, Any] = {"subset_by_index": [last + 1 - LEADING_VECTORS, last]} if leading else {"driver": "evd"}
+    values, vectors = eigh(inner, check_finite=False, **few)
     spread = 2.0 * float(values[-1] - np.trace(inner) / len(inner))
     return values.astype(np.float64), (single @ vectors).astype(np.float64), spread
 

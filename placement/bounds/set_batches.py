@@ -24,10 +24,10 @@ Singles = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
 LANES = 64
-LEAST_SMOOTHING = 0.0125  # with less smoothing, too many weights leave the range of floats
+LEAST_SMOOTHING = 0.02  # with less smoothing, too many weights leave the range of floats
 ROUNDING = float(np.finfo(np.float32).eps)  # twice the error of an addition, relative to all that is added up
 Single = np.float32
-MOST_EXPONENT, LEAST_EXPONENT = np.float32(126.0), np.float32(-60.0)  # of 2; what weighs less counts for nothing
+MOST_EXPONENT, LEAST_EXPONENT = np.float32(126.0), np.float32(-125.0)  # of 2; what weighs less counts for nothing
 NO_EXPONENT = np.float32(-127.0)  # whose bits are those of 0
 MOST_WEIGHT = np.float32(2.0**126)
 MOST_SEEN = 64.0  # no block is in more nodes; more is an overflow
