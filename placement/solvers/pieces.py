@@ -47,7 +47,8 @@ def pieces_of(num_experts: int, cluster: Cluster, options: Options) -> list[Comp
         bound = [_bound_of(num_experts)] if options.bound != "none" else []
         return [SINGLE, STARTS, WIDE_COST if wide else COST, *bound]
     by_chance = [CHANCE] if REPLICA_CHOICES.make(options.replica_choice).by_chance else []
-    bound = [COPIES_BOUND] if options.bound != "none" else []
+    bounds = [COPIES_BOUND, *([MANY_BOUND] if num_experts > QUICK_EXPERTS else [])]
+    bound = bounds if options.bound != "none" else []
     return [
         *_searches_of(cluster, options),
         SINGLE,
