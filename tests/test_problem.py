@@ -128,19 +128,31 @@ def test_caps(case: tuple[LayerProblem, np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "boots"),
+    "options",
     [
-        (Options(), True),
-        (Options(objective="time"), True),
-        (Options(objective="balance"), False),
-        (Options(transport="allgather"), False),
-        (Options(transport="allgather", objective="time"), False),
+        Options(),
+        Options(objective="time"),
+        Options(objective="balance"),
+        Options(transport="allgather"),
+        Options(transport="allgather", objective="time"),
     ],
     ids=str,
 )
-def test_bootstraps_only_where_sends_count(options: Options, boots: bool, tmp_path: Any, write_trace: Any) -> None:
-    """Balance alone is judged by the exact loads: no resamples."""
+def test_every_objective_looks_at_resampled_requests(options: Options, tmp_path: Any, write_trace: Any) -> None:
+    """The exact loads first; where balance alone counts, that of each domain last."""
     workload = count(open_trace(write_trace(tmp_path).folder))
-    problem = layer_problem(workload, Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2), options, 0)
-    assert (len(problem.load_BE) > 1) == boots
-    np.testing.assert_allclose(problem.load_BE.sum(axis=1), 1)
+    domain_QD = np.arange(len(workload.profile_key_Q))[:, None] % 3 == np.arange(3)
+    problem, known = (
+        layer_problem(workload, Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2), options, 0, domain_QD=domains)
+        for domains in (None, domain_QD)
+    )
+    assert len(problem.load_BE) > 1
+    np.testing.assert_allclose(problem.load_E, workload.load_LE[0] / workload.load_LE[0].sum())
+    np.testing.assert_allclose(known.load_BE.sum(axis=1), 1)
+    if options.sends_count:
+        np.testing.assert_array_equal(known.load_BE, problem.load_BE)
+    else:
+        np.testing.assert_array_equal(known.load_BE[:-3], problem.load_BE)
+        for d, row_E in enumerate(known.load_BE[-3:]):
+            load_E = workload.profile_QLE[domain_QD[:, d], 0].sum(axis=0)
+            np.testing.assert_allclose(row_E, load_E / load_E.sum())

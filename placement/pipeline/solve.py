@@ -87,14 +87,17 @@ def solve(
         change = _change(source, cluster, options, current, lost_ranks)
         _check(source, options, current, robust)
         source = source if robust is not None else source.ready(run.holdout, options.seed, run.tasks, listener)
-        parts = source.parts(robust) if robust is not None else domains_of(source) if by_domain else None
+        domains = domains_of(source) if robust is None and (by_domain or not options.sends_count) else None
+        parts = source.parts(robust) if robust is not None else domains if by_domain else None
         train, held_out = source.split(run.holdout, options.seed, parts if robust is not None else None)
         workload = run.count(train, options.seed)
         first = options if robust is None else half_of_the_time(options)
         start, held_LGE = current, None
         if change is not None and change.resized:
             start, held_LGE = change.start(workload.load_LE), change.held_LGE()
-        maps, layers = run.fit(workload, cluster, first, baselines=BASELINES, current=start, held_LGE=held_LGE)
+        domain_QD = None if domains is None else source.parts_of_profiles(domains, workload)
+        known = {"current": start, "held_LGE": held_LGE, "domain_QD": domain_QD}
+        maps, layers = run.fit(workload, cluster, first, baselines=BASELINES, **known)
         maps = maps if start is None else {CURRENT if held_LGE is None else FEWEST_COPIES: start} | maps
         name, objective_W = options.solver if robust is None else ROBUST, {}
         if robust is not None and parts is not None:

@@ -23,6 +23,7 @@ from placement.solvers import get_solver
 from placement.solvers.layer_problems import layer_problem
 from placement.solvers.options import Options
 from placement.solvers.pieces import pieces_of
+from placement.solvers.problem import LayerProblem
 from placement.support.compiling import compile_pieces
 from placement.support.parallel import shares_memory, width
 from placement.support.progress import Listener, Progress, ignore
@@ -41,6 +42,7 @@ def solve_workload(
     held_LGE: npt.NDArray[np.bool_] | None = None,
     starts: Placement | None = None,
     home_S: npt.NDArray[np.int32] | None = None,
+    domain_QD: npt.NDArray[np.bool_] | None = None,
     executor: Executor,
     workers: int | None = None,
     listener: Listener = ignore,
@@ -53,6 +55,7 @@ def solve_workload(
     was for a cluster of another size, see `placement.core.resize`.
     starts: maps that searches also start from.
     home_S: home node of each sampled token, int32 [S], -1: uniformly random; None: all are.
+    domain_QD: which request profiles are of which domain, bool [Q, D]; None: domains are unknown.
 
     Raises InfeasibleError, LimitError, OptionError; of several failures the first layer's, however the threads ran.
     """
@@ -62,7 +65,8 @@ def solve_workload(
         needed = pieces_of(model.num_experts, cluster, options)
         compile_pieces(needed, workers=width(executor), listener=listener)
     deadlines = Deadlines(options.time_limit_s, model.num_layers, workers or width(executor))
-    task = partial(_solve_one, workload, cluster, options, tuple(baselines), current, held_LGE, starts, home_S)
+    known = partial(layer_problem, workload, cluster, options, home_S=home_S, domain_QD=domain_QD)
+    task = partial(_solve_one, known, workload.model, tuple(baselines), current, held_LGE, starts)
     answers = side_by_side(task, executor, listener, deadlines, _objective)
     chosen = spend([answer.points for _, answer in answers], options.max_moves)
     rows_of = {name: [rows[name] for rows, _ in answers] for name in baselines}
@@ -77,27 +81,25 @@ def _objective(solved: tuple[dict[str, Row], Answer]) -> float:
 
 
 def _solve_one(
-    workload: Workload,
-    cluster: Cluster,
-    options: Options,
+    problem_of: Callable[[int], LayerProblem],
+    model: Model,
     baselines: Sequence[str],
     current: Placement | None,
     held_LGE: npt.NDArray[np.bool_] | None,
     starts: Placement | None,
-    home_S: npt.NDArray[np.int32] | None,
     layer: int,
     seconds: float | None,
 ) -> tuple[dict[str, Row], Answer]:
     """The baselines' rows of one layer and its answer; a function of its own, so that any process can run it."""
-    problem = layer_problem(workload, cluster, options, layer, home_S)
+    problem = problem_of(layer)
     given = () if starts is None else (starts.phy2log_LP[layer],)
     problem = replace(problem, deadline=end_of(seconds), starts=given)
     rows = {name: get_solver(name).solve_layer(problem).phy2log_P for name in baselines}
     now = None
     if current is not None:
-        now = LayerInUse.of(current.phy2log_LP[layer], cluster, problem.num_experts)
+        now = LayerInUse.of(current.phy2log_LP[layer], problem.cluster, problem.num_experts)
         now = now if held_LGE is None else replace(now, held_GE=held_LGE[layer])
-    return rows, solve_layer(problem, workload.model.layer_ids[layer], now)
+    return rows, solve_layer(problem, model.layer_ids[layer], now)
 
 
 def side_by_side(

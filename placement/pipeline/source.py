@@ -26,7 +26,7 @@ from placement.errors import OptionError
 from placement.solvers.options import Options
 from placement.support.progress import Listener, Progress
 from placement.traces.parts import Parts, parts_of
-from placement.traces.split import held_out, split_requests
+from placement.traces.split import held_out, parts_of_keys, split_requests
 from placement.traces.trace import Trace
 from placement.workload.count import count
 from placement.workload.counted import CountedTrace, count_sides
@@ -88,6 +88,10 @@ class Source(ABC):
     def parts(self, by: str) -> Parts:
         """Parts of the traffic, see `placement.traces.parts`. Raises OptionError where they are unknown."""
         return parts_of(self.trace(f"parts={by!r}"), by)
+
+    def parts_of_profiles(self, parts: Parts, workload: Workload) -> npt.NDArray[np.bool_]:
+        """Which request profiles of a workload of this source are of which part, bool [Q, W]."""
+        return parts_of_keys(self.trace("parts"), parts, workload.profile_key_Q, workload.seed)
 
     def trace(self, what: str) -> Trace:
         """The trace. Raises OptionError where there is none, which says that `what` needs the trace."""

@@ -14,10 +14,16 @@ from placement.workload.workload import Workload
 BOOTSTRAPS, MOST_BOOTSTRAPS = 64, 128
 COPIES_BOOTSTRAPS, FEWEST_BOOTSTRAPS = 6144, 16
 BOOTSTRAP_SHARE = 0.25
+BALANCE_BOOTSTRAPS, BALANCE_DRAWN = 16, 8  # where balance alone counts: bootstraps, and requests of each at most
 
 
 def layer_problem(
-    workload: Workload, cluster: Cluster, options: Options, layer: int, home_S: npt.NDArray[np.int32] | None = None
+    workload: Workload,
+    cluster: Cluster,
+    options: Options,
+    layer: int,
+    home_S: npt.NDArray[np.int32] | None = None,
+    domain_QD: npt.NDArray[np.bool_] | None = None,
 ) -> LayerProblem:
     """Everything that a solver needs for one layer; deterministic in (workload, options.seed, layer).
 
@@ -27,6 +33,7 @@ def layer_problem(
         options: how to solve.
         layer: position of the layer among the MoE layers.
         home_S: home node of each sampled token, int32 [S], -1: uniformly random; None: all are.
+        domain_QD: which of the workload's request profiles are of which domain, bool [Q, D], where domains are known.
     """
     model = workload.model
     ids_SK, home_U = workload.sample_ids_SLK[:, layer], None
@@ -43,17 +50,34 @@ def layer_problem(
         options=options,
         sets_UK=sets_UK,
         count_U=count_U,
-        load_BE=bootstrap_loads(workload, layer, options.seed, num_bootstraps(model.num_experts, cluster))
-        if options.sends_count
-        else exact_load(workload, layer),
+        load_BE=_load_rows(workload, cluster, options, layer, domain_QD),
         coact_EE=workload.coact_LEE[layer],
         home_U=home_U,
         seed=int(np.random.SeedSequence([options.seed, layer]).generate_state(1, np.uint64)[0]),
     )
 
 
+def _load_rows(
+    workload: Workload,
+    cluster: Cluster,
+    options: Options,
+    layer: int,
+    domain_QD: npt.NDArray[np.bool_] | None,
+) -> npt.NDArray[np.float64]:
+    """The exact load and bootstraps; where balance alone counts also that of every domain, and bootstraps of fewer
+    requests: nothing is paid for what they ask, and domains that have a map's balance held out have it by them."""
+    if options.sends_count:
+        return bootstrap_loads(workload, layer, options.seed, num_bootstraps(workload.model.num_experts, cluster))
+    rows_BE = bootstrap_loads(workload, layer, options.seed, BALANCE_BOOTSTRAPS, most_drawn=BALANCE_DRAWN)
+    if domain_QD is None:
+        return rows_BE
+    load_DE = domain_QD.T.astype(np.float64) @ workload.profile_QLE[:, layer]
+    load_DE = load_DE[load_DE.any(axis=1)]
+    return np.concatenate([rows_BE, load_DE / load_DE.sum(axis=1, keepdims=True)])
+
+
 def exact_load(workload: Workload, layer: int) -> npt.NDArray[np.float64]:
-    """Shares of load, float64 [1, E]: all that balance alone is judged by."""
+    """Shares of load, float64 [1, E]: all that is known where requests are not told apart."""
     load_E = workload.load_LE[layer].astype(np.float64)
     if not load_E.any():  # of counts a few requests may be drawn, which need not visit every layer
         load_E = np.ones(len(load_E))
@@ -67,8 +91,11 @@ def num_bootstraps(num_experts: int, cluster: Cluster) -> int:
     return int(np.clip(num_experts, BOOTSTRAPS, MOST_BOOTSTRAPS))
 
 
-def bootstrap_loads(workload: Workload, layer: int, seed: int, number: int) -> npt.NDArray[np.float64]:
-    """Shares of load, float64 [B, E]: the exact one, then so many bootstraps, each of a quarter of the requests.
+def bootstrap_loads(
+    workload: Workload, layer: int, seed: int, number: int, *, most_drawn: int | None = None
+) -> npt.NDArray[np.float64]:
+    """Shares of load, float64 [B, E]: the exact one, then so many bootstraps, each of a quarter of the requests or of
+    `most_drawn` if that is less.
 
     Fewer requests than there are vary more: experts of one topic on one rank then cost what they will cost on others;
     a map that was fitted to n requests meets m new ones with the variance of n m / (n + m).
@@ -85,6 +112,7 @@ def bootstrap_loads(workload: Workload, layer: int, seed: int, number: int) -> n
     mean_E = exact_E / exact_E.sum()
     apart_QE = (profile_QE - profile_QE.sum(axis=1, keepdims=True) * mean_E) * (num_requests / total)
     drawn = max(int(BOOTSTRAP_SHARE * num_requests), 1)
+    drawn = drawn if most_drawn is None else min(drawn, most_drawn)
     variance_V, vector_EV = np.linalg.eigh(apart_QE.T @ apart_QE / (num_requests * drawn))
     most = min(number - 1, len(mean_E))
     scale_V = np.sqrt(np.maximum(variance_V[::-1][:most], 0.0))

@@ -20,7 +20,7 @@ class Options:
 
     Attributes:
         solver: A registered name; `auto` is never worse than linear or eplb on the training objective.
-        objective: `locality`: sends + balance_weight * imbalance; `balance`: the imbalance of the training loads alone;
+        objective: `locality`: sends + balance_weight * imbalance; `balance`: the expected imbalance alone;
             `time`: the modelled step time, that is `locality` at the price that the cluster's speeds give.
         transport: What the engine sends, see `placement/cost/transports/`.
         balance_weight: Price of imbalance: what one unit of expected rank imbalance (max/mean) costs in sends per

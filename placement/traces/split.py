@@ -90,6 +90,12 @@ def request_keys(ids: Sequence[str], seed: int) -> npt.NDArray[np.uint64]:
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
+def parts_of_keys(trace: Trace, parts: Parts, key_Q: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.bool_]:
+    """Which requests, known by their keys alone, are of which part, bool [Q, W]; keys of no part are in none."""
+    all_Q = request_keys([request.id for request in trace.requests], seed)
+    return np.stack([np.isin(key_Q, all_Q[parts.part_Q == w]) for w in range(len(parts.names))], axis=1)
+
+
 def _words(key_Q: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """The keys hashed once more, uint64 [Q]: the smallest keys are also those of the request profiles."""
     return mix(key_Q ^ GOLDEN)

@@ -57,7 +57,7 @@ def sends_known(solution: Solution) -> bool:
 def objective(solution: Solution) -> str:
     """What the solver minimized, in words."""
     if not solution.options.sends_count:
-        return "Rank imbalance of the training loads; sends do not count."
+        return "Expected rank imbalance over resampled requests, on the training requests; sends do not count."
     visited = float(solution.train[REFERENCE].assignments_L.mean())
     _, price = solution.options.prices(solution.cluster, visited)
     return (

@@ -1,4 +1,7 @@
-"""The lowest rank imbalance of one layer: `balance_maps`, and on small layers from many more starts."""
+"""The lowest rank imbalance of one layer: `balance_maps`, and on small layers from many more starts.
+
+Where loads vary and sends do not count, also the map that is balanced under all rows of loads.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import numpy.typing as npt
 
 from placement.solvers.balancing.balance import balance_maps
 from placement.solvers.balancing.balance_kernels import balanced_row, pack, share_slots
+from placement.solvers.balancing.even_rows import MOVES, even_row
 from placement.solvers.problem import LayerProblem, LayerSolution
 
 SOLVER_WORK = 1_000_000
@@ -32,6 +36,10 @@ class Balance:
         if problem.num_experts <= FEW_EXPERTS and not problem.out_of_time():
             maps_XP = np.concatenate([maps_XP, _from_blurred_loads(problem, maps_XP, work)])
         row = min(maps_XP, key=lambda row_P: problem.score(row_P).imbalance)
+        if problem.send_price == 0 and len(problem.load_BE) > 1 and not problem.out_of_time():
+            moves = problem.options.work_limit or MOVES
+            other = even_row(problem.load_BE, problem.cluster, power=1, moves=moves, seed=problem.seed)
+            row = other if problem.score(other).better_than(problem.score(row)) else row
         return LayerSolution(solver=self.name, phy2log_P=row)
 
 
