@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from placement.core.choices import CAPTURES
 from placement.core.cluster import Cluster
 from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.transports import TRANSPORTS
@@ -65,19 +66,20 @@ def check_solve(request: dict[str, Any], traces: Sequence[TraceRow], current: Jo
         _check_together(traces)
     with faults.at("body/cluster"):
         cluster = _cluster(request["cluster"], traces[0], limits)
+    counts = next((trace for trace in traces if trace.kind == COUNTS), traces[0])
     if options is not None:
-        _check_options(faults, options, traces[0], limits)
+        _check_options(faults, options, counts, limits)
         with faults.at("body/options/max_moves"):
             check_moves(options, has_current=current is not None)
     if request["robust"] is not None:
         with faults.at("body/robust"):
-            _check_robust(request, traces[0])
+            _check_robust(request, traces)
     if current is not None and cluster is not None:
         with faults.at("body/current"):
             _check_current(current, traces[0], cluster)
     if request["group"] is not None and options is not None and cluster is not None:
         with faults.at("body/group"):
-            _check_group(request, options, traces[0], cluster)
+            _check_group(request, options, counts, cluster)
     faults.end()
 
 
@@ -90,15 +92,13 @@ def check_evaluate(request: dict[str, Any], traces: Sequence[TraceRow], placemen
         REPLICA_CHOICES.check(request["replica_choice"])
     with faults.at("body/traces"):
         _check_together(traces)
-        if traces[0].kind == COUNTS:
+        if any(trace.kind == COUNTS for trace in traces):
             raise OptionError("a placement is measured on a trace: counts do not say sends; give a trace")
         _check_model(placement, traces[0], "the placement")
     faults.end()
 
 
 def _check_together(traces: Sequence[TraceRow]) -> None:
-    if len(traces) > 1 and any(trace.kind == COUNTS for trace in traces):
-        raise OptionError("counts and other traces do not go together; give one trace of counts, or traces alone")
     for trace in traces[1:]:
         if _routing(trace) != _routing(traces[0]):
             raise TraceError(
@@ -136,10 +136,14 @@ def _check_options(faults: _Faults, options: Options, trace: TraceRow, limits: L
             )
 
 
-def _check_robust(request: dict[str, Any], trace: TraceRow) -> None:
+def _check_robust(request: dict[str, Any], traces: Sequence[TraceRow]) -> None:
     check_parting(request["robust"])
-    if trace.kind == COUNTS:
-        raise OptionError("robust needs a trace: counts do not say which requests belong together; leave robust out")
+    captures = len(traces) > 1 and request["robust"] == CAPTURES
+    if any(trace.kind == COUNTS for trace in traces) and not captures:
+        raise OptionError(
+            f"robust={request['robust']!r} needs a trace: counts do not say which requests belong together; give "
+            f"several traces or counts and robust={CAPTURES!r}, or leave robust out"
+        )
     for name in ("current", "group"):
         if request[name] is not None:
             raise OptionError(f"robust looks for a map of its own and does not go with {name}; leave one of them out")

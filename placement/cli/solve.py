@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
+from placement.cli.captures import CaptureArguments, open_captures
 from placement.cli.option_groups import ClusterOptions, RunOptions, SearchOptions
 from placement.cli.outputs import output_file
-from placement.cli.shared import LostRanks, Traces, moves_of, open_any, ranks_of
+from placement.cli.shared import LostRanks, moves_of, ranks_of
 
 CHANGE = "Change of a map in use"
 
 
 def solve_command(
-    traces: Traces,
+    traces: CaptureArguments,
     shape: ClusterOptions,
     search: SearchOptions,
     run: RunOptions,
@@ -45,7 +46,7 @@ def solve_command(
     options = search.of(max_moves=in_all, max_moves_per_layer=in_each)
     lost = ranks_of(lost_ranks)
     in_use = None if current is None else load_placement(current)[0]
-    source = open_any(traces, run.top_k)
+    source = open_captures(traces, run.top_k)
     cluster = shape.of(source.model.num_experts)
     with run.running() as how:
         solution = solve(

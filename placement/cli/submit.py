@@ -8,14 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from placement.cli.captures import CaptureArguments, open_captures, weighed
 from placement.cli.option_groups import ClusterOptions, SearchOptions
 from placement.cli.outputs import output_file
 from placement.cli.shared import (
     Holdout,
     Json,
     TopK,
-    Traces,
-    open_any,
     print_json,
     progress_listener,
     stdout_console,
@@ -25,7 +24,7 @@ from placement.errors import OptionError
 
 
 def submit_command(
-    traces: Traces,
+    traces: CaptureArguments,
     server: Annotated[str, typer.Option(metavar="URL", help="Address of a service (`placement serve`).")],
     shape: ClusterOptions,
     search: SearchOptions,
@@ -44,12 +43,17 @@ def submit_command(
 ) -> None:
     """Upload TRACES to a service, solve there, and write the answer here."""
     from placement.client import Client
+    from placement.pipeline.captures import Captures
     from placement.support.atomic_files import write_atomic
     from placement.workload.counted import CountedTrace
     from placement.workload.counts_file import is_counts_file
 
-    source = open_any(traces, top_k)
-    if isinstance(source, CountedTrace):
+    for path in traces:
+        if weighed(path)[1] is not None:
+            raise OptionError(f"{path}: a service weighs captures alike; leave the weight out, or solve here")
+    source = open_captures(traces, top_k)
+    given = [capture.given for capture in source.captures] if isinstance(source, Captures) else [source]
+    if any(isinstance(one, CountedTrace) for one in given):
         raise OptionError("a service takes traces and files of counts, not folders of counts; solve this folder here")
     cluster = shape.of(source.model.num_experts)
     client = Client(server, token)

@@ -11,7 +11,8 @@ REPLICA_CHOICE = "min-nodes"  # of placement/cost/choices/
 TRANSPORT = "node"  # of placement/cost/transports/
 
 HOLDOUT = 0.2  # share of the requests to measure on
-PARTINGS = ("domain", "category", "traces", "windows:N")  # parts between which traffic may shift
+CAPTURES = "traces"  # the parting by what was given
+PARTINGS = ("domain", "category", CAPTURES, "windows:N")  # parts between which traffic may shift
 CLASSES = ("domain", "category", "phase")  # classes of traffic that may have a map each
 STUDIES = ("domain", "category")  # what requests are told apart by in a study of a trace
 TOKEN_TOLERANCE = 0.02  # tokens more than its share that a home node may get

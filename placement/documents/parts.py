@@ -100,6 +100,15 @@ class SummaryPart(DocumentPart):
     sends_error: float | None = Field(default=None, description="Then the standard error of sends_per_token")
 
 
+class CapturePart(DocumentPart):
+    """One of several captures that were solved together; all maps by name."""
+
+    name: str
+    weight: float = Field(description="Its share of the traffic")
+    train: dict[str, SummaryPart]
+    held_out: dict[str, SummaryPart] | None = Field(description="null where no request of the capture was held out")
+
+
 class EvaluationPart(DocumentPart):
     """Summaries by map name (linear, eplb, the result) on the requests that were fitted and on those held out."""
 
@@ -112,6 +121,9 @@ class EvaluationPart(DocumentPart):
         default=None,
         description="By train and held_out: rank imbalance of the map in this file if the load of every expert were "
         "split over its slots as well as can be; null where no expert has several",
+    )
+    captures: list[CapturePart] | None = Field(
+        default=None, description="The maps on each of several captures; null where one was given"
     )
 
 
@@ -162,6 +174,9 @@ class RobustPart(DocumentPart):
     )
     parts: list[TrafficPart]
     left_out: list[str] = Field(description="Parts with too few tokens or requests")
+    bound: float | None = Field(
+        default=None, description="No map has a lower training objective on its worst part; null where none was proven"
+    )
 
 
 class TrafficClassPart(DocumentPart):

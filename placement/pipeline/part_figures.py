@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from placement.core.choices import CAPTURES
 from placement.core.cluster import Cluster
 from placement.cost.evaluation import Evaluation
 from placement.solvers.options import Options
@@ -24,6 +25,8 @@ class PartFigures:
     held_out   the same on those it did not see; a part without such requests has {}; () if none were held out
     cluster, options  whose prices the objective has
     objective_W  name -> float64 [W], what a robust solve minimized the worst of; {} of others
+    weight_W   share of each part in the traffic, where captures were weighed; (): all alike
+    bound      no map has a lower worst part in `objective_W`; None: unknown
     """
 
     by: str
@@ -34,17 +37,25 @@ class PartFigures:
     cluster: Cluster
     options: Options
     objective_W: Mapping[str, npt.NDArray[np.float64]]
+    weight_W: tuple[float, ...] = ()
+    bound: float | None = None
 
     @property
     def noun(self) -> str:
         """What a part is called."""
-        return {"domain": "domain", "category": "category", "phase": "phase", "traces": "trace"}.get(self.by, "window")
+        return {"domain": "domain", "category": "category", "phase": "phase", CAPTURES: "capture"}.get(
+            self.by, "window"
+        )
 
     def shown(self) -> tuple[str, Answers]:
         """Held-out figures where every part has some, else those of training; with their name in words."""
         if self.held_out and all(self.held_out):
             return "held-out", self.held_out
         return "training", self.train
+
+    def mean(self, value_WM: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Mean over parts, by weight."""
+        return np.asarray(np.average(value_WM, axis=0, weights=self.weight_W or None))
 
     def cost(self, evaluation: Evaluation) -> float:
         """Sends and measured imbalance at the prices of the objective, mean over layers."""

@@ -3,7 +3,7 @@
 Column generation. The cost of part w is the mean over layers of the layer's objective under w's sets and loads. Given
 some maps of every layer, a linear program chooses a mixture of them in each layer that makes the worst part cheapest;
 its dual values are the weights of parts under which the current maps look best. Solving every layer on that mixture of
-parts (`placement.pipeline.mixtures`) either finds maps that improve it or shows that little is left. In the end an
+parts (`placement.solvers.mixtures`) either finds maps that improve it or shows that little is left. In the end an
 integer program takes one map a layer. The maps of the plain solution are there from the start, so on the training
 requests no part is ever worse off than the worst part of the plain solution.
 """
@@ -18,23 +18,26 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from threadpoolctl import threadpool_limits
 
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement
 from placement.pipeline.layer_answer import LayerReport
-from placement.pipeline.mixtures import Mixtures
+from placement.pipeline.part_programs import choose, least_worst, relaxed
 from placement.pipeline.run import Run
 from placement.pipeline.solve_layers import Deadlines, end_of
 from placement.pipeline.source import Side
 from placement.solvers import get_solver
+from placement.solvers.balancing.part_maps import maps_for_parts
 from placement.solvers.layer_problems import layer_problem
+from placement.solvers.mixtures import Mixtures
 from placement.solvers.options import Options
 from placement.solvers.problem import LayerProblem
+from placement.solvers.prove import objective_bound
 from placement.support.parallel import run_tasks, width
 from placement.support.progress import Progress, ignore
 from placement.traces.parts import Parts
+from placement.workload.mixed import MixedWorkload
 from placement.workload.workload import SAMPLE_TOKENS, Workload
 
 log = logging.getLogger("placement")
@@ -45,7 +48,6 @@ Floats = npt.NDArray[np.float64]
 ROUNDS = 8
 ROUND_MOVES, WORK_SHARE = 40_000, 0.1  # moves of a layer in a round, and their share of the work limit
 SMOOTHING = 0.7  # weights jump between parts; their mean with earlier weights converges faster
-MIP_NODES, MIP_GAP = 2_000, 1e-5
 PARTS_TOKENS, FEWEST_PART_TOKENS = SAMPLE_TOKENS, 1_024  # sampled tokens of all parts, fewest of one part
 
 
@@ -54,18 +56,20 @@ class RobustAnswer:
     """The robust map, how it does on all training requests, and what every map costs on each part.
 
     cost_W  name -> float64 [W], mean over layers of the training objective of each part
+    bound   no map has a lower worst part; None where no bound was asked for
     """
 
     placement: Placement
     layers: tuple[LayerReport, ...]
     cost_W: dict[str, Floats]
+    bound: float | None
 
 
 def solve_robust(
     run: Run,
     train: Side,
     split: Parts,
-    whole: Workload,
+    whole: Workload | MixedWorkload,
     cluster: Cluster,
     options: Options,
     *,
@@ -86,7 +90,7 @@ def solve_robust(
     sample_tokens = max(PARTS_TOKENS // len(split.names), FEWEST_PART_TOKENS)
     views = [train.of(split, part) for part in range(len(split.names))]
     parts = [
-        run.count(view, options.seed, listener=ignore, sample_tokens=sample_tokens)
+        run.count_all(view, options.seed, listener=ignore, sample_tokens=sample_tokens)
         for view in views
         if view is not None
     ]
@@ -98,6 +102,7 @@ def solve_robust(
         layers = run_tasks(partial(_Layer, whole, parts, cluster, options), range(num_layers), executor)
         for other in names:
             run_tasks(partial(_add_from, plain[other]), layers, executor)
+        run_tasks(_add_for_parts, layers, executor)
         cost_W = {
             other: np.mean([layer.costs(plain[other].phy2log_LP[layer.index]) for layer in layers], axis=0)
             for other in names
@@ -107,12 +112,16 @@ def solve_robust(
             listener(Progress(stage="robust", done=number, total=ROUNDS))
             left_s = None if end is None else max(end - time.monotonic(), 0.0) / (ROUNDS - number)
             deadlines = Deadlines(left_s, num_layers, width(executor))
-            dual_W, share_LC = _relaxed([layer.cost_CW() for layer in layers])
+            dual_W, share_LC = relaxed([layer.cost_CW() for layer in layers])
             weight_W = SMOOTHING * weight_W + (1 - SMOOTHING) * dual_W
             starts = [int(np.argmax(share_C)) for share_C in share_LC]
             run_tasks(partial(_improve, weight_W, starts, number, deadlines), layers, executor)
         listener(Progress(stage="robust", done=ROUNDS, total=ROUNDS))
-        chosen = _choose([layer.cost_CW() for layer in layers])
+        chosen = choose([layer.cost_CW() for layer in layers])
+        bound = None
+        if options.bound != "none":
+            run_tasks(_bound, layers, executor)
+            bound = least_worst([layer.least_CW for layer in layers])
     cost_W[name] = np.mean([layer.cost[c] for layer, c in zip(layers, chosen, strict=True)], axis=0)
     log.info("worst part: %.6f, of %s %.6f", cost_W[name].max(), options.solver, cost_W[options.solver].max())
     rows = [layer.rows[c] for layer, c in zip(layers, chosen, strict=True)]
@@ -120,14 +129,24 @@ def solve_robust(
         placement=replace(plain[options.solver], phy2log_LP=np.stack(rows)),
         layers=tuple(layer.report(c, report) for layer, c, report in zip(layers, chosen, reports, strict=True)),
         cost_W=cost_W,
+        bound=bound,
     )
 
 
 class _Layer:
-    """The maps of one layer that were found so far, the plain one first, and what each costs on every part."""
+    """The maps of one layer that were found so far, the plain one first, and what each costs on every part.
+
+    complete  whatever the weights of parts, no other map has a lower mean
+    least_CW  costs such that under any weights one of them is below those of all maps
+    """
 
     def __init__(
-        self, whole: Workload, parts: Sequence[Workload], cluster: Cluster, options: Options, layer: int
+        self,
+        whole: Workload | MixedWorkload,
+        parts: Sequence[Workload | MixedWorkload],
+        cluster: Cluster,
+        options: Options,
+        layer: int,
     ) -> None:
         self.index = layer
         self.mixtures = Mixtures(
@@ -136,6 +155,8 @@ class _Layer:
         )
         self.rows: list[Row] = []
         self.cost: list[Floats] = []
+        self.complete = False
+        self.least_CW = np.zeros((1, len(parts)))
 
     def costs(self, row: Row) -> Floats:
         """The layer's objective on every part, [W]."""
@@ -167,6 +188,19 @@ def _add_from(placement: Placement, layer: _Layer) -> None:
     layer.add(placement.phy2log_LP[layer.index])
 
 
+def _add_for_parts(layer: _Layer) -> None:
+    """Where balance alone counts: a map for all parts, or of few experts all that may be best."""
+    if layer.mixtures.whole.send_price == 0:
+        rows, layer.complete = maps_for_parts(layer.mixtures.parts)
+        for row in rows:
+            layer.add(row)
+
+
+def _bound(layer: _Layer) -> None:
+    parts = layer.mixtures.parts
+    layer.least_CW = layer.cost_CW() if layer.complete else np.array([[objective_bound(part) for part in parts]])
+
+
 def _improve(weight_W: Floats, starts: Sequence[int], number: int, deadlines: Deadlines, layer: _Layer) -> None:
     """Add a map for the mixture of parts, searched from the one that the linear program takes most of."""
     options = layer.mixtures.whole.options
@@ -187,59 +221,3 @@ def _work(problem: LayerProblem) -> int:
     if problem.options.work_limit is not None:
         return max(int(WORK_SHARE * problem.options.work_limit), 1)
     return int(ROUND_MOVES * (problem.num_experts / problem.cluster.num_slots) ** 3)
-
-
-def _relaxed(cost_LCW: Sequence[Floats]) -> tuple[Floats, list[Floats]]:
-    """The linear program's weights of parts (its dual values), and how much of each map it takes in every layer."""
-    cost, matrix, equal, num_maps = _program(cost_LCW)
-    result = linprog(
-        cost,
-        A_ub=matrix,
-        b_ub=np.zeros(matrix.shape[0]),
-        A_eq=equal,
-        b_eq=np.ones(len(cost_LCW)),
-        bounds=[(None, None), *[(0, 1)] * (len(cost) - 1)],
-        method="highs-ds",
-    )
-    weight_W = np.maximum(-result.ineqlin.marginals, 0.0)
-    weight_W = weight_W / weight_W.sum()
-    return weight_W, np.split(np.asarray(result.x)[1:], np.cumsum(num_maps)[:-1])
-
-
-def _choose(cost_LCW: Sequence[Floats]) -> list[int]:
-    """One map a layer such that the worst part is cheapest; never worse than taking the first everywhere."""
-    cost, matrix, equal, num_maps = _program(cost_LCW)
-    constraints = [LinearConstraint(matrix, -np.inf, 0.0), LinearConstraint(equal, 1.0, 1.0)]
-    integrality = np.ones(len(cost), dtype=np.int64)
-    integrality[0] = 0
-    lower, upper = np.zeros(len(cost)), np.ones(len(cost))
-    lower[0], upper[0] = -np.inf, np.inf
-    result = milp(
-        cost,
-        constraints=constraints,
-        integrality=integrality,
-        bounds=Bounds(lower, upper),
-        options={"node_limit": MIP_NODES, "mip_rel_gap": MIP_GAP},
-    )
-    first = [0] * len(cost_LCW)
-    if result.x is None:
-        return first
-    chosen = [int(np.argmax(x)) for x in np.split(result.x[1:], np.cumsum(num_maps)[:-1])]
-    return chosen if _worst(cost_LCW, chosen) < _worst(cost_LCW, first) else first
-
-
-def _worst(cost_LCW: Sequence[Floats], chosen: Sequence[int]) -> float:
-    return float(np.sum([cost_CW[c] for cost_CW, c in zip(cost_LCW, chosen, strict=True)], axis=0).max())
-
-
-def _program(cost_LCW: Sequence[Floats]) -> tuple[Floats, Floats, Floats, list[int]]:
-    """Variables: z, the worst part's mean over layers, then a share of every map; sum of shares 1 in each layer."""
-    num_maps = [len(cost_CW) for cost_CW in cost_LCW]
-    mean_VW = np.concatenate(list(cost_LCW)) / len(cost_LCW)
-    matrix = np.concatenate([-np.ones((mean_VW.shape[1], 1)), mean_VW.T], axis=1)
-    layer_V = np.repeat(np.arange(len(num_maps)), num_maps)
-    equal = np.zeros((len(num_maps), len(matrix[0])))
-    equal[layer_V, 1 + np.arange(len(layer_V))] = 1.0
-    cost = np.zeros(len(matrix[0]))
-    cost[0] = 1.0
-    return cost, matrix, equal, num_maps

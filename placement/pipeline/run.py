@@ -22,6 +22,7 @@ from placement.solvers.options import Options
 from placement.support.parallel import make_executor
 from placement.support.progress import Listener, Progress, ignore
 from placement.traces.parts import Parts
+from placement.workload.mixed import MixedWorkload
 from placement.workload.workload import Workload
 
 BASELINES = ("linear", "eplb")
@@ -52,10 +53,18 @@ class Run:
     listener: Listener
 
     def count(self, side: Side, seed: int, **given: Any) -> Workload:
+        """What solvers are given of one capture. Raises OptionError where there are several."""
+        workload = self.count_all(side, seed, **given)
+        if isinstance(workload, MixedWorkload):
+            raise OptionError("several captures are for `placement solve` and `placement robust`; give one here")
+        return workload
+
+    def count_all(self, side: Side, seed: int, **given: Any) -> Workload | MixedWorkload:
+        """What solvers are given; of several captures their mixture."""
         return side.count(seed, self.tasks, **({"listener": self.listener} | given))
 
     def fit(
-        self, workload: Workload, cluster: Cluster, options: Options, **given: Any
+        self, workload: Workload | MixedWorkload, cluster: Cluster, options: Options, **given: Any
     ) -> tuple[dict[str, Placement], tuple[LayerReport, ...]]:
         """`solve_workload` on the executors of the run; `given` are its other arguments."""
         known: dict[str, Any] = {"executor": self.tasks, "listener": self.listener}
@@ -131,6 +140,8 @@ def figures_by_part(
     cluster: Cluster,
     options: Options,
     objective_W: Mapping[str, Any] | None = None,
+    weight_W: tuple[float, ...] = (),
+    bound: float | None = None,
 ) -> PartFigures | None:
     """What the parts of a solution show; None where there are none."""
     if parts is None:
@@ -144,4 +155,6 @@ def figures_by_part(
         cluster=cluster,
         options=options,
         objective_W=objective_W or {},
+        weight_W=weight_W,
+        bound=bound,
     )

@@ -15,6 +15,7 @@ from placement.core.placement import Placement
 from placement.cost.evaluation import Evaluation
 from placement.documents.parts import ProvenancePart
 from placement.documents.placement import PlacementFile
+from placement.errors import OptionError
 from placement.pipeline.evidence import Evidence
 from placement.pipeline.layer_answer import LayerReport
 from placement.pipeline.part_figures import PartFigures
@@ -86,6 +87,16 @@ class Solution:
             }
         return dict(self._known["best_split"])
 
+    def worst_if_balanced(self) -> float:
+        """Rank imbalance of the worst part if a map were balanced for every part of `parts`; computed once."""
+        if "worst_if_balanced" not in self._known:
+            from placement.pipeline.outlook import worst_if_balanced  # its kernels are compiled only for it
+
+            if self.parts is None:
+                raise OptionError("the solution has no parts of the traffic; give several captures")
+            self._known["worst_if_balanced"] = worst_if_balanced(self.parts, self.result_name, self.placement)
+        return float(self._known["worst_if_balanced"])
+
 
 def solution_document(
     solution: Solution, *, classes: dict[str, Any] | None = None, asked: Mapping[str, Any] | None = None
@@ -119,6 +130,7 @@ def solution_document(
             "result": solution.result_name,
             **summaries(solution.train, solution.held_out),
             "best_split": best_split,
+            "captures": _captures_document(solution.parts),
         },
         evidence=_evidence_document(solution.evidence),
         robust=_robust_document(solution),
@@ -174,4 +186,18 @@ def _robust_document(solution: Solution) -> dict[str, Any] | None:
             for w, name in enumerate(figures.names)
         ],
         "left_out": list(figures.left_out),
+        "bound": None if figures.bound is None else round(figures.bound, 9),
     }
+
+
+def _captures_document(figures: PartFigures | None) -> list[dict[str, Any]] | None:
+    if figures is None or not figures.weight_W:
+        return None
+    return [
+        {
+            "name": name,
+            "weight": round(figures.weight_W[w], 9),
+            **summaries(figures.train[w], figures.held_out[w] if figures.held_out else {}),
+        }
+        for w, name in enumerate(figures.names)
+    ]

@@ -22,22 +22,26 @@ from dataclasses import replace
 
 import numpy as np
 
+from placement.core.choices import CAPTURES
 from placement.core.cluster import Cluster
 from placement.core.migration import check_change
 from placement.core.placement import Placement
 from placement.core.resize import Resize
 from placement.errors import InfeasibleError, OptionError
+from placement.pipeline.captures import Captures
+from placement.pipeline.captures_source import CapturesSource, any_source
 from placement.pipeline.evidence import evidence_of
 from placement.pipeline.layer_answer import FROM_CURRENT
 from placement.pipeline.run import BASELINES, begin, figures_by_part
 from placement.pipeline.solution import Solution
-from placement.pipeline.source import Source, source_of
+from placement.pipeline.source import Source
 from placement.solvers.options import Options
 from placement.support.progress import Listener, ignore
 from placement.traces.parts import Parts
 from placement.traces.trace import Trace
 from placement.workload.counted import CountedTrace
 from placement.workload.counts_file import ExpertCounts
+from placement.workload.workload import Workload
 
 CURRENT, FEWEST_COPIES = "current", "fewest-copies"
 ROBUST = "robust"
@@ -45,7 +49,7 @@ MOST_DOMAINS = 32
 
 
 def solve(
-    trace: Trace | ExpertCounts | CountedTrace,
+    trace: Trace | ExpertCounts | CountedTrace | Captures,
     cluster: Cluster,
     options: Options | None = None,
     *,
@@ -61,7 +65,7 @@ def solve(
     """Find a placement and measure it beside `linear` and `eplb`, see the module.
 
     Args:
-        trace: A trace, a counted trace, or counts of experts.
+        trace: A trace, a counted trace, counts of experts, or several of these as captures.
         cluster: Where the experts go.
         options: What is best, and how long to look; None: the defaults.
         current: A map in use, which the answer changes; its cluster may have another size.
@@ -82,29 +86,33 @@ def solve(
         WorkerError: A task of `engine` died again and again.
     """
     options = options or Options()
-    source = source_of(trace)
+    source = any_source(trace)
     with begin(source, cluster, options, holdout, engine=engine, workers=workers, listener=listener) as run:
         change = _change(source, cluster, options, current, lost_ranks)
         _check(source, options, current, robust)
         source = source if robust is not None else source.ready(run.holdout, options.seed, run.tasks, listener)
         domains = domains_of(source) if robust is None and (by_domain or not options.sends_count) else None
-        parts = source.parts(robust) if robust is not None else domains if by_domain else None
+        weight_W = source.weight_W if isinstance(source, CapturesSource) else ()
+        parts = source.parts(robust or CAPTURES) if robust or weight_W else domains if by_domain else None
         train, held_out = source.split(run.holdout, options.seed, parts if robust is not None else None)
-        workload = run.count(train, options.seed)
+        workload = run.count_all(train, options.seed)
         first = options if robust is None else half_of_the_time(options)
         start, held_LGE = current, None
         if change is not None and change.resized:
             start, held_LGE = change.start(workload.load_LE), change.held_LGE()
-        domain_QD = None if domains is None else source.parts_of_profiles(domains, workload)
+        domain_QD = None
+        if domains is not None and isinstance(workload, Workload):
+            domain_QD = source.parts_of_profiles(domains, workload)
         known = {"current": start, "held_LGE": held_LGE, "domain_QD": domain_QD}
         maps, layers = run.fit(workload, cluster, first, baselines=BASELINES, **known)
         maps = maps if start is None else {CURRENT if held_LGE is None else FEWEST_COPIES: start} | maps
-        name, objective_W = options.solver if robust is None else ROBUST, {}
+        name, objective_W, worst_bound = options.solver if robust is None else ROBUST, {}, None
         if robust is not None and parts is not None:
             from placement.pipeline.robust import solve_robust  # scipy's programs are loaded only for robust maps
 
             answer = solve_robust(run, train, parts, workload, cluster, first, plain=maps, reports=layers, name=name)
             maps, layers, objective_W = maps | {name: answer.placement}, answer.layers, answer.cost_W
+            worst_bound = answer.bound
         measured = run.measure_sides((train, held_out), maps, cluster, options, parts)
         evidence = evidence_of(run, workload, held_out, maps, measured.held_out, cluster, options, name)
     return Solution(
@@ -119,7 +127,7 @@ def solve(
         input_hash=workload.digest(),
         current=current,
         lost_ranks=tuple(lost_ranks),
-        parts=figures_by_part(parts, measured, cluster, options, objective_W),
+        parts=figures_by_part(parts, measured, cluster, options, objective_W, weight_W, worst_bound),
         robust=robust,
         evidence=evidence,
     )

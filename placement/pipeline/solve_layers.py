@@ -27,13 +27,14 @@ from placement.solvers.problem import LayerProblem
 from placement.support.compiling import compile_pieces
 from placement.support.parallel import shares_memory, width
 from placement.support.progress import Listener, Progress, ignore
+from placement.workload.mixed import MixedWorkload
 from placement.workload.workload import Workload
 
 T = TypeVar("T")
 
 
 def solve_workload(
-    workload: Workload,
+    workload: Workload | MixedWorkload,
     cluster: Cluster,
     options: Options,
     *,

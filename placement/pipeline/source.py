@@ -31,6 +31,7 @@ from placement.traces.trace import Trace
 from placement.workload.count import count
 from placement.workload.counted import CountedTrace, count_sides
 from placement.workload.counts_file import ExpertCounts
+from placement.workload.mixed import MixedWorkload
 from placement.workload.profiles import profiles
 from placement.workload.workload import SAMPLE_TOKENS, Workload
 
@@ -44,7 +45,9 @@ class Side(ABC):
     """Requests to fit, or requests held out."""
 
     @abstractmethod
-    def count(self, seed: int, executor: Executor, listener: Listener, sample_tokens: int = SAMPLE_TOKENS) -> Workload:
+    def count(
+        self, seed: int, executor: Executor, listener: Listener, sample_tokens: int = SAMPLE_TOKENS
+    ) -> Workload | MixedWorkload:
         """What solvers are given of the requests, with a sample of at most `sample_tokens` tokens."""
 
     @abstractmethod

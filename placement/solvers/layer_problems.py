@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
 from placement.core.cluster import Cluster
 from placement.cost.sets import distinct_sets, distinct_sets_with_homes
+from placement.solvers.mixtures import Mixtures
 from placement.solvers.options import Options
 from placement.solvers.problem import LayerProblem
+from placement.workload.mixed import MixedWorkload
 from placement.workload.workload import Workload
 
 BOOTSTRAPS, MOST_BOOTSTRAPS = 64, 128
@@ -18,7 +22,7 @@ BALANCE_BOOTSTRAPS, BALANCE_DRAWN = 16, 8  # where balance alone counts: bootstr
 
 
 def layer_problem(
-    workload: Workload,
+    workload: Workload | MixedWorkload,
     cluster: Cluster,
     options: Options,
     layer: int,
@@ -28,13 +32,18 @@ def layer_problem(
     """Everything that a solver needs for one layer; deterministic in (workload, options.seed, layer).
 
     Args:
-        workload: what was counted of the training requests.
+        workload: what was counted of the training requests; of several captures their mixture by weight.
         cluster: where the slots are.
         options: how to solve.
         layer: position of the layer among the MoE layers.
         home_S: home node of each sampled token, int32 [S], -1: uniformly random; None: all are.
         domain_QD: which of the workload's request profiles are of which domain, bool [Q, D], where domains are known.
     """
+    if isinstance(workload, MixedWorkload):
+        parts = [layer_problem(part, cluster, options, layer) for part in workload.parts]
+        weight_W = np.array(workload.weight_W)
+        mean_E = weight_W @ np.stack([part.load_E for part in parts])
+        return Mixtures(replace(parts[0], load_BE=mean_E[None]), parts).problem(weight_W, parts[0].seed)
     model = workload.model
     ids_SK, home_U = workload.sample_ids_SLK[:, layer], None
     if home_S is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from tests_service import answered
 
@@ -229,3 +230,23 @@ def test_errors_have_the_same_exit_code_on_the_server_as_here(
     there = run_cli("submit", *shared, "--server", server.url)
     assert (here.code, there.code) == (code, code)
     assert here.stderr.splitlines()[-1].split("; ")[0] in there.stderr
+
+
+def test_several_counts_are_captures_on_the_server_too(server: Any, tmp_path: Path, run_cli: Any) -> None:
+    """The same map as here, each capture with its figures; weights are refused, for the server knows none."""
+    rng = np.random.default_rng(0)
+    for name, tokens in (("a", 1000), ("b", 10)):
+        np.savez(tmp_path / f"{name}.npz", counts=rng.integers(1, 50, (2, 8)) * tokens, top_k=2)
+    shared = (tmp_path / "a.npz", tmp_path / "b.npz", "--nodes", 2, "--gpus-per-node", 2, "--objective", "balance")
+    for how in ((), ("--robust", "traces")):
+        done = run_cli("submit", *shared, *how, "--server", server.url, "-o", tmp_path / "there.json")
+        assert done.code == 0, done.stderr
+        here = run_cli("robust" if how else "solve", *shared, "-o", tmp_path / "here.json")
+        assert here.code == 0, here.stderr
+        there, same = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("there", "here"))
+        assert there["physical_to_logical"] == same["physical_to_logical"]
+        assert [one["train"] for one in there["evaluation"]["captures"]] == [
+            one["train"] for one in same["evaluation"]["captures"]
+        ]
+    weighed = run_cli("submit", f"{shared[0]}=2", *shared[1:], "--server", server.url, "-o", tmp_path / "w.json")
+    assert weighed.code == 2 and "weighs captures alike" in weighed.stderr

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from placement import Cluster, Options, Trace, count, open_trace, solution_document, solve
 from placement.documents.placement import PlacementFile
-from placement.pipeline.mixtures import SCALE, Mixtures
-from placement.pipeline.robust import _choose, _relaxed, _worst
+from placement.pipeline.part_programs import choose, least_worst, relaxed, worst
 from placement.solvers.layer_problems import layer_problem
+from placement.solvers.mixtures import SCALE, Mixtures
 from placement.traces.parts import parts_of
 
 CLUSTER = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2)
@@ -138,11 +138,12 @@ def test_the_choice_is_the_best_of_all(seed: int) -> None:
     """Against all choices of one map a layer; the linear program is a lower bound, and its weights prove it."""
     rng = np.random.default_rng(seed)
     cost_LCW = [rng.random((int(rng.integers(1, 5)), 3)) for _ in range(int(rng.integers(1, 5)))]
-    best = min(_worst(cost_LCW, choice) for choice in itertools.product(*(range(len(c)) for c in cost_LCW)))
-    assert _worst(cost_LCW, _choose(cost_LCW)) == pytest.approx(best, abs=2e-5 * len(cost_LCW))
-    weight_W, share_LC = _relaxed(cost_LCW)
+    best = min(worst(cost_LCW, choice) for choice in itertools.product(*(range(len(c)) for c in cost_LCW)))
+    assert worst(cost_LCW, choose(cost_LCW)) == pytest.approx(best, abs=2e-5 * len(cost_LCW))
+    weight_W, share_LC = relaxed(cost_LCW)
     assert weight_W.sum() == pytest.approx(1) and (weight_W >= 0).all()
     proven = sum(float((cost_CW @ weight_W).min()) for cost_CW in cost_LCW)
     assert proven <= best + 1e-9
     reached = sum(share_C @ cost_CW for share_C, cost_CW in zip(share_LC, cost_LCW, strict=True)).max()  # type: ignore[union-attr]
     assert reached == pytest.approx(proven, abs=1e-7)
+    assert least_worst(cost_LCW) * len(cost_LCW) == pytest.approx(proven, abs=1e-7)

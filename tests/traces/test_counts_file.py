@@ -248,7 +248,7 @@ def test_broken_files_are_refused(tmp_path: Path, content: bytes, suffix: str) -
 
 
 def test_top_k_must_be_known_and_agree(path: Path, tmp_path: Path, run_cli: Any, write_trace: Any) -> None:
-    """From the file or from --top-k, not both and different; it is not for traces; counts are given alone."""
+    """From the file or from --top-k, not both and different; it is not for traces."""
     np.save(tmp_path / "total.npy", some_counts().sum(axis=0))
     common = ("--nodes", 2, "--gpus-per-node", 2, "--objective", "balance", "-o", tmp_path / "p.json")
     folder = write_trace(tmp_path / "trace").folder
@@ -256,7 +256,7 @@ def test_top_k_must_be_known_and_agree(path: Path, tmp_path: Path, run_cli: Any,
         ((tmp_path / "total.npy",), "give --top-k K"),
         ((path, "--top-k", 3), "top_k=3 is not that of"),
         ((folder, "--top-k", 2), "leave it out"),
-        ((path, folder), "must be given alone"),
+        ((path, folder), "another model"),
         ((tmp_path / "none.npy", "--top-k", 2), "cannot read"),
     ):
         result = run_cli("solve", *arguments, *common)

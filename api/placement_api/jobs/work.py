@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from placement.core.choices import CAPTURES
 from placement.core.cluster import Cluster
 from placement.cost.evaluation import evaluate
 from placement.documents.cluster_yaml import ClusterFile, cluster_of
 from placement.documents.placement import PlacementFile, load_placement
 from placement.errors import OptionError
+from placement.pipeline.captures import Captures, Given, together
 from placement.pipeline.documents.grouping_document import grouping_file
 from placement.pipeline.solution import Solution, solution_document
 from placement.pipeline.solve import solve
@@ -26,6 +29,8 @@ from placement_api.settings import Settings
 from placement_api.store.blobs import Blobs
 from placement_api.store.opening import open_files
 from placement_api.store.traces import open_input
+
+log = logging.getLogger("placement")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +69,7 @@ def compute(task: Task, listener: Listener) -> Answer:
 
 def _solve(task: Task, listener: Listener) -> Answer:
     request, blobs = task.request, _blobs(task)
-    given = open_input([Path(path) for path in task.traces], task.top_k)
+    given = _given(task)
     cluster = cluster_of(ClusterFile.model_validate(request["cluster"]), given.model.num_experts)
     options = Options(**request["options"])
     files: dict[str, str] = {}
@@ -104,6 +109,17 @@ def _solve(task: Task, listener: Listener) -> Answer:
     if request["report"]:
         files["report"] = blobs.put(report_html(solution, grouped=grouped).encode())
     return Answer(files=files, summary=_summary(solution, document))
+
+
+def _given(task: Task) -> Given | Captures:
+    """What a task solves: several traces are captures that weigh alike, unless they are grouped or parted otherwise."""
+    paths = [Path(path) for path in task.traces]
+    if task.request["group"] is not None or task.request["robust"] not in (None, CAPTURES):
+        return open_input(paths, task.top_k)
+    given, said = together([(path, open_input([path], task.top_k), None) for path in paths])
+    if said is not None:
+        log.info("%s", said)
+    return given
 
 
 def _blobs(task: Task) -> Blobs:

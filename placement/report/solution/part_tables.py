@@ -9,9 +9,10 @@ import numpy.typing as npt
 from rich.table import Table
 from rich.text import Text
 
+from placement.core.choices import CAPTURES
 from placement.errors import printable
 from placement.pipeline.solution import Solution
-from placement.report.drawing.numbers import number
+from placement.report.drawing.numbers import number, percent
 from placement.report.drawing.table import short, table_of
 
 Floats = npt.NDArray[np.float64]
@@ -76,24 +77,26 @@ def part_table(solution: Solution) -> PartTable | None:
         maps=maps,
         rows=rows,
         worst=[number(float(cost)) for cost in cost_WM.max(axis=0)],
-        mean=[number(float(cost)) for cost in cost_WM.mean(axis=0)],
+        mean=[number(float(cost)) for cost in figures.mean(cost_WM)],
         left_out=[printable(name) for name in figures.left_out],
         price=f"{'sends + ' if send_price else ''}{number(balance_price)} × rank imbalance",
     )
 
 
 def terminal_part_table(solution: Solution) -> Table | None:
-    """One row a part, one column a map: sends and imbalance; the map's worst part is bold. Only of a robust solve."""
+    """One row a part, one column a map: sends and imbalance; the map's worst part is bold. Only of captures, and of
+    a robust solve."""
     table = part_table(solution)
-    if table is None or solution.robust is None:
+    if solution.parts is None or table is None or (solution.robust is None and solution.parts.by != CAPTURES):
         return None
     title = f"\nsends and rank imbalance by {table.noun}, {table.shown} requests"
     shown = table_of(table.noun, *table.maps, title=title)
-    for name, _, figures in table.rows:
+    for w, (name, _, figures) in enumerate(table.rows):
         cells = [
             Text(f"{sends} {imbalance}", style="bold" if worst else "") for sends, _, imbalance, _, worst in figures
         ]
-        shown.add_row(Text(short(name, NAME_WIDTH)), *cells)
+        weight = f" {percent(solution.parts.weight_W[w])}" if solution.parts.weight_W else ""
+        shown.add_row(Text(f"{short(name, NAME_WIDTH)}{weight}"), *cells)
     shown.add_section()
     shown.add_row("worst cost", *table.worst)
     shown.add_row("mean cost", *table.mean)

@@ -9,11 +9,15 @@ import numpy as np
 
 from placement.cost.evaluation import Evaluation
 from placement.cost.transport import sends_are_fixed
+from placement.errors import printable
+from placement.pipeline.part_figures import PartFigures
 from placement.pipeline.solution import Solution
 from placement.report.drawing.numbers import change, number, percent
 from placement.report.solution.evidence_text import evidence_text
 
 REFERENCE = "eplb"
+UNEVEN = 1.1  # the worst part's cost over the mean, above which it is told
+LEAST_BROUGHT = 0.005  # of the imbalance, less of which is nothing
 
 
 def shown_part(solution: Solution) -> tuple[str, dict[str, Evaluation]]:
@@ -85,14 +89,44 @@ def _best_split(solution: Solution) -> str:
 
 def _worst_part(solution: Solution) -> str:
     figures = solution.parts
-    if solution.robust is None or figures is None:
+    if figures is None:
         return ""
+    if solution.robust is None:
+        return _uneven_parts(solution, figures)
     part, answers = figures.shown()
     names = (solution.result_name, solution.options.solver)
     worst, other = (max(figures.cost(answer[name]) for answer in answers) for name in names)
     return (
         f" The worst {figures.noun} costs {number(worst)} on {part} requests, with plain {names[1]} {number(other)} "
-        f"({change(worst, other)})."
+        f"({change(worst, other)}).{_least_worst(figures)}"
+    )
+
+
+def _least_worst(figures: PartFigures) -> str:
+    if figures.bound is None:
+        return ""
+    return f" No map's worst {figures.noun} costs less than {number(figures.bound)} on the training objective."
+
+
+def _uneven_parts(solution: Solution, figures: PartFigures) -> str:
+    """Where the worst part costs well more than the mean: how much, and what a map for every part would bring."""
+    part, answers = figures.shown()
+    answers_W = [answer[solution.result_name] for answer in answers]
+    cost_W = np.array([figures.cost(answer) for answer in answers_W])
+    w, mean = int(cost_W.argmax()), float(figures.mean(cost_W))
+    if not cost_W[w] > UNEVEN * mean:
+        return ""
+    imbalance = max(float(answer.rank_imbalance_L().mean()) for answer in answers_W)
+    balanced = solution.worst_if_balanced()
+    brings = (
+        f"could be {number(balanced)} instead of {number(imbalance)}: see placement robust"
+        if balanced < imbalance - LEAST_BROUGHT
+        else f"would not fall, at {number(imbalance)}"
+    )
+    return (
+        f" The worst {figures.noun}, {printable(figures.names[w])}, costs {number(float(cost_W[w]))} on {part} "
+        f"requests, {percent(float(cost_W[w]) / mean - 1)} over the mean of {number(mean)}. With a map that is "
+        f"balanced for every {figures.noun}, the highest rank imbalance {brings}."
     )
 
 

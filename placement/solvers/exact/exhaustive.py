@@ -47,11 +47,11 @@ class Exhaustive:
         if problem.home_U is not None:
             return HOMES_KNOWN
         units = _Units(problem)
-        num_ways = _num_ways(units.kind_X, units.size)
-        ways = max(num_ways, *(_num_ways(kind_R, units.slots) for kind_R in units.kind_XR))
+        to_units = num_ways(units.kind_X, units.size)
+        ways = max(to_units, *(num_ways(kind_R, units.slots) for kind_R in units.kind_XR))
         if ways > MOST_WAYS:
             return f"there are {ways} ways to share out {problem.num_experts} experts; {MOST_WAYS} are allowed"
-        if num_ways * problem.sets_UK.size > MOST_LOOKS:
+        if to_units * problem.sets_UK.size > MOST_LOOKS:
             return f"{len(problem.sets_UK)} distinct top-{problem.top_k} sets are too many for {ways} ways"
         if problem.options.max_node_imbalance is not None and len(units.fare_X) != problem.cluster.num_nodes:
             return "a cap on nodes needs the transport of nodes"
@@ -99,15 +99,16 @@ class _Units:
         self.speed_XR = cluster.speed_G().reshape(len(self.fare_X), -1)
         self.size, self.slots = problem.num_experts // len(self.fare_X), cluster.slots_per_gpu
         kinds = [(fare, *sorted(speed)) for fare, speed in zip(self.fare_X, self.speed_XR.tolist(), strict=True)]
-        self.kind_X = _numbered(kinds)
-        self.kind_XR = [_numbered(speed) for speed in self.speed_XR.tolist()]
+        self.kind_X = numbered(kinds)
+        self.kind_XR = [numbered(speed) for speed in self.speed_XR.tolist()]
 
 
-def _numbered(kinds: Sequence[object]) -> tuple[int, ...]:
+def numbered(kinds: Sequence[object]) -> tuple[int, ...]:
+    """A number for each kind, the same for those alike."""
     return tuple(kinds.index(kind) for kind in kinds)
 
 
-def _num_ways(kinds: tuple[int, ...], size: int) -> int:
+def num_ways(kinds: tuple[int, ...], size: int) -> int:
     """How many rows `all_ways` has."""
     same = prod(factorial(kinds.count(kind)) for kind in set(kinds))
     return int(factorial(len(kinds) * size) // (factorial(size) ** len(kinds) * same))

@@ -12,6 +12,7 @@ from placement.cost.sets import distinct_sets
 from placement.solvers.problem import LayerProblem
 
 SCALE = 1 << 24
+MOST_ROWS, NEAR = 64, 0.005  # rows of parts that have one each, and how far their shares may be from the weights
 
 
 class Mixtures:
@@ -50,11 +51,19 @@ class Mixtures:
         )
 
     def _load_BE(self, weight_W: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        if not self.whole.options.sends_count:  # balance alone looks at one row
-            return np.asarray(weight_W @ np.stack([part.load_E for part in self.parts]))[None]
-        rows_W = _in_proportion(weight_W, len(self.whole.load_BE))
+        most = max(len(part.load_BE) for part in self.parts)
+        rows_W = _in_proportion(weight_W, most) if most > 1 else _fewest_rows(weight_W)
         rows = [part.load_BE[np.arange(n) % len(part.load_BE)] for n, part in zip(rows_W, self.parts, strict=True)]
         return np.concatenate([self.whole.load_BE[:1], *rows])
+
+
+def _fewest_rows(weight_W: npt.NDArray[np.float64]) -> list[int]:
+    """How often each part's only row is taken, so that the weights are met nearly."""
+    for total in range(len(weight_W), MOST_ROWS):
+        rows_W = _in_proportion(weight_W, total)
+        if np.abs(np.array(rows_W) / total - weight_W).max() <= NEAR:
+            return rows_W
+    return _in_proportion(weight_W, MOST_ROWS)
 
 
 def _in_proportion(weight_W: npt.NDArray[np.float64], total: int) -> list[int]:
