@@ -13,6 +13,7 @@ from placement.solvers.problem import LayerProblem
 
 MOST_WAYS = 100_000  # to share out experts to ranks, that are gone through
 MOST_MAPS = 500  # that may be best
+MOVES_FOR_PARTS = 4 * MOVES  # one search for all parts
 CHUNK = 1 << 14  # ways in memory at once
 
 Row = npt.NDArray[np.int32]
@@ -33,7 +34,7 @@ def maps_for_parts(parts: Sequence[LayerProblem]) -> tuple[list[Row], bool]:
         if len(best) <= MOST_MAPS:
             return [np.argsort(ways_VE[v], kind="stable").astype(np.int32) for v in best], True
     load_WE = np.stack([part.load_E for part in parts])
-    moves = whole.options.work_limit or MOVES
+    moves = whole.options.work_limit or MOVES_FOR_PARTS
     return [even_row(load_WE, whole.cluster, power=WORST, moves=moves, seed=whole.seed)], False
 
 
