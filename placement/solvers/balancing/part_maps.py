@@ -13,7 +13,7 @@ from placement.solvers.problem import LayerProblem
 
 MOST_WAYS = 100_000  # to share out experts to ranks, that are gone through
 MOST_MAPS = 500  # that may be best
-MOVES_FOR_PARTS = 4 * MOVES  # one search for all parts
+MOVES_FOR_PARTS = 10 * MOVES  # one search for all parts
 CHUNK = 1 << 14  # ways in memory at once
 
 Row = npt.NDArray[np.int32]
