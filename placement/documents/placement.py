@@ -20,11 +20,10 @@ from placement.core.placement import Placement
 from placement.core.shape import Shape
 from placement.core.topology import EVEN
 from placement.documents.document import Document
+from placement.documents.figure_parts import EvaluationPart, EvidencePart
 from placement.documents.parts import (
     ClassesPart,
     ClusterPart,
-    EvaluationPart,
-    EvidencePart,
     LayerPart,
     MigrationPart,
     ModelPart,

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from placement.core.placement import Placement
 from placement.documents.document import Document, DocumentPart
-from placement.documents.parts import ModelPart, ProvenancePart, SummaryPart
+from placement.documents.figure_parts import SummaryPart
+from placement.documents.parts import ModelPart, ProvenancePart
 from placement.errors import InputError, OptionError
 from placement.grouping.router import Router
 from placement.traces.trace import Trace

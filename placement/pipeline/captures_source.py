@@ -114,6 +114,9 @@ class CapturesSide(Side):
     def of(self, parts: Parts, part: int) -> Side | None:
         return self.sides[part]
 
+    def profile_QLE(self, executor: Executor) -> None:
+        """Several captures are no sample of one kind of traffic."""
+
 
 def _mean(answers: Sequence[Evaluation], weight_W: Sequence[float]) -> Evaluation:
     """What a map costs on the mixture of the captures: as many tokens as all have, shared by weight."""

@@ -15,6 +15,7 @@ from placement.pipeline.learning_curve import Doubling, doubling
 from placement.pipeline.run import BASELINES, Run
 from placement.pipeline.source import Side
 from placement.solvers.options import Options
+from placement.workload.mixed import MixedWorkload
 from placement.workload.workload import Workload
 
 CURVE_SOLVERS = ("auto", "anneal")
@@ -80,7 +81,7 @@ def drawn_imbalance(
 
 def evidence_of(
     run: Run,
-    workload: Workload,
+    workload: Workload | MixedWorkload,
     held_out: Side | None,
     maps: Mapping[str, Placement],
     answers: Mapping[str, Evaluation],
@@ -90,7 +91,7 @@ def evidence_of(
 ) -> Evidence:
     """What the map `name` rests on.
 
-    No curve is drawn of a robust map, within a limit of moves, nor within a time limit, which is for the map.
+    No curve is drawn of several captures, of a robust map, within a limit of moves, nor within a time limit.
 
     Args:
         workload: The training requests.
@@ -98,6 +99,10 @@ def evidence_of(
         maps: Maps by name, `linear` and `eplb` among them.
         answers: What they cost on the held-out requests.
     """
+    if isinstance(workload, MixedWorkload):
+        known = [(part.profile_key_Q.tolist(), part.profile_requests) for part in workload.parts]
+        named = len({key for keys, _ in known for key in keys}) if all(keys for keys, _ in known) else None
+        return Evidence(requests=named, all_profiled=all(len(keys) < most for keys, most in known))
     requests = len(workload.profile_key_Q)
     curved = name in CURVE_SOLVERS and options.time_limit_s is None and not options.moves_limited
     evidence = Evidence(
