@@ -34,7 +34,7 @@ Row = npt.NDArray[np.int32]
 Run = Callable[[Row, float, float, float, int, np.uint64], None]  # row (in place), price, hot, cold, moves, seed
 Kernel = Callable[[Row, Incidence, Costs, float, float, int, np.uint64], float]
 
-MOVES, REPLICA_MOVES = 450_000, 1_000_000
+MOVES, REPLICA_MOVES = 450_000, 600_000
 MOVES_OF_EXPERT = 2000, 7000  # fewest and most moves for each expert, where none has a copy
 UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
 SETS_OF_MANY_NODES, MOVES_ON_MANY_NODES, SINGLE_MOVES_ON_MANY_NODES = 2048, 100_000, 60_000
