@@ -102,8 +102,11 @@ class Adam(NamedTuple):
 
 
 @inlined_kernel
-def ascended(adam: Adam, u: int, f: int, value: float, gradient: float, stride: float) -> float:
+def ascended(
+    first_UF: Floats, second_UF: Floats, memory: Memory, u: int, f: int, value: float, gradient: float, stride: float
+) -> float:
     """As `Adam.ascend`, of one entry, for compiled code."""
-    adam.first[u, f] += adam.memory.gradients * (gradient - adam.first[u, f])
-    adam.second[u, f] += adam.memory.squares * (gradient * gradient - adam.second[u, f])
-    return float(value + stride * adam.first[u, f] / (np.sqrt(adam.second[u, f]) + ADAM_TINY))
+    first = first_UF[u, f] + memory.gradients * (gradient - first_UF[u, f])
+    second = second_UF[u, f] + memory.squares * (gradient * gradient - second_UF[u, f])
+    first_UF[u, f], second_UF[u, f] = first, second
+    return float(value + stride * first / (np.sqrt(second) + ADAM_TINY))

@@ -194,9 +194,12 @@ def ascend_batches(
 
     Returns what `ascend_sets` does, of those before: the sum is not above the exact one.
     """
+    # numba counts references to each array that a loop takes from a tuple
     cell_UF, weight_U, least_F = side.cell_UF, side.weight_U, side.splits.least_F
-    num_features, entries, whole = cell_UF.shape[1], steps.subset_Q.shape[0], steps.rows - 1
-    subsets, num_links = 1 << steps.elements, steps.link_O3.shape[0] + 1
+    link_O3, block_O3, subset_Q, copies_Q, cost_Q, share_Q, term_T3 = steps[:7]
+    first_UF, second_UF, memory = adam
+    num_features, entries, whole = cell_UF.shape[1], subset_Q.shape[0], steps.rows - 1
+    subsets, num_links = 1 << steps.elements, link_O3.shape[0] + 1
     theta_FL, seen_FL = np.zeros((num_features, LANES), Single), np.zeros((num_features, LANES), Single)
     link_KL, seen_KL = np.zeros((num_links, LANES), Single), np.zeros((num_links, LANES), Single)
     cost_SL, seen_SL = np.zeros((subsets, LANES), Single), np.zeros((subsets, LANES), Single)
@@ -213,20 +216,20 @@ def ascend_batches(
             for f in range(num_features):
                 theta_FL[f, lane] = theta_UF[start + lane, f]
         for o in range(num_links - 1):
-            k, before, f = steps.link_O3[o]
+            k, before, f = link_O3[o, 0], link_O3[o, 1], link_O3[o, 2]
             for lane in range(lanes):
                 link_KL[k, lane] = link_KL[before, lane] + theta_FL[f, lane]
         for o in range(subsets - 1):
-            s, rest, k = steps.block_O3[o]
+            s, rest, k = block_O3[o, 0], block_O3[o, 1], block_O3[o, 2]
             for lane in range(lanes):
                 cost_SL[s, lane] = cost_SL[rest, lane] + link_KL[k, lane]
         for q in range(entries):
-            s, copies, cost = steps.subset_Q[q], steps.copies_Q[q], steps.cost_Q[q]
+            s, copies, cost = subset_Q[q], copies_Q[q], cost_Q[q]
             for lane in range(lanes):
                 least_RL[q, lane] = cost + copies * cost_SL[s, lane]
         least_RL[entries + 1 :] = np.inf
-        for t in range(steps.term_T3.shape[0]):
-            r, one, other = steps.term_T3[t]
+        for t in range(term_T3.shape[0]):
+            r, one, other = term_T3[t, 0], term_T3[t, 1], term_T3[t, 2]
             for lane in range(lanes):
                 together = least_RL[one, lane] + least_RL[other, lane]
                 least_RL[r, lane] = together if together < least_RL[r, lane] else least_RL[r, lane]
@@ -240,7 +243,7 @@ def ascend_batches(
         if stride == 0.0:
             continue
         for q in range(entries):
-            share = steps.share_Q[q]
+            share = share_Q[q]
             for lane in range(lanes):
                 power = (least_RL[whole, lane] * share - least_RL[q, lane]) * bits
                 power = power if power < MOST_EXPONENT else MOST_EXPONENT
@@ -256,16 +259,16 @@ def ascend_batches(
                 sum_RL[q, lane] *= scale_L[lane]
         sum_RL[entries:] = Single(0.0)
         sum_RL[entries] = Single(1.0)
-        for t in range(steps.term_T3.shape[0]):
-            r, one, other = steps.term_T3[t]
+        for t in range(term_T3.shape[0]):
+            r, one, other = term_T3[t, 0], term_T3[t, 1], term_T3[t, 2]
             for lane in range(lanes):
                 together = sum_RL[r, lane] + sum_RL[one, lane] * sum_RL[other, lane]
                 sum_RL[r, lane] = together if together < MOST_WEIGHT else MOST_WEIGHT
         seen_RL[:] = Single(0.0)
         for lane in range(lanes):
             seen_RL[whole, lane] = Single(1.0) / max(sum_RL[whole, lane], Single(1e-30))
-        for t in range(steps.term_T3.shape[0] - 1, -1, -1):
-            r, one, other = steps.term_T3[t]
+        for t in range(term_T3.shape[0] - 1, -1, -1):
+            r, one, other = term_T3[t, 0], term_T3[t, 1], term_T3[t, 2]
             for lane in range(lanes):
                 seen_RL[one, lane] += seen_RL[r, lane] * sum_RL[other, lane]
             for lane in range(lanes):
@@ -273,19 +276,19 @@ def ascend_batches(
                 seen_RL[other, lane] = together if together < MOST_WEIGHT else MOST_WEIGHT
         seen_SL[:] = Single(0.0)
         for q in range(entries):
-            s, copies = steps.subset_Q[q], steps.copies_Q[q]
+            s, copies = subset_Q[q], copies_Q[q]
             for lane in range(lanes):
                 seen_SL[s, lane] += copies * seen_RL[q, lane] * sum_RL[q, lane]
         seen_KL[:] = Single(0.0)
         for o in range(subsets - 2, -1, -1):
-            s, rest, k = steps.block_O3[o]
+            s, rest, k = block_O3[o, 0], block_O3[o, 1], block_O3[o, 2]
             for lane in range(lanes):
                 seen_SL[rest, lane] += seen_SL[s, lane]
             for lane in range(lanes):
                 seen_KL[k, lane] += seen_SL[s, lane]
         seen_FL[:] = Single(0.0)
         for o in range(num_links - 2, -1, -1):
-            k, before, f = steps.link_O3[o]
+            k, before, f = link_O3[o, 0], link_O3[o, 1], link_O3[o, 2]
             for lane in range(lanes):
                 seen_KL[before, lane] += seen_KL[k, lane]
             for lane in range(lanes):
@@ -295,5 +298,7 @@ def ascend_batches(
             for f in range(num_features):
                 seen = np.float64(seen_FL[f, lane])
                 gradient = seen - shared_V[cell_UF[u, f]] if seen < MOST_SEEN else 0.0
-                theta_UF[u, f] = max(ascended(adam, u, f, theta_UF[u, f], gradient, stride), least_F[f])
+                theta_UF[u, f] = max(
+                    ascended(first_UF, second_UF, memory, u, f, theta_UF[u, f], gradient, stride), least_F[f]
+                )
     return total, magnitude

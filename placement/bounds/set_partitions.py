@@ -180,27 +180,29 @@ def _splits(parts_PJ: Masks, cost_P: Floats, masks: list[int], elements: int, le
 @kernel
 def add_rewards(side: SetSide, theta_UF: Floats, reward_V: Floats) -> None:
     """Add weight * theta at the cell of every feature: what the shared side earns for it."""
-    for u in range(side.cell_UF.shape[0]):
-        for f in range(side.cell_UF.shape[1]):
-            reward_V[side.cell_UF[u, f]] += side.weight_U[u] * theta_UF[u, f]
+    cell_UF, weight_U = side.cell_UF, side.weight_U  # numba counts references to what a loop takes from a tuple
+    for u in range(cell_UF.shape[0]):
+        for f in range(cell_UF.shape[1]):
+            reward_V[cell_UF[u, f]] += weight_U[u] * theta_UF[u, f]
 
 
 @inlined_kernel
 def _price_splits(splits: Splits, theta_F: Floats, cost_S: Floats, cost_P: Floats) -> float:
     """Write what the subsets and the splits of a set cost; returns the least."""
-    num_parts, most_blocks = splits.parts_PJ.shape
-    subsets = splits.ptr_S.shape[0] - 1
+    parts_PJ, split_P, ptr_S, feature_D = splits.parts_PJ, splits.cost_P, splits.ptr_S, splits.feature_D
+    num_parts, most_blocks = parts_PJ.shape
+    subsets = ptr_S.shape[0] - 1
     for s in range(1, subsets):
         cost = 0.0
-        for d in range(splits.ptr_S[s], splits.ptr_S[s + 1]):
-            cost += theta_F[splits.feature_D[d]]
+        for d in range(ptr_S[s], ptr_S[s + 1]):
+            cost += theta_F[feature_D[d]]
         for copies in range(splits.most_copies):
             cost_S[copies * subsets + s] = (copies + 1) * cost
     least = np.inf
     for p in range(num_parts):
-        cost = splits.cost_P[p]
+        cost = split_P[p]
         for j in range(most_blocks):
-            cost += cost_S[splits.parts_PJ[p, j]]
+            cost += cost_S[parts_PJ[p, j]]
         cost_P[p] = cost
         least = min(least, cost)
     return float(least)
@@ -228,18 +230,20 @@ def ascend_sets(
     shared_V   float64 [V], what the shared side has of each feature, with which the sets should agree
     smoothing  temperature of the softmax over splits, in nodes
     """
-    splits = side.splits
-    num_parts, most_blocks = splits.parts_PJ.shape
-    num_features = side.cell_UF.shape[1]
-    subsets = splits.ptr_S.shape[0] - 1
+    splits, cell_UF, weight_U = side.splits, side.cell_UF, side.weight_U
+    parts_PJ, ptr_S, feature_D, least_F = splits.parts_PJ, splits.ptr_S, splits.feature_D, splits.least_F
+    first_UF, second_UF, memory = adam
+    num_parts, most_blocks = parts_PJ.shape
+    num_features = cell_UF.shape[1]
+    subsets = ptr_S.shape[0] - 1
     entries = subsets * splits.most_copies
     cost_S, seen_S, cost_P = np.zeros(entries), np.zeros(entries), np.empty(num_parts)
     seen_F = np.empty(num_features)
     total, magnitude = 0.0, 0.0
-    for u in range(side.cell_UF.shape[0]):
+    for u in range(cell_UF.shape[0]):
         least = _price_splits(splits, theta_UF[u], cost_S, cost_P)
-        total += side.weight_U[u] * least
-        magnitude += side.weight_U[u] * (splits.most_copies * np.abs(theta_UF[u]).sum() + most_blocks)
+        total += weight_U[u] * least
+        magnitude += weight_U[u] * (splits.most_copies * np.abs(theta_UF[u]).sum() + most_blocks)
         seen_S[:] = 0.0
         norm = 0.0
         for p in range(num_parts):
@@ -247,16 +251,18 @@ def ascend_sets(
                 chance = np.exp((least - cost_P[p]) / smoothing)
                 norm += chance
                 for j in range(most_blocks):
-                    seen_S[splits.parts_PJ[p, j]] += chance
+                    seen_S[parts_PJ[p, j]] += chance
         seen_F[:] = 0.0
         for s in range(1, subsets):
             seen = 0.0
             for copies in range(splits.most_copies):
                 seen += (copies + 1) * seen_S[copies * subsets + s]
             if seen > 0.0:
-                for d in range(splits.ptr_S[s], splits.ptr_S[s + 1]):
-                    seen_F[splits.feature_D[d]] += seen
+                for d in range(ptr_S[s], ptr_S[s + 1]):
+                    seen_F[feature_D[d]] += seen
         for f in range(num_features):
-            gradient = seen_F[f] / norm - shared_V[side.cell_UF[u, f]]
-            theta_UF[u, f] = max(ascended(adam, u, f, theta_UF[u, f], gradient, stride), splits.least_F[f])
+            gradient = seen_F[f] / norm - shared_V[cell_UF[u, f]]
+            theta_UF[u, f] = max(
+                ascended(first_UF, second_UF, memory, u, f, theta_UF[u, f], gradient, stride), least_F[f]
+            )
     return total, magnitude

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from placement.bounds.spectral_bound import QUICK_EXPERTS
 from placement.core.cluster import Cluster
 from placement.core.model import Model
 from placement.core.placement import Placement
@@ -31,6 +32,7 @@ from placement.workload.mixed import MixedWorkload
 from placement.workload.workload import Workload
 
 T = TypeVar("T")
+BOUNDED_LAYERS = 16  # of a model of more than QUICK_EXPERTS
 
 
 def solve_workload(
@@ -81,6 +83,13 @@ def _objective(solved: tuple[dict[str, Row], Answer]) -> float:
     return solved[1].points[-1].score.objective
 
 
+def is_bounded(layer: int, model: Model) -> bool:
+    """Whether the quick bound is computed: of many experts, whose bound costs more than the search, on some layers."""
+    if model.num_experts <= QUICK_EXPERTS or model.num_layers <= BOUNDED_LAYERS:
+        return True
+    return layer in {i * model.num_layers // BOUNDED_LAYERS for i in range(BOUNDED_LAYERS)}
+
+
 def _solve_one(
     problem_of: Callable[[int], LayerProblem],
     model: Model,
@@ -95,6 +104,8 @@ def _solve_one(
     problem = problem_of(layer)
     given = () if starts is None else (starts.phy2log_LP[layer],)
     problem = replace(problem, deadline=end_of(seconds), starts=given)
+    if problem.options.bound == "quick" and not is_bounded(layer, model):
+        problem = replace(problem, options=replace(problem.options, bound="none"))
     rows = {name: get_solver(name).solve_layer(problem).phy2log_P for name in baselines}
     now = None
     if current is not None:

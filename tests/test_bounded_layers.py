@@ -1,0 +1,40 @@
+"""Of models with many experts, the quick bound is computed on some layers, and the summary says on how many."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from placement import open_trace, solve
+from placement.core.cluster import Cluster
+from placement.core.model import Model
+from placement.pipeline.solve_layers import BOUNDED_LAYERS, is_bounded
+from placement.report.solution.summary import proof
+from placement.solvers.options import Options
+
+
+@pytest.mark.parametrize("experts", [64, 65])
+@pytest.mark.parametrize("layers", [1, BOUNDED_LAYERS, BOUNDED_LAYERS + 1, 58])
+def test_layers_that_are_bounded(experts: int, layers: int) -> None:
+    """Few experts or few layers: all; else as many as are said, spread evenly, from the first."""
+    model = Model(name="m", layer_ids=tuple(range(layers)), num_experts=experts, top_k=2)
+    bounded = [layer for layer in range(layers) if is_bounded(layer, model)]
+    if experts <= 64 or layers <= BOUNDED_LAYERS:
+        assert bounded == list(range(layers))
+        return
+    assert len(bounded) == BOUNDED_LAYERS and bounded[0] == 0
+    steps = {after - before for before, after in pairwise(bounded)}
+    assert max(steps) - min(steps) <= 1
+
+
+def test_tight_bounds_every_layer(tmp_path: Path, write_trace: Any) -> None:
+    """The quick bound leaves layers without a gap, which the tight one does not."""
+    trace = open_trace(write_trace(tmp_path / "t", tokens=60, num_layers=18, num_experts=66).folder)
+    cluster = Cluster.fit(66, num_nodes=2, gpus_per_node=1)
+    for bound, number in (("quick", BOUNDED_LAYERS), ("tight", 18)):
+        solution = solve(trace, cluster, Options(work_limit=100, bound=bound), workers=1)
+        assert sum(layer.gap is not None for layer in solution.layers) == number
+        assert ("on the 16 of 18 layers bounded" in proof(solution)) == (bound == "quick")
