@@ -98,7 +98,8 @@ def test_growth_moves_what_it_must(folder: Path, tmp_path: Path, run_cli: Any) -
         if most == 12:
             assert moves == [6, 6]
             assert "fewest-copies" in document["evaluation"]["train"]
-    assert found == sorted(found, reverse=True)
+    assert found[1] <= found[0]
+    assert found[2] <= 1.01 * found[1]  # without a limit another search is made
     each = change(run_cli, folder, SIX, output, four, "--max-moves", "7/layer")
     assert max(each["migration"]["moves_by_layer"]) <= 7
 

@@ -18,10 +18,10 @@ from placement.bounds.layer_bound import sends_bound
 from placement.bounds.set_sizes import by_size, set_sizes
 from placement.cost.step_time import balance_in_sends
 from placement.cost.transports import TRANSPORTS
-from placement.pipeline.mixtures import Mixtures
 from placement.solvers import get_solver
 from placement.solvers.annealing.anneal_common import incidence
 from placement.solvers.layer_problems import layer_problem
+from placement.solvers.mixtures import Mixtures
 from placement.testing.problems import brute_force, make_problem, random_problem
 
 ONE_COPY = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2)

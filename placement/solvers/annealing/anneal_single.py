@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from placement.cost.covers import COUNT_0
 from placement.solvers.annealing.anneal_common import (
     CAP_PRICE,
     LEAST_GAIN,
@@ -167,7 +168,7 @@ def single_kernel(
         r, s = p // costs.slots_per_gpu, q // costs.slots_per_gpu
         if r == s:
             continue
-        u, v = phy2log_P[p], phy2log_P[q]
+        u, v = int(np.int64(phy2log_P[p])), int(np.int64(phy2log_P[q]))  # the types that the other search has
         i, j = unit_E[u], unit_E[v]
         # what moving slots costs more
         gain = costs.stay_GE[r, u] + costs.stay_GE[s, v] - costs.stay_GE[r, v] - costs.stay_GE[s, u]
@@ -177,10 +178,10 @@ def single_kernel(
             if gain - relief_G[r] - relief_G[s] - penalty > threshold:  # no balance that the swap may bring would do
                 continue
         # imbalance after the swap, under few bootstraps first
-        few = 0
+        few = COUNT_0
         if num_boots > FEW_BOOTS:
-            few = FEW_BOOTS
-            peaks_after(u, v, r, s, 0, few, load_GB, highest, costs, peak_B)
+            few = COUNT_0 + FEW_BOOTS
+            peaks_after(u, v, r, s, COUNT_0, few, load_GB, highest, costs, peak_B)
             rise = rise_of_few(peak_B, highest.first_B) * costs.price / num_boots
             if gain + rise - rest_G[r] - rest_G[s] - above > threshold:  # whatever the others bring
                 continue
