@@ -81,7 +81,7 @@ def test_another_host_takes_over_from_one_that_died_and_from_one_that_hangs(
             began = time.monotonic()
             wait_until(lambda: not {"dies", "hangs"} & set(books.hosts().values()))
             assert time.monotonic() - began < LEASE_S + 2 * BEAT_S + SLACK_S
-            wait_until(lambda: max(books.attempts()[job] for job in left) > 1)
+            wait_until(lambda: max(books.attempts()[job] for job in left) > 1, seconds=180)
             os.kill(hosts["hangs"].pid, signal.SIGCONT)
             wait_until(lambda: set(books.states()) == {"done"}, seconds=300)
             assert books.endings() == {job: ["done"] for job in jobs}
