@@ -27,8 +27,8 @@ LANES = 64
 LEAST_SMOOTHING = 0.02  # with less smoothing, too many weights leave the range of floats
 ROUNDING = float(np.finfo(np.float32).eps)  # twice the error of an addition, relative to all that is added up
 Single = np.float32
-MOST_EXPONENT, LEAST_EXPONENT = np.float32(126.0), np.float32(-125.0)  # of 2; what weighs less counts for nothing
-NO_EXPONENT = np.float32(-127.0)  # whose bits are those of 0
+# of 2; what weighs less counts for nothing, with bits that are those of 0
+MOST_EXPONENT, LEAST_EXPONENT, NO_EXPONENT = np.float32(126.0), np.float32(-125.0), np.float32(-127.0)
 MOST_WEIGHT = np.float32(2.0**126)
 MOST_SEEN = 64.0  # no block is in more nodes; more is an overflow
 BITS_OF_E = np.float32(1.44269504)
@@ -194,7 +194,6 @@ def ascend_batches(
 
     Returns what `ascend_sets` does, of those before: the sum is not above the exact one.
     """
-    # numba counts references to each array that a loop takes from a tuple
     cell_UF, weight_U, least_F = side.cell_UF, side.weight_U, side.splits.least_F
     link_O3, block_O3, subset_Q, copies_Q, cost_Q, share_Q, term_T3 = steps[:7]
     first_UF, second_UF, memory = adam
@@ -206,9 +205,8 @@ def ascend_batches(
     least_RL, sum_RL = np.zeros((steps.rows, LANES), Single), np.zeros((steps.rows, LANES), Single)
     seen_RL, bits_L = np.zeros((steps.rows, LANES), Single), np.zeros(LANES, np.int32)
     scale_L = bits_L.view(Single)
-    bits = BITS_OF_E / Single(max(smoothing, LEAST_SMOOTHING))
+    bits, rounded = BITS_OF_E / Single(max(smoothing, LEAST_SMOOTHING)), ROUNDING * (num_features + steps.elements)
     lanes = theta_FL.shape[1]  # not a constant for the compiler, which would unroll the loops
-    rounded = ROUNDING * (num_features + steps.elements)
     total, magnitude = 0.0, 0.0
     for start in range(0, cell_UF.shape[0], LANES):
         count = min(LANES, cell_UF.shape[0] - start)
@@ -243,9 +241,8 @@ def ascend_batches(
         if stride == 0.0:
             continue
         for q in range(entries):
-            share = share_Q[q]
             for lane in range(lanes):
-                power = (least_RL[whole, lane] * share - least_RL[q, lane]) * bits
+                power = (least_RL[whole, lane] * share_Q[q] - least_RL[q, lane]) * bits
                 power = power if power < MOST_EXPONENT else MOST_EXPONENT
                 power = power if power > LEAST_EXPONENT else NO_EXPONENT
                 below = np.floor(power)
@@ -297,8 +294,7 @@ def ascend_batches(
             u = start + lane
             for f in range(num_features):
                 seen = np.float64(seen_FL[f, lane])
-                gradient = seen - shared_V[cell_UF[u, f]] if seen < MOST_SEEN else 0.0
-                theta_UF[u, f] = max(
-                    ascended(first_UF, second_UF, memory, u, f, theta_UF[u, f], gradient, stride), least_F[f]
-                )
+                slope = seen - shared_V[cell_UF[u, f]] if seen < MOST_SEEN else 0.0
+                moved = ascended(first_UF, second_UF, memory, u, f, theta_UF[u, f], slope, stride)
+                theta_UF[u, f] = max(moved, least_F[f])
     return total, magnitude
