@@ -37,4 +37,4 @@ def test_tight_bounds_every_layer(tmp_path: Path, write_trace: Any) -> None:
     for bound, number in (("quick", BOUNDED_LAYERS), ("tight", 18)):
         solution = solve(trace, cluster, Options(work_limit=100, bound=bound), workers=1)
         assert sum(layer.gap is not None for layer in solution.layers) == number
-        assert ("on the 16 of 18 layers bounded" in proof(solution)) == (bound == "quick")
+        assert (f"on the {BOUNDED_LAYERS} of 18 layers bounded" in proof(solution)) == (bound == "quick")

@@ -26,10 +26,12 @@ from placement.bounds.set_partitions import (
     node_splits,
 )
 from placement.bounds.set_sizes import by_size
+from placement.bounds.spectral_bound import QUICK_EXPERTS
 
 Floats = npt.NDArray[np.float64]
 
 MOST_CELLS = 4_000_000  # sets * splits that one iteration looks at one by one
+MOST_SPLITS = 100  # of a set, of more than QUICK_EXPERTS elements, that are looked at one by one
 MOST_TOP_K = 8  # 4140 partitions; 9, or 8 and a home, have 21,147 (11,051 over 4 nodes)
 
 
@@ -153,10 +155,10 @@ class SetMultipliers:
         self.side = SetSide(cell_UF, weight_U[order_U], splits)
         self.size_D = [kind.shape[1] for kind in cells]  # features of each kind
         self.cost_C, self.count_CD = even_splits(top_k, num_nodes, slots_per_node, hosts=hosts, home=home)
-        looks = len(cell_UF) * len(splits.parts_PJ)
-        self.dear = many or looks > MOST_CELLS
+        self.dear = len(cell_UF) * len(splits.parts_PJ) > MOST_CELLS
         self.steps = None
-        if self.dear and self.exact:
+        many = many or (num_elements > QUICK_EXPERTS and len(splits.parts_PJ) > MOST_SPLITS)
+        if self.exact and (many or self.dear):
             self.steps = recursion(top_k + home, num_nodes, slots_per_node, home=home, hosts=hosts)
         self.free = float(weight_U.sum()) if home else 0.0  # the home's own block costs nothing
         self.adam = Adam.like(np.zeros(cell_UF.shape), memory)

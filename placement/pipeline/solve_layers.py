@@ -32,7 +32,7 @@ from placement.workload.mixed import MixedWorkload
 from placement.workload.workload import Workload
 
 T = TypeVar("T")
-BOUNDED_LAYERS = 16  # of a model of more than QUICK_EXPERTS
+BOUNDED_LAYERS = 8  # of a model of more than QUICK_EXPERTS
 
 
 def solve_workload(

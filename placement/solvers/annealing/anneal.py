@@ -35,11 +35,11 @@ Run = Callable[[Row, float, float, float, int, np.uint64], None]  # row (in plac
 Kernel = Callable[[Row, Incidence, Costs, float, float, int, np.uint64], float]
 
 MOVES, REPLICA_MOVES = 450_000, 600_000
-MOVES_OF_EXPERT = 2000, 7000  # fewest and most moves for each expert, where none has a copy
+MOVES_OF_EXPERT = 1750, 7000  # fewest and most moves for each expert, where none has a copy
 UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
 SETS_OF_MANY_NODES, MOVES_ON_MANY_NODES, SINGLE_MOVES_ON_MANY_NODES = 2048, 100_000, 60_000
 CHANCE_WORK = 400_000_000  # factors of a product that a search may multiply where copies are chosen by chance
-HOT_SETS, HOT_LOADS = 8192, 24
+HOT_SETS, HOT_SETS_OF_COPIES, HOT_LOADS = 8192, 4096, 24
 SEGMENTS = 4  # a search looks at its deadline between these parts
 
 
@@ -61,7 +61,9 @@ SINGLE = Schedule(hot=0.06, cold=0.003)
 HOT, COLD = Schedule(hot=0.06, cold=0.02), Schedule(hot=0.02, cold=0.003)  # SINGLE, in two parts
 HOT_SHARE = 1 / 3  # share of the moves that are hot
 QUENCH = Schedule(hot=0.02, cold=0.003)
-COPIES = Schedule(hot=0.04, cold=0.004, prices=(0.5, 0.7, 1, 1))
+COPIES_HOT = Schedule(hot=0.04, cold=0.0225, prices=(0.5,))
+COPIES = Schedule(hot=0.0225, cold=0.004, prices=(0.7, 1, 1))
+HOT_SHARE_OF_COPIES = 0.4  # most hot moves are accepted, and an accepted move is dear
 COPIES_FOR_BALANCE = Schedule(hot=0.005, cold=0.0005, prices=(1, 1, 1, 1))  # for objectives without sends
 COPIES_ON_MANY_NODES = Schedule(hot=0.006, cold=0.002, prices=(0.6, 0.8, 1))
 
@@ -120,7 +122,7 @@ class _Search:
             *problem.starts,
         ]
         hot_moves, quench_moves = int(HOT_SHARE * moves), moves // 10
-        rough = self._run(_rough(problem))
+        rough = self._run(_rough(problem, HOT_SETS))
         best = self._quench(rough, starts, quench_moves, QUENCH)
         hot = self._anneal(rough, best, hot_moves, HOT)
         return self.better(best, self._anneal(self._run(problem), hot, moves - hot_moves - quench_moves, COLD))
@@ -155,8 +157,13 @@ class _Search:
             schedule = COPIES_ON_MANY_NODES
         elif problem.send_price <= 0:
             schedule, starts = COPIES_FOR_BALANCE, [*starts, Eplb().solve_layer(problem).phy2log_P]
-        best = reduce(self.better, starts)
-        return self.better(best, self._anneal(run, best, moves, schedule))
+        best = row = reduce(self.better, starts)
+        if schedule is COPIES:
+            rough = _rough(problem, HOT_SETS_OF_COPIES)
+            hot_run = _run(anneal_copies, incidence(rough, experts), costs_of(rough, experts))
+            hot_moves = int(HOT_SHARE_OF_COPIES * moves)
+            row, moves = self._anneal(hot_run, best, hot_moves, COPIES_HOT), moves - hot_moves
+        return self.better(best, self._anneal(run, row, moves, schedule))
 
     def _by_chance(self, start: Row) -> Row:
         """From a map that is good if copies are chosen well to one that is good if they are chosen by chance."""
@@ -200,10 +207,10 @@ def search_of(problem: LayerProblem) -> Kernel:
     return anneal_copies if problem.num_redundant else anneal_single
 
 
-def _rough(problem: LayerProblem) -> LayerProblem:
+def _rough(problem: LayerProblem, most_sets: int) -> LayerProblem:
     """Fewer sets and bootstraps for the hot part of a search: what they blur is less than what its temperature does."""
     pick_B = _evenly(len(problem.load_BE), HOT_LOADS)  # row 0, the exact load, is among the rows
-    few = _with_sets(problem, _evenly(len(problem.sets_UK), HOT_SETS))
+    few = _with_sets(problem, _evenly(len(problem.sets_UK), most_sets))
     return replace(few, load_BE=problem.load_BE[pick_B])
 
 
