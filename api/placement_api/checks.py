@@ -12,10 +12,12 @@ from typing import Any
 
 from placement.core.choices import CAPTURES
 from placement.core.cluster import Cluster
+from placement.core.model import Model
 from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.transports import TRANSPORTS
 from placement.documents.cluster_yaml import ClusterFile, cluster_of
 from placement.errors import MapError, OptionError, PlacementError, TraceError
+from placement.exporters.engines import check_loadable
 from placement.pipeline.solve import check_moves
 from placement.pipeline.with_homes import check_grouping
 from placement.solvers import get_solver
@@ -66,6 +68,9 @@ def check_solve(request: dict[str, Any], traces: Sequence[TraceRow], current: Jo
         _check_together(traces)
     with faults.at("body/cluster"):
         cluster = _cluster(request["cluster"], traces[0], limits)
+    if options is not None and options.engine is not None and cluster is not None:
+        with faults.at("body/options/engine"):
+            check_loadable(options.engine, _model_of(traces[0]), cluster)
     counts = next((trace for trace in traces if trace.kind == COUNTS), traces[0])
     if options is not None:
         _check_options(faults, options, counts, limits)
@@ -105,6 +110,11 @@ def _check_together(traces: Sequence[TraceRow]) -> None:
                 f"trace {trace.id} has {_routing(trace)}, trace {traces[0].id} has {_routing(traces[0])}; "
                 f"give traces of one model"
             )
+
+
+def _model_of(trace: TraceRow) -> Model:
+    layer_ids = tuple(range(trace.num_layers))
+    return Model(name=trace.name, layer_ids=layer_ids, num_experts=trace.num_experts, top_k=trace.top_k)
 
 
 def _cluster(document: dict[str, Any], trace: TraceRow, limits: Limits) -> Cluster:

@@ -10,6 +10,7 @@ import typer
 from placement.cli.option_groups import ClusterOptions
 from placement.cli.outputs import output_file
 from placement.cli.shared import (
+    Engine,
     Holdout,
     Json,
     ReplicaChoice,
@@ -23,7 +24,7 @@ from placement.cli.shared import (
     progress_listener,
     stdout_console,
 )
-from placement.core.choices import ADVICE_WORK_LIMIT, MOST_DROPPED, REPLICA_CHOICE, TRANSPORT
+from placement.core.choices import ADVICE_WORK_LIMIT, MOST_DROPPED
 from placement.support.atomic_files import write_atomic
 
 
@@ -32,8 +33,9 @@ def advise_command(
     shape: ClusterOptions,
     output: Annotated[Path | None, output_file("-o", "--output", help="HTML page to write.")] = None,
     top_k: TopK = None,
-    transport: Transport = TRANSPORT,
-    replica_choice: ReplicaChoice = REPLICA_CHOICE,
+    serving: Engine = None,
+    transport: Transport = "",
+    replica_choice: ReplicaChoice = "",
     kv_cache_gb: Annotated[
         float | None, typer.Option(help="GB of a GPU for the KV cache without redundant experts, to say their share.")
     ] = None,
@@ -56,7 +58,9 @@ def advise_command(
     from placement.report.advice.advice_tables import advice_tables
     from placement.solvers.options import Options
 
-    options = Options(transport=transport, replica_choice=replica_choice, seed=seed, work_limit=work_limit)
+    options = Options(
+        engine=serving, transport=transport, replica_choice=replica_choice, seed=seed, work_limit=work_limit
+    )
     trace = open_input(traces, top_k)
     cluster = shape.of(trace.model.num_experts)
     with progress_listener(quiet=json_output) as listener:

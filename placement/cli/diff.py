@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from placement.cli.option_texts import ranks_of
 from placement.cli.outputs import output_file
-from placement.cli.shared import Json, LostRanks, print_json, ranks_of, stdout_console
+from placement.cli.shared import Json, LostRanks, print_json, stdout_console
 from placement.support.atomic_files import write_atomic
 
 

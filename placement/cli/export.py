@@ -13,6 +13,7 @@ from placement.cli.shared import open_input
 from placement.core.model import Model
 from placement.errors import MapError, OptionError
 from placement.exporters import EXPORTERS, get_exporter, get_importer
+from placement.exporters.engines import exporter_for
 from placement.support.atomic_files import check_writable, write_atomic
 
 if TYPE_CHECKING:
@@ -29,8 +30,11 @@ HiddenLayers = Annotated[
 
 def export_command(
     placement: Annotated[Path, typer.Argument(help="Placement file.")],
-    to: Annotated[str, typer.Option("--to", help=f"Format: {', '.join(EXPORTERS)}.")],
     output: Annotated[Path, output_file("-o", "--output", help="File to write; its ending tells formats apart.")],
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help=f"Format: {', '.join(EXPORTERS)}. [default: of the engine that the map is for]"),
+    ] = None,
     num_hidden_layers: HiddenLayers = None,
     moe_layers: MoeLayers = None,
     mtp_layers: Annotated[int, typer.Option(min=0, help="MTP layers that the engine will use.")] = 0,
@@ -46,14 +50,15 @@ def export_command(
     from placement.exporters.base import ExportOptions
     from placement.exporters.engine_layers import described, layer_numbers
 
-    exporter = get_exporter(to)
     flags = Path(f"{output}.flags.txt")
     check_writable(flags)
+    loaded, file = load_placement(placement)
+    to = to or _format_of(placement, file.engine())
+    exporter = get_exporter(to)
     if output.suffix not in exporter.suffixes:
         raise OptionError(f"--to {to} writes {' or '.join(exporter.suffixes)}; end the name of {output} so")
     if load and not exporter.takes_load:
         raise OptionError(f"--load is not for --to {to}, which takes the map itself; leave it out")
-    loaded, file = load_placement(placement)
     load_LE = _load_LE(load, loaded.model) if load else None
     options = ExportOptions(suffix=output.suffix, load_LE=load_LE, model_class=model_class)
     known = described(
@@ -142,6 +147,12 @@ def import_command(
             f"{wasted_L.sum():,} slots are wasted, in {np.count_nonzero(wasted_L)} of {model.num_layers} layers: their "
             "GPU holds the expert in another slot too"
         )
+
+
+def _format_of(path: Path, engine: str | None) -> str:
+    if engine is None:
+        raise OptionError(f"{path} does not say what engine the map is for; give --to: {', '.join(EXPORTERS)}")
+    return exporter_for(engine).name
 
 
 def _load_LE(paths: list[str], model: Model) -> npt.NDArray[np.int64]:

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from placement.cli.executor import Workers, open_executor
+from placement.cli.option_texts import caps_of
 from placement.cli.outputs import output_file
 from placement.cli.shared import (
+    Engine,
     Json,
     ReplicaChoice,
     Seed,
@@ -25,7 +27,7 @@ from placement.cli.shared import (
     cluster_from_options,
     progress_listener,
 )
-from placement.core.choices import BALANCE_WEIGHT, BOUNDS, HOLDOUT, OBJECTIVES, REPLICA_CHOICE, TRANSPORT
+from placement.core.choices import BALANCE_WEIGHT, BOUNDS, HOLDOUT, OBJECTIVES
 from placement.solvers import SOLVERS
 
 if TYPE_CHECKING:
@@ -80,14 +82,17 @@ class SearchOptions:
         typer.Option(help="Sends per token that one unit of rank imbalance (max/mean) is worth.", rich_help_panel=GOAL),
     ] = BALANCE_WEIGHT
     max_imbalance: Annotated[
-        float | None,
-        typer.Option(help="Hard cap on every layer's rank imbalance on the training requests.", rich_help_panel=GOAL),
+        str | None,
+        typer.Option(
+            metavar="GPUS,NODES",
+            help="Hard caps on every layer's imbalance of GPUs and of nodes on the training requests: 1.2; 1.2,1.05; "
+            "or ,1.05 for nodes alone.",
+            rich_help_panel=GOAL,
+        ),
     ] = None
-    max_node_imbalance: Annotated[
-        float | None, typer.Option(help="Hard cap on the imbalance of nodes.", rich_help_panel=GOAL)
-    ] = None
-    transport: Transport = TRANSPORT
-    replica_choice: ReplicaChoice = REPLICA_CHOICE
+    engine: Engine = None
+    transport: Transport = ""
+    replica_choice: ReplicaChoice = ""
     solver: Annotated[str, typer.Option(help=f"One of {', '.join(SOLVERS)}.", rich_help_panel=SEARCH)] = "auto"
     bound: Annotated[
         str,
@@ -108,14 +113,16 @@ class SearchOptions:
     def of(self, *, max_moves: int | None = None, max_moves_per_layer: int | None = None) -> Options:
         from placement.solvers.options import Options
 
+        of_gpus, of_nodes = caps_of(self.max_imbalance)
         return Options(
             solver=self.solver,
             objective=self.objective,
             transport=self.transport,
             balance_weight=self.balance_weight,
-            max_imbalance=self.max_imbalance,
-            max_node_imbalance=self.max_node_imbalance,
+            max_imbalance=of_gpus,
+            max_node_imbalance=of_nodes,
             replica_choice=self.replica_choice,
+            engine=self.engine,
             bound=self.bound,
             seed=self.seed,
             time_limit_s=self.time_limit,

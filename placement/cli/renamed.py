@@ -13,6 +13,7 @@ OPTIONS = {  # (command, or "" for all; old option): what to use
     ("solve", "--token"): "`placement submit --token`",
     ("solve", "--max-moves-per-layer"): "`--max-moves N/layer`",
     ("solve", "--migration-out"): "`placement diff OLD NEW --output FILE`",
+    ("", "--max-node-imbalance"): "`--max-imbalance GPUS,NODES`",
     ("", "--no-bound"): "`--bound none`",
     ("", "--engine"): "`--workers ray`",
     ("", "--address"): "`--workers HOST:PORT`",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -13,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from placement.core.choices import REPLICA_CHOICE, TRANSPORT
 from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.transports import TRANSPORTS
 from placement.errors import InputError, OptionError, TraceError
+from placement.exporters.engines import ENGINES
 from placement.readers import detect
 from placement.support.progress import Listener, Progress, ignore
 
@@ -54,14 +55,30 @@ Workers = Annotated[
     int | None,
     typer.Option(help="Threads; the answer is the same. [default: the cores]", rich_help_panel="Running and output"),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        help=f"Engine that the map is for: {', '.join(ENGINES)}. It sets the two options below, and the format of "
+        "`placement export`.",
+        rich_help_panel="Goal",
+    ),
+]
 ReplicaChoice = Annotated[
     str,
-    typer.Option(help=f"How a copy is chosen among replicas: {', '.join(REPLICA_CHOICES)}.", rich_help_panel="Goal"),
+    typer.Option(
+        help=f"How a copy is chosen among replicas: {', '.join(REPLICA_CHOICES)}. [default: as the engine does, else "
+        f"{REPLICA_CHOICE}]",
+        show_default=False,
+        rich_help_panel="Goal",
+    ),
 ]
 Transport = Annotated[
     str,
     typer.Option(
-        help=f"What the engine sends, one copy for each: {', '.join(TRANSPORTS)} (every token everywhere).",
+        help=f"What the engine sends, one copy for each: {', '.join(TRANSPORTS)} (every token everywhere). [default: "
+        f"as the engine does, else {TRANSPORT}]",
+        show_default=False,
         rich_help_panel="Goal",
     ),
 ]
@@ -77,7 +94,6 @@ LostRanks = Annotated[
 ]
 
 WORTH_TELLING_S, TELL_EVERY_S = 5.0, 30.0
-MOST_RANKS = 1_000_000  # in a list of ranks; more are a slip
 IN_STEPS = ("count", "compile", "solve", "advise")
 LABELS = {
     "count": "counting tokens",
@@ -89,31 +105,6 @@ LABELS = {
     "advise": "solving maps",
     "apply": "writing files",
 }
-
-
-def ranks_of(text: str | None) -> tuple[int, ...]:
-    """The ranks of a list such as 3,8-15, ascending. Raises OptionError."""
-    ranks: set[int] = set()
-    for part in [] if text is None else text.split(","):
-        ends = part.split("-")
-        if len(ends) > 2 or not all(end.strip().isascii() and end.strip().isdigit() for end in ends):
-            raise OptionError(f"--lost-ranks {text!r} is no list of ranks; give numbers and spans, such as 5 or 3,8-15")
-        first, last = int(ends[0]), int(ends[-1])
-        if not first <= last <= MOST_RANKS:
-            raise OptionError(f"--lost-ranks {text!r} has {part!r}; spans ascend and end at {MOST_RANKS} at most")
-        ranks.update(range(first, last + 1))
-    return tuple(sorted(ranks))
-
-
-def moves_of(text: str | None) -> tuple[int | None, int | None]:
-    """The limits of a text such as 40, 2/layer or 40,2/layer: of all layers, of each. Raises OptionError."""
-    limits: dict[bool, int] = {}
-    for part in [] if text is None else text.split(","):
-        found = re.fullmatch(r"\s*(-?\d{1,30})\s*(/layer)?\s*", part, re.ASCII)
-        if found is None or (found[2] is not None) in limits:
-            raise OptionError(f"--max-moves {text!r} is no limit of moves; give N, N/layer, or both as 40,2/layer")
-        limits[found[2] is not None] = int(found[1])
-    return limits.get(False), limits.get(True)
 
 
 def print_json(document: Any) -> None:

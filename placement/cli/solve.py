@@ -9,8 +9,9 @@ import typer
 
 from placement.cli.captures import CaptureArguments, open_captures
 from placement.cli.option_groups import ClusterOptions, RunOptions, SearchOptions
+from placement.cli.option_texts import moves_of, ranks_of
 from placement.cli.outputs import output_file
-from placement.cli.shared import LostRanks, moves_of, ranks_of
+from placement.cli.shared import LostRanks
 
 CHANGE = "Change of a map in use"
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from placement.cli.outputs import check_apart, output_folder
-from placement.cli.shared import MapCluster, ReplicaChoice, Seed, Transport, Workers, print_json
-from placement.core.choices import DRIFT_LEVEL, HORIZON_STEPS, MIN_EFFECT, REPLICA_CHOICE, TRANSPORT
+from placement.cli.shared import Engine, MapCluster, ReplicaChoice, Seed, Transport, Workers, print_json
+from placement.core.choices import DRIFT_LEVEL, HORIZON_STEPS, MIN_EFFECT
 from placement.errors import OptionError, PlacementError
 from placement.support.atomic_files import make_folder, write_atomic
 
@@ -41,8 +41,9 @@ def watch_command(
     max_moves: Annotated[
         int | None, typer.Option(help="Slots whose weights may move at a time. [default: a third of all]")
     ] = None,
-    transport: Transport = TRANSPORT,
-    replica_choice: ReplicaChoice = REPLICA_CHOICE,
+    serving: Engine = None,
+    transport: Transport = "",
+    replica_choice: ReplicaChoice = "",
     seed: Seed = 0,
     work_limit: Annotated[int | None, typer.Option(help="Moves that a search proposes per layer.")] = None,
     engine: Annotated[
@@ -90,6 +91,7 @@ def watch_command(
         options=Options(
             objective="time",
             bound="none",
+            engine=serving,
             transport=transport,
             replica_choice=replica_choice,
             seed=seed,

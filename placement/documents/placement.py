@@ -86,6 +86,12 @@ class PlacementFile(Document):
             phy2log_LP = shape.from_engine(phy2log_LP)
         return Placement(model=model, **sizes, phy2log_LP=phy2log_LP)
 
+    def engine(self) -> str | None:
+        """The engine that the map is for, if the file says so."""
+        options = {} if self.provenance is None else self.provenance.options or {}
+        engine = options.get("engine")
+        return engine if isinstance(engine, str) else None
+
     def described_cluster(self) -> Cluster | None:
         """The cluster that the map was made for, if the file describes it. Raises MapError."""
         if self.provenance is None or self.provenance.cluster is None:

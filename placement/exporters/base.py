@@ -50,7 +50,8 @@ class Exporter(Protocol):
     takes_load: bool  # whether `ExportOptions.load_LE` is of use
     replica_choices: tuple[
         str, ...
-    ]  # how the engine chooses among copies, as in `--replica-choice`; empty: not its own
+    ]  # how the engine chooses among copies, as in `--replica-choice`, its usual way first; empty: not its own
+    transport: str  # what the engine sends where nodes are several, as in `--transport`
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         """The file of a placement.

@@ -28,6 +28,7 @@ class DeepSeekEPLB:
     suffixes = (".safetensors", ".npz", ".pt")
     takes_load = False
     replica_choices: tuple[str, ...] = ()
+    transport = "node"
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_same_slots(placement, "a tensor phy2log")

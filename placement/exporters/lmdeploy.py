@@ -24,6 +24,7 @@ class LMDeploy:
     suffixes = (".json",)
     takes_load = True
     replica_choices = ("uniform",)
+    transport = "node"
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_same_slots(placement, "LMDeploy")

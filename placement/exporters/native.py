@@ -12,6 +12,7 @@ class Native:
     suffixes = (".json",)
     takes_load = False
     replica_choices: tuple[str, ...] = ()
+    transport = "node"
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         return Export(content=PlacementFile.of(placement).content())

@@ -23,6 +23,7 @@ class OmniInfer:
     suffixes = (".npy",)
     takes_load = False
     replica_choices = ("uniform",)
+    transport = "assignment"
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_several_ranks(placement, "omni-infer")

@@ -28,6 +28,7 @@ class SGLang:
     suffixes = (".json", ".pt")
     takes_load = False
     replica_choices = ("local-first", "uniform")
+    transport = "node"
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_same_slots(placement, "SGLang")

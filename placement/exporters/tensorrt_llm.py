@@ -26,6 +26,7 @@ class TensorRTLLM:
     suffixes = (".yaml", ".yml")
     takes_load = False
     replica_choices = ("uniform",)
+    transport = "rank"
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_same_slots(placement, "TensorRT-LLM")

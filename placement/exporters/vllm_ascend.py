@@ -21,6 +21,7 @@ class VLLMAscend:
     suffixes = (".json",)
     takes_load = False
     replica_choices = ("uniform",)
+    transport = "assignment"
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_several_ranks(placement, "vLLM Ascend")

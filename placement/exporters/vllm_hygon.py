@@ -26,6 +26,7 @@ class VLLMHygon:
     suffixes = (".json",)
     takes_load = False
     replica_choices = ("uniform",)
+    transport = "node"
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_several_ranks(placement, "vLLM")

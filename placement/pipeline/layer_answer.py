@@ -111,7 +111,7 @@ def _check_cap(problem: LayerProblem, score: Score, layer_id: int) -> None:
         )
     broken, raised = f"{score.imbalance:.6f}", "--max-imbalance"
     if cap is None or score.imbalance <= cap + CAP_ROUNDING:
-        broken, raised = f"{score.node_imbalance:.6f} over nodes", "--max-node-imbalance"
+        broken, raised = f"{score.node_imbalance:.6f} over nodes", "the second number of --max-imbalance"
     raise LimitError(
         f"layer {layer_id}: no map with {options.caps} was found{near}; the best has {broken}; raise {raised} or "
         f"{'--max-moves' if near else '--work-limit'}, or add --redundant-experts"

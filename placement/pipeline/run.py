@@ -13,6 +13,7 @@ from placement.core.placement import Placement
 from placement.cost.evaluation import Evaluation
 from placement.cost.transports import TRANSPORTS
 from placement.errors import OptionError
+from placement.exporters.engines import check_loadable
 from placement.pipeline.layer_answer import LayerReport
 from placement.pipeline.part_figures import Answers, PartFigures
 from placement.pipeline.solve_layers import solve_workload
@@ -130,6 +131,8 @@ def begin(
     cluster.check_fits(source.model.num_experts)
     TRANSPORTS.make(options.transport).check(cluster)
     get_solver(options.solver)
+    if options.engine is not None:
+        check_loadable(options.engine, source.model, cluster)
     with make_executor(workers) as threads:
         yield Run(holdout=holdout, threads=threads, tasks=engine or threads, listener=listener)
 

@@ -12,6 +12,7 @@ from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.step_time import balance_in_sends
 from placement.cost.transports import TRANSPORTS
 from placement.errors import OptionError
+from placement.exporters.engines import rules_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,12 +23,14 @@ class Options:
         solver: A registered name; `auto` is never worse than linear or eplb on the training objective.
         objective: `locality`: sends + balance_weight * imbalance; `balance`: the expected imbalance alone;
             `time`: the modelled step time, that is `locality` at the price that the cluster's speeds give.
-        transport: What the engine sends, see `placement/cost/transports/`.
+        transport: What the engine sends, see `placement/cost/transports/`; empty: as `engine` does, else `node`.
         balance_weight: Price of imbalance: what one unit of expected rank imbalance (max/mean) costs in sends per
             token.
         max_imbalance: Hard cap on the rank imbalance of the training loads in every layer; None: only the price counts.
         max_node_imbalance: Hard cap on the imbalance of nodes.
-        replica_choice: How the engine picks the replica that serves an assignment.
+        replica_choice: How the engine picks the replica that serves an assignment; empty: as `engine` does, else
+            `min-nodes`.
+        engine: The engine that the map is for, see `placement/exporters/engines.py`; None: none in particular.
         bound: `quick` (eigenvalues), `tight` (Lagrangian decomposition: seconds a layer) or `none`.
         seed: Seed of everything random.
         work_limit: Moves that a search proposes per layer; None: by the size of the layer.
@@ -38,11 +41,12 @@ class Options:
 
     solver: str = "auto"
     objective: str = "locality"
-    transport: str = TRANSPORT
+    transport: str = ""
     balance_weight: float = BALANCE_WEIGHT
     max_imbalance: float | None = None
     max_node_imbalance: float | None = None
-    replica_choice: str = REPLICA_CHOICE
+    replica_choice: str = ""
+    engine: str | None = None
     bound: str = "quick"
     seed: int = 0
     work_limit: int | None = None
@@ -51,6 +55,9 @@ class Options:
     max_moves_per_layer: int | None = None
 
     def __post_init__(self) -> None:
+        choice, transport = (REPLICA_CHOICE, TRANSPORT) if self.engine is None else rules_of(self.engine)
+        object.__setattr__(self, "replica_choice", self.replica_choice or choice)
+        object.__setattr__(self, "transport", self.transport or transport)
         if not 0 <= self.balance_weight <= 1e6:
             raise OptionError(f"balance_weight={self.balance_weight} must be from 0 to 1e6")
         for name, cap, over in (

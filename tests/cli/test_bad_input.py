@@ -328,9 +328,9 @@ BAD_OPTIONS: dict[str, tuple[tuple[object, ...], int, tuple[str, ...]]] = {
     "imbalance below 1": (("--max-imbalance", 0.5), 2, ("max_imbalance=0.5", "1 or more")),
     "imbalance nan": (("--max-imbalance", "nan"), 2, ("max_imbalance=nan",)),
     "imbalance of nobody": (("--max-imbalance", 1.0), 3, ("max_imbalance=1.0",)),
-    "node imbalance below 1": (("--max-node-imbalance", 0.5), 2, ("max_node_imbalance=0.5", "over nodes")),
-    "node imbalance nan": (("--max-node-imbalance", "nan"), 2, ("max_node_imbalance=nan",)),
-    "node imbalance of nobody": (("--max-node-imbalance", 1.0), 3, ("max_node_imbalance=1.0",)),
+    "node imbalance below 1": (("--max-imbalance", ",0.5"), 2, ("max_node_imbalance=0.5", "over nodes")),
+    "node imbalance nan": (("--max-imbalance", ",nan"), 2, ("max_node_imbalance=nan",)),
+    "node imbalance of nobody": (("--max-imbalance", ",1.0"), 3, ("max_node_imbalance=1.0",)),
     "unknown transport": (("--transport", "pigeon"), 2, ("pigeon", "allgather")),
     "unknown objective": (("--objective", "beauty"), 2, ("beauty", "locality")),
     "no workers": (("--workers", 0), 2, ("workers='0'",)),
@@ -434,12 +434,12 @@ def test_bad_topology(
 @pytest.mark.parametrize(("solver", "redundant"), [("auto", 0), ("linear", 0), ("anneal", 0), ("linear", 4)])
 def test_cap_on_nodes_that_is_not_met(solver: str, redundant: int, skewed: Any, solve: Any, out: Path) -> None:
     """Only the cap on nodes is broken: the message names it and its option, not the cap on GPUs that was not given."""
-    options = ("--max-node-imbalance", 1.0, "--solver", solver, "--redundant-experts", redundant)
+    options = ("--max-imbalance", ",1.0", "--solver", solver, "--redundant-experts", redundant)
     result = solve(skewed.folder, *options)
     assert result.code in (3, 4)
     refused(result, "max_node_imbalance=1.0", code=result.code)
     assert "None" not in result.stderr and "max_imbalance" not in result.stderr
-    refused(solve(skewed.folder, *options, "--max-imbalance", 3.9), "max_node_imbalance=1.0", code=result.code)
+    refused(solve(skewed.folder, *options, "--max-imbalance", "3.9,1.0"), "max_node_imbalance=1.0", code=result.code)
     assert files(out) == set()
 
 
@@ -447,10 +447,10 @@ def test_what_a_broken_cap_on_nodes_offers_works(skewed: Any, solve: Any) -> Non
     """The message tells the nodes' imbalance, so that this value, as the option that it names, lets the layer pass."""
     least = 1.0
     for layer in (0, 1):
-        result = solve(skewed.folder, "--holdout", 0, "--solver", "linear", "--max-node-imbalance", least)
-        refused(result, f"layer {layer}:", "raise --max-node-imbalance", code=4)
+        result = solve(skewed.folder, "--holdout", 0, "--solver", "linear", "--max-imbalance", f",{least}")
+        refused(result, f"layer {layer}:", "raise the second number of --max-imbalance", code=4)
         least = max(least, float(result.stderr.split("the best has ")[1].split(" over nodes")[0]) + 1e-6)
-    assert solve(skewed.folder, "--holdout", 0, "--solver", "linear", "--max-node-imbalance", least).code == 0
+    assert solve(skewed.folder, "--holdout", 0, "--solver", "linear", "--max-imbalance", f",{least}").code == 0
     assert least < 2  # it is not the imbalance over GPUs, one of which serves half of all
 
 
@@ -458,7 +458,7 @@ def test_cap_on_nodes_is_kept(trace: Any, solve: Any, out: Path) -> None:
     """Where the cheapest map breaks the cap on nodes, a dearer one within it is written."""
     worst = {}
     for cap in (4.0, 1.03):
-        assert solve(trace.folder, "--holdout", 0, "--balance-weight", 0, "--max-node-imbalance", cap).code == 0
+        assert solve(trace.folder, "--holdout", 0, "--balance-weight", 0, "--max-imbalance", f",{cap}").code == 0
         figures = json.loads((out / "p.json").read_text())["evaluation"]["train"]["auto"]
         worst[cap] = figures["node_imbalance"]["max"]
     assert worst[1.03] <= 1.03 < worst[4.0]

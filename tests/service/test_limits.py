@@ -224,6 +224,8 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("body/group", {"group": {"home_from": "the middle"}}),
     ("body/group", {"group": {}, "cluster": {"num_nodes": 1, "gpus_per_node": 2}}),
     ("body/group", {"group": {}, "options": {"objective": "balance"}}),
+    ("body/options/engine", {"options": {"engine": "lmdeploy"}, "cluster": CLUSTER | {"redundant_experts": 4}}),
+    ("body/options", {"options": {"engine": "vlm"}}),
 ]
 
 

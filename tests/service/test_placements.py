@@ -56,6 +56,16 @@ def test_a_placement_is_that_of_the_command_line(
     assert client.get(f"/v1/placements/{name}/report").text == report.read_text()
 
 
+def test_an_engine_sets_what_is_left_empty(client: httpx.Client, trace_id: str) -> None:
+    """The request with the engine's rules by name is another request, whose placement is the same map."""
+    for_engine = solved(client, trace_id, options=QUICK | {"engine": "tensorrt-llm"})
+    by_name = solved(client, trace_id, options=QUICK | {"replica_choice": "uniform", "transport": "rank"})
+    first, second = (client.get(f"/v1/placements/{name}").json() for name in (for_engine, by_name))
+    options = first["provenance"]["options"]
+    assert (options["engine"], options["replica_choice"], options["transport"]) == ("tensorrt-llm", "uniform", "rank")
+    assert for_engine != by_name and first["physical_to_logical"] == second["physical_to_logical"]
+
+
 def test_the_same_request_twice_is_one_job(client: httpx.Client, trace_id: str) -> None:
     """With or without a key, at the same time or later; a key for another request is refused."""
     body = {"traces": [trace_id], "cluster": CLUSTER, "options": QUICK | {"seed": 77}}

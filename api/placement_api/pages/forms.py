@@ -13,6 +13,7 @@ from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.transports import TRANSPORTS
 from placement.documents.cluster_yaml import ClusterFile, cluster_of
 from placement.errors import PlacementError
+from placement.exporters.engines import ENGINES
 from placement.solvers import SOLVERS
 from placement.solvers.options import Options
 from placement_api.problems import Problem
@@ -51,10 +52,12 @@ MORE = (
           hint="locality: few sends and even load; balance: even load alone; time: the modelled step time"),
     Field(part="options", name="balance_weight", label="Price of imbalance", hint="in sends; more is more even"),
     Field(part="options", name="max_imbalance", label="Most imbalance of a GPU", least=1, hint="empty: no cap"),
-    Field(part="options", name="transport", label="What the engine sends", kind="choice", choices=tuple(TRANSPORTS),
+    Field(part="options", name="engine", label="Engine", kind="choice", choices=("", *ENGINES),
+          hint="sets what the next two leave empty"),
+    Field(part="options", name="transport", label="What the engine sends", kind="choice", choices=("", *TRANSPORTS),
           hint="node: one copy per node (DeepEP normal); assignment: DeepEP low latency; allgather: vLLM's default"),
     Field(part="options", name="replica_choice", label="Choice among copies", kind="choice",
-          choices=tuple(REPLICA_CHOICES)),
+          choices=("", *REPLICA_CHOICES)),
     Field(part="options", name="solver", label="Solver", kind="choice", choices=tuple(SOLVERS)),
     Field(part="options", name="bound", label="Proof", kind="choice", choices=BOUNDS,
           hint="tight takes seconds per layer"),

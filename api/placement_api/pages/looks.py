@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from placement.documents.placement import PlacementFile, load_placement
 from placement.report.drawing.numbers import NONE, percent, plural
 from placement.report.solution.solution_charts import series_of, shape_of
 from placement.report.solution.summary import tiles
+from placement.solvers.options import Options
 from placement_api.pages.figures import KEPT, Figures, read_figures
-from placement_api.pages.forms import DEFAULTS
 from placement_api.store.blobs import Blobs
 from placement_api.store.tables import JobRow
 
 REFERENCE = "eplb"
+DEFAULTS = asdict(Options())
 PLAIN = ("seed", "bound", "time_limit_s", "work_limit")  # options that change how hard is searched, not what for
 
 
@@ -92,7 +93,11 @@ def wanted(row: JobRow) -> str:
     """What was asked for beyond the defaults: what tells placements of one trace apart."""
     options = {name: value for name, value in row.request["options"].items() if value != DEFAULTS.get(name)}
     said = [str(options.pop("solver", DEFAULTS["solver"])), str(options.pop("objective", DEFAULTS["objective"]))]
-    said += [f"{name.replace('_', ' ')} {value}" for name, value in options.items() if name not in PLAIN]
+    said += [
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in options.items()
+        if name not in PLAIN and value is not None
+    ]
     for name in ("robust", "group", "current"):
         if row.request.get(name) is not None:
             said.append({"robust": "robust", "group": "with homes", "current": "from a map in use"}[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -13,7 +14,7 @@ from placement.documents.placement import load_placement
 from placement.exporters import EXPORTERS, get_exporter
 from placement.exporters.base import ExportOptions
 from placement_api.answers import JobAnswer, PlacementAnswer
-from placement_api.bodies import EvaluateBody, PlacementBody
+from placement_api.bodies import EvaluateBody, PlacementBody, options_of
 from placement_api.checks import check_evaluate, check_solve
 from placement_api.problems import MEDIA_TYPE, Problem, faults, missing
 from placement_api.routes import Frequent, Here, Reader, Solver
@@ -152,7 +153,7 @@ def request_of(here: Service, body: PlacementBody) -> dict[str, Any]:
         with here.database.session() as session:
             request["traces"] = [session.merge(row).id]
     check(here, request)
-    return request
+    return request | {"options": asdict(options_of(request["options"]))}  # what an engine sets is told apart no more
 
 
 def check(here: Service, request: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ class VLLMPlugin:
     suffixes = (".json",)
     takes_load = False
     replica_choices = ("uniform",)
+    transport = "node"
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
         check_same_slots(placement, "vLLM")
