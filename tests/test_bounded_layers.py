@@ -30,6 +30,19 @@ def test_layers_that_are_bounded(experts: int, layers: int) -> None:
     assert max(steps) - min(steps) <= 1
 
 
+@pytest.mark.parametrize(
+    ("nodes", "redundant"), [(2, 0), (8, 0), (32, 0), (64, 0), (3, 1), (10, 2), (25, 22), (40, 32), (64, 64)]
+)
+def test_many_experts_are_bounded_on_any_number_of_nodes(
+    nodes: int, redundant: int, tmp_path: Path, write_trace: Any
+) -> None:
+    """Also on more nodes than a short climb has eigenvectors of its own: the bound is proven, and not trivial."""
+    trace = open_trace(write_trace(tmp_path / "t", tokens=300, num_experts=128, top_k=4).folder)
+    cluster = Cluster.fit(128, num_nodes=nodes, gpus_per_node=1, redundant_experts=redundant)
+    for layer in solve(trace, cluster, Options(work_limit=200, balance_weight=0), workers=1).layers:
+        assert layer.gap is not None and 0 <= layer.gap < 0.9
+
+
 def test_tight_bounds_every_layer(tmp_path: Path, write_trace: Any) -> None:
     """The quick bound leaves layers without a gap, which the tight one does not."""
     trace = open_trace(write_trace(tmp_path / "t", tokens=60, num_layers=18, num_experts=66).folder)

@@ -134,7 +134,8 @@ class SharedMatrix:
         total = float(self.ones_E @ row_E)
         below_E, above = self._paid(price_EE)
         gain_E = host_E + 2 * share * self._off_ones(row_E) - np.diag(price_EE) + below_E
-        values, vectors, spread = eigenvectors(whole, self.basis, exact=exact, leading=leading)
+        few = max(LEADING_VECTORS, len(self.most_eigenvalue_K) + 1) if leading else None
+        values, vectors, spread = eigenvectors(whole, self.basis, exact=exact, leading=few)
         falling_K = values[::-1][: len(self.most_eigenvalue_K)]
         most = self.num_nodes * share * share * total + float(falling_K @ self.most_eigenvalue_K) + above
         most += float(gain_E.sum()) + self._further(gain_E) + float(triangle_T.sum())
@@ -180,19 +181,20 @@ class SharedMatrix:
         return hosts_E
 
 
-def eigenvectors(matrix: Floats, basis: Floats, *, exact: bool, leading: bool) -> tuple[Floats, Floats, float]:
+def eigenvectors(matrix: Floats, basis: Floats, *, exact: bool, leading: int | None) -> tuple[Floats, Floats, float]:
     """Of a symmetric matrix on the span of a basis: eigenvalues, ascending, their vectors in columns, and about the
-    spread of all eigenvalues. Unless `exact`, those of large matrices are of single precision, if `leading` the last
-    few alone.
+    spread of all eigenvalues. Unless `exact`, those of large matrices are of single precision, the `leading` last
+    alone if that is a number.
     """
     if exact or len(matrix) <= MOST_EXACT:
         values, vectors = eigh(basis.T @ matrix @ basis, check_finite=False, driver="evd")
         return values, basis @ vectors, float(values[-1] - values[0]) if len(values) else 0.0
     single = basis.astype(np.float32)
     inner = single.T @ matrix.astype(np.float32) @ single
-    last = len(inner) - 1
-    few: dict[str, Any] = {"subset_by_index": [last + 1 - LEADING_VECTORS, last]} if leading else {"driver": "evd"}
-    values, vectors = eigh(inner, check_finite=False, **few)
+    some: dict[str, Any] = {"driver": "evd"}
+    if leading is not None and leading < len(inner):
+        some = {"subset_by_index": [len(inner) - leading, len(inner) - 1]}
+    values, vectors = eigh(inner, check_finite=False, **some)
     spread = 2.0 * float(values[-1] - np.trace(inner) / len(inner))
     return values.astype(np.float64), (single @ vectors).astype(np.float64), spread
 
