@@ -43,7 +43,7 @@ def cost_of_single(
             if new:
                 for h in range(num_homes):
                     cost_N[h] += fare_HX[h, unit_E[e]]
-        _book(ids_M, request_T[t], hosted_K, cost_N, cost_QN, saved_EN)
+        book_homes(ids_M, request_T[t], hosted_K, cost_N, cost_QN, saved_EN)
 
 
 @kernel
@@ -103,7 +103,7 @@ def cost_of_covers(
                 cost_N[h] += cost / found
             if not stranger:
                 found = 0
-        _book(ids_M, request_T[t], hosted_K, cost_N, cost_QN, saved_EN)
+        book_homes(ids_M, request_T[t], hosted_K, cost_N, cost_QN, saved_EN)
 
 
 @kernel
@@ -133,11 +133,11 @@ def cost_of_chances(
                     miss *= 1.0 - chance
                     sum_of_chances += chance
                 cost_N[h] += fare_HX[h, x] * (1.0 - miss if distinct else sum_of_chances)
-        _book(ids_M, request_T[t], hosted_K, cost_N, cost_QN, saved_EN)
+        book_homes(ids_M, request_T[t], hosted_K, cost_N, cost_QN, saved_EN)
 
 
 @inner_kernel
-def _book(
+def book_homes(
     ids_M: npt.NDArray[Any],
     request: int,
     hosted_K: npt.NDArray[np.uint64],

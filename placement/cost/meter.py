@@ -13,10 +13,11 @@ from placement.core.cluster import Cluster
 from placement.core.model import Model
 from placement.core.placement import Placement
 from placement.cost.choices import REPLICA_CHOICES
-from placement.cost.choices.base import LayerCost, LayerTokens
+from placement.cost.choices.base import InModel, LayerCost, LayerTokens
 from placement.cost.cost_layer import cost_layer
 from placement.cost.sets import count_assignments, distinct_sets_with_homes
 from placement.cost.traffic import Traffic
+from placement.exporters.engine_layers import hidden_HP
 from placement.support.parallel import run_tasks
 
 
@@ -43,7 +44,10 @@ class Meter:
         self.num_tokens = 0
         self.served_L = np.zeros(model.num_layers, dtype=np.int64)
         self._layers = [
-            [LayerCost.start(row, model.num_experts, one, transport) for row in placement.phy2log_LP]
+            [
+                LayerCost.start(row, model.num_experts, one, transport, within)
+                for row, within in zip(placement.phy2log_LP, _within_L(placement), strict=True)
+            ]
             for placement, one in zip(placements, clusters, strict=True)
         ]
         self.in_order = self._choice.in_order and any(placement.num_redundant for placement in placements)
@@ -92,3 +96,12 @@ class Meter:
         """Equal sets at equal homes cost the same: each once, with its count."""
         sets_UK, home_U, count_U = distinct_sets_with_homes(tokens.ids_UK, tokens.home_U, self._model.num_experts)
         return LayerTokens(sets_UK, count_U, home_U, tokens.homes_random)
+
+
+def _within_L(placement: Placement) -> list[InModel | None]:
+    """Where each layer is in its model; unknown for MTP layers, and where layers differ in slots."""
+    model = placement.model
+    if (placement.phy2log_LP < 0).any():
+        return [None] * model.num_layers
+    rows_HP, main = hidden_HP(placement), model.num_main_layers
+    return [InModel(rows_HP, row) for row in model.layer_ids[:main]] + [None] * (model.num_layers - main)

@@ -50,13 +50,17 @@ class ReplicaChoiceContract:
                 assert parts.tolist() == slot_TK.tolist()
 
     def test_cost_is_the_mean_of_what_is_drawn(self, choice: ReplicaChoice) -> None:
-        """Load of every slot, copies for every node and rank: few sets, each drawn very often, at a known home."""
+        """Load of every slot, copies for every node and rank: few sets, each drawn very often, at a known home.
+
+        The ranks of the home have the same tokens each, which come in a mixed order.
+        """
         for cluster, row in maps():
-            few, rank = tokens(6), cluster.num_ranks - 1
-            home, ids_TK = rank // cluster.gpus_per_node, np.tile(few, (TIMES, 1))
-            slot_TK = drawn(choice, cluster, row, rank, ids_TK)
+            few, home = tokens(6), cluster.num_nodes - 1
+            ids_TK = np.random.default_rng(1).permutation(np.tile(few, (TIMES, 1)))
+            ranks = range(home * cluster.gpus_per_node, cluster.num_ranks)
+            counts = [totals(cluster, drawn(choice, cluster, row, rank, ids_TK)) for rank in ranks]
+            load_P, node_N, rank_G = (np.mean(of_ranks, axis=0) for of_ranks in zip(*counts, strict=True))
             layer = cost(choice, cluster, row, ids_TK, home)
-            load_P, node_N, rank_G = totals(cluster, slot_TK)
             for counted, expected in (
                 (load_P, layer.load_P),
                 (node_N, layer.traffic.node_HN[home]),

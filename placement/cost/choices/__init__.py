@@ -19,6 +19,10 @@ REPLICA_CHOICES: Registry[ReplicaChoice] = Registry(
         "min-nodes-balanced": "placement.cost.choices.min_nodes_balanced:MinNodesBalanced",
         "local-first": "placement.cost.choices.local_first:LocalFirst",
         "uniform": "placement.cost.choices.uniform:Uniform",
+        "vllm-hash": "placement.cost.choices.vllm_hash:VllmHash",
+        "sglang-static": "placement.cost.choices.sglang_static:SGLangStatic",
+        "sglang-dynamic": "placement.cost.choices.sglang_dynamic:SGLangDynamic",
+        "ascend-rank": "placement.cost.choices.ascend_rank:AscendRank",
     },
 )
 

@@ -37,13 +37,26 @@ class LayerTokens(NamedTuple):
     homes_random: bool
 
 
+class InModel(NamedTuple):
+    """Where a layer is in its model.
+
+    Attributes:
+        rows_HP: The map of all hidden layers as an engine numbers layers and slots, int64 [H, P].
+        row: The row of the layer.
+    """
+
+    rows_HP: npt.NDArray[np.int64]
+    row: int
+
+
 class LayerCost(NamedTuple):
-    """What one layer's map has cost so far; who costs tokens adds to the last three.
+    """What one layer's map has cost so far; who costs tokens adds to `running`, `traffic` and `load_P`.
 
     Attributes:
         links_alike: True if every copy for a remote node or rank costs 1: then `traffic.remote_3` may have the copies.
         running: What the choice remembers of the tokens so far.
         load_P: Assignments of each slot, float64 [P].
+        within: Where the layer is in its model, for rules that go on from layer to layer; None: not known.
     """
 
     tables: LayerTables
@@ -52,15 +65,21 @@ class LayerCost(NamedTuple):
     running: RunningLoad
     traffic: Traffic
     load_P: Floats
+    within: InModel | None = None
 
     @staticmethod
-    def start(phy2log_P: npt.NDArray[np.integer], num_experts: int, cluster: Cluster, transport: str) -> LayerCost:
+    def start(
+        phy2log_P: npt.NDArray[np.integer],
+        num_experts: int,
+        cluster: Cluster,
+        transport: str,
+        within: InModel | None = None,
+    ) -> LayerCost:
         """Of no token yet."""
         tables = layer_tables(phy2log_P, num_experts, cluster)
         running, traffic = RunningLoad.start(cluster), Traffic.start(cluster.num_nodes, cluster.num_ranks)
-        return LayerCost(
-            tables, cluster, links_alike(cluster, transport), running, traffic, np.zeros(cluster.num_slots)
-        )
+        load_P = np.zeros(cluster.num_slots)
+        return LayerCost(tables, cluster, links_alike(cluster, transport), running, traffic, load_P, within)
 
 
 class ReplicaChoice(Protocol):
