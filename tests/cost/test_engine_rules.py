@@ -46,26 +46,22 @@ class Engine:
         near = [slot for slot in found if slot // self.slots // self.gpus == rank // self.gpus]
         return near[0] if 0 < len(near) < len(found) else None
 
-    def tables(self, experts: int) -> list[list[list[int]]]:
-        """SGLang's static tables: slot by rank, layer and expert."""
-        stream, ranks = random.Random(42), range(self.nodes * self.gpus)
-        table = [[[-1] * experts for _ in self.rows] for _ in ranks]
+    def table(self, experts: int, own: int) -> list[list[int]]:
+        """SGLang's static table on rank `own`, which has no slots but the nearest left where there is one."""
+        stream, table = random.Random(42), [[-1] * experts for _ in self.rows]
         for layer in range(len(self.rows)):
             for expert in range(experts):
-                left = []
-                for rank in ranks:
-                    slot = self.nearest(layer, expert, rank)
-                    if slot is None:
-                        left.append(rank)
-                    else:
-                        table[rank][layer][expert] = slot
-                if left:
-                    found = self.slots_of(layer, expert)
-                    times, rest = divmod(len(left), len(found))
-                    picks = found * times + stream.sample(found, k=rest)
-                    stream.shuffle(picks)
-                    for rank, slot in zip(left, picks, strict=True):
-                        table[rank][layer][expert] = slot
+                nearest = self.nearest(layer, expert, own)
+                if nearest is not None:
+                    table[layer][expert] = nearest
+                    continue
+                ranks = range(self.nodes * self.gpus)
+                left = [rank for rank in ranks if self.nearest(layer, expert, rank) is None]
+                found = self.slots_of(layer, expert)
+                times, rest = divmod(len(left), len(found))
+                picks = found * times + stream.sample(found, k=rest)
+                stream.shuffle(picks)
+                table[layer][expert] = picks[left.index(own)]
         return table
 
     def worlds(self, rule: str, layer: int, experts: list[int], rank: int, total: int) -> Iterator[list[Chances]]:
@@ -82,8 +78,8 @@ class Engine:
                 chosen.append({listed[rank % len(listed)]: 1.0})
             yield chosen
         elif rule == "sglang-static":
-            table = self.tables(total)
-            yield [{table[rank][layer][expert]: 1.0} for expert in experts]
+            table = self.table(total, rank)
+            yield [{table[layer][expert]: 1.0} for expert in experts]
         else:
             near = {expert: self.nearest(layer, expert, rank) for expert in experts}
             yield [

@@ -17,7 +17,8 @@ import zipfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,8 @@ WHEELS = {
 }
 PLATFORM = ("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "abi3", "--abi", "none")
 SYSTEMS = ("manylinux_2_34_x86_64", "manylinux_2_28_x86_64", "manylinux2014_x86_64", "any")
+
+SGLANG_MAPS, SGLANG_DISPATCH = "sglang.srt.eplb.expert_location", "sglang.srt.eplb.expert_location_dispatch"
 
 ImportEngine = Callable[..., Callable[[str], ModuleType]]
 
@@ -101,3 +104,42 @@ def import_engine(engine_source: Callable[[str], Path], monkeypatch: pytest.Monk
     yield imports
     for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
         del sys.modules[name]
+
+
+@pytest.fixture
+def sglang_metadata(import_engine: ImportEngine) -> Callable[..., Any]:
+    """The engine's metadata of `--init-expert-location`, on rank `rank` of two nodes of two GPUs."""
+    load = import_engine("sglang", SGLANG_MAPS, SGLANG_DISPATCH)
+    context = load("sglang.srt.runtime_context")
+    loader = load("sglang.srt.model_loader")
+    location = load(SGLANG_MAPS)
+
+    def run(
+        path: Path | str,
+        *,
+        layers: int = 4,
+        rank: int = 0,
+        algorithm: str = "static",
+        shape: tuple[int, ...] = (6, 2, 2, 2),  # experts, redundant ones, nodes, GPUs of a node
+    ) -> Any:
+        experts, redundant, nodes, gpus = shape
+        moe = SimpleNamespace(
+            init_expert_location=str(path),
+            ep_num_redundant_experts=redundant,
+            ep_dispatch_algorithm=algorithm,
+            moe_a2a_backend="deepep",
+            ep_join_mode="",
+        )
+        model = location.ModelConfigForExpertLocation(num_layers=layers, num_logical_experts=experts, num_groups=None)
+        context.get_exec = location.get_exec = lambda: SimpleNamespace(moe=moe)
+        context.get_device = location.get_device = lambda: SimpleNamespace(device="cpu")
+        ranks = nodes * gpus
+        location.get_parallel = lambda: SimpleNamespace(
+            ep_size=ranks, nnodes=nodes, tp_size=ranks, elastic_ep_initial_size=None
+        )
+        architecture = SimpleNamespace(get_model_config_for_expert_location=lambda _: model)
+        loader.get_model_architecture = lambda _: (architecture, None)
+        load("sglang.srt.elastic_ep.elastic_ep").elastic_expanded_world_enabled = lambda: False
+        return location.compute_initial_expert_location_metadata(SimpleNamespace(hf_config=None), rank)
+
+    return run

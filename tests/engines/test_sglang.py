@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,46 +22,6 @@ from placement.exporters.imports import imported
 from placement.testing.exporters import small_placement
 
 pytestmark = pytest.mark.engines
-NAME = "sglang.srt.eplb.expert_location"
-
-
-@pytest.fixture
-def parse(import_engine: Callable[..., Callable[[str], ModuleType]]) -> Callable[..., Any]:
-    """The engine's metadata of `--init-expert-location`, on rank `rank` of two nodes of two GPUs."""
-    load = import_engine("sglang", NAME)
-    context = load("sglang.srt.runtime_context")
-    loader = load("sglang.srt.model_loader")
-    location = load(NAME)
-
-    def run(
-        path: Path | str,
-        *,
-        layers: int = 4,
-        rank: int = 0,
-        algorithm: str = "static",
-        shape: tuple[int, ...] = (6, 2, 2, 2),  # experts, redundant ones, nodes, GPUs of a node
-    ) -> Any:
-        experts, redundant, nodes, gpus = shape
-        moe = SimpleNamespace(
-            init_expert_location=str(path),
-            ep_num_redundant_experts=redundant,
-            ep_dispatch_algorithm=algorithm,
-            moe_a2a_backend="deepep",
-            ep_join_mode="",
-        )
-        model = location.ModelConfigForExpertLocation(num_layers=layers, num_logical_experts=experts, num_groups=None)
-        context.get_exec = location.get_exec = lambda: SimpleNamespace(moe=moe)
-        context.get_device = location.get_device = lambda: SimpleNamespace(device="cpu")
-        ranks = nodes * gpus
-        location.get_parallel = lambda: SimpleNamespace(
-            ep_size=ranks, nnodes=nodes, tp_size=ranks, elastic_ep_initial_size=None
-        )
-        architecture = SimpleNamespace(get_model_config_for_expert_location=lambda _: model)
-        loader.get_model_architecture = lambda _: (architecture, None)
-        load("sglang.srt.elastic_ep.elastic_ep").elastic_expanded_world_enabled = lambda: False
-        return location.compute_initial_expert_location_metadata(SimpleNamespace(hf_config=None), rank)
-
-    return run
 
 
 def mtp_placement() -> Placement:
@@ -73,12 +33,12 @@ def mtp_placement() -> Placement:
 
 @pytest.mark.parametrize("suffix", [".json", ".pt"])
 @pytest.mark.parametrize("rank", range(4))
-def test_it_starts_from_our_map(suffix: str, rank: int, parse: Callable[..., Any], tmp_path: Path) -> None:
+def test_it_starts_from_our_map(suffix: str, rank: int, sglang_metadata: Callable[..., Any], tmp_path: Path) -> None:
     """Row by row, and every rank dispatches every expert to a slot that holds it: one of its own node if there is."""
     placement = mtp_placement()
     path = tmp_path / f"map{suffix}"
     path.write_bytes(get_exporter("sglang").export(placement, ExportOptions(suffix=suffix)).content)
-    metadata = parse(path, rank=rank)
+    metadata = sglang_metadata(path, rank=rank)
     rows = metadata.physical_to_logical_map.tolist()
     assert len(rows) == 4
     assert [rows[1], rows[3]] == placement.phy2log_LP[:2].tolist()
@@ -100,13 +60,15 @@ SILENT = {
 
 
 @pytest.mark.parametrize("defect", SILENT)
-def test_what_it_takes_in_silence_is_refused_here(defect: str, parse: Callable[..., Any], tmp_path: Path) -> None:
+def test_what_it_takes_in_silence_is_refused_here(
+    defect: str, sglang_metadata: Callable[..., Any], tmp_path: Path
+) -> None:
     """The engine's parser makes no objection; `placement import` does, in words."""
     algorithm, rows, told = SILENT[defect]
     content = json.dumps({"physical_to_logical_map": rows}).encode()
     path = tmp_path / "map.json"
     path.write_bytes(content)
-    assert parse(path, algorithm=algorithm) is not None
+    assert sglang_metadata(path, algorithm=algorithm) is not None
     with pytest.raises(MapError, match=told):
         imported(
             get_importer("sglang").read(content, ".json"),
@@ -119,11 +81,11 @@ def test_what_it_takes_in_silence_is_refused_here(defect: str, parse: Callable[.
         )
 
 
-def test_it_takes_no_further_key(parse: Callable[..., Any]) -> None:
+def test_it_takes_no_further_key(sglang_metadata: Callable[..., Any]) -> None:
     """Which is why nothing else is in our file."""
     rows = [[0, 1, 2, 3, 4, 5, 0, 1]] * 4
     with pytest.raises(TypeError):
-        parse(json.dumps({"physical_to_logical_map": rows, "made_by": "us"}))
+        sglang_metadata(json.dumps({"physical_to_logical_map": rows, "made_by": "us"}))
 
 
 def test_eplb_tensors_are_those_of_its_eplb(import_engine: Callable[..., Callable[[str], ModuleType]]) -> None:
@@ -142,7 +104,7 @@ def test_eplb_tensors_are_those_of_its_eplb(import_engine: Callable[..., Callabl
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_a_change_of_the_map_in_force(
-    shape: tuple[int, ...], parse: Callable[..., Any], write_trace: Any, run_cli: Any, tmp_path: Path
+    shape: tuple[int, ...], sglang_metadata: Callable[..., Any], write_trace: Any, run_cli: Any, tmp_path: Path
 ) -> None:
     """It parses the map that our change made of EPLB's, wasted slots included, and every rank serves what it holds.
 
@@ -151,12 +113,12 @@ def test_a_change_of_the_map_in_force(
     change = changed("sglang", shape, tmp_path, write_trace, run_cli)
     change.run("export", tmp_path / "now.json", "--to", "sglang", "-o", tmp_path / "same.json")
     change.run("export", tmp_path / "new.json", "--to", "sglang", "-o", tmp_path / "out.json")
-    changed_rows = parse(tmp_path / "out.json", shape=shape).physical_to_logical_map
+    changed_rows = sglang_metadata(tmp_path / "out.json", shape=shape).physical_to_logical_map
     assert changed_rows.tolist() == change.new.phy2log_LP.tolist()
     placement, gpus = change.now, shape[3]
     rank_P = placement.rank_of_slot_P()
     tables = [
-        parse(tmp_path / "same.json", shape=shape, rank=rank).logical_to_rank_dispatch_physical_map.numpy()
+        sglang_metadata(tmp_path / "same.json", shape=shape, rank=rank).logical_to_rank_dispatch_physical_map.numpy()
         for rank in range(placement.num_ranks)
     ]
     wasted = 0

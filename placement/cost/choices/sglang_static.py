@@ -1,9 +1,10 @@
 """`sglang-static`: a table for every rank: the nearest copy of an expert, else one that a fair, seeded pick gave it.
 
-SGLang 0.5.23, `srt/eplb/expert_location.py:compute_logical_to_rank_dispatch_physical_map`, its default. One stream of
-random numbers (seed 42) goes through the experts of all hidden layers, the first layer first, so a table depends on the
-layers before its own. Where these are not known, as when a layer is placed, any table that the stream may give is
-taken to be as likely: `sglang-dynamic`.
+SGLang 0.5.23, `srt/eplb/expert_location.py:compute_logical_to_rank_dispatch_physical_map`, its default. Every rank
+picks for all ranks that have no nearest copy, and keeps its own part. By then the rank has dropped all but the nearest
+copy of other experts, so its stream of random numbers (seed 42) is not that of the next rank: the picks are fair in the
+mean alone. The stream goes through all hidden layers, the first layer first, so a table depends on the layers before
+its own. Where these are not known, as when a layer is placed, any table is taken to be as likely: `sglang-dynamic`.
 """
 
 from __future__ import annotations
@@ -47,19 +48,19 @@ def _picked_HGE(rows: bytes, num_rows: int, num_experts: int, shape: Shape) -> I
         rows: The map of all hidden layers, int64 [H, P], as the engine numbers slots.
     """
     rows_HP = np.frombuffer(rows, dtype=np.int64).reshape(num_rows, -1)
-    stream = random.Random(SEED)
+    streams = [random.Random(SEED) for _ in range(shape.num_ranks)]
     picked_HGE = np.full((num_rows, shape.num_ranks, num_experts), -1, dtype=np.int64)
-    ranks = np.arange(shape.num_ranks)
+    ranks = np.arange(shape.num_ranks)[:, None]
     for row_P, picked_GE in zip(rows_HP, picked_HGE, strict=True):
         several_E = np.flatnonzero(np.bincount(row_P, minlength=num_experts) > 1)
         for expert in several_E.tolist():
             slots = np.flatnonzero(row_P == expert)
             at = slots // shape.slots_per_gpu
-            near_GS = ranks[:, None] // shape.gpus_per_node == at // shape.gpus_per_node
-            far_G = ~(near_GS.any(axis=1) & ~near_GS.all(axis=1)) & ~(ranks[:, None] == at).any(axis=1)
-            far = np.flatnonzero(far_G)
-            if len(far):
-                picked_GE[far, expert] = _fair_choices(slots.tolist(), len(far), stream)
+            near_GS = ranks // shape.gpus_per_node == at // shape.gpus_per_node
+            narrows_G = near_GS.any(axis=1) & ~near_GS.all(axis=1)
+            far = np.flatnonzero(~narrows_G & ~(ranks == at).any(axis=1)).tolist()
+            for place, rank in enumerate(far):
+                picked_GE[rank, expert] = _fair_choices(slots.tolist(), len(far), streams[rank])[place]
     picked_HGE.setflags(write=False)
     return picked_HGE
 
