@@ -65,6 +65,7 @@ def test_a_sample_of_all_tokens_is_exact(
     exact = evaluate(trace, maps, cluster=cluster, replica_choice=choice)
     for one, other in zip(evaluate_sample(side, maps, cluster=cluster, replica_choice=choice), exact, strict=True):
         np.testing.assert_allclose(one.sends_L, other.sends_L, rtol=1e-12)
+        np.testing.assert_allclose(one.links_LNN, other.links_LNN, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(one.load_LP, other.load_LP, rtol=1e-12)
         assert one.assignments_L.tolist() == other.assignments_L.tolist()
         assert (one.num_tokens, one.sampled_tokens, one.sends_error) == (4000, 4000, 0.0)

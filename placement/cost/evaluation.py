@@ -16,7 +16,7 @@ from placement.core.placement import Placement
 from placement.cost.meter import Meter
 from placement.cost.step_time import step_time_us
 from placement.cost.traffic import Traffic
-from placement.cost.transport import wire_cost
+from placement.cost.transport import busiest_in_out, imbalance_of, links_NN
 from placement.cost.transports import TRANSPORTS
 from placement.errors import MapError, OptionError
 from placement.traces.token_order import token_batches
@@ -41,6 +41,7 @@ class Evaluation:
         remote_assignments_L: Assignments of a token that are served on remote nodes, float64 [L].
         transport: What the engine sends (see `placement/cost/transports/`).
         sends_L: What the engine sends per token, each copy weighed by the cost of its link, float64 [L].
+        links_LNN: The same sends from home node to node, float64 [L, N, N].
         load_LP: Assignments served by each slot, float64 [L, P].
         sampled_tokens: Tokens on which sends were measured; None: all.
         sends_error: Standard error of the mean of `sends_L`, where sends were measured on a sample; None: unknown.
@@ -54,6 +55,7 @@ class Evaluation:
     remote_assignments_L: npt.NDArray[np.float64]
     transport: str
     sends_L: npt.NDArray[np.float64]
+    links_LNN: npt.NDArray[np.float64]
     load_LP: npt.NDArray[np.float64]
     sampled_tokens: int | None = None
     sends_error: float | None = None
@@ -64,13 +66,21 @@ class Evaluation:
 
     def rank_imbalance_L(self) -> npt.NDArray[np.float64]:
         """Most loaded rank over the mean rank, float64 [L]; a rank's load is divided by its relative speed."""
-        return _imbalance(self.load_LG(), self.cluster.speed_G())
+        return imbalance_of(self.load_LG(), self.cluster.speed_G())
 
     def node_imbalance_L(self) -> npt.NDArray[np.float64]:
         """Most loaded node over the mean node, float64 [L]."""
         shape = (-1, self.cluster.num_nodes, self.cluster.gpus_per_node)
         speed_N = self.cluster.speed_G().reshape(shape[1:]).mean(axis=1)
-        return _imbalance(self.load_LG().reshape(shape).sum(axis=2), speed_N)
+        return imbalance_of(self.load_LG().reshape(shape).sum(axis=2), speed_N)
+
+    def busiest_in_L(self) -> npt.NDArray[np.float64]:
+        """Sends into the node that gets most over the mean node, float64 [L]; 1 where nothing is sent."""
+        return busiest_in_out(self.links_LNN)[0]
+
+    def busiest_out_L(self) -> npt.NDArray[np.float64]:
+        """Sends out of the home node that sends most over the mean node, float64 [L]; 1 where nothing is sent."""
+        return busiest_in_out(self.links_LNN)[1]
 
     def bytes_per_token(self) -> float:
         """Bytes that the transport moves between nodes per token and layer, dispatch and combine."""
@@ -93,6 +103,8 @@ class Evaluation:
             "remote_assignments_per_token": _round(float(self.remote_assignments_L.mean())),
             "rank_imbalance": _mean_max(rank_imbalance_L),
             "node_imbalance": _mean_max(self.node_imbalance_L()),
+            "busiest_in": _mean_max(self.busiest_in_L()),
+            "busiest_out": _mean_max(self.busiest_out_L()),
             "bytes_per_token": {
                 "node": _round(float(self.node_sends_L.mean()) * copy_bytes, 1),
                 "rank": _round(float(self.rank_sends_L.mean()) * copy_bytes, 1),
@@ -124,6 +136,8 @@ class Evaluation:
             "remote_assignments_per_token": self.remote_assignments_L,
             "rank_imbalance": self.rank_imbalance_L(),
             "node_imbalance": self.node_imbalance_L(),
+            "busiest_in": self.busiest_in_L(),
+            "busiest_out": self.busiest_out_L(),
         }
         return [
             {name: _round(float(values[layer])) for name, values in columns.items()}
@@ -188,9 +202,10 @@ def evaluate_counts(
     TRANSPORTS.check(transport)
     load_LE = counts.load_LE() * counts.unit
     unknown_L = np.full(counts.model.num_layers, np.nan)
-    nowhere = Traffic.start(cluster.num_nodes, cluster.num_ranks)
-    known = TRANSPORTS.make(transport).everywhere
-    sends_L = np.full_like(unknown_L, wire_cost(nowhere, cluster, transport, 1)) if known else unknown_L
+    known_NN = links_NN(Traffic.start(cluster.num_nodes, cluster.num_ranks), cluster, transport, 1)
+    if not TRANSPORTS.make(transport).everywhere:
+        known_NN = np.full_like(known_NN, np.nan)
+    links_LNN = np.repeat(known_NN[None], counts.model.num_layers, axis=0)
     return [
         Evaluation(
             num_tokens=counts.num_tokens,
@@ -200,7 +215,8 @@ def evaluate_counts(
             rank_sends_L=unknown_L,
             remote_assignments_L=unknown_L,
             transport=transport,
-            sends_L=sends_L,
+            sends_L=links_LNN.sum(axis=(1, 2)),
+            links_LNN=links_LNN,
             load_LP=np.stack(
                 [_even_load(load_E, row) for load_E, row in zip(load_LE, placement.phy2log_LP, strict=True)]
             ),
@@ -223,6 +239,7 @@ def evaluation_of(
     load_LP: npt.NDArray[np.float64],
 ) -> Evaluation:
     leaving_L3 = np.array([one.leaving_3() for one in traffic]) / max(num_tokens, 1)
+    links_LNN = np.stack([links_NN(one, cluster, transport, num_tokens) for one in traffic])
     return Evaluation(
         num_tokens=num_tokens,
         assignments_L=served_L / max(num_tokens, 1),
@@ -231,7 +248,8 @@ def evaluation_of(
         rank_sends_L=leaving_L3[:, 1],
         remote_assignments_L=leaving_L3[:, 2],
         transport=transport,
-        sends_L=np.array([wire_cost(one, cluster, transport, num_tokens) for one in traffic]),
+        sends_L=links_LNN.sum(axis=(1, 2)),
+        links_LNN=links_LNN,
         load_LP=load_LP,
     )
 
@@ -267,12 +285,9 @@ def _checked_homes(
     return homes
 
 
-def _imbalance(load: npt.NDArray[np.float64], speed: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    mean = load.mean(axis=1)
-    return np.asarray(np.divide((load / speed).max(axis=1), mean, out=np.ones_like(mean), where=mean > 0))
-
-
-def _mean_max(values: npt.NDArray[np.float64]) -> dict[str, float | None]:
+def _mean_max(values: npt.NDArray[np.float64]) -> dict[str, float | None] | None:
+    if not np.isfinite(values).all():
+        return None
     return {"mean": _round(float(values.mean())), "max": _round(float(values.max()))}
 
 

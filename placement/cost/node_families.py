@@ -45,15 +45,18 @@ class Families(NamedTuple):
 
 
 class Choices(NamedTuple):
-    """Which node sets serve a token, and how often one node serves two experts of it.
+    """Which node sets serve a token, and how often one node serves one or two experts of it, from each home H.
 
     smallest_HZ  int64 [N, Z], the smallest node sets of a state's families that hold the home: a bit for each
-    both_MMNZ    float64 [2^N, 2^N, N, Z], how often a node serves both of two experts on the nodes M, where the home is
-                 elsewhere: N * mean over homes
+    visit_ZHN    float64 [Z, N, N], how often a copy goes to another node than the home
+    share_MNZH   float64 [2^N, N, Z, N], what node N serves of an expert on the nodes M
+    both_MMNZH   float64 [2^N, 2^N, N, Z, N], how often a node other than the home serves both of two experts
     """
 
     smallest_HZ: npt.NDArray[np.int64]
-    both_MMNZ: npt.NDArray[np.float64]
+    visit_ZHN: npt.NDArray[np.float64]
+    share_MNZH: npt.NDArray[np.float64]
+    both_MMNZH: npt.NDArray[np.float64]
 
 
 @cache
@@ -140,8 +143,16 @@ def choices_of(num_nodes: int) -> Choices:
     share_MS = 1.0 / np.maximum(np.bitwise_count(set_S[:, None] & set_S), 1)
     # of an expert on M, not at home, where the nodes S are chosen
     served_HMSN = share_MS[None, :, :, None] * ~hosts_MN.T[:, :, None, None] * (hosts_MN[:, None] & hosts_MN[None])
-    both_MMNZ = np.einsum("hzs,hasn,hbsn->abnz", chosen_HZS, served_HMSN, served_HMSN, optimize=True)
-    return Choices(smallest_HZ=smallest_HZ, both_MMNZ=np.ascontiguousarray(both_MMNZ))
+    both_MMNZH = np.einsum("hzs,hasn,hbsn->abnzh", chosen_HZS, served_HMSN, served_HMSN, optimize=True)
+    visit_ZHN = np.einsum("hzs,sn->zhn", chosen_HZS, hosts_MN) * (1.0 - np.eye(num_nodes))
+    tables = _tables(num_nodes)
+    share_MNBZ = tables.share_MNY.reshape(len(set_S), num_nodes, num_nodes + 1, -1) / (num_nodes * tables.unit)
+    return Choices(
+        smallest_HZ=smallest_HZ,
+        visit_ZHN=np.ascontiguousarray(visit_ZHN),
+        share_MNZH=np.ascontiguousarray(share_MNBZ[:, :, 1:].swapaxes(2, 3)),
+        both_MMNZH=np.ascontiguousarray(both_MMNZH),
+    )
 
 
 @cache

@@ -11,20 +11,17 @@ Floats = npt.NDArray[np.float64]
 
 
 class Traffic(NamedTuple):
-    """Expected copies of tokens whose home is node h; kernels add to it. Those that stay on the node are counted too.
+    """Expected copies of tokens whose home is node h; kernels add to it. Those that stay there may be counted.
 
     node_HN        float64 [N, N], copies for distinct nodes
     rank_HG        float64 [N, G], copies for distinct ranks
     assignment_HG  float64 [N, G], assignments
-    remote_3       float64 [3], copies for distinct remote nodes and ranks and remote assignments of tokens that are
-                   not booked above: where all links are alike, from where and to where does not matter
     lacking_H      float64 [N], places that sets of fewer than K experts leave empty; `cost_layer` counts them
     """
 
     node_HN: Floats
     rank_HG: Floats
     assignment_HG: Floats
-    remote_3: Floats
     lacking_H: Floats
 
     @staticmethod
@@ -33,7 +30,6 @@ class Traffic(NamedTuple):
             np.zeros((num_nodes, num_nodes)),
             np.zeros((num_nodes, num_ranks)),
             np.zeros((num_nodes, num_ranks)),
-            np.zeros(3),
             np.zeros(num_nodes),
         )
 
@@ -43,4 +39,4 @@ class Traffic(NamedTuple):
         remote_NN = 1.0 - np.eye(num_nodes)
         remote_NG = np.repeat(remote_NN, num_ranks // num_nodes, axis=1)
         booked = (self.node_HN * remote_NN, self.rank_HG * remote_NG, self.assignment_HG * remote_NG)
-        return np.array([copies.sum() for copies in booked]) + self.remote_3
+        return np.array([copies.sum() for copies in booked])

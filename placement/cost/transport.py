@@ -13,6 +13,9 @@ from placement.cost.transports import TRANSPORTS
 from placement.cost.transports.base import PER_NODE
 
 
+ROUNDING = 1e-12  # sends per token that are none
+
+
 @lru_cache(maxsize=64)
 def fare_HX(cluster: Cluster, transport: str) -> npt.NDArray[np.float64]:
     """Cost of a copy from home node h to node or rank x, read-only; see `Transport.fare_HX`."""
@@ -24,6 +27,27 @@ def fare_HX(cluster: Cluster, transport: str) -> npt.NDArray[np.float64]:
 def wire_cost(traffic: Traffic, cluster: Cluster, transport: str, num_tokens: float) -> float:
     """Sends of the transport per token, each weighed by its fare; plain counts where all links are alike."""
     return TRANSPORTS.make(transport).cost(traffic, fare_HX(cluster, transport), num_tokens)
+
+
+def links_NN(traffic: Traffic, cluster: Cluster, transport: str, num_tokens: float) -> npt.NDArray[np.float64]:
+    """The same sends from home node to node, float64 [N, N]."""
+    return TRANSPORTS.make(transport).links_NN(traffic, fare_HX(cluster, transport), num_tokens)
+
+
+def busiest_in_out(links_LNN: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """What goes into the node that gets most, and out of the node that sends most, over the mean node: float64 [L]
+    each; 1 where nothing is sent."""
+    links_LNN = np.where(links_LNN < ROUNDING, 0.0, links_LNN)
+    return imbalance_of(links_LNN.sum(axis=1)), imbalance_of(links_LNN.sum(axis=2))
+
+
+def imbalance_of(
+    load_LX: npt.NDArray[np.float64], speed_X: npt.NDArray[np.float64] | float = 1.0
+) -> npt.NDArray[np.float64]:
+    """The highest load, each divided by its speed, over the mean load: float64 [L]; 1 where there is none."""
+    mean_L = load_LX.mean(axis=1)
+    none_L = mean_L == 0
+    return np.asarray(np.divide((load_LX / speed_X).max(axis=1), mean_L, out=np.ones_like(mean_L), where=~none_L))
 
 
 def sends_are_fixed(cluster: Cluster, transport: str, num_experts: int) -> bool:

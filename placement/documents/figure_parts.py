@@ -30,6 +30,10 @@ class SummaryPart(DocumentPart):
     remote_assignments_per_token: float | None = Field(description="Assignments served on remote nodes")
     rank_imbalance: MeanMax = Field(description="Most loaded rank / mean rank, mean and max over layers")
     node_imbalance: MeanMax = Field(description="Most loaded node / mean node, mean and max over layers")
+    busiest_in: MeanMax | None = Field(
+        default=None, description="Sends into the busiest node / mean node, mean and max over layers; null: unknown"
+    )
+    busiest_out: MeanMax | None = Field(default=None, description="The same of sends out of home nodes")
     bytes_per_token: BytesPart = Field(description="Bytes between nodes per token and layer, dispatch and combine")
     step_time_us: float | None = Field(description="Modelled time of all MoE layers of a step")
     sampled_tokens: int | None = Field(

@@ -185,29 +185,36 @@ def copies(layout: Map, served_by: Sequence[int], home: int, gpu: int, transport
 
 
 @lru_cache(maxsize=100_000)
-def token_price(
+def token_prices(
     layout: Map, experts: tuple[int, ...], home: int, choice: str, transport: str, link: tuple[tuple[float, ...], ...]
-) -> float:
-    """Expected cost of all copies of one token, which any GPU of the home node may have."""
-    price = 0.0
+) -> tuple[float, ...]:
+    """Expected cost of the copies of one token to each node; any GPU of the home node may have the token."""
+    price = [0.0] * layout.num_nodes
     for probability, served_by in outcomes(layout, experts, home, choice):
         for gpu in range(layout.gpus_per_node):
             source = home * layout.gpus_per_node + gpu
-            paid = sum(link[source][rank] for rank in copies(layout, served_by, home, gpu, transport))
-            price += probability * paid / layout.gpus_per_node
-    return price
+            for rank in copies(layout, served_by, home, gpu, transport):
+                price[rank // layout.gpus_per_node] += probability * link[source][rank] / layout.gpus_per_node
+    return tuple(price)
 
 
-def layer_price(
+def layer_links(
     layout: Map, sets: Sequence[tuple[int, ...]], homes: Sequence[int], choice: str, transport: str, cluster: Any
-) -> float:
-    """Mean price of tokens with these top-k sets; home -1 is the mean over all nodes."""
-    link, total = link_costs(cluster), 0.0
+) -> list[list[float]]:
+    """Mean price of tokens with these top-k sets, from home node to node; home -1 is the mean over all nodes."""
+    link, links = link_costs(cluster), [[0.0] * layout.num_nodes for _ in range(layout.num_nodes)]
     for experts, given in zip(sets, homes, strict=True):
         possible = range(layout.num_nodes) if given == -1 else [given]
         for home in possible:
-            total += token_price(layout, tuple(sorted(experts)), home, choice, transport, link) / len(possible)
-    return total / len(sets)
+            prices = token_prices(layout, tuple(sorted(experts)), home, choice, transport, link)
+            for node, price in enumerate(prices):
+                links[home][node] += price / len(possible) / len(sets)
+    return links
+
+
+def busiest(amounts: Sequence[float]) -> float:
+    """The most over the mean; 1 where there is nothing."""
+    return max(amounts) * len(amounts) / sum(amounts) if any(amounts) else 1.0
 
 
 def grouped(load_of_slot: Sequence[float], size: int) -> list[float]:

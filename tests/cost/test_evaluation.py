@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import Map, greedy_sizes, grouped, imbalance, layer_costs, layer_price, smallest_covers
+from reference import Map, busiest, greedy_sizes, grouped, imbalance, layer_costs, layer_links, smallest_covers
 
 from placement import Cluster, Evaluation, Model, Placement, Trace, evaluate, open_trace
 from placement.core.topology import EVEN, Level, Topology
@@ -168,7 +168,7 @@ def measure(case: Case, write_trace: Callable[..., Any], *maps: np.ndarray, **mo
 
 
 def reference(case: Case, layer: int, *transport: str) -> Any:
-    """Counts of copies; with a transport the price of what it sends."""
+    """Counts of copies; with a transport the price of what it sends from node to node."""
     kept = np.ones(len(case.request_T), dtype=bool)
     if case.selected_Q is not None:
         kept = case.selected_Q[case.request_T]
@@ -182,7 +182,7 @@ def reference(case: Case, layer: int, *transport: str) -> Any:
     sets = [tuple(e for e in row if e >= 0) for row in case.ids_LTK[layer][kept].tolist()]
     homes = home_Q[case.request_T[kept]].tolist()
     if transport:
-        return layer_price(layout, sets, homes, case.choice, transport[0], case.cluster)
+        return layer_links(layout, sets, homes, case.choice, transport[0], case.cluster)
     return layer_costs(layout, sets, homes, case.choice)
 
 
@@ -279,7 +279,7 @@ def uneven(draw: st.DrawFn, *, wasted: float = 0.0) -> Case:
 
 
 @settings(RELAXED, max_examples=50)
-@given(case=cases() | uneven() | uneven(wasted=0.7))
+@given(case=cases() | cases(redundant=True) | uneven() | uneven(wasted=0.7))
 def test_sends_are_the_price_of_every_copy(case: Case, write_trace: Any) -> None:
     """Under every transport, choice, topology and kind of homes; those of `allgather` are the same for every map."""
     other = case.phy2log_LP[:, ::-1]
@@ -290,8 +290,14 @@ def test_sends_are_the_price_of_every_copy(case: Case, write_trace: Any) -> None
             assert str(told.value) == fault
             continue
         answer, turned = measure(case, write_trace, case.phy2log_LP, other, transport=transport)
-        wanted_L = [reference(case, layer, transport) for layer in range(case.num_layers)]
-        np.testing.assert_allclose(answer.sends_L, wanted_L, atol=1e-9)
+        wanted_LNN = [reference(case, layer, transport) for layer in range(case.num_layers)]
+        np.testing.assert_allclose(answer.links_LNN, wanted_LNN, atol=1e-9)
+        np.testing.assert_allclose(answer.sends_L, np.sum(wanted_LNN, axis=(1, 2)), atol=1e-9)
+        for links_NN, busiest_in, busiest_out in zip(
+            wanted_LNN, answer.busiest_in_L(), answer.busiest_out_L(), strict=True
+        ):
+            assert busiest_out == pytest.approx(busiest([sum(row) for row in links_NN]))
+            assert busiest_in == pytest.approx(busiest([sum(column) for column in zip(*links_NN, strict=True)]))
         if transport == "allgather":
             np.testing.assert_allclose(turned.sends_L, answer.sends_L, rtol=1e-12)
         if case.cluster.topology == EVEN:
@@ -543,7 +549,7 @@ def test_summary_figures(tmp_path: Path, write_trace: Any) -> None:
     assert summary["bytes_per_token"]["node"] == pytest.approx(answer.node_sends_L.mean() * 150, abs=0.06)
     assert summary["bytes_per_token"]["rank"] == pytest.approx(answer.rank_sends_L.mean() * 150, abs=0.06)
     assert summary["bytes_per_token"]["assignment"] == pytest.approx(answer.remote_assignments_L.mean() * 150, abs=0.06)
-    for name in ("rank_imbalance", "node_imbalance"):
+    for name in ("rank_imbalance", "node_imbalance", "busiest_in", "busiest_out"):
         values = [layer[name] for layer in layers]
         assert summary[name] == {"mean": pytest.approx(np.mean(values), abs=1e-6), "max": max(values)}
     wanted = 0.0

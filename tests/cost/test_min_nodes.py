@@ -61,8 +61,22 @@ def test_is_the_mean_over_given_homes(
     for kernel in kernels:
         quick, load_P = Traffic.start(nodes, num_ranks), np.zeros(num_slots)
         kernel(ids_TK, count_T, tables, traffic=quick, load_P=load_P)
-        np.testing.assert_allclose(quick.remote_3, booked.traffic.leaving_3() / nodes, rtol=1e-9, atol=1e-9)
+        for name, remote_HX in remote_copies(booked.traffic).items():
+            here_HX = remote_copies(quick)[name]
+            np.testing.assert_allclose(here_HX, remote_HX / nodes, rtol=1e-9, atol=1e-9, err_msg=name)
+        assert quick.assignment_HG.sum() == pytest.approx(booked.traffic.assignment_HG.sum() / nodes)
         np.testing.assert_allclose(load_P, booked.load_P / nodes, rtol=1e-9, atol=1e-9)
+
+
+def remote_copies(traffic: Traffic) -> dict[str, np.ndarray]:
+    """Copies that leave the home, from where to where."""
+    nodes, ranks = traffic.rank_HG.shape
+    remote_HG = np.repeat(1 - np.eye(nodes), ranks // nodes, axis=1)
+    return {
+        "node": traffic.node_HN * (1 - np.eye(nodes)),
+        "rank": traffic.rank_HG * remote_HG,
+        "assignment": traffic.assignment_HG * remote_HG,
+    }
 
 
 def greedy_cover(masks: list[set[int]], pivot: int, num_nodes: int) -> set[int]:
@@ -97,5 +111,5 @@ def test_by_hand(gpus: int) -> None:
     tables = layer_tables(row, int(row.max()) + 1, shape)
     traffic, load_P = Traffic.start(10, 10 * gpus), np.zeros(len(row))
     cost_min_nodes(ids_TK, np.array([10]), tables, traffic, load_P)
-    assert traffic.remote_3.tolist() == pytest.approx([8, 8 * gpus, 8 * gpus])
+    assert traffic.leaving_3().tolist() == pytest.approx([8, 8 * gpus, 8 * gpus])
     assert load_P[: 2 * gpus].tolist() == pytest.approx([5.0] * (2 * gpus))

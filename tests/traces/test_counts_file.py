@@ -133,6 +133,7 @@ def test_every_solver_takes_counts(path: Path, solver: str, slots_per_gpu: int) 
                 expected = max(load_G) / np.mean(load_G)
                 assert answers[name].rank_imbalance_L()[layer] == pytest.approx(expected)
             assert np.isnan(answers[name].sends_L).all()
+            assert answers[name].summary()["busiest_in"] is answers[name].summary()["busiest_out"] is None
     if solver == "auto":
         for layer in range(2):
             problem = layer_problem(train.workload(0), cluster, solution.options, layer)

@@ -53,7 +53,7 @@ class LayerCost(NamedTuple):
     """What one layer's map has cost so far; who costs tokens adds to `running`, `traffic` and `load_P`.
 
     Attributes:
-        links_alike: True if every copy for a remote node or rank costs 1: then `traffic.remote_3` may have the copies.
+        links_alike: True if every copy for a remote node or rank costs 1, and one that stays at home need not be there.
         running: What the choice remembers of the tokens so far.
         load_P: Assignments of each slot, float64 [P].
         within: Where the layer is in its model, for rules that go on from layer to layer; None: not known.

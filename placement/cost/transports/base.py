@@ -10,7 +10,7 @@ from placement.cost.traffic import Traffic
 from placement.errors import ClusterError
 
 Floats = npt.NDArray[np.float64]
-PER_NODE, PER_RANK, PER_ASSIGNMENT = 0, 1, 2  # places in `Traffic`, in `Traffic.remote_3` and of `leaving_L3`
+PER_NODE, PER_RANK, PER_ASSIGNMENT = 0, 1, 2  # places in `Traffic` and of `leaving_L3`
 
 
 class Transport:
@@ -56,10 +56,14 @@ class Transport:
         if told := self.fault(cluster):
             raise ClusterError(told)
 
+    def links_NN(self, traffic: Traffic, fare_HX: Floats, num_tokens: float) -> Floats:
+        """Copies per token from home node to node, each weighed by its fare; plain counts where all links are alike."""
+        paid_HX = traffic[self.copies] * fare_HX
+        return np.asarray(paid_HX.reshape(len(paid_HX), len(paid_HX), -1).sum(axis=2) / max(num_tokens, 1))
+
     def cost(self, traffic: Traffic, fare_HX: Floats, num_tokens: float) -> float:
-        """Copies per token, each weighed by its fare; plain counts where all links are alike."""
-        booked = float((traffic[self.copies] * fare_HX).sum())
-        return float((booked + traffic.remote_3[self.copies]) / max(num_tokens, 1))
+        """Copies per token, each weighed by its fare."""
+        return float(self.links_NN(traffic, fare_HX, num_tokens).sum())
 
     def between_nodes_L(self, leaving_L3: Floats, num_nodes: int) -> Floats:
         """Copies of a token that leave the home node, float64 [L].
