@@ -12,7 +12,6 @@ from placement.cost.traffic import Traffic
 from placement.cost.transports import TRANSPORTS
 from placement.cost.transports.base import PER_NODE
 
-
 ROUNDING = 1e-12  # sends per token that are none
 
 
