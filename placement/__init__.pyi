@@ -5,6 +5,8 @@ from .core.model import Model as Model
 from .core.placement import Placement as Placement
 from .cost.evaluation import Evaluation as Evaluation
 from .cost.evaluation import evaluate as evaluate
+from .cost.steps.replay import StepCost as StepCost
+from .cost.steps.replay import evaluate_steps as evaluate_steps
 from .documents.placement import load_placement as load_placement
 from .documents.placement import save_placement as save_placement
 from .errors import InfeasibleError as InfeasibleError

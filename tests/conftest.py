@@ -85,12 +85,14 @@ def _write_trace(
     name: str = "tiny",
     weights: bool = False,
     short: float | None = None,
+    phase_T: Array | None = None,
     **manifest_keys: Any,
 ) -> WrittenTrace:
     """Write a trace of format expert-trace/1 to `folder` with safetensors alone, not the library's writer.
 
     Tokens are random unless `ids_LTK` is given; `manifest_keys` override or add keys of trace.json (None drops one).
-    `short` writes signed ids, of whose sets that share of the places, drawn at random, has no expert.
+    `short` writes signed ids, of whose sets that share of the places, drawn at random, has no expert. All is decode
+    unless `phase_T` says otherwise.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +120,7 @@ def _write_trace(
             "expert_ids": np.ascontiguousarray(stored[:, part]),
             "request": request_T[part],
             "position": position_T[part],
-            "phase": np.ones(len(part), dtype=np.uint8),
+            "phase": np.ones(len(part), dtype=np.uint8) if phase_T is None else phase_T[part].astype(np.uint8),
         }
         if weights:
             tensors["expert_weights"] = np.full(tensors["expert_ids"].shape, 1 / top_k, dtype=np.float16)

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from placement.core.choices import REPLICA_CHOICE, TRANSPORT
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement
-from placement.cost.evaluation import Evaluation, cluster_of, evaluation_of
+from placement.cost.evaluation import Evaluation, evaluation_of
+from placement.cost.given import cluster_of
 from placement.cost.meter import Meter
 from placement.cost.transport import wire_cost
 from placement.cost.transports import TRANSPORTS

@@ -13,12 +13,12 @@ import numpy.typing as npt
 from placement.core.choices import REPLICA_CHOICE, TRANSPORT
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement
+from placement.cost.given import checked_homes, cluster_of, clusters_for
 from placement.cost.meter import Meter
 from placement.cost.step_time import step_time_us
 from placement.cost.traffic import Traffic
 from placement.cost.transport import busiest_in_out, imbalance_of, links_NN
 from placement.cost.transports import TRANSPORTS
-from placement.errors import MapError, OptionError
 from placement.traces.token_order import token_batches
 from placement.traces.trace import Trace
 from placement.workload.counts_file import ExpertCounts
@@ -174,15 +174,8 @@ def evaluate(
         OptionError: An option is unknown, or `home_Q` has another shape or other nodes.
         TraceError: A shard of the trace is wrong.
     """
-    TRANSPORTS.check(transport)
-    for placement in placements:
-        if not trace.model.same_routing(placement.model):
-            raise MapError(f"the map is for {placement.model.routing_said}; the trace has {trace.model.routing_said}")
-    given = [cluster] * len(placements) if cluster is None or isinstance(cluster, Cluster) else cluster
-    clusters = [cluster_of(placement, one) for placement, one in zip(placements, given, strict=True)]
-    for one in dict.fromkeys(clusters):
-        TRANSPORTS.make(transport).check(one)
-    homes = _checked_homes(home_Q, len(trace.requests), placements)
+    clusters = clusters_for(trace.model, placements, cluster, transport)
+    homes = checked_homes(home_Q, len(trace.requests), placements)
     meter = Meter(trace.model, placements, clusters, replica_choice, transport, homes_are_random=home_Q is None)
     for tokens in token_batches(trace, mixed=meter.in_order):
         meter.add(homes[tokens.request_T], tokens.ids_TK, executor)
@@ -252,37 +245,6 @@ def evaluation_of(
         links_LNN=links_LNN,
         load_LP=load_LP,
     )
-
-
-def cluster_of(placement: Placement, cluster: Cluster | None) -> Cluster:
-    if cluster is None:
-        return Cluster.of(placement)
-    if cluster.shape != placement.shape:
-        nodes, gpus, slots = placement.shape
-        raise MapError(
-            f"the map is for {nodes} nodes x {gpus} GPUs x {slots} slots; the cluster has "
-            f"{' x '.join(map(str, cluster.shape))}"
-        )
-    placement.check_hosts(cluster)
-    return cluster
-
-
-def _checked_homes(
-    home_Q: npt.NDArray[np.int32] | None, num_requests: int, placements: Sequence[Placement]
-) -> npt.NDArray[np.int32]:
-    if home_Q is None:
-        return np.full(num_requests, -1, dtype=np.int32)
-    homes = np.asarray(home_Q, dtype=np.int32)
-    nodes = min((placement.num_nodes for placement in placements), default=64)
-    if homes.shape != (num_requests,):
-        raise OptionError(
-            f"home_Q has shape {list(homes.shape)}; one home for each of {num_requests} requests is needed"
-        )
-    if len(homes) and (homes.min() < -1 or homes.max() >= nodes):
-        raise OptionError(
-            f"home_Q has nodes from {homes.min()} to {homes.max()}; -1 (random) to {nodes - 1} are allowed"
-        )
-    return homes
 
 
 def _mean_max(values: npt.NDArray[np.float64]) -> dict[str, float | None] | None:

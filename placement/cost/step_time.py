@@ -18,7 +18,19 @@ def step_time_us(
     rank_imbalance_L: npt.NDArray[np.float64],
     tokens_per_gpu: int = STEP_TOKENS_PER_GPU,
 ) -> float:
-    """Microseconds of all MoE layers of a step in which every GPU brings `tokens_per_gpu` tokens.
+    """Microseconds of a step in which every GPU brings `tokens_per_gpu` tokens: those of `layer_times_us` together."""
+    times_L = layer_times_us(cluster, assignments_L, sends_L, rank_imbalance_L, tokens_per_gpu)
+    return float(times_L.sum())
+
+
+def layer_times_us(
+    cluster: Cluster,
+    assignments: npt.NDArray[np.float64],
+    sends: npt.NDArray[np.float64],
+    rank_imbalance: npt.NDArray[np.float64],
+    tokens_per_gpu: int,
+) -> npt.NDArray[np.float64]:
+    """Microseconds of one MoE layer each, of arrays of one shape.
 
     Per layer, with B = tokens_per_gpu, s = sends of the transport per token, each weighed by its link, K = assignments
     of a token, I = rank imbalance:
@@ -31,11 +43,11 @@ def step_time_us(
     compares maps; it does not predict a wall clock.
     """
     copy_bits = (cluster.dispatch_bytes + cluster.combine_bytes) * 8
-    network_us = tokens_per_gpu * sends_L * copy_bits / (cluster.inter_gbps * 1e3)
-    nvlink_us = tokens_per_gpu * assignments_L * copy_bits / (cluster.intra_gbps * 1e3)
-    load_L = tokens_per_gpu * assignments_L * rank_imbalance_L
-    experts_us = load_L * cluster.expert_bytes / (cluster.gpu_tflops * 1e6)
-    return float((network_us + nvlink_us + experts_us).sum())
+    network_us = tokens_per_gpu * sends * copy_bits / (cluster.inter_gbps * 1e3)
+    nvlink_us = tokens_per_gpu * assignments * copy_bits / (cluster.intra_gbps * 1e3)
+    load = tokens_per_gpu * assignments * rank_imbalance
+    experts_us = load * cluster.expert_bytes / (cluster.gpu_tflops * 1e6)
+    return network_us + nvlink_us + experts_us
 
 
 def balance_in_sends(cluster: Cluster, assignments: float) -> float:

@@ -1,0 +1,110 @@
+"""One map in the steps of a replay: which slot serves every assignment, and what each step costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.core.cluster import Cluster
+from placement.core.placement import Placement
+from placement.cost.choices.base import Drawer, ReplicaChoice
+from placement.cost.kernel_balanced import RunningLoad
+from placement.cost.lookup_tables import LayerTables, layer_tables
+from placement.cost.steps.figures import Column, StepFigures, columns_of
+from placement.cost.steps.kernel_steps import COLUMNS, cost_steps
+from placement.cost.steps.spread import Spread
+from placement.cost.transport import fare_HX
+from placement.cost.transports import TRANSPORTS
+
+Floats = npt.NDArray[np.float64]
+
+
+class MapInSteps:
+    """What a map has cost in the steps so far, for each size of steps.
+
+    sizes  tokens of each GPU in a step
+    """
+
+    def __init__(
+        self, placement: Placement, cluster: Cluster, choice: ReplicaChoice, transport: str, sizes: Sequence[int]
+    ) -> None:
+        self.cluster, self.sizes = cluster, tuple(sizes)
+        self._carrier = TRANSPORTS.make(transport)
+        self._fare_HX = fare_HX(cluster, transport)
+        self._slowness_G = 1.0 / cluster.speed_G()
+        self._layers = [_Layer(row, placement.model.num_experts, cluster, choice) for row in placement.phy2log_LP]
+        self._spreads = [[Spread() for _ in Column] for _ in self.sizes]
+        self.steps = [0 for _ in self.sizes]
+
+    def layer(
+        self, layer: int, ids_TK: npt.NDArray[Any], home_T: npt.NDArray[np.int32], rows_G: Sequence[npt.NDArray[Any]]
+    ) -> list[Floats]:
+        """Figures of the full steps of one layer by `Column`, float64 [S, 5], for each size.
+
+        home_T  home node of each token
+        rows_G  the tokens at home on each rank, in order
+        """
+        unit_TK, rank_X = self._layers[layer].served(ids_TK, rows_G)
+        found = []
+        for size in self.sizes:
+            step_tokens = size * self.cluster.num_ranks
+            figure_SC = np.empty((len(home_T) // step_tokens, COLUMNS))
+            cost_steps(
+                unit_TK,
+                rank_X,
+                home_T,
+                step_tokens,
+                self._carrier.copies,
+                self._carrier.everywhere,
+                self._fare_HX,
+                self._slowness_G,
+                figure_SC,
+            )
+            found.append(columns_of(figure_SC, self.cluster, size))
+        return found
+
+    def add(self, whole: Sequence[Floats], num_layers: int) -> None:
+        """Steps, of whose layers these are the sums, for each size."""
+        for number, (sum_SC, spreads) in enumerate(zip(whole, self._spreads, strict=True)):
+            self.steps[number] += len(sum_SC)
+            for column, spread in zip(Column, spreads, strict=True):
+                value_S = sum_SC[:, column]
+                spread.add(value_S if column == Column.STEP_US else value_S / num_layers)
+
+    def figures(self, number: int) -> StepFigures | None:
+        """Of the steps of the size with this number; None where none is full."""
+        if not self.steps[number]:
+            return None
+        return StepFigures(*(spread.over_steps() for spread in self._spreads[number]))
+
+
+class _Layer:
+    """The slots of one layer; remembers what each rank's replica choice does."""
+
+    def __init__(self, phy2log_P: npt.NDArray[np.integer], num_experts: int, cluster: Cluster, choice: ReplicaChoice):
+        self._tables: LayerTables = layer_tables(phy2log_P, num_experts, cluster)
+        self._drawers: list[tuple[Drawer, RunningLoad]] = []
+        if self._tables.one_copy:
+            self._rank_X = self._tables.slot_rank
+        else:
+            self._rank_X = cluster.rank_of_slot_P().astype(np.int32)
+            self._drawers = [
+                (choice.drawer(self._tables, rank, cluster), RunningLoad.start(cluster))
+                for rank in range(cluster.num_ranks)
+            ]
+
+    def served(
+        self, ids_TK: npt.NDArray[Any], rows_G: Sequence[npt.NDArray[Any]]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+        """(who serves each assignment, [T, K], and the rank of each of these): experts, or slots that are drawn."""
+        if self._tables.one_copy:
+            return ids_TK, self._rank_X
+        slot_TK = np.empty(ids_TK.shape, dtype=np.int32)
+        for (draw, running), rows_R in zip(self._drawers, rows_G, strict=True):
+            slot_RK = np.empty((len(rows_R), ids_TK.shape[1]), dtype=np.int32)
+            draw(ids_TK[rows_R].astype(np.int64), running, slot_RK)
+            slot_TK[rows_R] = slot_RK
+        return slot_TK, self._rank_X
