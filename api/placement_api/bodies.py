@@ -84,6 +84,9 @@ class EvaluateBody(Body):
     traces: list[str] = Field(min_length=1, max_length=1000)
     replica_choice: str = Field(default=REPLICA_CHOICE, max_length=40)
     transport: str = Field(default=TRANSPORT, max_length=40)
+    step_tokens: list[int] | None = Field(
+        default=None, min_length=1, max_length=16, description="Measure also in steps of so many tokens for each GPU"
+    )
 
 
 def options_of(body: dict[str, Any]) -> Options:

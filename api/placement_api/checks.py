@@ -14,6 +14,7 @@ from placement.core.choices import CAPTURES
 from placement.core.cluster import Cluster
 from placement.core.model import Model
 from placement.cost.choices import REPLICA_CHOICES
+from placement.cost.steps.given import check_step_tokens
 from placement.cost.transports import TRANSPORTS
 from placement.documents.cluster_yaml import ClusterFile, cluster_of
 from placement.errors import MapError, OptionError, PlacementError, TraceError
@@ -95,6 +96,9 @@ def check_evaluate(request: dict[str, Any], traces: Sequence[TraceRow], placemen
         TRANSPORTS.check(request["transport"])
     with faults.at("body/replica_choice"):
         REPLICA_CHOICES.check(request["replica_choice"])
+    with faults.at("body/step_tokens"):
+        if request.get("step_tokens") is not None:
+            check_step_tokens(request["step_tokens"])
     with faults.at("body/traces"):
         _check_together(traces)
         if any(trace.kind == COUNTS for trace in traces):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from placement.cli.shared import (
     Json,
     ReplicaChoice,
+    Seed,
     Traces,
     Transport,
     WithoutDrafts,
@@ -32,19 +33,30 @@ def evaluate_command(
     replica_choice: ReplicaChoice = REPLICA_CHOICE,
     transport: Transport = TRANSPORT,
     without_drafts: WithoutDrafts = False,
+    step_tokens: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZES", help="Measure also in steps of so many tokens for each GPU, such as 16,64,256,1024."
+        ),
+    ] = None,
+    seed: Seed = 0,
     workers: Workers = None,
     json_output: Json = False,
 ) -> None:
     """Measure placement maps on TRACES, exactly and on every token."""
     from placement.cost.evaluation import evaluate
+    from placement.cost.steps.given import parse_step_tokens
+    from placement.cost.steps.replay import evaluate_steps
     from placement.documents.cluster_yaml import cluster_from_yaml
     from placement.documents.placement import load_placement
     from placement.grouping.grouping_file import load_grouping
     from placement.report.drawing.numbers import plural
     from placement.report.solution.solution_tables import evaluation_table
+    from placement.report.steps.step_table import step_table
     from placement.support.parallel import make_executor
     from placement.traces.trace import open_trace
 
+    sizes = None if step_tokens is None else parse_step_tokens(step_tokens)
     loaded = [load_placement(path) for path in maps]
     trace = open_trace(traces)
     if without_drafts:
@@ -55,19 +67,19 @@ def evaluate_command(
         for placement, _ in loaded:
             file.check_fits(placement)
         home_Q = file.home_Q(trace)
+    placements = [placement for placement, _ in loaded]
+    clusters = [
+        file.described_cluster() if cluster is None else cluster_from_yaml(cluster, trace.model.num_experts)
+        for _, file in loaded
+    ]
+    rule: dict[str, Any] = {"replica_choice": replica_choice, "transport": transport, "home_Q": home_Q}
     with make_executor(workers) as executor:
-        answers = evaluate(
-            trace,
-            [placement for placement, _ in loaded],
-            cluster=[
-                file.described_cluster() if cluster is None else cluster_from_yaml(cluster, trace.model.num_experts)
-                for _, file in loaded
-            ],
-            replica_choice=replica_choice,
-            transport=transport,
-            home_Q=home_Q,
-            executor=executor,
-        )
+        answers = evaluate(trace, placements, cluster=clusters, **rule, executor=executor)
+        steps = None
+        if sizes is not None:
+            steps = evaluate_steps(
+                trace, placements, step_tokens=sizes, cluster=clusters, **rule, seed=seed, executor=executor
+            )
     without_home = None if home_Q is None else int(((home_Q < 0) & (trace.tokens_Q() > 0)).sum())
     if json_output:
         print_json(
@@ -77,13 +89,16 @@ def evaluate_command(
                 "requests_without_home": without_home,
                 "maps": [
                     {"file": str(path), "summary": answer.summary(), "layers": answer.layers()}
-                    for path, answer in zip(maps, answers, strict=True)
+                    | ({} if steps is None else {"steps": [row.document() for row in steps[number]]})
+                    for number, (path, answer) in enumerate(zip(maps, answers, strict=True))
                 ],
             }
         )
         return
     console = stdout_console()
     console.print(evaluation_table([str(path) for path in maps], answers))
+    if steps is not None:
+        console.print(step_table([str(path) for path in maps], steps))
     if without_home:
         console.print(
             f"{plural(without_home, 'request')} of {len(trace.requests)} without a home in {grouping}: random homes",

@@ -157,6 +157,12 @@ def test_evaluate_diff_route_and_group_answer_what_the_library_does(
     measured = answered(client, f"/v1/placements/{placement_id}/evaluate", {"traces": [trace_id]}).json()
     said = json.loads(run_cli("evaluate", trace, "--map", old, "--json").stdout)["maps"][0]
     assert (measured["summary"], measured["layers"]) == (said["summary"], said["layers"])
+    asked = {"traces": [trace_id], "step_tokens": [4]}
+    stepped = answered(client, f"/v1/placements/{placement_id}/evaluate", asked).json()
+    words = ("evaluate", trace, "--map", old, "--step-tokens", 4, "--json")
+    assert stepped["steps"] == json.loads(run_cli(*words).stdout)["maps"][0]["steps"]
+    refused = client.post(f"/v1/placements/{placement_id}/evaluate", json=asked | {"step_tokens": [4, 0]})
+    assert refused.status_code == 422 and "from 1 to 2^24" in refused.text
 
     plan = client.get(f"/v1/placements/{placement_id}/diff", params={"to": other}).json()
     assert plan == json.loads(run_cli("diff", old, new, "--json").stdout)

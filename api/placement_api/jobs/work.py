@@ -11,6 +11,7 @@ from typing import Any
 from placement.core.choices import CAPTURES
 from placement.core.cluster import Cluster
 from placement.cost.evaluation import evaluate
+from placement.cost.steps.replay import evaluate_steps
 from placement.documents.cluster_yaml import ClusterFile, cluster_of
 from placement.documents.placement import PlacementFile, load_placement
 from placement.errors import OptionError
@@ -148,20 +149,13 @@ def _evaluate(task: Task) -> Answer:
     trace = open_input([Path(path) for path in task.traces], task.top_k)
     if not isinstance(trace, Trace):
         raise OptionError("a placement is measured on a trace: counts do not say sends; give a trace")
+    cluster = file.described_cluster() or Cluster(**file.cluster.sizes())
+    rule = {name: request[name] for name in ("replica_choice", "transport")}
     with make_executor(task.workers) as executor:
-        [answer] = evaluate(
-            trace,
-            [placement],
-            cluster=[file.described_cluster() or Cluster(**file.cluster.sizes())],
-            replica_choice=request["replica_choice"],
-            transport=request["transport"],
-            executor=executor,
-        )
-    document = {
-        "replica_choice": request["replica_choice"],
-        "transport": request["transport"],
-        "summary": answer.summary(),
-        "layers": answer.layers(),
-    }
+        [answer] = evaluate(trace, [placement], cluster=cluster, **rule, executor=executor)
+        document: dict[str, Any] = rule | {"summary": answer.summary(), "layers": answer.layers()}
+        if (sizes := request.get("step_tokens")) is not None:
+            [rows] = evaluate_steps(trace, [placement], step_tokens=sizes, cluster=cluster, **rule, executor=executor)
+            document["steps"] = [row.document() for row in rows]
     content = json.dumps(document, ensure_ascii=False).encode(errors="replace") + b"\n"
     return Answer(files={"evaluation": _blobs(task).put(content)}, summary=answer.summary())

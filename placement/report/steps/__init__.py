@@ -1,0 +1,1 @@
+"""What maps cost step by step, in tables."""
