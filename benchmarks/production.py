@@ -101,7 +101,9 @@ def time_of(row: Row, trees: list[Path], trace: str, answer: str, runs: int) -> 
     for tree in trees * runs:
         _, wall_s, cpu_s, peak_bytes = run(tree, *row.solve(tree, trace, answer))
         gaps = [layer["gap"] for layer in json.loads(Path(answer).read_text())["layers"] if layer["gap"] is not None]
-        yield tree, dict(zip(HEADS[:4], ([cpu_s], [wall_s], [peak_bytes / 1e6], [100 * mean(gaps)] if gaps else []), strict=True))
+        mean_gap = [100 * mean(gaps)] if gaps else []
+        figures = ([cpu_s], [wall_s], [peak_bytes / 1e6], mean_gap)
+        yield tree, dict(zip(HEADS[:4], figures, strict=True))
 
 
 def quality_of(row: Row, tree: Path, trace: str, room: str) -> Iterator[Figures]:

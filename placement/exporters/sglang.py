@@ -27,7 +27,7 @@ class SGLang:
     name = "sglang"
     suffixes = (".json", ".pt")
     takes_load = False
-    replica_choices = ("local-first", "uniform")
+    replica_choices = ("sglang-static", "sglang-dynamic")
     transport = "node"
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
@@ -46,7 +46,7 @@ class SGLang:
                 f"redundant experts: {redundant} a layer, {placement.slots_per_gpu} slots on each of "
                 f"{placement.num_ranks} GPUs, {placement.num_nodes} nodes (--nnodes)",
                 "replica choice: its default --ep-dispatch-algorithm static chooses copies as --replica-choice "
-                "local-first does here; dynamic, the only one without an all-to-all backend, as uniform",
+                "sglang-static does here; dynamic as sglang-dynamic, and without an all-to-all backend as uniform",
                 "check: models whose class has no get_model_config_for_expert_location (Mixtral and OLMoE, say) leave "
                 "the file aside without a word; with SGLANG_LOG_EXPERT_LOCATION_METADATA=1 the log must show the map",
                 f"the map has {len(rows_HP)} rows, one for each hidden layer, dense ones included",
@@ -77,5 +77,5 @@ def node_hints(placement: Placement) -> tuple[str, ...]:
         return ()
     return (
         f"check: SGLang takes {placement.gpus_per_node} consecutive ranks for a node when it chooses among copies, and "
-        "these ranks lie otherwise: the figures of --replica-choice uniform hold, those of local-first do not",
+        "these ranks lie otherwise: the figures of --replica-choice uniform hold, those of sglang-static do not",
     )

@@ -18,14 +18,14 @@ STRATEGY = (
     "leave --expert-placement-strategy out: with EPLB, vLLM takes linear in the place of round_robin, and the map says "
     "where experts are"
 )
-REPLICA_CHOICE = "replica choice: vLLM takes the copy by a hash of the token's row, as --replica-choice uniform does"
+REPLICA_CHOICE = "replica choice: vLLM takes the copy by a hash of the token's row, as --replica-choice vllm-hash does"
 
 
 class VLLM:
     name = "vllm"
     suffixes = (".json",)
     takes_load = False
-    replica_choices = ("uniform",)
+    replica_choices = ("vllm-hash",)
     transport = "node"
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:

@@ -20,7 +20,7 @@ class VLLMAscend:
     name = "vllm-ascend"
     suffixes = (".json",)
     takes_load = False
-    replica_choices = ("uniform",)
+    replica_choices = ("ascend-rank",)
     transport = "assignment"
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
@@ -51,7 +51,7 @@ class VLLMAscend:
                 f"{placement.num_ranks}, of {placement.num_nodes} nodes",
                 *uneven,
                 "replica choice: every device sends an expert's tokens to one copy, the rank modulo the number of "
-                "copies; of all devices together that is as --replica-choice uniform",
+                "copies, as --replica-choice ascend-rank does",
                 "the option is announced to go: 0.26.0rc1 still reads the file, but its source loads weights in an "
                 "order of its own; check the model's answers there",
             ),

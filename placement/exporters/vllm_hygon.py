@@ -25,7 +25,7 @@ class VLLMHygon:
     name = "vllm-hygon"
     suffixes = (".json",)
     takes_load = False
-    replica_choices = ("uniform",)
+    replica_choices = ("vllm-hash",)
     transport = "node"
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:

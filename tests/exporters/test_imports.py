@@ -619,7 +619,7 @@ def test_a_map_for_another_choice_of_copies_is_pointed_out(
 ) -> None:
     """Sends and balance that were promised hold for one way to choose copies; without copies there is no choice."""
     trace = write_trace(tmp_path / "t", num_layers=2, num_experts=8).folder
-    for extra, choice, told in ((8, "local-first", False), (8, "min-nodes", True), (0, "min-nodes", False)):
+    for extra, choice, told in ((8, "sglang-static", False), (8, "min-nodes", True), (0, "min-nodes", False)):
         solved = ("--nodes", 2, "--gpus-per-node", 2, "--redundant-experts", extra, "--solver", "linear")
         result = run_cli("solve", trace, *solved, "--replica-choice", choice, "-o", tmp_path / "p.json")
         assert result.code == 0, result.stderr

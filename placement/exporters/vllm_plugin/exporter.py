@@ -17,7 +17,7 @@ class VLLMPlugin:
     name = "vllm-plugin"
     suffixes = (".json",)
     takes_load = False
-    replica_choices = ("uniform",)
+    replica_choices = ("vllm-hash",)
     transport = "node"
 
     def export(self, placement: Placement, options: ExportOptions = DEFAULTS) -> Export:
