@@ -11,6 +11,7 @@ from placement.cli import (
     advise,
     apply,
     by_class,
+    cluster,
     diff,
     evaluate,
     export,
@@ -43,6 +44,7 @@ app.command("front")(front.front_command)
 app.command("robust")(robust.robust_command)
 app.command("by-class")(by_class.by_class_command)
 app.command("submit")(submit.submit_command)
+app.command("cluster")(cluster.cluster_command)
 app.command("evaluate")(evaluate.evaluate_command)
 app.command("diff")(diff.diff_command)
 app.command("apply")(apply.apply_command)

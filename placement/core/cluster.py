@@ -12,7 +12,7 @@ from placement.core.topology import EVEN, Topology
 from placement.errors import ClusterError, InfeasibleError
 
 MOST_NODES = 64  # sets of nodes are 64-bit words in the kernels
-SIZES = ("inter_gbps", "intra_gbps", "gpu_tflops", "expert_bytes", "dispatch_bytes", "combine_bytes")
+SIZES = ("inter_gbps", "intra_gbps", "gpu_tflops", "expert_bytes", "weight_bits", "dispatch_bytes", "combine_bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,7 @@ class Cluster(Shape):
         topology: How the links between nodes differ: racks, unequal nodes, or any matrix of costs between ranks, as the
             engine numbers ranks.
         expert_bytes: Weights of one expert (default: DeepSeek-V3 in bf16).
+        weight_bits: Bits of a weight of an expert: with `expert_bytes` they say how many operations a token takes.
         dispatch_bytes: One copy of a token on its way to its experts (default: DeepEP fp8 with scales, hidden size
             7168).
         combine_bytes: One copy of a token on its way back (default: DeepEP bf16, hidden size 7168).
@@ -38,6 +39,7 @@ class Cluster(Shape):
     gpu_speeds: tuple[float, ...] = ()
     topology: Topology = EVEN
     expert_bytes: int = 88_080_384
+    weight_bits: float = 16.0
     dispatch_bytes: int = 7472
     combine_bytes: int = 14384
 

@@ -37,7 +37,7 @@ def layer_times_us(
 
         network  B * s * (dispatch_bytes + combine_bytes) * 8 / inter_gbps
         NVLink   B * K * (dispatch_bytes + combine_bytes) * 8 / intra_gbps   (fan-out within nodes, an upper estimate)
-        experts  B * K * I * expert_flops / gpu_tflops,  expert_flops = expert_bytes (2 FLOPs and 2 bytes a weight)
+        experts  B * K * I * expert_flops / gpu_tflops,  expert_flops = 2 * weights = 16 * expert_bytes / weight_bits
 
     The three follow one another and the most loaded GPU makes all others wait. No latency, no overlap: the figure
     compares maps; it does not predict a wall clock.
@@ -46,7 +46,7 @@ def layer_times_us(
     network_us = tokens_per_gpu * sends * copy_bits / (cluster.inter_gbps * 1e3)
     nvlink_us = tokens_per_gpu * assignments * copy_bits / (cluster.intra_gbps * 1e3)
     load = tokens_per_gpu * assignments * rank_imbalance
-    experts_us = load * cluster.expert_bytes / (cluster.gpu_tflops * 1e6)
+    experts_us = load * _expert_flops(cluster) / (cluster.gpu_tflops * 1e6)
     return network_us + nvlink_us + experts_us
 
 
@@ -56,4 +56,9 @@ def balance_in_sends(cluster: Cluster, assignments: float) -> float:
     assignments  of a token, mean over tokens
     """
     send_us = (cluster.dispatch_bytes + cluster.combine_bytes) * 8 / (cluster.inter_gbps * 1e3)
-    return assignments * cluster.expert_bytes / (cluster.gpu_tflops * 1e6) / send_us
+    return assignments * _expert_flops(cluster) / (cluster.gpu_tflops * 1e6) / send_us
+
+
+def _expert_flops(cluster: Cluster) -> float:
+    """Operations of one token in one expert: two for each weight."""
+    return 16 * cluster.expert_bytes / cluster.weight_bits

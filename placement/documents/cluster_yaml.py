@@ -30,6 +30,7 @@ class ClusterFile(DocumentPart):
     gpu_speeds: tuple[float, ...] | list[float] | None = None
     topology: TopologyPart | None = None
     expert_bytes: int | None = None
+    weight_bits: float | None = None
     dispatch_bytes: int | None = None
     combine_bytes: int | None = None
 

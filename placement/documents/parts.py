@@ -167,6 +167,7 @@ class ClusterDetail(ClusterPart):
     gpu_speeds: list[float]
     topology: TopologyPart | None = Field(default=None, description="How links between nodes differ; null: they do not")
     expert_bytes: int
+    weight_bits: float = 16.0
     dispatch_bytes: int
     combine_bytes: int
 

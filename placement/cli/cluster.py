@@ -1,0 +1,56 @@
+"""`placement cluster`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from placement.cli.outputs import output_file
+from placement.core.hardware import HARDWARE, REACHED, hardware
+from placement.support.atomic_files import write_atomic
+
+
+def cluster_command(
+    gpu: Annotated[str, typer.Argument(metavar="HARDWARE", help=f"One of {', '.join(HARDWARE)}.")],
+    nodes: Annotated[int, typer.Option(help="Machines (or NVLink domains) of the EP group.")],
+    gpus_per_node: Annotated[
+        int | None, typer.Option(help="GPUs of a machine. [default: as many as the hardware has]")
+    ] = None,
+    redundant_experts: Annotated[int, typer.Option(help="Slots beyond one for each expert.")] = 0,
+    model: Annotated[
+        Path | None, typer.Option(help="config.json of the model, which says how large experts and tokens are.")
+    ] = None,
+    output: Annotated[Path, output_file("-o", "--output", help="Cluster file to write.")] = Path("cluster.yaml"),
+) -> None:
+    """Write a cluster file for known hardware and a model's config.json, to check and to change by hand."""
+    from placement.core.cluster import Cluster
+    from placement.documents.cluster_yaml import ClusterFile, cluster_of
+    from placement.documents.model_config import read_model_config
+
+    one = hardware(gpu)
+    Cluster(num_nodes=nodes, gpus_per_node=gpus_per_node or one.gpus_per_node, slots_per_gpu=1)  # refuses what is none
+    values: dict[str, tuple[float, str]] = {
+        "num_nodes": (nodes, ""),
+        "gpus_per_node": (gpus_per_node or one.gpus_per_node, one.what),
+        "redundant_experts": (redundant_experts, ""),
+        "inter_gbps": (one.inter_gbps, "network of a GPU, as stated"),
+        "intra_gbps": (one.intra_gbps, "links of a GPU within its node, as stated"),
+        "gpu_tflops": (one.gpu_tflops, f"{REACHED:.0%} of the stated {one.peak_tflops:g} in bf16"),
+    }
+    if model is not None:
+        sizes = read_model_config(model)
+        values |= {
+            "expert_bytes": (sizes.expert_bytes, f"3 matrices of {sizes.hidden} x {sizes.width}"),
+            "weight_bits": (sizes.weight_bits, "the scales of blocks included"),
+            "dispatch_bytes": (sizes.dispatch_bytes, "a token in fp8 with scales"),
+            "combine_bytes": (sizes.combine_bytes, "a token in bf16"),
+        }
+        # refuses what does not fit, before a file is written
+        cluster_of(ClusterFile.model_validate({key: value for key, (value, _) in values.items()}), sizes.num_experts)
+    lines = [f"{key}: {value:g}" if value < 1e5 else f"{key}: {value}" for key, (value, _) in values.items()]
+    notes = [f" # {note}" if note else "" for _, note in values.values()]
+    text = "".join(f"{line}{note}\n" for line, note in zip(lines, notes, strict=True))
+    write_atomic(output, text.encode())
+    typer.echo(f"wrote {output}:\n{text}", nl=False)
