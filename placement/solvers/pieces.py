@@ -16,11 +16,12 @@ from placement.bounds.spectral_bound import QUICK_EXPERTS, add_lines
 from placement.bounds.token_sets import SetMultipliers
 from placement.core.cluster import Cluster
 from placement.cost.choices import REPLICA_CHOICES
+from placement.cost.kernel_chances import HOME_FIRST, Worlds
 from placement.cost.kernel_single import cost_single
 from placement.cost.node_families import MOST_NODES as NODES_OF_FAMILIES
 from placement.cost.transports import TRANSPORTS
 from placement.solvers.annealing.anneal_chance import anneal_chance
-from placement.solvers.annealing.anneal_common import costs_of, fare_per_copy_HX, incidence
+from placement.solvers.annealing.anneal_common import costs_of, incidence
 from placement.solvers.annealing.anneal_copies import anneal_copies, copies_kernel
 from placement.solvers.annealing.anneal_single import anneal_single, single_kernel
 from placement.solvers.annealing.copy_books import books_class
@@ -46,7 +47,7 @@ def pieces_of(num_experts: int, cluster: Cluster, options: Options) -> list[Comp
     if cluster.num_slots == num_experts:
         bound = [_bound_of(num_experts)] if options.bound != "none" else []
         return [SINGLE, STARTS, WIDE_COST if wide else COST, *bound]
-    by_chance = [CHANCE] if REPLICA_CHOICES.make(options.replica_choice).by_chance else []
+    by_chance = [CHANCE] if REPLICA_CHOICES.make(options.replica_choice).chances is not None else []
     bounds = [COPIES_BOUND, *([MANY_BOUND] if num_experts > QUICK_EXPERTS else [])]
     bound = bounds if options.bound != "none" else []
     return [
@@ -139,8 +140,9 @@ def compile_copies(num_nodes: str) -> None:
 
 def compile_chance() -> None:
     problem = _layer(copies=COPIES)
-    inc, costs, fare_HX = incidence(problem, EXPERTS), costs_of(problem, EXPERTS), fare_per_copy_HX(problem)
-    anneal_chance(_row(problem), inc, costs, fare_HX, True, 0.1, 0.01, MOVES, SEED)
+    inc, costs = incidence(problem, EXPERTS), costs_of(problem, EXPERTS)
+    worlds = Worlds.of(HOME_FIRST, problem.cluster, costs.fare_HX.shape[1])
+    anneal_chance(_row(problem), inc, costs, worlds, worlds.fare_HXW(costs.fare_HX), 1.0, 0.1, 0.01, MOVES, SEED)
 
 
 def compile_cost() -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from placement.core.cluster import Cluster
 from placement.core.topology import Topology
+from placement.cost.kernel_chances import Worlds
 from placement.solvers.annealing.anneal_chance import anneal_chance
-from placement.solvers.annealing.anneal_common import costs_of, fare_per_copy_HX, incidence
+from placement.solvers.annealing.anneal_common import costs_of, incidence
 from placement.solvers.annealing.anneal_copies import anneal_copies
 from placement.solvers.annealing.anneal_single import anneal_single
 from placement.solvers.eplb import Eplb
@@ -137,7 +138,7 @@ def test_several_copies(
     assert cost <= before + 1e-9
 
 
-@pytest.mark.parametrize("local_first", [True, False])
+@pytest.mark.parametrize("choice", ["local-first", "uniform", "vllm-hash", "sglang-dynamic", "ascend-rank"])
 @settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
@@ -153,7 +154,7 @@ def test_several_copies(
     lacking=LACKING,
 )
 def test_copies_chosen_by_chance(
-    local_first: bool,
+    choice: str,
     seed: int,
     shape: tuple[int, int, int, int, int],
     hot: float,
@@ -169,8 +170,7 @@ def test_copies_chosen_by_chance(
     Where homes are known and decide who serves, loads are estimates, so there only sends are compared.
     """
     nodes, gpus, slots, experts, top_k = shape
-    choice = "local-first" if local_first else "uniform"
-    exact = homes == "random" or not local_first
+    exact = homes == "random" or choice in ("uniform", "vllm-hash")
     weight = 1.5 if exact else 0.0
     options = Options(transport=transport, replica_choice=choice, objective=objective, balance_weight=weight)
     if not exact and objective != "locality":
@@ -179,10 +179,11 @@ def test_copies_chosen_by_chance(
     row = Eplb().solve_layer(problem).phy2log_P.copy()
     before = problem.score(row).objective
     inc, costs = incidence(problem, experts, alone=transport == "assignment"), costs_of(problem, experts)
-    fare_HX = fare_per_copy_HX(problem)
-    if not local_first and problem.home_U is None:
-        fare_HX = fare_HX.mean(axis=0, keepdims=True)
-    cost = anneal_chance(row, inc, costs, fare_HX, local_first, hot, hot / 50, 400, np.uint64(seed))
+    rule = problem.choice.chances
+    assert rule is not None
+    worlds = Worlds.of(rule, problem.cluster, costs.fare_HX.shape[1])
+    fare_HXW = worlds.fare_HXW(costs.fare_HX)
+    cost = anneal_chance(row, inc, costs, worlds, fare_HXW, np.inf, hot, hot / 50, 400, np.uint64(seed))
     assert is_sound(row, problem)
     assert cost == pytest.approx(problem.score(row).objective, abs=1e-9)
     assert cost <= before + 1e-9

@@ -11,11 +11,13 @@ import numpy as np
 from placement.core.cluster import Cluster
 from placement.cost.choices.base import Floats, InModel
 from placement.cost.choices.by_rank import ByRank, expert_of_C, listed_C
+from placement.cost.kernel_chances import BY_RANK
 from placement.cost.lookup_tables import LayerTables
 
 
 class AscendRank(ByRank):
     name = "ascend-rank"
+    chances = BY_RANK
 
     def chance_GC(self, tables: LayerTables, cluster: Cluster, within: InModel | None = None) -> Floats:
         expert_C, listed = expert_of_C(tables), listed_C(tables, cluster)

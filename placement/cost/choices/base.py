@@ -89,15 +89,14 @@ class ReplicaChoice(Protocol):
         name: Name, as users give it.
         in_order: True if what a token gets depends on those before it: then tokens come one by one, requests mixed.
         without_order: Where `in_order`, the name of the choice that stands in where tokens have no order; else None.
-        by_chance: True if a search has to see that copies are chosen by chance; else it looks for few nodes alone.
-        home_first: Whether such a search lets copies on the home node serve all.
+        chances: The rule of `placement.cost.kernel_chances` that a search takes the choice for; None: the choice looks
+            for few nodes, and so does the search.
     """
 
     name: str
     in_order: bool
     without_order: str | None
-    by_chance: bool
-    home_first: bool
+    chances: int | None
 
     def kernels(self, num_nodes: int) -> tuple[Any, ...]:
         """The compiled functions that `cost` runs where homes are random and links alike."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from placement.core.cluster import Cluster
 from placement.cost.choices.base import Drawer, Floats, HomeCoster, LayerCost, LayerTokens
 from placement.cost.draw_slots import draw_slots
+from placement.cost.kernel_chances import HOME_FIRST
 from placement.cost.kernel_homes import cost_of_chances
 from placement.cost.kernel_replicas import Allowed, cost_replicated
 from placement.cost.lookup_tables import LayerTables
@@ -25,7 +26,7 @@ Masks = npt.NDArray[np.uint64]
 class ByNodes(ABC):
     """Any slot on the allowed nodes serves, with equal chance; with `by_cover` a smallest cover allows nodes further.
 
-    A subclass gives its `name` and `nodes_EH`, and `home_first` as a search should take it. Where slots of an expert
+    A subclass gives its `name` and `nodes_EH`, and `chances` as a search should take it. Where slots of an expert
     are on one rank, the rank's chance is that of them all; but with `by_cover`, and with `home_first` at home, copies
     on different ranks are alike.
     """
@@ -33,7 +34,7 @@ class ByNodes(ABC):
     name: str
     home_first: bool = True
     by_cover: bool = False
-    by_chance: bool = True
+    chances: int | None = HOME_FIRST
     in_order: bool = False
     without_order: str | None = None
 

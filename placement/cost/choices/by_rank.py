@@ -18,14 +18,14 @@ Ints = npt.NDArray[np.int64]
 
 
 class ByRank(ABC):
-    """A subclass gives its `name` and `chance_GC`; where a token's rank is not known, each rank of its home is alike.
+    """A subclass gives its `name`, `chances` and `chance_GC`.
 
-    Engines go by their own numbers of ranks, so tables are made of those (`engine_rank_G`).
+    Where a token's rank is not known, each rank of its home has an equal share. Engines go by their own numbers
+    of ranks, so tables are made of those (`engine_rank_G`).
     """
 
     name: str
-    by_chance: bool = True
-    home_first: bool = True
+    chances: int | None
     in_order: bool = False
     without_order: str | None = None
 

@@ -1,4 +1,4 @@
-"""`local-first`: a copy on the home node if there is one, else any copy with equal chance (SGLang `static`)."""
+"""`local-first`: a copy on the home node if there is one, else any copy with equal chance."""
 
 from __future__ import annotations
 

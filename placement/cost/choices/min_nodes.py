@@ -24,7 +24,7 @@ from placement.cost.node_families import MOST_NODES, choices_of, families_of
 class MinNodes(ByNodes):
     name = "min-nodes"
     by_cover = True
-    by_chance = False
+    chances = None
 
     def nodes_EH(self, host_E: Masks, cluster: Cluster) -> Masks:
         return home_first_EH(host_E, cluster.num_nodes)

@@ -13,11 +13,13 @@ import numpy as np
 from placement.core.cluster import Cluster
 from placement.cost.choices.base import Floats, InModel
 from placement.cost.choices.by_rank import ByRank, expert_of_C
+from placement.cost.kernel_chances import NEAREST
 from placement.cost.lookup_tables import LayerTables
 
 
 class SGLangDynamic(ByRank):
     name = "sglang-dynamic"
+    chances = NEAREST
 
     def chance_GC(self, tables: LayerTables, cluster: Cluster, within: InModel | None = None) -> Floats:
         nearest_GC, fair_GE = nearest(tables, cluster)

@@ -16,6 +16,7 @@ import numpy as np
 from placement.core.cluster import Cluster
 from placement.cost.choices.base import Drawer, Floats, HomeCoster, LayerCost, LayerTokens
 from placement.cost.choices.by_rank import listed_C
+from placement.cost.kernel_chances import BY_HASH
 from placement.cost.kernel_row_hash import (
     MOST_RESIDUES,
     Listed,
@@ -32,8 +33,7 @@ class VllmHash:
     name = "vllm-hash"
     in_order = False
     without_order: str | None = None
-    by_chance = True
-    home_first = False
+    chances: int | None = BY_HASH
 
     def kernels(self, num_nodes: int) -> tuple[Any, ...]:
         return (cost_by_row_hash,)

@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from placement.core.cluster import MOST_NODES
 from placement.cost.covers import EXACT_NODES
+from placement.cost.kernel_chances import Worlds
 from placement.solvers.annealing.anneal_chance import anneal_chance
-from placement.solvers.annealing.anneal_common import Costs, Incidence, costs_of, fare_per_copy_HX, incidence
+from placement.solvers.annealing.anneal_common import Costs, Incidence, costs_of, incidence
 from placement.solvers.annealing.anneal_copies import anneal_copies
 from placement.solvers.annealing.anneal_single import anneal_single
 from placement.solvers.eplb import Eplb
@@ -38,7 +39,7 @@ MOVES, REPLICA_MOVES = 450_000, 600_000
 MOVES_OF_EXPERT = 1750, 7000  # fewest and most moves for each expert, where none has a copy
 UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
 SETS_OF_MANY_NODES, MOVES_ON_MANY_NODES, SINGLE_MOVES_ON_MANY_NODES = 2048, 100_000, 60_000
-CHANCE_WORK = 400_000_000  # factors of a product that a search may multiply where copies are chosen by chance
+CHANCE_MOVES, CHANCE_WORK = 250_000, 1000.0  # where copies are chosen by chance: moves, and entries to change a move
 HOT_SETS, HOT_SETS_OF_COPIES, HOT_LOADS = 8192, 4096, 24
 SEGMENTS = 4  # a search looks at its deadline between these parts
 
@@ -65,6 +66,7 @@ COPIES_HOT = Schedule(hot=0.04, cold=0.0225, prices=(0.5,))
 COPIES = Schedule(hot=0.0225, cold=0.004, prices=(0.7, 1, 1))
 HOT_SHARE_OF_COPIES = 0.4  # most hot moves are accepted, and an accepted move is dear
 COPIES_FOR_BALANCE = Schedule(hot=0.005, cold=0.0005, prices=(1, 1, 1, 1))  # for objectives without sends
+CHANCE = Schedule(hot=0.05, cold=0.005, prices=(0.5, 0.7, 1, 1))
 COPIES_ON_MANY_NODES = Schedule(hot=0.006, cold=0.002, prices=(0.6, 0.8, 1))
 
 
@@ -105,8 +107,8 @@ class _Search:
             flat_options = replace(options, transport=self.problem.transport.flattened)
             flat_problem = replace(self.problem, cluster=cluster.flat(), options=flat_options)
             row = self.better(row, self._replicas(flat_problem))
-        if self.problem.choice.by_chance:
-            row = self.better(row, self._by_chance(row))
+        if (rule := self.problem.choice.chances) is not None:
+            row = self.better(row, self._by_chance(row, rule))
         return row
 
     def _single(self) -> Row:
@@ -165,18 +167,14 @@ class _Search:
             row, moves = self._anneal(hot_run, best, hot_moves, COPIES_HOT), moves - hot_moves
         return self.better(best, self._anneal(run, row, moves, schedule))
 
-    def _by_chance(self, start: Row) -> Row:
+    def _by_chance(self, start: Row, rule: int) -> Row:
         """From a map that is good if copies are chosen well to one that is good if they are chosen by chance."""
-        problem, options = _thinned(self.problem), self.problem.options
+        problem = _thinned(self.problem)
         inc = incidence(problem, problem.num_experts, alone=not problem.transport.distinct)
-        fare_HX = fare_per_copy_HX(problem)
-        local_first = problem.choice.home_first
-        if not local_first and problem.home_U is None:  # neither the choice nor the token has a home
-            fare_HX = fare_HX.mean(axis=0, keepdims=True)
-        per_move = 2 * inc.sets_UK.size // problem.num_experts * inc.sets_UK.shape[1] * fare_HX.size
-        moves = max(CHANCE_WORK // max(per_move, 1), 1)
-        run = _run(anneal_chance, inc, costs_of(problem, problem.num_experts), fare_HX, local_first)
-        return self._anneal(run, start, min(moves, options.work_limit or moves), QUENCH)
+        costs = costs_of(problem, problem.num_experts)
+        worlds = Worlds.of(rule, problem.cluster, costs.fare_HX.shape[1])
+        run = _run(anneal_chance, inc, costs, worlds, worlds.fare_HXW(costs.fare_HX), CHANCE_WORK)
+        return self._anneal(run, start, min(CHANCE_MOVES, problem.options.work_limit or CHANCE_MOVES), CHANCE)
 
     def _quench(self, run: Run, starts: list[Row], moves: int, schedule: Schedule) -> Row:
         """The best of what the starts become, each with its part of the moves."""

@@ -1,18 +1,21 @@
-"""Simulated annealing of slot contents where a copy is chosen by chance: `local-first` and `uniform`.
+"""Simulated annealing of slot contents where a copy serves by chance, or by a rule that looks at no other expert.
 
-An expert is then served at unit x (node or rank, by the transport) with a probability that depends on its own copies
-and the home alone, so a token costs, at its home or in the mean over homes,
+In each world (`placement.cost.kernel_chances`: a home, a rank, a residue of the row) an expert is then served at unit x
+(node or rank, by the transport) with a probability p that its own copies decide. So a token costs, in the mean,
 
-    sum over x of fare[home, x] * (1 - product over its experts of (1 - p[e, x]))
+    sum over x and worlds of fare[x, world] * (1 - product over its experts of (1 - p[e, x, world]))
 
-and loads are sums over experts: exact where homes are random, else with every expert's tokens from all homes alike.
-Only the sets of the two experts that a move touches are computed anew, and only if the balance allows the move.
+which is linear in the chances of one expert: `need_EXW`, what its sets pay where the expert alone serves, prices a
+change at a short dot product, however many sets there are; the sets of two experts that change together are added.
+Sends are exact but for the hash of more copies than its residues tell apart; loads are sums over experts, exact where
+homes are random, else with every expert's tokens from all homes alike.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from placement.cost.kernel_chances import Worlds, chances
 from placement.solvers.annealing.anneal_common import (
     BOOK,
     LEAST_GAIN,
@@ -20,18 +23,19 @@ from placement.solvers.annealing.anneal_common import (
     UNDO,
     ZERO,
     Costs,
+    Flags,
     Floats,
     Ids,
     Incidence,
-    Ints,
     allowance,
     book_slots,
-    cooling_of,
     random_below,
     random_word,
 )
 from placement.solvers.annealing.rank_loads import add_load, cost_after
 from placement.support.kernel import inner_kernel, kernel
+
+COOLED_EVERY = 16  # moves
 
 
 @kernel
@@ -39,29 +43,30 @@ def anneal_chance(
     phy2log_P: Ids,
     inc: Incidence,
     costs: Costs,
-    fare_HX: Floats,
-    local_first: bool,
+    worlds: Worlds,
+    fare_HXW: Floats,
+    work: float,
     hot: float,
     cold: float,
     moves: int,
     seed: np.uint64,
 ) -> float:
-    """As `anneal_replicas`, for choices by chance.
+    """As `anneal_copies`, for choices by chance.
 
     Args:
-        fare_HX: cost of one copy of one token of the sample, float64 [H, X]: a row a home, or one row if the choice
-            sees no home.
-        local_first: copies on the home node serve all; else any copy serves with equal chance.
+        fare_HXW: cost of one copy of one token of the sample in each world, `Worlds.fare_HXW`.
+        work: entries of needs that the search may change for each of its moves; it cools, and stops, as moves and
+            work go.
     """
     num_experts, num_boots = costs.load_EB.shape
-    num_homes, num_units = fare_HX.shape
+    num_units, num_worlds = fare_HXW.shape[1:]
     num_slots = phy2log_P.shape[0]
     num_ranks = costs.num_nodes * costs.gpus_per_node
     state = np.empty(1, dtype=np.uint64)
     state[0] = seed
     random_word(state)
 
-    # books of the first map: copies, chances, loads, sends of every set
+    # books of the first map: copies, chances, loads, needs
     on_EN = np.zeros((num_experts, costs.num_nodes), dtype=np.int64)
     holds_EG = np.zeros((num_experts, num_ranks), dtype=np.int64)
     copies_E = np.zeros(num_experts, dtype=np.int64)
@@ -70,10 +75,11 @@ def anneal_chance(
         on_EN[phy2log_P[p], g // costs.gpus_per_node] += 1
         holds_EG[phy2log_P[p], g] += 1
         copies_E[phy2log_P[p]] += 1
-    miss_EHX = np.ones((num_experts, num_homes, num_units))
+    miss_EXW = np.ones((num_experts, num_units, num_worlds))
     share_EG = np.zeros((num_experts, num_ranks))
     for e in range(num_experts):
-        _chances(on_EN[e], holds_EG[e], local_first, costs, miss_EHX[e], share_EG[e])
+        if copies_E[e] > 0:
+            chances(holds_EG[e], worlds, costs.slowness_G, miss_EXW[e], share_EG[e])
     load_GB = np.zeros((num_ranks, num_boots))
     peak_NB = np.zeros((costs.num_nodes, num_boots))  # every node is taken to change, so no value is read
     all_nodes = ~ZERO >> np.uint64(64 - costs.num_nodes)
@@ -82,24 +88,27 @@ def anneal_chance(
     peak_B = np.zeros(num_boots)
     more_G = np.zeros((2, num_ranks))
     uneven = cost_after(load_GB, peak_NB, all_nodes, 0, more_G[0], 0, more_G[1], costs, peak_B)
-    num_sets = inc.sets_UK.shape[0]
-    cost_U, fresh_U = np.zeros(num_sets), np.zeros(num_sets)
-    mark_U = np.full(num_sets, -1, dtype=np.int64)
+    top_k = inc.sets_UK.shape[1]
+    before_KW, after_KW = np.ones((top_k + 1, num_worlds)), np.ones((top_k + 1, num_worlds))
+    need_EXW = np.zeros((num_experts, num_units, num_worlds))
+    changes_X = np.ones(num_units, dtype=np.bool_)
     sends = 0.0
-    for t in range(num_sets):
-        cost_U[t] = inc.count_U[t] * _cost_of_set(inc.sets_UK[t], inc.home_U[t], miss_EHX, fare_HX)
-        sends += cost_U[t]
+    for t in range(inc.sets_UK.shape[0]):
+        sends += _add_needs(t, 1.0, inc, fare_HXW, changes_X, miss_EXW, need_EXW, before_KW, after_KW)
+    mark_U = np.full(inc.sets_UK.shape[0], -1, dtype=np.int64)
     # objective = sends + uneven: imbalance and what exceeds the caps
     best = sends + uneven
     best_P = phy2log_P.copy()
-    old_miss = np.empty((2, num_homes, num_units))
-    old_share = np.empty((2, num_ranks))
-    cooling = cooling_of(hot, cold, moves)
-    temperature = hot
+    old_miss, old_share = np.empty((2, num_units, num_worlds)), np.empty((2, num_ranks))
+    done, temperature = 0.0, hot
     for move in range(moves):
+        if move % COOLED_EVERY == 0:
+            progress = max(move / moves, done / (work * moves))
+            if progress >= 1.0:
+                break
+            temperature = hot * (cold / hot) ** progress
         # the objective may rise by the threshold
         threshold = allowance(temperature, state)
-        temperature *= cooling
         # propose that the expert of slot q takes slot p: in a swap, or as a copy in place of p's expert
         p, q = random_below(state, num_slots), random_below(state, num_slots)
         u, v = int(phy2log_P[p]), int(phy2log_P[q])
@@ -110,41 +119,52 @@ def anneal_chance(
             continue
         if (replace and copies_E[u] == 1) or (not replace and (r == s or holds_EG[u, s])):
             continue
-        # chances and imbalance after the move
+        # chances, sends and imbalance after the move
         i, j = r // costs.gpus_per_node, s // costs.gpus_per_node
         pair = (u, v)
-        for side in range(2):
-            old_miss[side], old_share[side] = miss_EHX[pair[side]], share_EG[pair[side]]
         book_slots(u, v, i, j, r, s, replace, BOOK, on_EN, holds_EG)
+        change = 0.0
+        changes_X[:] = False
         for side in range(2):
             e = pair[side]
-            _chances(on_EN[e], holds_EG[e], local_first, costs, miss_EHX[e], share_EG[e])
-            more_G[side] = share_EG[e] - old_share[side]
-        after = cost_after(load_GB, peak_NB, all_nodes, u, more_G[0], v, more_G[1], costs, peak_B)
-        change = after - uneven
-        accept = change <= threshold + sends  # true even if the move left no sends
+            old_miss[side], old_share[side] = miss_EXW[e], share_EG[e]
+            chances(holds_EG[e], worlds, costs.slowness_G, miss_EXW[e], share_EG[e])
+            for x in range(num_units):
+                for w in range(num_worlds):
+                    less = old_miss[side, x, w] - miss_EXW[e, x, w]
+                    if less != 0.0:
+                        changes_X[x] = True
+                        change += less * need_EXW[e, x, w]
+        after = uneven
+        accept = change <= threshold + uneven  # true even if the move left no imbalance
         if accept:
-            # sends after the move: the sets of u and v anew, those of both once
             for side in range(2):
-                e = pair[side]
-                for x in range(inc.expert_ptr[e], inc.expert_ptr[e + 1]):
-                    t = inc.expert_sets[x]
-                    if mark_U[t] != move:
-                        mark_U[t] = move
-                        fresh_U[t] = inc.count_U[t] * _cost_of_set(inc.sets_UK[t], inc.home_U[t], miss_EHX, fare_HX)
-                        change += fresh_U[t] - cost_U[t]
+                for g in range(num_ranks):
+                    more_G[side, g] = share_EG[pair[side], g] - old_share[side, g]
+            after = cost_after(load_GB, peak_NB, all_nodes, u, more_G[0], v, more_G[1], costs, peak_B)
+            change += after - uneven
+            accept = change <= threshold
+        if accept:
+            change -= _both(u, v, old_miss, inc, fare_HXW, changes_X, miss_EXW)
             accept = change <= threshold
         if not accept:
             book_slots(u, v, i, j, r, s, replace, UNDO, on_EN, holds_EG)
             for side in range(2):
-                miss_EHX[pair[side]], share_EG[pair[side]] = old_miss[side], old_share[side]
+                miss_EXW[pair[side]], share_EG[pair[side]] = old_miss[side], old_share[side]
             continue
-        # the move is accepted: keep sends, map and loads
-        for side in range(2):
-            for x in range(inc.expert_ptr[pair[side]], inc.expert_ptr[pair[side] + 1]):
-                t = inc.expert_sets[x]
-                sends += fresh_U[t] - cost_U[t]
-                cost_U[t] = fresh_U[t]
+        # the move is accepted: the needs of all experts whose sets have u or v; first without these sets, then with
+        for sign in (-1.0, 1.0):
+            for side in range(2):
+                e = pair[side]
+                old_miss[side], miss_EXW[e] = miss_EXW[e].copy(), old_miss[side].copy()
+            for side in range(2):
+                for x in range(inc.expert_ptr[pair[side]], inc.expert_ptr[pair[side] + 1]):
+                    t = inc.expert_sets[x]
+                    if mark_U[t] != 2 * move + (sign > 0.0):
+                        mark_U[t] = 2 * move + (sign > 0.0)
+                        sends += _add_needs(t, sign, inc, fare_HXW, changes_X, miss_EXW, need_EXW, before_KW, after_KW)
+                        for unit in range(num_units):
+                            done += changes_X[unit] * num_worlds * top_k
         phy2log_P[p] = v
         if replace:
             copies_E[u] -= 1
@@ -161,42 +181,66 @@ def anneal_chance(
     return float(best)
 
 
-@kernel
-def _chances(on_N: Ints, holds_G: Ints, local_first: bool, costs: Costs, miss_HX: Floats, share_G: Floats) -> None:
-    """Write 1 - p[e, x] for every home, and what each rank serves of an expert's load, divided by the rank's speed.
+@inner_kernel
+def _add_needs(
+    t: int,
+    sign: float,
+    inc: Incidence,
+    fare_HXW: Floats,
+    changes_X: Flags,
+    miss_EXW: Floats,
+    need_EXW: Floats,
+    before_KW: Floats,
+    after_KW: Floats,
+) -> float:
+    """Add what set t pays where one of its experts alone serves, times `sign`; returns what the set sends there, too.
 
-    on_N, holds_G: the expert's copies on each node and rank.
+    before_KW, after_KW: room for products of the members before and after each; ones in the first and the last row
     """
-    num_homes, num_units = miss_HX.shape
-    num_ranks = holds_G.shape[0]
-    ranks_per_unit = num_ranks // num_units
-    total = 0
-    for copies in on_N:
-        total += copies
-    share_G[:] = 0.0
-    miss_HX[:] = 1.0
-    for h in range(num_homes):
-        first, last, copies = 0, num_ranks, total
-        if local_first and on_N[h] > 0:
-            first, last, copies = h * costs.gpus_per_node, (h + 1) * costs.gpus_per_node, on_N[h]
-        for g in range(first, last):
-            if holds_G[g]:
-                share_G[g] += costs.slowness_G[g] / (copies * num_homes)
-                miss_HX[h, g // ranks_per_unit] -= 1.0 / copies
-    for h in range(num_homes):
-        for x in range(num_units):
-            miss_HX[h, x] = max(miss_HX[h, x], 0.0)
+    top_k, num_worlds = inc.sets_UK.shape[1], fare_HXW.shape[2]
+    total = 0.0
+    for x in range(fare_HXW.shape[1]):
+        if not changes_X[x]:
+            continue
+        for k in range(top_k):
+            e, f = inc.sets_UK[t, k], inc.sets_UK[t, top_k - 1 - k]
+            for w in range(num_worlds):
+                before_KW[k + 1, w] = before_KW[k, w] * miss_EXW[e, x, w]
+                after_KW[top_k - 1 - k, w] = after_KW[top_k - k, w] * miss_EXW[f, x, w]
+        for w in range(num_worlds):
+            after_KW[top_k, w] = sign * inc.count_U[t] * fare_HXW[inc.home_U[t], x, w]
+            total += after_KW[top_k, w] * (1.0 - before_KW[top_k, w])
+        for k in range(top_k):
+            e = inc.sets_UK[t, k]
+            for w in range(num_worlds):
+                rest = before_KW[k, w] * (after_KW[k + 1, w] if k + 1 < top_k else 1.0)
+                need_EXW[e, x, w] += rest * after_KW[top_k, w]
+        for w in range(num_worlds):
+            after_KW[top_k, w] = 1.0
+    return total
 
 
 @inner_kernel
-def _cost_of_set(ids_K: Ids, home: int, miss_EHX: Floats, fare_HX: Floats) -> float:
+def _both(
+    u: int, v: int, old_miss: Floats, inc: Incidence, fare_HXW: Floats, changes_X: Flags, miss_EXW: Floats
+) -> float:
+    """What the sets of both u and v are counted for too much, where each expert's change is priced alone."""
+    a, b = (u, v) if u < v else (v, u)
+    row = a * (inc.expert_ptr.shape[0] - 1) + b
     total = 0.0
-    first, last = (home, home + 1) if home >= 0 else (0, fare_HX.shape[0])
-    for h in range(first, last):
-        for x in range(fare_HX.shape[1]):
-            if fare_HX[h, x] > 0.0:
-                miss = 1.0
-                for k in range(ids_K.shape[0]):
-                    miss *= miss_EHX[ids_K[k], h, x]
-                total += fare_HX[h, x] * (1.0 - miss)
-    return total / (last - first)
+    for y in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
+        t = inc.pair_sets[y]
+        for x in range(fare_HXW.shape[1]):
+            if not changes_X[x]:
+                continue
+            for w in range(fare_HXW.shape[2]):
+                more = (old_miss[0, x, w] - miss_EXW[u, x, w]) * (old_miss[1, x, w] - miss_EXW[v, x, w])
+                if more == 0.0:
+                    continue
+                rest = inc.count_U[t] * fare_HXW[inc.home_U[t], x, w]
+                for k in range(inc.sets_UK.shape[1]):
+                    e = inc.sets_UK[t, k]
+                    if e not in (u, v):
+                        rest *= miss_EXW[e, x, w]
+                total += more * rest
+    return total
