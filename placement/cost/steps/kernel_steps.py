@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from placement.cost.sets import set_size
 from placement.cost.transports.base import PER_ASSIGNMENT, PER_NODE
-from placement.support.kernel import kernel
+from placement.support.kernel import inner_kernel, kernel
 
 ASSIGNMENTS, BUSIEST_GPU, SENDS, BUSIEST_LINK = 0, 1, 2, 3  # columns of what `cost_steps` writes
 COLUMNS = 4
@@ -20,55 +20,61 @@ def cost_steps(
     unit_TK: npt.NDArray[Any],
     rank_X: npt.NDArray[np.int32],
     home_T: npt.NDArray[np.int32],
-    step_tokens: int,
+    step_tokens_B: npt.NDArray[np.int64],
+    first_B: npt.NDArray[np.int64],
     copies: int,
     everywhere: bool,
     fare_HX: npt.NDArray[np.float64],
     slowness_G: npt.NDArray[np.float64],
     step_SC: npt.NDArray[np.float64],
 ) -> None:
-    """Write the figures of steps of `step_tokens` tokens each; tokens beyond the last of them are not looked at.
+    """Write the figures of all full steps, of several sizes in one pass.
 
-    unit_TK     slots, or experts that have one each, [T, K]; -1 fills a short set from its end
-    rank_X      rank of each slot or expert
-    home_T      home node of each token
-    copies      what a token has one copy for, `Transport.copies`; `everywhere`: one for every node
-    fare_HX     cost of a copy from node h to node or rank x
-    slowness_G  1 / relative speed
-    step_SC     float64 [S, 4], a row a step: assignments; the largest load of a rank over the mean load, each divided
-                by speed; fares per token; the largest fares into or out of a node over the mean. Of nothing the last
-                two are 0 and 1.
+    unit_TK        slots, or experts that have one each, [T, K]; -1 fills a short set from its end
+    rank_X         rank of each slot or expert
+    home_T         home node of each token
+    step_tokens_B  tokens of a step of each size
+    first_B        the row of the first step of each size in `step_SC`, int64 [B + 1]
+    copies         what a token has one copy for, `Transport.copies`; `everywhere`: one for every node
+    fare_HX        cost of a copy from node h to node or rank x
+    slowness_G     1 / relative speed
+    step_SC        float64 [S, 4], a row a step: assignments; the largest load of a rank over the mean load, each
+                   divided by speed; fares per token; the largest fares into or out of a node over the mean. Of nothing
+                   the last two are 0 and 1.
     """
     num_nodes, num_ranks = fare_HX.shape[0], slowness_G.shape[0]
-    gpus = num_ranks // num_nodes
     by_node = copies == PER_NODE
     units = num_nodes if by_node else num_ranks
     seen_X = np.full(units, -1, dtype=np.int64)
-    load_G = np.empty(num_ranks, dtype=np.int64)
-    copies_HX = np.empty((num_nodes, units), dtype=np.int64)
-    node_G = np.empty(num_ranks, dtype=np.int64)
-    for g in range(num_ranks):
-        node_G[g] = g // gpus
-    for s in range(step_SC.shape[0]):
-        load_G[:] = 0
-        copies_HX[:] = 0
-        for t in range(s * step_tokens, (s + 1) * step_tokens):
-            home = home_T[t]
-            for k in range(set_size(unit_TK[t])):
-                rank = rank_X[unit_TK[t, k]]
-                load_G[rank] += 1
-                x = node_G[rank] if by_node else np.int64(rank)
-                if copies == PER_ASSIGNMENT or seen_X[x] != t:
-                    seen_X[x] = t
+    unit_G = np.arange(num_ranks) // (num_ranks // units)
+    # of all tokens so far, and of those before the step of each size
+    load_G, load_BG = np.zeros(num_ranks, dtype=np.int64), np.zeros((len(step_tokens_B), num_ranks), dtype=np.int64)
+    copies_HX = np.zeros((num_nodes, units), dtype=np.int64)
+    copies_BHX = np.zeros((len(step_tokens_B), num_nodes, units), dtype=np.int64)
+    row_B, end_B = first_B.copy(), step_tokens_B.copy()
+    for t in range(unit_TK.shape[0]):
+        home = home_T[t]
+        for k in range(set_size(unit_TK[t])):
+            rank = rank_X[unit_TK[t, k]]
+            load_G[rank] += 1
+            x = unit_G[rank]
+            if copies == PER_ASSIGNMENT or seen_X[x] != t:
+                seen_X[x] = t
+                copies_HX[home, x] += 1
+        if everywhere:
+            for x in range(units):
+                if seen_X[x] != t:
                     copies_HX[home, x] += 1
-            if everywhere:
-                for x in range(units):
-                    if seen_X[x] != t:
-                        copies_HX[home, x] += 1
-        _write(load_G, copies_HX, fare_HX, slowness_G, step_tokens, step_SC[s])
+        for b in range(len(step_tokens_B)):
+            if t + 1 == end_B[b]:
+                step_C = step_SC[row_B[b]]
+                _write(load_G - load_BG[b], copies_HX - copies_BHX[b], fare_HX, slowness_G, step_tokens_B[b], step_C)
+                load_BG[b], copies_BHX[b] = load_G, copies_HX
+                row_B[b] += 1
+                end_B[b] += step_tokens_B[b]
 
 
-@kernel
+@inner_kernel
 def _write(
     load_G: npt.NDArray[np.int64],
     copies_HX: npt.NDArray[np.int64],
@@ -97,3 +103,8 @@ def _write(
     step_C[BUSIEST_GPU] = most * len(load_G) / served if served > 0 else 1.0
     step_C[SENDS] = sends / step_tokens
     step_C[BUSIEST_LINK] = max(into_N.max(), out_N.max()) * num_nodes / between if between > 0 else 1.0
+
+
+def first_rows(num_tokens: int, step_tokens_B: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where the steps of each size begin among the rows of all full steps, int64 [B + 1]."""
+    return np.concatenate([[0], np.cumsum(num_tokens // step_tokens_B)]).astype(np.int64)

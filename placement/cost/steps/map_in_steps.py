@@ -14,7 +14,7 @@ from placement.cost.choices.base import Drawer, ReplicaChoice
 from placement.cost.kernel_balanced import RunningLoad
 from placement.cost.lookup_tables import LayerTables, layer_tables
 from placement.cost.steps.figures import Column, StepFigures, columns_of
-from placement.cost.steps.kernel_steps import COLUMNS, cost_steps
+from placement.cost.steps.kernel_steps import COLUMNS, cost_steps, first_rows
 from placement.cost.steps.spread import Spread
 from placement.cost.transport import fare_HX
 from placement.cost.transports import TRANSPORTS
@@ -32,6 +32,7 @@ class MapInSteps:
         self, placement: Placement, cluster: Cluster, choice: ReplicaChoice, transport: str, sizes: Sequence[int]
     ) -> None:
         self.cluster, self.sizes = cluster, tuple(sizes)
+        self._step_tokens_B = np.array(sizes, dtype=np.int64) * cluster.num_ranks
         self._carrier = TRANSPORTS.make(transport)
         self._fare_HX = fare_HX(cluster, transport)
         self._slowness_G = 1.0 / cluster.speed_G()
@@ -48,23 +49,22 @@ class MapInSteps:
         rows_G  the tokens at home on each rank, in order
         """
         unit_TK, rank_X = self._layers[layer].served(ids_TK, rows_G)
-        found = []
-        for size in self.sizes:
-            step_tokens = size * self.cluster.num_ranks
-            figure_SC = np.empty((len(home_T) // step_tokens, COLUMNS))
-            cost_steps(
-                unit_TK,
-                rank_X,
-                home_T,
-                step_tokens,
-                self._carrier.copies,
-                self._carrier.everywhere,
-                self._fare_HX,
-                self._slowness_G,
-                figure_SC,
-            )
-            found.append(columns_of(figure_SC, self.cluster, size))
-        return found
+        first_B = first_rows(len(home_T), self._step_tokens_B)
+        figure_SC = np.empty((first_B[-1], COLUMNS))
+        cost_steps(
+            unit_TK,
+            rank_X,
+            home_T,
+            self._step_tokens_B,
+            first_B,
+            self._carrier.copies,
+            self._carrier.everywhere,
+            self._fare_HX,
+            self._slowness_G,
+            figure_SC,
+        )
+        parts = np.split(figure_SC, first_B[1:-1])
+        return [columns_of(part_SC, self.cluster, size) for size, part_SC in zip(self.sizes, parts, strict=True)]
 
     def add(self, whole: Sequence[Floats], num_layers: int) -> None:
         """Steps, of whose layers these are the sums, for each size."""
