@@ -185,7 +185,7 @@ def test_counts_answer_what_loads_tell(tmp_path: Path) -> None:
     advice = advise(read_counts(tmp_path / "c.npz"), NODES, QUICK)
     assert advice.worth.verdict == "much" and advice.worth.maps[SOLVED].step_us is None
     assert (advice.transports, advice.phases, advice.drift) == (None, None, ())
-    assert set(advice.absent) == {"transports", "phases", "grouping", "drift"}
+    assert set(advice.absent) == {"transports", "phases", "grouping", "drift", "steps"}
     assert len(advice.redundancy.rows) == 4 and set(advice.capacity.steps) == {"trace"}
 
 

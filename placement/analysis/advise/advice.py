@@ -10,6 +10,7 @@ from placement.analysis.advise.decay import Decay
 from placement.analysis.advise.map_cost import EPLB, LINEAR, LITTLE, MUCH, SOLVED, Figures, amount
 from placement.analysis.advise.phases import Phases
 from placement.analysis.advise.redundancy import SLOT_PRICE, Redundancy
+from placement.analysis.advise.steps import Steps
 from placement.analysis.advise.worth_grouping import Grouping
 from placement.core.cluster import SIZES, Cluster
 from placement.core.model import Model
@@ -84,6 +85,7 @@ class Advice:
     transports: tuple[Carried, ...] | None
     phases: Phases | None
     grouping: Grouping | None
+    steps: Steps | None
     drift: tuple[Decay, ...]
     absent: dict[str, str]
 
@@ -119,6 +121,7 @@ class Advice:
             "grouping": None
             if self.grouping is None
             else asdict(self.grouping) | {"verdict": self.grouping.verdict, "gain": round(self.grouping.gain, 6)},
+            "steps": None if self.steps is None else self.steps.document(),
             "capacity": asdict(self.capacity),
             "drift": [one.document() for one in drift],
             "absent": self.absent,

@@ -11,6 +11,7 @@ from placement.analysis.advise.capacity_factor import capacity
 from placement.analysis.advise.decay import DOMAIN, WINDOWS, Shift, drift, shift_of
 from placement.analysis.advise.map_cost import Figures
 from placement.analysis.advise.phases import phases
+from placement.analysis.advise.steps import steps_of
 from placement.analysis.advise.worth_grouping import Grouping, grouping, why_not_grouped
 from placement.core.choices import ADVICE_WORK_LIMIT, MOST_DROPPED
 from placement.core.cluster import Cluster
@@ -116,6 +117,9 @@ def advise(
                 grouped = bench.heard(lambda: grouping(source.trace("grouping"), cluster, options, holdout, workers))
             except OptionError as error:
                 absent["grouping"] = str(error)
+        stepped = steps_of(bench, side, maps[options.transport], cluster, options)
+        if isinstance(stepped, str):
+            absent["steps"] = stepped
         dropping = capacity(trace, step_tokens=step_tokens, most_dropped=most_dropped, executor=run.threads)
     num_tokens, num_requests = source.size()
     return Advice(
@@ -133,6 +137,7 @@ def advise(
         transports=transports if source.has_tokens else None,
         phases=by_phase,
         grouping=grouped,
+        steps=None if isinstance(stepped, str) else stepped,
         drift=drifts,
         absent=absent,
     )

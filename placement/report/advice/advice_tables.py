@@ -13,6 +13,7 @@ from placement.analysis.advise.decay import Decay
 from placement.analysis.advise.map_cost import EPLB, LINEAR, SOLVED, Figures
 from placement.errors import printable
 from placement.report.advice import advice_text as words
+from placement.report.advice.advice_steps import steps_table
 from placement.report.drawing.numbers import NONE, human_bytes, number, percent, plural
 from placement.report.drawing.table import short, table_of
 
@@ -39,6 +40,7 @@ def advice_tables(advice: Advice) -> Iterator[Table | Text]:
         "redundancy": [_redundancy(advice)],
         "phases": _phases(advice),
         "grouping": _grouping(advice),
+        "steps": [] if advice.steps is None else [steps_table(advice.steps)],
         "capacity": [_capacity(advice)],
         "drift": [_drift(one) for one in advice.drift if len(one.names) > 1],
     }

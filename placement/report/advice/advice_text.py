@@ -10,6 +10,7 @@ from placement.analysis.advise.redundancy import SLOT_PRICE
 from placement.cost.transports import TRANSPORTS
 from placement.errors import printable
 from placement.pipeline.by_class_solution import ONE
+from placement.report.advice.advice_steps import step_words
 from placement.report.drawing.numbers import human_bytes, number, percent, plural
 
 QUESTIONS = {
@@ -18,6 +19,7 @@ QUESTIONS = {
     "redundancy": "How many redundant experts?",
     "phases": "One map, or one for prefill and one for decode?",
     "grouping": "Are requests worth grouping by node?",
+    "steps": "Does the gain hold in steps of few tokens?",
     "capacity": "Which capacity factor?",
     "drift": "How fast does the gain decay when traffic shifts?",
 }
@@ -36,6 +38,7 @@ def answers(advice: Advice) -> dict[str, list[str]]:
         "redundancy": redundancy_words(advice),
         "phases": phase_words(advice),
         "grouping": grouping_words(advice),
+        "steps": [] if advice.steps is None else step_words(advice.steps),
         "capacity": capacity_words(advice.capacity),
         "drift": [sentence for one in advice.drift for sentence in drift_words(one)],
     }

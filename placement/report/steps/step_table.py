@@ -15,21 +15,21 @@ from placement.report.drawing.table import table_of
 
 NAME_WIDTH = 18
 UNIFORM = "uniform router"
+HEADS = ("busiest GPU\nmean, p99", "busiest link\nmean, p99", "busiest\nsends", "step ms\nmean, p99")
 
 
 def step_table(names: Sequence[str], costs: Sequence[Sequence[StepCost]]) -> Table:
     """A section for each phase and size of steps, in which each map has a row, and the uniform router the last."""
-    heads = ("busiest GPU\nmean, p99", "busiest link\nmean, p99", "busiest\nsends", "step ms\nmean, p99")
-    table = table_of("\nmap", *heads)
+    table = table_of("\nmap", *HEADS)
     left_out: dict[str, list[str]] = {}
     for rows in zip(*costs, strict=True):
         first = rows[0]
         steps = " or ".join(dict.fromkeys(plural(row.steps, "step") for row in rows))
         table.add_row(Text(f"{first.phase}, {first.tokens_per_gpu:,} a GPU", style="italic"), steps)
         for name, row in zip(names, rows, strict=True):
-            table.add_row(_name(name), *_cells(row.figures), style="" if row.steps else "dim")
+            table.add_row(_name(name), *step_cells(row.figures), style="" if row.steps else "dim")
         for uniform in dict.fromkeys(row.uniform for row in rows):
-            table.add_row(_name(UNIFORM), *_cells(uniform), style="dim")
+            table.add_row(_name(UNIFORM), *step_cells(uniform), style="dim")
         table.add_section()
         told = left_out.setdefault(first.phase, [])
         told += dict.fromkeys(plural(row.left_out, "token") for row in rows)
@@ -38,7 +38,8 @@ def step_table(names: Sequence[str], costs: Sequence[Sequence[StepCost]]) -> Tab
     return table
 
 
-def _cells(figures: StepFigures | None) -> list[str]:
+def step_cells(figures: StepFigures | None) -> list[str]:
+    """Under HEADS."""
     if figures is None:
         return [number(None)] * 4
     pairs = [f"{number(over.mean)}, {number(over.p99)}" for over in (figures.busiest_gpu, figures.busiest_link)]
