@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import Map, layer_price
+from reference import Map, layer_links
 
 from placement import Cluster, open_trace
 from placement.core.choices import OBJECTIVES
@@ -48,6 +48,7 @@ def problems(draw: st.DrawFn, **fixed: Any) -> tuple[LayerProblem, np.ndarray]:
             "objective": draw(st.sampled_from(OBJECTIVES)),
             "replica_choice": draw(st.sampled_from(["min-nodes", "local-first", "uniform"])),
             "balance_weight": draw(st.sampled_from([0.0, 0.7])),
+            "busy_share": draw(st.sampled_from([0.0, 0.5, 1.0])),
         }
         | fixed
     )
@@ -74,14 +75,20 @@ def test_sends_and_objective(case: tuple[LayerProblem, np.ndarray]) -> None:
     sets = [
         tuple(ids) for ids, times in zip(problem.sets_UK.tolist(), problem.count_U, strict=True) for _ in range(times)
     ]
-    price = layer_price(layout, sets, [-1] * len(sets), options.replica_choice, options.transport, cluster)
+    links = layer_links(layout, sets, [-1] * len(sets), options.replica_choice, options.transport, cluster)
+    price = sum(map(sum, links))
     assert score.sends == pytest.approx(price, abs=1e-9)
+    busiest = cluster.num_nodes * max(sum(column) for column in zip(*links, strict=True))
+    share, one_copy = problem.busy_share, problem.num_redundant == 0
+    assert score.paid_sends == pytest.approx((1 - share) * price + share * busiest, abs=1e-9)
+    counts = options.objective == "locality" and options.transport in ("node", "rank") and one_copy
+    assert share == (options.busy_share if counts else 0)
     if options.objective == "balance" or options.transport == "allgather":
         assert (problem.send_price, problem.balance_price) == (0, 1)
         assert score.objective == score.expected_imbalance
     else:
         assert problem.send_price == 1
-        assert score.objective == pytest.approx(score.sends + problem.balance_price * score.expected_imbalance)
+        assert score.objective == pytest.approx(score.paid_sends + problem.balance_price * score.expected_imbalance)
         if options.objective == "locality":
             assert problem.balance_price == options.balance_weight
 

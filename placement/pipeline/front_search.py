@@ -83,7 +83,7 @@ def solve_weights(problem: LayerProblem, layer_id: int, weights: Sequence[float]
         search = replace(problem, options=replace(options, bound="none"), starts=(points[0].phy2log_P,))
         solution = solver.solve_layer(search)
         within = [point_of(problem, None, solution.phy2log_P, solution.solver)]
-    fewest = min(within, key=lambda point: (round(point.score.sends, DIGITS), point.score.expected_imbalance))
+    fewest = min(within, key=lambda point: (round(point.score.paid_sends, DIGITS), point.score.expected_imbalance))
     fewest = replace(fewest, score=problem.score(fewest.phy2log_P))
     status = "limit" if solutions[own].status == "limit" else "feasible"
     chosen = _pick(fewest, problem, layer_id, status, solutions[own].bound)
@@ -99,7 +99,7 @@ def _best(points: Sequence[Point], weight: float) -> Point:
     """The first of the best, with the objective that the weight gives."""
 
     def priced(point: Point) -> Point:
-        objective = round(point.score.sends + weight * point.score.expected_imbalance, DIGITS)
+        objective = round(point.score.paid_sends + weight * point.score.expected_imbalance, DIGITS)
         return replace(point, score=replace(point.score, objective=objective))
 
     return reduce(lambda one, other: other if other.score.better_than(one.score) else one, map(priced, points))

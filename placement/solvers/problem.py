@@ -13,7 +13,7 @@ from placement.core.cluster import Cluster
 from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.choices.base import LayerCost, LayerTokens, ReplicaChoice
 from placement.cost.cost_layer import cost_layer, in_server_order
-from placement.cost.transport import wire_cost
+from placement.cost.transport import links_NN
 from placement.cost.transports import TRANSPORTS
 from placement.cost.transports.base import Transport
 from placement.solvers.options import Options
@@ -25,8 +25,10 @@ CAP_ROUNDING = 1e-9  # a map may exceed its caps by this much
 class Score:
     """A map of one layer on the training data.
 
-    objective      send_price * sends + balance_price * expected_imbalance, the prices those of the problem
+    objective      send_price * paid_sends + balance_price * expected_imbalance, the prices those of the problem
     sends          what the transport sends per token, each copy weighed by its link; mean over tokens and homes
+    paid_sends     the same, but a share of them (the problem's `busy_share`) as if as much went into every node as goes
+                   into the busiest: at least `sends`
     imbalance      max / mean over ranks of the training loads
     node_imbalance the same over nodes
     expected_imbalance  the mean of that over the training loads and bootstraps of the requests
@@ -35,6 +37,7 @@ class Score:
 
     objective: float
     sends: float
+    paid_sends: float
     imbalance: float
     node_imbalance: float
     expected_imbalance: float
@@ -98,6 +101,16 @@ class LayerProblem:
         return self.options.prices(self.cluster, self.assignments)[1]
 
     @property
+    def busy_share(self) -> float:
+        """Share of the sends that is counted as if all nodes were as busy as the busiest.
+
+        0 where sends do not count; where every copy is one of an assignment, so that the busiest node is the most
+        loaded one; and where experts have several copies.
+        """
+        counts = self.options.objective == "locality" and self.options.sends_count and self.transport.distinct
+        return self.options.busy_share if counts and not self.num_redundant else 0.0
+
+    @property
     def assignments(self) -> float:
         """Experts that a sampled token visits, in the mean: `top_k`, or fewer where sets are short."""
         tokens = int(self.count_U.sum())
@@ -146,15 +159,18 @@ class LayerProblem:
             tokens = in_server_order(tokens)
         layer = LayerCost.start(np.asarray(phy2log_P), self.num_experts, self.cluster, self.options.transport)
         cost_layer(tokens, choice, layer)
-        sends = wire_cost(layer.traffic, self.cluster, self.options.transport, int(self.count_U.sum()))
+        links_HN = links_NN(layer.traffic, self.cluster, self.options.transport, int(self.count_U.sum()))
+        sends, busiest = float(links_HN.sum()), float(links_HN.sum(axis=0).max()) * self.cluster.num_nodes
+        paid_sends = sends + self.busy_share * (busiest - sends)
         load_BG = self.load_BG(phy2log_P, layer.load_P)
         imbalance_B = load_BG.max(axis=1) * self.cluster.num_ranks
         expected = float(imbalance_B.mean())
         imbalance, node_imbalance = float(imbalance_B[0]), self._node_imbalance(load_BG[0])
         caps = ((imbalance, self.options.max_imbalance), (node_imbalance, self.options.max_node_imbalance))
         return Score(
-            objective=self.send_price * sends + self.balance_price * expected,
+            objective=self.send_price * paid_sends + self.balance_price * expected,
             sends=sends,
+            paid_sends=paid_sends,
             imbalance=imbalance,
             node_imbalance=node_imbalance,
             expected_imbalance=expected,

@@ -71,6 +71,7 @@ def is_sound(row: npt.NDArray[np.int32], problem: LayerProblem) -> bool:
     links=LINKS,
     homes=HOMES,
     lacking=LACKING,
+    busy=st.sampled_from([0.0, 0.5, 1.0]),
 )
 def test_single_copies(
     hot: float,
@@ -81,11 +82,12 @@ def test_single_copies(
     links: str,
     homes: str,
     lacking: float,
+    busy: float,
 ) -> None:
     """The best cost that the kernel tells is the objective of the map that it leaves, and no worse than the start's."""
     nodes, gpus, slots, top_k = shape
     experts = nodes * gpus * slots
-    options = Options(transport=transport)
+    options = Options(transport=transport, busy_share=busy)
     problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, options, links, homes, lacking)
     row = np.random.default_rng(seed).permutation(experts).astype(np.int32)
     before = problem.score(row).objective
@@ -94,6 +96,20 @@ def test_single_copies(
     assert is_sound(row, problem)
     assert cost == pytest.approx(problem.score(row).objective, abs=1e-9)
     assert cost <= before + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_busiest_node_can_be_searched_for(seed: int) -> None:
+    """A search that counts it finds maps whose busiest node gets less, for little more sends in all."""
+    problem = any_problem(seed, 4, 2, 4, 32, 4, False, Options(balance_weight=0.1))
+    maps = {}
+    for busy in (0.0, 0.5):
+        one = replace(problem, options=replace(problem.options, busy_share=busy))
+        row = np.random.default_rng(seed).permutation(32).astype(np.int32)
+        anneal_single(row, incidence(one, 32), costs_of(one, 32), 0.01, 0.0005, 30_000, np.uint64(seed))
+        maps[busy] = replace(problem, options=replace(problem.options, busy_share=1.0)).score(row)
+    assert maps[0.5].paid_sends < maps[0.0].paid_sends
+    assert maps[0.5].sends < 1.05 * maps[0.0].sends
 
 
 @pytest.mark.parametrize("hot", [0.5, 0.01])

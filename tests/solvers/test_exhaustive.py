@@ -22,6 +22,7 @@ from placement.testing.problems import brute_force, planted_problem, random_prob
 def single_copy_problems(draw: st.DrawFn) -> LayerProblem:
     num_experts, nodes, gpus = draw(st.sampled_from([(4, 2, 2), (6, 3, 1), (6, 2, 1), (4, 1, 2), (6, 1, 3), (4, 2, 1)]))
     slots = num_experts // (nodes * gpus)
+    transport = draw(st.sampled_from(["node", "rank", "assignment", "allgather"]))
     speeds = draw(st.just(()) | st.tuples(*[st.sampled_from([1.0, 2.0])] * (nodes * gpus)))
     return random_problem(
         num_experts,
@@ -32,7 +33,8 @@ def single_copy_problems(draw: st.DrawFn) -> LayerProblem:
         seed=draw(st.integers(0, 10_000)),
         options=Options(
             balance_weight=draw(st.sampled_from([0.0, 0.5, 2.0])),
-            transport=draw(st.sampled_from(["node", "rank", "assignment", "allgather"])),
+            busy_share=draw(st.sampled_from([0.0, 0.5, 1.0])) if transport == "node" else 0.0,
+            transport=transport,
             objective=draw(st.sampled_from(["locality", "balance"])),
         ),
     )

@@ -59,6 +59,7 @@ class Costs(NamedTuple):
     slowness_G  float64 [G], 1 / relative speed
     slowness_N  float64 [N], what makes column 0 of a node's load its imbalance
     price       cost of one unit of expected imbalance, in sends per token
+    busy        share of the sends that is counted as if all nodes were as busy as the busiest
     cap         hard cap on the imbalance of column 0 (inf: none), at CAP_PRICE a unit beyond it
     node_cap    the same for nodes
     fare_HX     float64 [N+1, X], cost of touching a unit, a node or a rank, once in the sample: a row a home node, and
@@ -70,6 +71,7 @@ class Costs(NamedTuple):
     slowness_G: Floats
     slowness_N: Floats
     price: float
+    busy: float
     cap: float
     node_cap: float
     fare_HX: Floats
@@ -134,6 +136,7 @@ def costs_of(problem: LayerProblem, num_experts: int) -> Costs:
         slowness_G=1.0 / cluster.speed_G(),
         slowness_N=1.0 / (speed_N * cluster.gpus_per_node),
         price=problem.balance_price,
+        busy=problem.busy_share,
         cap=np.inf if cap is None else float(cap),
         node_cap=np.inf if node_cap is None else float(node_cap),
         fare_HX=np.concatenate([fares_HX, fares_HX.mean(axis=0, keepdims=True)]),

@@ -29,7 +29,9 @@ from placement.solvers.annealing.anneal_common import (
     cost_of_moves,
     random_below,
     random_word,
+    total_of,
 )
+from placement.solvers.annealing.busiest_node import find_top, measure_into, more_of_busiest
 from placement.solvers.annealing.single_gains import GUEST, fill_gains, move_expert, nearest_unit
 from placement.solvers.annealing.single_peaks import (
     FEW_BOOTS,
@@ -62,6 +64,8 @@ class SingleRoom(NamedTuple):
     rest_G: Floats
     best_P: Ids
     touched_HX: Ints
+    into_N: Floats
+    top_3: Ints
 
 
 def anneal_single(
@@ -103,6 +107,8 @@ def anneal_single(
         rest_G=np.empty(num_ranks),
         best_P=phy2log_P.copy(),
         touched_HX=np.zeros(costs.fare_HX.shape, dtype=np.int64),
+        into_N=np.zeros(costs.num_nodes),
+        top_3=np.zeros(3, dtype=np.int64),
     )
     return float(single_kernel(phy2log_P, inc, costs, room, hot, cold, moves))
 
@@ -125,13 +131,18 @@ def single_kernel(
     num_units = fare_HX.shape[1]
     slots_per_unit = num_slots // num_units
     state, unit_E, guest_UX, enter_EX, leave_E, load_GB, load_N, highest, peak_B = room[:9]
-    relief_G, rest_G, best_P, touched_HX = room[9:]
+    relief_G, rest_G, best_P, touched_HX, into_N, top_3 = room[9:]
+    units_per_node = num_units // costs.num_nodes
+    busy = costs.busy
     random_word(state)
 
     # books of the first map: units, sends, loads of ranks and nodes, peaks
     for p in range(num_slots):
         unit_E[phy2log_P[p]] = p // slots_per_unit
     wire = fill_gains(inc, fare_HX, unit_E, guest_UX, enter_EX, leave_E, touched_HX) + cost_of_moves(phy2log_P, costs)
+    measure_into(fare_HX, touched_HX, into_N)
+    find_top(into_N, top_3)
+    wire += busy * (costs.num_nodes * into_N[top_3[0]] - total_of(into_N))
     for p in range(num_slots):
         g = p // costs.slots_per_gpu
         load_N[p // slots_per_node] += costs.load_EB[phy2log_P[p], 0]
@@ -171,10 +182,13 @@ def single_kernel(
         u, v = int(np.int64(phy2log_P[p])), int(np.int64(phy2log_P[q]))  # the types that the other search has
         i, j = unit_E[u], unit_E[v]
         # what moving slots costs more
+        more_i, more_j, moving = 0.0, 0.0, 0.0
         gain = costs.stay_GE[r, u] + costs.stay_GE[s, v] - costs.stay_GE[r, v] - costs.stay_GE[s, u]
         if i != j:
             # sends, as if no set held both: the least that they can rise by
-            gain += enter_EX[u, j] - leave_E[v] + enter_EX[v, i] - leave_E[u]
+            moving, n, m = gain, i // units_per_node, j // units_per_node
+            more_i, more_j = enter_EX[v, i] - leave_E[u], enter_EX[u, j] - leave_E[v]
+            gain += (1.0 - busy) * (more_i + more_j) + busy * more_of_busiest(n, m, more_i, more_j, into_N, top_3)
             if gain - relief_G[r] - relief_G[s] - penalty > threshold:  # no balance that the swap may bring would do
                 continue
         # imbalance after the swap, under few bootstraps first
@@ -205,13 +219,20 @@ def single_kernel(
             for x in range(inc.pair_ptr[row], inc.pair_ptr[row + 1]):
                 t = inc.pair_sets[x]
                 fare_i, fare_j = fare_HX[home[t], i], fare_HX[home[t], j]
-                gain += count[t] * (fare_i * (guest_UX[t, i] < 2 * GUEST) + fare_j * (guest_UX[t, j] < 2 * GUEST))
+                more_i += count[t] * fare_i * (guest_UX[t, i] < 2 * GUEST)
+                more_j += count[t] * fare_j * (guest_UX[t, j] < 2 * GUEST)
+            n, m = i // units_per_node, j // units_per_node
+            gain = (1.0 - busy) * (more_i + more_j) + busy * more_of_busiest(n, m, more_i, more_j, into_N, top_3)
+            gain += moving
             if gain + change > threshold:
                 continue
             # the swap is accepted: keep the tables of sends
             move_expert(u, i, j, inc, fare_HX, guest_UX, enter_EX, leave_E)
             move_expert(v, j, i, inc, fare_HX, guest_UX, enter_EX, leave_E)
             unit_E[u], unit_E[v] = j, i
+            into_N[n] += more_i
+            into_N[m] += more_j
+            find_top(into_N, top_3)
         # keep the map, the loads, and the peaks of bootstraps whose highest ranks change
         wire += gain
         phy2log_P[p], phy2log_P[q] = v, u

@@ -55,6 +55,8 @@ class Exhaustive:
             return f"{len(problem.sets_UK)} distinct top-{problem.top_k} sets are too many for {ways} ways"
         if problem.options.max_node_imbalance is not None and len(units.fare_X) != problem.cluster.num_nodes:
             return "a cap on nodes needs the transport of nodes"
+        if problem.busy_share and len(units.fare_X) != problem.cluster.num_nodes:
+            return "the busiest node needs the transport of nodes"
         return None
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
@@ -141,10 +143,12 @@ def all_ways(kinds: tuple[int, ...], size: int) -> Bytes:
 
 
 def _sends_of_ways(problem: LayerProblem, ways_WE: Bytes, fare_X: Floats) -> Floats:
-    """Fares of the distinct units that a token's experts are on, in the mean over the sampled tokens, float64 [W]."""
-    sends_W = np.zeros(len(ways_WE))
+    """Fares of the distinct units that a token's experts are on, in the mean over the sampled tokens, float64 [W]; a
+    share of them as if all nodes were as busy as the busiest."""
+    nodes = problem.cluster.num_nodes
+    into_NW = np.zeros((nodes, len(ways_WE)))
     if not fare_X.any():
-        return sends_W
+        return into_NW[0]
     weight_U, sets_UK = problem.count_U / problem.count_U.sum(), problem.sets_UK
     if not problem.transport.distinct:  # every assignment is sent on its own
         visits = np.bincount(sets_UK.ravel() + 1, np.repeat(weight_U, problem.top_k), problem.num_experts + 1)
@@ -158,8 +162,10 @@ def _sends_of_ways(problem: LayerProblem, ways_WE: Bytes, fare_X: Floats) -> Flo
         some = slice(begin, begin + chunk)
         for x, fare in enumerate(fare_X):
             touched_WU = (ways_WE[some] == x).astype(np.float32) @ holds_EU > 0
-            sends_W[some] += fare * (touched_WU @ weight_U)
-    return sends_W
+            into_NW[x * nodes // len(fare_X), some] += fare * (touched_WU @ weight_U)
+    sends_W: Floats = into_NW.sum(axis=0)
+    busiest_W: Floats = nodes * into_NW.max(axis=0)
+    return sends_W + problem.busy_share * (busiest_W - sends_W)
 
 
 def _search(problem: LayerProblem, best: float) -> tuple[Row | None, bool]:
