@@ -148,7 +148,7 @@ def _sends_of_ways(problem: LayerProblem, ways_WE: Bytes, fare_X: Floats) -> Flo
     nodes = problem.cluster.num_nodes
     into_NW = np.zeros((nodes, len(ways_WE)))
     if not fare_X.any():
-        return into_NW[0]
+        return np.zeros(len(ways_WE))
     weight_U, sets_UK = problem.count_U / problem.count_U.sum(), problem.sets_UK
     if not problem.transport.distinct:  # every assignment is sent on its own
         visits = np.bincount(sets_UK.ravel() + 1, np.repeat(weight_U, problem.top_k), problem.num_experts + 1)
@@ -165,7 +165,7 @@ def _sends_of_ways(problem: LayerProblem, ways_WE: Bytes, fare_X: Floats) -> Flo
             into_NW[x * nodes // len(fare_X), some] += fare * (touched_WU @ weight_U)
     sends_W: Floats = into_NW.sum(axis=0)
     busiest_W: Floats = nodes * into_NW.max(axis=0)
-    return sends_W + problem.busy_share * (busiest_W - sends_W)
+    return np.asarray(sends_W + problem.busy_share * (busiest_W - sends_W))
 
 
 def _search(problem: LayerProblem, best: float) -> tuple[Row | None, bool]:
