@@ -198,24 +198,22 @@ def test_another_seed_gives_another_order(write_trace: Any, tmp_path: Any) -> No
     assert first == again and first[0][0].figures != other[0][0].figures
 
 
-def test_steps_of_the_whole_trace_are_its_totals(write_trace: Any, tmp_path: Any) -> None:
-    """One step of all tokens, without copies, has the imbalance and sends that `evaluate` tells."""
+def test_a_step_of_the_whole_trace_has_its_totals(write_trace: Any, tmp_path: Any) -> None:
+    """With homes given and without copies, one step of all tokens has what `evaluate` tells, the busiest link too."""
     trace = open_trace(write_trace(tmp_path, tokens=400, requests=20).folder)
-    maps = [
-        Placement(
-            model=trace.model,
-            num_nodes=1,
-            gpus_per_node=4,
-            slots_per_gpu=2,
-            phy2log_LP=np.tile(np.arange(8, dtype=np.int32), (2, 1)),
-        )
-    ]
+    row = np.tile(np.arange(8, dtype=np.int32), (2, 1))
+    maps = [Placement(model=trace.model, num_nodes=2, gpus_per_node=2, slots_per_gpu=2, phy2log_LP=row)]
+    home_Q = np.array([0, 0, 1, 0] * 5, dtype=np.int32)
     with QUICK:
-        ((row,),) = evaluate_steps(trace, maps, step_tokens=[100])
-    (whole,) = evaluate(trace, maps)
-    assert row.left_out == 0 and row.steps == 1
-    assert row.figures is not None
-    assert row.figures.busiest_gpu.mean == pytest.approx(whole.rank_imbalance_L().mean(), rel=1e-9)
+        ((step,),) = evaluate_steps(trace, maps, step_tokens=[100], home_Q=home_Q)
+    (whole,) = evaluate(trace, maps, home_Q=home_Q)
+    link_L = np.maximum(whole.busiest_in_L(), whole.busiest_out_L())
+    assert (step.steps, step.left_out) == (1, 0)
+    assert step.figures is not None
+    assert step.figures.busiest_gpu.mean == pytest.approx(whole.rank_imbalance_L().mean(), rel=1e-9)
+    assert step.figures.sends.mean == pytest.approx(whole.sends_L.mean(), rel=1e-9)
+    assert step.figures.busiest_link.mean == pytest.approx(link_L.mean(), rel=1e-9)
+    assert step.figures.busiest_sends.mean == pytest.approx((whole.sends_L * link_L).mean(), rel=1e-9)
 
 
 def test_maps_of_different_shapes_have_steps_of_their_own(write_trace: Any, tmp_path: Any) -> None:
