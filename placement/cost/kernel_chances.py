@@ -17,7 +17,11 @@ from placement.support.kernel import inner_search_kernel
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-ANY, HOME_FIRST, NEAREST, BY_RANK, BY_HASH = range(5)
+ANY: int = 0
+HOME_FIRST: int = 1
+NEAREST: int = 2
+BY_RANK: int = 3
+BY_HASH: int = 4
 HASHES = 12  # residues that a search tells apart; experts with 5 copies, or more than 6, are served a little unevenly
 
 

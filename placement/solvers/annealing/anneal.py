@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from placement.core.cluster import MOST_NODES
 from placement.cost.covers import EXACT_NODES
-from placement.cost.kernel_chances import Worlds
+from placement.cost.kernel_chances import BY_HASH, BY_RANK, HOME_FIRST, NEAREST, Worlds
 from placement.solvers.annealing.anneal_chance import anneal_chance
 from placement.solvers.annealing.anneal_common import Costs, Incidence, costs_of, incidence
 from placement.solvers.annealing.anneal_copies import anneal_copies
@@ -39,7 +39,10 @@ MOVES, REPLICA_MOVES = 450_000, 600_000
 MOVES_OF_EXPERT = 1750, 7000  # fewest and most moves for each expert, where none has a copy
 UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
 SETS_OF_MANY_NODES, MOVES_ON_MANY_NODES, SINGLE_MOVES_ON_MANY_NODES = 2048, 100_000, 60_000
-CHANCE_MOVES, CHANCE_WORK = 250_000, 1000.0  # where copies are chosen by chance: moves, and entries to change a move
+CHANCE_MOVES, CHANCE_WORK = 125_000, 1000.0  # where copies are chosen by chance: moves, and entries to change a move
+CHANCE_RUN = 1000  # number of the first run for a rule
+PAIRS: tuple[tuple[int, int], ...] = ((HOME_FIRST, NEAREST), (BY_RANK, BY_HASH))
+ALIKE: dict[int, tuple[int, int]] = {rule: pair for pair in PAIRS for rule in pair}
 HOT_SETS, HOT_SETS_OF_COPIES, HOT_LOADS = 8192, 4096, 24
 SEGMENTS = 4  # a search looks at its deadline between these parts
 
@@ -168,13 +171,20 @@ class _Search:
         return self.better(best, self._anneal(run, row, moves, schedule))
 
     def _by_chance(self, start: Row, rule: int) -> Row:
-        """From a map that is good if copies are chosen well to one that is good if they are chosen by chance."""
-        problem = _thinned(self.problem)
+        """From a map that is good if copies are chosen well to one that is good if they are chosen by this rule.
+
+        Rules that are alike are searched for too, and the best map wins: none is better under another rule's name.
+        """
+        problem, best = _thinned(self.problem), start
         inc = incidence(problem, problem.num_experts, alone=not problem.transport.distinct)
         costs = costs_of(problem, problem.num_experts)
-        worlds = Worlds.of(rule, problem.cluster, costs.fare_HX.shape[1])
-        run = _run(anneal_chance, inc, costs, worlds, worlds.fare_HXW(costs.fare_HX), CHANCE_WORK)
-        return self._anneal(run, start, min(CHANCE_MOVES, problem.options.work_limit or CHANCE_MOVES), CHANCE)
+        moves = min(CHANCE_MOVES, problem.options.work_limit or CHANCE_MOVES)
+        for one in ALIKE.get(rule, (rule,)):
+            worlds = Worlds.of(one, problem.cluster, costs.fare_HX.shape[1])
+            run = _run(anneal_chance, inc, costs, worlds, worlds.fare_HXW(costs.fare_HX), CHANCE_WORK)
+            self.runs = CHANCE_RUN * (one + 1)  # the same random numbers, for whichever rule the map is
+            best = self.better(best, self._anneal(run, start, moves, CHANCE))
+        return best
 
     def _quench(self, run: Run, starts: list[Row], moves: int, schedule: Schedule) -> Row:
         """The best of what the starts become, each with its part of the moves."""
