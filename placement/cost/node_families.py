@@ -156,6 +156,22 @@ def choices_of(num_nodes: int) -> Choices:
 
 
 @cache
+def visits_of(num_nodes: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+    """N * copies into each node: of a token of a state, float64 [Y, N]; and of a token whose set has one further expert on
+    the nodes M, float32 [2^N, N, Y]. Columns Y are those of `Families`."""
+    tables, words = _tables(num_nodes), _words(num_nodes)
+    visit_ZHN = choices_of(num_nodes).visit_ZHN
+    visit_BZN = np.zeros((num_nodes + 1, tables.width, num_nodes))
+    visit_BZN[0, : len(words)] = visit_ZHN.sum(axis=1)
+    visit_BZN[1:, : len(words)] = num_nodes * visit_ZHN.swapaxes(0, 1)
+    state_MZ = tables.state_W[np.array(words)[None] & tables.word_M[:, None]]
+    into_MNBZ = np.zeros((len(state_MZ), num_nodes, num_nodes + 1, tables.width), dtype=np.float32)
+    for m, state_Z in enumerate(state_MZ):
+        into_MNBZ[m, :, :, : len(words)] = visit_BZN[:, state_Z].transpose(2, 0, 1)
+    return visit_BZN.reshape(-1, num_nodes), into_MNBZ.reshape(len(state_MZ), num_nodes, -1)
+
+
+@cache
 def _words(num_nodes: int) -> tuple[int, ...]:
     """All families, in the order of their states."""
     word_M = _word_M(num_nodes)

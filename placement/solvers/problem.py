@@ -13,9 +13,10 @@ from placement.core.cluster import Cluster
 from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.choices.base import LayerCost, LayerTokens, ReplicaChoice
 from placement.cost.cost_layer import cost_layer, in_server_order
+from placement.cost.node_families import MOST_NODES
 from placement.cost.transport import links_NN
 from placement.cost.transports import TRANSPORTS
-from placement.cost.transports.base import Transport
+from placement.cost.transports.base import PER_NODE, Transport
 from placement.solvers.options import Options
 
 CAP_ROUNDING = 1e-9  # a map may exceed its caps by this much
@@ -105,10 +106,14 @@ class LayerProblem:
         """Share of the sends that is counted as if all nodes were as busy as the busiest.
 
         0 where sends do not count; where every copy is one of an assignment, so that the busiest node is the most
-        loaded one; and where experts have several copies.
+        loaded one; and where experts have several copies, unless nodes get one copy of a token and are few enough for
+        a search to know what goes into each.
         """
         counts = self.options.objective == "locality" and self.options.sends_count and self.transport.distinct
-        return self.options.busy_share if counts and not self.num_redundant else 0.0
+        if self.num_redundant:
+            few = self.cluster.num_nodes <= MOST_NODES and not self.choice.by_chance
+            counts = counts and few and self.transport.copies == PER_NODE
+        return self.options.busy_share if counts else 0.0
 
     @property
     def assignments(self) -> float:

@@ -133,6 +133,7 @@ def test_the_busiest_node_can_be_searched_for(seed: int) -> None:
     speeds=st.booleans(),
     homes=HOMES,
     lacking=LACKING,
+    busy=st.sampled_from([0.0, 0.5, 1.0]),
 )
 def test_several_copies(
     hot: float,
@@ -141,10 +142,12 @@ def test_several_copies(
     speeds: bool,
     homes: str,
     lacking: float,
+    busy: float,
 ) -> None:
     """The same with redundant experts: covers and shares of load are those of the exact evaluation."""
     nodes, gpus, slots, experts, top_k = shape
-    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, homes=homes, lacking=lacking)
+    options = Options(busy_share=busy)
+    problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, options, homes=homes, lacking=lacking)
     row = Eplb().solve_layer(problem).phy2log_P.copy()
     before = problem.score(row).objective
     inc, costs = incidence(problem, experts), costs_of(problem, experts)

@@ -34,6 +34,7 @@ from placement.solvers.annealing.anneal_common import (
 )
 from placement.solvers.annealing.copy_books import (
     Books,
+    add_into,
     book_sets,
     books_of,
     change_of_both,
@@ -67,6 +68,7 @@ class CopiesRoom(NamedTuple):
     peak_B: Floats
     peak_NB: Floats
     best_P: Ids
+    more_N: Floats
     floors: Floors
 
 
@@ -95,6 +97,7 @@ def anneal_copies(
         peak_B=np.zeros(num_boots),
         peak_NB=np.zeros((num_nodes, num_boots)),
         best_P=phy2log_P.copy(),
+        more_N=np.zeros(num_nodes),
         floors=no_floors(num_nodes, num_ranks, num_boots),
     )
     books = books_of(num_experts, num_nodes, inc)
@@ -110,8 +113,9 @@ def copies_kernel(
     slots_per_node = costs.slots_per_gpu * costs.gpus_per_node
     per_send = total_of(costs.fare_HX[num_nodes]) / costs.fare_HX.shape[1] / max(num_nodes - 1, 1)
     state, on_EN, holds_EG, copies_E, share_EN, share_u_N, share_v_N, part_EG, more_u_G, more_v_G = room[:10]
-    load_GB, peak_B, peak_NB, best_P, floors = room[10:]
-    inc, host_E, asked = books.inc, books.host_E, books.asked
+    load_GB, peak_B, peak_NB, best_P, more_N, floors = room[10:]
+    inc, host_E, asked, into_N = books.inc, books.host_E, books.asked, books.into_N
+    busy = costs.busy * per_send
     random_word(state)
 
     # books of the first map: copies, hosts, sets
@@ -123,8 +127,9 @@ def copies_kernel(
         host_E[e] |= ONE << np.uint64(p // slots_per_node)
     book_sets(books)
     all_nodes = ~ZERO >> np.uint64(64 - num_nodes)
-    # objective = sends * per_send + moved + uneven: sends, moved slots, imbalance and what exceeds the caps
-    sends, uneven = 0.0, 0.0
+    # objective = sends * per_send + crowd + moved + uneven: sends, what the busiest node gets beyond the mean, moved
+    # slots, imbalance and what exceeds the caps
+    sends, crowd, uneven = 0.0, 0.0, 0.0
     moved = cost_of_moves(phy2log_P, costs)
     best = np.inf
     node_capped = costs.node_cap < np.inf
@@ -135,6 +140,8 @@ def copies_kernel(
         if due or move == moves:
             # measure sends and loads exactly, and keep the map if its objective is the lowest so far
             sends = measure(share_EN, books)
+            more_N[:] = 0.0
+            crowd = busy * beyond_mean(into_N, more_N)
             load_GB[:] = 0.0
             for e in range(num_experts):
                 spread(share_EN[e], on_EN[e], holds_EG[e], host_E[e], costs, part_EG[e])
@@ -142,8 +149,8 @@ def copies_kernel(
             measure_peaks(load_GB, all_nodes, costs, peak_NB)
             measure_floors(load_GB, peak_NB, costs, floors, peak_B)
             uneven = cost_after(load_GB, peak_NB, ZERO, NOBODY, more_u_G, NOBODY, more_u_G, costs, peak_B)
-            if sends * per_send + moved + uneven < best - LEAST_GAIN:
-                best = sends * per_send + moved + uneven
+            if sends * per_send + crowd + moved + uneven < best - LEAST_GAIN:
+                best = sends * per_send + crowd + moved + uneven
                 copy_row(phy2log_P, best_P)
             changes, due = 0, False
         if move == moves:
@@ -188,13 +195,25 @@ def copies_kernel(
         if moved_v:
             change += change_of_sends(v, host_E[v], host_v, asked)
         # sets that hold both seldom let sends rise less: is this move hopeless, however it may balance the loads?
-        nodes = host_E[u] | host_u | host_E[v] | host_v
+        nodes, saved = host_E[u] | host_u | host_E[v] | host_v, 0.0
         lone = not replace and copies_E[u] == 1 and copies_E[v] == 1 and not node_capped
         if not node_capped:
             saved = floors.swap_G[r] + floors.swap_G[s]
             if not lone:
                 saved = most_saved(u, v, r, s, nodes, uneven, holds_EG, costs, floors)
-            if change * per_send + leave - saved > threshold:
+            if change * per_send + leave - saved - crowd > threshold:
+                book_slots(u, v, i, j, r, s, replace, UNDO, on_EN, holds_EG)
+                continue
+        # what goes into the busiest node after the move, as if no set held both
+        crowd_after = crowd
+        if busy > 0.0:
+            more_N[:] = 0.0
+            if moved_u:
+                add_into(u, host_u, more_N, books)
+            if moved_v:
+                add_into(v, host_v, more_N, books)
+            crowd_after = busy * beyond_mean(into_N, more_N)
+            if not node_capped and change * per_send + crowd_after - crowd + leave - saved > threshold:
                 book_slots(u, v, i, j, r, s, replace, UNDO, on_EN, holds_EG)
                 continue
         # imbalance after the move
@@ -203,7 +222,7 @@ def copies_kernel(
         else:
             _measure_more(u, host_u, v, host_v, nodes, costs, books, room)
             after = cost_after(load_GB, peak_NB, nodes, u, more_u_G, v, more_v_G, costs, peak_B)
-        excess = threshold + uneven - after - leave
+        excess = threshold + uneven - after - leave + crowd - crowd_after
         # the sets that hold both
         if change * per_send <= excess and moved_u and moved_v:
             change += change_of_both(u, host_u, v, host_v, books)
@@ -231,6 +250,10 @@ def copies_kernel(
         measure_floors(load_GB, peak_NB, costs, floors, peak_B)
         uneven = after
         sends += change
+        crowd = crowd_after
+        for n in range(num_nodes):
+            into_N[n] += more_N[n]
+            more_N[n] = 0.0
         moved += leave
         # keep the books of the sets of experts that changed nodes
         if moved_u:
@@ -238,7 +261,9 @@ def copies_kernel(
         if moved_v:
             update_expert(v, books)
         changes += moved_u + moved_v if books.quick else 1
-        due = changes >= books.refresh or (books.quick and sends * per_send + moved + uneven < best - LEAST_GAIN)
+        due = changes >= books.refresh or (
+            books.quick and sends * per_send + crowd + moved + uneven < best - LEAST_GAIN
+        )
     copy_row(best_P, phy2log_P)
     return best
 
@@ -259,6 +284,17 @@ def _measure_more(
         copy_shares(room.share_EN[v], share_v_N)
     spread_more(share_u_N, room.on_EN[u], room.holds_EG[u], nodes, costs, room.part_EG[u], room.more_u_G)
     spread_more(share_v_N, room.on_EN[v], room.holds_EG[v], nodes, costs, room.part_EG[v], room.more_v_G)
+
+
+@inner_search_kernel
+def beyond_mean(into_N: Floats, more_N: Floats) -> float:
+    """The number of nodes times what goes into the busiest, less what goes into all."""
+    total, peak = 0.0, 0.0
+    for n in range(into_N.shape[0]):
+        into = into_N[n] + more_N[n]
+        total += into
+        peak = max(peak, into)
+    return float(into_N.shape[0] * peak - total)
 
 
 @inner_search_kernel

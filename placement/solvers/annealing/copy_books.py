@@ -90,3 +90,9 @@ def shares_of_load(e: int, host: np.uint64, share_N: Floats, books: Books) -> No
 def measure(share_EN: Floats, books: Books) -> float:
     """Write the shares of load that nodes serve, exactly, and return N * sends of all sets."""
     return float(KINDS[type(books)].measure(share_EN, books))
+
+
+@_of_kind
+def add_into(e: int, host: np.uint64, more_N: Floats, books: Books) -> None:
+    """Add to `more_N` by how much more goes into each node, N times, if expert e alone moved to the nodes `host`."""
+    KINDS[type(books)].add_into(e, host, more_N, books)

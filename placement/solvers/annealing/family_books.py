@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.covers import COUNT_0, popcount
-from placement.cost.node_families import Families, families_of
+from placement.cost.node_families import Families, families_of, visits_of
 from placement.solvers.annealing.anneal_common import ONE, ZERO, Bytes, Floats, Ids, Incidence, Ints, Masks, members
 from placement.solvers.annealing.set_histogram import Histogram
 from placement.support.kernel import inner_search_kernel
@@ -31,6 +31,9 @@ class FamilyBooks(NamedTuple):
     prefix_K  int64 [K + 1], room for the families of a set's first members
     share_MNY, unit  of the tables: each proposal asks them
     every_U   int32 [U], the numbers of all sets
+    visit_YN  float64 [Y, N], N * what goes into each node of a token in a state; count_Y: room for tokens by state
+    into_MNY  float32 [2^N, N, Y], the same of the others of a set and one further expert on the nodes M
+    into_N    float64 [N], N * what goes into each node of all sets, by the last `measure`
     refresh   changes of an expert's nodes between refreshes; quick: refreshes are, so each seeming best map has one
     """
 
@@ -44,6 +47,10 @@ class FamilyBooks(NamedTuple):
     share_MNY: npt.NDArray[np.int32]
     unit: int
     every_U: Ids
+    visit_YN: Floats
+    count_Y: Ints
+    into_MNY: npt.NDArray[np.float32]
+    into_N: Floats
     refresh: int
     quick: bool
 
@@ -51,6 +58,8 @@ class FamilyBooks(NamedTuple):
 def no_books(num_experts: int, num_nodes: int, inc: Incidence) -> FamilyBooks:
     """No set is booked yet."""
     tables = families_of(num_nodes, random_homes=bool((inc.home_U < 0).all()))
+    visit_YN, into_MNY = visits_of(num_nodes)
+    blocks = tables.after_MY.shape[1]
     num_sets, top_k = inc.sets_UK.shape
     return FamilyBooks(
         inc=inc,
@@ -65,6 +74,10 @@ def no_books(num_experts: int, num_nodes: int, inc: Incidence) -> FamilyBooks:
         share_MNY=tables.share_MNY,
         unit=tables.unit,
         every_U=np.arange(len(inc.sets_UK), dtype=np.int32),
+        visit_YN=visit_YN[:blocks],
+        count_Y=np.zeros(blocks, dtype=np.int64),
+        into_MNY=np.ascontiguousarray(into_MNY[:, :, :blocks]),
+        into_N=np.zeros(num_nodes),
         refresh=REFRESH,
         quick=True,
     )
@@ -159,10 +172,29 @@ def measure(share_EN: Floats, books: FamilyBooks) -> float:
     inc, tables, host_E = books.inc, books.tables, books.host_E
     for e in range(host_E.shape[0]):
         shares_of_load(e, host_E[e], share_EN[e], books)
+    count_Y, into_N = books.count_Y, books.into_N
     total = 0
+    count_Y[:] = 0
     for t in range(inc.sets_UK.shape[0]):
         word = np.int64(tables.everyone)
         for k in range(members(t, inc)):
             word &= tables.word_M[host_E[inc.sets_UK[t, k]]]
-        total += inc.count_U[t] * tables.sends_BZ[np.int64(inc.home_U[t]) + 1, tables.state_W[word]]
+        b, z = np.int64(inc.home_U[t]) + 1, tables.state_W[word]
+        total += inc.count_U[t] * tables.sends_BZ[b, z]
+        count_Y[b * tables.width + z] += inc.count_U[t]
+    for n in range(into_N.shape[0]):
+        into_N[n] = 0.0
+        for y in range(count_Y.shape[0]):
+            into_N[n] += count_Y[y] * books.visit_YN[y, n]
     return float(total)
+
+
+@inner_search_kernel
+def add_into(e: int, host: np.uint64, more_N: Floats, books: FamilyBooks) -> None:
+    """Add to `more_N` by how much more goes into each node, N times, if expert e alone moved to the nodes `host`."""
+    hist_EY, into_MNY, before = books.asked.hist_EZ, books.into_MNY, books.host_E[e]
+    for n in range(more_N.shape[0]):
+        total = np.float32(0.0)
+        for y in range(hist_EY.shape[1]):
+            total += np.float32(hist_EY[e, y]) * (into_MNY[host, n, y] - into_MNY[before, n, y])
+        more_N[n] += total

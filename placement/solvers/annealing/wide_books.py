@@ -53,6 +53,7 @@ class WideBooks(NamedTuple):
     home_EN: Floats
     covers: Masks
     every_U: Ids
+    into_N: Floats
     refresh: int
     quick: bool
 
@@ -76,6 +77,7 @@ def no_books(num_experts: int, num_nodes: int, inc: Incidence) -> WideBooks:
         open_K=np.zeros(top_k, dtype=np.uint64),
         covers=np.empty(MAX_COVERS, dtype=np.uint64),
         every_U=np.arange(len(inc.sets_UK), dtype=np.int32),
+        into_N=np.zeros(num_nodes),
         refresh=max(64, num_sets * num_nodes // MEASURED),
         quick=False,
     )
@@ -192,3 +194,8 @@ def change_of_both(u: int, host_u: np.uint64, v: int, host_v: np.uint64, books: 
 def measure(share_EN: Floats, books: WideBooks) -> float:
     """N * sends of all sets, and the shares of load that nodes serve, both exact."""
     return float(measure_sets(books.inc, books.host_E, share_EN, books.several_K, books.open_K, books.covers))
+
+
+@inner_search_kernel
+def add_into(e: int, host: np.uint64, more_N: Floats, books: WideBooks) -> None:
+    """What goes into which node is not known on so many nodes."""
