@@ -157,8 +157,8 @@ def choices_of(num_nodes: int) -> Choices:
 
 @cache
 def visits_of(num_nodes: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
-    """N * copies into each node: of a token of a state, float64 [Y, N]; and of a token whose set has one further expert on
-    the nodes M, float32 [2^N, N, Y]. Columns Y are those of `Families`."""
+    """N * copies into each node: of a token of a state, float64 [Y, N]; and of a token whose set has one further expert
+    on the nodes M, float32 [2^N, N, Y]. Columns Y are those of `Families`."""
     tables, words = _tables(num_nodes), _words(num_nodes)
     visit_ZHN = choices_of(num_nodes).visit_ZHN
     visit_BZN = np.zeros((num_nodes + 1, tables.width, num_nodes))

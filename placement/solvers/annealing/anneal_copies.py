@@ -32,6 +32,7 @@ from placement.solvers.annealing.anneal_common import (
     random_word,
     total_of,
 )
+from placement.solvers.annealing.busiest_node import beyond_mean
 from placement.solvers.annealing.copy_books import (
     Books,
     add_into,
@@ -284,17 +285,6 @@ def _measure_more(
         copy_shares(room.share_EN[v], share_v_N)
     spread_more(share_u_N, room.on_EN[u], room.holds_EG[u], nodes, costs, room.part_EG[u], room.more_u_G)
     spread_more(share_v_N, room.on_EN[v], room.holds_EG[v], nodes, costs, room.part_EG[v], room.more_v_G)
-
-
-@inner_search_kernel
-def beyond_mean(into_N: Floats, more_N: Floats) -> float:
-    """The number of nodes times what goes into the busiest, less what goes into all."""
-    total, peak = 0.0, 0.0
-    for n in range(into_N.shape[0]):
-        into = into_N[n] + more_N[n]
-        total += into
-        peak = max(peak, into)
-    return float(into_N.shape[0] * peak - total)
 
 
 @inner_search_kernel

@@ -44,3 +44,14 @@ def more_of_busiest(n: int, m: int, more_n: float, more_m: float, into_N: Floats
             peak = max(peak, into_N[x])
             break
     return float(into_N.shape[0] * (peak - into_N[top_3[0]]))
+
+
+@inner_search_kernel
+def beyond_mean(into_N: Floats, more_N: Floats) -> float:
+    """The number of nodes times what goes into the busiest, less what goes into all."""
+    total, peak = 0.0, 0.0
+    for n in range(into_N.shape[0]):
+        into = into_N[n] + more_N[n]
+        total += into
+        peak = max(peak, into)
+    return float(into_N.shape[0] * peak - total)
