@@ -111,7 +111,7 @@ class LayerProblem:
         """
         counts = self.options.objective == "locality" and self.options.sends_count and self.transport.distinct
         if self.num_redundant:
-            few = self.cluster.num_nodes <= MOST_NODES and not self.choice.by_chance
+            few = self.cluster.num_nodes <= MOST_NODES and self.choice.chances is None
             counts = counts and few and self.transport.copies == PER_NODE
         return self.options.busy_share if counts else 0.0
 
