@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from placement.cli.shared import (
+    CHOICE_SAID,
+    TRANSPORT_SAID,
     Json,
-    ReplicaChoice,
     Seed,
     Traces,
-    Transport,
     WithoutDrafts,
     Workers,
     print_json,
     stdout_console,
 )
 from placement.core.choices import REPLICA_CHOICE, TRANSPORT
+from placement.errors import OptionError
+
+if TYPE_CHECKING:
+    from placement.documents.placement import PlacementFile
 
 
 def evaluate_command(
@@ -30,8 +35,18 @@ def evaluate_command(
     grouping: Annotated[
         Path | None, typer.Option(help="Grouping file: measure with the homes that it gives to the requests.")
     ] = None,
-    replica_choice: ReplicaChoice = REPLICA_CHOICE,
-    transport: Transport = TRANSPORT,
+    replica_choice: Annotated[
+        str,
+        typer.Option(
+            help=f"{CHOICE_SAID} [default: as the maps were solved for, else {REPLICA_CHOICE}]", show_default=False
+        ),
+    ] = "",
+    transport: Annotated[
+        str,
+        typer.Option(
+            help=f"{TRANSPORT_SAID} [default: as the maps were solved for, else {TRANSPORT}]", show_default=False
+        ),
+    ] = "",
     without_drafts: WithoutDrafts = False,
     step_tokens: Annotated[
         str | None,
@@ -67,6 +82,9 @@ def evaluate_command(
         for placement, _ in loaded:
             file.check_fits(placement)
         home_Q = file.home_Q(trace)
+    files = [file for _, file in loaded]
+    replica_choice = replica_choice or _solved_for(files, "replica_choice", REPLICA_CHOICE)
+    transport = transport or _solved_for(files, "transport", TRANSPORT)
     placements = [placement for placement, _ in loaded]
     clusters = [
         file.described_cluster() if cluster is None else cluster_from_yaml(cluster, trace.model.num_experts)
@@ -99,6 +117,8 @@ def evaluate_command(
     console.print(evaluation_table([str(path) for path in maps], answers))
     if steps is not None:
         console.print(step_table([str(path) for path in maps], steps))
+    if (replica_choice, transport) != (REPLICA_CHOICE, TRANSPORT):
+        console.print(f"replica choice {replica_choice}, transport {transport}", highlight=False)
     if without_home:
         console.print(
             f"{plural(without_home, 'request')} of {len(trace.requests)} without a home in {grouping}: random homes",
@@ -106,3 +126,14 @@ def evaluate_command(
             markup=False,
             soft_wrap=True,
         )
+
+
+def _solved_for(files: Sequence[PlacementFile], what: str, default: str) -> str:
+    """What the files say that their maps were solved for; a file of a map alone says nothing."""
+    said = sorted({getattr(file.evaluation, what) for file in files if file.evaluation is not None})
+    if len(said) > 1:
+        option = f"--{what.replace('_', '-')}"
+        raise OptionError(
+            f"the maps were solved for different rules: {', '.join(said)}; give {option}, by which all count"
+        )
+    return said[0] if said else default

@@ -64,11 +64,12 @@ Engine = Annotated[
         rich_help_panel="Goal",
     ),
 ]
+CHOICE_SAID = f"How a copy is chosen among replicas: {', '.join(REPLICA_CHOICES)}."
+TRANSPORT_SAID = f"What the engine sends, one copy for each: {', '.join(TRANSPORTS)} (every token everywhere)."
 ReplicaChoice = Annotated[
     str,
     typer.Option(
-        help=f"How a copy is chosen among replicas: {', '.join(REPLICA_CHOICES)}. [default: as the engine does, else "
-        f"{REPLICA_CHOICE}]",
+        help=f"{CHOICE_SAID} [default: as the engine does, else {REPLICA_CHOICE}]",
         show_default=False,
         rich_help_panel="Goal",
     ),
@@ -76,8 +77,7 @@ ReplicaChoice = Annotated[
 Transport = Annotated[
     str,
     typer.Option(
-        help=f"What the engine sends, one copy for each: {', '.join(TRANSPORTS)} (every token everywhere). [default: "
-        f"as the engine does, else {TRANSPORT}]",
+        help=f"{TRANSPORT_SAID} [default: as the engine does, else {TRANSPORT}]",
         show_default=False,
         rich_help_panel="Goal",
     ),

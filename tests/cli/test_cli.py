@@ -21,6 +21,8 @@ SUMMARY_KEYS = {
     "remote_assignments_per_token",
     "rank_imbalance",
     "node_imbalance",
+    "busiest_in",
+    "busiest_out",
     "bytes_per_token",
     "step_time_us",
 }

@@ -29,6 +29,7 @@ INPUTS = {
         "maps",
         "map_file",
         "like",
+        "model",
     ),
     *("current", "new", "cluster", "grouping", "token_file", "traces_folder", "scope", "traces_store"),
     "data",  # the folder of the service: read and written, made at its start

@@ -93,3 +93,27 @@ def test_caps_of_gpus_and_of_nodes_stand_in_one_option(tmp_path: Path, run_cli: 
         assert run_cli("solve", trace, "--nodes", 2, "--max-imbalance", text, *QUICK, "-o", tmp_path / "m").code == 0
         options = json.loads((tmp_path / "m").read_text())["provenance"]["options"]
         assert (options["max_imbalance"], options["max_node_imbalance"]) == caps
+
+
+def test_maps_are_measured_as_they_were_solved_for(tmp_path: Path, run_cli: Any, write_trace: Any) -> None:
+    """By the rule that their files name; of two rules one has to be given, and a bare map counts by the usual one."""
+    trace = write_trace(tmp_path / "t", tokens=200, num_experts=8).folder
+    shape = ("--nodes", 2, "--gpus-per-node", 2, "--redundant-experts", 4, *QUICK)
+    for engine in ("vllm", "sglang"):
+        assert run_cli("solve", trace, *shape, "--for", engine, "-o", tmp_path / engine).code == 0
+    assert run_cli("export", tmp_path / "vllm", "--to", "native", "-o", tmp_path / "bare.json").code == 0
+    for maps, choice in (
+        (["vllm"], "vllm-hash"),
+        (["bare.json"], "min-nodes"),
+        (["sglang", "bare.json"], "sglang-static"),
+    ):
+        words = [word for one in maps for word in ("--map", tmp_path / one)]
+        default, told = (
+            run_cli("evaluate", trace, *words, *rule, "--json") for rule in ((), ("--replica-choice", choice))
+        )
+        assert default.code == 0 and default.stdout == told.stdout
+        assert json.loads(default.stdout)["replica_choice"] == choice
+    both = ("evaluate", trace, "--map", tmp_path / "vllm", "--map", tmp_path / "sglang")
+    refused = run_cli(*both)
+    assert refused.code == 2 and "sglang-static, vllm-hash; give --replica-choice" in refused.stderr
+    assert run_cli(*both, "--replica-choice", "uniform").code == 0
