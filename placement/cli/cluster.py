@@ -9,6 +9,7 @@ import typer
 
 from placement.cli.outputs import output_file
 from placement.core.hardware import HARDWARE, REACHED, hardware
+from placement.errors import OptionError
 from placement.support.atomic_files import write_atomic
 
 
@@ -30,10 +31,13 @@ def cluster_command(
     from placement.documents.model_config import read_model_config
 
     one = hardware(gpu)
-    Cluster(num_nodes=nodes, gpus_per_node=gpus_per_node or one.gpus_per_node, slots_per_gpu=1)  # refuses what is none
+    gpus = one.gpus_per_node if gpus_per_node is None else gpus_per_node
+    Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=1)  # refuses what is none
+    if redundant_experts < 0:
+        raise OptionError(f"--redundant-experts {redundant_experts} must be 0 or more")
     values: dict[str, tuple[float, str]] = {
         "num_nodes": (nodes, ""),
-        "gpus_per_node": (gpus_per_node or one.gpus_per_node, one.what),
+        "gpus_per_node": (gpus, one.what),
         "redundant_experts": (redundant_experts, ""),
         "inter_gbps": (one.inter_gbps, "network of a GPU, as stated"),
         "intra_gbps": (one.intra_gbps, "links of a GPU within its node, as stated"),
