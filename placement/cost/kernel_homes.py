@@ -109,7 +109,7 @@ def cost_of_covers(
 @kernel
 def cost_of_chances(
     host_E: npt.NDArray[np.uint64],
-    chance_EHX: Floats,
+    chance_EOX: Floats,
     fare_HX: Floats,
     distinct: bool,
     ids_TK: npt.NDArray[Any],
@@ -117,8 +117,12 @@ def cost_of_chances(
     cost_QN: Floats,
     saved_EN: Floats,
 ) -> None:
-    """Copies are chosen by chance: `chance_EHX` is that of expert e being served at unit x for home h."""
+    """Copies are chosen by chance: `chance_EOX` is that of expert e being served at unit x for origin o.
+
+    Origins are homes, or the ranks of each home, of which every one is as likely.
+    """
     (num_homes, num_units), top_k = fare_HX.shape, ids_TK.shape[1]
+    origins = chance_EOX.shape[1] // num_homes
     cost_N, hosted_K = np.empty(num_homes), np.empty(top_k, dtype=np.uint64)
     for t in range(ids_TK.shape[0]):
         ids_M = ids_TK[t, : set_size(ids_TK[t])]
@@ -126,13 +130,14 @@ def cost_of_chances(
             hosted_K[k] = host_E[ids_M[k]]
         for h in range(num_homes):
             cost_N[h] = 0.0
-            for x in range(num_units):
-                miss, sum_of_chances = 1.0, 0.0
-                for k in range(len(ids_M)):
-                    chance = chance_EHX[ids_M[k], h, x]
-                    miss *= 1.0 - chance
-                    sum_of_chances += chance
-                cost_N[h] += fare_HX[h, x] * (1.0 - miss if distinct else sum_of_chances)
+            for o in range(h * origins, (h + 1) * origins):
+                for x in range(num_units):
+                    miss, sum_of_chances = 1.0, 0.0
+                    for k in range(len(ids_M)):
+                        chance = chance_EOX[ids_M[k], o, x]
+                        miss *= 1.0 - chance
+                        sum_of_chances += chance
+                    cost_N[h] += fare_HX[h, x] * (1.0 - miss if distinct else sum_of_chances) / origins
         book_homes(ids_M, request_T[t], hosted_K, cost_N, cost_QN, saved_EN)
 
 

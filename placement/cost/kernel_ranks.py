@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.cost.kernel_balanced import RunningLoad, count_token
-from placement.cost.kernel_homes import book_homes
 from placement.cost.lookup_tables import LayerTables
 from placement.cost.sets import set_size
 from placement.cost.traffic import Traffic
@@ -167,35 +166,3 @@ def draw_by_rank(
                     if left < 0.0:
                         break
         count_token(running)
-
-
-@kernel
-def cost_of_ranks(
-    host_E: npt.NDArray[np.uint64],
-    chance_EGX: Floats,
-    fare_HX: Floats,
-    distinct: bool,
-    ids_TK: npt.NDArray[Any],
-    request_T: npt.NDArray[np.int32],
-    cost_QN: Floats,
-    saved_EN: Floats,
-) -> None:
-    """As `cost_of_chances`, where `chance_EGX` is that of expert e being served at unit x for rank g."""
-    (num_homes, num_units), top_k = fare_HX.shape, ids_TK.shape[1]
-    gpus = chance_EGX.shape[1] // num_homes
-    cost_N, hosted_K = np.empty(num_homes), np.empty(top_k, dtype=np.uint64)
-    for t in range(ids_TK.shape[0]):
-        ids_M = ids_TK[t, : set_size(ids_TK[t])]
-        for k in range(len(ids_M)):
-            hosted_K[k] = host_E[ids_M[k]]
-        for h in range(num_homes):
-            cost_N[h] = 0.0
-            for g in range(h * gpus, (h + 1) * gpus):
-                for x in range(num_units):
-                    miss, sum_of_chances = 1.0, 0.0
-                    for k in range(len(ids_M)):
-                        chance = chance_EGX[ids_M[k], g, x]
-                        miss *= 1.0 - chance
-                        sum_of_chances += chance
-                    cost_N[h] += fare_HX[h, x] * (1.0 - miss if distinct else sum_of_chances) / gpus
-        book_homes(ids_M, request_T[t], hosted_K, cost_N, cost_QN, saved_EN)

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from placement.core.cluster import Cluster
 from placement.cost.choices.base import Drawer, Floats, HomeCoster, InModel, LayerCost, LayerTokens
-from placement.cost.kernel_ranks import cost_by_rank, cost_of_ranks, draw_by_rank
+from placement.cost.kernel_homes import cost_of_chances
+from placement.cost.kernel_ranks import cost_by_rank, draw_by_rank
 from placement.cost.lookup_tables import LayerTables
 
 Ints = npt.NDArray[np.int64]
@@ -57,7 +58,7 @@ class ByRank(ABC):
         chance_GC = self.chance_GC(tables, cluster)
         chance_EGN = np.zeros((len(tables.host_E), cluster.num_ranks, cluster.num_nodes))
         np.add.at(chance_EGN.transpose(0, 2, 1), (expert_of_C(tables), tables.slot_node), chance_GC.T)
-        return partial(cost_of_ranks, tables.host_E, chance_EGN, fare_HN, distinct)
+        return partial(cost_of_chances, tables.host_E, chance_EGN, fare_HN, distinct)
 
 
 def expert_of_C(tables: LayerTables) -> Ints:
