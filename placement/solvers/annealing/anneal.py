@@ -44,6 +44,7 @@ CHANCE_RUN = 1000  # number of the first run for a rule
 PAIRS: tuple[tuple[int, int], ...] = ((HOME_FIRST, NEAREST), (BY_RANK, BY_HASH))
 ALIKE: dict[int, tuple[int, int]] = {rule: pair for pair in PAIRS for rule in pair}
 HOT_SETS, HOT_SETS_OF_COPIES, HOT_LOADS = 8192, 4096, 24
+SMALL_SLOTS = 16  # on so few, one long search can end where no single move leads on: others begin elsewhere
 SEGMENTS = 4  # a search looks at its deadline between these parts
 
 
@@ -168,7 +169,11 @@ class _Search:
             hot_run = _run(anneal_copies, incidence(rough, experts), costs_of(rough, experts))
             hot_moves = int(HOT_SHARE_OF_COPIES * moves)
             row, moves = self._anneal(hot_run, best, hot_moves, COPIES_HOT), moves - hot_moves
-        return self.better(best, self._anneal(run, row, moves, schedule))
+        best = self.better(best, self._anneal(run, row, moves, schedule))
+        if slots > SMALL_SLOTS:
+            return best
+        elsewhere = [linear_map(experts, slots), Eplb().solve_layer(problem).phy2log_P]
+        return self.better(best, self._quench(run, elsewhere, moves, schedule))
 
     def _by_chance(self, start: Row, rule: int) -> Row:
         """From a map that is good if copies are chosen well to one that is good if they are chosen by this rule.
