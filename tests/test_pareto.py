@@ -44,12 +44,12 @@ def capped(trace: Path) -> Front:
 
 
 def test_the_front_is_one(front: Front) -> None:
-    """By ascending weight sends rise and expected imbalance falls, strictly: none dominates another; the default weight
-    is chosen, with bounds; the maps trade something at all."""
+    """By ascending weight paid sends rise and expected imbalance falls, strictly: none dominates another; the default
+    weight is chosen, with bounds; the maps trade something at all."""
     weights = [point.weight for point in front.points]
     assert weights == sorted(weights) and set(weights) <= set(WEIGHTS)
     for one, other in zip(front.points, front.points[1:], strict=False):
-        assert one.sends < other.sends
+        assert one.paid_sends < other.paid_sends
         assert one.expected_imbalance > other.expected_imbalance
     assert len(front.points) > 3
     assert front.chosen.weight == 1.5 and front.chosen in front.points
@@ -62,7 +62,7 @@ def test_objectives_are_those_of_the_weights(front: Front) -> None:
     """The reports of the layers add up to sends and expected imbalance at the point's weight; sends are measured."""
     for point in front.points:
         objective = sum(layer.objective for layer in point.solution.layers) / 3
-        assert objective == pytest.approx(point.sends + point.weight * point.expected_imbalance)
+        assert objective == pytest.approx(point.paid_sends + point.weight * point.expected_imbalance)
         measured = point.solution.train["auto"].sends_L.mean()  # all tokens are in the sample
         assert point.sends == pytest.approx(measured)
 
@@ -75,7 +75,7 @@ def test_the_cap_holds_in_every_layer(front: Front, capped: Front) -> None:
     for point in capped.points[:-1]:
         assert (point.solution.placement.phy2log_LP == free[point.weight].solution.placement.phy2log_LP).all()
         if point.solution.train["auto"].rank_imbalance_L().max() <= CAP:
-            assert capped.chosen.sends <= point.sends + 1e-12
+            assert capped.chosen.paid_sends <= point.paid_sends + 1e-12
 
 
 def test_a_weight_of_ones_own(trace: Path) -> None:

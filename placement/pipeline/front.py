@@ -99,7 +99,8 @@ def solve_front(
             FrontPoint(
                 weight=weight,
                 solution=solution,
-                sends=float(np.mean([score.paid_sends for score in scores])),
+                sends=float(np.mean([score.sends for score in scores])),
+                paid_sends=float(np.mean([score.paid_sends for score in scores])),
                 expected_imbalance=float(np.mean([score.expected_imbalance for score in scores])),
             )
         )

@@ -15,12 +15,14 @@ class FrontPoint:
 
     weight    the price of imbalance that gave it; None: it was picked layer by layer to keep `max_imbalance`
     solution  as if it had been solved for alone; bounds has only the chosen one
-    sends, expected_imbalance  what was traded: on the training requests, means over layers
+    sends     on the training requests, mean over layers
+    paid_sends, expected_imbalance  what was traded, the sends with the busy share: the same means
     """
 
     weight: float | None
     solution: Solution
     sends: float
+    paid_sends: float
     expected_imbalance: float
 
     @property

@@ -30,6 +30,7 @@ PRICE_STEP = 2.0
 LOWEST_PRICE = 0.25  # in units of a move's mean gain in the unlimited search
 MOST_SCORES, FEWEST_SCORES = 1000, 32  # maps on walks that are scored; a work limit takes its share of the first
 FREE_SETS = 1 << 17  # scoring so many top-k sets costs next to nothing
+SECOND_STEPS = 8  # maps one step away from which all second steps are tried, where there are few
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,7 @@ def layer_front(problem: LayerProblem, now: LayerInUse, best: Point) -> list[Poi
     start = point_of(problem, now, now.phy2log_P, CURRENT)
     search = _Search(problem, now, start)
     filled = point_of(problem, now, search.filled_P, FILLED)  # `start` again where no slot is wasted
-    points = front([start, filled, best, *search.priced(best), *search.single_steps()])
+    points = front([start, filled, best, *search.priced(best), *search.few_steps()])
     return [point for point in search.walked(points, most) if point.moves <= most]
 
 
@@ -137,12 +138,17 @@ class _Search:
         cost = search_of(problem)(row, self.inc, costs, QUENCH.hot * scale, QUENCH.cold * scale, moves, seed)
         return row, cost
 
-    def single_steps(self) -> list[Point]:
-        """All maps one step from the current one, where there are few: annealing may miss what tiny budgets need."""
+    def few_steps(self) -> list[Point]:
+        """All maps one step from the current one, and from the best of these, where there are few: annealing may miss
+        what tiny budgets need."""
         slots, redundant = self.problem.cluster.num_slots, self.problem.num_redundant
-        if slots * (slots / 2 + (self.problem.num_experts if redundant else 0)) > self.most_scores:
+        steps = slots * (slots / 2 + (self.problem.num_experts if redundant else 0))
+        if steps > self.most_scores:
             return []
-        return self._points(_steps(self.problem, self.start.phy2log_P))
+        first = self._points(_steps(self.problem, self.start.phy2log_P))
+        first.sort(key=lambda point: (point.score.excess, point.score.objective))
+        best = first[: min(int(self.most_scores / steps) - 1, SECOND_STEPS)]
+        return first + [far for near in best for far in self._points(_steps(self.problem, near.phy2log_P))]
 
     def walked(self, points: list[Point], most_moves: int) -> list[Point]:
         """The front with the maps on the way from each point to the next, by the best of the steps that lead there."""

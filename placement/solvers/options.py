@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement.core.choices import BALANCE_WEIGHT, BOUNDS, OBJECTIVES, REPLICA_CHOICE, TRANSPORT
+from placement.core.choices import BALANCE_WEIGHT, BOUNDS, BUSY_SHARE, OBJECTIVES, REPLICA_CHOICE, TRANSPORT
 from placement.core.cluster import Cluster
 from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.step_time import balance_in_sends
@@ -26,8 +26,8 @@ class Options:
         transport: What the engine sends, see `placement/cost/transports/`; empty: as `engine` does, else `node`.
         balance_weight: Price of imbalance: what one unit of expected rank imbalance (max/mean) costs in sends per
             token.
-        busy_share: Share of the sends, 0 to 1, that `locality` counts as if every node got as many as the busiest does,
-            where a node or rank gets one copy of a token; see `LayerProblem.busy_share`.
+        busy_share: Share of the sends, 0 to 1 in thousandths, that `locality` counts as if every node got as many as
+            the busiest does, where a node or rank gets one copy of a token; see `LayerProblem.busy_share`.
         max_imbalance: Hard cap on the rank imbalance of the training loads in every layer; None: only the price counts.
         max_node_imbalance: Hard cap on the imbalance of nodes.
         replica_choice: How the engine picks the replica that serves an assignment; empty: as `engine` does, else
@@ -45,7 +45,7 @@ class Options:
     objective: str = "locality"
     transport: str = ""
     balance_weight: float = BALANCE_WEIGHT
-    busy_share: float = 0.0
+    busy_share: float = BUSY_SHARE
     max_imbalance: float | None = None
     max_node_imbalance: float | None = None
     replica_choice: str = ""
@@ -63,8 +63,8 @@ class Options:
         object.__setattr__(self, "transport", self.transport or transport)
         if not 0 <= self.balance_weight <= 1e6:
             raise OptionError(f"balance_weight={self.balance_weight} must be from 0 to 1e6")
-        if not 0 <= self.busy_share <= 1:
-            raise OptionError(f"busy_share={self.busy_share} must be from 0 to 1")
+        if not (0 <= self.busy_share <= 1 and self.busy_share == round(self.busy_share, 3)):
+            raise OptionError(f"busy_share={self.busy_share} must be from 0 to 1, with at most three decimals")
         for name, cap, over in (
             ("max_imbalance", self.max_imbalance, "GPUs"),
             ("max_node_imbalance", self.max_node_imbalance, "nodes"),

@@ -191,7 +191,9 @@ def test_copies_chosen_by_chance(
     nodes, gpus, slots, experts, top_k = shape
     exact = homes == "random" or choice in ("uniform", "vllm-hash")
     weight = 1.5 if exact else 0.0
-    options = Options(transport=transport, replica_choice=choice, objective=objective, balance_weight=weight)
+    options = Options(
+        transport=transport, replica_choice=choice, objective=objective, balance_weight=weight, busy_share=0
+    )
     if not exact and objective != "locality":
         options = replace(options, objective="locality")
     problem = any_problem(seed, nodes, gpus, slots, experts, top_k, speeds, options, links, homes, lacking)
@@ -214,7 +216,7 @@ def test_cap_is_kept(name: str) -> None:
     scores = {}
     for cap in (None, 1.2):
         cluster = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=4)
-        options = Options(balance_weight=0, **{name: cap})  # type: ignore[arg-type]
+        options = Options(balance_weight=0, busy_share=0, **{name: cap})  # type: ignore[arg-type]
         problem = random_problem(16, 4, cluster, seed=3, options=options)
         row = np.arange(16, dtype=np.int32)
         anneal_single(row, incidence(problem, 16), costs_of(problem, 16), 0.1, 1e-3, 20_000, np.uint64(0))

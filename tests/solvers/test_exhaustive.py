@@ -33,7 +33,7 @@ def single_copy_problems(draw: st.DrawFn) -> LayerProblem:
         seed=draw(st.integers(0, 10_000)),
         options=Options(
             balance_weight=draw(st.sampled_from([0.0, 0.5, 2.0])),
-            busy_share=draw(st.sampled_from([0.0, 0.5, 1.0])) if transport == "node" else 0.0,
+            busy_share=draw(st.sampled_from([0.0, 0.5, 1.0])),
             transport=transport,
             objective=draw(st.sampled_from(["locality", "balance"])),
         ),

@@ -45,7 +45,7 @@ def tiny(seed: int) -> LayerProblem:
         skew=[0.0, 1.0, 2.0][seed // 3 % 3],
         lacking=[0.0, 0.0, 0.0, 0.1, 0.5][seed % 5] if tokens > 1 else 0.0,
         seed=seed,
-        options=Options(balance_weight=0.0),
+        options=Options(balance_weight=0.0, busy_share=0),
     )
 
 

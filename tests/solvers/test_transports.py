@@ -79,7 +79,7 @@ def test_bound_takes_copies_at_the_lowest_fare(transport: str, bound: str) -> No
     home's copies go there, far fewer than the mean over all links would say."""
     costs = Topology(rank_cost=((0.0, 1.0, 100.0), (1.0, 0.0, 100.0), (1.0, 1.0, 0.0)))
     cluster = Cluster(num_nodes=3, gpus_per_node=1, slots_per_gpu=1, topology=costs)
-    options = Options(transport=transport, bound=bound, balance_weight=0)
+    options = Options(transport=transport, bound=bound, balance_weight=0, busy_share=0)
     problem = random_problem(2, 2, cluster, options=options)
     optimum, _ = brute_force(problem)
     assert optimum == pytest.approx((50.5 + 1 + 1) / 3)
@@ -147,7 +147,7 @@ def test_group_limited_routing(transport: str, seed: int, tmp_path: Any) -> None
     the training requests, in any layer."""
     shape = TraceShape(model=replace(custom_shape(2, 32, 4).model, num_groups=8), groups_per_token=2)
     write_synthetic(tmp_path / "t", shape, num_tokens=1500, num_requests=12, seed=seed)
-    options = Options(balance_weight=0, transport=transport, work_limit=20_000)
+    options = Options(balance_weight=0, transport=transport, busy_share=0, work_limit=20_000)
     cluster = Cluster(num_nodes=4, gpus_per_node=2, slots_per_gpu=4)
     trace = open_trace(tmp_path / "t")
     ids_TK = next(iter(trace.blocks())).ids_TK(0)

@@ -34,6 +34,7 @@ def front_document(front: Front) -> dict[str, Any]:
                 "file": point.file,
                 "objective": {
                     "sends": round(point.sends, 9),
+                    "paid_sends": round(point.paid_sends, 9),
                     "expected_imbalance": round(point.expected_imbalance, 9),
                 },
             }

@@ -55,8 +55,6 @@ class Exhaustive:
             return f"{len(problem.sets_UK)} distinct top-{problem.top_k} sets are too many for {ways} ways"
         if problem.options.max_node_imbalance is not None and len(units.fare_X) != problem.cluster.num_nodes:
             return "a cap on nodes needs the transport of nodes"
-        if problem.busy_share and len(units.fare_X) != problem.cluster.num_nodes:
-            return "the busiest node needs the transport of nodes"
         return None
 
     def solve_layer(self, problem: LayerProblem) -> LayerSolution:
@@ -100,8 +98,11 @@ class _Units:
         self.fare_X = fare_HX(cluster, problem.options.transport).mean(axis=0) * problem.send_price
         self.speed_XR = cluster.speed_G().reshape(len(self.fare_X), -1)
         self.size, self.slots = problem.num_experts // len(self.fare_X), cluster.slots_per_gpu
-        kinds = [(fare, *sorted(speed)) for fare, speed in zip(self.fare_X, self.speed_XR.tolist(), strict=True)]
-        self.kind_X = numbered(kinds)
+        # where the busiest node counts, ranks of two nodes are not exchangeable
+        node_X = np.arange(len(self.fare_X)) * cluster.num_nodes // len(self.fare_X)
+        apart_X = node_X if problem.busy_share and len(self.fare_X) > cluster.num_nodes else np.zeros_like(node_X)
+        rows = zip(apart_X.tolist(), self.fare_X.tolist(), self.speed_XR.tolist(), strict=True)
+        self.kind_X = numbered([(apart, fare, *sorted(speed_R)) for apart, fare, speed_R in rows])
         self.kind_XR = [numbered(speed) for speed in self.speed_XR.tolist()]
 
 

@@ -72,10 +72,10 @@ class Ilp:
         if not best[1].feasible:
             raise no_map_found(problem, best[1], "raise it, --work-limit or --time-limit")
         status = "limit"
-        if _proven(best[1], bound) or (finished and not problem.num_redundant and not problem.busy_share):
+        if _proven(best[1], bound) or (finished and not problem.num_redundant):
             status = "optimal"
         elif finished:
-            status = "feasible"  # the program is solved, but with redundant experts, and nodes as busy, a relaxation
+            status = "feasible"  # the program is solved, but with redundant experts a relaxation
         return LayerSolution(solver=self.name, phy2log_P=best[0], status=status, bound=min(bound, best[1].objective))
 
 

@@ -5,7 +5,8 @@ the program is therefore one of the objective. Its unit, `unit` in sends per tok
 
 x[e, g]       expert e has a slot on rank g
 z[e, n]       ... on node n
-one copy      y[u, n]: a token with set u touches node n; sends = (1 - 1/N) * mean number of nodes
+one copy      y[u, n]: a token with set u touches node n; sends = (1 - 1/N) * mean number of nodes, of which a share
+              (`busy_share`) counts as if every node were touched as often as the one that is touched most
 more copies   r[u, h, n]: a token with set u and home h is sent to node n; s[u, h, e, n]: expert e is served there.
               Every expert is served at home or at one such node: no replica choice sends to fewer.
 peak[b]       most loaded rank under loads b. With several copies the split of an expert's load over its ranks is free:
@@ -27,7 +28,7 @@ from placement.solvers.problem import LayerProblem
 
 UNIT = 1e-8
 CAP_UNIT = 1e-10
-SHARES = 1000  # an expert's load is split over its ranks in thousandths
+SHARES = 1000  # an expert's load is split over its ranks in thousandths; `busy_share` is a number of them
 SLACK = 1e-6  # a share of one unit, above the rounding of a product of floats of this size
 
 Grid = list[list[Any]]
@@ -82,21 +83,28 @@ def _any_of(model: Any, literals: list[Any]) -> Any:
 
 
 def _sends_single(model: Any, problem: LayerProblem, z_EN: Grid) -> tuple[Any, float]:
-    """(sum of count * nodes touched, what one of it is worth)."""
+    """(sum of count * nodes touched, a share of it as if all nodes were as busy as the busiest; what one is worth)."""
     cluster = problem.cluster
     nodes, tokens = cluster.num_nodes, int(problem.count_U.sum())
-    terms = []
+    terms_N: Grid = [[] for _ in range(nodes)]
     for ids, count in _sets(problem):
         least = -(-len(ids) // cluster.slots_per_node)
         y_N = [_implied_by(model, [z_EN[e][n] for e in ids]) for n in range(nodes)]
         model.add(sum(y_N) >= least)
-        terms.append(count * sum(y_N))
+        for terms, y in zip(terms_N, y_N, strict=True):
+            terms.append(count * y)
     away = 1 - 1 / nodes
-    touched = sum(terms)
+    touched_N = [sum(terms) for terms in terms_N]
     # the program's own relaxation is hopeless (x = 1/N touches one node); eigenvalues know better
     proven = sends_bound(problem.sets_UK, problem.count_U, problem.num_experts, nodes, cluster.slots_per_node)
-    model.add(touched >= math.ceil(proven / away * tokens - SLACK))
-    return touched, away / tokens
+    model.add(sum(touched_N) >= math.ceil(proven / away * tokens - SLACK))
+    share = round(problem.busy_share * SHARES)
+    if share == 0:
+        return sum(touched_N), away / tokens
+    busiest = model.new_int_var(0, tokens, "")
+    for touched in touched_N:
+        model.add(busiest >= touched)
+    return (SHARES - share) * sum(touched_N) + share * nodes * busiest, away / tokens / SHARES
 
 
 def _sets(problem: LayerProblem) -> list[tuple[list[int], int]]:
