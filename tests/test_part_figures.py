@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from placement import Cluster, Options, Placement, evaluate, open_trace
-from placement.cost.step_time import STEP_TOKENS_PER_GPU, step_time_us
+from placement.cost.step_time import STEP_TOKENS_PER_GPU, Term
 from placement.pipeline.part_figures import PartFigures
 
 CLUSTER = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2)
@@ -17,7 +17,7 @@ CLUSTER = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2)
 
 @pytest.mark.parametrize("short", [False, True])
 def test_in_time_it_is_the_modelled_step(short: bool, tmp_path: Path, write_trace: Any) -> None:
-    """But for the fan-out within nodes, which no map changes: sends and, at each layer's own price, imbalance.
+    """But for latency, which no map changes, and with mean links: sends and, at each layer's own price, imbalance.
 
     Where sets are short, layers differ in size and so in price; the price that is shown is the mean.
     """
@@ -40,19 +40,14 @@ def test_in_time_it_is_the_modelled_step(short: bool, tmp_path: Path, write_trac
     )
     copy_bits = (CLUSTER.dispatch_bytes + CLUSTER.combine_bytes) * 8
     send_us = STEP_TOKENS_PER_GPU * copy_bits / (CLUSTER.inter_gbps * 1e3)
-    fan_out_us = STEP_TOKENS_PER_GPU * answer.assignments_L.sum() * copy_bits / (CLUSTER.intra_gbps * 1e3)
-    step_us = step_time_us(
-        CLUSTER,
-        assignments_L=answer.assignments_L,
-        sends_L=answer.sends_L,
-        rank_imbalance_L=answer.rank_imbalance_L(),
-    )
-    assert figures.cost(answer) * 3 * send_us == pytest.approx(step_us - fan_out_us)
+    times_L5 = answer.term_times_L5()
+    times_L5[:, Term.NETWORK] = send_us * answer.sends_L
+    assert figures.cost(answer) * 3 * send_us == pytest.approx(times_L5.sum() - 3 * CLUSTER.latency_us)
     send_price, balance_price = figures.prices()
     sizes = [3, 1, 3] if short else [3, 3, 3]
     assert answer.assignments_L.tolist() == sizes
-    expert_us = CLUSTER.expert_bytes / (CLUSTER.gpu_tflops * 1e6)
-    assert (send_price, balance_price) == (1, pytest.approx(np.mean(sizes) * expert_us * STEP_TOKENS_PER_GPU / send_us))
+    load_us = CLUSTER.expert_bytes / (CLUSTER.gpu_tflops * 1e6) + copy_bits / (CLUSTER.intra_gbps * 1e3)
+    assert (send_price, balance_price) == (1, pytest.approx(np.mean(sizes) * load_us * STEP_TOKENS_PER_GPU / send_us))
 
 
 def _shape() -> dict[str, int]:

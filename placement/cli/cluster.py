@@ -32,7 +32,7 @@ def cluster_command(
 
     one = hardware(gpu)
     gpus = one.gpus_per_node if gpus_per_node is None else gpus_per_node
-    Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=1)  # refuses what is none
+    plain = Cluster(num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=1)  # refuses what is none
     if redundant_experts < 0:
         raise OptionError(f"--redundant-experts {redundant_experts} must be 0 or more")
     values: dict[str, tuple[float, str]] = {
@@ -42,6 +42,8 @@ def cluster_command(
         "inter_gbps": (one.inter_gbps, "network of a GPU, as stated"),
         "intra_gbps": (one.intra_gbps, "links of a GPU within its node, as stated"),
         "gpu_tflops": (one.gpu_tflops, f"{REACHED:.0%} of the stated {one.peak_tflops:g} in bf16"),
+        "memory_gbps": (one.memory_gbps, "memory of a GPU, as stated"),
+        "latency_us": (plain.latency_us, "assumed: two exchanges of 15 us, five launches of 2 us"),
     }
     if model is not None:
         sizes = read_model_config(model)

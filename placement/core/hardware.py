@@ -19,6 +19,7 @@ class Hardware:
         inter_gbps: Network of one GPU beyond the domain, Gbit/s.
         intra_gbps: Links of one GPU within the domain, Gbit/s.
         peak_tflops: Dense bf16 throughput of one GPU, TFLOP/s.
+        memory_gbps: Memory bandwidth of one GPU, Gbit/s.
     """
 
     what: str
@@ -26,6 +27,7 @@ class Hardware:
     inter_gbps: float
     intra_gbps: float
     peak_tflops: float
+    memory_gbps: float
 
     @property
     def gpu_tflops(self) -> float:
@@ -40,6 +42,7 @@ HARDWARE = {
         inter_gbps=400,
         intra_gbps=3600,
         peak_tflops=989,
+        memory_gbps=26_800,
     ),
     "h200": Hardware(
         what="8 x H200 SXM, NVLink 4, a 400 Gbit/s NIC for each GPU",
@@ -47,6 +50,7 @@ HARDWARE = {
         inter_gbps=400,
         intra_gbps=3600,
         peak_tflops=989,
+        memory_gbps=38_400,
     ),
     "b200": Hardware(
         what="8 x B200, NVLink 5, a 400 Gbit/s NIC for each GPU",
@@ -54,6 +58,7 @@ HARDWARE = {
         inter_gbps=400,
         intra_gbps=7200,
         peak_tflops=2250,
+        memory_gbps=64_000,
     ),
     "gb200-nvl72": Hardware(
         what="72 GPUs of GB200 in one NVLink domain, a 400 Gbit/s NIC for each GPU",
@@ -61,6 +66,7 @@ HARDWARE = {
         inter_gbps=400,
         intra_gbps=7200,
         peak_tflops=2500,
+        memory_gbps=64_000,
     ),
     "ascend-910c": Hardware(
         what="8 x Ascend 910C, each of two devices for the engine; figures of a device",
@@ -68,6 +74,7 @@ HARDWARE = {
         inter_gbps=200,
         intra_gbps=1568,
         peak_tflops=376,
+        memory_gbps=12_800,
     ),
 }
 

@@ -15,7 +15,7 @@ from placement.core.cluster import Cluster
 from placement.core.placement import Placement
 from placement.cost.given import checked_homes, cluster_of, clusters_for
 from placement.cost.meter import Meter
-from placement.cost.step_time import step_time_us
+from placement.cost.step_time import STEP_TOKENS_PER_GPU, Work, active_experts, governing, term_times_us
 from placement.cost.traffic import Traffic
 from placement.cost.transport import busiest_in_out, imbalance_of, links_NN
 from placement.cost.transports import TRANSPORTS
@@ -82,6 +82,25 @@ class Evaluation:
         """Sends out of the home node that sends most over the mean node, float64 [L]; 1 where nothing is sent."""
         return busiest_in_out(self.links_LNN)[1]
 
+    def busiest_sends_L(self) -> npt.NDArray[np.float64]:
+        """Sends times the larger of `busiest_in_L` and `busiest_out_L`, float64 [L]."""
+        return np.asarray(self.sends_L * np.maximum(self.busiest_in_L(), self.busiest_out_L()))
+
+    def term_times_L5(self, tokens_per_gpu: int = STEP_TOKENS_PER_GPU) -> npt.NDArray[np.float64]:
+        """Microseconds of each term of a step of mean loads, float64 [L, 5] by `placement.cost.step_time.Term`.
+
+        Args:
+            tokens_per_gpu: Tokens that each GPU brings to the step.
+        """
+        load_L = tokens_per_gpu * self.assignments_L * self.rank_imbalance_L()
+        visits_LP = self.load_LP / max(self.num_tokens, 1)
+        work = Work(
+            copies=tokens_per_gpu * self.busiest_sends_L(),
+            load=load_L,
+            experts=active_experts(visits_LP, self.cluster, tokens_per_gpu),
+        )
+        return term_times_us(self.cluster, work)
+
     def bytes_per_token(self) -> float:
         """Bytes that the transport moves between nodes per token and layer, dispatch and combine."""
         leaving_L3 = np.stack([self.node_sends_L, self.rank_sends_L, self.remote_assignments_L], axis=1)
@@ -94,14 +113,13 @@ class Evaluation:
         Where sends were measured on a sample it is said, in two keys more.
         """
         copy_bytes = self.cluster.dispatch_bytes + self.cluster.combine_bytes
-        rank_imbalance_L = self.rank_imbalance_L()
         return {
             "tokens": self.num_tokens,
             "sends_per_token": _round(float(self.sends_L.mean())),
             "node_sends_per_token": _round(float(self.node_sends_L.mean())),
             "rank_sends_per_token": _round(float(self.rank_sends_L.mean())),
             "remote_assignments_per_token": _round(float(self.remote_assignments_L.mean())),
-            "rank_imbalance": _mean_max(rank_imbalance_L),
+            "rank_imbalance": _mean_max(self.rank_imbalance_L()),
             "node_imbalance": _mean_max(self.node_imbalance_L()),
             "busiest_in": _mean_max(self.busiest_in_L()),
             "busiest_out": _mean_max(self.busiest_out_L()),
@@ -110,15 +128,7 @@ class Evaluation:
                 "rank": _round(float(self.rank_sends_L.mean()) * copy_bytes, 1),
                 "assignment": _round(float(self.remote_assignments_L.mean()) * copy_bytes, 1),
             },
-            "step_time_us": _round(
-                step_time_us(
-                    self.cluster,
-                    assignments_L=self.assignments_L,
-                    sends_L=self.sends_L,
-                    rank_imbalance_L=rank_imbalance_L,
-                ),
-                2,
-            ),
+            "step_time_us": _round(float(self.term_times_L5().sum()), 2),
         } | self._sampling()
 
     def _sampling(self) -> Summary:
@@ -139,9 +149,11 @@ class Evaluation:
             "busiest_in": self.busiest_in_L(),
             "busiest_out": self.busiest_out_L(),
         }
+        times_L5 = self.term_times_L5()
         return [
             {name: _round(float(values[layer])) for name, values in columns.items()}
-            for layer in range(len(self.node_sends_L))
+            | {"step_time_us": _round(float(times_5.sum()), 2), "governed_by": governing(times_5)}
+            for layer, times_5 in enumerate(times_L5)
         ]
 
 
@@ -211,14 +223,15 @@ def evaluate_counts(
             sends_L=links_LNN.sum(axis=(1, 2)),
             links_LNN=links_LNN,
             load_LP=np.stack(
-                [_even_load(load_E, row) for load_E, row in zip(load_LE, placement.phy2log_LP, strict=True)]
+                [even_load(load_E, row) for load_E, row in zip(load_LE, placement.phy2log_LP, strict=True)]
             ),
         )
         for placement in placements
     ]
 
 
-def _even_load(load_E: npt.NDArray[np.float64], phy2log_P: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+def even_load(load_E: npt.NDArray[np.float64], phy2log_P: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+    """What each slot serves where the copies of an expert share its load evenly, float64 [P]."""
     each_E = load_E / np.bincount(phy2log_P[phy2log_P >= 0], minlength=len(load_E))
     return np.where(phy2log_P >= 0, each_E[phy2log_P], 0.0)
 

@@ -1,64 +1,108 @@
-"""A model of the time that the MoE layers of one step take."""
+"""A model of the time that the MoE layers of one step take: what evaluation, steps, advice and the search go by.
+
+In a layer the busiest direction of a node's network is through, the busiest GPU has got its tokens over the links of
+its node, and has multiplied them: by a roofline, either the products last longest, or the reading of the weights of
+those experts that have a token. These three follow one another and all others wait; launches and latencies come on top.
+The figure compares maps. `placement calibrate` fits it to measured times.
+"""
 
 from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from placement.core.cluster import Cluster
 
+Floats = npt.NDArray[np.float64]
 STEP_TOKENS_PER_GPU = 256
 
 
-def step_time_us(
-    cluster: Cluster,
-    *,
-    assignments_L: npt.NDArray[np.float64],
-    sends_L: npt.NDArray[np.float64],
-    rank_imbalance_L: npt.NDArray[np.float64],
-    tokens_per_gpu: int = STEP_TOKENS_PER_GPU,
-) -> float:
-    """Microseconds of a step in which every GPU brings `tokens_per_gpu` tokens: those of `layer_times_us` together."""
-    times_L = layer_times_us(cluster, assignments_L, sends_L, rank_imbalance_L, tokens_per_gpu)
-    return float(times_L.sum())
+class Term(IntEnum):
+    """Places in what `term_times_us` gives."""
+
+    NETWORK, FAN_OUT, COMPUTE, MEMORY, LATENCY = range(5)
+
+    @property
+    def title(self) -> str:
+        """As figures name the term."""
+        return self.name.lower()
 
 
-def layer_times_us(
-    cluster: Cluster,
-    assignments: npt.NDArray[np.float64],
-    sends: npt.NDArray[np.float64],
-    rank_imbalance: npt.NDArray[np.float64],
-    tokens_per_gpu: int,
-) -> npt.NDArray[np.float64]:
-    """Microseconds of one MoE layer each, of arrays of one shape.
+class Work(NamedTuple):
+    """What layers have to do in a step, arrays of one shape.
 
-    Per layer, with B = tokens_per_gpu, s = sends of the transport per token, each weighed by its link, K = assignments
-    of a token, I = rank imbalance:
+    Attributes:
+        copies: Copies through the busiest direction of a node's network for each GPU of the node, weighed by link.
+        load: Assignments of the most loaded GPU, each GPU's divided by its relative speed.
+        experts: Experts with a token on the GPU that has most of them, each GPU's divided by its relative speed.
+    """
 
-        network  B * s * (dispatch_bytes + combine_bytes) * 8 / inter_gbps
-        NVLink   B * K * (dispatch_bytes + combine_bytes) * 8 / intra_gbps   (fan-out within nodes, an upper estimate)
-        experts  B * K * I * expert_flops / gpu_tflops,  expert_flops = 2 * weights = 16 * expert_bytes / weight_bits
+    copies: Floats
+    load: Floats
+    experts: Floats
 
-    The three follow one another and the most loaded GPU makes all others wait. No latency, no overlap: the figure
-    compares maps; it does not predict a wall clock.
+
+def unit_times_us(cluster: Cluster) -> Floats:
+    """What one copy, one assignment on its way, one assignment's products, one expert and one layer take, float64 [5].
+
+    One token in one expert is two operations for each weight: 16 * expert_bytes / weight_bits.
     """
     copy_bits = (cluster.dispatch_bytes + cluster.combine_bytes) * 8
-    network_us = tokens_per_gpu * sends * copy_bits / (cluster.inter_gbps * 1e3)
-    nvlink_us = tokens_per_gpu * assignments * copy_bits / (cluster.intra_gbps * 1e3)
-    load = tokens_per_gpu * assignments * rank_imbalance
-    experts_us = load * _expert_flops(cluster) / (cluster.gpu_tflops * 1e6)
-    return network_us + nvlink_us + experts_us
+    return np.array(
+        [
+            copy_bits / (cluster.inter_gbps * 1e3),
+            copy_bits / (cluster.intra_gbps * 1e3),
+            16 * cluster.expert_bytes / cluster.weight_bits / (cluster.gpu_tflops * 1e6),
+            8 * cluster.expert_bytes / (cluster.memory_gbps * 1e3),
+            cluster.latency_us,
+        ]
+    )
+
+
+def unit_counts(work: Work, unit_us: Floats) -> Floats:
+    """How many of each unit count, float64 [..., 5]: products where they last longer than the weights, else these."""
+    by_compute = work.load * unit_us[Term.COMPUTE] >= work.experts * unit_us[Term.MEMORY]
+    compute, memory = np.where(by_compute, work.load, 0.0), np.where(by_compute, 0.0, work.experts)
+    return np.stack([work.copies, work.load, compute, memory, np.ones_like(work.load)], axis=-1)
+
+
+def term_times_us(cluster: Cluster, work: Work) -> Floats:
+    """Microseconds of each term, float64 [..., 5] by `Term`; their sum is the time of the layer."""
+    unit_us = unit_times_us(cluster)
+    return np.asarray(unit_counts(work, unit_us) * unit_us)
+
+
+def governing(times_5: Floats) -> str | None:
+    """The term that takes most of a layer's or step's time; None where times are unknown."""
+    return Term(int(times_5.argmax())).title if np.isfinite(times_5).all() else None
+
+
+def active_experts(visits_LP: Floats, cluster: Cluster, tokens_per_gpu: int) -> Floats:
+    """Experts with a token on the GPU that has most, over its relative speed, in the mean over steps: float64 [L].
+
+    Args:
+        visits_LP: Assignments that each slot serves for a token of the trace, float64 [L, P].
+    """
+    step_tokens = tokens_per_gpu * cluster.num_ranks
+    idle_LP = np.clip(1.0 - visits_LP, 0.0, 1.0) ** step_tokens
+    active_LG = (1.0 - idle_LP).reshape(len(visits_LP), cluster.num_ranks, -1).sum(axis=2)
+    return np.asarray((active_LG / cluster.speed_G()).max(axis=1))
 
 
 def balance_in_sends(cluster: Cluster, assignments: float) -> float:
     """How many sends per token take as long as one unit of rank imbalance: what makes the objective a time.
 
-    assignments  of a token, mean over tokens
+    It is the slope of the modelled time at even load in a step of STEP_TOKENS_PER_GPU tokens, all experts with tokens:
+    where reading the weights lasts longer than the products, more load on a GPU costs nothing but its way there.
+
+    Args:
+        assignments: Assignments of a token, mean over tokens.
     """
-    send_us = (cluster.dispatch_bytes + cluster.combine_bytes) * 8 / (cluster.inter_gbps * 1e3)
-    return assignments * _expert_flops(cluster) / (cluster.gpu_tflops * 1e6) / send_us
-
-
-def _expert_flops(cluster: Cluster) -> float:
-    """Operations of one token in one expert: two for each weight."""
-    return 16 * cluster.expert_bytes / cluster.weight_bits
+    load = np.array(assignments * STEP_TOKENS_PER_GPU)
+    work = Work(copies=np.zeros(()), load=load, experts=np.array(float(cluster.slots_per_gpu)))
+    times_us = term_times_us(cluster, work)
+    send_us = STEP_TOKENS_PER_GPU * unit_times_us(cluster)[Term.NETWORK]
+    return float((times_us[Term.FAN_OUT] + times_us[Term.COMPUTE]) / send_us)

@@ -27,6 +27,8 @@ class ClusterFile(DocumentPart):
     inter_gbps: float | None = None
     intra_gbps: float | None = None
     gpu_tflops: float | None = None
+    memory_gbps: float | None = None
+    latency_us: float | None = None
     gpu_speeds: tuple[float, ...] | list[float] | None = None
     topology: TopologyPart | None = None
     expert_bytes: int | None = None

@@ -26,8 +26,8 @@ class Options:
         transport: What the engine sends, see `placement/cost/transports/`; empty: as `engine` does, else `node`.
         balance_weight: Price of imbalance: what one unit of expected rank imbalance (max/mean) costs in sends per
             token.
-        busy_share: Share of the sends, 0 to 1 in thousandths, that `locality` counts as if every node got as many as
-            the busiest does, where a node or rank gets one copy of a token; see `LayerProblem.busy_share`.
+        busy_share: Share of the sends, 0 to 1 in thousandths, that counts as if every node got as many as the busiest
+            does, where a node or rank gets one copy of a token; see `LayerProblem.busy_share`.
         max_imbalance: Hard cap on the rank imbalance of the training loads in every layer; None: only the price counts.
         max_node_imbalance: Hard cap on the imbalance of nodes.
         replica_choice: How the engine picks the replica that serves an assignment; empty: as `engine` does, else

@@ -28,8 +28,9 @@ class Score:
 
     objective      send_price * paid_sends + balance_price * expected_imbalance, the prices those of the problem
     sends          what the transport sends per token, each copy weighed by its link; mean over tokens and homes
-    paid_sends     the same, but a share of them (the problem's `busy_share`) as if as much went into every node as goes
-                   into the busiest: at least `sends`
+    busiest_sends  N times the sends into the node that gets most
+    paid_sends     the sends, but a share of them (the problem's `busy_share`) as if as much went into every node as
+                   goes into the busiest: at least `sends`
     imbalance      max / mean over ranks of the training loads
     node_imbalance the same over nodes
     expected_imbalance  the mean of that over the training loads and bootstraps of the requests
@@ -38,6 +39,7 @@ class Score:
 
     objective: float
     sends: float
+    busiest_sends: float
     paid_sends: float
     imbalance: float
     node_imbalance: float
@@ -109,7 +111,7 @@ class LayerProblem:
         loaded one; and where experts have several copies, unless nodes get one copy of a token and are few enough for
         a search to know what goes into each.
         """
-        counts = self.options.objective == "locality" and self.options.sends_count and self.transport.distinct
+        counts = self.options.sends_count and self.transport.distinct
         if self.num_redundant:
             few = self.cluster.num_nodes <= MOST_NODES and self.choice.chances is None
             counts = counts and few and self.transport.copies == PER_NODE
@@ -175,6 +177,7 @@ class LayerProblem:
         return Score(
             objective=self.send_price * paid_sends + self.balance_price * expected,
             sends=sends,
+            busiest_sends=busiest,
             paid_sends=paid_sends,
             imbalance=imbalance,
             node_imbalance=node_imbalance,

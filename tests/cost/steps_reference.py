@@ -95,19 +95,26 @@ class Cluster:
     intra_gbps: float
     expert_bytes: float
     gpu_tflops: float
+    memory_gbps: float
+    latency_us: float
+    slots: int
 
 
 def layer_of_step(
     step: Sequence[tuple[int, Sequence[int]]], cluster: Cluster, transport: str, tokens_per_gpu: int
 ) -> tuple[float, ...]:
-    """(busiest GPU, busiest link, busiest sends, sends, microseconds) of tokens given as (home rank, serving ranks)."""
+    """(busiest GPU, busiest link, busiest sends, sends, microseconds, then those of each term) of tokens given as (home
+    rank, serving slots)."""
     ranks = cluster.nodes * cluster.gpus
-    load = [0] * ranks
+    load: list[int] = [0] * ranks
+    active: list[set[int]] = [set() for _ in range(ranks)]
     into, out, sends = [0.0] * cluster.nodes, [0.0] * cluster.nodes, 0.0
-    for home_rank, serving in step:
+    for home_rank, slots in step:
         home = home_rank // cluster.gpus
-        for rank in serving:
+        serving = [slot // cluster.slots for slot in slots]
+        for slot, rank in zip(slots, serving, strict=True):
             load[rank] += 1
+            active[rank].add(slot)
         visited = [rank // cluster.gpus for rank in serving]
         copies = {
             "node": sorted(set(visited)),
@@ -124,10 +131,14 @@ def layer_of_step(
     gpu = max(one / speed for one, speed in zip(load, cluster.speeds, strict=True)) * ranks / served if served else 1.0
     link = max(into + out) * cluster.nodes / sum(out) if sum(out) else 1.0
     sends /= len(step)
-    network = tokens_per_gpu * sends * cluster.copy_bits / (cluster.inter_gbps * 1e3)
-    nvlink = served / ranks * cluster.copy_bits / (cluster.intra_gbps * 1e3)
-    experts = served / ranks * gpu * cluster.expert_bytes / (cluster.gpu_tflops * 1e6)
-    return gpu, link, sends * link, sends, network + nvlink + experts
+    busiest = served / ranks * gpu
+    network = tokens_per_gpu * sends * link * cluster.copy_bits / (cluster.inter_gbps * 1e3)
+    nvlink = busiest * cluster.copy_bits / (cluster.intra_gbps * 1e3)
+    compute = busiest * cluster.expert_bytes / (cluster.gpu_tflops * 1e6)
+    read = max(len(one) / speed for one, speed in zip(active, cluster.speeds, strict=True))
+    memory = read * cluster.expert_bytes * 8 / (cluster.memory_gbps * 1e3)
+    terms = (network, nvlink, *((compute, 0.0) if compute >= memory else (0.0, memory)), cluster.latency_us)
+    return gpu, link, sends * link, sends, sum(terms), *terms
 
 
 def over_steps(values: Sequence[float]) -> tuple[float, float]:

@@ -17,7 +17,6 @@ from reference import Map, busiest, greedy_sizes, grouped, imbalance, layer_cost
 
 from placement import Cluster, Evaluation, Model, Placement, Trace, evaluate, open_trace
 from placement.core.topology import EVEN, Level, Topology
-from placement.cost.step_time import step_time_us
 from placement.cost.transports import TRANSPORTS
 from placement.errors import ClusterError, MapError, OptionError, TraceError
 from placement.testing.problems import short_sets
@@ -461,13 +460,13 @@ def test_layers_with_a_top_k_of_their_own(tmp_path: Path, write_trace: Any) -> N
     assert answer.node_sends_L.tolist() == [1, 0.5, 0.25]
     assert answer.remote_assignments_L.tolist() == [1, 0.5, 0.5]
     assert answer.load_LG().tolist() == [[2, 2], [2, 0], [0, 2]]
-    step_us = step_time_us(
-        answer.cluster,
-        assignments_L=np.array([2.0, 1.0, 1.0]),
-        sends_L=answer.sends_L,
-        rank_imbalance_L=np.array([1.0, 2.0, 2.0]),
-    )
-    assert answer.summary()["step_time_us"] == pytest.approx(step_us, abs=0.01)
+    copy_us, bits = 256 * 21856 * 8 / 400e3, 256 * 21856 * 8 / 3600e3
+    busiest = answer.sends_L * np.maximum(answer.busiest_in_L(), answer.busiest_out_L())
+    busiest_load = np.array([2.0, 2.0, 2.0])  # the busiest GPU's, for each token that a GPU brings
+    step_us = busiest * copy_us + busiest_load * (bits + 256 * 88_080_384 / 400e6) + 40
+    assert answer.summary()["step_time_us"] == pytest.approx(step_us.sum(), abs=0.01)
+    assert [layer["step_time_us"] for layer in answer.layers()] == pytest.approx(step_us, abs=0.01)
+    assert {layer["governed_by"] for layer in answer.layers()} == {"compute"}
 
 
 @pytest.mark.parametrize("choice", [*CHOICES, "min-nodes-balanced"])
@@ -554,9 +553,10 @@ def test_summary_figures(tmp_path: Path, write_trace: Any) -> None:
         assert summary[name] == {"mean": pytest.approx(np.mean(values), abs=1e-6), "max": max(values)}
     wanted = 0.0
     for layer in range(3):
-        wanted += 256 * answer.node_sends_L[layer] * 150 * 8 / 100e3
-        wanted += 256 * 3 * 150 * 8 / 1000e3
-        wanted += 256 * 3 * answer.rank_imbalance_L()[layer] * 1_000_000 / 50e6
+        busiest = max(layers[layer]["busiest_in"], layers[layer]["busiest_out"])
+        load = 256 * 3 * answer.rank_imbalance_L()[layer]
+        wanted += 256 * answer.node_sends_L[layer] * busiest * 150 * 8 / 100e3
+        wanted += load * 150 * 8 / 1000e3 + load * 1_000_000 / 50e6 + 40
     assert summary["step_time_us"] == pytest.approx(wanted, abs=0.006)
 
 

@@ -47,6 +47,9 @@ def reference(case: Case, phase_T: np.ndarray, transport: str, size: int, most: 
         intra_gbps=cluster.intra_gbps,
         expert_bytes=cluster.expert_bytes,
         gpu_tflops=cluster.gpu_tflops,
+        memory_gbps=cluster.memory_gbps,
+        latency_us=cluster.latency_us,
+        slots=cluster.slots_per_gpu,
     )
     request_of = case.request_T.tolist()
     shards = [part.tolist() for part in np.array_split(np.arange(len(request_of)), case.num_shards)]
@@ -75,18 +78,23 @@ def reference(case: Case, phase_T: np.ndarray, transport: str, size: int, most: 
         if not tokens:
             continue
         left_out = tokens - sum(map(len, steps))
-        values = np.array([np.mean(row, axis=0) * [1, 1, 1, 1, case.num_layers] for row in rows])
-        over = (
-            {name: plain.over_steps(column.tolist()) for name, column in zip(NAMES, values.T, strict=True)}
-            if rows
-            else None
-        )
+        over = None
+        if rows:
+            sums = np.array([np.sum(row, axis=0) for row in rows])
+            scale = np.array([case.num_layers] * 4 + [1])
+            over = {
+                name: plain.over_steps(column.tolist())
+                for name, column in zip(NAMES, (sums[:, :5] / scale).T, strict=True)
+            }
+            terms = sums[:, 5:]
+            largest = terms >= terms.max(axis=1, keepdims=True) * (1 - 1e-12)
+            over |= {"terms": terms.mean(axis=0), "most": largest.mean(axis=0)}
         found[phase] = (len(steps), left_out, over)
     return found
 
 
 class Draw:
-    """The ranks that serve a token, by the engine's own rule, asked token by token."""
+    """The slots that serve a token, by the engine's own rule, asked token by token."""
 
     def __init__(self, case: Case) -> None:
         self.case, self.choice = case, REPLICA_CHOICES.make(case.choice)
@@ -105,7 +113,7 @@ class Draw:
             self.choice.drawer(tables, token.rank, cluster)(ids[None].astype(np.int64), running, slot_TK)
             chosen = [slot for slot in slot_TK[0].tolist() if slot >= 0]
             assert [slots[slot] for slot in chosen] == [e for e in ids.tolist() if e >= 0]
-        return token.rank, [slot // cluster.slots_per_gpu for slot in chosen]
+        return token.rank, chosen
 
 
 @settings(RELAXED, max_examples=250)
@@ -116,7 +124,14 @@ def test_equals_a_plain_replay(case: Case, data: st.DataObject, write_trace: Any
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     choice = data.draw(st.sampled_from(list(REPLICA_CHOICES)))
     gbps = tuple(rng.uniform(100, 400, case.cluster.num_nodes).tolist())
-    case = replace(case, choice=choice, cluster=replace(case.cluster, topology=Topology(node_gbps=gbps)))
+    cluster = replace(
+        case.cluster,
+        topology=Topology(node_gbps=gbps),
+        expert_bytes=data.draw(st.sampled_from([10**5, 10**7])),
+        latency_us=data.draw(st.sampled_from([0.0, 40.0])),
+        memory_gbps=data.draw(st.sampled_from([200.0, 50_000.0])),
+    )
+    case = replace(case, choice=choice, cluster=cluster)
     times = -(-6 * case.cluster.num_ranks // len(case.request_T))  # enough for some steps
     drawn_T = rng.integers(0, len(case.request_T), times * len(case.request_T))
     case = replace(case, ids_LTK=case.ids_LTK[:, drawn_T], request_T=case.request_T[drawn_T])
@@ -179,6 +194,9 @@ def test_equals_a_plain_replay(case: Case, data: st.DataObject, write_trace: Any
             told = getattr(row.figures, name)
             assert told.mean == pytest.approx(mean, rel=1e-9)
             assert told.p99 == pytest.approx(p99, rel=3e-4)
+        assert row.figures.terms_us == pytest.approx(over["terms"], rel=1e-9)
+        assert sum(row.figures.governed) == pytest.approx(1)
+        assert (np.array(row.figures.governed) <= over["most"] + 1e-9).all()
 
 
 def test_another_seed_gives_another_order(write_trace: Any, tmp_path: Any) -> None:

@@ -16,7 +16,8 @@ from placement.core.choices import DRIFT_LEVEL, HORIZON_STEPS, MIN_EFFECT
 from placement.core.cluster import Cluster
 from placement.core.migration import MigrationPlan, check_fits, migration_plan
 from placement.core.placement import Placement
-from placement.cost.step_time import STEP_TOKENS_PER_GPU, step_time_us
+from placement.cost.evaluation import even_load
+from placement.cost.step_time import STEP_TOKENS_PER_GPU, Work, active_experts, term_times_us
 from placement.errors import OptionError
 from placement.pipeline.solve_layers import solve_workload
 from placement.solvers.layer_problems import layer_problem
@@ -159,13 +160,14 @@ class Planner:
             layer_problem(workload, self.cluster, self.options, layer).score(row)
             for layer, row in enumerate(placement.phy2log_LP)
         ]
-        return step_time_us(
-            self.cluster,
-            assignments_L=workload.load_LE.sum(axis=1) / max(workload.num_tokens, 1),
-            sends_L=np.array([score.sends for score in scores]),
-            rank_imbalance_L=np.array([score.imbalance for score in scores]),
-            tokens_per_gpu=self.tokens_per_gpu,
+        visits_LE = workload.load_LE / max(workload.num_tokens, 1)
+        visits_LP = np.stack([even_load(*one) for one in zip(visits_LE, placement.phy2log_LP, strict=True)])
+        work = Work(
+            copies=self.tokens_per_gpu * np.array([score.busiest_sends for score in scores]),
+            load=self.tokens_per_gpu * visits_LE.sum(axis=1) * np.array([score.imbalance for score in scores]),
+            experts=active_experts(visits_LP, self.cluster, self.tokens_per_gpu),
         )
+        return float(term_times_us(self.cluster, work).sum())
 
     def _solve(self, workload: Workload, executor: Executor) -> Placement:
         maps, _ = solve_workload(

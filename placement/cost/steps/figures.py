@@ -9,27 +9,30 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.core.cluster import Cluster
-from placement.cost.step_time import layer_times_us
-from placement.cost.steps.kernel_steps import ASSIGNMENTS, BUSIEST_GPU, BUSIEST_LINK, SENDS
-from placement.cost.steps.spread import OverSteps
+from placement.cost.step_time import Term, Work, term_times_us
+from placement.cost.steps.kernel_steps import ASSIGNMENTS, BUSIEST_GPU, BUSIEST_LINK, EXPERTS, SENDS
+from placement.cost.steps.spread import OverSteps, Spread
+
+Floats = npt.NDArray[np.float64]
 
 
 class Column(IntEnum):
-    """Places of the figures in `StepFigures` and in what `columns_of` gives."""
+    """Places of the figures in `StepFigures` and in what `columns_of` gives; there the time of each `Term` follows."""
 
     BUSIEST_GPU, BUSIEST_LINK, BUSIEST_SENDS, SENDS, STEP_US = range(5)
 
 
 class StepFigures(NamedTuple):
-    """Of a step each is the mean over layers, but `step_us`.
+    """Of a step each is the mean over layers, but for times.
 
     Attributes:
         busiest_gpu: Load of the most loaded rank over the mean rank, each load divided by the rank's relative speed.
         busiest_link: Copies into or out of the node that has most, each weighed by its link, over the mean node.
         busiest_sends: Sends times that, layer by layer.
         sends: What the transport sends per token, each copy weighed by its link.
-        step_us: Modelled time of all MoE layers, microseconds: `placement.cost.step_time` of the step's sends and of
-            its busiest GPU.
+        step_us: Modelled time of all MoE layers, microseconds: `placement.cost.step_time` of what the step has to do.
+        terms_us: What each `Term` has of that time, mean over steps.
+        governed: Share of the steps that each `Term` takes most of.
     """
 
     busiest_gpu: OverSteps
@@ -37,15 +40,64 @@ class StepFigures(NamedTuple):
     busiest_sends: OverSteps
     sends: OverSteps
     step_us: OverSteps
+    terms_us: tuple[float, ...]
+    governed: tuple[float, ...]
+
+    @property
+    def governed_by(self) -> Term:
+        """The term that most steps go by."""
+        return Term(int(np.argmax(self.governed)))
 
     def document(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {name: {"mean": round(over.mean, 6), "p99": round(over.p99, 6)} for name, over in self._asdict().items()}
+        return {
+            name: {"mean": round(over.mean, 6), "p99": round(over.p99, 6)}
+            for name, over in self._asdict().items()
+            if isinstance(over, OverSteps)
+        } | {
+            "terms_us": {term.title: round(self.terms_us[term], 6) for term in Term},
+            "governed": {term.title: round(self.governed[term], 6) for term in Term},
+        }
 
 
-def columns_of(figure_SC: npt.NDArray[np.float64], cluster: Cluster, tokens_per_gpu: int) -> npt.NDArray[np.float64]:
-    """The figures by `Column`, float64 [S, 5], of what `cost_steps` writes of one layer; of `step_us` its part."""
-    step_tokens = tokens_per_gpu * cluster.num_ranks
+def work_of(figure_SC: Floats, cluster: Cluster, tokens_per_gpu: int) -> Work:
+    """What the steps of a layer have to do, arrays [S], of what `cost_steps` writes of them."""
+    return Work(
+        copies=tokens_per_gpu * figure_SC[:, SENDS] * figure_SC[:, BUSIEST_LINK],
+        load=figure_SC[:, ASSIGNMENTS] / cluster.num_ranks * figure_SC[:, BUSIEST_GPU],
+        experts=figure_SC[:, EXPERTS],
+    )
+
+
+def columns_of(figure_SC: Floats, cluster: Cluster, tokens_per_gpu: int) -> Floats:
+    """The figures by `Column`, then the time of each `Term`, float64 [S, 10], of what `cost_steps` writes of one layer;
+    times are the layer's part."""
     sends_S, gpu_S, link_S = figure_SC[:, SENDS], figure_SC[:, BUSIEST_GPU], figure_SC[:, BUSIEST_LINK]
-    time_S = layer_times_us(cluster, figure_SC[:, ASSIGNMENTS] / step_tokens, sends_S, gpu_S, tokens_per_gpu)
-    return np.stack([gpu_S, link_S, sends_S * link_S, sends_S, time_S], axis=1)
+    times_S5 = term_times_us(cluster, work_of(figure_SC, cluster, tokens_per_gpu))
+    figures = np.stack([gpu_S, link_S, sends_S * link_S, sends_S, times_S5.sum(axis=1)], axis=1)
+    return np.concatenate([figures, times_S5], axis=1)
+
+
+class StepsSoFar:
+    """Figures of steps that come piece by piece."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._spreads = [Spread() for _ in Column]
+        self._terms_us, self._governed = np.zeros(len(Term)), np.zeros(len(Term))
+
+    def add(self, sum_SC: Floats, num_layers: int) -> None:
+        """Further steps, of whose layers these are the sums of what `columns_of` gives."""
+        self.steps += len(sum_SC)
+        for column, spread in zip(Column, self._spreads, strict=True):
+            value_S = sum_SC[:, column]
+            spread.add(value_S if column == Column.STEP_US else value_S / num_layers)
+        times_S5 = sum_SC[:, len(Column) :]
+        self._terms_us += times_S5.sum(axis=0)
+        self._governed += np.bincount(times_S5.argmax(axis=1), minlength=len(Term))
+
+    def figures(self) -> StepFigures:
+        """Of the steps so far, of which there is one at least."""
+        spreads = [spread.over_steps() for spread in self._spreads]
+        shares = (tuple((one / self.steps).tolist()) for one in (self._terms_us, self._governed))
+        return StepFigures(*spreads, *shares)

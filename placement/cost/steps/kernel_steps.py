@@ -11,8 +11,8 @@ from placement.cost.sets import set_size
 from placement.cost.transports.base import PER_ASSIGNMENT, PER_NODE
 from placement.support.kernel import inner_kernel, kernel
 
-ASSIGNMENTS, BUSIEST_GPU, SENDS, BUSIEST_LINK = 0, 1, 2, 3  # columns of what `cost_steps` writes
-COLUMNS = 4
+ASSIGNMENTS, BUSIEST_GPU, SENDS, BUSIEST_LINK, EXPERTS = 0, 1, 2, 3, 4  # columns of what `cost_steps` writes
+COLUMNS = 5
 
 
 @kernel
@@ -38,9 +38,10 @@ def cost_steps(
     copies         what a token has one copy for, `Transport.copies`; `everywhere`: one for every node
     fare_HX        cost of a copy from node h to node or rank x
     slowness_G     1 / relative speed
-    step_SC        float64 [S, 4], a row a step: assignments; the largest load of a rank over the mean load, each
-                   divided by speed; fares per token; the largest fares into or out of a node over the mean. Of nothing
-                   the last two are 0 and 1.
+    step_SC        float64 [S, 5], a row a step: assignments; the largest load of a rank over the mean load, each
+                   divided by speed; fares per token; the largest fares into or out of a node over the mean; the most
+                   slots or experts of a rank that serve any token, divided by speed. Of no fares the mean is 0, the
+                   largest over the mean 1.
     """
     num_nodes, num_ranks = fare_HX.shape[0], slowness_G.shape[0]
     by_node = copies == PER_NODE
@@ -48,16 +49,16 @@ def cost_steps(
     seen_X = np.full(units, -1, dtype=np.int64)
     unit_G = np.arange(num_ranks) // (num_ranks // units)
     # of all tokens so far, and of those before the step of each size
-    load_G, load_BG = np.zeros(num_ranks, dtype=np.int64), np.zeros((len(step_tokens_B), num_ranks), dtype=np.int64)
+    load_X = np.zeros(len(rank_X), dtype=np.int64)
+    load_BX = np.zeros((len(step_tokens_B), len(rank_X)), dtype=np.int64)
     copies_HX = np.zeros((num_nodes, units), dtype=np.int64)
     copies_BHX = np.zeros((len(step_tokens_B), num_nodes, units), dtype=np.int64)
     row_B, end_B = first_B.copy(), step_tokens_B.copy()
     for t in range(unit_TK.shape[0]):
         home = home_T[t]
         for k in range(set_size(unit_TK[t])):
-            rank = rank_X[unit_TK[t, k]]
-            load_G[rank] += 1
-            x = unit_G[rank]
+            load_X[unit_TK[t, k]] += 1
+            x = unit_G[rank_X[unit_TK[t, k]]]
             if copies == PER_ASSIGNMENT or seen_X[x] != t:
                 seen_X[x] = t
                 copies_HX[home, x] += 1
@@ -68,26 +69,40 @@ def cost_steps(
         for b in range(len(step_tokens_B)):
             if t + 1 == end_B[b]:
                 step_C = step_SC[row_B[b]]
-                _write(load_G - load_BG[b], copies_HX - copies_BHX[b], fare_HX, slowness_G, step_tokens_B[b], step_C)
-                load_BG[b], copies_BHX[b] = load_G, copies_HX
+                _write_loads(load_X - load_BX[b], rank_X, slowness_G, step_C)
+                _write_copies(copies_HX - copies_BHX[b], fare_HX, step_tokens_B[b], step_C)
+                load_BX[b], copies_BHX[b] = load_X, copies_HX
                 row_B[b] += 1
                 end_B[b] += step_tokens_B[b]
 
 
 @inner_kernel
-def _write(
-    load_G: npt.NDArray[np.int64],
+def _write_loads(
+    load_X: npt.NDArray[np.int64],
+    rank_X: npt.NDArray[np.int32],
+    slowness_G: npt.NDArray[np.float64],
+    step_C: npt.NDArray[np.float64],
+) -> None:
+    num_ranks = len(slowness_G)
+    load_G, experts_G = np.zeros(num_ranks), np.zeros(num_ranks)
+    served = 0
+    for x in range(len(load_X)):
+        served += load_X[x]
+        load_G[rank_X[x]] += load_X[x] * slowness_G[rank_X[x]]
+        experts_G[rank_X[x]] += slowness_G[rank_X[x]] if load_X[x] else 0.0
+    step_C[ASSIGNMENTS] = served
+    step_C[BUSIEST_GPU] = load_G.max() * num_ranks / served if served > 0 else 1.0
+    step_C[EXPERTS] = experts_G.max()
+
+
+@inner_kernel
+def _write_copies(
     copies_HX: npt.NDArray[np.int64],
     fare_HX: npt.NDArray[np.float64],
-    slowness_G: npt.NDArray[np.float64],
     step_tokens: int,
     step_C: npt.NDArray[np.float64],
 ) -> None:
     num_nodes, units = copies_HX.shape
-    most, served = 0.0, 0
-    for g in range(len(load_G)):
-        served += load_G[g]
-        most = max(most, load_G[g] * slowness_G[g])
     into_N, out_N = np.zeros(num_nodes), np.zeros(num_nodes)
     sends, between = 0.0, 0.0
     for h in range(num_nodes):
@@ -99,8 +114,6 @@ def _write(
                 between += fare
                 into_N[node] += fare
                 out_N[h] += fare
-    step_C[ASSIGNMENTS] = served
-    step_C[BUSIEST_GPU] = most * len(load_G) / served if served > 0 else 1.0
     step_C[SENDS] = sends / step_tokens
     step_C[BUSIEST_LINK] = max(into_N.max(), out_N.max()) * num_nodes / between if between > 0 else 1.0
 

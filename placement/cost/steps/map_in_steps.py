@@ -13,9 +13,8 @@ from placement.core.placement import Placement
 from placement.cost.choices.base import Drawer, ReplicaChoice
 from placement.cost.kernel_balanced import RunningLoad
 from placement.cost.lookup_tables import LayerTables, layer_tables
-from placement.cost.steps.figures import Column, StepFigures, columns_of
+from placement.cost.steps.figures import StepFigures, StepsSoFar, columns_of
 from placement.cost.steps.kernel_steps import COLUMNS, cost_steps, first_rows
-from placement.cost.steps.spread import Spread
 from placement.cost.transport import fare_HX
 from placement.cost.transports import TRANSPORTS
 
@@ -37,13 +36,12 @@ class MapInSteps:
         self._fare_HX = fare_HX(cluster, transport)
         self._slowness_G = 1.0 / cluster.speed_G()
         self._layers = [_Layer(row, placement.model.num_experts, cluster, choice) for row in placement.phy2log_LP]
-        self._spreads = [[Spread() for _ in Column] for _ in self.sizes]
-        self.steps = [0 for _ in self.sizes]
+        self._so_far = [StepsSoFar() for _ in self.sizes]
 
     def layer(
         self, layer: int, ids_TK: npt.NDArray[Any], home_T: npt.NDArray[np.int32], rows_G: Sequence[npt.NDArray[Any]]
     ) -> list[Floats]:
-        """Figures of the full steps of one layer by `Column`, float64 [S, 5], for each size.
+        """Figures of the full steps of one layer and times as `columns_of` gives them, for each size.
 
         home_T  home node of each token
         rows_G  the tokens at home on each rank, in order
@@ -68,17 +66,16 @@ class MapInSteps:
 
     def add(self, whole: Sequence[Floats], num_layers: int) -> None:
         """Steps, of whose layers these are the sums, for each size."""
-        for number, (sum_SC, spreads) in enumerate(zip(whole, self._spreads, strict=True)):
-            self.steps[number] += len(sum_SC)
-            for column, spread in zip(Column, spreads, strict=True):
-                value_S = sum_SC[:, column]
-                spread.add(value_S if column == Column.STEP_US else value_S / num_layers)
+        for sum_SC, so_far in zip(whole, self._so_far, strict=True):
+            so_far.add(sum_SC, num_layers)
+
+    def steps(self, number: int) -> int:
+        """Full steps of the size with this number."""
+        return self._so_far[number].steps
 
     def figures(self, number: int) -> StepFigures | None:
-        """Of the steps of the size with this number; None where none is full."""
-        if not self.steps[number]:
-            return None
-        return StepFigures(*(spread.over_steps() for spread in self._spreads[number]))
+        """Of those; None where none is full."""
+        return self._so_far[number].figures() if self.steps(number) else None
 
 
 class _Layer:

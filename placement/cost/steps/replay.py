@@ -129,8 +129,8 @@ def evaluate_steps(
                     StepCost(
                         phase=phase,
                         tokens_per_gpu=size,
-                        steps=one.steps[place],
-                        left_out=tokens - one.steps[place] * size * one.cluster.num_ranks,
+                        steps=one.steps(place),
+                        left_out=tokens - one.steps(place) * size * one.cluster.num_ranks,
                         figures=one.figures(place),
                         uniform=uniform_steps(trace.model, one.cluster, transport, size, seed),
                     )

@@ -14,9 +14,8 @@ import numpy.typing as npt
 
 from placement.core.cluster import Cluster
 from placement.core.model import Model
-from placement.cost.steps.figures import Column, StepFigures, columns_of
+from placement.cost.steps.figures import Column, StepFigures, StepsSoFar, columns_of
 from placement.cost.steps.kernel_steps import COLUMNS, cost_steps
-from placement.cost.steps.spread import OverSteps, Spread
 from placement.cost.transport import fare_HX
 from placement.cost.transports import TRANSPORTS
 from placement.support.hash64 import GOLDEN, mix_word
@@ -37,20 +36,22 @@ def uniform_steps(model: Model, cluster: Cluster, transport: str, tokens_per_gpu
     layers = int(np.clip(MOST_DRAWN // (step_tokens * model.top_k), FEWEST_LAYERS, MOST_LAYERS))
     column_DC = columns_of(_layers(model, cluster, transport, step_tokens, layers, seed), cluster, tokens_per_gpu)
     picked_SL = np.random.default_rng([seed, 0x57E9]).integers(layers, size=(GATHERED, model.num_layers))
-    found = []
-    for column, value_D in enumerate(column_DC.T):
-        spread = Spread()
-        value_S = value_D[picked_SL].mean(axis=1)
-        spread.add(value_S * model.num_layers if column == Column.STEP_US else value_S)
-        mean = float(value_D.mean()) * (model.num_layers if column == Column.STEP_US else 1)
-        found.append(OverSteps(mean, spread.over_steps().p99))
-    return StepFigures(*found)
+    gathered = StepsSoFar()
+    gathered.add(column_DC[picked_SL].sum(axis=1), model.num_layers)
+    figures = gathered.figures()
+    mean_C = column_DC.mean(axis=0)  # of all that was drawn: exact
+    mean_C[Column.STEP_US :] *= model.num_layers
+    spreads = {
+        column.name.lower(): getattr(figures, column.name.lower())._replace(mean=float(mean_C[column]))
+        for column in Column
+    }
+    return figures._replace(**spreads, terms_us=tuple(mean_C[len(Column) :].tolist()))
 
 
 def _layers(
     model: Model, cluster: Cluster, transport: str, step_tokens: int, layers: int, seed: int
 ) -> npt.NDArray[np.float64]:
-    """What `cost_steps` writes of so many layers of a step each, float64 [D, 4]."""
+    """What `cost_steps` writes of so many layers of a step each, float64 [D, 5]."""
     num_ranks, carrier = cluster.num_ranks, TRANSPORTS.make(transport)
     of_rank = -(-model.num_experts // num_ranks)  # where they do not divide, as if there were as many as would
     rank_E = np.repeat(np.arange(num_ranks, dtype=np.int32), of_rank)

@@ -13,9 +13,9 @@ from placement.errors import printable
 from placement.report.drawing.numbers import number, plural
 from placement.report.drawing.table import table_of
 
-NAME_WIDTH = 18
+NAME_WIDTH = 16
 UNIFORM = "uniform router"
-HEADS = ("busiest GPU\nmean, p99", "busiest link\nmean, p99", "busiest\nsends", "step ms\nmean, p99")
+HEADS = ("busiest GPU\nmean, p99", "busiest link\nmean, p99", "busiest\nsends", "step ms\nmean, p99", "mostly")
 
 
 def step_table(names: Sequence[str], costs: Sequence[Sequence[StepCost]]) -> Table:
@@ -41,10 +41,10 @@ def step_table(names: Sequence[str], costs: Sequence[Sequence[StepCost]]) -> Tab
 def step_cells(figures: StepFigures | None) -> list[str]:
     """Under HEADS."""
     if figures is None:
-        return [number(None)] * 4
+        return [number(None)] * len(HEADS)
     pairs = [f"{number(over.mean)}, {number(over.p99)}" for over in (figures.busiest_gpu, figures.busiest_link)]
     step = f"{number(figures.step_us.mean / 1e3)}, {number(figures.step_us.p99 / 1e3)}"
-    return [*pairs, number(figures.busiest_sends.mean), step]
+    return [*pairs, number(figures.busiest_sends.mean), step, figures.governed_by.title]
 
 
 def _name(name: str) -> Text:
