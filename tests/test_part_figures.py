@@ -40,9 +40,9 @@ def test_in_time_it_is_the_modelled_step(short: bool, tmp_path: Path, write_trac
     )
     copy_bits = (CLUSTER.dispatch_bytes + CLUSTER.combine_bytes) * 8
     send_us = STEP_TOKENS_PER_GPU * copy_bits / (CLUSTER.inter_gbps * 1e3)
-    times_L5 = answer.term_times_L5()
-    times_L5[:, Term.NETWORK] = send_us * answer.sends_L
-    assert figures.cost(answer) * 3 * send_us == pytest.approx(times_L5.sum() - 3 * CLUSTER.latency_us)
+    times_L6 = answer.term_times_L6()
+    times_L6[:, Term.NETWORK] = send_us * answer.sends_L
+    assert figures.cost(answer) * 3 * send_us == pytest.approx(times_L6.sum() - 3 * CLUSTER.latency_us)
     send_price, balance_price = figures.prices()
     sizes = [3, 1, 3] if short else [3, 3, 3]
     assert answer.assignments_L.tolist() == sizes

@@ -11,6 +11,7 @@ from placement.cli import (
     advise,
     apply,
     by_class,
+    calibrate,
     cluster,
     diff,
     evaluate,
@@ -45,6 +46,7 @@ app.command("robust")(robust.robust_command)
 app.command("by-class")(by_class.by_class_command)
 app.command("submit")(submit.submit_command)
 app.command("cluster")(cluster.cluster_command)
+app.command("calibrate")(calibrate.calibrate_command)
 app.command("evaluate")(evaluate.evaluate_command)
 app.command("diff")(diff.diff_command)
 app.command("apply")(apply.apply_command)

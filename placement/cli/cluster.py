@@ -27,7 +27,7 @@ def cluster_command(
 ) -> None:
     """Write a cluster file for known hardware and a model's config.json, to check and to change by hand."""
     from placement.core.cluster import Cluster
-    from placement.documents.cluster_yaml import ClusterFile, cluster_of
+    from placement.documents.cluster_yaml import ClusterFile, cluster_of, cluster_text
     from placement.documents.model_config import read_model_config
 
     one = hardware(gpu)
@@ -53,10 +53,9 @@ def cluster_command(
             "dispatch_bytes": (sizes.dispatch_bytes, "a token in fp8 with scales"),
             "combine_bytes": (sizes.combine_bytes, "a token in bf16"),
         }
-        # refuses what does not fit, before a file is written
-        cluster_of(ClusterFile.model_validate({key: value for key, (value, _) in values.items()}), sizes.num_experts)
-    lines = [f"{key}: {value:g}" if value < 1e5 else f"{key}: {value}" for key, (value, _) in values.items()]
-    notes = [f" # {note}" if note else "" for _, note in values.values()]
-    text = "".join(f"{line}{note}\n" for line, note in zip(lines, notes, strict=True))
+    file = ClusterFile.model_validate({key: value for key, (value, _) in values.items()})
+    if model is not None:
+        cluster_of(file, sizes.num_experts)  # refuses what does not fit, before a file is written
+    text = cluster_text(file, {key: note for key, (_, note) in values.items()})
     write_atomic(output, text.encode())
     typer.echo(f"wrote {output}:\n{text}", nl=False)

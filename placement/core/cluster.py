@@ -13,6 +13,7 @@ from placement.errors import ClusterError, InfeasibleError
 
 MOST_NODES = 64  # sets of nodes are 64-bit words in the kernels
 SPEEDS = ("inter_gbps", "intra_gbps", "gpu_tflops", "memory_gbps")
+TIMES = ("copy_us", "latency_us")
 SIZES = ("expert_bytes", "weight_bits", "dispatch_bytes", "combine_bytes")
 
 
@@ -25,6 +26,7 @@ class Cluster(Shape):
         intra_gbps: Bandwidth of one GPU to the others of its node, Gbit/s.
         gpu_tflops: Dense throughput that an expert's matrix products reach on a GPU of speed 1, TFLOP/s.
         memory_gbps: Bandwidth at which a GPU of speed 1 reads the weights of experts, Gbit/s.
+        copy_us: What a GPU takes to pack one copy of a token that leaves its node, and to unpack it, microseconds.
         latency_us: What a layer takes with hardly any token, microseconds: launches, and the latency of two exchanges.
         gpu_speeds: Relative speed of every rank, as the engine numbers ranks; empty means all alike.
         topology: How the links between nodes differ: racks, unequal nodes, or any matrix of costs between ranks, as the
@@ -40,6 +42,7 @@ class Cluster(Shape):
     intra_gbps: float = 3600.0
     gpu_tflops: float = 400.0
     memory_gbps: float = 26_800.0
+    copy_us: float = 0.0
     latency_us: float = 40.0
     gpu_speeds: tuple[float, ...] = ()
     topology: Topology = EVEN
@@ -61,8 +64,10 @@ class Cluster(Shape):
             number = getattr(self, name)
             if not 0 < number < 1e18:
                 raise ClusterError(f"{name}={str(number)[:24]} must be a positive number below 1e18")
-        if not 0 <= self.latency_us < 1e18:
-            raise ClusterError(f"latency_us={str(self.latency_us)[:24]} must be 0 or more, and below 1e18")
+        for name in TIMES:
+            number = getattr(self, name)
+            if not 0 <= number < 1e18:
+                raise ClusterError(f"{name}={str(number)[:24]} must be 0 or more, and below 1e18")
         if self.gpu_speeds and len(self.gpu_speeds) != self.num_ranks:
             raise ClusterError(
                 f"gpu_speeds has {len(self.gpu_speeds)} values for {self.num_ranks} ranks; give one a rank, or none"

@@ -86,8 +86,8 @@ class Evaluation:
         """Sends times the larger of `busiest_in_L` and `busiest_out_L`, float64 [L]."""
         return np.asarray(self.sends_L * np.maximum(self.busiest_in_L(), self.busiest_out_L()))
 
-    def term_times_L5(self, tokens_per_gpu: int = STEP_TOKENS_PER_GPU) -> npt.NDArray[np.float64]:
-        """Microseconds of each term of a step of mean loads, float64 [L, 5] by `placement.cost.step_time.Term`.
+    def term_times_L6(self, tokens_per_gpu: int = STEP_TOKENS_PER_GPU) -> npt.NDArray[np.float64]:
+        """Microseconds of each term of a step of mean loads, float64 [L, 6] by `placement.cost.step_time.Term`.
 
         Args:
             tokens_per_gpu: Tokens that each GPU brings to the step.
@@ -95,7 +95,8 @@ class Evaluation:
         load_L = tokens_per_gpu * self.assignments_L * self.rank_imbalance_L()
         visits_LP = self.load_LP / max(self.num_tokens, 1)
         work = Work(
-            copies=tokens_per_gpu * self.busiest_sends_L(),
+            busiest=tokens_per_gpu * self.busiest_sends_L(),
+            copies=tokens_per_gpu * self.sends_L,
             load=load_L,
             experts=active_experts(visits_LP, self.cluster, tokens_per_gpu),
         )
@@ -128,7 +129,7 @@ class Evaluation:
                 "rank": _round(float(self.rank_sends_L.mean()) * copy_bytes, 1),
                 "assignment": _round(float(self.remote_assignments_L.mean()) * copy_bytes, 1),
             },
-            "step_time_us": _round(float(self.term_times_L5().sum()), 2),
+            "step_time_us": _round(float(self.term_times_L6().sum()), 2),
         } | self._sampling()
 
     def _sampling(self) -> Summary:
@@ -149,11 +150,11 @@ class Evaluation:
             "busiest_in": self.busiest_in_L(),
             "busiest_out": self.busiest_out_L(),
         }
-        times_L5 = self.term_times_L5()
+        times_L6 = self.term_times_L6()
         return [
             {name: _round(float(values[layer])) for name, values in columns.items()}
-            | {"step_time_us": _round(float(times_5.sum()), 2), "governed_by": governing(times_5)}
-            for layer, times_5 in enumerate(times_L5)
+            | {"step_time_us": _round(float(times_6.sum()), 2), "governed_by": governing(times_6)}
+            for layer, times_6 in enumerate(times_L6)
         ]
 
 

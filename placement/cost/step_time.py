@@ -1,9 +1,9 @@
 """A model of the time that the MoE layers of one step take: what evaluation, steps, advice and the search go by.
 
-In a layer the busiest direction of a node's network is through, the busiest GPU has got its tokens over the links of
-its node, and has multiplied them: by a roofline, either the products last longest, or the reading of the weights of
-those experts that have a token. These three follow one another and all others wait; launches and latencies come on top.
-The figure compares maps. `placement calibrate` fits it to measured times.
+In a layer the busiest direction of a node's network is through, GPUs have packed their copies of tokens, the busiest
+GPU has got its tokens over the links of its node, and has multiplied them: by a roofline, either the products last
+longest, or the reading of the weights of those experts that have a token. These follow one another and all others wait;
+launches and latencies come on top. The figure compares maps. `placement calibrate` fits it to measured times.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STEP_TOKENS_PER_GPU = 256
 class Term(IntEnum):
     """Places in what `term_times_us` gives."""
 
-    NETWORK, FAN_OUT, COMPUTE, MEMORY, LATENCY = range(5)
+    NETWORK, PACKING, FAN_OUT, COMPUTE, MEMORY, LATENCY = range(6)
 
     @property
     def title(self) -> str:
@@ -35,18 +35,20 @@ class Work(NamedTuple):
     """What layers have to do in a step, arrays of one shape.
 
     Attributes:
-        copies: Copies through the busiest direction of a node's network for each GPU of the node, weighed by link.
+        busiest: Copies through the busiest direction of a node's network for each GPU of the node, weighed by link.
+        copies: Copies that a GPU sends in the mean, weighed by link.
         load: Assignments of the most loaded GPU, each GPU's divided by its relative speed.
         experts: Experts with a token on the GPU that has most of them, each GPU's divided by its relative speed.
     """
 
+    busiest: Floats
     copies: Floats
     load: Floats
     experts: Floats
 
 
 def unit_times_us(cluster: Cluster) -> Floats:
-    """What one copy, one assignment on its way, one assignment's products, one expert and one layer take, float64 [5].
+    """What a unit of each term takes: a copy, a copy, an assignment, an assignment, an expert, a layer; float64 [6].
 
     One token in one expert is two operations for each weight: 16 * expert_bytes / weight_bits.
     """
@@ -54,6 +56,7 @@ def unit_times_us(cluster: Cluster) -> Floats:
     return np.array(
         [
             copy_bits / (cluster.inter_gbps * 1e3),
+            cluster.copy_us,
             copy_bits / (cluster.intra_gbps * 1e3),
             16 * cluster.expert_bytes / cluster.weight_bits / (cluster.gpu_tflops * 1e6),
             8 * cluster.expert_bytes / (cluster.memory_gbps * 1e3),
@@ -63,21 +66,21 @@ def unit_times_us(cluster: Cluster) -> Floats:
 
 
 def unit_counts(work: Work, unit_us: Floats) -> Floats:
-    """How many of each unit count, float64 [..., 5]: products where they last longer than the weights, else these."""
+    """How many of each unit count, float64 [..., 6]: products where they last longer than the weights, else these."""
     by_compute = work.load * unit_us[Term.COMPUTE] >= work.experts * unit_us[Term.MEMORY]
     compute, memory = np.where(by_compute, work.load, 0.0), np.where(by_compute, 0.0, work.experts)
-    return np.stack([work.copies, work.load, compute, memory, np.ones_like(work.load)], axis=-1)
+    return np.stack([work.busiest, work.copies, work.load, compute, memory, np.ones_like(work.load)], axis=-1)
 
 
 def term_times_us(cluster: Cluster, work: Work) -> Floats:
-    """Microseconds of each term, float64 [..., 5] by `Term`; their sum is the time of the layer."""
+    """Microseconds of each term, float64 [..., 6] by `Term`; their sum is the time of the layer."""
     unit_us = unit_times_us(cluster)
     return np.asarray(unit_counts(work, unit_us) * unit_us)
 
 
-def governing(times_5: Floats) -> str | None:
+def governing(times_6: Floats) -> str | None:
     """The term that takes most of a layer's or step's time; None where times are unknown."""
-    return Term(int(times_5.argmax())).title if np.isfinite(times_5).all() else None
+    return Term(int(times_6.argmax())).title if np.isfinite(times_6).all() else None
 
 
 def active_experts(visits_LP: Floats, cluster: Cluster, tokens_per_gpu: int) -> Floats:
@@ -101,8 +104,8 @@ def balance_in_sends(cluster: Cluster, assignments: float) -> float:
     Args:
         assignments: Assignments of a token, mean over tokens.
     """
-    load = np.array(assignments * STEP_TOKENS_PER_GPU)
-    work = Work(copies=np.zeros(()), load=load, experts=np.array(float(cluster.slots_per_gpu)))
+    sent, load = np.array(float(STEP_TOKENS_PER_GPU)), np.array(assignments * STEP_TOKENS_PER_GPU)
+    work = Work(busiest=sent, copies=sent, load=load, experts=np.array(float(cluster.slots_per_gpu)))
     times_us = term_times_us(cluster, work)
-    send_us = STEP_TOKENS_PER_GPU * unit_times_us(cluster)[Term.NETWORK]
-    return float((times_us[Term.FAN_OUT] + times_us[Term.COMPUTE]) / send_us)
+    load_us = times_us[Term.FAN_OUT] + times_us[Term.COMPUTE]
+    return float(load_us / (times_us[Term.NETWORK] + times_us[Term.PACKING]))

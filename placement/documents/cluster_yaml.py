@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError, field_validator
 
-from placement.core.cluster import Cluster
+from placement.core.cluster import SPEEDS, TIMES, Cluster
 from placement.documents.document import DocumentPart, fault_list
 from placement.documents.parts import TopologyPart
 from placement.errors import ClusterError
@@ -28,6 +29,7 @@ class ClusterFile(DocumentPart):
     intra_gbps: float | None = None
     gpu_tflops: float | None = None
     memory_gbps: float | None = None
+    copy_us: float | None = None
     latency_us: float | None = None
     gpu_speeds: tuple[float, ...] | list[float] | None = None
     topology: TopologyPart | None = None
@@ -58,6 +60,13 @@ class ClusterFile(DocumentPart):
         """`gpus_per_node`, or as many as `rank_hosts` has."""
         return self.gpus_per_node or len(self.rank_hosts or ()) // max(self.num_nodes, 1) or None
 
+    def with_speeds(self, cluster: Cluster) -> ClusterFile:
+        """The same description with what the cluster does: its speeds and its links."""
+        changed: dict[str, object] = {key: float(getattr(cluster, key)) for key in SPEEDS + TIMES}
+        if self.topology is not None:
+            changed["topology"] = TopologyPart.of(cluster.topology)
+        return self.model_copy(update=changed)
+
 
 def cluster_from_yaml(path: str | Path, num_experts: int) -> Cluster:
     """Read a cluster description (see docs/cluster.md); what it leaves out is filled in as by `Cluster.fit`.
@@ -84,6 +93,19 @@ def read_cluster_file(path: str | Path) -> ClusterFile:
     except ValidationError as error:
         faults = "; ".join(fault_list(error)[:MOST_FAULTS])
         raise ClusterError(f"{path}: {faults}; allowed keys: {', '.join(ClusterFile.model_fields)}") from None
+
+
+def cluster_text(file: ClusterFile, notes: Mapping[str, str]) -> str:
+    """The description as it is written to disk: a line for each key that is given, the note on it as a comment."""
+    import yaml
+
+    lines = []
+    for key, value in file.model_dump(exclude_none=True).items():
+        short = float(f"{value:.6g}") if isinstance(value, float) else value
+        whole = int(short) if isinstance(short, float) and short.is_integer() else short
+        said = yaml.safe_dump(whole, default_flow_style=True, width=10**9, sort_keys=False).split("\n")[0]
+        lines.append(f"{key}: {said}{f' # {notes[key]}' if notes.get(key) else ''}\n")
+    return "".join(lines)
 
 
 def cluster_of(file: ClusterFile, num_experts: int) -> Cluster:

@@ -165,6 +165,7 @@ class ClusterDetail(ClusterPart):
     intra_gbps: float
     gpu_tflops: float
     memory_gbps: float = 26_800.0
+    copy_us: float = 0.0
     latency_us: float = 40.0
     gpu_speeds: list[float]
     topology: TopologyPart | None = Field(default=None, description="How links between nodes differ; null: they do not")

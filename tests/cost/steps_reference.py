@@ -96,6 +96,7 @@ class Cluster:
     expert_bytes: float
     gpu_tflops: float
     memory_gbps: float
+    copy_us: float
     latency_us: float
     slots: int
 
@@ -137,7 +138,13 @@ def layer_of_step(
     compute = busiest * cluster.expert_bytes / (cluster.gpu_tflops * 1e6)
     read = max(len(one) / speed for one, speed in zip(active, cluster.speeds, strict=True))
     memory = read * cluster.expert_bytes * 8 / (cluster.memory_gbps * 1e3)
-    terms = (network, nvlink, *((compute, 0.0) if compute >= memory else (0.0, memory)), cluster.latency_us)
+    terms = (
+        network,
+        tokens_per_gpu * sends * cluster.copy_us,
+        nvlink,
+        *((compute, 0.0) if compute >= memory else (0.0, memory)),
+        cluster.latency_us,
+    )
     return gpu, link, sends * link, sends, sum(terms), *terms
 
 

@@ -48,6 +48,7 @@ def reference(case: Case, phase_T: np.ndarray, transport: str, size: int, most: 
         expert_bytes=cluster.expert_bytes,
         gpu_tflops=cluster.gpu_tflops,
         memory_gbps=cluster.memory_gbps,
+        copy_us=cluster.copy_us,
         latency_us=cluster.latency_us,
         slots=cluster.slots_per_gpu,
     )
@@ -128,6 +129,7 @@ def test_equals_a_plain_replay(case: Case, data: st.DataObject, write_trace: Any
         case.cluster,
         topology=Topology(node_gbps=gbps),
         expert_bytes=data.draw(st.sampled_from([10**5, 10**7])),
+        copy_us=data.draw(st.sampled_from([0.0, 3.0])),
         latency_us=data.draw(st.sampled_from([0.0, 40.0])),
         memory_gbps=data.draw(st.sampled_from([200.0, 50_000.0])),
     )

@@ -163,7 +163,8 @@ class Planner:
         visits_LE = workload.load_LE / max(workload.num_tokens, 1)
         visits_LP = np.stack([even_load(*one) for one in zip(visits_LE, placement.phy2log_LP, strict=True)])
         work = Work(
-            copies=self.tokens_per_gpu * np.array([score.busiest_sends for score in scores]),
+            busiest=self.tokens_per_gpu * np.array([score.busiest_sends for score in scores]),
+            copies=self.tokens_per_gpu * np.array([score.sends for score in scores]),
             load=self.tokens_per_gpu * visits_LE.sum(axis=1) * np.array([score.imbalance for score in scores]),
             experts=active_experts(visits_LP, self.cluster, self.tokens_per_gpu),
         )

@@ -63,19 +63,20 @@ class StepFigures(NamedTuple):
 def work_of(figure_SC: Floats, cluster: Cluster, tokens_per_gpu: int) -> Work:
     """What the steps of a layer have to do, arrays [S], of what `cost_steps` writes of them."""
     return Work(
-        copies=tokens_per_gpu * figure_SC[:, SENDS] * figure_SC[:, BUSIEST_LINK],
+        busiest=tokens_per_gpu * figure_SC[:, SENDS] * figure_SC[:, BUSIEST_LINK],
+        copies=tokens_per_gpu * figure_SC[:, SENDS],
         load=figure_SC[:, ASSIGNMENTS] / cluster.num_ranks * figure_SC[:, BUSIEST_GPU],
         experts=figure_SC[:, EXPERTS],
     )
 
 
 def columns_of(figure_SC: Floats, cluster: Cluster, tokens_per_gpu: int) -> Floats:
-    """The figures by `Column`, then the time of each `Term`, float64 [S, 10], of what `cost_steps` writes of one layer;
+    """The figures by `Column`, then the time of each `Term`, float64 [S, 11], of what `cost_steps` writes of one layer;
     times are the layer's part."""
     sends_S, gpu_S, link_S = figure_SC[:, SENDS], figure_SC[:, BUSIEST_GPU], figure_SC[:, BUSIEST_LINK]
-    times_S5 = term_times_us(cluster, work_of(figure_SC, cluster, tokens_per_gpu))
-    figures = np.stack([gpu_S, link_S, sends_S * link_S, sends_S, times_S5.sum(axis=1)], axis=1)
-    return np.concatenate([figures, times_S5], axis=1)
+    times_S6 = term_times_us(cluster, work_of(figure_SC, cluster, tokens_per_gpu))
+    figures = np.stack([gpu_S, link_S, sends_S * link_S, sends_S, times_S6.sum(axis=1)], axis=1)
+    return np.concatenate([figures, times_S6], axis=1)
 
 
 class StepsSoFar:
@@ -92,9 +93,9 @@ class StepsSoFar:
         for column, spread in zip(Column, self._spreads, strict=True):
             value_S = sum_SC[:, column]
             spread.add(value_S if column == Column.STEP_US else value_S / num_layers)
-        times_S5 = sum_SC[:, len(Column) :]
-        self._terms_us += times_S5.sum(axis=0)
-        self._governed += np.bincount(times_S5.argmax(axis=1), minlength=len(Term))
+        times_S6 = sum_SC[:, len(Column) :]
+        self._terms_us += times_S6.sum(axis=0)
+        self._governed += np.bincount(times_S6.argmax(axis=1), minlength=len(Term))
 
     def figures(self) -> StepFigures:
         """Of the steps so far, of which there is one at least."""

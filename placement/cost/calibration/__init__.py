@@ -1,0 +1,1 @@
+"""The speeds of the step-time model, fitted to measured times of steps."""
