@@ -11,6 +11,8 @@ grouped             placement and homes solved together
 predicted           what `evaluate` says for these tokens, homes and row sizes; *counted*: the interfaces' counters
 busiest             copies through the busiest direction of a link, step by step: no step ends before them; *of the
                     mean*: beside what there were if all links were alike
+modelled            by the model of step times (docs/metrics.md): the *busiest direction alone* at the stated speed;
+                    fitted to all ways; fitted to other ways, which is every second one
 comm                dispatch and combine with nothing in between, from the first rank's start to the last one's end
 step                the same with experts in between: all ranks share this machine's cores
 """
@@ -33,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import torch
 from machine import describe_machine
+from network_model import model_lines
 from network_plan import TRANSPORT, Way, plan
 from shaped_network import shaped_network, why_not
 
@@ -47,6 +50,9 @@ def main() -> None:
     )
     parser.add_argument("--hops", choices=TRANSPORT, default="hierarchical")
     parser.add_argument("--redundant", type=int, nargs="+", default=[0, 8], help="redundant experts of a layer")
+    parser.add_argument(
+        "--busy-share", type=float, nargs="+", default=[0.0], help="of the search; see Options.busy_share"
+    )
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--gpus-per-node", type=int, default=2)
     parser.add_argument("--layers", type=int, default=6, help="so many of the layers are replayed, evenly spread")
@@ -84,6 +90,9 @@ def main() -> None:
             print(f"\n## {f'{mbit:g} Mbit/s a node and direction' if mbit else 'Unshaped'}\n", flush=True)
             for line in table(ways, measured):
                 print(line, flush=True)
+            if mbit:
+                print("\nDispatch and combine of each step, all layers, as modelled:\n")
+                print("\n".join(model_lines(ways, step_times_us(ways, measured, args.steps), mbit)), flush=True)
 
 
 def run(folder: Path, ways: dict[str, Way], args: argparse.Namespace, mbit: float) -> list[dict[str, Any]]:
@@ -145,13 +154,7 @@ def table(ways: dict[str, Way], measured: list[dict[str, Any]]) -> list[str]:
     busiest: dict[str, int] = {}
     for name, way in ways.items():
         rounds = [one[name] for one in measured]
-
-        def span(what: str) -> list[float]:
-            """Of every step, milliseconds."""
-            both = [[one[what] for one in step] for step in zip(*rounds, strict=True)]  # noqa: B023
-            return [(max(end for _, end in step) - min(start for start, _ in step)) * 1e3 for step in both]
-
-        comm, step = span("comm"), span("step") if with_experts else []
+        comm, step = spans_ms(rounds, "comm"), spans_ms(rounds, "step") if with_experts else []
         sent = sum(one["bytes"] for rank in rounds[::per_node] for one in rank)
         totals[name] = sum(comm), sum(step)
         busiest[name], mean = links([[one["copies_N"] for one in rank] for rank in rounds], per_node)
@@ -173,6 +176,21 @@ def table(ways: dict[str, Way], measured: list[dict[str, Any]]) -> list[str]:
             cells += [f"{sum(step) / 1e3:.2f}", f"{sum(step) / totals[plain][1]:.3f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def spans_ms(rounds: list[list[dict[str, Any]]], what: str) -> list[float]:
+    """From the first rank's start to the last one's end, of every round."""
+    both = [[one[what] for one in step] for step in zip(*rounds, strict=True)]
+    return [(max(end for _, end in step) - min(start for start, _ in step)) * 1e3 for step in both]
+
+
+def step_times_us(ways: dict[str, Way], measured: list[dict[str, Any]], steps: int) -> dict[str, list[float]]:
+    """Dispatch and combine of every step, all layers together: rounds go layer by layer, there step by step."""
+    found = {}
+    for name in ways:
+        rounds_ms = np.array(spans_ms([one[name] for one in measured], "comm"))
+        found[name] = (rounds_ms.reshape(-1, steps).sum(axis=0) * 1e3).tolist()
+    return found
 
 
 def links(copies_GSN: list[list[list[int]]], per_node: int) -> tuple[int, float]:

@@ -24,11 +24,16 @@ TRANSPORT = {"hierarchical": "node", "flat": "rank"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """A map and the tokens of every rank; the trace's request `g` is what rank `g` brings."""
+    """A map and the tokens of every rank: the trace's request `s * G + g` is what rank `g` brings to step `s`.
+
+    predicted  of all tokens
+    steps      of each step's
+    """
 
     trace: Path
     placement: Placement
     predicted: Evaluation
+    steps: tuple[Evaluation, ...]
 
     @property
     def predicted_bytes(self) -> float:
@@ -41,7 +46,7 @@ def plan(trace: Trace, args: argparse.Namespace, folder: Path) -> dict[str, Way]
     wire = Wire(hidden=args.hidden, dtype=torch.bfloat16, width=trace.model.top_k)
     options = Options(seed=args.seed, transport=TRANSPORT[args.hops], work_limit=args.work_limit)
     ways = {}
-    for redundant in args.redundant:
+    for redundant, share in ((redundant, share) for redundant in args.redundant for share in args.busy_share):
         cluster = Cluster.fit(
             trace.model.num_experts,
             num_nodes=args.nodes,
@@ -49,14 +54,15 @@ def plan(trace: Trace, args: argparse.Namespace, folder: Path) -> dict[str, Way]
             redundant_experts=redundant,
         )
         cluster = replace(cluster, dispatch_bytes=wire.row_bytes, combine_bytes=wire.return_bytes)
-        grouped = solve_grouped(trace, cluster, options, holdout=HOLDOUT)
+        grouped = solve_grouped(trace, cluster, replace(options, busy_share=share), holdout=HOLDOUT)
         _, rest = cut_requests(held_out, grouped.home_from)
         requests = grouped.requests.sum(rest.tokens_Q())
-        for name in ("linear", "eplb", "auto", "joint + homes"):
+        first = share == args.busy_share[0]
+        for name in ("linear", "eplb", "auto", "joint + homes") if first else ("auto", "joint + homes"):
             gain = grouped.gain(name)
             home_Q = np.full(len(requests), -1) if gain.homes is None else gain.homes.held_out_Q
             rank_Q = deal(requests, home_Q, cluster)[grouped.requests.request_E]
-            said = f"{'grouped' if gain.homes else name}, {redundant} redundant"
+            said = f"{'grouped' if gain.homes else name}, {redundant} redundant{f', share {share:g}' if share else ''}"
             ways[said] = replay(rest, rank_Q, gain.placement, cluster, args, folder / f"trace{len(ways)}")
     return ways
 
@@ -80,18 +86,22 @@ def replay(
     args: argparse.Namespace,
     to: Path,
 ) -> Way:
-    """The tokens and layers to replay as a trace of their own, with one request a rank."""
+    """The tokens and layers to replay as a trace of their own, with a request for every rank and step."""
     model = trace.model
     chosen = np.unique(np.linspace(0, model.num_layers - 1, args.layers).round().astype(int)).tolist()
     blocks = list(trace.blocks())
     ids_LTK = np.stack([np.concatenate([block.ids_TK(layer) for block in blocks]) for layer in chosen])
     rank_T = rank_Q[np.concatenate([block.request_T for block in blocks])]
+    request_T = np.empty(len(rank_T), np.int32)
+    for rank in range(cluster.num_ranks):
+        for step, mine in enumerate(np.array_split(np.flatnonzero(rank_T == rank), args.steps)):
+            request_T[mine] = step * cluster.num_ranks + rank
     to.mkdir()
     nothing_T = np.zeros(len(rank_T), np.int32)
     write_shard(
         to / "shard-00000.safetensors",
         ids_LTK=ids_LTK.astype(id_dtype(model.num_experts)),
-        request_T=rank_T,
+        request_T=request_T,
         position_T=nothing_T,
         phase_T=nothing_T,
     )
@@ -102,11 +112,20 @@ def replay(
         num_experts=model.num_experts,
         top_k=model.top_k,
         num_tokens=len(rank_T),
-        requests=[RequestEntry(id=f"rank {rank}") for rank in range(cluster.num_ranks)],
+        requests=[
+            RequestEntry(id=f"step {step}, rank {rank}")
+            for step in range(args.steps)
+            for rank in range(cluster.num_ranks)
+        ],
     )
     write_manifest(to, manifest)
     written = open_trace(to)
     some = replace(placement, model=written.model, phy2log_LP=placement.phy2log_LP[chosen])
-    home_G = (np.arange(cluster.num_ranks) // cluster.gpus_per_node).astype(np.int32)
-    predicted = evaluate(written, [some], cluster=cluster, transport=TRANSPORT[args.hops], home_Q=home_G)[0]
-    return Way(trace=to, placement=some, predicted=predicted)
+    step_Q, rank_Q = np.divmod(np.arange(args.steps * cluster.num_ranks), cluster.num_ranks)
+    home_Q = (rank_Q // cluster.gpus_per_node).astype(np.int32)
+
+    def measured(tokens: Trace) -> Evaluation:
+        return evaluate(tokens, [some], cluster=cluster, transport=TRANSPORT[args.hops], home_Q=home_Q)[0]
+
+    steps = tuple(measured(written.select(step_Q == step)) for step in range(args.steps))
+    return Way(trace=to, placement=some, predicted=measured(written), steps=steps)

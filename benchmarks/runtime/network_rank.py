@@ -42,14 +42,16 @@ def main() -> None:
             placement = Placement(
                 model=trace.model, num_nodes=nodes, gpus_per_node=gpus, slots_per_gpu=slots, phy2log_LP=phy2log_LP
             )
-            ids_TK = torch.from_numpy(tokens_of(trace, index, rank))
+            parts = [
+                torch.from_numpy(tokens_of(trace, index, step * nodes * gpus + rank)) for step in range(job["steps"])
+            ]
             dispatcher = Dispatcher(mesh, LayerMap.of(placement, trace.model.layer_ids[index]), hops=job["hops"])
             inner = job["intermediate"]
             experts = GroupedExperts(
                 gate_up=torch.randn(slots, 2 * inner, hidden, generator=generator).bfloat16().mT,
                 down=torch.randn(slots, hidden, inner, generator=generator).bfloat16().mT,
             )
-            calls[name] = (dispatcher, experts, ids_TK.tensor_split(job["steps"]))
+            calls[name] = (dispatcher, experts, parts)
         for dispatcher, experts, parts in calls.values() if not index else ():  # compiles, and opens connections
             x = torch.zeros(len(parts[0]), hidden, dtype=torch.bfloat16)
             measure(dispatcher, experts, x, parts[0], with_experts=job["with_experts"])
@@ -63,9 +65,11 @@ def main() -> None:
     dist.destroy_process_group()
 
 
-def tokens_of(trace: Trace, layer: int, rank: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Top-k sets of this rank's tokens, int64 [T, K]: those of the request that has its number."""
-    return np.concatenate([block.ids_TK(layer)[block.request_T == rank] for block in trace.blocks()]).astype(np.int64)
+def tokens_of(trace: Trace, layer: int, request: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Top-k sets of a request's tokens, int64 [T, K]."""
+    return np.concatenate([block.ids_TK(layer)[block.request_T == request] for block in trace.blocks()]).astype(
+        np.int64
+    )
 
 
 def measure(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from placement import Cluster, Placement, open_trace
+from placement.cost.step_time import Term
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -20,6 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "runtim
 
 network: Any = import_module("network")
 network_plan: Any = import_module("network_plan")
+network_model: Any = import_module("network_model")
 shaped_network: Any = import_module("shaped_network")
 straggler: Any = import_module("straggler")
 
@@ -88,8 +90,13 @@ def test_a_shaped_replay_counts_the_predicted_bytes(tmp_path: Path, write_trace:
         seconds = sum(max(end for _, end in step) - min(start for start, _ in step) for step in spans)
         free = 4 * 4 * 131072  # a bucket of 128 kB a link in each of four steps, there and back
         assert seconds > (way.predicted_bytes / nodes - free) * 8 / (mbit * 1e6)
+        busiest, _ = network.links([[one["copies_N"] for one in rank[name]] for rank in measured], 1)
+        modelled = sum(network_model.counts_of(step)[Term.NETWORK] for step in way.steps)
+        assert modelled == pytest.approx(busiest)
     lines = network.table(ways, measured)
     assert len(lines) == 4 and "| 1.000 |" in lines[2]
+    told = network_model.model_lines(ways, network.step_times_us(ways, measured, 2), mbit)
+    assert len(told) == 6 and told[2].startswith("| linear, 0 redundant | ")
 
 
 def test_deal() -> None:
