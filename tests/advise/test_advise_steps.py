@@ -35,6 +35,7 @@ def test_figures_are_those_of_the_replay(tmp_path: Path, write_trace: Any) -> No
         assert not one.is_floor
     assert advice.document()["steps"][0]["tokens_per_gpu"] == 1
     assert "With 1 token a GPU the busiest GPU has" in answers(advice)["steps"][1]
+    assert "the largest part of a step of 1 token a GPU is memory (64.2%)" in answers(advice)["steps"][2]
 
 
 def test_a_router_that_is_uniform_leaves_nothing_to_balance(tmp_path: Path, write_trace: Any) -> None:

@@ -13,12 +13,13 @@ from placement.report.steps.step_table import HEADS, UNIFORM, step_cells
 
 
 def step_words(found: Steps) -> list[str]:
-    """Phase by phase: where the gain holds, and where chance alone leaves nothing to balance."""
+    """Phase by phase: where the gain holds, where chance alone leaves nothing to balance, and what time goes to."""
     told = []
     for phase in dict.fromkeys(one.phase for one in found.sizes):
         mine = [one for one in found.sizes if one.phase == phase]
         told.append(_gain(phase, mine))
         told.append(_chance([one for one in mine if one.is_floor], mine[0]))
+        told.append(_largest(mine))
     told.append("A uniform router draws its experts at random, on a map that spreads them perfectly.")
     return told
 
@@ -35,6 +36,15 @@ def _gain(phase: str, mine: list[StepSize]) -> str:
     if least:
         return f"In {phase} from {min(least):,} tokens a GPU on: in {of}."
     return f"Hardly in {phase}: in {of}."
+
+
+def _largest(mine: list[StepSize]) -> str:
+    parts = []
+    for one in mine[:: max(len(mine) - 1, 1)]:
+        figures = one.maps[SOLVED]
+        share = percent(figures.terms_us[figures.governed_by] / figures.step_us.mean)
+        parts.append(f"a step of {plural(one.tokens_per_gpu, 'token')} a GPU is {figures.governed_by.title} ({share})")
+    return f"Under the solved map the largest part of {' and of '.join(parts)}."
 
 
 def _chance(floors: list[StepSize], smallest: StepSize) -> str:
