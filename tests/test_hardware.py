@@ -13,7 +13,8 @@ from placement.core.hardware import HARDWARE
 from placement.cost.step_time import balance_in_sends
 from placement.documents.cluster_yaml import cluster_from_yaml
 from placement.documents.model_config import read_model_config
-from placement.errors import InputError
+from placement.documents.parts import ClusterDetail
+from placement.errors import ClusterError, InputError
 
 DEEPSEEK = {"hidden_size": 7168, "moe_intermediate_size": 2048, "n_routed_experts": 256, "num_experts_per_tok": 8}
 GPT_OSS = {
@@ -88,6 +89,7 @@ def test_the_file_is_a_cluster_that_solves_take(name: str, config: Any, tmp_path
     done = run_cli("cluster", name, "--nodes", 1, "--model", config(DEEPSEEK | {"n_routed_experts": 144}), "-o", path)
     assert done.code == 0 and done.stdout.startswith(f"wrote {path}:\nnum_nodes: 1\n")
     cluster, one = cluster_from_yaml(path, 144), HARDWARE[name]
+    assert (cluster.memory_gbps, cluster.latency_us) == (one.memory_gbps, 40)
     assert (cluster.inter_gbps, cluster.intra_gbps, cluster.gpu_tflops) == (
         one.inter_gbps,
         one.intra_gbps,
@@ -122,3 +124,18 @@ def test_operations_do_not_depend_on_how_weights_are_stored() -> None:
     bf16 = Cluster(**shape, expert_bytes=1 << 20)
     fp8 = Cluster(**shape, expert_bytes=1 << 19, weight_bits=8)
     assert balance_in_sends(bf16, 4.0) == balance_in_sends(fp8, 4.0)
+
+
+def test_a_document_of_before_has_the_speeds_of_the_default() -> None:
+    """Placement files that lack what the step time has learnt since are read, and judged by the cluster's defaults."""
+    cluster = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2, inter_gbps=100.0)
+    document = ClusterDetail.of(cluster).model_dump()
+    for key in ("weight_bits", "memory_gbps", "copy_us", "latency_us"):
+        del document[key]
+    assert ClusterDetail.model_validate(document).cluster() == cluster
+
+
+@pytest.mark.parametrize(("key", "value"), [("memory_gbps", 0.0), ("latency_us", -1.0), ("copy_us", float("nan"))])
+def test_a_speed_that_is_none_is_refused(key: str, value: float) -> None:
+    with pytest.raises(ClusterError, match=f"{key}="):
+        Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2, **{key: value})  # type: ignore[arg-type]
