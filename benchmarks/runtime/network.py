@@ -40,6 +40,7 @@ from network_plan import TRANSPORT, Way, plan
 from shaped_network import shaped_network, why_not
 
 from placement import open_trace
+from placement.core.choices import BUSY_SHARE
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--hops", choices=TRANSPORT, default="hierarchical")
     parser.add_argument("--redundant", type=int, nargs="+", default=[0, 8], help="redundant experts of a layer")
     parser.add_argument(
-        "--busy-share", type=float, nargs="+", default=[0.0], help="of the search; see Options.busy_share"
+        "--busy-share", type=float, nargs="+", default=[BUSY_SHARE], help="of the search; see Options.busy_share"
     )
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--gpus-per-node", type=int, default=2)

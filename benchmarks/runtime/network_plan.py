@@ -62,7 +62,9 @@ def plan(trace: Trace, args: argparse.Namespace, folder: Path) -> dict[str, Way]
             gain = grouped.gain(name)
             home_Q = np.full(len(requests), -1) if gain.homes is None else gain.homes.held_out_Q
             rank_Q = deal(requests, home_Q, cluster)[grouped.requests.request_E]
-            said = f"{'grouped' if gain.homes else name}, {redundant} redundant{f', share {share:g}' if share else ''}"
+            said = (
+                f"{'grouped' if gain.homes else name}, {redundant} redundant{f', share {share:g}' if not first else ''}"
+            )
             ways[said] = replay(rest, rank_Q, gain.placement, cluster, args, folder / f"trace{len(ways)}")
     return ways
 
