@@ -78,7 +78,7 @@ def lines_by_layer(layer_ids: Sequence[int], lines: Sequence[Line], label: str, 
     values = [y for line in lines for _, y in line.points]
     chart = Chart(
         x_ticks=layer_ticks(layer_ids),
-        y_ticks=ticks(min(lowest, *values), max(values)),
+        y_ticks=ticks(min(lowest, *values), max(1.05 * lowest, *values)),  # no picture of rounding alone
         x_range=(low - 0.5, high + 0.5),
         x_label="layer",
         y_label=label,

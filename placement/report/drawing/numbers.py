@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
@@ -34,6 +35,11 @@ def change(value: float | None, reference: float | None) -> str:
     if abs(share) < 5e-5:
         return "0%"
     return ("+" if share > 0 else "") + percent(share)
+
+
+def mean_max(over_layers: Mapping[str, float | None] | None) -> str:
+    """{"mean": 1.0842, "max": 1.2} -> 1.08 (1.20); None -> a dash."""
+    return NONE if over_layers is None else f"{number(over_layers['mean'])} ({number(over_layers['max'])})"
 
 
 def human_bytes(count: float | None) -> str:

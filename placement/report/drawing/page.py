@@ -6,9 +6,9 @@ from importlib.resources import files
 from typing import Any
 
 from placement.errors import printable
-from placement.report.drawing.numbers import change, human_bytes, number, percent, plural
+from placement.report.drawing.numbers import change, human_bytes, mean_max, number, percent, plural
 
-FILTERS = {"number": number, "percent": percent, "bytes": human_bytes, "printable": printable}
+FILTERS = {"number": number, "percent": percent, "mean_max": mean_max, "bytes": human_bytes, "printable": printable}
 GLOBALS = {"plural": plural, "change": change}
 CHART_STYLE, PAGE_STYLE = "chart.css", "report.css"
 

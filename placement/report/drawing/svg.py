@@ -140,6 +140,9 @@ class Chart:
     def rule(self, y: float) -> None:
         self.parts.append(f'<path class="rule" d="M{self.left} {self.y(y)}H{self.right}"/>')
 
+    def upright(self, x: float) -> None:
+        self.parts.append(f'<path class="rule" d="M{self.x(x)} {self.top}V{self.bottom}"/>')
+
     def svg(self, description: str) -> str:
         """The chart as a part of a page; `description` is what a screen reader says."""
         head = f'<svg viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(description)}">'

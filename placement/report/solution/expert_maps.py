@@ -13,6 +13,7 @@ from placement.pipeline.solution import Solution
 from placement.report.drawing.numbers import number
 from placement.report.solution.solution_charts import rank_load_LG
 from placement.report.solution.summary import shown_part
+from placement.report.solution.traffic_charts import busiest_of
 
 EDGES = (0.25, 0.5, 0.75, 0.9, 1.1, 1.33, 2.0, 4.0)
 CLASS_LABELS = ("under 0.25", "0.25", "0.5", "0.75", "0.9 to 1.1", "1.1", "1.33", "2", "4 and over")
@@ -59,6 +60,7 @@ def layer_maps(solution: Solution) -> list[ShownLayer]:
             slot_load[layer],
             float(sends_L[layer]),
             float(imbalance_L[layer]),
+            busiest_of(answer, layer),
         )
         for layer in range(solution.placement.model.num_layers)
     ]
@@ -76,8 +78,9 @@ def layer_map(
     slot_load_P: npt.NDArray[np.float64],
     sends: float,
     imbalance: float,
+    busiest: str = "",
 ) -> ShownLayer:
-    """One layer, its loads given over their means."""
+    """One layer, its loads given over their means; `busiest` says more of the layer."""
     shape = (placement.num_nodes, placement.gpus_per_node, placement.slots_per_gpu)
     copies_E = placement.copies_LE()[layer]
     expert_P, level_P = placement.phy2log_LP[layer], np.searchsorted(EDGES, slot_load_P, side="right")
@@ -87,6 +90,6 @@ def layer_map(
         RankRow(name, load, sorted(cells[rank * shape[2] : (rank + 1) * shape[2]], key=lambda cell: cell.expert))
         for rank, (name, load) in enumerate(zip(placement.engine_rank_G().tolist(), rank_load_G.tolist(), strict=True))
     ]
-    note = f"{number(sends)} sends, rank imbalance {number(imbalance)}"
+    note = f"{number(sends)} sends, rank imbalance {number(imbalance)}{f'; {busiest}' if busiest else ''}"
     nodes = [rows[node * shape[1] : (node + 1) * shape[1]] for node in range(shape[0])]
     return ShownLayer(placement.model.layer_ids[layer], note, nodes)

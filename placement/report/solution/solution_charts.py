@@ -21,7 +21,8 @@ SERIES = {"linear": "s0", "eplb": "s1", "robust": "s3", "grouped": "s3"}
 RESULT_SHAPE, RESULT_SERIES = "diamond", "s2"
 NODE_LINES = 16
 SHADES = 10  # shades of blue, and as many of orange
-SENDS, IMBALANCE = "sends per token to other nodes", "rank imbalance (max / mean)"
+OVER_MEAN = "(max / mean)"
+SENDS, IMBALANCE, LINK = "sends per token to other nodes", f"rank imbalance {OVER_MEAN}", f"busiest link {OVER_MEAN}"
 
 
 def series_of(name: str) -> str:
@@ -85,11 +86,13 @@ def tradeoff(solution: Solution) -> str:
 
 
 def by_layer(layer_ids: Sequence[int], values: Mapping[str, npt.NDArray[np.float64]], label: str, whose: str) -> str:
-    """One line a map over the layers of its values [L]; imbalance starts at 1, all else at 0."""
+    """One line a map over the layers of its values [L]; what is over a mean starts at 1, all else at 0."""
     lines = [
         layer_line(name, series_of(name), shape_of(name), layer_ids, one_L.tolist()) for name, one_L in values.items()
     ]
-    return lines_by_layer(layer_ids, lines, label, 1.0 if label == IMBALANCE else 0.0, f"{label} by layer{whose}")
+    return lines_by_layer(
+        layer_ids, lines, label, 1.0 if label.endswith(OVER_MEAN) else 0.0, f"{label} by layer{whose}"
+    )
 
 
 def rank_load_LG(answer: Evaluation) -> npt.NDArray[np.float64]:

@@ -25,6 +25,7 @@ from placement.report.solution.summary import (
     shown_part,
     tiles,
 )
+from placement.report.solution.traffic_charts import busiest_link_L, traffic_maps
 
 TEMPLATE = "solution/solution.html.j2"
 
@@ -49,6 +50,7 @@ def _context(solution: Solution) -> dict[str, Any]:
     imbalance = {name: answer.rank_imbalance_L() for name, answer in answers.items()}
     loads = {name: figures.rank_load_LG(answer) for name, answer in answers.items()}
     reach, heatmaps = figures.heatmaps(loads, layer_ids, solution.cluster, whose)
+    link = {name: busiest_link_L(answer) for name, answer in answers.items()}
     before, after = (answers[name].layers() for name in (other, solution.result_name))
     provenance = solution_document(solution)["provenance"]
     return {
@@ -71,6 +73,8 @@ def _context(solution: Solution) -> dict[str, Any]:
         "by_part": part_table(solution),
         "objective": objective(solution),
         "imbalance_by_layer": figures.by_layer(layer_ids, imbalance, figures.IMBALANCE, whose),
+        "traffic": traffic_maps(answers, whose),
+        "link_by_layer": figures.by_layer(layer_ids, link, figures.LINK, whose) if sends_known(solution) else None,
         "heatmaps": heatmaps,
         "reach": reach,
         "layers": list(zip(solution.layers, before, after, strict=False)),  # a given map was not solved: no layers

@@ -10,13 +10,14 @@ from rich.text import Text
 from placement.cost.evaluation import Evaluation
 from placement.errors import printable
 from placement.pipeline.solution import Solution
-from placement.report.drawing.numbers import change, human_bytes, number, plural
+from placement.report.drawing.numbers import change, human_bytes, mean_max, number, plural
 from placement.report.drawing.table import table_of
 from placement.report.solution.summary import REFERENCE, headline, parts, sends_known
+from placement.report.solution.traffic_charts import busiest_link_L
 
 __all__ = ["comparison_table", "evaluation_table", "headline"]
 
-NAME_WIDTH = 18
+NAME_WIDTH = 14
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -54,7 +55,7 @@ def evaluation_table(names: Sequence[str], evaluations: Sequence[Evaluation]) ->
 
 
 def _table(reference: str) -> Table:
-    heads = ("bytes\n/token", "rank imb.\nmean (max)", "node\nimb.", "step\nµs")
+    heads = ("bytes\n/token", "rank imb.\nmean (max)", "node\nimb.", "link\nimb.", "step\nµs")
     return table_of("\nmap", "sends\n/token", f"against\n{reference}", *heads)
 
 
@@ -73,13 +74,14 @@ def _sampling(evaluation: Evaluation) -> str:
 
 def _cells(evaluation: Evaluation, reference: Evaluation) -> list[str]:
     summary = evaluation.summary()
-    sends, rank = summary["sends_per_token"], summary["rank_imbalance"]
+    sends = summary["sends_per_token"]
     return [
         number(sends),
         "" if evaluation is reference else change(sends, reference.summary()["sends_per_token"]),
         human_bytes(evaluation.bytes_per_token()),
-        f"{number(rank['mean'])} ({number(rank['max'])})",
+        mean_max(summary["rank_imbalance"]),
         number(summary["node_imbalance"]["mean"]),
+        number(float(busiest_link_L(evaluation).mean())),
         number(summary["step_time_us"]),
     ]
 
