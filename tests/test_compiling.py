@@ -18,7 +18,7 @@ from placement.support.progress import Progress
 REPOSITORY = Path(__file__).parents[1]
 
 # Run in a fresh process: in this one other tests have compiled for types of their own.
-SOLVE = """
+LISTEN = """
 import json, sys
 from numba.core import event
 from placement import Cluster, Options, open_trace, solve
@@ -35,8 +35,19 @@ class Told(event.Listener):
 event.register("numba:compile", Told())
 trace = open_trace("examples/traces")
 cluster = Cluster.fit(trace.model.num_experts, num_nodes=4, gpus_per_node=2, redundant_experts=int(sys.argv[1]))
+"""
+SOLVE = """
 tell = lambda event: stages.append((event.stage, event.done, event.total))
 solve(trace, cluster, Options(work_limit=100), holdout=0.3, listener=tell)
+"""
+STEPS = """
+from placement.cost.choices import REPLICA_CHOICES
+from placement.cost.steps.replay import evaluate_steps
+one = solve(trace, cluster, Options(solver="linear", bound="none")).placement
+for rule in REPLICA_CHOICES:
+    evaluate_steps(trace, [one], step_tokens=[16, 64], replica_choice=rule)
+"""
+COUNT = """
 ours = [module for name, module in sys.modules.items() if name.startswith("placement.")]
 kernels = {id(value): value for module in ours for value in vars(module).values() if hasattr(value, "py_func")}
 counts = {f"{k.py_func.__module__}.{k.py_func.__name__}": len(k.signatures) for k in kernels.values()}
@@ -44,9 +55,9 @@ print(json.dumps({"compiled": compiled, "stages": stages, "signatures": counts})
 """
 
 
-def solved(redundant: int, cache: Path | None) -> dict[str, Any]:
+def ran(work: str, redundant: int, cache: Path | None) -> dict[str, Any]:
     env = os.environ | ({"NUMBA_CACHE_DIR": str(cache)} if cache else {})
-    command = [sys.executable, "-c", SOLVE, str(redundant)]
+    command = [sys.executable, "-c", LISTEN + work + COUNT, str(redundant)]
     done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -57,24 +68,27 @@ def solved(redundant: int, cache: Path | None) -> dict[str, Any]:
 def test_each_kernel_is_compiled_once(redundant: int, tmp_path: Path) -> None:
     """Whatever the types of its callers' numbers: a second specialisation costs the first solve seconds. The solve says
     that it compiles, piece by piece, and the next one has nothing to compile and says nothing."""
-    cold = solved(redundant, tmp_path)
+    cold = ran(SOLVE, redundant, tmp_path)
     signatures = {name: number for name, number in cold["signatures"].items() if number}
     assert len(signatures) > 10
     assert {name: number for name, number in signatures.items() if number > 1} == {}
     told = [(done, total) for stage, done, total in cold["stages"] if stage == "compile"]
     assert told == [(done, len(told) - 1) for done in range(len(told))] and len(told) > 4
     assert {"eplb_row", "separate", "single_kernel"} - set(cold["compiled"])  # others compiled some
-    warm = solved(redundant, tmp_path)
+    warm = ran(SOLVE, redundant, tmp_path)
     assert warm["compiled"] == []
     assert "compile" not in {stage for stage, _, _ in warm["stages"]}
 
 
 def test_after_a_warm_up_nothing_is_compiled() -> None:
-    """Neither by a solve nor by a second warm-up."""
+    """Neither by a solve, nor by steps under any rule, nor by a second warm-up; steps have one type of each kernel."""
     warm_up()
     assert 4 in TOP_KS  # that of the example traces
     for redundant in (0, 8):
-        assert solved(redundant, None)["compiled"] == []
+        assert ran(SOLVE, redundant, None)["compiled"] == []
+        steps = ran(STEPS, redundant, None)
+        assert steps["compiled"] == []
+        assert steps["signatures"]["placement.cost.steps.kernel_steps.cost_steps"] == 1
     again = [sys.executable, "-c", "from placement.cli import main; main(['warm-up', '--json'])"]
     done = subprocess.run(again, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["pieces"] == 0

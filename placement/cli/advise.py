@@ -40,7 +40,7 @@ def advise_command(
         float | None, typer.Option(help="GB of a GPU for the KV cache without redundant experts, to say their share.")
     ] = None,
     step_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of a step, all GPUs together. [default: 256 for each GPU]")
+        int | None, typer.Option(help="Tokens of a step for each GPU, for capacity factors. [default: 256]")
     ] = None,
     max_dropped: Annotated[
         float, typer.Option(help="Share of the assignments that a capacity factor may drop.")

@@ -8,7 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from placement.core.cluster import Cluster
+from placement.cost.draw_slots import draw_balanced, draw_slots
 from placement.cost.kernel_homes import cost_of_covers, cost_of_single
+from placement.cost.kernel_ranks import draw_by_rank
+from placement.cost.kernel_row_hash import draw_by_row_hash
+from placement.cost.steps.kernel_steps import cost_steps
+from placement.cost.steps.replay import evaluate_steps
+from placement.cost.steps.uniform import draw_sets
 from placement.grouping.assign_kernels import repair
 from placement.pipeline.solve import solve
 from placement.pipeline.with_homes import solve_grouped
@@ -29,7 +35,7 @@ QUICK = Options(work_limit=10, bound="none")
 
 
 def warm_up(*, workers: int | None = None, listener: Listener = ignore) -> int:
-    """Have numba's cache hold what `solve`, `evaluate` and `group` run, and what counts traces.
+    """Have numba's cache hold what `solve`, `evaluate` and `group` run, in steps too, and what counts traces.
 
     Args:
         workers: processes at once; None: one for each core that this process may use.
@@ -40,7 +46,8 @@ def warm_up(*, workers: int | None = None, listener: Listener = ignore) -> int:
     """
     solving = [*all_pieces(), COUNTING]
     # these pieces run whole solves, which find there what the others compiled
-    return sum(compile_pieces(pieces, workers=workers, listener=listener) for pieces in (solving, [GROUPING, BALANCE]))
+    further = [GROUPING, BALANCE, STEPS]
+    return sum(compile_pieces(pieces, workers=workers, listener=listener) for pieces in (solving, further))
 
 
 @contextmanager
@@ -74,8 +81,24 @@ def compile_balance() -> None:
         solve(trace, cluster, Options(solver="balance", objective="balance", work_limit=10), workers=1)
 
 
+def compile_steps() -> None:
+    """A rule for each kernel that draws slots."""
+    with _trace(EXPERTS, TOP_K) as trace:
+        cluster = Cluster.fit(EXPERTS, num_nodes=2, gpus_per_node=2, redundant_experts=COPIES)
+        solution = solve(trace, cluster, Options(solver="linear", bound="none"), workers=1)
+        for rule in DRAWN:
+            evaluate_steps(trace, [solution.placement], step_tokens=[1], replica_choice=rule)
+
+
 COUNTING = CompilePiece(
     run=compile_counting, kernels=(token_keys, check_ids, *(set_counter(top_k) for top_k in TOP_KS)), types="uint16"
 )
 GROUPING = CompilePiece(run=compile_grouping, kernels=(repair, cost_of_single, cost_of_covers))
+DRAWN = {
+    "min-nodes": draw_slots,
+    "min-nodes-balanced": draw_balanced,
+    "vllm-hash": draw_by_row_hash,
+    "sglang-dynamic": draw_by_rank,
+}
+STEPS = CompilePiece(run=compile_steps, kernels=(cost_steps, draw_sets, *DRAWN.values()))
 BALANCE = CompilePiece(run=compile_balance, kernels=(balanced_row,))

@@ -189,11 +189,21 @@ def test_counts_answer_what_loads_tell(tmp_path: Path) -> None:
     assert len(advice.redundancy.rows) == 4 and set(advice.capacity.steps) == {"trace"}
 
 
+def test_step_tokens_are_those_of_each_gpu(tmp_path: Path) -> None:
+    """As in `evaluate`: 4 tokens on each of 4 GPUs are a step of 16, and the answer says so in words."""
+    trace = plant(tmp_path, [(None, FAR, OTHER)])
+    advice = advise(trace, NODES, QUICK, step_tokens=4)
+    assert advice.capacity.step_tokens == 16
+    steps = advice.capacity.steps["mixed"]
+    assert steps == int(trace.tokens_Q().sum()) // 16
+    assert any(f"{steps} steps of 4 tokens a GPU" in said for said in answers(advice)["capacity"])
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
         ({"holdout": 1.0}, "holdout=1.0"),
-        ({"step_tokens": 0}, "step_tokens=0"),
+        ({"step_tokens": 0}, "step_tokens has 0"),
         ({"most_dropped": -0.1}, "most_dropped=-0.1"),
         ({"most_dropped": float("nan")}, "most_dropped=nan"),
         ({"kv_cache_bytes": 0.0}, "kv_cache=0.0"),

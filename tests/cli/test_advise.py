@@ -92,7 +92,7 @@ def test_page_is_well_formed_and_fetches_nothing(kind: str, run_cli: Any, write_
         (("--nodes", "99"), "num_nodes=99"),
         ((*SHAPE, "--holdout", "1"), "holdout=1.0"),
         ((*SHAPE, "--transport", "pigeon"), "transport='pigeon'"),
-        ((*SHAPE, "--step-tokens", "0"), "step_tokens=0"),
+        ((*SHAPE, "--step-tokens", "0"), "step_tokens has 0"),
         ((*SHAPE, "--max-dropped", "1"), "most_dropped=1.0"),
         ((*SHAPE, "--kv-cache-gb", "-1"), "kv_cache=-1"),
         ((*SHAPE, "--top-k", "2"), "--top-k 2"),

@@ -17,6 +17,7 @@ from placement.core.choices import ADVICE_WORK_LIMIT, MOST_DROPPED
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement
 from placement.cost.step_time import STEP_TOKENS_PER_GPU
+from placement.cost.steps.given import check_step_tokens
 from placement.cost.transport import sends_are_fixed
 from placement.cost.transports import TRANSPORTS
 from placement.errors import OptionError
@@ -61,7 +62,7 @@ def advise(
         trace: A trace, or counts of experts.
         cluster: Where the experts would go.
         options: Options of the solves, see `advice_options`; those that limit changes of a current map are refused.
-        step_tokens: Tokens of a step, for capacity factors; None: 256 for every GPU, as the modelled step has.
+        step_tokens: Tokens that each GPU brings to a step, for capacity factors; None: 256, as the modelled step has.
         most_dropped: Share of the assignments that a capacity factor may drop.
         kv_cache_bytes: KV cache of one GPU without redundant experts; None: their share of the cache is not told.
 
@@ -72,7 +73,7 @@ def advise(
     """
     source = source_of(trace)
     options = advice_options(options or Options())
-    step_tokens = STEP_TOKENS_PER_GPU * cluster.num_ranks if step_tokens is None else step_tokens
+    step_tokens = STEP_TOKENS_PER_GPU if step_tokens is None else step_tokens
     with begin(source, cluster, options, holdout, workers=workers, listener=listener) as run:
         holdout = run.holdout
         _check(options, step_tokens, most_dropped, kv_cache_bytes)
@@ -120,7 +121,9 @@ def advise(
         stepped = steps_of(bench, side, maps[options.transport], cluster, options)
         if isinstance(stepped, str):
             absent["steps"] = stepped
-        dropping = capacity(trace, step_tokens=step_tokens, most_dropped=most_dropped, executor=run.threads)
+        dropping = capacity(
+            trace, step_tokens=step_tokens * cluster.num_ranks, most_dropped=most_dropped, executor=run.threads
+        )
     num_tokens, num_requests = source.size()
     return Advice(
         model=trace.model,
@@ -146,8 +149,7 @@ def advise(
 def _check(options: Options, step_tokens: int, most_dropped: float, kv_cache_bytes: float | None) -> None:
     if options.moves_limited:
         raise OptionError("advice is about new maps and knows no current one; leave out max_moves")
-    if not 1 <= step_tokens < 2**40:
-        raise OptionError(f"step_tokens={step_tokens} must be 1 or more: the tokens of a step, all GPUs together")
+    check_step_tokens([step_tokens])
     if not 0 <= most_dropped < 1:
         raise OptionError(f"most_dropped={most_dropped} must be at least 0 and less than 1: a share of the assignments")
     if kv_cache_bytes is not None and not 0 < kv_cache_bytes < 1e18:

@@ -53,7 +53,7 @@ class LayerCapacity:
 class CapacityFactors:
     """factors       FACTORS, at which dropping was computed
     most_dropped  share of assignments that may be dropped
-    step_tokens   tokens of a step
+    step_tokens   tokens of a step, all GPUs together
     steps         what loads are of -> their number: `trace`, all tokens at once; steps of that many tokens, of all
                   requests `mixed` as in decode, or `in order` of the trace, one request after the other as in prefill
     overall       all layers under one factor

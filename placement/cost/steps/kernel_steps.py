@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -17,7 +15,7 @@ COLUMNS = 5
 
 @kernel
 def cost_steps(
-    unit_TK: npt.NDArray[Any],
+    unit_TK: npt.NDArray[np.int32],
     rank_X: npt.NDArray[np.int32],
     home_T: npt.NDArray[np.int32],
     step_tokens_B: npt.NDArray[np.int64],

@@ -95,10 +95,10 @@ class _Layer:
 
     def served(
         self, ids_TK: npt.NDArray[Any], rows_G: Sequence[npt.NDArray[Any]]
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """(who serves each assignment, [T, K], and the rank of each of these): experts, or slots that are drawn."""
         if self._tables.one_copy:
-            return ids_TK, self._rank_X
+            return ids_TK.astype(np.int32, copy=False), self._rank_X  # so that the kernel is compiled for one type
         slot_TK = np.empty(ids_TK.shape, dtype=np.int32)
         for (draw, running), rows_R in zip(self._drawers, rows_G, strict=True):
             slot_RK = np.empty((len(rows_R), ids_TK.shape[1]), dtype=np.int32)

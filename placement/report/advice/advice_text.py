@@ -39,7 +39,7 @@ def answers(advice: Advice) -> dict[str, list[str]]:
         "phases": phase_words(advice),
         "grouping": grouping_words(advice),
         "steps": [] if advice.steps is None else step_words(advice.steps),
-        "capacity": capacity_words(advice.capacity),
+        "capacity": capacity_words(advice.capacity, advice.cluster.num_ranks),
         "drift": [sentence for one in advice.drift for sentence in drift_words(one)],
     }
     for name, why in advice.absent.items():
@@ -193,14 +193,12 @@ def grouping_words(advice: Advice) -> list[str]:
     ]
 
 
-def capacity_words(found: CapacityFactors) -> list[str]:
-    told = []
+def capacity_words(found: CapacityFactors, num_ranks: int) -> list[str]:
+    told, size = [], plural(found.step_tokens // num_ranks, "token")
     for name, dropping in found.overall.items():
         view = VIEWS[name]
         if name != WHOLE:
-            view = (
-                f"{plural(found.steps[name], 'step')} of {found.step_tokens:,} tokens, {view.removeprefix('steps, ')}"
-            )
+            view = f"{plural(found.steps[name], 'step')} of {size} a GPU, {view.removeprefix('steps, ')}"
         told.append(f"{view[0].upper()}{view[1:]}: {_factor(found, dropping)}.")
     by = IN_ORDER if IN_ORDER in found.overall else WHOLE
     largest = max(found.layers, key=lambda layer: (layer.by[by].peak, -layer.layer_id))
@@ -211,8 +209,8 @@ def capacity_words(found: CapacityFactors) -> list[str]:
     )
     if IN_ORDER not in found.overall:
         told.append(
-            f"Loads are those of the whole input: there is no full step of {found.step_tokens:,} tokens to look at. A "
-            f"step is less even than that."
+            f"Loads are those of the whole input: there is no full step of {size} a GPU to look at. A step is "
+            f"less even than that."
         )
     else:
         told.append(
