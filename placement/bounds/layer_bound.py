@@ -25,6 +25,7 @@ def smallest_imbalance(load_E: npt.NDArray[np.floating], cluster: Cluster, margi
         cluster: where the slots are.
         margin: relative, what is subtracted for rounding.
     """
+    cluster = cluster.balanced()
     load = np.asarray(load_E, dtype=np.float64)
     mean = load.sum() / cluster.num_ranks
     if not mean > 0:

@@ -12,6 +12,7 @@ from placement.core.topology import EVEN, Topology
 from placement.errors import ClusterError, InfeasibleError
 
 MOST_NODES = 64  # sets of nodes are 64-bit words in the kernels
+RUN_TIME_BALANCES = ("none", "node")
 SPEEDS = ("inter_gbps", "intra_gbps", "gpu_tflops", "memory_gbps")
 TIMES = ("copy_us", "latency_us")
 SIZES = ("expert_bytes", "weight_bits", "dispatch_bytes", "combine_bytes")
@@ -36,6 +37,8 @@ class Cluster(Shape):
         dispatch_bytes: One copy of a token on its way to its experts (default: DeepEP fp8 with scales, hidden size
             7168).
         combine_bytes: One copy of a token on its way back (default: DeepEP bf16, hidden size 7168).
+        run_time_balance: Who shares load at run time, whichever slots hold the experts: `none`, or the GPUs of a
+            `node`, each as much as its speed allows (MoonEP, UltraEP): only the load of nodes is then left to place.
     """
 
     inter_gbps: float = 400.0
@@ -50,6 +53,7 @@ class Cluster(Shape):
     weight_bits: float = 16.0
     dispatch_bytes: int = 7472
     combine_bytes: int = 14384
+    run_time_balance: str = "none"
 
     def __post_init__(self) -> None:
         for name, value in zip(("num_nodes", "gpus_per_node", "slots_per_gpu"), self.shape, strict=True):
@@ -76,6 +80,11 @@ class Cluster(Shape):
             if not 0 < speed < 1e18:
                 raise ClusterError(f"gpu_speeds has {str(speed)[:24]}; positive numbers below 1e18 are allowed")
         self.topology.check(self.num_nodes, self.gpus_per_node)
+        if self.run_time_balance not in RUN_TIME_BALANCES:
+            raise ClusterError(
+                f"run_time_balance={str(self.run_time_balance)[:24]!r} is unknown; choose one of "
+                f"{', '.join(RUN_TIME_BALANCES)}"
+            )
 
     def speed_G(self) -> npt.NDArray[np.float64]:
         """Relative speed of each rank, float64 [G], mean 1."""
@@ -83,6 +92,30 @@ class Cluster(Shape):
             return np.ones(self.num_ranks)
         speed = np.asarray(self.gpu_speeds, dtype=np.float64)[self.engine_rank_G()]
         return np.asarray(speed / speed.mean())
+
+    def served_XG(self, load_XG: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """What ranks serve, float64 [..., G], of what their slots get: with `run_time_balance` a part of the node's."""
+        if self.run_time_balance == "none":
+            return load_XG
+        speed_Ng = self.speed_G().reshape(self.num_nodes, -1)
+        load_XN1 = load_XG.reshape(*load_XG.shape[:-1], *speed_Ng.shape).sum(axis=-1, keepdims=True)
+        return np.asarray((load_XN1 * (speed_Ng / speed_Ng.sum(axis=1, keepdims=True))).reshape(load_XG.shape))
+
+    def balanced(self) -> Cluster:
+        """The cluster whose ranks are all that a map can balance: with `run_time_balance` every node is one rank."""
+        if self.run_time_balance == "none":
+            return self
+        speed_N = self.speed_G().reshape(self.num_nodes, -1).mean(axis=1)
+        costs = Topology(rank_cost=tuple(map(tuple, self.node_cost_NN().tolist())))
+        return replace(
+            self,
+            gpus_per_node=1,
+            slots_per_gpu=self.slots_per_node,
+            rank_hosts=(),
+            gpu_speeds=tuple(speed_N.tolist()) if self.gpu_speeds else (),
+            topology=costs if self.topology.rank_cost else self.topology,
+            run_time_balance="none",
+        )
 
     def node_cost_NN(self) -> npt.NDArray[np.float64]:
         """Cost of one copy from node to node, float64 [N, N]; see `Topology.node_cost_NN`."""
@@ -103,7 +136,9 @@ class Cluster(Shape):
     def flat(self) -> Cluster:
         """The same ranks, each a node of its own, all links alike."""
         order = tuple(np.argsort(self.engine_rank_G()).tolist()) if self.rank_hosts else ()
-        return replace(self, num_nodes=self.num_ranks, gpus_per_node=1, topology=EVEN, rank_hosts=order)
+        return replace(
+            self, num_nodes=self.num_ranks, gpus_per_node=1, topology=EVEN, rank_hosts=order, run_time_balance="none"
+        )
 
     def _links(self) -> Topology:
         return self.topology.reordered(self.engine_rank_G()) if self.rank_hosts else self.topology

@@ -61,8 +61,9 @@ class Evaluation:
     sends_error: float | None = None
 
     def load_LG(self) -> npt.NDArray[np.float64]:
-        """Assignments served by each rank, float64 [L, G]."""
-        return np.asarray(self.load_LP.reshape(len(self.load_LP), self.cluster.num_ranks, -1).sum(axis=2))
+        """Assignments served by each rank, float64 [L, G], after what the engine balances at run time."""
+        load_LG = self.load_LP.reshape(len(self.load_LP), self.cluster.num_ranks, -1).sum(axis=2)
+        return self.cluster.served_XG(np.asarray(load_LG))
 
     def rank_imbalance_L(self) -> npt.NDArray[np.float64]:
         """Most loaded rank over the mean rank, float64 [L]; a rank's load is divided by its relative speed."""

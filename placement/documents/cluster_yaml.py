@@ -37,6 +37,7 @@ class ClusterFile(DocumentPart):
     weight_bits: float | None = None
     dispatch_bytes: int | None = None
     combine_bytes: int | None = None
+    run_time_balance: str | None = None
 
     @field_validator("gpus_per_node", mode="before")
     @classmethod

@@ -173,6 +173,9 @@ class ClusterDetail(ClusterPart):
     weight_bits: float = 16.0
     dispatch_bytes: int
     combine_bytes: int
+    run_time_balance: str = Field(
+        default="none", description="Who shares load at run time: none, or the GPUs of a node"
+    )
 
     @staticmethod
     def of(cluster: Cluster) -> ClusterDetail:

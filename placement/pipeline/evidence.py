@@ -73,7 +73,7 @@ def drawn_imbalance(
         even_P = 1.0 / np.bincount(row_P, minlength=num_experts)[row_P]
         share_P = np.divide(load_P, served_P, out=even_P, where=served_P > 0)
         load_QG = (profile_QLE[:, layer, row_P] * share_P).reshape(size, cluster.num_ranks, -1).sum(axis=2)
-        load_BG = weight_BQ @ load_QG
+        load_BG = cluster.served_XG(weight_BQ @ load_QG)
         mean_B, peak_B = load_BG.mean(axis=1), (load_BG / speed_G).max(axis=1)
         total_B += np.divide(peak_B, mean_B, out=np.ones(DRAWS), where=mean_B > 0)
     return np.asarray(total_B / num_layers)

@@ -24,12 +24,13 @@ def worst_if_balanced(figures: PartFigures, name: str, placement: Placement) -> 
     """
     _, shown = figures.shown()
     fit_WLE, judge_WLE = (_shares(answers, name, placement) for answers in (figures.train, shown))
-    experts, ranks = placement.model.num_experts, figures.cluster.num_ranks
+    cluster = figures.cluster.balanced()
+    experts, ranks = placement.model.num_experts, cluster.num_ranks
     imbalance_WL = np.empty(judge_WLE.shape[:2])
     for layer in range(judge_WLE.shape[1]):
-        row = even_row(fit_WLE[:, layer], figures.cluster, power=WORST, moves=MOVES, seed=figures.options.seed + layer)
+        row = even_row(fit_WLE[:, layer], cluster, power=WORST, moves=MOVES, seed=figures.options.seed + layer)
         each_WE = judge_WLE[:, layer] / np.bincount(row, minlength=experts)
-        load_WG = each_WE[:, row].reshape(len(each_WE), ranks, -1).sum(axis=2) / figures.cluster.speed_G()
+        load_WG = each_WE[:, row].reshape(len(each_WE), ranks, -1).sum(axis=2) / cluster.speed_G()
         imbalance_WL[:, layer] = load_WG.max(axis=1) * ranks
     return float(imbalance_WL.mean(axis=1).max())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from placement.cost.node_families import MOST_NODES
 from placement.cost.transport import links_NN
 from placement.cost.transports import TRANSPORTS
 from placement.cost.transports.base import PER_NODE, Transport
+from placement.errors import InfeasibleError
 from placement.solvers.options import Options
 
 CAP_ROUNDING = 1e-9  # a map may exceed its caps by this much
@@ -92,6 +93,21 @@ class LayerProblem:
     home_U: npt.NDArray[np.int32] | None = None
     starts: tuple[npt.NDArray[np.int32], ...] = ()
     _scores: dict[bytes, Score] = field(init=False, default_factory=dict, repr=False, compare=False)
+
+    def balanced(self) -> LayerProblem:
+        """The problem that is left to a map: its ranks are the nodes where GPUs of a node share load at run time.
+
+        Slots lie as before. Raises InfeasibleError where a node has more slots than there are experts.
+        """
+        cluster = self.cluster.balanced()
+        if cluster is self.cluster:
+            return self
+        if cluster.slots_per_gpu > self.num_experts:
+            raise InfeasibleError(
+                f"run_time_balance: node leaves nothing to place: a node has {cluster.slots_per_gpu} slots for "
+                f"{self.num_experts} experts, so it can hold them all; use run_time_balance: none"
+            )
+        return replace(self, cluster=cluster)
 
     @property
     def send_price(self) -> float:
@@ -203,7 +219,7 @@ class LayerProblem:
         share_P = np.divide(load_P, served_E, out=even_P, where=served_E > 0)
         load_BP = self.load_BE[:, phy2log_P] * share_P
         by_rank_BG = load_BP.reshape(len(load_BP), self.cluster.num_ranks, -1).sum(axis=2)
-        return np.asarray(by_rank_BG / self.cluster.speed_G())
+        return np.asarray(self.cluster.served_XG(by_rank_BG) / self.cluster.speed_G())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ def objective_bound(problem: LayerProblem, steps: int | None = None) -> float:
 def prove(problem: LayerProblem, steps: int | None = None) -> tuple[float, npt.NDArray[np.int32] | None]:
     """`objective_bound`, and a map to start a search from where the tight bound leads to one: its relaxed same-node
     matrix, rounded. With given homes there is none, as the matrix does not say which node is whose."""
+    problem = problem.balanced()
     cluster, options = problem.cluster, problem.options
     floor_B = np.array([smallest_imbalance(load_E, cluster) for load_E in problem.load_BE])
     apart = problem.balance_price * float(floor_B.mean()) * (1 - 1e-12)

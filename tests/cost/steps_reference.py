@@ -84,7 +84,7 @@ def windows(shards: Sequence[Sequence[int]], kept: Callable[[int], bool], most: 
 
 @dataclass(frozen=True)
 class Cluster:
-    """fare: cost of a copy from node to node."""
+    """fare: cost of a copy from node to node; shared: GPUs of a node share what it serves, by their speed."""
 
     nodes: int
     gpus: int
@@ -99,6 +99,7 @@ class Cluster:
     copy_us: float
     latency_us: float
     slots: int
+    shared: bool = False
 
 
 def layer_of_step(
@@ -129,7 +130,11 @@ def layer_of_step(
                 into[node] += cluster.fare[home][node]
                 out[home] += cluster.fare[home][node]
     served = sum(load)
-    gpu = max(one / speed for one, speed in zip(load, cluster.speeds, strict=True)) * ranks / served if served else 1.0
+    times = [one / speed for one, speed in zip(load, cluster.speeds, strict=True)]
+    if cluster.shared:
+        nodes = [range(n * cluster.gpus, (n + 1) * cluster.gpus) for n in range(cluster.nodes)]
+        times = [sum(load[g] for g in gpus) / sum(cluster.speeds[g] for g in gpus) for gpus in nodes]
+    gpu = max(times) * ranks / served if served else 1.0
     link = max(into + out) * cluster.nodes / sum(out) if sum(out) else 1.0
     sends /= len(step)
     busiest = served / ranks * gpu

@@ -51,6 +51,7 @@ def reference(case: Case, phase_T: np.ndarray, transport: str, size: int, most: 
         copy_us=cluster.copy_us,
         latency_us=cluster.latency_us,
         slots=cluster.slots_per_gpu,
+        shared=cluster.run_time_balance == "node",
     )
     request_of = case.request_T.tolist()
     shards = [part.tolist() for part in np.array_split(np.arange(len(request_of)), case.num_shards)]
@@ -121,7 +122,7 @@ class Draw:
 @given(case=cases(speeds=True, wasted=0.3), data=st.data())
 def test_equals_a_plain_replay(case: Case, data: st.DataObject, write_trace: Any) -> None:
     """Every figure, the number of steps and what is left out: maps with and without copies, phases, drafts, selections,
-    given homes, short sets, windows of a shard or more, every transport and every replica choice."""
+    given homes, short sets, windows of a shard or more, GPUs that share load, every transport and replica choice."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     choice = data.draw(st.sampled_from(list(REPLICA_CHOICES)))
     gbps = tuple(rng.uniform(100, 400, case.cluster.num_nodes).tolist())
@@ -141,6 +142,8 @@ def test_equals_a_plain_replay(case: Case, data: st.DataObject, write_trace: Any
         [0, 1, 2], p=data.draw(st.sampled_from([(0, 0.8, 0.2), (0.5, 0.4, 0.1), (1, 0, 0)])), size=len(case.request_T)
     )
     transport = data.draw(st.sampled_from(["node", "rank", "assignment", "allgather"]))
+    if transport != "rank" and data.draw(st.booleans()):
+        case = replace(case, cluster=replace(case.cluster, run_time_balance="node"))
     size, most = data.draw(st.sampled_from([1, 2, 3])), data.draw(st.sampled_from([1, 40, 10**6]))
     seed = data.draw(st.integers(0, 2**63 - 1))
     wanted = reference(case, phase_T, transport, size, most, seed)

@@ -33,8 +33,9 @@ class MapInSteps:
         self.cluster, self.sizes = cluster, tuple(sizes)
         self._step_tokens_B = np.array(sizes, dtype=np.int64) * cluster.num_ranks
         self._carrier = TRANSPORTS.make(transport)
-        self._fare_HX = fare_HX(cluster, transport)
-        self._slowness_G = 1.0 / cluster.speed_G()
+        balanced = cluster.balanced()
+        self._fare_HX = fare_HX(balanced, transport)
+        self._slowness_G, self._shared = 1.0 / balanced.speed_G(), cluster.num_ranks // balanced.num_ranks
         self._layers = [_Layer(row, placement.model.num_experts, cluster, choice) for row in placement.phy2log_LP]
         self._so_far = [StepsSoFar() for _ in self.sizes]
 
@@ -51,7 +52,7 @@ class MapInSteps:
         figure_SC = np.empty((first_B[-1], COLUMNS))
         cost_steps(
             unit_TK,
-            rank_X,
+            rank_X // np.int32(self._shared),
             home_T,
             self._step_tokens_B,
             first_B,

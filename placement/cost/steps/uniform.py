@@ -52,6 +52,7 @@ def _layers(
     model: Model, cluster: Cluster, transport: str, step_tokens: int, layers: int, seed: int
 ) -> npt.NDArray[np.float64]:
     """What `cost_steps` writes of so many layers of a step each, float64 [D, 5]."""
+    cluster = cluster.balanced()
     num_ranks, carrier = cluster.num_ranks, TRANSPORTS.make(transport)
     of_rank = -(-model.num_experts // num_ranks)  # where they do not divide, as if there were as many as would
     rank_E = np.repeat(np.arange(num_ranks, dtype=np.int32), of_rank)

@@ -42,6 +42,11 @@ class Transport:
 
     def fault(self, cluster: Cluster) -> str | None:
         """Which part of the cluster's topology this transport would leave out, and how to mend that; None: none."""
+        if self.copies == PER_RANK and cluster.run_time_balance != "none":
+            return (
+                f"run_time_balance={cluster.run_time_balance!r} lets any GPU of a node serve what comes to the node: "
+                f"copies for ranks (transport={self.name!r}) are not known; use --transport node"
+            )
         priced = cluster.priced_within_nodes() if self.copies == PER_NODE else None
         if priced is None:
             return None
