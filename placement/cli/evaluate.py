@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from placement.cli.outputs import output_file
 from placement.cli.shared import (
     CHOICE_SAID,
     TRANSPORT_SAID,
@@ -21,6 +22,7 @@ from placement.cli.shared import (
 )
 from placement.core.choices import REPLICA_CHOICE, TRANSPORT
 from placement.errors import OptionError
+from placement.support.atomic_files import write_atomic
 
 if TYPE_CHECKING:
     from placement.documents.placement import PlacementFile
@@ -54,6 +56,7 @@ def evaluate_command(
             metavar="SIZES", help="Measure also in steps of so many tokens for each GPU, such as 16,64,256,1024."
         ),
     ] = None,
+    report: Annotated[Path | None, output_file("--report", help="HTML report to write.")] = None,
     seed: Seed = 0,
     workers: Workers = None,
     json_output: Json = False,
@@ -98,6 +101,11 @@ def evaluate_command(
             steps = evaluate_steps(
                 trace, placements, step_tokens=sizes, cluster=clusters, **rule, seed=seed, executor=executor
             )
+    if report is not None:
+        from placement.report.evaluation.evaluation_page import evaluation_html  # jinja2 is loaded only for a page
+
+        said = f"replica choice {replica_choice}, transport {transport}"
+        write_atomic(report, evaluation_html(trace.model, list(map(str, maps)), answers, rule=said, steps=steps))
     without_home = None if home_Q is None else int(((home_Q < 0) & (trace.tokens_Q() > 0)).sum())
     if json_output:
         print_json(
@@ -126,6 +134,8 @@ def evaluate_command(
             markup=False,
             soft_wrap=True,
         )
+    if report is not None:
+        console.print(f"wrote {report}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _solved_for(files: Sequence[PlacementFile], what: str, default: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from placement import __version__
 from placement.analysis.advise.advice import Advice
 from placement.analysis.advise.decay import Decay
-from placement.analysis.advise.map_cost import LINEAR, SOLVED
+from placement.analysis.advise.map_cost import EPLB, LINEAR, SOLVED
 from placement.cost.transports import TRANSPORTS
 from placement.errors import printable
 from placement.report.advice import advice_charts as figures
@@ -15,7 +15,9 @@ from placement.report.advice import advice_text as words
 from placement.report.advice.advice_tables import HEADERS, factor_text
 from placement.report.drawing.numbers import human_bytes, percent
 from placement.report.drawing.page import render
+from placement.report.steps.step_charts import step_charts, steps_legend
 
+STEP_LOOKS = {LINEAR: ("s0", "circle"), EPLB: ("s1", "square"), SOLVED: ("s2", "diamond")}
 TEMPLATE = "advice/advice.html.j2"
 
 
@@ -41,6 +43,8 @@ def _context(advice: Advice) -> dict[str, Any]:
         "peaks": figures.peaks(advice.capacity),
         "views": HEADERS,
         "factor_text": factor_text,
+        "step_charts": [] if advice.steps is None else step_charts(advice.steps.sizes, STEP_LOOKS),
+        "steps_legend": steps_legend(STEP_LOOKS),
         "drifts": [_drift(one) for one in advice.drift],
         "facts": [
             ("expert-placement", __version__),

@@ -82,6 +82,11 @@ class Chart:
     def y_tick(self, value: float, name: str | None = None) -> None:
         self.text(self.left - 8, self.y(value) + 4, f"{value:g}" if name is None else name, "end")
 
+    def bar(self, series: str, x: float, low: float, high: float, *, wide: bool) -> None:
+        """An upright bar from `low` to `high`, thin or wide."""
+        kind = " wide" if wide else ""
+        self.parts.append(f'<path class="line {series}{kind}" d="M{self.x(x)} {self.y(low)}V{self.y(high)}"/>')
+
     def line(self, series: str, xs: Sequence[float], ys: Sequence[float]) -> None:
         points = "L".join(f"{self.x(x)} {self.y(y)}" for x, y in zip(xs, ys, strict=True))
         self.parts.append(f'<path class="line {series}" d="M{points}"/>')
