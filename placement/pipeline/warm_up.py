@@ -12,6 +12,7 @@ from placement.cost.draw_slots import draw_balanced, draw_slots
 from placement.cost.kernel_homes import cost_of_covers, cost_of_single
 from placement.cost.kernel_ranks import draw_by_rank
 from placement.cost.kernel_row_hash import draw_by_row_hash
+from placement.cost.steps.kernel_split import split_steps
 from placement.cost.steps.kernel_steps import cost_steps
 from placement.cost.steps.replay import evaluate_steps
 from placement.cost.steps.uniform import draw_sets
@@ -100,5 +101,5 @@ DRAWN = {
     "vllm-hash": draw_by_row_hash,
     "sglang-dynamic": draw_by_rank,
 }
-STEPS = CompilePiece(run=compile_steps, kernels=(cost_steps, draw_sets, *DRAWN.values()))
+STEPS = CompilePiece(run=compile_steps, kernels=(cost_steps, split_steps, draw_sets, *DRAWN.values()))
 BALANCE = CompilePiece(run=compile_balance, kernels=(balanced_row,))

@@ -202,6 +202,10 @@ def test_equals_a_plain_replay(case: Case, data: st.DataObject, write_trace: Any
         assert row.figures.terms_us == pytest.approx(over["terms"], rel=1e-9)
         assert sum(row.figures.governed) == pytest.approx(1)
         assert (np.array(row.figures.governed) <= over["most"] + 1e-9).all()
+        split, gpu = row.figures.best_split, row.figures.busiest_gpu
+        assert split.mean <= gpu.mean and split.p99 <= gpu.p99
+        if case.cluster.num_slots == case.num_experts:
+            assert split == gpu
 
 
 def test_another_seed_gives_another_order(write_trace: Any, tmp_path: Any) -> None:

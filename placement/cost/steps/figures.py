@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 class Column(IntEnum):
     """Places of the figures in `StepFigures` and in what `columns_of` gives; there the time of each `Term` follows."""
 
-    BUSIEST_GPU, BUSIEST_LINK, BUSIEST_SENDS, SENDS, STEP_US = range(5)
+    BUSIEST_GPU, BUSIEST_LINK, BUSIEST_SENDS, SENDS, STEP_US, BEST_SPLIT = range(6)
 
 
 class StepFigures(NamedTuple):
@@ -31,6 +31,8 @@ class StepFigures(NamedTuple):
         busiest_sends: Sends times that, layer by layer.
         sends: What the transport sends per token, each copy weighed by its link.
         step_us: Modelled time of all MoE layers, microseconds: `placement.cost.step_time` of what the step has to do.
+        best_split: What `busiest_gpu` would be if the step's load were split over the copies of experts as well as can
+            be, to within 0.1%; where no expert has copies the same.
         terms_us: What each `Term` has of that time, mean over steps.
         governed: Share of the steps that each `Term` takes most of.
     """
@@ -40,6 +42,7 @@ class StepFigures(NamedTuple):
     busiest_sends: OverSteps
     sends: OverSteps
     step_us: OverSteps
+    best_split: OverSteps
     terms_us: tuple[float, ...]
     governed: tuple[float, ...]
 
@@ -70,12 +73,18 @@ def work_of(figure_SC: Floats, cluster: Cluster, tokens_per_gpu: int) -> Work:
     )
 
 
-def columns_of(figure_SC: Floats, cluster: Cluster, tokens_per_gpu: int) -> Floats:
-    """The figures by `Column`, then the time of each `Term`, float64 [S, 11], of what `cost_steps` writes of one layer;
-    times are the layer's part."""
+def columns_of(
+    figure_SC: Floats, cluster: Cluster, tokens_per_gpu: int, split_S: Floats | None = None
+) -> Floats:
+    """The figures by `Column`, then the time of each `Term`, float64 [S, 12], of what `cost_steps` writes of one layer;
+    times are the layer's part.
+
+    split_S: What `split_steps` writes; None: no expert has copies.
+    """
     sends_S, gpu_S, link_S = figure_SC[:, SENDS], figure_SC[:, BUSIEST_GPU], figure_SC[:, BUSIEST_LINK]
     times_S6 = term_times_us(cluster, work_of(figure_SC, cluster, tokens_per_gpu))
-    figures = np.stack([gpu_S, link_S, sends_S * link_S, sends_S, times_S6.sum(axis=1)], axis=1)
+    best_S = gpu_S if split_S is None else np.minimum(split_S, gpu_S)
+    figures = np.stack([gpu_S, link_S, sends_S * link_S, sends_S, times_S6.sum(axis=1), best_S], axis=1)
     return np.concatenate([figures, times_S6], axis=1)
 
 

@@ -14,6 +14,7 @@ from placement.cost.choices.base import Drawer, ReplicaChoice
 from placement.cost.kernel_balanced import RunningLoad
 from placement.cost.lookup_tables import LayerTables, layer_tables
 from placement.cost.steps.figures import StepFigures, StepsSoFar, columns_of
+from placement.cost.steps.kernel_split import split_steps
 from placement.cost.steps.kernel_steps import COLUMNS, cost_steps, first_rows
 from placement.cost.transport import fare_HX
 from placement.cost.transports import TRANSPORTS
@@ -62,8 +63,13 @@ class MapInSteps:
             self._slowness_G,
             figure_SC,
         )
+        split_S = self._layers[layer].best_split(ids_TK, self._shared, self._slowness_G, self._step_tokens_B, first_B)
         parts = np.split(figure_SC, first_B[1:-1])
-        return [columns_of(part_SC, self.cluster, size) for size, part_SC in zip(self.sizes, parts, strict=True)]
+        splits = [None] * len(parts) if split_S is None else np.split(split_S, first_B[1:-1])
+        return [
+            columns_of(part_SC, self.cluster, size, best_S)
+            for size, part_SC, best_S in zip(self.sizes, parts, splits, strict=True)
+        ]
 
     def add(self, whole: Sequence[Floats], num_layers: int) -> None:
         """Steps, of whose layers these are the sums, for each size."""
@@ -106,3 +112,27 @@ class _Layer:
             draw(ids_TK[rows_R].astype(np.int64), running, slot_RK)
             slot_TK[rows_R] = slot_RK
         return slot_TK, self._rank_X
+
+    def best_split(
+        self,
+        ids_TK: npt.NDArray[Any],
+        shared: int,
+        slowness_G: Floats,
+        step_tokens_B: npt.NDArray[np.int64],
+        first_B: npt.NDArray[np.int64],
+    ) -> Floats | None:
+        """The busiest rank of the full steps if load were split over copies as well as can be; None without copies.
+
+        shared: Ranks that are taken for one.
+        """
+        tables = self._tables
+        if tables.one_copy:
+            return None
+        expert_C = np.repeat(np.arange(len(tables.host_E)), np.diff(tables.slot_ptr_E))
+        held_C2 = np.unique(np.stack([expert_C, tables.slot_rank // shared], axis=1), axis=0)
+        rank_ptr_E = np.searchsorted(held_C2[:, 0], np.arange(len(tables.host_E) + 1))
+        busiest_S = np.empty(first_B[-1])
+        ids_TK = ids_TK.astype(np.int32, copy=False)
+        rank_C = np.ascontiguousarray(held_C2[:, 1])
+        split_steps(ids_TK, rank_ptr_E, rank_C, 1.0 / slowness_G, step_tokens_B, first_B, busiest_S)
+        return busiest_S

@@ -66,7 +66,7 @@ def _chance(floors: list[StepSize], smallest: StepSize) -> str:
 
 def steps_table(found: Steps) -> Table:
     """A section for each phase and size."""
-    table = table_of("\nmap", *HEADS)
+    table = table_of("\n\nmap", *HEADS)
     for one in found.sizes:
         title = Text(f"{one.phase}, {one.tokens_per_gpu:,} a GPU", style="italic")
         table.add_row(title, plural(one.steps, "step"))

@@ -15,12 +15,19 @@ from placement.report.drawing.table import table_of
 
 NAME_WIDTH = 16
 UNIFORM = "uniform router"
-HEADS = ("busiest GPU\nmean, p99", "busiest link\nmean, p99", "busiest\nsends", "step ms\nmean, p99", "mostly")
+HEADS = (
+    "busiest\nGPU\nmean, p99",
+    "\nbest\nsplit",
+    "busiest\nlink\nmean, p99",
+    "\nbusiest\nsends",
+    "\nstep ms\nmean, p99",
+    "\n\nmostly",
+)
 
 
 def step_table(names: Sequence[str], costs: Sequence[Sequence[StepCost]]) -> Table:
     """A section for each phase and size of steps, in which each map has a row, and the uniform router the last."""
-    table = table_of("\nmap", *HEADS)
+    table = table_of("\n\nmap", *HEADS)
     left_out: dict[str, list[str]] = {}
     for rows in zip(*costs, strict=True):
         first = rows[0]
@@ -42,9 +49,10 @@ def step_cells(figures: StepFigures | None) -> list[str]:
     """Under HEADS."""
     if figures is None:
         return [number(None)] * len(HEADS)
-    pairs = [f"{number(over.mean)}, {number(over.p99)}" for over in (figures.busiest_gpu, figures.busiest_link)]
+    gpu, link = (f"{number(over.mean)}, {number(over.p99)}" for over in (figures.busiest_gpu, figures.busiest_link))
     step = f"{number(figures.step_us.mean / 1e3)}, {number(figures.step_us.p99 / 1e3)}"
-    return [*pairs, number(figures.busiest_sends.mean), step, figures.governed_by.title]
+    split, sends = number(figures.best_split.mean), number(figures.busiest_sends.mean)
+    return [gpu, split, link, sends, step, figures.governed_by.title]
 
 
 def _name(name: str) -> Text:
