@@ -70,6 +70,21 @@ def test_the_table_fits_and_says_what_is_left_out(solved: tuple[Path, Path, Path
         assert told in " ".join(done.stdout.split())
 
 
+def test_a_report_shows_maps_and_steps(solved: tuple[Path, Path, Path], run_cli: Any, tmp_path: Path) -> None:
+    """With `--json` too; a report in place of a map is refused before any work."""
+    trace, *maps = solved
+    words = ("evaluate", trace, "--map", maps[0], "--map", maps[1])
+    done = run_cli(*words, "--step-tokens", "4", "--report", tmp_path / "r.html")
+    assert done.code == 0 and f"wrote {tmp_path / 'r.html'}" in done.stdout.replace("\n", "")
+    page = (tmp_path / "r.html").read_text()
+    assert page.count("<strong>Busiest GPU</strong>") == 2 and str(maps[1]) in page
+    again = run_cli(*words, "--step-tokens", "4", "--report", tmp_path / "s.html", "--json")
+    assert json.loads(again.stdout)["maps"] and (tmp_path / "s.html").read_text() == page
+    before = Path(maps[0]).read_bytes()
+    refused = run_cli(*words, "--report", maps[0])
+    assert refused.code == 2 and Path(maps[0]).read_bytes() == before
+
+
 def test_homes_of_a_grouping_count(solved: tuple[Path, Path, Path], run_cli: Any, tmp_path: Path) -> None:
     """With the homes of a grouping file fewer copies leave than where tokens are dealt."""
     trace, *_ = solved

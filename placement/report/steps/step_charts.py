@@ -59,6 +59,8 @@ def _chart(sizes: Sequence[StepSize], looks: Mapping[str, tuple[str, str]], figu
                 f"{name}, {one.tokens_per_gpu:,} tokens a GPU: mean {number(over.mean)}, median {number(middle)}, "
                 f"half of the steps {number(low)} to {number(high)}, 1% below {number(least)}, 1% above {number(most)}"
             )
+            if figure == "busiest_gpu" and name in one.maps and one.maps[name].best_split != over:
+                tip += f"; with the best split over copies {number(one.maps[name].best_split.mean)}"
             chart.mark(series, shape, x, over.mean, tip, radius=4)
         means = ", ".join(f"{name} {number(over.mean)}" for name, over in column.items())
         said.append(f"{one.tokens_per_gpu:,} tokens a GPU: {means}")
