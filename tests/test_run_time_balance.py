@@ -14,6 +14,7 @@ from scipy.optimize import linprog
 
 from placement import Cluster, Options, evaluate, load_placement, open_trace, save_placement, solve
 from placement.core.topology import Topology
+from placement.cost.load_split import optimal_split
 from placement.cost.transports import TRANSPORTS
 from placement.documents.cluster_yaml import cluster_from_yaml
 from placement.errors import ClusterError, InfeasibleError
@@ -143,6 +144,14 @@ def test_maps_are_placed_for_locality(tmp_path: Path, write_trace: Any) -> None:
     assert again.summary()["rank_imbalance"] == answer.summary()["rank_imbalance"]
     (plain,) = evaluate(trace, [placement], cluster=replace(cluster, run_time_balance="none"))
     assert plain.summary()["rank_imbalance"]["mean"] > 1.5 * answer.summary()["rank_imbalance"]["mean"]
+
+
+def test_the_best_split_over_copies_is_over_nodes() -> None:
+    """Without copies there is nothing to split: what is left is the imbalance of nodes; a copy elsewhere evens them."""
+    cluster = shared(2, 2, 2)
+    load_E = np.array([3.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
+    assert optimal_split(load_E, np.arange(8), cluster)[1] == pytest.approx(6 / 4)
+    assert optimal_split(load_E[:7], np.array([0, 1, 2, 3, 4, 5, 6, 0]), cluster)[1] == pytest.approx(1.0)
 
 
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:

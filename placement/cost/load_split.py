@@ -16,9 +16,11 @@ def optimal_split(
     """(share_P, imbalance): the part of its expert's load that each slot serves; the most loaded rank over the mean.
 
     No choice among replicas balances these loads better, whatever it sends over the network; an engine that draws
-    copies at random splits evenly instead. A rank's load counts divided by its relative speed. A linear program over
+    copies at random splits evenly instead. A rank's load counts divided by its relative speed, and after what GPUs of a
+    node share at run time. A linear program over
     the slots of experts that have several (HiGHS). Raises MapError where an expert has load but no slot.
     """
+    cluster = cluster.balanced()
     load = np.asarray(load_E, dtype=np.float64)
     row = np.asarray(phy2log_P, dtype=np.int64)
     copies_E = np.bincount(row, minlength=len(load))
