@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from planted import FAR, NEAR, OTHER, plant
 from placement import Cluster, Options, solve
 from placement.analysis.advise import advise
 from placement.analysis.advise.map_cost import EPLB, LINEAR, SOLVED, Figures
-from placement.analysis.advise.redundancy import SLOT_PRICE, Redundancy, Redundant
+from placement.analysis.advise.redundancy import SLOT_PRICE, Redundancy, Redundant, clusters
 from placement.cost.transports import TRANSPORTS
 from placement.errors import OptionError
 from placement.pipeline.by_class import solve_by
@@ -187,6 +188,13 @@ def test_counts_answer_what_loads_tell(tmp_path: Path) -> None:
     assert (advice.transports, advice.phases, advice.drift) == (None, None, ())
     assert set(advice.absent) == {"transports", "phases", "grouping", "drift", "steps"}
     assert len(advice.redundancy.rows) == 4 and set(advice.capacity.steps) == {"trace"}
+
+
+def test_nodes_that_could_hold_every_expert_are_not_tried() -> None:
+    """Where GPUs of a node share load, no node is given more slots than there are experts."""
+    cluster = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=2)
+    assert [one.slots_per_gpu for one in clusters(cluster, 8)] == [2, 3, 4, 6]
+    assert [one.slots_per_gpu for one in clusters(replace(cluster, run_time_balance="node"), 8)] == [2, 3, 4]
 
 
 def test_step_tokens_are_those_of_each_gpu(tmp_path: Path) -> None:

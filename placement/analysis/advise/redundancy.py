@@ -53,7 +53,8 @@ def clusters(cluster: Cluster, num_experts: int) -> list[Cluster]:
     """The cluster with as many slots as are tried, its own among them, fewest first."""
     fewest = -(-num_experts // cluster.num_ranks)
     slots = {fewest + further for further in FURTHER_SLOTS} | {cluster.slots_per_gpu}
-    return [replace(cluster, slots_per_gpu=one) for one in sorted(slots) if one <= num_experts]
+    tried = [replace(cluster, slots_per_gpu=one) for one in sorted(slots)]
+    return [one for one in tried if one.balanced().slots_per_gpu <= num_experts]
 
 
 def redundancy(
