@@ -203,6 +203,15 @@ def merge_command(
     report_trace(output, num_tokens, json_output)
 
 
+@app.command("scrub")
+def scrub_command(traces: Traces, output: Output, json_output: Json = False) -> None:
+    """Write TRACES to one folder without ids of tokens and prompts: the routing stays, the texts are gone."""
+    from placement.traces.trace import open_trace
+    from placement.traces.write import merge_traces
+
+    report_trace(output, merge_traces(open_trace(traces), output, scrub=True), json_output)
+
+
 def _report_counts(output: Path, counted: CountedTrace, known: int, json_output: bool) -> None:
     from placement.report.drawing.numbers import plural
 

@@ -6,6 +6,9 @@ A shard holds T tokens:
     request         int32                            [T]         index into the manifest's `requests`
     position        int32                            [T]         position in the request, prompt included
     phase           uint8                            [T]         0 prefill, 1 decode, 2 draft that was rejected
+    token           int32, optional                  [T]         the model's id of the token; -1 where it is not known
+
+Beside the shards may lie `prompts.safetensors`, see `placement/traces/prompts.py`.
 
 The type of `expert_ids` says whether sets may be short. Unsigned (uint8 if E <= 256, else uint16): every set has K ids.
 Signed (int16 if E <= 32767, else int32): a set may have fewer, even none; -1 fills its places from the end. A row
@@ -34,6 +37,7 @@ from placement.traces.storage.stored_path import StoredPath
 SCHEMA = "expert-trace/1"
 SHARD_TOKENS = 16_384
 TOKEN_COLUMNS = {"request": "I32", "position": "I32", "phase": "U8"}
+TOKEN = "token"  # the optional column: content of requests
 PREFILL, DECODE, DRAFT = 0, 1, 2  # of `phase`; a draft was sent, but no token of the answer came of it
 
 
@@ -116,6 +120,7 @@ class Shard:
     """One shard file whose header was checked against its manifest; data are read when asked for.
 
     id_dtype  signed where its sets may be short
+    has_tokens  whether it says the ids of its tokens
     begins    byte of the file at which each tensor begins
     """
 
@@ -124,6 +129,7 @@ class Shard:
     top_k: int
     id_dtype: np.dtype[Any]
     has_weights: bool
+    has_tokens: bool = False
     begins: dict[str, int] = field(compare=False)
 
     @staticmethod
@@ -137,7 +143,8 @@ class Shard:
         shapes = {tensor.name: list(tensor.shape) for tensor in header.tensors}
         id_types = [id_dtype(model.num_experts, short=short) for short in (False, True)]
         ids_of = {DTYPES[dtype.str[1:]]: dtype for dtype in id_types}
-        wanted = {"expert_ids": tuple(ids_of), **{name: (dtype,) for name, dtype in TOKEN_COLUMNS.items()}}
+        columns = TOKEN_COLUMNS | ({TOKEN: "I32"} if TOKEN in dtypes else {})
+        wanted = {"expert_ids": tuple(ids_of), **{name: (dtype,) for name, dtype in columns.items()}}
         for name, allowed in wanted.items():
             if name not in dtypes:
                 raise TraceError(f"{path} has no tensor {name!r}; it needs {', '.join(wanted)}")
@@ -150,7 +157,7 @@ class Shard:
             raise TraceError(f"{path}: tensor 'request' has shape {shapes['request']}; one value a token is allowed")
         num_tokens = shapes["request"][0]
         ids_shape = [model.num_layers, num_tokens, model.top_k]
-        expected = {"expert_ids": ids_shape, **{name: [num_tokens] for name in TOKEN_COLUMNS}}
+        expected = {"expert_ids": ids_shape, **{name: [num_tokens] for name in columns}}
         if "expert_weights" in shapes:
             expected["expert_weights"] = ids_shape
         for name, shape in expected.items():
@@ -165,6 +172,7 @@ class Shard:
             top_k=model.top_k,
             id_dtype=ids_of[dtypes["expert_ids"]],
             has_weights="expert_weights" in shapes,
+            has_tokens=TOKEN in shapes,
             begins={tensor.name: header.data_begin + tensor.begin for tensor in header.tensors},
         )
 
@@ -182,7 +190,7 @@ class Shard:
         return ShardReader(self.path, self.begins, num_tokens=self.num_tokens, top_k=self.top_k, id_dtype=self.id_dtype)
 
     def column(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
-        """Rows `start:stop` of a per-token column: `request`, `position` or `phase`, [T]."""
+        """Rows `start:stop` of a per-token column: `request`, `position`, `phase`, `token` where `has_tokens`, [T]."""
         with self.reader() as reader:
             return reader.column(name, start, self.num_tokens if stop is None else stop)
 
@@ -216,6 +224,7 @@ def write_shard(
     request_T: npt.NDArray[Any],
     position_T: npt.NDArray[Any],
     phase_T: npt.NDArray[Any],
+    token_T: npt.NDArray[Any] | None = None,
     weights_LTK: npt.NDArray[Any] | None = None,
 ) -> None:
     """Write one shard; `ids_LTK` must already have the dtype that the format asks for."""
@@ -225,6 +234,8 @@ def write_shard(
         "position": position_T.astype(np.int32, copy=False),
         "phase": phase_T.astype(np.uint8, copy=False),
     }
+    if token_T is not None:
+        tensors[TOKEN] = token_T.astype(np.int32, copy=False)
     if weights_LTK is not None:
         tensors["expert_weights"] = weights_LTK.astype(np.float16, copy=False)
     write_tensors(path, tensors, metadata={"schema": SCHEMA})

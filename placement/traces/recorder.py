@@ -24,7 +24,13 @@ T = TypeVar("T")
 
 @contextmanager
 def record(
-    model: Any, path: str | Path, *, name: str | None = None, weights: bool = True, shard_tokens: int = SHARD_TOKENS
+    model: Any,
+    path: str | Path,
+    *,
+    name: str | None = None,
+    weights: bool = True,
+    tokens: bool = False,
+    shard_tokens: int = SHARD_TOKENS,
 ) -> Iterator[Recorder]:
     """Record the experts of every token that `model` sees in this block to a new folder.
 
@@ -42,6 +48,8 @@ def record(
         path: The folder to make, in the format expert-trace/1.
         name: Name of the model in the trace; None: the name of its configuration.
         weights: Also write the router's weights of the chosen experts.
+        tokens: Also write the ids of the tokens, from which the texts can be read; homes of new requests can then be
+            foretold from their prompts. -1 where a forward was given embeddings.
         shard_tokens: Tokens that are collected before they are written; what was written stays readable if the process
             is killed, the rest is written when the block ends, by an exception too.
 
@@ -55,7 +63,7 @@ def record(
         raise InputError(f"shard_tokens={shard_tokens} must be 1 or more")
     check_free(path)
     make_folder(path)
-    log = RoutingBuffer(modules.num_experts, weights=weights, most_tokens=shard_tokens)
+    log = RoutingBuffer(modules.num_experts, weights=weights, ids=tokens, most_tokens=shard_tokens)
     recorder = Recorder(
         model,
         modules,
@@ -192,7 +200,7 @@ class Recorder:
         batch = self._batch or self._new_batch(step)
         fed = batch.take(step, self._ended_by)
         self._caches.keep(cache, batch)
-        if self._log.add(chosen_L, fed):
+        if self._log.add(chosen_L, fed, step.ids):
             self._write()
 
     def _write(self) -> None:

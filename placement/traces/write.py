@@ -20,10 +20,12 @@ from placement.traces.checked import checked_ids
 from placement.traces.format import (
     SCHEMA,
     SHARD_TOKENS,
+    TOKEN,
     RequestEntry,
     TraceManifest,
     write_manifest,
 )
+from placement.traces.prompts import stored_prompts, write_prompts
 from placement.traces.storage.shard_writer import ShardWriter, TokenPiece
 from placement.traces.trace import Block, Trace
 
@@ -80,13 +82,14 @@ def make_manifest(
     return TraceManifest.model_validate({**(extras or {}), **known, **own})
 
 
-def merge_traces(trace: Trace, out_dir: str | Path) -> int:
+def merge_traces(trace: Trace, out_dir: str | Path, *, scrub: bool = False) -> int:
     """Write the kept tokens of `trace` (one folder or several) to a new folder `out_dir`; returns the tokens written.
 
     Requests that are not selected are left out, the others keep their order and all their keys. Entries that are equal
     in every key become one: an id names one request wherever it was recorded (as in `count`; prefill and decode workers
     may record the same one). Entries with the same id that differ otherwise stay apart. Other keys of the manifest are
-    those of the first folder. Weights are kept if all shards have them.
+    those of the first folder. Weights are kept if all shards have them. Ids of tokens and prompts are kept, of entries
+    that become one the first prompt, unless `scrub`: then none is written.
 
     Where an error is raised, `out_dir` is as it was before.
 
@@ -95,7 +98,7 @@ def merge_traces(trace: Trace, out_dir: str | Path) -> int:
         TraceError: A shard of the trace is wrong.
     """
     with new_folder(out_dir) as folder:
-        return write_kept(trace, folder)
+        return write_kept(trace, folder, scrub=scrub)
 
 
 def write_split(rest: Trace, part: Trace, out_dir: str | Path) -> tuple[int, int]:
@@ -111,7 +114,7 @@ def write_split(rest: Trace, part: Trace, out_dir: str | Path) -> tuple[int, int
         return sizes[0], sizes[1]
 
 
-def write_kept(trace: Trace, folder: Path) -> int:
+def write_kept(trace: Trace, folder: Path, *, scrub: bool = False) -> int:
     """As `merge_traces`, into an existing empty folder and not atomically."""
     entries: dict[str, int] = {}
     requests: list[RequestEntry] = []
@@ -123,14 +126,20 @@ def write_kept(trace: Trace, folder: Path) -> int:
         if index_Q[old] == len(requests):
             requests.append(entry)
     weights = all(shard.has_weights for shard in trace.shards)
-    pieces = (_piece(trace, block, index_Q, weights) for block in trace.blocks())
+    pieces = (_piece(trace, block, index_Q, weights, scrub) for block in trace.blocks())
     written = write_trace(folder, pieces, model=trace.model, requests=tuple(requests), extras=trace.extras)
     if not written:
         raise TraceError("the trace has no tokens of the selected requests; select other requests or record more")
+    prompts = None if scrub else stored_prompts(trace)
+    if prompts is not None:
+        source_R = np.full(len(requests), -1, dtype=np.int64)
+        known_Q = np.flatnonzero((prompts.length_Q > 0) & (index_Q >= 0))[::-1]  # of several the first is written last
+        source_R[index_Q[known_Q]] = known_Q
+        write_prompts(folder, prompts.take(source_R))
     return written
 
 
-def _piece(trace: Trace, block: Block, index_Q: npt.NDArray[np.int32], weights: bool) -> TokenPiece:
+def _piece(trace: Trace, block: Block, index_Q: npt.NDArray[np.int32], weights: bool, scrub: bool) -> TokenPiece:
     layers = range(trace.model.num_layers)
     return TokenPiece(
         ids_LTK=np.stack([checked_ids(trace.model, block, layer) for layer in layers]),
@@ -138,4 +147,5 @@ def _piece(trace: Trace, block: Block, index_Q: npt.NDArray[np.int32], weights: 
         request_T=index_Q[block.request_T],
         position_T=block.column_T("position"),
         phase_T=block.column_T("phase"),
+        token_T=block.column_T(TOKEN) if block.shard.has_tokens and not scrub else None,
     )

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from placement.errors import TraceError
 from placement.traces.storage.stored_path import StoredFile, StoredPath
 
-_DTYPES = {"request": np.int32, "position": np.int32, "phase": np.uint8}
+_DTYPES = {"request": np.int32, "position": np.int32, "phase": np.uint8, "token": np.int32}
 
 
 class ShardReader:
