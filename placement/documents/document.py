@@ -31,13 +31,14 @@ class DocumentPart(BaseModel):
 class Document(DocumentPart):
     """A file of the schema SCHEMA; what is wrong with one is an ERROR, whose message ends with MEND.
 
-    ROWS are what `json_bytes` writes an item a line.
+    ROWS are what `json_bytes` writes an item a line, BEFORE the older schemas that the document brings to its own.
     """
 
     SCHEMA: ClassVar[str]
     ERROR: ClassVar[type[InputError]] = InputError
     MEND: ClassVar[str]
     ROWS: ClassVar[tuple[str, ...]] = ()
+    BEFORE: ClassVar[tuple[str, ...]] = ()
 
     schema_: str = Field(alias="schema")
 
@@ -60,7 +61,7 @@ class Document(DocumentPart):
         except ValueError as error:
             raise cls.ERROR(f"{name} is not JSON ({error}); {cls.MEND}") from None
         found = document.get("schema") if isinstance(document, dict) else None
-        if found != cls.SCHEMA:
+        if found not in (cls.SCHEMA, *cls.BEFORE):
             raise cls.ERROR(f"{name} has schema {found!r}; {cls.SCHEMA!r} is the one that this version reads")
         try:
             return cls.model_validate(document)

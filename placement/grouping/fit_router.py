@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from placement.core.cluster import Cluster
+from placement.cost.step_time import balance_in_sends
+from placement.grouping.fit_predictor import Fitted
 from placement.grouping.home_costs import HomeCosts
+from placement.grouping.prices import AHEAD_REQUESTS, HORIZON, MOST_SCORES, Prices
 from placement.grouping.router import BAND, SLACK_REQUESTS, Router
 from placement.workload.workload import Workload
 
@@ -13,12 +17,16 @@ ENOUGH = 0.995  # the chosen layers must bring this share of the gain of all lay
 PREFIX_SHARE = 0.25
 
 
-def fit_router(costs: HomeCosts, workload: Workload) -> tuple[Router, float]:
+def fit_router(
+    costs: HomeCosts, workload: Workload, cluster: Cluster, learned: Fitted | None = None
+) -> tuple[Router, float]:
     """The router, and what share of all layers' gain its layers keep.
 
     Layers are added one by one, each time the one with which the homes of the training requests save most, chosen from
     a quarter of their counts (drawn at random: a router sees the beginning of a request); until they keep ENOUGH of
     what all layers together save. Fewer layers are less to count and to send to the router.
+
+    Prices rest on what was foretold of training requests, or, without a predictor, on what those counts say.
     """
     saved_LEN = costs.saved_LEN / np.maximum(costs.load_LE, 1)[:, :, None]
     rng = np.random.default_rng(np.random.SeedSequence([workload.seed & (2**63 - 1), 0x5E1EC7]))
@@ -29,6 +37,24 @@ def fit_router(costs: HomeCosts, workload: Workload) -> tuple[Router, float]:
     layers, kept = _choose_layers(drawn_LQN, whole_QN)
     busy = costs.tokens_Q[costs.tokens_Q > 0]
     visited = float(costs.load_LE[layers].sum() / (len(layers) * busy.sum())) if len(busy) else workload.model.top_k
+    seen_Q = np.maximum(counts_QLE[:, layers].sum(axis=(1, 2)) / max(visited, 1e-9), 1e-9)
+    drawn_QN = _beside_mean(drawn_LQN[layers].sum(axis=0) / seen_Q[:, None])
+    all_Q = np.maximum(workload.profile_QLE.sum(axis=(1, 2)) / max(visited, 1e-9), 1e-9)
+    scale = float((drawn_QN * _beside_mean(whole_QN / all_Q[:, None])).sum() / max(float((drawn_QN**2).sum()), 1e-12))
+    score_QN = drawn_QN * max(scale, 0.0) if learned is None else learned.score_SN
+    some = np.sort(rng.permutation(len(score_QN))[:MOST_SCORES])
+    sends = float(costs.cost_LQN.mean(axis=2).sum() / max(int(busy.sum()), 1))
+    computed = workload.model.num_layers * balance_in_sends(cluster, visited)
+    prices = (
+        Prices(
+            score_SN=score_QN[some].round(4).astype(np.float32),
+            request_tokens=float(round(busy.mean(), 1)),
+            horizon=HORIZON,
+            ahead_tokens=float(round(AHEAD_REQUESTS * busy.mean(), 1)),
+        )
+        if len(busy)
+        else None
+    )
     router = Router(
         num_layers=workload.model.num_layers,
         top_k=int(visited) if visited == int(visited) else round(visited, 4),
@@ -36,8 +62,16 @@ def fit_router(costs: HomeCosts, workload: Workload) -> tuple[Router, float]:
         saved_MEN=saved_LEN[layers].round(4).astype(np.float32),
         band=BAND,
         slack_tokens=float(round(SLACK_REQUESTS * busy.mean(), 1)) if len(busy) else 0.0,
+        prices=prices,
+        predictor=None if learned is None else learned.predictor,
+        counts_scale=round(max(scale, 0.0), 4),
+        prefix_sends=round(sends + computed, 4),
     )
     return router, kept
+
+
+def _beside_mean(score_QN: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(score_QN - score_QN.mean(axis=1, keepdims=True))
 
 
 def _choose_layers(drawn_LQN: npt.NDArray[np.float64], whole_QN: npt.NDArray[np.float64]) -> tuple[list[int], float]:

@@ -1,16 +1,16 @@
-"""The JSON form of a grouping: schema `expert-grouping/1`.
+"""The JSON form of a grouping: schema `expert-grouping/2`.
 
-The JSON Schema is published as placement/documents/schemas/expert-grouping-1.json.
+The JSON Schema is published as placement/documents/schemas/expert-grouping-2.json.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from placement.core.placement import Placement
 from placement.documents.document import Document, DocumentPart
@@ -18,48 +18,10 @@ from placement.documents.figure_parts import SummaryPart
 from placement.documents.parts import ModelPart, ProvenancePart
 from placement.errors import InputError, OptionError
 from placement.grouping.router import Router
+from placement.grouping.router_part import RouterPart
 from placement.traces.trace import Trace
 
-
-class RouterPart(DocumentPart):
-    """What the online router needs; see `placement.grouping.Router`."""
-
-    num_layers: int = Field(description="MoE layers of the model")
-    top_k: int | float = Field(description="Experts that a token visits in one of the layers below, mean over tokens")
-    layers: list[int] = Field(description="Positions of the layers that the router looks at, ascending")
-    band: float = Field(description="Sends per token and layer: homes that differ by less are as good")
-    slack_tokens: float = Field(description="A node whose load exceeds the least by more gets no further request")
-    keeps: float = Field(description="Share of what all layers together would save that these layers keep")
-    saved: list[list[list[float]]] = Field(
-        description="[layers][E][N]: mean sends that an assignment of expert e saves if its home is node n"
-    )
-
-    @staticmethod
-    def of(router: Router, *, keeps: float) -> RouterPart:
-        return RouterPart(
-            num_layers=router.num_layers,
-            top_k=router.top_k,
-            layers=list(router.layers),
-            keeps=keeps,
-            band=router.band,
-            slack_tokens=router.slack_tokens,
-            saved=[[[round(float(x), 4) for x in row] for row in layer] for layer in router.saved_MEN],
-        )
-
-    def router(self) -> Router:
-        try:
-            with np.errstate(over="ignore"):  # infinite values are refused
-                saved_MEN = np.array(self.saved, dtype=np.float32)
-        except ValueError:
-            raise InputError("router.saved: the layers must hold one row an expert, of one number a node") from None
-        return Router(
-            num_layers=self.num_layers,
-            top_k=self.top_k,
-            layers=tuple(self.layers),
-            saved_MEN=saved_MEN,
-            band=self.band,
-            slack_tokens=self.slack_tokens,
-        )
+VERSION_1 = "expert-grouping/1"  # still read
 
 
 class GroupPart(DocumentPart):
@@ -109,14 +71,28 @@ class GainPart(DocumentPart):
     routed: SummaryPart | None = Field(description="Held-out requests, homes decided by the router one by one")
 
 
+class SourceGainPart(DocumentPart):
+    """Homes of held-out requests from one thing that a router may know, measured on the rest of each.
+
+    Sends per token and layer, and most tokens of a node over the mean: grouped together, and routed one by one.
+    """
+
+    name: str
+    grouped_sends: float
+    grouped_balance: float
+    routed_sends: float
+    routed_balance: float
+
+
 class GroupingFile(Document):
     """Requests grouped by home node, for one placement."""
 
-    SCHEMA = "expert-grouping/1"
+    SCHEMA = "expert-grouping/2"
     MEND = "give a grouping file"
+    BEFORE = (VERSION_1,)
     ROWS = ("router.saved", "homes")
 
-    schema_: Literal["expert-grouping/1"] = Field(alias="schema")
+    schema_: Literal["expert-grouping/2"] = Field(alias="schema")
     model: ModelPart
     num_nodes: int
     placement_hash: str = Field(description="SHA-256 of the map that this is for, as in expert-migration/1")
@@ -128,10 +104,19 @@ class GroupingFile(Document):
     balance: BalancePart
     cost: CostPart
     gains: list[GainPart]
+    sources: list[SourceGainPart] = Field(default=[], description="Where prompts were known: what each source is worth")
     without_tokens: list[str] = Field(description="Requests that the trace has no tokens of, and that get no home")
     provenance: ProvenancePart
     router: RouterPart
     homes: dict[str, int] = Field(description="Request id -> home node")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_version_1(cls, document: Any) -> Any:
+        """A file of version 1 has neither prices nor a predictor."""
+        if isinstance(document, dict) and document.get("schema") == VERSION_1:
+            return document | {"schema": cls.SCHEMA}
+        return document
 
     def home_Q(self, trace: Trace) -> npt.NDArray[np.int32]:
         """Home node of every entry of the trace's requests, int32; -1 for those that this file does not know."""

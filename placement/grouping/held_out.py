@@ -1,4 +1,4 @@
-"""Homes of requests that were not fitted: decided by the router from the first part of each, as a server would."""
+"""Homes of requests that were not fitted: decided by the router from what it is told of each, as a server would."""
 
 from __future__ import annotations
 
@@ -7,32 +7,54 @@ import numpy.typing as npt
 
 from placement.grouping.requests import Requests
 from placement.grouping.router import Router
+from placement.traces.prompts import TokenLists
 from placement.traces.token_order import token_batches
 from placement.traces.trace import Trace
 
+Floats = npt.NDArray[np.float64]
+
+
+def extra_of_requests(
+    router: Router, requests: Requests, first: Trace | None, prompts: TokenLists | None = None, *, labels: bool = False
+) -> Floats:
+    """What each home sends more than the best as the router sees each request, float64 [Q, N]; alike: nothing is known.
+
+    first    the tokens of each request whose experts the router sees; None: of none
+    prompts  the prompts that it sees; None: of none
+    labels   whether it sees the labels
+    """
+    shape = (len(requests.ids), router.num_nodes)
+    saved_QN, seen_Q = np.zeros(shape), np.zeros(shape[0])
+    for tokens in () if first is None else token_batches(first, mixed=False):
+        request_T = requests.request_E[tokens.request_T]
+        for layer, saved_EN in zip(router.layers, router.saved_MEN, strict=True):
+            saved_XN = np.append(saved_EN.astype(np.float64), np.zeros((1, router.num_nodes)), axis=0)  # -1 is the last
+            ids_TK = tokens.ids_TK(layer)
+            np.add.at(saved_QN, request_T, saved_XN[ids_TK].sum(axis=1))
+            seen_Q += np.bincount(request_T, (ids_TK >= 0).sum(axis=1), len(seen_Q))
+    extra_QN = np.zeros(shape)
+    for q in range(shape[0]):
+        observed = router.top_k * (saved_QN[q].max() - saved_QN[q]) / max(seen_Q[q], 1.0)
+        prompt = None if prompts is None or not len(prompts.list_of(q)) else prompts.list_of(q)
+        saved_N, _ = router.blended(
+            observed, seen_Q[q] / (router.top_k * len(router.layers)), prompt, requests.labels_of(q) if labels else None
+        )
+        extra_QN[q] = saved_N.max() - saved_N
+    return extra_QN
+
 
 def route_requests(
-    router: Router, first: Trace, requests: Requests, tokens_Q: npt.NDArray[np.int64], seed: int
+    router: Router, extra_QN: Floats, tokens_Q: npt.NDArray[np.int64], seed: int
 ) -> npt.NDArray[np.int32]:
     """Home of every request, int32 [Q]; -1 for those without tokens.
 
-    first     the part of each request that the router sees; of those with none it knows nothing
+    extra_QN  what is foretold of each, by `extra_of_requests`
     tokens_Q  all tokens of each request: what its node then has to carry
 
     Requests come in a random order that depends on the seed alone; the load of a node is the tokens of the requests
     that it was given before.
     """
-    saved_QN = np.zeros((len(requests.ids), router.num_nodes))
-    seen_Q = np.zeros(len(requests.ids), dtype=np.int64)
-    for tokens in token_batches(first, mixed=False):
-        request_T = requests.request_E[tokens.request_T]
-        seen_Q += np.bincount(request_T, minlength=len(seen_Q))
-        for layer, saved_EN in zip(router.layers, router.saved_MEN, strict=True):
-            saved_XN = np.append(saved_EN.astype(np.float64), np.zeros((1, router.num_nodes)), axis=0)  # -1 is the last
-            np.add.at(saved_QN, request_T, saved_XN[tokens.ids_TK(layer)].sum(axis=1))
-    looked_Q = np.maximum(seen_Q * len(router.layers), 1)
-    extra_QN = (saved_QN.max(axis=1, keepdims=True) - saved_QN) / looked_Q[:, None]
-    home_Q = np.full(len(requests.ids), -1, dtype=np.int32)
+    home_Q = np.full(len(tokens_Q), -1, dtype=np.int32)
     load_N = np.zeros(router.num_nodes)
     order = np.random.default_rng(np.random.SeedSequence([seed, 0xA221])).permutation(len(home_Q))
     for q in order[tokens_Q[order] > 0]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from placement.traces.prompts import TokenLists
 from placement.traces.trace import Trace
 
 UNKNOWN = "unknown"
@@ -20,6 +21,17 @@ class Requests:
     ids: tuple[str, ...]
     domains: tuple[str, ...]
     request_E: npt.NDArray[np.int32]
+
+    def labels_of(self, request: int) -> dict[str, str]:
+        """The labels that a router may be told of a request: its domain, where one is known."""
+        return {} if self.domains[request] == UNKNOWN else {"domain": self.domains[request]}
+
+    def lists(self, lists_E: TokenLists) -> TokenLists:
+        """The tokens of each request, of those of the entries of the trace: the first entry that has any."""
+        entry_Q = np.full(len(self.ids), -1, dtype=np.int64)
+        known_E = np.flatnonzero(lists_E.length_Q > 0)[::-1]
+        entry_Q[self.request_E[known_E]] = known_E
+        return lists_E.take(entry_Q)
 
     def sum(self, value_EX: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Sums over the entries of each request."""

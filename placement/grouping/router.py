@@ -1,8 +1,8 @@
-"""The online router: a request's expert counts so far in, its home node out."""
+"""The online router: what is known of a request in, its home node out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -13,6 +13,8 @@ import numpy.typing as npt
 from placement.core.model import MOST_LAYERS
 from placement.errors import InputError, OptionError
 from placement.grouping.assign import cheapest_flow
+from placement.grouping.predictor import Predictor
+from placement.grouping.prices import Prices
 
 BAND = 0.01  # sends per token; homes that differ by less count as equal
 SLACK_REQUESTS = 1.0  # mean requests by which a node may be ahead of the least loaded and still get another
@@ -29,6 +31,22 @@ class MicroBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Home:
+    """The home of a request and why.
+
+    Attributes:
+        node: The home node.
+        why: What the saved sends were told from: `prompt`, `labels`, `counts` and `prefix`, joined by +; `load` where
+            nothing was known.
+        extra_N: What each home sends more than the best, per token and layer, a lost prefix included, float64 [N].
+    """
+
+    node: int
+    why: str
+    extra_N: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Router:
     """Holds no state but its tables, so threads may share it; the same question always gets the same answer.
 
@@ -39,6 +57,10 @@ class Router:
         top_k: Experts that a token visits in one of these layers, the mean where sets differ in size.
         band: Sends per token and layer by which a home may be worse than the best and still be chosen for its load.
         slack_tokens: A node whose load exceeds the least by more is not chosen.
+        prices: What load costs; None, as in files of version 1: `band` and `slack_tokens` say where load decides.
+        predictor: Foretells what a request saves before it has run; None: trained on no prompts.
+        counts_scale: What a request saves in all layers for each send that it saves in `layers`, means.
+        prefix_sends: Sends, in all layers together, that it is worth not to compute a token of a prompt again.
     """
 
     num_layers: int
@@ -47,6 +69,10 @@ class Router:
     saved_MEN: npt.NDArray[np.float32]
     band: float
     slack_tokens: float
+    prices: Prices | None = None
+    predictor: Predictor | None = None
+    counts_scale: float = 1.0
+    prefix_sends: float = 0.0
     _flat_NX: npt.NDArray[np.float32] = field(init=False, repr=False)
     _rows_M: npt.NDArray[np.int64] = field(init=False, repr=False)
 
@@ -67,6 +93,12 @@ class Router:
             raise InputError(
                 f"band={self.band} and slack_tokens={self.slack_tokens} must be 0 or more, top_k={self.top_k} above 0"
             )
+        nodes = [one for one in (self.prices, self.predictor) if one is not None and one.num_nodes != saved.shape[2]]
+        if nodes or not (0 <= self.counts_scale < np.inf and 0 <= self.prefix_sends < np.inf):
+            raise InputError(
+                f"prices and predictor must be of {saved.shape[2]} nodes, as saved is; counts_scale="
+                f"{self.counts_scale} and prefix_sends={self.prefix_sends} 0 or more"
+            )
         object.__setattr__(self, "saved_MEN", saved)
         object.__setattr__(self, "_flat_NX", np.ascontiguousarray(saved.reshape(-1, saved.shape[2]).T))
         object.__setattr__(self, "_rows_M", np.asarray(self.layers, dtype=np.int64))
@@ -81,36 +113,92 @@ class Router:
         """Experts of a layer, E."""
         return int(self.saved_MEN.shape[1])
 
-    def assign(self, counts_LE: Counts, load: Sequence[float] | npt.NDArray[Any] | None = None) -> int:
-        """The home node of a request.
-
-        Of the nodes that are not ahead of the least loaded by more than `slack_tokens`, those whose expected extra
-        sends are within `band` of the best: the least loaded of them, of equals the better, then the first.
+    def assign(
+        self,
+        counts_LE: Counts | None = None,
+        load: Sequence[float] | npt.NDArray[Any] | None = None,
+        *,
+        prompt: object = None,
+        labels: Mapping[str, str] | None = None,
+        cached: Sequence[float] | npt.NDArray[Any] | None = None,
+    ) -> Home:
+        """The home of a request, from whatever of this is known.
 
         Args:
-            counts_LE: How often its tokens visited each expert so far (prefill, or its first tokens), [L, E]; only the
-                rows of `layers` are looked at, but all are to be there.
+            counts_LE: How often its tokens visited each expert so far (prefill, earlier turns, its first tokens),
+                [L, E]; only the rows of `layers` are looked at, but all are to be there.
             load: Tokens that each node has now, [N]; None: nothing is known, and the best node is taken.
+            prompt: Ids of the tokens of its prompt.
+            labels: Labels by name that training requests had too, such as {"domain": "code"}.
+            cached: Tokens of its prompt whose keys and values a node has already, [N]: see `Sessions`.
 
         Raises:
-            InputError: The counts or the load have a wrong shape, or numbers that are negative or not finite.
+            InputError: Something has a wrong shape or type, or numbers that are negative or not finite.
         """
-        return self.choose(self.extra_sends(counts_LE), load)
+        counted = (np.zeros(self.num_nodes), 0.0) if counts_LE is None else self._extra(counts_LE)
+        saved_N, sources = self.blended(*counted, prompt, labels)
+        if cached is not None:
+            cached_N = self._one_a_node(cached, "cached")
+            if cached_N.any() and self.prefix_sends and self.prices is not None:
+                saved_N = saved_N + cached_N * self.prefix_sends / (self.prices.request_tokens * self.num_layers)
+                sources = [*sources, "prefix"]
+        extra_N = saved_N.max() - saved_N
+        return Home(node=self.choose(extra_N, load), why="+".join(sources) or "load", extra_N=extra_N)
 
     def choose(self, extra_N: npt.NDArray[np.float64], load: Sequence[float] | npt.NDArray[Any] | None = None) -> int:
-        """The node that `assign` answers for these extra sends.
+        """The node for these extra sends: the least after the prices of load; all alike, the least loaded.
+
+        Without prices, of the nodes that are not ahead of the least loaded by more than `slack_tokens`, those whose
+        extra sends are within `band` of the best: the least loaded of them, of equals the better, then the first.
 
         Raises:
             InputError: The load has a wrong shape, or numbers that are negative or not finite.
         """
         if load is None:
             return int(extra_N.argmin())
-        load_N = np.asarray(load, dtype=np.float64)
-        if load_N.shape != extra_N.shape or not np.isfinite(load_N).all():
-            raise InputError(f"load has shape {list(load_N.shape)}; one finite number for each of {len(extra_N)} nodes")
+        load_N = self._one_a_node(load, "load")
+        if not extra_N.any():
+            return int(load_N.argmin())
+        if self.prices is not None:
+            return self.prices.best(-extra_N, load_N)
         free_N = load_N <= load_N.min() + self.slack_tokens
         near_N = free_N & (extra_N <= extra_N[free_N].min() + self.band)
         return int(np.lexsort((extra_N, np.where(near_N, load_N, np.inf)))[0])
+
+    def blended(
+        self, observed_N: npt.NDArray[np.float64], tokens: float, prompt: object, labels: Mapping[str, str] | None
+    ) -> tuple[npt.NDArray[np.float64], list[str]]:
+        """What each home is expected to save per token and layer, float64 [N], and what this was told from.
+
+        What was foretold weighs as many tokens as it is worth, what was observed as many as there are.
+
+        Args:
+            observed_N: Extra sends as `extra_sends` tells them from `tokens` observed tokens; 0 tokens: nothing is.
+
+        Raises:
+            InputError: The prompt holds something else than ids.
+        """
+        foretold_N, sources, worth = np.zeros(self.num_nodes), [], 0.0
+        if self.predictor is not None:
+            known = {"prompt": prompt is not None, "labels": bool(labels)}
+            sources = [name for name, given in known.items() if given]
+            foretold_N = self.predictor.saved(prompt, labels)
+            worth = self.predictor.worth_tokens if known["prompt"] else self.predictor.least_worth_tokens
+        if not tokens:
+            return (foretold_N if sources else np.zeros(self.num_nodes)), sources
+        saved_N = (observed_N.mean() - observed_N) * self.counts_scale
+        return (foretold_N * worth + saved_N * tokens) / (worth + tokens), [*sources, "counts"]
+
+    def _one_a_node(self, values: object, what: str) -> npt.NDArray[np.float64]:
+        try:
+            value_N = np.asarray(values, dtype=np.float64)
+        except (ValueError, TypeError):
+            value_N = np.empty(0)
+        if value_N.shape != (self.num_nodes,) or not np.isfinite(value_N).all():
+            raise InputError(
+                f"{what} has shape {list(value_N.shape)}; one finite number for each of {self.num_nodes} nodes"
+            )
+        return value_N
 
     def extra_sends(self, counts_LE: Counts) -> npt.NDArray[np.float64]:
         """What each home sends more than the best, per token and layer, float64 [N].
@@ -118,6 +206,10 @@ class Router:
         Raises:
             InputError: The counts have a wrong shape, or numbers that are negative or not finite.
         """
+        return self._extra(counts_LE)[0]
+
+    def _extra(self, counts_LE: Counts) -> tuple[npt.NDArray[np.float64], float]:
+        """`extra_sends`, and how many tokens were counted."""
         counts = np.asarray(counts_LE)
         if counts.shape != (self.num_layers, self.num_experts):
             raise InputError(
@@ -130,7 +222,8 @@ class Router:
         if not np.isfinite(total) or chosen.min() < 0:
             raise InputError("counts hold numbers that are negative or not finite; they are numbers of assignments")
         saved_N = (self._flat_NX @ chosen).astype(np.float64)
-        return np.asarray((saved_N.max() - saved_N) * (self.top_k / max(total, 1.0)))
+        extra_N = np.asarray((saved_N.max() - saved_N) * (self.top_k / max(total, 1.0)))
+        return extra_N, total / (self.top_k * len(self.layers))
 
     def group(self, batch_of_counts: Sequence[Counts] | Counts, size: int) -> list[MicroBatch]:
         """Micro-batches of `size` requests for one step, with the fewest expected sends; by node, then by place.

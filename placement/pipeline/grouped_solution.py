@@ -14,6 +14,7 @@ from placement.grouping.home_costs import HomeCosts
 from placement.grouping.requests import Requests
 from placement.grouping.router import Router
 from placement.pipeline.solution import Solution
+from placement.pipeline.source_gains import SourceGain
 
 GROUPED, JOINT = "grouped", "joint"
 PLACED = "map"  # what a table calls a given placement
@@ -27,6 +28,7 @@ class Homes:
     assignment  of the training requests, from all their tokens; the others have none there
     held_out_Q  int32 [Q], homes of the held-out ones, grouped together from the first part of each; -1: none
     routed_Q    the same if the router decides one after the other as they come
+    sources     what each thing that the router may know is worth; none where no prompts were known
     """
 
     assignment: Assignment
@@ -35,6 +37,7 @@ class Homes:
     costs: HomeCosts
     held_out_Q: npt.NDArray[np.int32] | None
     routed_Q: npt.NDArray[np.int32] | None
+    sources: tuple[SourceGain, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

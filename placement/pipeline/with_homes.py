@@ -18,7 +18,7 @@ from placement.cost.evaluation import Evaluation
 from placement.errors import OptionError
 from placement.grouping.assign import assign_homes, check_tolerance
 from placement.grouping.fit_router import fit_router
-from placement.grouping.held_out import route_requests
+from placement.grouping.held_out import extra_of_requests, route_requests
 from placement.grouping.home_costs import home_costs
 from placement.grouping.requests import Requests, requests_of
 from placement.pipeline.grouped_solution import GROUPED, JOINT, PLACED, WITH_HOMES, Gain, GroupedSolution, Homes
@@ -27,9 +27,11 @@ from placement.pipeline.layer_answer import LayerReport
 from placement.pipeline.run import BASELINES, Run, begin
 from placement.pipeline.solution import Solution
 from placement.pipeline.source import TraceSource, source_of
+from placement.pipeline.source_gains import SourceGain, learn, measure_sources
 from placement.solvers.options import Options
 from placement.support.progress import Listener, Progress, ignore
 from placement.traces.cut import FIRST_QUARTER, PREFILL, check_cut, cut_requests
+from placement.traces.prompts import TokenLists, prompts_of
 from placement.traces.split import split_requests
 from placement.traces.trace import Trace
 from placement.workload.counted import CountedTrace
@@ -48,6 +50,7 @@ class Sides:
     rest: Trace | None
     requests: Requests
     workload: Workload
+    prompts: TokenLists
 
 
 def solve_grouped(
@@ -161,7 +164,16 @@ def _split(run: Run, trace: Trace, holdout: float, home_from: str, seed: int) ->
                 f"{FIRST_QUARTER}"
             )
     workload = run.count(TraceSource(train), seed)
-    return Sides(train=train, held_out=held_out, first=first, rest=rest, requests=requests_of(trace), workload=workload)
+    requests = requests_of(trace)
+    return Sides(
+        train=train,
+        held_out=held_out,
+        first=first,
+        rest=rest,
+        requests=requests,
+        workload=workload,
+        prompts=requests.lists(prompts_of(trace)),
+    )
 
 
 def _tokens(sides: Sides, part: Trace | None) -> npt.NDArray[np.int64]:
@@ -192,14 +204,28 @@ def _homes(
         executor=executor,
     )
     costs = cost(sides.train)
-    router, kept = fit_router(costs, sides.workload)
+    learned = learn(sides.requests, sides.prompts, sides.train, costs, cost, options.seed)
+    router, kept = fit_router(costs, sides.workload, cluster, learned)
     held_out_Q = routed_Q = None
-    if sides.first is not None and sides.rest is not None:
+    sources: tuple[SourceGain, ...] = ()
+    if sides.held_out is not None and sides.first is not None and sides.rest is not None:
         seen = cost(sides.first)
         tokens_Q = sides.requests.sum(sides.rest.tokens_Q())
         held_out_Q = assign_homes(seen.cost_QN, seen.tokens_Q, tolerance=tolerance).home_Q
         held_out_Q = np.where(tokens_Q + seen.tokens_Q > 0, held_out_Q, -1).astype(np.int32)
-        routed_Q = route_requests(router, sides.first, sides.requests, tokens_Q, options.seed)
+        extra_QN = extra_of_requests(router, sides.requests, sides.first, sides.prompts)
+        routed_Q = route_requests(router, extra_QN, tokens_Q, options.seed)
+        if learned is not None:
+            sources = measure_sources(
+                router,
+                sides.requests,
+                sides.prompts,
+                sides.held_out,
+                sides.first,
+                cost(sides.rest),
+                tolerance=tolerance,
+                seed=options.seed,
+            )
     return Homes(
         assignment=assign_homes(costs.cost_QN, costs.tokens_Q, tolerance=tolerance),
         router=router,
@@ -207,6 +233,7 @@ def _homes(
         costs=costs,
         held_out_Q=held_out_Q,
         routed_Q=routed_Q,
+        sources=sources,
     )
 
 

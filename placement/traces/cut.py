@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from placement.errors import OptionError
 from placement.traces.trace import Cut, Trace
@@ -24,21 +25,35 @@ def cut_requests(trace: Trace, at: str) -> tuple[Trace, Trace]:
     if at == PREFILL:
         return tuple(replace(trace, cut=Cut(position_Q=None, rest=rest)) for rest in (False, True))  # type: ignore[return-value]
     share = _share(at)
-    first_Q = np.full(len(trace.requests), np.iinfo(np.int64).max)
-    last_Q = np.full(len(trace.requests), -1, dtype=np.int64)
-    for block in trace.blocks():
-        position_T = block.column_T("position").astype(np.int64)
-        np.minimum.at(first_Q, block.request_T, position_T)
-        np.maximum.at(last_Q, block.request_T, position_T)
+    first_Q, last_Q = _ends(trace)
     length_Q = np.maximum(last_Q - first_Q + 1, 0)
     position_Q = np.where(length_Q > 0, first_Q, 0) + np.ceil(share * length_Q - 1e-9).astype(np.int64)
     return tuple(replace(trace, cut=Cut(position_Q=position_Q, rest=rest)) for rest in (False, True))  # type: ignore[return-value]
+
+
+def first_tokens(trace: Trace, number: int) -> Trace:
+    """So many tokens of every request, from its first recorded position on; nothing is copied."""
+    first_Q, _ = _ends(trace)
+    return replace(
+        trace, cut=Cut(position_Q=np.where(first_Q < np.iinfo(np.int64).max, first_Q, 0) + number, rest=False)
+    )
 
 
 def check_cut(at: str) -> None:
     """Raise OptionError unless `at` is `prefill` or a share."""
     if at != PREFILL:
         _share(at)
+
+
+def _ends(trace: Trace) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First and last position of every request, int64 [Q]; the largest number and -1 where it has no tokens."""
+    first_Q = np.full(len(trace.requests), np.iinfo(np.int64).max)
+    last_Q = np.full(len(trace.requests), -1, dtype=np.int64)
+    for block in trace.blocks():
+        position_T = block.column_T("position").astype(np.int64)
+        np.minimum.at(first_Q, block.request_T, position_T)
+        np.maximum.at(last_Q, block.request_T, position_T)
+    return first_Q, last_Q
 
 
 def _share(at: str) -> float:

@@ -141,7 +141,7 @@ def test_the_file_comes_back(tmp_path: Path, kinds: Path, run_cli: RunCli) -> No
     assert file.gains[-1].train.node_sends_per_token == pytest.approx(float(answer.node_sends_L.mean()), abs=1e-6)
     router = load_router(groups)
     asked = np.zeros((3, 32), dtype=int)
-    assert 0 <= router.assign(asked, [3, 0, 1, 2]) == 1
+    assert 0 <= router.assign(asked, [3, 0, 1, 2]).node == 1
     measured = run_cli("evaluate", kinds, "--map", out, "--grouping", groups, "--json")
     shown = json.loads(measured.stdout)
     assert shown["requests_without_home"] == 0

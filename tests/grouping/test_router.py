@@ -16,10 +16,10 @@ from placement import Cluster, Placement, count, open_trace
 from placement.errors import InputError, OptionError
 from placement.grouping import Router
 from placement.grouping.fit_router import fit_router
-from placement.grouping.grouping_file import RouterPart
-from placement.grouping.held_out import route_requests
+from placement.grouping.held_out import extra_of_requests, route_requests
 from placement.grouping.home_costs import home_costs
 from placement.grouping.requests import requests_of
+from placement.grouping.router_part import RouterPart
 
 NODES, EXPERTS, LAYERS = 3, 6, 4
 
@@ -45,10 +45,10 @@ def test_the_best_node_by_hand(seed: int) -> None:
         )
         for n in range(NODES)
     ]
-    assert saved_N[router.assign(asked)] == pytest.approx(max(saved_N), rel=1e-5)
+    assert saved_N[router.assign(asked).node] == pytest.approx(max(saved_N), rel=1e-5)
     other = asked.copy()
     other[0] = 99
-    assert router.assign(other) == router.assign(asked)
+    assert router.assign(other).node == router.assign(asked).node
 
 
 @given(seed=st.integers(0, 1000), band=st.sampled_from([0.0, 0.05, 10.0]), slack=st.sampled_from([0.0, 50.0, 1e9]))
@@ -59,7 +59,7 @@ def test_load_decides_within_the_band(seed: int, band: float, slack: float) -> N
     extra_N = router.extra_sends(asked)
     free = [n for n in range(NODES) if load[n] <= load.min() + slack]
     near = [n for n in free if extra_N[n] <= min(extra_N[m] for m in free) + band]
-    node = router.assign(asked, load)
+    node = router.assign(asked, load).node
     assert node in near
     assert load[node] == min(load[n] for n in near)
 
@@ -72,21 +72,21 @@ def test_extra_sends_are_per_token_and_layer(tmp_path: Path, write_trace: Any) -
     rows = np.stack([np.random.default_rng(n).permutation(8) for n in range(2)])
     placement = Placement(model=trace.model, num_nodes=4, gpus_per_node=1, slots_per_gpu=2, phy2log_LP=rows)
     costs = home_costs(trace, requests_of(trace), placement, cluster)
-    router, _ = fit_router(costs, count(trace))
+    router, _ = fit_router(costs, count(trace), cluster)
     assert router.top_k == pytest.approx((written.ids_LTK[list(router.layers)] >= 0).sum() / 400 / len(router.layers))
     extra_N = router.extra_sends(costs.load_LE)
     saved_N = costs.cost_LQN[list(router.layers)].sum(axis=(0, 1))
     assert extra_N == pytest.approx((saved_N - saved_N.min()) / 400 / len(router.layers), abs=1e-3)
     again = RouterPart.model_validate_json(RouterPart.of(router, keeps=1.0).model_dump_json()).router()
     assert (again.top_k, again.extra_sends(costs.load_LE).tolist()) == (router.top_k, extra_N.tolist())
-    homes_Q = route_requests(router, trace, requests_of(trace), trace.tokens_Q(), seed=0)
-    assert homes_Q.tolist() == [router.assign(costs.load_LE, np.zeros(4))]
+    homes_Q = route_requests(router, extra_of_requests(router, requests_of(trace), trace), trace.tokens_Q(), seed=0)
+    assert homes_Q.tolist() == [router.assign(costs.load_LE, np.zeros(4)).node]
 
 
 def test_nothing_known_goes_to_the_least_loaded() -> None:
     """A request without tokens has no favourite node."""
-    assert make_router().assign(np.zeros((LAYERS, EXPERTS)), [5, 1, 3]) == 1
-    assert make_router().assign(np.zeros((LAYERS, EXPERTS))) == 0
+    assert make_router().assign(np.zeros((LAYERS, EXPERTS)), [5, 1, 3]).node == 1
+    assert make_router().assign(np.zeros((LAYERS, EXPERTS))).node == 0
 
 
 def test_threads_share_a_router() -> None:
@@ -94,9 +94,9 @@ def test_threads_share_a_router() -> None:
     router = make_router(3)
     asked = [counts(seed) for seed in range(400)]
     loads = [np.random.default_rng(seed).integers(0, 300, NODES) for seed in range(400)]
-    want = [router.assign(one, load) for one, load in zip(asked, loads, strict=True)]
+    want = [router.assign(one, load).node for one, load in zip(asked, loads, strict=True)]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(router.assign, asked, loads)) == want
+        assert [home.node for home in pool.map(router.assign, asked, loads)] == want
 
 
 @given(seed=st.integers(0, 500), batch=st.integers(0, 13), size=st.integers(1, 5))

@@ -21,7 +21,7 @@ from placement.pipeline.with_homes import solve_grouped
 from placement.report.drawing.numbers import change, number
 from placement.report.solution.solution_page import report_html
 
-PUBLISHED = Path(package.__file__).parent / "documents" / "schemas" / "expert-grouping-1.json"
+PUBLISHED = Path(package.__file__).parent / "documents" / "schemas" / "expert-grouping-2.json"
 CLUSTER = Cluster(num_nodes=2, gpus_per_node=2, slots_per_gpu=3)
 
 MakeGrouped = Callable[..., GroupedSolution]

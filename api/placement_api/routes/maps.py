@@ -77,7 +77,7 @@ async def group(here: Here, _: Reader, placement: str, body: GroupsBody) -> list
 
 @router.get("/grouping", responses={**NOT_MODIFIED, **faults(404, 409)}, response_class=Response)
 async def grouping(here: Here, _: Frequent, request: Request, placement: str) -> Response:
-    """Homes of the requests of the trace, and the router: schema expert-grouping/1."""
+    """Homes of the requests of the trace, and the router: schema expert-grouping/2."""
     return await stored_file(here, request, placement, "grouping")
 
 

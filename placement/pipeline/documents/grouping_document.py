@@ -1,4 +1,4 @@
-"""A grouped solution as plain data: schema `expert-grouping/1`, and the placement file beside it."""
+"""A grouped solution as plain data: schema `expert-grouping/2`, and the placement file beside it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 
 from placement.core.migration import map_digest
 from placement.documents.parts import ModelPart, ProvenancePart
-from placement.grouping.grouping_file import GroupingFile, RouterPart
+from placement.grouping.grouping_file import GroupingFile
 from placement.grouping.requests import domain_counts
+from placement.grouping.router_part import RouterPart
 from placement.pipeline.grouped_solution import GroupedSolution
 
 
@@ -54,6 +55,7 @@ def grouping_file(grouped: GroupedSolution) -> GroupingFile:
                 }
                 for one in grouped.gains
             ],
+            "sources": [asdict(one) for one in homes.sources],
             "without_tokens": [name for name, home in zip(requests.ids, home_Q, strict=True) if home < 0],
             "provenance": ProvenancePart.of(options, solution.cluster, solution.input_hash),
             "router": RouterPart.of(homes.router, keeps=round(homes.router_keeps, 6)),

@@ -1,0 +1,78 @@
+"""What a request will save at each home, foretold from its prompt and its labels by one linear model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.errors import InputError
+from placement.grouping.features import checked_prompt, label_features, prompt_features
+
+MOST_BYTES = 1_400_000  # of the tables; a file has a third more
+LEAST_BUCKETS, MOST_BUCKETS = 1 << 10, 1 << 16
+
+
+def buckets_for(num_nodes: int) -> int:
+    """The most buckets, a power of two, with which the tables take MOST_BYTES: float16, a row for each node and one."""
+    buckets = MOST_BUCKETS
+    while buckets > LEAST_BUCKETS and buckets * 2 * (num_nodes + 1) > MOST_BYTES:
+        buckets //= 2
+    return buckets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Predictor:
+    """A linear model over hashed features. Units: sends saved per token and layer.
+
+    Attributes:
+        idf_F: How rare a bucket is among prompts, float16 [F]; 0 where training saw none.
+        weight_NF: What a feature adds at each home, float16 [N, F].
+        mean_N: What requests save at each home, of which nothing is known, float64 [N].
+        worth_tokens: How many observed tokens of a request tell as much as its prompt does.
+        least_worth_tokens: How many tell as much as what all requests have in common.
+    """
+
+    idf_F: npt.NDArray[np.float16]
+    weight_NF: npt.NDArray[np.float16]
+    mean_N: npt.NDArray[np.float64]
+    worth_tokens: float
+    least_worth_tokens: float
+    _rare_F: npt.NDArray[np.float64] = field(init=False, repr=False)
+
+    @property
+    def num_nodes(self) -> int:
+        return len(self.mean_N)
+
+    def __post_init__(self) -> None:
+        buckets = len(self.idf_F)
+        if not buckets or self.weight_NF.shape != (len(self.mean_N), buckets):
+            raise InputError(
+                f"predictor: weights of shape {list(self.weight_NF.shape)} where {len(self.mean_N)} nodes and "
+                f"{buckets} buckets are"
+            )
+        finite = all(bool(np.isfinite(one).all()) for one in (self.idf_F, self.weight_NF, self.mean_N))
+        if not (finite and 0 <= self.least_worth_tokens <= self.worth_tokens < np.inf):
+            raise InputError(
+                f"predictor: numbers must be finite, worth_tokens={self.worth_tokens} not below "
+                f"least_worth_tokens={self.least_worth_tokens}, and that 0 or more"
+            )
+        object.__setattr__(self, "_rare_F", self.idf_F.astype(np.float64))
+
+    def saved(self, prompt: object = None, labels: Mapping[str, str] | None = None) -> npt.NDArray[np.float64]:
+        """What each home is expected to save, float64 [N].
+
+        Args:
+            prompt: The ids of the prompt's tokens; None: not known.
+            labels: Labels of the request by name, such as {"domain": "code"}.
+
+        Raises:
+            InputError: The prompt holds something else than ids.
+        """
+        saved_N = self.mean_N.copy()
+        known = [] if prompt is None else [prompt_features(checked_prompt(prompt), self._rare_F)]
+        for column, value in [*known, label_features(labels or {}, len(self.idf_F))]:
+            saved_N += self.weight_NF[:, column].astype(np.float64) @ value
+        return saved_N

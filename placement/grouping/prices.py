@@ -1,0 +1,79 @@
+"""What a node's load costs a request that comes: prices at which the next requests would even loads out.
+
+The online form of the assignment of all requests together: its dual prices, found again at every request for the
+requests of the past, which stand for those to come, and for the loads of the moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.errors import InputError
+
+HORIZON = 10.0
+AHEAD_REQUESTS = 0.45  # mean requests
+MOST_SCORES = 256
+SWEEPS = 24
+SOFTNESS = 0.05  # of the spread of scores: requests this near to another home are shared with it
+LEAST_SHARE = 1e-3  # of the next requests that a node gets whatever its load, for the prices
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prices:
+    """Scores of past requests, float [S, N]: sends saved per token and layer at each home, as foretold.
+
+    request_tokens  mean tokens of a request
+    horizon         so many requests are to even the loads out
+    ahead_tokens    a node whose load exceeds the mean by more gets no further request
+    """
+
+    score_SN: npt.NDArray[np.float32]
+    request_tokens: float
+    horizon: float
+    ahead_tokens: float
+    _near_SN: Floats = field(init=False, repr=False)
+    _unit: float = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        sound = self.score_SN.ndim == 2 and 0 not in self.score_SN.shape and bool(np.isfinite(self.score_SN).all())
+        if not (sound and 0 < self.request_tokens < np.inf and 0 < self.horizon < np.inf and self.ahead_tokens >= 0):
+            raise InputError(
+                f"prices: scores of shape {list(self.score_SN.shape)} must be finite, one row a request; "
+                f"request_tokens={self.request_tokens} and horizon={self.horizon} above 0, "
+                f"ahead_tokens={self.ahead_tokens} 0 or more"
+            )
+        score_SN = self.score_SN.astype(np.float64)
+        spread = float((score_SN - score_SN.mean(axis=1, keepdims=True)).std()) if score_SN.size else 0.0
+        unit = max(SOFTNESS * spread, 1e-9)
+        near_SN = np.exp((score_SN - score_SN.max(axis=1, keepdims=True, initial=-np.inf)) / unit)
+        object.__setattr__(self, "_near_SN", np.maximum(near_SN, 1e-30))
+        object.__setattr__(self, "_unit", unit)
+
+    @property
+    def num_nodes(self) -> int:
+        return int(self.score_SN.shape[1])
+
+    def best(self, saved_N: Floats, load_N: Floats) -> int:
+        """The node that saves most after its price, of those that are not too far ahead; of equals the first."""
+        free_N = load_N <= load_N.mean() + self.ahead_tokens
+        return int(np.where(free_N, saved_N - self.of(load_N), -np.inf).argmax())
+
+    def of(self, load_N: Floats) -> Floats:
+        """Price of each node under these loads (tokens): sends per token and layer, float64 [N].
+
+        Sinkhorn's scaling (Cuturi, NeurIPS 2013) of the past requests to the share of the next that a node should get.
+        """
+        ahead_N = (load_N - load_N.mean()) / max(self.request_tokens, 1e-9)
+        share_N = np.maximum(1 / len(load_N) - ahead_N / self.horizon, LEAST_SHARE)
+        share_N /= share_N.sum()
+        scale_N = np.ones(len(load_N))
+        for _ in range(SWEEPS):
+            got_N = (1 / (self._near_SN @ scale_N)) @ self._near_SN * scale_N / len(self._near_SN)
+            scale_N *= share_N / got_N
+            scale_N /= scale_N.max()
+        return np.asarray(-self._unit * np.log(np.maximum(scale_N, 1e-300)))

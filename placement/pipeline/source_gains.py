@@ -1,0 +1,113 @@
+"""What each thing that a router may know of a request is worth: measured on held-out requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.grouping.assign import assign_homes
+from placement.grouping.fit_predictor import Fitted, fit_predictor
+from placement.grouping.held_out import extra_of_requests, route_requests
+from placement.grouping.home_costs import HomeCosts
+from placement.grouping.requests import Requests
+from placement.grouping.router import Router
+from placement.traces.cut import first_tokens
+from placement.traces.prompts import TokenLists, tokens_of
+from placement.traces.trace import Trace
+
+EARLY_TOKENS = 32
+
+Homes = npt.NDArray[np.int32]
+CostOf = Callable[[Trace], HomeCosts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceGain:
+    """Homes of held-out requests by what is known of them, measured on the rest of each; `grouped` together, `routed`.
+
+    sends    per token and layer
+    balance  most tokens of a node over the mean
+    """
+
+    name: str
+    grouped_sends: float
+    grouped_balance: float
+    routed_sends: float
+    routed_balance: float
+
+
+def learn(
+    requests: Requests, prompts: TokenLists, train: Trace, costs: HomeCosts, cost_of: CostOf, seed: int
+) -> Fitted | None:
+    """The predictor from the training requests, of which `costs` are; None where too few have prompts."""
+    known = (costs.tokens_Q > 0) & (prompts.length_Q > 0)
+    if not known.any():
+        return None
+    answers, saved_QN = requests.lists(tokens_of(train, prefill=False)), saved_of(costs)
+    labels = [requests.labels_of(q) for q in range(len(requests.ids))]
+    fitted = fit_predictor(saved_QN, costs.tokens_Q, prompts, answers, labels, seed=seed)
+    if fitted is None:
+        return None
+    early = cost_of(first_tokens(train, EARLY_TOKENS))
+    wrong_QN = (saved_of(early) - saved_QN)[known]
+    weight_Q = costs.tokens_Q[known] / costs.tokens_Q[known].mean()
+    noise = float((weight_Q[:, None] * wrong_QN**2).mean()) * float(early.tokens_Q[known].mean())
+    return fitted.with_worth(noise)
+
+
+def saved_of(costs: HomeCosts) -> npt.NDArray[np.float64]:
+    """What requests save per token and layer at each home, beside the mean of all homes, float64 [Q, N]."""
+    each_QN = costs.cost_QN / (np.maximum(costs.tokens_Q, 1)[:, None] * len(costs.cost_LQN))
+    return np.asarray(each_QN.mean(axis=1, keepdims=True) - each_QN)
+
+
+def measure_sources(
+    router: Router,
+    requests: Requests,
+    prompts: TokenLists,
+    held_out: Trace,
+    first: Trace,
+    rest: HomeCosts,
+    *,
+    tolerance: float,
+    seed: int,
+) -> tuple[SourceGain, ...]:
+    """Homes from the labels, the prompt, both, a few tokens more, and `first`, with what `rest` of them sends then.
+
+    Requests grouped together share the nodes by all their tokens.
+    """
+    early = first_tokens(held_out, EARLY_TOKENS)
+    told: list[tuple[str, Trace | None, TokenLists | None, bool]] = [
+        ("labels", None, None, True),
+        ("prompt", None, prompts, False),
+        ("prompt, labels", None, prompts, True),
+        (f"first {EARLY_TOKENS} tokens", early, None, False),
+        (f"prompt, first {EARLY_TOKENS} tokens", early, prompts, False),
+        ("first part", first, None, False),
+        ("prompt, first part", first, prompts, False),
+    ]
+    layers = len(rest.cost_LQN)
+    tokens_Q = rest.tokens_Q
+    found = []
+    random = float(rest.cost_QN.mean(axis=1).sum()) / max(int(tokens_Q.sum()) * layers, 1)
+    found.append(SourceGain(name="nothing", **dict.fromkeys(FIGURES, 1.0) | dict.fromkeys(FIGURES[::2], random)))
+    for name, seen, lists, labels in told:
+        extra_QN = extra_of_requests(router, requests, seen, lists, labels=labels)
+        grouped_Q = assign_homes(extra_QN * tokens_Q[:, None], tokens_Q, tolerance=tolerance).home_Q
+        routed_Q = route_requests(router, extra_QN, tokens_Q, seed)
+        figures = (*_figures(rest, grouped_Q), *_figures(rest, routed_Q))
+        found.append(SourceGain(name=name, **dict(zip(FIGURES, figures, strict=True))))
+    return tuple(found)
+
+
+FIGURES = ("grouped_sends", "grouped_balance", "routed_sends", "routed_balance")
+
+
+def _figures(rest: HomeCosts, home_Q: Homes) -> tuple[float, float]:
+    mine = np.flatnonzero((rest.tokens_Q > 0) & (home_Q >= 0))
+    total = max(int(rest.tokens_Q[mine].sum()) * len(rest.cost_LQN), 1)
+    load_N = np.bincount(home_Q[mine], rest.tokens_Q[mine], rest.cost_LQN.shape[2])
+    return float(rest.cost_QN[mine, home_Q[mine]].sum()) / total, float(load_N.max() / max(load_N.mean(), 1e-9))
