@@ -117,7 +117,7 @@ def _cluster_of(file: PlacementFile, shape: ClusterOptions) -> Cluster:
 
 def _show(grouped: GroupedSolution, *, whole: bool) -> None:
     """The tables of gains and of domains, after the table and before the headline of a solve."""
-    from placement.report.solution.grouping_tables import domains_table, gains_table
+    from placement.report.solution.grouping_tables import domains_table, gains_table, sources_table
     from placement.report.solution.solution_tables import comparison_table, headline
 
     console = stdout_console()
@@ -125,6 +125,9 @@ def _show(grouped: GroupedSolution, *, whole: bool) -> None:
         console.print(comparison_table(grouped.solution))
     console.print(gains_table(grouped))
     console.print()
+    if grouped.homes.sources:
+        console.print(sources_table(grouped))
+        console.print()
     console.print(domains_table(grouped))
     if whole:
         console.print(headline(grouped.solution), highlight=False, markup=False)

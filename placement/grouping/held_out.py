@@ -44,20 +44,21 @@ def extra_of_requests(
 
 
 def route_requests(
-    router: Router, extra_QN: Floats, tokens_Q: npt.NDArray[np.int64], seed: int
+    router: Router, extra_QN: Floats, tokens_Q: npt.NDArray[np.int64], seed: int, *, order: int = 0
 ) -> npt.NDArray[np.int32]:
     """Home of every request, int32 [Q]; -1 for those without tokens.
 
     extra_QN  what is foretold of each, by `extra_of_requests`
     tokens_Q  all tokens of each request: what its node then has to carry
 
-    Requests come in a random order that depends on the seed alone; the load of a node is the tokens of the requests
-    that it was given before.
+    Requests come in a random order that depends on the seed and the number of the order alone; the load of a node is
+    the tokens of the requests that it was given before.
     """
     home_Q = np.full(len(tokens_Q), -1, dtype=np.int32)
     load_N = np.zeros(router.num_nodes)
-    order = np.random.default_rng(np.random.SeedSequence([seed, 0xA221])).permutation(len(home_Q))
-    for q in order[tokens_Q[order] > 0]:
+    salt = [seed, 0xA221, order] if order else [seed, 0xA221]
+    order_Q = np.random.default_rng(np.random.SeedSequence(salt)).permutation(len(home_Q))
+    for q in order_Q[tokens_Q[order_Q] > 0]:
         home_Q[q] = router.choose(extra_QN[q], load_N)
         load_N[home_Q[q]] += tokens_Q[q]
     return home_Q

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from placement.errors import InputError
 
-HORIZON = 10.0
+HORIZON = 8.0
 AHEAD_REQUESTS = 0.45  # mean requests
 MOST_SCORES = 256
 SWEEPS = 24

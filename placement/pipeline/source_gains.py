@@ -19,6 +19,7 @@ from placement.traces.prompts import TokenLists, tokens_of
 from placement.traces.trace import Trace
 
 EARLY_TOKENS = 32
+ORDERS = 8  # in which the requests may come: figures of routing are means over these
 
 Homes = npt.NDArray[np.int32]
 CostOf = Callable[[Trace], HomeCosts]
@@ -97,8 +98,9 @@ def measure_sources(
     for name, seen, lists, labels in told:
         extra_QN = extra_of_requests(router, requests, seen, lists, labels=labels)
         grouped_Q = assign_homes(extra_QN * tokens_Q[:, None], tokens_Q, tolerance=tolerance).home_Q
-        routed_Q = route_requests(router, extra_QN, tokens_Q, seed)
-        figures = (*_figures(rest, grouped_Q), *_figures(rest, routed_Q))
+        orders = [route_requests(router, extra_QN, tokens_Q, seed, order=order) for order in range(ORDERS)]
+        routed = np.mean([_figures(rest, home_Q) for home_Q in orders], axis=0).tolist()
+        figures = (*_figures(rest, grouped_Q), *routed)
         found.append(SourceGain(name=name, **dict(zip(FIGURES, figures, strict=True))))
     return tuple(found)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,21 @@ def placement_file() -> Target:
     return Target(run=run, seeds=seeds, kind="json")
 
 
+TABLES = base64.b64encode(zlib.compress(np.ones((3, 4), dtype="<f2").tobytes())).decode()
+NEW_PARTS = {
+    "counts_scale": 1.0,
+    "prefix_sends": 2.0,
+    "prices": {"request_tokens": 9.0, "horizon": 10.0, "ahead_tokens": 4.0, "scores": [[0.1, 0.0], [0.0, 0.2]]},
+    "predictor": {
+        "buckets": 4,
+        "mean": [0.0, 0.1],
+        "worth_tokens": 2.0,
+        "least_worth_tokens": 1.0,
+        "tables": TABLES,
+    },
+}
+
+
 def grouping_document() -> dict[str, Any]:
     return {
         "schema": "expert-grouping/1",
@@ -97,9 +114,15 @@ def grouping_file() -> Target:
             router = file.router.router()
             if router.num_layers * router.num_experts < 1 << 16:
                 router.assign(np.ones((router.num_layers, router.num_experts), dtype=np.int64))
+                router.assign(prompt=[1, 2, 3], load=[0.0] * router.num_nodes)
             file.check_fits(small_placement())
 
-    return Target(run=run, seeds=lambda: {"sound": json.dumps(grouping_document()).encode()}, kind="json")
+    def seeds() -> dict[str, bytes]:
+        old = grouping_document()
+        new = old | {"schema": "expert-grouping/2", "router": old["router"] | NEW_PARTS}
+        return {"sound": json.dumps(old).encode(), "of version 2": json.dumps(new).encode()}
+
+    return Target(run=run, seeds=seeds, kind="json")
 
 
 def cluster_file() -> Target:

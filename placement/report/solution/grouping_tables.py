@@ -38,6 +38,17 @@ def gains_table(grouped: GroupedSolution) -> Table:
     return table
 
 
+def sources_table(grouped: GroupedSolution) -> Table:
+    """What each thing that a router may know of a request is worth, on the held-out requests."""
+    heads = ("grouped\nsends", "tokens\nper node", "routed\nsends", "tokens\nper node")
+    caption = "held-out requests; tokens per node: most over the mean; routed one by one: mean of several orders"
+    table = table_of("\nhomes from", *heads, caption=caption)
+    for one in grouped.homes.sources:
+        figures = (one.grouped_sends, one.grouped_balance, one.routed_sends, one.routed_balance)
+        table.add_row(one.name, *map(number, figures))
+    return table
+
+
 def domains_table(grouped: GroupedSolution) -> Table:
     """Which domains went to which node, and how local each is, before and after."""
     nodes = grouped.solution.cluster.num_nodes

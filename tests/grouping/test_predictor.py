@@ -1,0 +1,245 @@
+"""Homes before a request runs: features by a plain replay, what is learned, prices of load, sessions, and the file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from placement.errors import InputError
+from placement.grouping.features import GRAM_WEIGHTS, LABEL_WEIGHT, label_features, prompt_features
+from placement.grouping.fit_predictor import Fitted, fit_predictor
+from placement.grouping.predictor import MOST_BYTES, Predictor, buckets_for
+from placement.grouping.prices import Prices
+from placement.grouping.router import Router
+from placement.grouping.router_part import PredictorPart, RouterPart
+from placement.grouping.sessions import Sessions
+from placement.traces.prompts import TokenLists
+
+NODES, KINDS = 3, 3
+WORD = 2**64
+
+
+def mixed(x: int) -> int:
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % WORD
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % WORD
+    return x ^ (x >> 31)
+
+
+@given(prompt=st.lists(st.integers(0, 2**31 - 1), max_size=12), seed=st.integers(0, 99))
+def test_features_are_those_of_a_plain_replay(prompt: list[int], seed: int) -> None:
+    """Words mixed one by one; each length of n-grams has the norm of its weight, or nothing."""
+    idf_F = np.random.default_rng(seed).uniform(0, 2, 64)
+    want = np.zeros(64)
+    for size, weight in enumerate(GRAM_WEIGHTS, 1):
+        count = np.zeros(64)
+        for first in range(len(prompt) - size + 1):
+            word = size
+            for token in prompt[first : first + size]:
+                word = mixed((word * 0x9E3779B97F4A7C15 + token) % WORD)
+            count[word % 64] += 1
+        value = np.log1p(count) * idf_F
+        want += weight * value / max(np.linalg.norm(value), 1e-300)
+    found = np.zeros(64)
+    np.add.at(found, *prompt_features(np.array(prompt, dtype=np.int64), idf_F))
+    assert found == pytest.approx(want)
+
+
+def texts(seed: int, requests: int = 60) -> tuple[TokenLists, TokenLists, np.ndarray, np.ndarray]:
+    """Prompts and answers of three kinds, each with words of its own among common ones, and what they save."""
+    rng = np.random.default_rng(seed)
+    kind_Q = np.arange(requests) % KINDS
+    lists = []
+    for low in (0, 1):
+        parts = [
+            np.concatenate([rng.integers(0, 20, 15), 100 * (kind + 1) + rng.integers(0, 30, 10)]) for kind in kind_Q
+        ]
+        lists.append(TokenLists.of(np.concatenate(parts).astype(np.int32), np.full(requests, 25 + 0 * low)))
+    saved_QN = np.where(kind_Q[:, None] == np.arange(NODES), 0.4, -0.2) + rng.normal(0, 0.02, (requests, NODES))
+    return *lists, saved_QN, kind_Q
+
+
+def learned(seed: int = 0) -> tuple[Fitted, TokenLists, np.ndarray]:
+    prompts, answers, saved_QN, kind_Q = texts(seed)
+    tokens_Q = np.where(np.arange(len(kind_Q)) < 45, 50, 0)
+    labels = [{"domain": f"kind {kind}"} for kind in kind_Q]
+    fitted = fit_predictor(saved_QN, tokens_Q, prompts, answers, labels, seed=seed)
+    assert fitted is not None
+    return fitted.with_worth(0.5), prompts, kind_Q
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_planted_kinds_are_told_from_prompts_and_from_labels(seed: int) -> None:
+    """Requests that were not fitted: the node of their kind is foretold from either, and from both."""
+    fitted, prompts, kind_Q = learned(seed)
+    assert fitted.error < 0.5 * fitted.variance
+    for q in range(45, 60):
+        labels = {"domain": f"kind {kind_Q[q]}"}
+        for known in ((prompts.list_of(q), None), (None, labels), (prompts.list_of(q), labels)):
+            assert fitted.predictor.saved(*known).argmax() == kind_Q[q]
+    nothing = fitted.predictor.saved()
+    assert nothing.tolist() == fitted.predictor.mean_N.tolist()
+    assert fitted.predictor.worth_tokens > fitted.predictor.least_worth_tokens > 0
+
+
+def test_the_same_texts_give_the_same_tables() -> None:
+    one, two = learned()[0].predictor, learned()[0].predictor
+    assert one.weight_NF.tobytes() == two.weight_NF.tobytes()
+
+
+def test_too_few_prompts_teach_nothing() -> None:
+    prompts, answers, saved_QN, _ = texts(0, requests=7)
+    assert fit_predictor(saved_QN, np.full(7, 9), prompts, answers, [{}] * 7, seed=0) is None
+
+
+@settings(deadline=None)
+@given(
+    load=st.lists(st.floats(0, 1e6), min_size=NODES, max_size=NODES),
+    saved=st.lists(st.floats(-1, 1), min_size=NODES, max_size=NODES),
+    seed=st.integers(0, 50),
+    ahead=st.floats(0, 200),
+)
+def test_no_node_that_is_too_far_ahead_gets_a_request(
+    load: list[float], saved: list[float], seed: int, ahead: float
+) -> None:
+    """Whatever is foretold, for any loads; and the price of a node does not fall when its load grows."""
+    score_SN = np.random.default_rng(seed).normal(0, 0.1, (20, NODES)).astype(np.float32)
+    prices = Prices(score_SN=score_SN, request_tokens=100.0, horizon=10.0, ahead_tokens=ahead)
+    load_N = np.array(load)
+    node = prices.best(np.array(saved), load_N)
+    assert load_N[node] <= load_N.mean() + ahead
+    dearer_N = prices.of(load_N + 50.0 * (np.arange(NODES) == 0)) - prices.of(load_N)
+    assert dearer_N[0] - dearer_N.min() >= -1e-6
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_prices_even_out_a_node_that_everybody_wants(seed: int) -> None:
+    """All requests save most on node 0: without prices it gets them all; with them the loads stay together."""
+    rng = np.random.default_rng(seed)
+    score_SN = rng.normal(0, 0.05, (64, NODES)) + np.array([0.3, 0, 0])
+    prices = Prices(score_SN=score_SN.astype(np.float32), request_tokens=10.0, horizon=10.0, ahead_tokens=1e9)
+    load_N = np.zeros(NODES)
+    for _ in range(300):
+        load_N[prices.best(score_SN[rng.integers(64)], load_N)] += 10
+    assert load_N.max() / load_N.mean() < 1.1
+
+
+def make_router(**more: Any) -> Router:
+    fitted, _, _ = learned()
+    saved_MEN = np.random.default_rng(5).uniform(0, 1, (2, 6, NODES)).astype(np.float32)
+    prices = Prices(score_SN=fitted.score_SN.astype(np.float32), request_tokens=50.0, horizon=10.0, ahead_tokens=1e9)
+    given: dict[str, Any] = {"prices": prices, "predictor": fitted.predictor, "prefix_sends": 2.0} | more
+    return Router(num_layers=4, top_k=2, layers=(1, 3), saved_MEN=saved_MEN, band=0.01, slack_tokens=9.0, **given)
+
+
+def test_the_router_says_what_a_home_was_told_from() -> None:
+    router, (_, prompts, kind_Q) = make_router(), learned()
+    prompt, counts = prompts.list_of(50), np.full((4, 6), 5)
+    even = np.zeros(NODES)
+    assert router.assign(load=[5, 1, 3]).why == "load"
+    assert router.assign(load=[5, 1, 3]).node == 1
+    told = router.assign(prompt=prompt, load=even)
+    assert (told.why, told.node) == ("prompt", kind_Q[50])
+    assert told.extra_N[told.node] == 0
+    assert router.assign(labels={"domain": "kind 1"}).why == "labels"
+    assert router.assign(counts, even, prompt=prompt, labels={"domain": "kind 1"}).why == "prompt+labels+counts"
+    assert make_router(predictor=None).assign(prompt=prompt, load=even).why == "load"
+
+
+def test_more_counts_weigh_more_than_the_prompt() -> None:
+    """A few tokens that say otherwise do not turn what the prompt says; very many do."""
+    router, (_, prompts, kind_Q) = make_router(), learned()
+    saved_MEN = np.zeros((2, 6, NODES), dtype=np.float32)
+    other = (int(kind_Q[50]) + 1) % NODES
+    saved_MEN[:, 0, other] = 0.2
+    router = Router(
+        num_layers=4,
+        top_k=1,
+        layers=(1, 3),
+        saved_MEN=saved_MEN,
+        band=0.01,
+        slack_tokens=9.0,
+        predictor=router.predictor,
+    )
+    counts = np.zeros((4, 6))
+    counts[:, 0] = 1
+    assert router.assign(counts, prompt=prompts.list_of(50)).node == kind_Q[50]
+    assert router.assign(counts * 1e5, prompt=prompts.list_of(50)).node == other
+
+
+def test_a_conversation_stays_where_its_keys_and_values_are() -> None:
+    router, (_, prompts, kind_Q) = make_router(), learned()
+    sessions, prompt = Sessions(NODES, most=2), prompts.list_of(50)
+    other = (int(kind_Q[50]) + 1) % NODES
+    sessions.keep("chat", other, 10_000)
+    home = router.assign(prompt=prompt, cached=sessions.cached("chat"), load=np.zeros(NODES))
+    assert (home.node, home.why) == (other, "prompt+prefix")
+    assert router.assign(prompt=prompt, cached=sessions.cached("unknown")).node == kind_Q[50]
+    assert router.assign(cached=sessions.cached("chat")).why == "prefix"
+    sessions.keep("two", 0, 1)
+    sessions.keep("three", 0, 1)
+    assert not sessions.cached("chat").any()
+    assert sessions.cached("three").tolist() == [1, 0, 0]
+
+
+def test_the_file_keeps_the_router() -> None:
+    router, (_, prompts, _) = make_router(), learned()
+    again = RouterPart.model_validate_json(RouterPart.of(router, keeps=1.0).model_dump_json()).router()
+    for q in range(45, 60):
+        one, two = (each.assign(prompt=prompts.list_of(q), load=[3, 1, 2]) for each in (router, again))
+        assert (one.node, one.why) == (two.node, two.why)
+        assert one.extra_N.tolist() == two.extra_N.tolist()
+
+
+@pytest.mark.parametrize("nodes", [2, 4, 8, 32, 64])
+def test_tables_take_less_than_two_megabytes(nodes: int) -> None:
+    """Even where no number repeats, so that nothing is packed."""
+    buckets = buckets_for(nodes)
+    rng = np.random.default_rng(0)
+    predictor = Predictor(
+        idf_F=rng.random(buckets).astype(np.float16),
+        weight_NF=rng.random((nodes, buckets)).astype(np.float16),
+        mean_N=np.zeros(nodes),
+        worth_tokens=1.0,
+        least_worth_tokens=1.0,
+    )
+    assert predictor.idf_F.nbytes + predictor.weight_NF.nbytes <= MOST_BYTES
+    assert len(PredictorPart.of(predictor).model_dump_json()) < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"tables": "%%%"}, "cannot be unpacked"),
+        ({"tables": "AAAA"}, "cannot be unpacked"),
+        ({"buckets": 512}, "bytes long"),
+        ({"mean": [0.0]}, "bytes long"),
+        ({"worth_tokens": -1.0}, "worth_tokens"),
+        ({"mean": [float("nan")] * NODES}, "finite"),
+    ],
+)
+def test_a_damaged_predictor_is_refused(change: dict[str, Any], told: str) -> None:
+    part = PredictorPart.of(learned()[0].predictor)
+    with pytest.raises(InputError, match=told):
+        part.model_copy(update=change).predictor()
+
+
+@pytest.mark.parametrize("prompt", ["text", [1.5], [-1], [[1], [2]], [2**31], [[1], [2, 3]]])
+def test_a_prompt_that_is_no_list_of_ids_is_refused(prompt: object) -> None:
+    with pytest.raises(InputError, match="ids of its tokens"):
+        make_router().assign(prompt=prompt)
+
+
+@pytest.mark.parametrize("cached", [[1, 2], "abc", [1, float("nan"), 0]])
+def test_bad_cached(cached: object) -> None:
+    with pytest.raises(InputError, match="cached has shape"):
+        make_router().assign(cached=cached)  # type: ignore[arg-type]
+
+
+def test_labels_fill_the_same_buckets_in_any_order() -> None:
+    one, two = label_features({"a": "1", "b": "2"}, 1024), label_features({"b": "2", "a": "1"}, 1024)
+    assert one[0].tolist() == two[0].tolist()
+    assert one[1].tolist() == [LABEL_WEIGHT] * 2
