@@ -1,8 +1,8 @@
 """Homes from what is known of a request: its prompt, a few tokens, a quarter. Means over splits by request.
 
-python benchmarks/homes.py TRACE [--tokens TOKENS.npz] [--nodes 4] [--gpus-per-node 2] [--redundant 0 8] [--maps DIR]
+python benchmarks/homes.py TRACE [--texts TEXTS.npz] [--nodes 4] [--gpus-per-node 2] [--redundant 0 8] [--maps DIR]
 
-TOKENS.npz has the texts of a trace that has none: `token_ids`, `offsets` [Q + 1] and `prompt_tokens` [Q], in the order
+TEXTS.npz has the texts of a trace that has none: `token_ids`, `offsets` [Q + 1] and `prompt_tokens` [Q], in the order
 of the trace's requests. All rows of a split have the same joint placement and are measured on the same tokens, those
 after the first quarter of each held-out request. `--maps` keeps the placements for another run.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
-from machine import describe_machine
+from machine import describe_machine, output_folder
 
 from placement import Cluster, Options, Placement, Trace, open_trace
 from placement.grouping.router_part import RouterPart
@@ -43,18 +43,18 @@ HEADER = (
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("trace", type=Path)
-    parser.add_argument("--tokens", type=Path)
+    parser.add_argument("--texts", type=Path)
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--gpus-per-node", type=int, default=2)
     parser.add_argument("--redundant", type=int, nargs="*", default=[0, 8])
-    parser.add_argument("--maps", type=Path)
+    parser.add_argument("--maps", type=output_folder)
     asked = parser.parse_args()
     if not asked.trace.exists():
         raise SystemExit("skipped: give the folder of a real expert-trace/1; none is shipped with the project")
     with tempfile.TemporaryDirectory() as folder:
         trace = open_trace(asked.trace)
-        if asked.tokens is not None:
-            trace = with_tokens(trace, asked.tokens, Path(folder))
+        if asked.texts is not None:
+            trace = with_tokens(trace, asked.texts, Path(folder))
         tell(trace, asked)
 
 
@@ -118,6 +118,7 @@ def solved(trace: Trace, asked: argparse.Namespace, redundant: int, seed: int) -
     if kept is None or not kept.exists():
         grouped = solve_grouped(trace, cluster, Options(seed=seed), holdout=HOLDOUT)
         if kept is not None:
+            kept.parent.mkdir(exist_ok=True)
             np.save(kept, grouped.solution.placement.phy2log_LP)
         return grouped
     rows = np.load(kept, allow_pickle=False)
