@@ -73,9 +73,7 @@ def work_of(figure_SC: Floats, cluster: Cluster, tokens_per_gpu: int) -> Work:
     )
 
 
-def columns_of(
-    figure_SC: Floats, cluster: Cluster, tokens_per_gpu: int, split_S: Floats | None = None
-) -> Floats:
+def columns_of(figure_SC: Floats, cluster: Cluster, tokens_per_gpu: int, split_S: Floats | None = None) -> Floats:
     """The figures by `Column`, then the time of each `Term`, float64 [S, 12], of what `cost_steps` writes of one layer;
     times are the layer's part.
 
@@ -108,6 +106,6 @@ class StepsSoFar:
 
     def figures(self) -> StepFigures:
         """Of the steps so far, of which there is one at least."""
-        spreads = [spread.over_steps() for spread in self._spreads]
-        shares = (tuple((one / self.steps).tolist()) for one in (self._terms_us, self._governed))
-        return StepFigures(*spreads, *shares)
+        gpu, link, busiest, sends, step_us, split = (spread.over_steps() for spread in self._spreads)
+        terms_us, governed = (tuple((one / self.steps).tolist()) for one in (self._terms_us, self._governed))
+        return StepFigures(gpu, link, busiest, sends, step_us, split, terms_us, governed)
