@@ -90,9 +90,10 @@ def active_experts(visits_LP: Floats, cluster: Cluster, tokens_per_gpu: int) -> 
         visits_LP: Assignments that each slot serves for a token of the trace, float64 [L, P].
     """
     step_tokens = tokens_per_gpu * cluster.num_ranks
+    balanced = cluster.balanced()  # GPUs that share load share the reading of the weights
     idle_LP = np.clip(1.0 - visits_LP, 0.0, 1.0) ** step_tokens
-    active_LG = (1.0 - idle_LP).reshape(len(visits_LP), cluster.num_ranks, -1).sum(axis=2)
-    return np.asarray((active_LG / cluster.speed_G()).max(axis=1))
+    active_LG = (1.0 - idle_LP).reshape(len(visits_LP), balanced.num_ranks, -1).sum(axis=2)
+    return np.asarray((active_LG / balanced.speed_G()).max(axis=1) * balanced.num_ranks / cluster.num_ranks)
 
 
 def balance_in_sends(cluster: Cluster, assignments: float) -> float:

@@ -130,10 +130,13 @@ def layer_of_step(
                 into[node] += cluster.fare[home][node]
                 out[home] += cluster.fare[home][node]
     served = sum(load)
+    reads = [len(one) / speed for one, speed in zip(active, cluster.speeds, strict=True)]
     times = [one / speed for one, speed in zip(load, cluster.speeds, strict=True)]
     if cluster.shared:
         nodes = [range(n * cluster.gpus, (n + 1) * cluster.gpus) for n in range(cluster.nodes)]
-        times = [sum(load[g] for g in gpus) / sum(cluster.speeds[g] for g in gpus) for gpus in nodes]
+        speeds = [sum(cluster.speeds[g] for g in gpus) for gpus in nodes]
+        times = [sum(load[g] for g in gpus) / speed for gpus, speed in zip(nodes, speeds, strict=True)]
+        reads = [sum(len(active[g]) for g in gpus) / speed for gpus, speed in zip(nodes, speeds, strict=True)]
     gpu = max(times) * ranks / served if served else 1.0
     link = max(into + out) * cluster.nodes / sum(out) if sum(out) else 1.0
     sends /= len(step)
@@ -141,8 +144,7 @@ def layer_of_step(
     network = tokens_per_gpu * sends * link * cluster.copy_bits / (cluster.inter_gbps * 1e3)
     nvlink = busiest * cluster.copy_bits / (cluster.intra_gbps * 1e3)
     compute = busiest * cluster.expert_bytes / (cluster.gpu_tflops * 1e6)
-    read = max(len(one) / speed for one, speed in zip(active, cluster.speeds, strict=True))
-    memory = read * cluster.expert_bytes * 8 / (cluster.memory_gbps * 1e3)
+    memory = max(reads) * cluster.expert_bytes * 8 / (cluster.memory_gbps * 1e3)
     terms = (
         network,
         tokens_per_gpu * sends * cluster.copy_us,

@@ -69,7 +69,7 @@ def work_of(figure_SC: Floats, cluster: Cluster, tokens_per_gpu: int) -> Work:
         busiest=tokens_per_gpu * figure_SC[:, SENDS] * figure_SC[:, BUSIEST_LINK],
         copies=tokens_per_gpu * figure_SC[:, SENDS],
         load=figure_SC[:, ASSIGNMENTS] / cluster.num_ranks * figure_SC[:, BUSIEST_GPU],
-        experts=figure_SC[:, EXPERTS],
+        experts=figure_SC[:, EXPERTS] * cluster.balanced().num_ranks / cluster.num_ranks,
     )
 
 

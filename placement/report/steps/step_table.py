@@ -18,7 +18,7 @@ UNIFORM = "uniform router"
 HEADS = (
     "busiest\nGPU\nmean, p99",
     "\nbest\nsplit",
-    "busiest\nlink\nmean, p99",
+    "\nlink\nimb.",
     "\nbusiest\nsends",
     "\nstep ms\nmean, p99",
     "\n\nmostly",
@@ -49,10 +49,10 @@ def step_cells(figures: StepFigures | None) -> list[str]:
     """Under HEADS."""
     if figures is None:
         return [number(None)] * len(HEADS)
-    gpu, link = (f"{number(over.mean)}, {number(over.p99)}" for over in (figures.busiest_gpu, figures.busiest_link))
+    gpu = f"{number(figures.busiest_gpu.mean)}, {number(figures.busiest_gpu.p99)}"
     step = f"{number(figures.step_us.mean / 1e3)}, {number(figures.step_us.p99 / 1e3)}"
-    split, sends = number(figures.best_split.mean), number(figures.busiest_sends.mean)
-    return [gpu, split, link, sends, step, figures.governed_by.title]
+    means = [number(over.mean) for over in (figures.best_split, figures.busiest_link, figures.busiest_sends)]
+    return [gpu, *means, step, figures.governed_by.title]
 
 
 def _name(name: str) -> Text:
