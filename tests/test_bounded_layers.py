@@ -11,21 +11,24 @@ import pytest
 from placement import open_trace, solve
 from placement.core.cluster import Cluster
 from placement.core.model import Model
-from placement.pipeline.solve_layers import BOUNDED_LAYERS, is_bounded
+from placement.pipeline.solve_layers import BOUNDED_LAYERS, BOUNDED_ON_MANY_NODES, is_bounded
 from placement.report.solution.summary import proof
 from placement.solvers.options import Options
 
 
 @pytest.mark.parametrize("experts", [64, 65])
 @pytest.mark.parametrize("layers", [1, BOUNDED_LAYERS, BOUNDED_LAYERS + 1, 58])
-def test_layers_that_are_bounded(experts: int, layers: int) -> None:
+@pytest.mark.parametrize(("nodes", "slots"), [(13, 5), (13, 6), (5, 13), (5, 14)])
+def test_layers_that_are_bounded(experts: int, layers: int, nodes: int, slots: int) -> None:
     """Few experts or few layers: all; else as many as are said, spread evenly, from the first."""
+    cluster = Cluster(num_nodes=nodes, gpus_per_node=1, slots_per_gpu=slots)
+    number = BOUNDED_ON_MANY_NODES if nodes == 13 and slots * nodes > experts else BOUNDED_LAYERS
     model = Model(name="m", layer_ids=tuple(range(layers)), num_experts=experts, top_k=2)
-    bounded = [layer for layer in range(layers) if is_bounded(layer, model)]
-    if experts <= 64 or layers <= BOUNDED_LAYERS:
+    bounded = [layer for layer in range(layers) if is_bounded(layer, model, cluster)]
+    if experts <= 64 or layers <= number:
         assert bounded == list(range(layers))
         return
-    assert len(bounded) == BOUNDED_LAYERS and bounded[0] == 0
+    assert len(bounded) == number and bounded[0] == 0
     steps = {after - before for before, after in pairwise(bounded)}
     assert max(steps) - min(steps) <= 1
 

@@ -140,12 +140,14 @@ class _Search:
 
     def few_steps(self) -> list[Point]:
         """All maps one step from the current one, and from the best of these, where there are few: annealing may miss
-        what tiny budgets need."""
+        what tiny budgets need. Second steps wait until no slot is wasted: first ones use wasted slots."""
         slots, redundant = self.problem.cluster.num_slots, self.problem.num_redundant
         steps = slots * (slots / 2 + (self.problem.num_experts if redundant else 0))
         if steps > self.most_scores:
             return []
         first = self._points(_steps(self.problem, self.start.phy2log_P))
+        if wasted_P(self.start.phy2log_P, self.problem.cluster.num_ranks).any():
+            return first
         first.sort(key=lambda point: (point.score.excess, point.score.objective))
         best = first[: min(int(self.most_scores / steps) - 1, SECOND_STEPS)]
         return first + [far for near in best for far in self._points(_steps(self.problem, near.phy2log_P))]

@@ -17,6 +17,7 @@ from placement.bounds.spectral_bound import QUICK_EXPERTS
 from placement.core.cluster import Cluster
 from placement.core.model import Model
 from placement.core.placement import Placement
+from placement.cost.covers import EXACT_NODES
 from placement.pipeline.layer_answer import Answer, LayerReport, solve_layer
 from placement.pipeline.move_budget import spend
 from placement.pipeline.move_front import LayerInUse, Row
@@ -32,7 +33,7 @@ from placement.workload.mixed import MixedWorkload
 from placement.workload.workload import Workload
 
 T = TypeVar("T")
-BOUNDED_LAYERS = 8  # of a model of more than QUICK_EXPERTS
+BOUNDED_LAYERS, BOUNDED_ON_MANY_NODES = 8, 3  # of a model of more than QUICK_EXPERTS; with copies, beyond EXACT_NODES
 
 
 def solve_workload(
@@ -83,11 +84,13 @@ def _objective(solved: tuple[dict[str, Row], Answer]) -> float:
     return solved[1].points[-1].score.objective
 
 
-def is_bounded(layer: int, model: Model) -> bool:
+def is_bounded(layer: int, model: Model, cluster: Cluster) -> bool:
     """Whether the quick bound is computed: of many experts, whose bound costs more than the search, on some layers."""
-    if model.num_experts <= QUICK_EXPERTS or model.num_layers <= BOUNDED_LAYERS:
+    dear = cluster.num_slots > model.num_experts and cluster.num_nodes > EXACT_NODES
+    number = BOUNDED_ON_MANY_NODES if dear else BOUNDED_LAYERS
+    if model.num_experts <= QUICK_EXPERTS or model.num_layers <= number:
         return True
-    return layer in {i * model.num_layers // BOUNDED_LAYERS for i in range(BOUNDED_LAYERS)}
+    return layer in {i * model.num_layers // number for i in range(number)}
 
 
 def _solve_one(
@@ -104,7 +107,7 @@ def _solve_one(
     problem = problem_of(layer)
     given = () if starts is None else (starts.phy2log_LP[layer],)
     problem = replace(problem, deadline=end_of(seconds), starts=given)
-    if problem.options.bound == "quick" and not is_bounded(layer, model):
+    if problem.options.bound == "quick" and not is_bounded(layer, model, problem.cluster):
         problem = replace(problem, options=replace(problem.options, bound="none"))
     rows = {name: get_solver(name).solve_layer(problem).phy2log_P for name in baselines}
     now = None

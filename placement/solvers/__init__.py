@@ -28,7 +28,11 @@ AS_THEY_ARE = ("linear", "eplb", "round-robin")  # what engines do, whatever is 
 
 
 def get_solver(name: str) -> Solver:
-    """The solver of that name, which answers where GPUs of a node share load at run time too. Raises OptionError."""
+    """The solver of that name, which answers where GPUs of a node share load at run time too.
+
+    Raises:
+        OptionError: no solver has that name.
+    """
     solver = SOLVERS.make(name)
     if name in AS_THEY_ARE:
         return solver

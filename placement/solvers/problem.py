@@ -97,7 +97,10 @@ class LayerProblem:
     def balanced(self) -> LayerProblem:
         """The problem that is left to a map: its ranks are the nodes where GPUs of a node share load at run time.
 
-        Slots lie as before. Raises InfeasibleError where a node has more slots than there are experts.
+        Slots lie as before.
+
+        Raises:
+            InfeasibleError: a node has more slots than there are experts.
         """
         cluster = self.cluster.balanced()
         if cluster is self.cluster:

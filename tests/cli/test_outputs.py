@@ -26,6 +26,7 @@ INPUTS = {
         "folder",
         "checkpoint",
         "placement",
+        "times",
         "maps",
         "map_file",
         "like",

@@ -173,6 +173,7 @@ def fronts(draw: st.DrawFn) -> list[list[Point]]:
             score = Score(
                 objective=objective,
                 sends=0.0,
+                busiest_sends=0.0,
                 paid_sends=0.0,
                 imbalance=1.0 if index >= feasible_from else 2.0,
                 node_imbalance=1.0,
