@@ -156,19 +156,21 @@ def choices_of(num_nodes: int) -> Choices:
 
 
 @cache
-def visits_of(num_nodes: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+def visits_of(num_nodes: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32], int]:
     """N * copies into each node: of a token of a state, float64 [Y, N]; and of a token whose set has one further expert
-    on the nodes M, float32 [2^N, N, Y]. Columns Y are those of `Families`."""
+    on the nodes M, int32 [2^N, N, Y], in parts of one over the number that comes last. Columns Y are those of
+    `Families`."""
     tables, words = _tables(num_nodes), _words(num_nodes)
-    visit_ZHN = choices_of(num_nodes).visit_ZHN
+    choices = choices_of(num_nodes)
+    visit_ZHN, unit = choices.visit_ZHN, lcm(*np.bitwise_count(choices.smallest_HZ).ravel().tolist())
     visit_BZN = np.zeros((num_nodes + 1, tables.width, num_nodes))
     visit_BZN[0, : len(words)] = visit_ZHN.sum(axis=1)
     visit_BZN[1:, : len(words)] = num_nodes * visit_ZHN.swapaxes(0, 1)
     state_MZ = tables.state_W[np.array(words)[None] & tables.word_M[:, None]]
-    into_MNBZ = np.zeros((len(state_MZ), num_nodes, num_nodes + 1, tables.width), dtype=np.float32)
+    into_MNBZ = np.zeros((len(state_MZ), num_nodes, num_nodes + 1, tables.width), dtype=np.int32)
     for m, state_Z in enumerate(state_MZ):
-        into_MNBZ[m, :, :, : len(words)] = visit_BZN[:, state_Z].transpose(2, 0, 1)
-    return visit_BZN.reshape(-1, num_nodes), into_MNBZ.reshape(len(state_MZ), num_nodes, -1)
+        into_MNBZ[m, :, :, : len(words)] = np.rint(visit_BZN[:, state_Z].transpose(2, 0, 1) * unit)
+    return visit_BZN.reshape(-1, num_nodes), into_MNBZ.reshape(len(state_MZ), num_nodes, -1), unit
 
 
 @cache

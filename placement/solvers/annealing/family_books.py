@@ -32,7 +32,7 @@ class FamilyBooks(NamedTuple):
     share_MNY, unit  of the tables: each proposal asks them
     every_U   int32 [U], the numbers of all sets
     visit_YN  float64 [Y, N], N * what goes into each node of a token in a state; count_Y: room for tokens by state
-    into_MNY  float32 [2^N, N, Y], the same of the others of a set and one further expert on the nodes M
+    into_MNY  int32 [2^N, N, Y], the same of the others of a set and one more expert on the nodes M, `into_unit` times
     into_N    float64 [N], N * what goes into each node of all sets, by the last `measure`
     refresh   changes of an expert's nodes between refreshes; quick: refreshes are, so each seeming best map has one
     """
@@ -49,7 +49,8 @@ class FamilyBooks(NamedTuple):
     every_U: Ids
     visit_YN: Floats
     count_Y: Ints
-    into_MNY: npt.NDArray[np.float32]
+    into_MNY: npt.NDArray[np.int32]
+    into_unit: int
     into_N: Floats
     refresh: int
     quick: bool
@@ -58,7 +59,7 @@ class FamilyBooks(NamedTuple):
 def no_books(num_experts: int, num_nodes: int, inc: Incidence) -> FamilyBooks:
     """No set is booked yet."""
     tables = families_of(num_nodes, random_homes=bool((inc.home_U < 0).all()))
-    visit_YN, into_MNY = visits_of(num_nodes)
+    visit_YN, into_MNY, into_unit = visits_of(num_nodes)
     blocks = tables.after_MY.shape[1]
     num_sets, top_k = inc.sets_UK.shape
     return FamilyBooks(
@@ -77,6 +78,7 @@ def no_books(num_experts: int, num_nodes: int, inc: Incidence) -> FamilyBooks:
         visit_YN=visit_YN[:blocks],
         count_Y=np.zeros(blocks, dtype=np.int64),
         into_MNY=np.ascontiguousarray(into_MNY[:, :, :blocks]),
+        into_unit=into_unit,
         into_N=np.zeros(num_nodes),
         refresh=REFRESH,
         quick=True,
@@ -194,7 +196,8 @@ def add_into(e: int, host: np.uint64, more_N: Floats, books: FamilyBooks) -> Non
     """Add to `more_N` by how much more goes into each node, N times, if expert e alone moved to the nodes `host`."""
     hist_EY, into_MNY, before = books.asked.hist_EZ, books.into_MNY, books.host_E[e]
     for n in range(more_N.shape[0]):
-        total = np.float32(0.0)
+        total = np.int32(0)
         for y in range(hist_EY.shape[1]):
-            total += np.float32(hist_EY[e, y]) * (into_MNY[host, n, y] - into_MNY[before, n, y])
-        more_N[n] += total
+            more = np.int32(into_MNY[host, n, y] - into_MNY[before, n, y])
+            total = np.int32(total + np.int32(hist_EY[e, y] * more))
+        more_N[n] += total / books.into_unit
