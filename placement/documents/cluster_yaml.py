@@ -74,7 +74,11 @@ def cluster_from_yaml(path: str | Path, num_experts: int) -> Cluster:
 
     Raises ClusterError with every fault in one line, InfeasibleError if the experts do not fit.
     """
-    return cluster_of(read_cluster_file(path), num_experts)
+    file = read_cluster_file(path)
+    try:
+        return cluster_of(file, num_experts)
+    except ClusterError as error:
+        raise ClusterError(f"{path}: {error}") from None
 
 
 def read_cluster_file(path: str | Path) -> ClusterFile:

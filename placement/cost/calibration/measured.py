@@ -66,7 +66,7 @@ def read_measured(path: str | Path) -> list[MeasuredStep]:
             f"{path}: the first line {what}; it has to name each of {', '.join(NEEDED)} once, and may name phase"
         )
     if not 2 <= len(numbered) - 1 <= MOST_ROWS:
-        raise InputError(f"{path} has {len(numbered) - 1} rows; 2 to {MOST_ROWS} measured times are needed")
+        raise InputError(f"measured times in {path}: {len(numbered) - 1}; 2 to {MOST_ROWS} are needed")
     return [_row(path, number, head, row) for number, row in numbered[1:]]
 
 
