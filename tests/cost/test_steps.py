@@ -331,6 +331,8 @@ def test_the_uniform_router_has_the_imbalance_of_chance(size: int, write_trace: 
     of_steps = rng.choice(peak, (4000, 3)).mean(axis=1)
     assert step.uniform.busiest_gpu.mean == pytest.approx(peak.mean(), rel=0.01)
     assert step.uniform.busiest_gpu.p99 == pytest.approx(np.quantile(of_steps, 0.99), rel=0.02)
+    assert step.uniform.best_split == step.uniform.busiest_gpu  # no expert has copies
+    assert step.uniform.step_us.mean == pytest.approx(sum(step.uniform.terms_us))
     assert step.uniform.sends.mean == pytest.approx(1 - _none_of(8, 16, 4), rel=0.01)
 
 

@@ -17,9 +17,10 @@ Floats = npt.NDArray[np.float64]
 
 
 class Column(IntEnum):
-    """Places of the figures in `StepFigures` and in what `columns_of` gives; there the time of each `Term` follows."""
+    """Places of the figures in `StepFigures` and in what `columns_of` gives. Times come last, so that one slice has them;
+    the time of each `Term` follows that of the step."""
 
-    BUSIEST_GPU, BUSIEST_LINK, BUSIEST_SENDS, SENDS, STEP_US, BEST_SPLIT = range(6)
+    BUSIEST_GPU, BUSIEST_LINK, BUSIEST_SENDS, SENDS, BEST_SPLIT, STEP_US = range(6)
 
 
 class StepFigures(NamedTuple):
@@ -30,9 +31,9 @@ class StepFigures(NamedTuple):
         busiest_link: Copies into or out of the node that has most, each weighed by its link, over the mean node.
         busiest_sends: Sends times that, layer by layer.
         sends: What the transport sends per token, each copy weighed by its link.
-        step_us: Modelled time of all MoE layers, microseconds: `placement.cost.step_time` of what the step has to do.
         best_split: What `busiest_gpu` would be if the step's load were split over the copies of experts as well as can
             be, to within 0.1%; where no expert has copies the same.
+        step_us: Modelled time of all MoE layers, microseconds: `placement.cost.step_time` of what the step has to do.
         terms_us: What each `Term` has of that time, mean over steps.
         governed: Share of the steps that each `Term` takes most of.
     """
@@ -41,8 +42,8 @@ class StepFigures(NamedTuple):
     busiest_link: OverSteps
     busiest_sends: OverSteps
     sends: OverSteps
-    step_us: OverSteps
     best_split: OverSteps
+    step_us: OverSteps
     terms_us: tuple[float, ...]
     governed: tuple[float, ...]
 
@@ -82,7 +83,7 @@ def columns_of(figure_SC: Floats, cluster: Cluster, tokens_per_gpu: int, split_S
     sends_S, gpu_S, link_S = figure_SC[:, SENDS], figure_SC[:, BUSIEST_GPU], figure_SC[:, BUSIEST_LINK]
     times_S6 = term_times_us(cluster, work_of(figure_SC, cluster, tokens_per_gpu))
     best_S = gpu_S if split_S is None else np.minimum(split_S, gpu_S)
-    figures = np.stack([gpu_S, link_S, sends_S * link_S, sends_S, times_S6.sum(axis=1), best_S], axis=1)
+    figures = np.stack([gpu_S, link_S, sends_S * link_S, sends_S, best_S, times_S6.sum(axis=1)], axis=1)
     return np.concatenate([figures, times_S6], axis=1)
 
 
@@ -106,6 +107,6 @@ class StepsSoFar:
 
     def figures(self) -> StepFigures:
         """Of the steps so far, of which there is one at least."""
-        gpu, link, busiest, sends, step_us, split = (spread.over_steps() for spread in self._spreads)
+        gpu, link, busiest, sends, split, step_us = (spread.over_steps() for spread in self._spreads)
         terms_us, governed = (tuple((one / self.steps).tolist()) for one in (self._terms_us, self._governed))
-        return StepFigures(gpu, link, busiest, sends, step_us, split, terms_us, governed)
+        return StepFigures(gpu, link, busiest, sends, split, step_us, terms_us, governed)
