@@ -17,8 +17,10 @@ Floats = npt.NDArray[np.float64]
 
 
 class Column(IntEnum):
-    """Places of the figures in `StepFigures` and in what `columns_of` gives. Times come last, so that one slice has them;
-    the time of each `Term` follows that of the step."""
+    """Places of the figures in `StepFigures` and in what `columns_of` gives.
+
+    Times come last, so that one slice has them; in `columns_of` the time of each `Term` follows that of the step.
+    """
 
     BUSIEST_GPU, BUSIEST_LINK, BUSIEST_SENDS, SENDS, BEST_SPLIT, STEP_US = range(6)
 
