@@ -9,7 +9,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --constraint lock.
 TORCH := torch==2.13.0
 GROUPS := test lint docs fuzz kernels plots peers engines build lock
 
-.PHONY: demo docs test test-newest test-engines test-image fuzz lint lock clean supported-python
+.PHONY: demo docs test test-random test-newest test-engines test-image fuzz lint lock clean supported-python
 
 demo: $(VENV)/core.stamp
 	@mkdir -p demo
@@ -19,6 +19,11 @@ demo: $(VENV)/core.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/placement warm-up
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# the properties with examples that no run has drawn before; what fails here becomes a mended property, never a lucky rerun
+test-random: $(VENV)/test.stamp
+	$(BIN)/placement warm-up
+	$(BIN)/python -m pytest -n auto --dist loadfile --hypothesis-profile=random -m "hypothesis and not engines and not image"
 
 # README, docs/ and the reference of all public names as a site that opens from disk: site/index.html
 docs: $(VENV)/docs.stamp

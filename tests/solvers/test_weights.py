@@ -30,8 +30,8 @@ def test_weights_of_a_front() -> None:
 @settings(max_examples=12)
 @given(data=st.data())
 def test_maps_of_the_weights(redundant: bool, data: st.DataObject) -> None:
-    """Sound maps with the scores they claim; imbalance never rises with the weight and sends never fall, none is better
-    in both; bounds at the options' weight alone, and there the optimum where every map can be tried."""
+    """Sound maps with the scores they claim; imbalance never rises with the weight and paid sends never fall, none is
+    better in both; bounds at the options' weight alone, and there the optimum where every map can be tried."""
     problem = limited(data.draw(tiny_problems(redundant=redundant)))
     own = problem.options.balance_weight
     weights = weights_with(own)
@@ -46,8 +46,8 @@ def test_maps_of_the_weights(redundant: bool, data: st.DataObject) -> None:
         assert (pick.report.bound is None) == (weight != own)
         if before is not None:
             assert score.expected_imbalance <= before.expected_imbalance + TINY
-            assert score.sends >= before.sends - TINY
-            same = abs(score.sends - before.sends) < TINY
+            assert score.paid_sends >= before.paid_sends - TINY
+            same = abs(score.paid_sends - before.paid_sends) < TINY
             assert same == (abs(score.expected_imbalance - before.expected_imbalance) < TINY)
         before = score
     lowest, _ = brute_force(problem)
@@ -59,8 +59,8 @@ def test_maps_of_the_weights(redundant: bool, data: st.DataObject) -> None:
 @settings(max_examples=12)
 @given(data=st.data())
 def test_the_cap_picks_few_sends(data: st.DataObject) -> None:
-    """The chosen map keeps the cap with no more sends than any map of a weight that keeps it, nor fewer than possible;
-    an error where no map can; the maps of the weights are those without a cap."""
+    """The chosen map keeps the cap with no more paid sends than any map of a weight that keeps it, nor fewer than
+    possible; an error where no map can; the maps of the weights are those without a cap."""
     problem = limited(data.draw(tiny_problems()), bound="none")
     cluster, weights = problem.cluster, weights_with(problem.options.balance_weight)
     free = solve_weights(problem, 0, weights)
@@ -68,7 +68,7 @@ def test_the_cap_picks_few_sends(data: st.DataObject) -> None:
     cap = data.draw(st.sampled_from([1.0, 1.3, *(max(value, 1.0) for value in known)]))
     capped = limited(problem, max_imbalance=cap)
     scores = [capped.score(row) for row in all_maps(problem.num_experts, cluster.num_ranks, cluster.slots_per_gpu)]
-    possible = [score.sends for score in scores if score.feasible]
+    possible = [score.paid_sends for score in scores if score.feasible]
     if not possible:
         with pytest.raises((InfeasibleError, LimitError)):
             solve_weights(capped, 0, weights)
@@ -77,5 +77,5 @@ def test_the_cap_picks_few_sends(data: st.DataObject) -> None:
     assert [pick.point.score for pick in answer.picks] == [pick.point.score for pick in free.picks]
     chosen = capped.score(answer.chosen.point.phy2log_P)
     assert chosen.feasible and chosen.imbalance <= cap + TINY
-    within = [pick.point.score.sends for pick in free.picks if pick.point.score.imbalance <= cap]
-    assert min(possible) - TINY <= chosen.sends <= min(within, default=chosen.sends) + TINY
+    within = [pick.point.score.paid_sends for pick in free.picks if pick.point.score.imbalance <= cap]
+    assert min(possible) - TINY <= chosen.paid_sends <= min(within, default=chosen.paid_sends) + TINY
