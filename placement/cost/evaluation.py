@@ -17,7 +17,7 @@ from placement.cost.given import checked_homes, cluster_of, clusters_for
 from placement.cost.meter import Meter
 from placement.cost.step_time import STEP_TOKENS_PER_GPU, Work, active_experts, governing, term_times_us
 from placement.cost.traffic import Traffic
-from placement.cost.transport import busiest_in_out, imbalance_of, links_NN
+from placement.cost.transport import busiest_in_out, imbalance_of, into_G, links_NN, nothing_but_sends
 from placement.cost.transports import TRANSPORTS
 from placement.traces.token_order import token_batches
 from placement.traces.trace import Trace
@@ -42,6 +42,7 @@ class Evaluation:
         transport: What the engine sends (see `placement/cost/transports/`).
         sends_L: What the engine sends per token, each copy weighed by the cost of its link, float64 [L].
         links_LNN: The same sends from home node to node, float64 [L, N, N].
+        into_LG: The same sends into each GPU, float64 [L, G]; those for a node reach its GPUs evenly, rail by rail.
         load_LP: Assignments served by each slot, float64 [L, P].
         sampled_tokens: Tokens on which sends were measured; None: all.
         sends_error: Standard error of the mean of `sends_L`, where sends were measured on a sample; None: unknown.
@@ -56,6 +57,7 @@ class Evaluation:
     transport: str
     sends_L: npt.NDArray[np.float64]
     links_LNN: npt.NDArray[np.float64]
+    into_LG: npt.NDArray[np.float64]
     load_LP: npt.NDArray[np.float64]
     sampled_tokens: int | None = None
     sends_error: float | None = None
@@ -82,6 +84,10 @@ class Evaluation:
     def busiest_out_L(self) -> npt.NDArray[np.float64]:
         """Sends out of the home node that sends most over the mean node, float64 [L]; 1 where nothing is sent."""
         return busiest_in_out(self.links_LNN)[1]
+
+    def busiest_card_L(self) -> npt.NDArray[np.float64]:
+        """Sends into the GPU that gets most over the mean GPU, float64 [L]; 1 where nothing is sent."""
+        return imbalance_of(nothing_but_sends(self.into_LG))
 
     def busiest_sends_L(self) -> npt.NDArray[np.float64]:
         """Sends times the larger of `busiest_in_L` and `busiest_out_L`, float64 [L]."""
@@ -125,6 +131,7 @@ class Evaluation:
             "node_imbalance": _mean_max(self.node_imbalance_L()),
             "busiest_in": _mean_max(self.busiest_in_L()),
             "busiest_out": _mean_max(self.busiest_out_L()),
+            "busiest_card": _mean_max(self.busiest_card_L()),
             "bytes_per_token": {
                 "node": _round(float(self.node_sends_L.mean()) * copy_bytes, 1),
                 "rank": _round(float(self.rank_sends_L.mean()) * copy_bytes, 1),
@@ -150,6 +157,7 @@ class Evaluation:
             "node_imbalance": self.node_imbalance_L(),
             "busiest_in": self.busiest_in_L(),
             "busiest_out": self.busiest_out_L(),
+            "busiest_card": self.busiest_card_L(),
         }
         times_L6 = self.term_times_L6()
         return [
@@ -209,10 +217,11 @@ def evaluate_counts(
     TRANSPORTS.check(transport)
     load_LE = counts.load_LE() * counts.unit
     unknown_L = np.full(counts.model.num_layers, np.nan)
-    known_NN = links_NN(Traffic.start(cluster.num_nodes, cluster.num_ranks), cluster, transport, 1)
+    nothing = Traffic.start(cluster.num_nodes, cluster.num_ranks)
+    known_NN, known_G = (of(nothing, cluster, transport, 1) for of in (links_NN, into_G))
     if not TRANSPORTS.make(transport).everywhere:
-        known_NN = np.full_like(known_NN, np.nan)
-    links_LNN = np.repeat(known_NN[None], counts.model.num_layers, axis=0)
+        known_NN, known_G = np.full_like(known_NN, np.nan), np.full_like(known_G, np.nan)
+    links_LNN, into_LG = (np.repeat(one[None], counts.model.num_layers, axis=0) for one in (known_NN, known_G))
     return [
         Evaluation(
             num_tokens=counts.num_tokens,
@@ -224,6 +233,7 @@ def evaluate_counts(
             transport=transport,
             sends_L=links_LNN.sum(axis=(1, 2)),
             links_LNN=links_LNN,
+            into_LG=into_LG,
             load_LP=np.stack(
                 [even_load(load_E, row) for load_E, row in zip(load_LE, placement.phy2log_LP, strict=True)]
             ),
@@ -247,7 +257,9 @@ def evaluation_of(
     load_LP: npt.NDArray[np.float64],
 ) -> Evaluation:
     leaving_L3 = np.array([one.leaving_3() for one in traffic]) / max(num_tokens, 1)
-    links_LNN = np.stack([links_NN(one, cluster, transport, num_tokens) for one in traffic])
+    links_LNN, into_LG = (
+        np.stack([of(one, cluster, transport, num_tokens) for one in traffic]) for of in (links_NN, into_G)
+    )
     return Evaluation(
         num_tokens=num_tokens,
         assignments_L=served_L / max(num_tokens, 1),
@@ -258,6 +270,7 @@ def evaluation_of(
         transport=transport,
         sends_L=links_LNN.sum(axis=(1, 2)),
         links_LNN=links_LNN,
+        into_LG=into_LG,
         load_LP=load_LP,
     )
 

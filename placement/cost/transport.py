@@ -33,11 +33,21 @@ def links_NN(traffic: Traffic, cluster: Cluster, transport: str, num_tokens: flo
     return TRANSPORTS.make(transport).links_NN(traffic, fare_HX(cluster, transport), num_tokens)
 
 
+def into_G(traffic: Traffic, cluster: Cluster, transport: str, num_tokens: float) -> npt.NDArray[np.float64]:
+    """The same sends into each GPU, float64 [G]."""
+    return TRANSPORTS.make(transport).into_G(traffic, fare_HX(cluster, transport), num_tokens)
+
+
 def busiest_in_out(links_LNN: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """What goes into the node that gets most, and out of the node that sends most, over the mean node: float64 [L]
     each; 1 where nothing is sent."""
-    links_LNN = np.where(links_LNN < ROUNDING, 0.0, links_LNN)
+    links_LNN = nothing_but_sends(links_LNN)
     return imbalance_of(links_LNN.sum(axis=1)), imbalance_of(links_LNN.sum(axis=2))
+
+
+def nothing_but_sends(sends: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The sends, those that are rounding errors set to 0."""
+    return np.where(sends < ROUNDING, 0.0, sends)
 
 
 def imbalance_of(

@@ -34,6 +34,10 @@ class SummaryPart(DocumentPart):
         default=None, description="Sends into the busiest node / mean node, mean and max over layers; null: unknown"
     )
     busiest_out: MeanMax | None = Field(default=None, description="The same of sends out of home nodes")
+    busiest_card: MeanMax | None = Field(
+        default=None,
+        description="Sends into the busiest GPU / mean GPU: what its network card gets, where each GPU has one",
+    )
     bytes_per_token: BytesPart = Field(description="Bytes between nodes per token and layer, dispatch and combine")
     step_time_us: float | None = Field(description="Modelled time of all MoE layers of a step")
     sampled_tokens: int | None = Field(

@@ -137,6 +137,7 @@ def _mean(answers: Sequence[Evaluation], weight_W: Sequence[float]) -> Evaluatio
         remote_assignments_L=mean(answer.remote_assignments_L for answer in answers),
         sends_L=mean(answer.sends_L for answer in answers),
         links_LNN=mean(answer.links_LNN for answer in answers),
+        into_LG=mean(answer.into_LG for answer in answers),
         load_LP=tokens * mean(map(_loads_of_a_token, answers)),
         sampled_tokens=sum(a.sampled_tokens or a.num_tokens for a in answers) if sampled else None,
         sends_error=float(np.sqrt(sum((w * e) ** 2 for w, e in known)))

@@ -24,6 +24,7 @@ SUMMARY_KEYS = {
     "node_imbalance",
     "busiest_in",
     "busiest_out",
+    "busiest_card",
     "bytes_per_token",
     "step_time_us",
 }

@@ -297,10 +297,38 @@ def test_sends_are_the_price_of_every_copy(case: Case, write_trace: Any) -> None
         ):
             assert busiest_out == pytest.approx(busiest([sum(row) for row in links_NN]))
             assert busiest_in == pytest.approx(busiest([sum(column) for column in zip(*links_NN, strict=True)]))
+        of_nodes_LN = answer.into_LG.reshape(case.num_layers, case.cluster.num_nodes, -1).sum(axis=2)
+        np.testing.assert_allclose(of_nodes_LN, np.sum(wanted_LNN, axis=1), atol=1e-9)
         if transport == "allgather":
             np.testing.assert_allclose(turned.sends_L, answer.sends_L, rtol=1e-12)
         if case.cluster.topology == EVEN:
             np.testing.assert_allclose(answer.bytes_per_token(), answer.sends_L.mean() * COPY_BYTES, rtol=1e-9)
+
+
+@settings(RELAXED, max_examples=30)
+@given(case=cases(redundant=False).filter(lambda case: case.home_Q is None and case.selected_Q is None))
+def test_cards_get_what_their_gpus_serve(case: Case, write_trace: Any) -> None:
+    """Random homes, one slot an expert: a GPU's card gets each token from elsewhere that the GPU serves once, or each
+    assignment; where copies are for nodes, the cards of a node share what the node gets."""
+    elsewhere = 1 - 1 / case.cluster.num_nodes
+    for transport in ("rank", "assignment", "node"):
+        (answer,) = measure(case, write_trace, transport=transport)
+        for layer, row in enumerate(case.phy2log_LP):
+            rank_of = {int(e): slot // case.cluster.slots_per_gpu for slot, e in enumerate(row)}
+            got = [0.0] * case.cluster.num_ranks
+            for experts in case.ids_LTK[layer]:
+                ranks = [rank_of[int(e)] for e in experts if e >= 0]
+                if transport == "node":
+                    nodes = {rank // case.cluster.gpus_per_node for rank in ranks}
+                    share = 1 / case.cluster.gpus_per_node
+                    for rank in range(len(got)):
+                        got[rank] += share * (rank // case.cluster.gpus_per_node in nodes)
+                    continue
+                for rank in set(ranks) if transport == "rank" else ranks:
+                    got[rank] += 1
+            wanted_G = [elsewhere * count / answer.num_tokens for count in got]
+            np.testing.assert_allclose(answer.into_LG[layer], wanted_G, atol=1e-9)
+            assert answer.busiest_card_L()[layer] == pytest.approx(busiest([w if w > 1e-12 else 0 for w in wanted_G]))
 
 
 @settings(RELAXED, max_examples=40)

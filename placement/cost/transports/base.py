@@ -66,6 +66,14 @@ class Transport:
         paid_HX = traffic[self.copies] * fare_HX
         return np.asarray(paid_HX.reshape(len(paid_HX), len(paid_HX), -1).sum(axis=2) / max(num_tokens, 1))
 
+    def into_G(self, traffic: Traffic, fare_HX: Floats, num_tokens: float) -> Floats:
+        """Copies per token into each GPU, float64 [G]; what comes to a node comes to its GPUs evenly, rail by rail."""
+        if self.copies != PER_NODE:
+            return np.asarray((traffic[self.copies] * fare_HX).sum(axis=0) / max(num_tokens, 1))
+        into_N = self.links_NN(traffic, fare_HX, num_tokens).sum(axis=0)
+        gpus = traffic.rank_HG.shape[1] // len(into_N)
+        return np.repeat(into_N / gpus, gpus)
+
     def cost(self, traffic: Traffic, fare_HX: Floats, num_tokens: float) -> float:
         """Copies per token, each weighed by its fare."""
         return float(self.links_NN(traffic, fare_HX, num_tokens).sum())
