@@ -21,7 +21,8 @@ from production import folder
 from steps import some_layers
 
 from placement import Cluster, Options, Placement, Trace, evaluate, evaluate_steps, open_trace, solve
-from placement.core.hardware import hardware
+from placement.documents.cluster_yaml import cluster_of
+from placement.documents.known_cluster import known_cluster
 from placement.documents.model_config import ModelSizes
 from placement.traces.split import split_requests
 
@@ -50,20 +51,14 @@ class Row:
         return f"{self.trace}, {self.nodes} x {self.gpus}, {self.redundant} redundant"
 
     def cluster(self) -> Cluster:
-        h200, model = hardware("h200"), self.model
-        fitted = Cluster.fit(
-            model.num_experts, num_nodes=self.nodes, gpus_per_node=self.gpus, redundant_experts=self.redundant
+        file, _ = known_cluster(
+            "h200",
+            num_nodes=self.nodes,
+            gpus_per_node=self.gpus,
+            redundant_experts=self.redundant,
+            sizes=self.model,
         )
-        return replace(
-            fitted,
-            intra_gbps=h200.intra_gbps,
-            gpu_tflops=h200.gpu_tflops,
-            memory_gbps=h200.memory_gbps,
-            expert_bytes=model.expert_bytes,
-            weight_bits=model.weight_bits,
-            dispatch_bytes=model.dispatch_bytes,
-            combine_bytes=model.combine_bytes,
-        )
+        return cluster_of(file, self.model.num_experts)
 
 
 GPT_OSS = ModelSizes(num_experts=32, top_k=4, hidden=2880, width=2880, weight_bits=4.25)
