@@ -19,6 +19,7 @@ from placement.cli import (
     front,
     group,
     robust,
+    route,
     serve,
     solve,
     submit,
@@ -54,6 +55,7 @@ app.command("watch")(watch.watch_command)
 app.command("export")(export.export_command)
 app.command("import")(export.import_command)
 app.command("warm-up")(warm_up.warm_up_command)
+app.command("route")(route.route_command)
 app.command("serve")(serve.serve_command)
 app.add_typer(serve.token_app, name="token")
 app.add_typer(traces.app, name="traces")

@@ -1,0 +1,240 @@
+"""The ASGI application: our own three pages, and all else to a backend."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import Any
+
+import aiohttp
+
+from placement_api.proxy.asked import PROMPT_PATHS
+from placement_api.proxy.decide import Decider
+from placement_api.proxy.doors import Headers
+from placement_api.proxy.homes import Homes
+from placement_api.proxy.limits import Limits
+from placement_api.proxy.metrics import CONTENT_TYPE, Metrics
+from placement_api.proxy.upstream import HOP_OF_ANSWERS, Away, Broken, Upstream, passed_on
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+DRAIN_S = 5.0  # how long the rest of a body that is too long is read, and thrown away
+
+
+class Refused(Exception):
+    """A request that is answered here: `status` and why."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status, self.why = status, why
+
+
+class Gone(Exception):
+    """The client went away."""
+
+
+class Proxy:
+    """Passes requests on.
+
+    Args:
+        decider: Gives requests their homes.
+        make_upstream: Makes the pool of connections, in the loop that runs.
+        limits: What a client may take.
+        metrics: The series.
+    """
+
+    def __init__(
+        self, decider: Decider, make_upstream: Callable[[], Upstream], limits: Limits, metrics: Metrics
+    ) -> None:
+        self.decider, self.limits, self.metrics = decider, limits, metrics
+        self.running = 0
+        self._make_upstream = make_upstream
+        self._upstream: Upstream | None = None
+        metrics.watch("placement_route_running", "Requests at this moment", lambda: self.running)
+        for node in range(self.homes.tables.router.num_nodes):
+            metrics.watch(
+                "placement_route_tokens_in_flight",
+                "Tokens of the requests at this moment, their answers as foretold",
+                lambda node=node: float(self.homes.load_N()[node]),  # type: ignore[misc]
+                node=str(node),
+            )
+
+    @property
+    def homes(self) -> Homes:
+        return self.decider.homes
+
+    @property
+    def upstream(self) -> Upstream:
+        if self._upstream is None:
+            self._upstream = self._make_upstream()
+        return self._upstream
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            own = {"/healthz": self._health, "/readyz": self._ready, "/metrics": self._series}.get(scope["path"])
+            if own is not None and scope["method"] in ("GET", "HEAD"):
+                await own(send)
+                return
+            try:
+                await self._pass(scope, receive, send)
+            except Refused as refused:
+                if refused.status == 413:  # who is still sending might never read the answer
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(DRAIN_S):
+                            await _rest(receive)
+                self.metrics.answers.labels(str(refused.status)).inc()
+                await _answer(send, refused.status, _error(refused), b"application/json", close=True)
+            except Gone:
+                self.metrics.cancelled.inc()
+
+    async def _pass(self, scope: Message, receive: Receive, send: Send) -> None:
+        if self.running >= self.limits.requests:
+            raise Refused(503, f"there are {self.running} requests already; come back later")
+        self.running += 1
+        try:
+            headers = dict(scope["headers"])
+            body = await self._body(receive, headers)
+            relayed = asyncio.create_task(self._relay(scope, headers, body, send))
+            gone = asyncio.create_task(_gone(receive))
+            try:
+                await asyncio.wait((relayed, gone), return_when=asyncio.FIRST_COMPLETED)
+                if not relayed.done():
+                    raise Gone
+                relayed.result()
+            finally:
+                gone.cancel()
+                if not relayed.done():
+                    relayed.cancel()
+                    await asyncio.wait((relayed,))
+        finally:
+            self.running -= 1
+
+    async def _body(self, receive: Receive, headers: dict[bytes, bytes]) -> bytes | None:
+        """The whole body; None: the request has none. Raises Refused, Gone."""
+        if b"content-length" not in headers and b"transfer-encoding" not in headers:
+            return None
+        most = self.limits.body_bytes
+        if int(headers.get(b"content-length", b"0")) > most:
+            raise Refused(413, f"the body is longer than {most} bytes")
+        parts, size, more = [], 0, True
+        while more:
+            try:
+                async with asyncio.timeout(self.limits.stall_s):
+                    message = await receive()
+            except TimeoutError:
+                raise Refused(408, f"nothing of the body came for {self.limits.stall_s:g} s") from None
+            if message["type"] == "http.disconnect":
+                raise Gone
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > most:
+                raise Refused(413, f"the body is longer than {most} bytes")
+            more = message.get("more_body", False)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _relay(self, scope: Message, headers: dict[bytes, bytes], body: bytes | None, send: Send) -> None:
+        start = time.perf_counter()
+        choice, read = self.homes.anywhere(), None
+        if scope["method"] == "POST" and scope["path"] in PROMPT_PATHS and body is not None:
+            choice, read = await self.decider.choose(body, headers)
+        away = self.upstream.away()
+        if len(away) == len(self.upstream.backends):
+            away = frozenset()
+        first = True
+        while (at := self.homes.target(choice, away)) is not None:
+            with self.homes.running(at, choice.tokens) as target:
+                sent: bytes | None = body
+                added: Headers = ()
+                if read is not None and body is not None:
+                    sent, added = self.decider.hand_over(body, read, headers, target.rank)
+                if first and choice.tokens:
+                    self.metrics.homes.labels(str(target.node), choice.why).inc()
+                    self.metrics.seconds.observe(time.perf_counter() - start)
+                try:
+                    await self._exchange(scope, target.backend, [*scope["headers"], *added], sent, send)
+                    return
+                except Away as error:
+                    self.metrics.failures.labels(str(target.backend), str(error)).inc()
+                    away |= {target.backend}
+                except Broken as error:
+                    self.metrics.failures.labels(str(target.backend), str(error)).inc()
+                    raise Refused(502, "the backend ended the connection before it answered") from None
+                first = False
+            self.metrics.elsewhere.inc()
+        raise Refused(502, "no backend can be reached")
+
+    async def _exchange(
+        self, scope: Message, backend: int, headers: list[tuple[bytes, bytes]], body: bytes | None, send: Send
+    ) -> None:
+        """One request to one backend, and its answer to the client as it comes. Raises Away, Broken."""
+        path = scope["raw_path"].decode("latin-1")
+        query = scope["query_string"].decode("latin-1")
+        target = f"{path}?{query}" if query else path
+        async with self.upstream.ask(backend, scope["method"], target, headers, body) as answer:
+            self.metrics.answers.labels(str(answer.status)).inc()
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": answer.status,
+                    "headers": passed_on(answer.raw_headers, HOP_OF_ANSWERS),
+                }
+            )
+            try:
+                async for part in answer.content.iter_any():
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+            except (aiohttp.ClientError, OSError) as error:
+                # the client learns it by an end without an end: uvicorn closes its connection
+                self.metrics.failures.labels(str(backend), f"midway {type(error).__name__}").inc()
+                return
+            await send({"type": "http.response.body", "body": b""})
+
+    async def _health(self, send: Send) -> None:
+        await _answer(send, 200, b"ok\n", b"text/plain")
+
+    async def _ready(self, send: Send) -> None:
+        """Ready as soon as one backend is."""
+        answers = await asyncio.gather(*(self.upstream.healthy(at) for at in range(len(self.upstream.backends))))
+        ready = any(answers)
+        await _answer(send, 200 if ready else 503, b"ready\n" if ready else b"no backend is healthy\n", b"text/plain")
+
+    async def _series(self, send: Send) -> None:
+        await _answer(send, 200, self.metrics.text(), CONTENT_TYPE.encode())
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while (message := await receive())["type"] != "lifespan.shutdown":
+            if message["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+        if self._upstream is not None:
+            await self._upstream.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _rest(receive: Receive) -> None:
+    while (await receive()).get("more_body", False):
+        pass
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _answer(send: Send, status: int, body: bytes, kind: bytes, *, close: bool = False) -> None:
+    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+    headers += [(b"connection", b"close")] if close else []
+    headers += [(b"retry-after", b"1")] if status == 503 else []
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _error(refused: Refused) -> bytes:
+    """As OpenAI's interface writes errors."""
+    return json.dumps({"error": {"message": refused.why, "type": "placement_route", "code": refused.status}}).encode()

@@ -1,0 +1,105 @@
+"""Which target a request gets, and the tokens in flight at each: the state of the proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.errors import OptionError
+from placement.grouping.sessions import Sessions
+from placement_api.proxy.asked import Asked
+from placement_api.proxy.tables import Tables, Target
+from placement_api.proxy.tokens import Ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Where a request goes.
+
+    Attributes:
+        worse_N: By how much each node is worse than the home, which has the least.
+        why: What the home was told from, as `placement.grouping.router.Home` says.
+        tokens: Tokens that the request is taken to have, its answers included.
+    """
+
+    worse_N: tuple[float, ...]
+    why: str
+    tokens: int
+
+
+class Homes:
+    """Decides one request after another; of one thread.
+
+    Args:
+        tables: What homes are decided from.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+        self.sessions = Sessions(tables.router.num_nodes)
+        self.in_flight = [0] * len(tables.targets)
+
+    def swap(self, tables: Tables) -> None:
+        """Decide from other tables from now on; requests in flight go on.
+
+        Raises:
+            OptionError: They are for other nodes or ranks than the backends have.
+        """
+        if tables.targets != self.tables.targets:
+            raise OptionError("the files are for other nodes or ranks than those at the start; start anew for these")
+        self.tables = tables
+
+    def load_N(self) -> npt.NDArray[np.float64]:
+        """Tokens in flight at each node, float64 [N]."""
+        load_N = np.zeros(self.tables.router.num_nodes)
+        for target, tokens in zip(self.tables.targets, self.in_flight, strict=True):
+            load_N[target.node] += tokens
+        return load_N
+
+    def choose(self, asked: Asked, ids: Ids | None) -> Choice:
+        """The home of a request. Raises InputError where the router does."""
+        router = self.tables.router
+        prompt_tokens = 0 if ids is None else len(ids)
+        cached_N = None
+        if asked.session is not None:
+            cached_N = np.minimum(self.sessions.cached(asked.session), asked.shared * prompt_tokens)
+        home = router.assign(load=self.load_N(), prompt=ids, labels=asked.labels or None, cached=cached_N)
+        tokens = prompt_tokens + int(asked.answers * self.answer_tokens(asked))
+        worse_N = home.extra_N.copy()
+        worse_N[home.node] = -1.0
+        if asked.session is not None:
+            self.sessions.keep(asked.session, home.node, tokens)
+        return Choice(worse_N=tuple(worse_N.tolist()), why=home.why, tokens=tokens)
+
+    def least_loaded(self) -> Choice:
+        """Where a request goes of which nothing could be read."""
+        return Choice(worse_N=tuple(self.load_N().tolist()), why="load", tokens=int(self.tables.request_tokens))
+
+    def anywhere(self) -> Choice:
+        """Where a request goes that generates nothing."""
+        return Choice(worse_N=(0.0,) * self.tables.router.num_nodes, why="", tokens=0)
+
+    def target(self, choice: Choice, without: frozenset[int]) -> int | None:
+        """The best target whose backend is not left out; within a node the least loaded; None: there is none."""
+        targets = self.tables.targets
+        usable = [at for at, one in enumerate(targets) if one.backend not in without]
+        worse, busy = choice.worse_N, self.in_flight
+        return min(usable, key=lambda at: (worse[targets[at].node], busy[at] if choice.tokens else 0, at), default=None)
+
+    def answer_tokens(self, asked: Asked) -> float:
+        """Tokens that an answer is taken to have."""
+        expected = self.tables.request_tokens
+        return expected if asked.new_tokens is None else min(expected, asked.new_tokens)
+
+    @contextmanager
+    def running(self, target: int, tokens: int) -> Iterator[Target]:
+        """Count the tokens of a request in flight while it runs."""
+        self.in_flight[target] += tokens
+        try:
+            yield self.tables.targets[target]
+        finally:
+            self.in_flight[target] -= tokens

@@ -1,0 +1,152 @@
+"""Start the proxy, follow its files, end it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import uvicorn
+
+from placement.errors import OptionError, PlacementError
+from placement_api.proxy.app import Proxy
+from placement_api.proxy.asked import Asked
+from placement_api.proxy.decide import Decider
+from placement_api.proxy.doors import DOORS, Door
+from placement_api.proxy.homes import Homes
+from placement_api.proxy.limits import Limits
+from placement_api.proxy.metrics import Metrics
+from placement_api.proxy.tables import Files
+from placement_api.proxy.tokens import Tokens
+from placement_api.proxy.upstream import Upstream, backend_url
+from placement_api.proxy.wire import TimedHttp
+
+LOOK_S = 2.0  # between looks whether the files have changed
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """What `placement route` was asked for.
+
+    Attributes:
+        files: The map and the grouping.
+        backends: Addresses of the engines.
+        engine: Name of the engine's door, one of `doors.DOORS`; empty: each node or rank has a backend of its own.
+        instances: Dynamo's worker ids.
+        tokenizer: The model's `tokenizer.json`; None: only prompts that are ids are looked at.
+        host: Address to listen on.
+        port: Port to listen on.
+        limits: What a client may take.
+    """
+
+    files: Files
+    backends: tuple[str, ...]
+    engine: str = ""
+    instances: tuple[int, ...] = ()
+    tokenizer: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 8080
+    limits: Limits = field(default_factory=Limits)
+
+    def door(self) -> Door | None:
+        """Raises OptionError."""
+        for one in self.backends:
+            backend_url(one)
+        if len(self.backends) == 1 and self.engine not in DOORS:
+            raise OptionError(f"--engine {self.engine or '(none)'}: one backend needs one of {', '.join(DOORS)}")
+        if len(self.backends) > 1 and self.engine:
+            raise OptionError("--engine is of one backend; leave it out where each node or rank has a backend")
+        if self.instances and self.engine != "dynamo":
+            raise OptionError("--instance is of --engine dynamo; leave it out")
+        return DOORS[self.engine](self.instances) if self.engine else None
+
+
+def serve(route: Route) -> None:
+    """Listen until told to end.
+
+    Raises:
+        PlacementError: A file or an option is not sound.
+    """
+    door = route.door()
+    tables = route.files.load()
+    tokens = None if route.tokenizer is None else Tokens(route.tokenizer)
+    metrics = Metrics()
+    homes = Homes(tables)
+    _warm(homes, tokens)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("placement_api").setLevel(logging.INFO)
+    proxy = Proxy(Decider(homes, tokens, door, metrics), lambda: Upstream(route.backends), route.limits, metrics)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            proxy,
+            host=route.host,
+            port=route.port,
+            log_config=None,
+            access_log=False,
+            loop="asyncio",
+            http=type("Http", (TimedHttp,), {"head_s": route.limits.head_s}),
+            ws="none",
+            interface="asgi3",
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=int(route.limits.drain_s),
+        )
+    )
+    read = "no prompts" if tokens is None else f"prompts by {tokens.package}"
+    logger.info("listening on %s:%d, %d nodes, %s", route.host, route.port, tables.router.num_nodes, read)
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_run(server, Follower(route.files, homes, metrics)))
+
+
+class Follower:
+    """Swaps the files in when they change or at SIGHUP; what is not sound is refused, and the old ones stay."""
+
+    def __init__(self, files: Files, homes: Homes, metrics: Metrics) -> None:
+        self._files, self._homes, self._metrics = files, homes, metrics
+        self._asked = asyncio.Event()
+
+    async def follow(self) -> None:
+        """Until cancelled."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._asked.set)
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._asked.wait()
+            except TimeoutError:
+                pass
+            if self._asked.is_set() or self._files.changed():
+                self._asked.clear()
+                await self._swap()
+
+    async def _swap(self) -> None:
+        try:
+            self._homes.swap(await asyncio.to_thread(self._files.load))
+        except (PlacementError, OSError, MemoryError) as error:
+            self._metrics.swaps.labels("refused").inc()
+            logger.error("the files are not taken, and the old ones stay: %s", error)
+        else:
+            self._metrics.swaps.labels("taken").inc()
+            logger.info("the files were swapped in")
+
+
+async def _run(server: uvicorn.Server, follower: Follower) -> None:
+    following = asyncio.create_task(follower.follow())
+    try:
+        await server.serve()
+    finally:
+        following.cancel()
+
+
+def _warm(homes: Homes, tokens: Tokens | None) -> None:
+    """Ask once, so that nothing is loaded or compiled when the first request comes."""
+    asked = Asked(text="", ids=[], new_tokens=1, answers=1, session=None, shared=0.0, labels={})
+    homes.choose(asked, np.arange(8) if tokens is None else tokens.ids("a text of a few words"))
+    gc.collect()
+    gc.freeze()
