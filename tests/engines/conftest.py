@@ -33,6 +33,7 @@ WHEELS = {
     line.partition("==")[0].replace("-", "_"): line.partition(";")[0]
     for line in PROJECT["dependency-groups"]["engines"]
 }
+PACKAGES = {"ai_dynamo": "dynamo"}  # of the others the wheel and the package have one name
 PLATFORM = ("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "abi3", "--abi", "none")
 SYSTEMS = ("manylinux_2_34_x86_64", "manylinux_2_28_x86_64", "manylinux2014_x86_64", "any")
 
@@ -96,9 +97,10 @@ def import_engine(engine_source: Callable[[str], Path], monkeypatch: pytest.Monk
 
     def imports(engine: str, *real: str) -> Callable[[str], ModuleType]:
         pytest.importorskip("torch")
-        finder = PartialPackage(engine_source(engine), engine, real)
+        package = PACKAGES.get(engine, engine)
+        finder = PartialPackage(engine_source(engine), package, real)
         monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
-        packages.append(engine)
+        packages.append(package)
         return importlib.import_module
 
     yield imports

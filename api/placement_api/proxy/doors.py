@@ -52,7 +52,7 @@ class SGLang(Door):
     def hand_over(
         self, body: bytes, asked: Mapping[str, Any], headers: Mapping[bytes, bytes], rank: int
     ) -> HandedOver | None:
-        if any(asked.get(field) is not None for field in self.chosen):
+        if RANK_HEADER in headers or any(asked.get(field) is not None for field in self.chosen):
             return None
         if any(field in asked for field in self.fields):  # null, as no rank is: the key must not come twice
             return _rewritten(asked, {field: rank for field in self.fields}), ()
