@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import InputError
+from placement.grouping.router_kernels import hashed_grams
 from placement.support.hash64 import GOLDEN, mix
 
 GRAM_WEIGHTS = (1.0, 0.7, 0.7)  # of tokens, of pairs and of triples that follow one another
@@ -32,13 +33,7 @@ def gram_counts(prompt: npt.NDArray[Any], buckets: int) -> Iterator[tuple[Column
 
 def prompt_features(prompt: npt.NDArray[Any], idf_F: npt.NDArray[Any]) -> tuple[Columns, Floats]:
     """Buckets and values: log of 1 + count, times how rare it is; each length of n-grams has the norm of its weight."""
-    columns, values = [], []
-    for column, count, weight in gram_counts(prompt, len(idf_F)):
-        value = np.log1p(count) * idf_F[column]
-        norm = float(np.sqrt(value @ value))
-        columns.append(column)
-        values.append(value * (weight / norm if norm > 0 else 0.0))
-    return np.concatenate(columns), np.concatenate(values)
+    return hashed_grams(prompt.astype(np.int64).astype(np.uint64), np.asarray(idf_F, dtype=np.float64), GRAM_WEIGHTS)
 
 
 def label_features(labels: Mapping[str, str], buckets: int) -> tuple[Columns, Floats]:

@@ -41,6 +41,7 @@ class Predictor:
     worth_tokens: float
     least_worth_tokens: float
     _rare_F: npt.NDArray[np.float64] = field(init=False, repr=False)
+    _weight_FN: npt.NDArray[np.float64] = field(init=False, repr=False)
 
     @property
     def num_nodes(self) -> int:
@@ -60,6 +61,7 @@ class Predictor:
                 f"least_worth_tokens={self.least_worth_tokens}, and that 0 or more"
             )
         object.__setattr__(self, "_rare_F", self.idf_F.astype(np.float64))
+        object.__setattr__(self, "_weight_FN", np.ascontiguousarray(self.weight_NF.T, dtype=np.float64))
 
     def saved(self, prompt: object = None, labels: Mapping[str, str] | None = None) -> npt.NDArray[np.float64]:
         """What each home is expected to save, float64 [N].
@@ -74,5 +76,5 @@ class Predictor:
         saved_N = self.mean_N.copy()
         known = [] if prompt is None else [prompt_features(checked_prompt(prompt), self._rare_F)]
         for column, value in [*known, label_features(labels or {}, len(self.idf_F))]:
-            saved_N += self.weight_NF[:, column].astype(np.float64) @ value
+            saved_N += value @ self._weight_FN.take(column, axis=0)
         return saved_N

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import InputError
+from placement.grouping.router_kernels import scaled_to
 
 HORIZON = 8.0
 AHEAD_REQUESTS = 0.45  # mean requests
@@ -71,9 +72,5 @@ class Prices:
         ahead_N = (load_N - load_N.mean()) / max(self.request_tokens, 1e-9)
         share_N = np.maximum(1 / len(load_N) - ahead_N / self.horizon, LEAST_SHARE)
         share_N /= share_N.sum()
-        scale_N = np.ones(len(load_N))
-        for _ in range(SWEEPS):
-            got_N = (1 / (self._near_SN @ scale_N)) @ self._near_SN * scale_N / len(self._near_SN)
-            scale_N *= share_N / got_N
-            scale_N /= scale_N.max()
+        scale_N = scaled_to(self._near_SN, share_N, SWEEPS)
         return np.asarray(-self._unit * np.log(np.maximum(scale_N, 1e-300)))

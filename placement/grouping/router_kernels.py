@@ -1,0 +1,71 @@
+"""What the router computes for every request (numba): features of a prompt, and prices of loads."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.support.hash64 import GOLDEN, mix_word
+from placement.support.kernel import kernel
+
+SMALL = 64  # counts below have their logarithm in a table
+
+Floats = npt.NDArray[np.float64]
+
+
+@kernel
+def hashed_grams(
+    words_T: npt.NDArray[np.uint64], idf_F: Floats, weights: tuple[float, ...]
+) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Buckets and values of all n-grams, of 1 to len(weights) tokens; each length has the norm of its weight."""
+    buckets = len(idf_F)
+    log1p = np.log1p(np.arange(SMALL))
+    count_F = np.zeros(buckets, dtype=np.int32)
+    columns = np.empty(len(weights) * len(words_T), dtype=np.int64)
+    values = np.empty(len(columns))
+    end = 0
+    for size in range(1, len(weights) + 1):
+        begin = end
+        for first in range(len(words_T) - size + 1):
+            word = np.uint64(size)
+            for token in words_T[first : first + size]:
+                word = mix_word(word * GOLDEN + token)
+            bucket = np.int64(word % np.uint64(buckets))
+            if count_F[bucket] == 0:
+                columns[end] = bucket
+                end += 1
+            count_F[bucket] += 1
+        total = 0.0
+        for at in range(begin, end):
+            count = count_F[columns[at]]
+            value = (log1p[count] if count < SMALL else np.log1p(np.float64(count))) * idf_F[columns[at]]
+            count_F[columns[at]] = 0
+            values[at] = value
+            total += value * value
+        scale = weights[size - 1] / np.sqrt(total) if total > 0 else 0.0
+        for at in range(begin, end):
+            values[at] *= scale
+    return columns[:end], values[:end]
+
+
+@kernel
+def scaled_to(near_SN: Floats, share_N: Floats, sweeps: int) -> Floats:
+    """Sinkhorn's factors of the nodes, float64 [N]: with them each node gets its share of the rows."""
+    num_rows, num_nodes = near_SN.shape
+    scale_N = np.ones(num_nodes)
+    got_N = np.empty(num_nodes)
+    for _ in range(sweeps):
+        got_N[:] = 0.0
+        for s in range(num_rows):
+            total = 0.0
+            for n in range(num_nodes):
+                total += near_SN[s, n] * scale_N[n]
+            for n in range(num_nodes):
+                got_N[n] += near_SN[s, n] / total
+        most = 0.0
+        for n in range(num_nodes):
+            scale_N[n] *= share_N[n] / (got_N[n] * scale_N[n] / num_rows)
+            most = max(most, scale_N[n])
+        for n in range(num_nodes):
+            scale_N[n] /= most
+    return scale_N
