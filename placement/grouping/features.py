@@ -33,7 +33,7 @@ def gram_counts(prompt: npt.NDArray[Any], buckets: int) -> Iterator[tuple[Column
 
 def prompt_features(prompt: npt.NDArray[Any], idf_F: npt.NDArray[Any]) -> tuple[Columns, Floats]:
     """Buckets and values: log of 1 + count, times how rare it is; each length of n-grams has the norm of its weight."""
-    return hashed_grams(prompt.astype(np.int64).astype(np.uint64), np.asarray(idf_F, dtype=np.float64), GRAM_WEIGHTS)
+    return hashed_grams(prompt.astype(np.int64).astype(np.uint64), idf_F, GRAM_WEIGHTS)
 
 
 def label_features(labels: Mapping[str, str], buckets: int) -> tuple[Columns, Floats]:

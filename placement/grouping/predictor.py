@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from placement.errors import InputError
 from placement.grouping.features import checked_prompt, label_features, prompt_features
+from placement.grouping.router_kernels import weighed
 
 MOST_BYTES = 1_400_000  # of the tables; a file has a third more
 LEAST_BUCKETS, MOST_BUCKETS = 1 << 10, 1 << 16
@@ -40,8 +41,8 @@ class Predictor:
     mean_N: npt.NDArray[np.float64]
     worth_tokens: float
     least_worth_tokens: float
-    _rare_F: npt.NDArray[np.float64] = field(init=False, repr=False)
-    _weight_FN: npt.NDArray[np.float64] = field(init=False, repr=False)
+    _rare_F: npt.NDArray[np.float32] = field(init=False, repr=False)
+    _weight_FN: npt.NDArray[np.float32] = field(init=False, repr=False)
 
     @property
     def num_nodes(self) -> int:
@@ -60,8 +61,8 @@ class Predictor:
                 f"predictor: numbers must be finite, worth_tokens={self.worth_tokens} not below "
                 f"least_worth_tokens={self.least_worth_tokens}, and that 0 or more"
             )
-        object.__setattr__(self, "_rare_F", self.idf_F.astype(np.float64))
-        object.__setattr__(self, "_weight_FN", np.ascontiguousarray(self.weight_NF.T, dtype=np.float64))
+        object.__setattr__(self, "_rare_F", self.idf_F.astype(np.float32))
+        object.__setattr__(self, "_weight_FN", np.ascontiguousarray(self.weight_NF.T, dtype=np.float32))
 
     def saved(self, prompt: object = None, labels: Mapping[str, str] | None = None) -> npt.NDArray[np.float64]:
         """What each home is expected to save, float64 [N].
@@ -76,5 +77,5 @@ class Predictor:
         saved_N = self.mean_N.copy()
         known = [] if prompt is None else [prompt_features(checked_prompt(prompt), self._rare_F)]
         for column, value in [*known, label_features(labels or {}, len(self.idf_F))]:
-            saved_N += value @ self._weight_FN.take(column, axis=0)
+            saved_N += weighed(column, value, self._weight_FN)
         return saved_N

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.errors import InputError
-from placement.grouping.features import GRAM_WEIGHTS, LABEL_WEIGHT, label_features, prompt_features
+from placement.grouping.features import GRAM_WEIGHTS, LABEL_WEIGHT, gram_counts, label_features, prompt_features
 from placement.grouping.fit_predictor import Fitted, fit_predictor
 from placement.grouping.predictor import MOST_BYTES, Predictor, buckets_for
 from placement.grouping.prices import Prices
 from placement.grouping.router import Router
+from placement.grouping.router_kernels import scaled_to
 from placement.grouping.router_part import PredictorPart, RouterPart
 from placement.grouping.sessions import Sessions
 from placement.traces.prompts import TokenLists
@@ -243,3 +244,38 @@ def test_labels_fill_the_same_buckets_in_any_order() -> None:
     one, two = label_features({"a": "1", "b": "2"}, 1024), label_features({"b": "2", "a": "1"}, 1024)
     assert one[0].tolist() == two[0].tolist()
     assert one[1].tolist() == [LABEL_WEIGHT] * 2
+
+
+@given(prompt=st.lists(st.integers(0, 40), max_size=400), seed=st.integers(0, 99))
+def test_long_prompts_are_told_as_by_a_sum_over_their_features(prompt: list[int], seed: int) -> None:
+    """Repeated n-grams, buckets that collide, counts beyond the table of logarithms; also all buckets in use."""
+    rng = np.random.default_rng(seed)
+    predictor = Predictor(
+        idf_F=rng.uniform(0, 2, 64).astype(np.float16),
+        weight_NF=rng.normal(size=(3, 64)).astype(np.float16),
+        mean_N=rng.normal(size=3),
+        worth_tokens=1.0,
+        least_worth_tokens=1.0,
+    )
+    want_N = predictor.mean_N.copy()
+    for (column, count, weight), size in zip(gram_counts(np.array(prompt), 64), (1, 2, 3), strict=True):
+        value = np.log1p(count) * predictor.idf_F[column].astype(float)
+        norm = np.linalg.norm(value)
+        want_N += predictor.weight_NF[:, column].astype(float) @ value * (weight / norm if norm else 0.0)
+        assert count.sum() == max(len(prompt) - size + 1, 0)
+    assert predictor.saved(prompt) == pytest.approx(want_N)
+
+
+@given(seed=st.integers(0, 999))
+def test_prices_are_those_of_a_plain_replay(seed: int) -> None:
+    """Sinkhorn's scaling, written with arrays."""
+    rng = np.random.default_rng(seed)
+    score_SN = rng.normal(size=(rng.integers(1, 9), 3)).astype(np.float32)
+    prices = Prices(score_SN=score_SN, request_tokens=10.0, horizon=4.0, ahead_tokens=5.0)
+    share_N = rng.dirichlet(np.ones(3))
+    scale_N = np.ones(3)
+    for _ in range(5):
+        got_N = ((prices._near_SN * scale_N) / (prices._near_SN @ scale_N)[:, None]).mean(axis=0)
+        scale_N *= share_N / got_N
+        scale_N /= scale_N.max()
+    assert scaled_to(prices._near_SN, share_N, 5) == pytest.approx(scale_N, rel=1e-9)

@@ -94,6 +94,7 @@ def serve(route: Route) -> None:
             http=type("Http", (TimedHttp,), {"head_s": route.limits.head_s}),
             ws="none",
             interface="asgi3",
+            proxy_headers=False,
             server_header=False,
             date_header=False,
             timeout_graceful_shutdown=int(route.limits.drain_s),
