@@ -19,6 +19,8 @@ def hashed_grams(
 ) -> tuple[npt.NDArray[np.int64], Floats]:
     """Buckets and values of all n-grams, of 1 to len(weights) tokens; each length has the norm of its weight."""
     buckets = np.uint64(len(idf_F))
+    mask = buckets - np.uint64(1)
+    power_of_two = buckets & mask == 0  # as in files, where it spares a division for each n-gram
     log1p = np.log1p(np.arange(SMALL))
     places = 64
     while places < 2 * len(words_T):
@@ -33,9 +35,9 @@ def hashed_grams(
         found = 0
         for first in range(len(words_T) - size + 1):
             word = np.uint64(size)
-            for token in words_T[first : first + size]:
-                word = mix_word(word * GOLDEN + token)
-            bucket = np.int64(word % buckets)
+            for at in range(first, first + size):
+                word = mix_word(word * GOLDEN + words_T[at])
+            bucket = np.int64(word & mask if power_of_two else word % buckets)
             place = bucket & (places - 1)
             while bucket_P[place] != bucket and bucket_P[place] >= 0:
                 place = (place + 1) & (places - 1)

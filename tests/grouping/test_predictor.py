@@ -246,19 +246,20 @@ def test_labels_fill_the_same_buckets_in_any_order() -> None:
     assert one[1].tolist() == [LABEL_WEIGHT] * 2
 
 
+@pytest.mark.parametrize("buckets", [64, 60])
 @given(prompt=st.lists(st.integers(0, 40), max_size=400), seed=st.integers(0, 99))
-def test_long_prompts_are_told_as_by_a_sum_over_their_features(prompt: list[int], seed: int) -> None:
+def test_long_prompts_are_told_as_by_a_sum_over_their_features(prompt: list[int], seed: int, buckets: int) -> None:
     """Repeated n-grams, buckets that collide, counts beyond the table of logarithms; also all buckets in use."""
     rng = np.random.default_rng(seed)
     predictor = Predictor(
-        idf_F=rng.uniform(0, 2, 64).astype(np.float16),
-        weight_NF=rng.normal(size=(3, 64)).astype(np.float16),
+        idf_F=rng.uniform(0, 2, buckets).astype(np.float16),
+        weight_NF=rng.normal(size=(3, buckets)).astype(np.float16),
         mean_N=rng.normal(size=3),
         worth_tokens=1.0,
         least_worth_tokens=1.0,
     )
     want_N = predictor.mean_N.copy()
-    for (column, count, weight), size in zip(gram_counts(np.array(prompt), 64), (1, 2, 3), strict=True):
+    for (column, count, weight), size in zip(gram_counts(np.array(prompt), buckets), (1, 2, 3), strict=True):
         value = np.log1p(count) * predictor.idf_F[column].astype(float)
         norm = np.linalg.norm(value)
         want_N += predictor.weight_NF[:, column].astype(float) @ value * (weight / norm if norm else 0.0)
