@@ -41,7 +41,10 @@ class Homes:
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
         self.sessions = Sessions(tables.router.num_nodes)
-        self.in_flight = [0] * len(tables.targets)
+        self.in_flight = [0] * len(tables.targets)  # tokens, by target
+        self._of_node: list[list[int]] = [[] for _ in range(tables.router.num_nodes)]
+        for at, target in enumerate(tables.targets):
+            self._of_node[target.node].append(at)
 
     def swap(self, tables: Tables) -> None:
         """Decide from other tables from now on; requests in flight go on.
@@ -55,10 +58,7 @@ class Homes:
 
     def load_N(self) -> npt.NDArray[np.float64]:
         """Tokens in flight at each node, float64 [N]."""
-        load_N = np.zeros(self.tables.router.num_nodes)
-        for target, tokens in zip(self.tables.targets, self.in_flight, strict=True):
-            load_N[target.node] += tokens
-        return load_N
+        return np.array([sum([self.in_flight[at] for at in mine]) for mine in self._of_node], dtype=np.float64)
 
     def choose(self, asked: Asked, ids: Ids | None) -> Choice:
         """The home of a request. Raises InputError where the router does."""
@@ -85,10 +85,12 @@ class Homes:
 
     def target(self, choice: Choice, without: frozenset[int]) -> int | None:
         """The best target whose backend is not left out; within a node the least loaded; None: there is none."""
-        targets = self.tables.targets
-        usable = [at for at, one in enumerate(targets) if one.backend not in without]
-        worse, busy = choice.worse_N, self.in_flight
-        return min(usable, key=lambda at: (worse[targets[at].node], busy[at] if choice.tokens else 0, at), default=None)
+        targets, worse = self.tables.targets, choice.worse_N
+        for node in sorted(range(len(worse)), key=worse.__getitem__):
+            usable = [at for at in self._of_node[node] if targets[at].backend not in without]
+            if usable:
+                return min(usable, key=self.in_flight.__getitem__) if choice.tokens else usable[0]
+        return None
 
     def answer_tokens(self, asked: Asked) -> float:
         """Tokens that an answer is taken to have."""

@@ -13,6 +13,7 @@ from placement.errors import InputError, OptionError
 
 Ids = npt.NDArray[np.int64]
 MOST_CHARS = 1 << 20  # of a prompt; what comes after is not looked at
+PACKAGES = ("fastokens", "tokenizers")  # that can read, the fastest first
 
 
 class Tokens:
@@ -44,7 +45,7 @@ class Tokens:
 
 
 def _reader(path: Path, content: str) -> tuple[str, Callable[[str], Ids]]:
-    installed = [name for name in ("fastokens", "tokenizers") if find_spec(name) is not None]
+    installed = [name for name in PACKAGES if find_spec(name) is not None]
     if not installed:
         raise OptionError("--tokenizer needs fastokens or tokenizers; pip install 'expert-placement[route]'")
     refused = ""
