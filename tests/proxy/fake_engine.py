@@ -64,6 +64,7 @@ class FakeEngine:
         self.seen: list[Seen] = []
         self.answer: Answer = plain
         self.port = 0
+        self.connections = 0  # that were ever made
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._connections: set[asyncio.StreamWriter] = set()
@@ -114,6 +115,7 @@ class FakeEngine:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections.add(writer)
+        self.connections += 1
         try:
             while (seen := await _read(reader)) is not None:
                 if seen.target != "/health":

@@ -49,6 +49,7 @@ ODD_BODIES = {
     "a string": b'"alpha"',
     "odd types": b'{"messages": 7, "prompt": {"a": [1]}, "n": "x", "max_tokens": -3, "session_params": []}',
     "mixed ids": b'{"prompt": [[1, "a"], null, 1.5, true]}',
+    "endless ids": b'{"prompt": [' + b"9" * 60 + b"]}",
     "huge ids": b'{"prompt": [99999999999]}',
     "half a letter": b'{"prompt": "\\ud800 alpha"}',
     "deep": b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
@@ -95,6 +96,21 @@ def test_a_path_is_not_made_anew(front: Front, engine: FakeEngine) -> None:
         head = f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
         assert b"200 OK" in raw(front, head)
         assert engine.last().target == target
+
+
+@pytest.mark.parametrize("target", ["*", "@127.0.0.1:1/", "x@127.0.0.1:1/", "127.0.0.1:1", "?x"])
+def test_a_target_cannot_name_another_server(front: Front, engine: FakeEngine, target: str) -> None:
+    came = raw(front, f"OPTIONS {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    assert came[:12] == b"HTTP/1.1 400"
+    assert engine.seen == []
+
+
+def test_connections_to_the_engine_are_used_again(front: Front, engine: FakeEngine) -> None:
+    front.chat("alpha")
+    before = engine.connections
+    for _ in range(5):
+        assert front.chat("alpha").status_code == 200
+    assert engine.connections == before
 
 
 def test_headers_go_on_but_those_of_the_connection(front: Front, engine: FakeEngine) -> None:

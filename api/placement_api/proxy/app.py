@@ -96,6 +96,8 @@ class Proxy:
                 self.metrics.cancelled.inc()
 
     async def _pass(self, scope: Message, receive: Receive, send: Send) -> None:
+        if not scope["raw_path"].startswith(b"/"):  # behind the address of a backend it could name another one
+            raise Refused(400, "the target must begin with /")
         if self.running >= self.limits.requests:
             raise Refused(503, f"there are {self.running} requests already; come back later")
         self.running += 1

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from placement.errors import InputError
 from placement_api.proxy.asked import Asked, read_asked
 from placement_api.proxy.doors import Door, Headers
@@ -54,7 +56,7 @@ class Decider:
                 else (self._read(body, headers))
             )
             return self.homes.choose(read.asked, read.ids), read
-        except (ValueError, RecursionError, InputError):
+        except (ValueError, RecursionError, OverflowError, InputError):
             self.unchanged("unread")
         except Exception as error:
             self._failed(error)
@@ -66,8 +68,10 @@ class Decider:
         if not isinstance(parsed, dict):
             raise ValueError("no object")
         asked = read_asked(parsed, headers)
-        ids: Any = asked.ids or None
-        if ids is None and asked.text and self.tokens is not None:
+        ids: Ids | None = None
+        if asked.ids:
+            ids = np.array(asked.ids, dtype=np.int64)
+        elif asked.text and self.tokens is not None:
             ids = self.tokens.ids(asked.text)
         return Read(body=parsed, asked=asked, ids=ids)
 

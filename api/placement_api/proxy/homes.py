@@ -15,6 +15,8 @@ from placement_api.proxy.asked import Asked
 from placement_api.proxy.tables import Tables, Target
 from placement_api.proxy.tokens import Ids
 
+MOST_IDS = 1 << 16  # of a prompt, that a home is told from: what takes longer would hold up other requests
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
@@ -67,7 +69,8 @@ class Homes:
         cached_N = None
         if asked.session is not None:
             cached_N = np.minimum(self.sessions.cached(asked.session), asked.shared * prompt_tokens)
-        home = router.assign(load=self.load_N(), prompt=ids, labels=asked.labels or None, cached=cached_N)
+        prompt = None if ids is None else ids[:MOST_IDS]
+        home = router.assign(load=self.load_N(), prompt=prompt, labels=asked.labels or None, cached=cached_N)
         tokens = prompt_tokens + int(asked.answers * self.answer_tokens(asked))
         worse_N = home.extra_N.copy()
         worse_N[home.node] = -1.0
