@@ -1,7 +1,8 @@
 """Plain NumPy arrays with documented names, a file or a folder of files.
 
 `.npz`: `expert_ids` [T, L, K] of whole numbers, and beside it what is known of `expert_weights` [T, L, K], `request`,
-`position`, `phase` [T], `layer_ids` [L], `num_experts` and `model`. `.npy`: `expert_ids` of one request alone.
+`position`, `phase`, `token` (ids) [T], `layer_ids` [L], `num_experts` and `model`. `.npy`: `expert_ids` of one request
+alone.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from placement.core.model import MOST_LAYERS
 from placement.errors import TraceError
 from placement.readers.base import BATCH_TOKENS, Batch, ReadOptions, Recording, files_of, model_name, reading
 from placement.readers.request_batches import LAST_POSITION, half_weights, layers_first, request_batches, whole_column
+from placement.readers.token_ids import known_ids
 from placement.support.array_files import ArrayStream, open_array, open_zip
-from placement.traces.format import DRAFT, RequestEntry
+from placement.traces.format import DRAFT, TOKEN, RequestEntry
 
 PATTERNS = ("*.npz", "*.npy")
 IDS, WEIGHTS = "expert_ids", "expert_weights"
@@ -98,7 +100,7 @@ def _batches(path: Path) -> Iterator[Batch]:
         names = set(archive.namelist())
         arrays = {
             name: open_array(stack.enter_context(archive.open(f"{name}.npy")))
-            for name in (IDS, WEIGHTS, *COLUMNS)
+            for name in (IDS, WEIGHTS, *COLUMNS, TOKEN)
             if f"{name}.npy" in names
         }
         whole = _checked(path, IDS, arrays[IDS], 3).shape
@@ -126,6 +128,7 @@ def _batch(path: Path, ids_TLK: npt.NDArray[Any], found: dict[str, npt.NDArray[A
         position_T=whole_column(found.get("position", np.arange(start, start + count)), "position", LAST_POSITION),
         phase_T=whole_column(found.get("phase", np.zeros(count, dtype=np.uint8)), "phase", DRAFT).astype(np.uint8),
         weights_LTK=None if weights is None else half_weights(weights),
+        token_T=known_ids(found[TOKEN]) if TOKEN in found else None,
     )
 
 

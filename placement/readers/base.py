@@ -55,6 +55,8 @@ class Batch:
         position_T: Position of each token in its request, int32 [T].
         phase_T: PREFILL, DECODE or DRAFT, uint8 [T].
         weights_LTK: Router weights, float16 [L, T, K], or None.
+        token_T: Ids of the tokens, int32 [T], -1 where one is not known; None: none is.
+        prompt_P: Ids of the whole prompt of the only request, int32 [P], with its first batch; None: not known.
     """
 
     where: str
@@ -64,6 +66,8 @@ class Batch:
     position_T: npt.NDArray[np.int32]
     phase_T: npt.NDArray[np.uint8]
     weights_LTK: npt.NDArray[np.float16] | None = None
+    token_T: npt.NDArray[np.int32] | None = None
+    prompt_P: npt.NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

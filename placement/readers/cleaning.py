@@ -18,7 +18,9 @@ from placement.readers import cleaning_kernels as kernels
 from placement.readers.base import Batch, Recording
 from placement.readers.left_out import UNUSED, LeftOut
 from placement.readers.survey import Survey
+from placement.readers.token_ids import KeptIds
 from placement.traces.format import RequestEntry, id_dtype
+from placement.traces.prompts import TokenLists
 from placement.traces.storage.shard_writer import TokenPiece
 
 NO_WEIGHTS = np.empty((0, 0, 0), dtype=np.uint16)
@@ -33,6 +35,7 @@ class Cleaner:
     requests: list[RequestEntry] = field(default_factory=list)
     number_of: dict[str, int] = field(default_factory=dict)
     left_out: LeftOut = field(default_factory=LeftOut)
+    kept_ids: KeptIds = field(default_factory=KeptIds)
     tokens: int = 0
     short_tokens: int = 0
     missing_places: int = 0
@@ -64,13 +67,18 @@ class Cleaner:
                 request_T=names[request_R],
                 position_T=batch.position_T[rows_R],
                 phase_T=batch.phase_T[rows_R],
+                token_T=self.kept_ids.take(batch, rows_R),
             )
         if not self.tokens:
             told = "; ".join(self.left_out.notes()) or "nothing was left out"
             raise TraceError(f"{self.recording.model}: no token has any expert; {told}; record again")
 
+    def prompts(self) -> TokenLists | None:
+        """Prompts of `requests` of which rows are lacking; None where there are none."""
+        return self.kept_ids.left([entry.id for entry in self.requests])
+
     def notes(self) -> list[str]:
-        """What was left out and what is short, one line each."""
+        """What was left out, what is short and what is content, one line each."""
         model, ids = self.survey.model, self.recording.layer_ids
         dense = [ids[layer] for layer in range(len(ids)) if ids[layer] not in model.layer_ids]
         notes = []
@@ -85,7 +93,7 @@ class Cleaner:
                 f"{self.short_tokens:,} of {self.tokens:,} tokens have fewer than {than} in some layer "
                 f"({self.missing_places:,} places, {share:.2%})"
             )
-        return [*notes, *self.survey.notes]
+        return [*notes, *self.survey.notes, *self.kept_ids.notes(self.prompts())]
 
     def _kept(self, batch: Batch) -> npt.NDArray[np.int64]:
         """The rows that are tokens."""

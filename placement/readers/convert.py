@@ -14,6 +14,7 @@ from placement.readers.base import CountRecording, Reader, ReadOptions, Recordin
 from placement.readers.cleaning import Cleaner
 from placement.readers.survey import check_layers, survey
 from placement.support.atomic_files import check_new_folder, check_writable
+from placement.traces.prompts import write_prompts
 from placement.traces.storage.litter import is_litter, left_out
 from placement.traces.write import new_folder, write_trace
 from placement.workload.counts_file import write_counts
@@ -40,6 +41,7 @@ def convert(
     """Convert the recording at `path`: a file, or a folder of the files that an engine wrote.
 
     Tokens become a new folder `output`; counts become a file `output`, which must end in .npz. Nothing is unpickled.
+    Ids of tokens are kept where the recording has them: `notes` say so.
 
     Where an error is raised, nothing was written.
 
@@ -116,6 +118,9 @@ def _write_tokens(
     cleaner = Cleaner(recording=recording, survey=seen)
     with new_folder(output) as folder:
         num_tokens = write_trace(folder, cleaner.pieces(), model=seen.model, requests=cleaner.requests)
+        prompts = cleaner.prompts()
+        if prompts is not None:
+            write_prompts(folder, prompts)
     notes = list(dict.fromkeys([*recording.notes, *cleaner.notes()]))
     return seen.model, num_tokens, len(cleaner.requests), notes
 

@@ -1,8 +1,8 @@
 """Parquet with documented columns, one row a token; needs the extra `parquet` (pyarrow).
 
 `expert_ids` is a list of layers, each a list of K whole numbers; beside it what is known of `expert_weights` (the same
-shape), `request` (text or whole number), `position`, `phase` and `domain`. The schema's metadata, or those of the file,
-may tell `layer_ids` (3-60), `num_experts` and `model`.
+shape), `request` (text or whole number), `position`, `phase`, `token` (ids) and `domain`. The schema's
+metadata, or those of the file, may tell `layer_ids` (3-60), `num_experts` and `model`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from placement.readers.base import (
     reading,
 )
 from placement.readers.request_batches import LAST_POSITION, half_weights, layers_first, whole_column
-from placement.traces.format import DRAFT, RequestEntry
+from placement.readers.token_ids import known_ids
+from placement.traces.format import DRAFT, TOKEN, RequestEntry
 
 IDS, WEIGHTS = "expert_ids", "expert_weights"
 NUMBERS = ("position", "phase")
@@ -80,7 +81,8 @@ def _opened(path: Path) -> Any:
 def _batches(files: list[Path]) -> Iterator[Batch]:
     for path in files:
         with _opened(path) as file, reading(path, MEND):
-            wanted = [one for one in (IDS, WEIGHTS, "request", "domain", *NUMBERS) if one in file.schema_arrow.names]
+            told = (IDS, WEIGHTS, "request", "domain", *NUMBERS, TOKEN)
+            wanted = [one for one in told if one in file.schema_arrow.names]
             start = 0
             for part in file.iter_batches(batch_size=BATCH_TOKENS, columns=wanted):
                 if part.num_rows:
@@ -113,6 +115,7 @@ def _batch(where: str, columns: dict[str, Any], start: int) -> Batch:
         position_T=_numbers(columns, "position", np.arange(start, start + count), LAST_POSITION),
         phase_T=_numbers(columns, "phase", np.zeros(count, dtype=np.uint8), DRAFT).astype(np.uint8),
         weights_LTK=None if weights is None else half_weights(weights),
+        token_T=_tokens(columns),
     )
 
 
@@ -127,6 +130,16 @@ def _nested(column: Any, name: str) -> npt.NDArray[Any]:
     if values.null_count or (sizes[0] != num_layers).any() or (sizes[1] != top_k).any():
         raise ValueError(f"the rows of {name} have different numbers of layers or experts")
     return np.asarray(array).reshape(len(column), num_layers, top_k)
+
+
+def _tokens(columns: dict[str, Any]) -> npt.NDArray[np.int32] | None:
+    """Ids of the tokens, -1 where there is none. Raises ValueError."""
+    if TOKEN not in columns:
+        return None
+    values = columns[TOKEN].fill_null(-1).to_numpy(zero_copy_only=False)
+    if values.dtype.kind not in "iu":
+        raise ValueError(f"{TOKEN} has dtype {values.dtype}; whole numbers are needed")
+    return known_ids(values)
 
 
 def _numbers(columns: dict[str, Any], name: str, default: npt.NDArray[Any], most: int) -> npt.NDArray[np.int32]:

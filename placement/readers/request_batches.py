@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from placement.errors import TraceError
 from placement.readers.base import Batch
+from placement.readers.token_ids import TokenIds
 from placement.traces.format import DECODE, DRAFT, PREFILL, RequestEntry
 
 LAST_POSITION = 2**31 - 1
@@ -24,13 +25,16 @@ def request_batches(
     prompt_tokens: int | None,
     start: int = 0,
     tokens: int | None = None,
+    ids: TokenIds | None = None,
 ) -> Iterator[Batch]:
     """`chunks` [T, L, K] of whole numbers follow each other from position `start` on.
 
     Tokens from position `prompt_tokens` on are decode tokens; of a prompt of unknown length all are prefill. Of
-    a request of so many `tokens`, rows from that position on are drafts. Raises TraceError on positions beyond int32.
+    a request of so many `tokens`, rows from that position on are drafts; `ids` of its tokens go with the rows. Raises
+    TraceError on positions beyond int32.
     """
     entry = (RequestEntry(id=name),)
+    prompt_P = None if ids is None else ids.prompt_P
     for ids_TLK in chunks:
         if start + len(ids_TLK) > LAST_POSITION:
             raise TraceError(
@@ -49,8 +53,10 @@ def request_batches(
             request_T=np.zeros(len(ids_TLK), dtype=np.int32),
             position_T=position_T,
             phase_T=phase_T,
+            token_T=None if ids is None else ids.at(position_T),
+            prompt_P=prompt_P,
         )
-        start += len(ids_TLK)
+        start, prompt_P = start + len(ids_TLK), None
 
 
 def whole_column(found: npt.NDArray[Any], name: str, most: int) -> npt.NDArray[np.int32]:

@@ -25,6 +25,10 @@ UNTOLD = (
     "response does not say where its prompt ends, so all its tokens are called prefill",
     "responses do not say where their prompts end, so all their tokens are called prefill",
 )
+MISCOUNTED = (
+    "list of ids left out: it is not as long as its response says",
+    "lists of ids left out: they are not as long as their responses say",
+)
 DRAFTS = (
     "row beyond the tokens of its response is called a rejected draft",
     "rows beyond the tokens of their responses are called rejected drafts",

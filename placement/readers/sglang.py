@@ -38,6 +38,7 @@ from placement.readers.repeats import Repeats
 from placement.readers.sglang_counts import JSON_SUFFIX, read_per_pass, read_stat
 from placement.readers.sglang_file import COUNT, IDS, MAP, MEND, RECORDS, first_recorded, map_of, records_of
 from placement.readers.sglang_passes import Found, Pass, passes_of
+from placement.readers.token_ids import listed_ids
 from placement.support.torch_file import StoredTensor, mentions
 from placement.traces.format import RequestEntry
 
@@ -110,13 +111,20 @@ def _token_batches(files: list[Path], phy2log_LP: npt.NDArray[np.int32], notes: 
                 if one is None or repeats.seen((record.get("forward_pass_id"), ids.shape), _parts(file, ids)):
                     continue
                 copy = False
-                yield from _batches(where, file, ids, one, prefix)
+                yield from _batches(where, file, ids, one, prefix, _tokens_of(where, record, ids.shape[1]))
             if not copy:
                 found.add(found_here)
     notes.extend(note for note in found.notes() if note not in notes)
 
 
-def _batches(where: str, file: IO[bytes], ids: StoredTensor, one: Pass, prefix: str) -> Iterator[Batch]:
+def _batches(
+    where: str,
+    file: IO[bytes],
+    ids: StoredTensor,
+    one: Pass,
+    prefix: str,
+    token_T: npt.NDArray[np.int32] | None,
+) -> Iterator[Batch]:
     """The tokens of a pass, in batches of at most BATCH_TOKENS."""
     num_tokens = ids.shape[1]
     names = np.array(one.numbers)
@@ -132,6 +140,7 @@ def _batches(where: str, file: IO[bytes], ids: StoredTensor, one: Pass, prefix: 
                 request_T=local_T[start:stop] - first,
                 position_T=one.position_T[start:stop],
                 phase_T=one.phase_T[start:stop],
+                token_T=None if token_T is None else token_T[start:stop],
             )
 
 
@@ -140,6 +149,14 @@ def _ids_of(where: str, record: dict[str, Any]) -> StoredTensor:
     if not isinstance(ids, StoredTensor) or len(ids.shape) != 3 or ids.dtype != np.int32:
         raise TraceError(f"{where}: {IDS} must be int32 [layers, tokens, top-k]; {MEND}")
     return ids
+
+
+def _tokens_of(where: str, record: dict[str, Any], count: int) -> npt.NDArray[np.int32] | None:
+    """Ids of the tokens of a pass; None where the record has none. Raises TraceError."""
+    token_T = listed_ids(record.get("input_ids"), "input_ids", where)
+    if token_T is not None and len(token_T) != count:
+        raise TraceError(f"{where}: input_ids has {len(token_T)} ids for {count} tokens; {MEND}")
+    return token_T
 
 
 def _written(file: IO[bytes], record: dict[str, Any]) -> bool:

@@ -23,6 +23,7 @@ from placement.errors import OptionError, TraceError
 from placement.readers.base import BATCH_TOKENS, Batch, ReadOptions, Recording, files_of, model_name, reading
 from placement.readers.request_batches import request_batches
 from placement.readers.responses import ABSENT, DRAFTS, WITHOUT, Remarks, heads_with, number_in, responses
+from placement.readers.token_ids import TokenIds
 
 PATTERNS = ("*.json", "*.jsonl")
 KEY, DTYPE_KEY = "routed_experts", "routed_experts_dtype"
@@ -74,13 +75,14 @@ class SGLangResponses:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Response:
-    """Ids of a response, without a shape, and its tokens: those of the prompt, and all."""
+    """Ids of a response, without a shape, and its tokens: those of the prompt, and all; what is known of their ids."""
 
     where: str
     name: str
     values: npt.NDArray[Any]
     prompt: int
     tokens: int
+    ids: TokenIds | None
 
 
 def _batches(files: list[Path], num_layers: int, top_k: int, notes: list[str]) -> Iterator[Batch]:
@@ -97,7 +99,7 @@ def _batches(files: list[Path], num_layers: int, top_k: int, notes: list[str]) -
         remarks.add(DRAFTS, one.where, max(len(ids_TLK) - one.tokens, 0))
         chunks = (ids_TLK[at : at + BATCH_TOKENS] for at in range(0, len(ids_TLK), BATCH_TOKENS))
         yield from request_batches(
-            one.where, one.name, chunks, prompt_tokens=one.prompt, start=start, tokens=one.tokens
+            one.where, one.name, chunks, prompt_tokens=one.prompt, start=start, tokens=one.tokens, ids=one.ids
         )
     notes.extend(note for note in remarks.notes() if note not in notes)
 
@@ -119,13 +121,24 @@ def _found(files: list[Path], remarks: Remarks) -> Iterator[_Response]:
         if prompt is None or answer is None:
             raise TraceError(f"{where} does not say its tokens (prompt_tokens and completion_tokens); {MEND}")
         name = str(meta.get("id") or response.get("id") or default)
-        yield _Response(where=where, name=name, values=values, prompt=prompt, tokens=prompt + answer)
+        told = _token_ids(response)
+        ids = TokenIds.of(where, *told, prompt=prompt, answer=answer, remarks=remarks)
+        yield _Response(where=where, name=name, values=values, prompt=prompt, tokens=prompt + answer, ids=ids)
 
 
 def _holders(response: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(what tells the numbers of tokens, what holds the ids) of a response."""
     meta, extra, usage = (one if isinstance(one, dict) else {} for one in map(response.get, (*HOLDERS, "usage")))
     return (meta, meta) if meta.get(KEY) else (usage, extra)
+
+
+def _token_ids(response: dict[str, Any]) -> tuple[Any, Any]:
+    """Lists of the ids of prompt and answer: of /generate, or of the only choice of an OpenAI endpoint."""
+    choices = response.get("choices")
+    choice = choices[0] if isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], dict) else {}
+    prompts = [one.get("prompt_token_ids") for one in (response, choice)]
+    answers = [response.get("output_ids"), choice.get("token_ids"), choice.get("response_token_ids")]
+    return tuple(next((ids for ids in told if ids is not None), None) for told in (prompts, answers))  # type: ignore[return-value]
 
 
 def _width(first: list[_Response]) -> int:

@@ -84,7 +84,13 @@ def _batches(arrays: list[Path], logs: list[Path], notes: list[str]) -> Iterator
     for rows in rows_in(logs, remarks):
         pieces = (rows.array[at : at + BATCH_TOKENS] for at in range(0, len(rows.array), BATCH_TOKENS))
         yield from request_batches(
-            rows.where, rows.name, pieces, prompt_tokens=rows.prompt_tokens, start=rows.start, tokens=rows.tokens
+            rows.where,
+            rows.name,
+            pieces,
+            prompt_tokens=rows.prompt_tokens,
+            start=rows.start,
+            tokens=rows.tokens,
+            ids=rows.ids,
         )
     notes.extend(note for note in remarks.notes() if note not in notes)
 

@@ -26,6 +26,7 @@ from placement.core.model import MOST_LAYERS
 from placement.errors import TraceError
 from placement.readers.base import reading
 from placement.readers.responses import ABSENT, DRAFTS, UNTOLD, WITHOUT, Remarks, number_in, responses
+from placement.readers.token_ids import TokenIds
 from placement.support.array_files import open_array
 
 KEY, PROMPT_KEY = "routed_experts", "prompt_routed_experts"
@@ -44,6 +45,7 @@ class Rows:
 
     prompt_tokens  tokens of the prompt, None where nothing tells them
     tokens         tokens of prompt and answer, or None
+    ids            what is known of their ids, or None
     """
 
     where: str
@@ -52,13 +54,14 @@ class Rows:
     start: int
     prompt_tokens: int | None
     tokens: int | None
+    ids: TokenIds | None = None
 
 
 def rows_in(files: list[Path], remarks: Remarks) -> Iterator[Rows]:
     """Rows of all responses, in the order of the files; none is empty. Raises TraceError on a form that is not read."""
     for where, default, response in responses(files, lambda one: isinstance(one.get("choices"), list), remarks):
         name = str(response.get("id") or response.get("request_id") or default)
-        found = [rows for rows in _rows(where, name, response) if len(rows.array)]
+        found = [rows for rows in _rows(where, name, response, remarks) if len(rows.array)]
         if not found:
             remarks.add(WITHOUT, where)
         for rows in found[:1]:
@@ -69,11 +72,12 @@ def rows_in(files: list[Path], remarks: Remarks) -> Iterator[Rows]:
         yield from found
 
 
-def _rows(where: str, name: str, response: dict[str, Any]) -> list[Rows]:
+def _rows(where: str, name: str, response: dict[str, Any], remarks: Remarks) -> list[Rows]:
     """The rows that the choices share, if any, then those of each choice."""
     choices = [choice for choice in response["choices"] if isinstance(choice, dict)]
     shared_TLK = _array(where, response.get(PROMPT_KEY))
-    prompt = _prompt_tokens(response)
+    prompt_ids = _prompt_ids(response, choices)
+    prompt = _prompt_tokens(response, prompt_ids)
     if prompt is None and shared_TLK is not None:
         prompt = len(shared_TLK)
     found = []
@@ -90,18 +94,26 @@ def _rows(where: str, name: str, response: dict[str, Any]) -> list[Rows]:
                 start = max(start, prompt)
         known = prompt if prompt is not None or answer is None else max(start + len(array) + 1 - answer, 0)
         one = name if len(choices) == 1 else f"{name}/{index}"
-        found.append(Rows(where=where, name=one, array=array, start=start, prompt_tokens=known, tokens=tokens))
+        ids = TokenIds.of(where, prompt_ids, choice.get("token_ids"), prompt=known, answer=answer, remarks=remarks)
+        rows = Rows(where=where, name=one, array=array, start=start, prompt_tokens=known, tokens=tokens, ids=ids)
+        found.append(rows)
     if shared_TLK is not None and prompt is not None:
         first = max(prompt - len(shared_TLK), 0)
         until = min([prompt, *(rows.start for rows in found)])  # from here on a choice has them too
-        one = found[0].name if found else name
+        one, ids = (found[0].name, found[0].ids) if found else (name, None)
         own_TLK = shared_TLK[: max(until - first, 0)]
-        found.insert(0, Rows(where=where, name=one, array=own_TLK, start=first, prompt_tokens=prompt, tokens=None))
+        rows = Rows(where=where, name=one, array=own_TLK, start=first, prompt_tokens=prompt, tokens=None, ids=ids)
+        found.insert(0, rows)
     return found
 
 
-def _prompt_tokens(response: dict[str, Any]) -> int | None:
-    ids = response.get("prompt_token_ids")
+def _prompt_ids(response: dict[str, Any], choices: list[dict[str, Any]]) -> Any:
+    """`prompt_token_ids` of the response, or of a choice (completions)."""
+    told = [one.get("prompt_token_ids") for one in (response, *choices)]
+    return next((ids for ids in told if ids is not None), None)
+
+
+def _prompt_tokens(response: dict[str, Any], ids: Any) -> int | None:
     told = number_in(response.get("usage"), "prompt_tokens")
     return len(ids) if told is None and isinstance(ids, list) else told
 

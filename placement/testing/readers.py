@@ -12,7 +12,8 @@ Example::
             return Golden.load(Path("golden/mine"))
 
 A golden recording is a folder of files as the engine writes them, and beside it `<folder>.json` with what must come
-out: `model`, `options`, and `requests` (tokens of each by its name) or `counts`.
+out: `model`, `options`, and `requests` (tokens of each by its name, with `token` where ids were recorded) or `counts`;
+`prompts`, ids by the name of the request, of which rows are lacking.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from placement.errors import PlacementError
 from placement.readers import detect
 from placement.readers.base import CountRecording, Reader, ReadOptions
 from placement.readers.convert import Conversion, convert
+from placement.traces.format import TOKEN
+from placement.traces.prompts import stored_prompts
 from placement.traces.trace import open_trace
 from placement.workload.counts_file import read_counts
 
@@ -48,6 +51,7 @@ class Golden:
     counts: list[list[list[int]]] | None
     weights: bool
     left_out: dict[str, int]
+    prompts: dict[str, list[int]]
 
     @staticmethod
     def load(path: Path) -> Golden:
@@ -61,6 +65,7 @@ class Golden:
             counts=document.get("counts"),
             weights=document.get("weights", False),
             left_out=document.get("left_out", {}),
+            prompts=document.get("prompts", {}),
         )
 
     def convert(self, reader: Reader, output: Path, recording: Path | None = None) -> Conversion:
@@ -101,6 +106,7 @@ class ReaderContract:
             _require(counts.model == model, "the file of counts is of another model")
         else:
             _check_tokens(done.output, golden)
+            _check_content(done, golden)
         for what, count in golden.left_out.items():
             _require(any(f"{count} {what}" in note for note in done.notes), f"{count} {what} are not in {done.notes}")
         _require(all(note and "\n" not in note for note in done.notes), f"notes must be single lines: {done.notes}")
@@ -183,12 +189,24 @@ def _check_tokens(folder: Path, golden: Golden) -> None:
     for block in trace.blocks():
         ids_TLK = np.stack([block.ids_TK(layer) for layer in range(trace.model.num_layers)], axis=1)
         columns = (block.request_T, block.column_T("position"), block.column_T("phase"), ids_TLK)
-        for request, position, phase, ids in zip(*(column.tolist() for column in columns), strict=True):
-            found[trace.requests[request].id].append({"position": position, "phase": phase, "ids": ids})
+        told_T = block.column_T(TOKEN).tolist() if block.shard.has_tokens else [None] * len(block.request_T)
+        for request, position, phase, ids, told in zip(*(one.tolist() for one in columns), told_T, strict=True):
+            row = {"position": position, "phase": phase, "ids": ids} | ({} if told is None else {"token": told})
+            found[trace.requests[request].id].append(row)
     for tokens in found.values():
         tokens.sort(key=lambda token: token["position"])
     _require(found == golden.requests, f"other tokens than were recorded: {found}")
     _require(all(shard.has_weights == golden.weights for shard in trace.shards), "router weights were lost or made up")
+
+
+def _check_content(done: Conversion, golden: Golden) -> None:
+    """Prompts that lack rows are kept apart, and a note says wherever ids are kept."""
+    trace = open_trace(done.output)
+    lists = stored_prompts(trace)
+    found = {one.id: [] if lists is None else lists.list_of(q).tolist() for q, one in enumerate(trace.requests)}
+    _require({name: ids for name, ids in found.items() if ids} == golden.prompts, f"other prompts: {found}")
+    kept = lists is not None or any("token" in row for rows in golden.requests.values() for row in rows)
+    _require(kept == any("content" in note for note in done.notes), f"ids of tokens and notes differ: {done.notes}")
 
 
 def _require(condition: bool, message: str) -> None:

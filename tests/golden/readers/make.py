@@ -22,6 +22,7 @@ REQUESTS = {"a": (5, 3), "b": (4, 2), "c": (3, 0)}  # tokens of the prompt, of t
 LAYERS, EXPERTS, TOP_K = (1, 2), 6, 2
 SLOTS = [[0, 1, 2, 3, 4, 5, 0, 1], [0, 1, 2, 3, 4, 5, 0, 1], [5, 4, 3, 2, 1, 0, 5, 4]]  # expert of each slot
 DUMMIES = 16
+FIRST_ID = {"a": 1000, "b": 2000, "c": 3000}  # of the tokens of a request; the others follow
 
 rng = np.random.default_rng(7)
 IDS = {
@@ -56,9 +57,18 @@ def folder(case: str) -> Path:
     return path
 
 
-def tokens_of(name: str, *, phases: bool = True) -> list[dict[str, Any]]:
+def tokens_of(name: str, *, phases: bool = True, ids: bool = False) -> list[dict[str, Any]]:
+    """What must come out of a request; with the ids of its tokens where they were recorded."""
     found = [token(name, position) for position in range(sum(REQUESTS[name]))]
+    found = [one | {"token": FIRST_ID[name] + one["position"]} for one in found] if ids else found
     return found if phases else [one | {"phase": 0} for one in found]
+
+
+def lists_of(name: str) -> tuple[list[int], list[int]]:
+    """Ids of the prompt, and of the answer, whose last token has no row."""
+    prompt, answer = REQUESTS[name]
+    ids = list(range(FIRST_ID[name], FIRST_ID[name] + prompt + answer + 1))
+    return ids[:prompt], ids[prompt:]
 
 
 def hidden(name: str) -> np.ndarray:
@@ -109,16 +119,18 @@ def sglang() -> None:
     records, passes = [], []
     dummy = np.full((3, DUMMIES, 8), -1, dtype=np.int32)
     dummy[1:, :, :2] = [2, 3]
-    rows: list[tuple[int, list[int], list[int], np.ndarray]] = [(1, list(range(DUMMIES)), [DUMMIES], dummy)]
+    rows: list[tuple[int, list[int], list[int], np.ndarray, list[int]]] = []
+    rows.append((1, list(range(DUMMIES)), [DUMMIES], dummy, [7] * DUMMIES))
     for mode, parts in PASSES:
         ids = np.concatenate([IDS[name][first : first + size] for name, first, size in parts])
         physical = np.full((3, len(ids), 8), -1, dtype=np.int32)
         for number, layer in enumerate(LAYERS):
             physical[layer, :, :TOP_K] = slots_of(ids[:, number], layer, which)
         positions = [first + one for _, first, size in parts for one in range(size)]
-        rows.append((mode, positions, [size for _, _, size in parts], physical))
-    rows.append((4, [], [], np.full((3, 0, 8), -1, dtype=np.int32)))
-    for number, (mode, positions, lengths, physical) in enumerate(rows):
+        tokens = [FIRST_ID[name] + first + one for name, first, size in parts for one in range(size)]
+        rows.append((mode, positions, [size for _, _, size in parts], physical, tokens))
+    rows.append((4, [], [], np.full((3, 0, 8), -1, dtype=np.int32), []))
+    for number, (mode, positions, lengths, physical, tokens) in enumerate(rows):
         count = np.zeros((3, 8), dtype=np.int32)
         for layer in LAYERS:
             used = physical[layer][physical[layer] >= 0]
@@ -127,7 +139,7 @@ def sglang() -> None:
         records.append(
             common
             | {
-                "input_ids": [7] * len(positions),
+                "input_ids": tokens,
                 "positions": positions,
                 "extend_seq_lens": None if mode == 2 else lengths,
                 "forward_mode": mode,
@@ -143,7 +155,7 @@ def sglang() -> None:
         path / "expert_distribution_recorder_1764000000.5_0.pt",
     )
     # the warm-up pass was request 0
-    requests = {str(number): tokens_of(name) for number, name in enumerate(REQUESTS, start=1)}
+    requests = {str(number): tokens_of(name, ids=True) for number, name in enumerate(REQUESTS, start=1)}
     expect("sglang/per-token", requests, "per-token", left_out={"warm-up tokens": DUMMIES})
 
     path = folder("sglang/per-pass")
@@ -216,7 +228,8 @@ def responses_by_version() -> None:
         lines = [responses["a"], {"error": {"message": "too long", "code": 400}}, responses["b"], None, responses["c"]]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder(case) / "responses.jsonl").write_text(text + '{"id": "d", "choi\n')
-        expect(case, {name: tokens_of(name) for name in REQUESTS}, case.split("/")[1], options, **more)
+        requests = more.pop("requests", None) or {name: tokens_of(name) for name in REQUESTS}
+        expect(case, requests, case.split("/")[1], options, **more)
 
     def usage(name: str) -> dict[str, int]:
         prompt, answer = REQUESTS[name]
@@ -237,10 +250,37 @@ def responses_by_version() -> None:
         meta = usage(name) | {"id": name, "routed_experts_dtype": "uint8"}
         meta["routed_experts"] = base64.b64encode(array.tobytes()).decode()
         typed[name] = {"text": "", "meta_info": meta}
+    requests = {name: [one | {"token": -1} for one in tokens_of(name)] for name in REQUESTS}  # of a prompt untold
+    for name, (prompt, _) in REQUESTS.items():
+        requests[name][prompt:] = [one | {"token": one["position"] - prompt} for one in requests[name][prompt:]]
     log("vllm/prompts-apart", apart)
     log("vllm/payloads", payloads)
-    log("vllm/generate", generated)
+    log("vllm/generate", generated, requests=requests)
     log("sglang-responses/typed", typed, {"top_k": TOP_K})
+
+
+def token_ids() -> None:
+    """Responses with the ids of their tokens; the rows of b begin behind a prefix that was cached."""
+    cached = 2
+    expected = {name: tokens_of(name, ids=True) for name in REQUESTS}
+    expected["b"] = expected["b"][cached:]
+    chats, natives = [], []
+    for name, (prompt, answer) in REQUESTS.items():
+        array = hidden(name)[cached:] if name == "b" else hidden(name)
+        usage = {"prompt_tokens": prompt, "completion_tokens": answer + 1, "total_tokens": prompt + answer + 1}
+        asked, given = lists_of(name)
+        choice = {"index": 0, "token_ids": given, "routed_experts": npy_text(array.astype(np.uint8))}
+        chats.append({"id": name, "choices": [choice], "prompt_token_ids": asked, "usage": usage})
+        meta = {"id": name, "prompt_tokens": prompt, "completion_tokens": answer + 1}
+        meta["routed_experts"] = base64.b64encode(array.astype("<i4").tobytes()).decode()
+        natives.append({"text": "", "output_ids": given, "prompt_token_ids": asked, "meta_info": meta})
+    for case, documents, options in (
+        ("vllm/token-ids", chats, {}),
+        ("sglang-responses/token-ids", natives, {"top_k": TOP_K}),
+    ):
+        text = "".join(json.dumps(one) + "\n" for one in documents)
+        (folder(case) / "responses.jsonl").write_text(text)
+        expect(case, expected, "token-ids", options, prompts={"b": lists_of("b")[0]})
 
 
 def speculative() -> None:
@@ -281,9 +321,9 @@ def speculative() -> None:
     )
 
     def draft(name: str, position: int, phase: int) -> dict[str, Any]:
-        return {"position": position, "phase": phase, "ids": extra[name, position].tolist()}
+        return {"position": position, "phase": phase, "ids": extra[name, position].tolist(), "token": 7}
 
-    tokens = {name: tokens_of(name) for name in REQUESTS}
+    tokens = {name: [one | {"token": 7} for one in tokens_of(name)] for name in REQUESTS}
     tokens["a"].append(draft("a", 8, 1))  # of the last pass nothing says what was accepted
     tokens["b"][5:5] = [draft("b", 5, 2)]
     tokens["b"].append(draft("b", 6, 1))
@@ -407,12 +447,13 @@ def arrays() -> None:
         expert_weights=np.concatenate(list(WEIGHTS.values())),
         request=np.array(names),
         position=np.array([one["position"] for one in found]),
+        token=np.array([FIRST_ID[name] + one["position"] for name, one in zip(names, found, strict=True)]),
         phase=np.array([one["phase"] for one in found]),
         layer_ids=np.array(LAYERS),
         num_experts=np.array(EXPERTS),
         model=np.array("tiny"),
     )
-    expect("arrays/npz", {name: tokens_of(name) for name in REQUESTS}, "tiny", weights=True)
+    expect("arrays/npz", {name: tokens_of(name, ids=True) for name in REQUESTS}, "tiny", weights=True)
     path = folder("arrays/npy")
     np.save(path / "a.npy", hidden("a"))
     expect("arrays/npy", {"a": tokens_of("a", phases=False)}, "npy")
@@ -450,16 +491,17 @@ def parquet() -> None:
             "domain": ["words" for _ in found],
             "position": [one["position"] for _, one in found],
             "phase": [one["phase"] for _, one in found],
+            "token": [FIRST_ID[name] + one["position"] for name, one in found],
             "expert_ids": [one["ids"] for _, one in found],
             "expert_weights": np.concatenate(list(WEIGHTS.values())).tolist(),
         }
     ).replace_schema_metadata({"layer_ids": "1-2", "num_experts": str(EXPERTS), "model": "tiny"})
     files.write_table(table, folder("parquet/table") / "routes.parquet")
-    expect("parquet/table", {name: tokens_of(name) for name in REQUESTS}, "tiny", weights=True)
+    expect("parquet/table", {name: tokens_of(name, ids=True) for name in REQUESTS}, "tiny", weights=True)
 
 
 if __name__ == "__main__":
     for write in (sglang, sglang_responses, vllm, routing_log, megatron, tensorrt_llm, llama_cpp, arrays, parquet):
         write()
-    for write in (responses_by_version, speculative):
+    for write in (responses_by_version, token_ids, speculative):
         write()
