@@ -1,4 +1,4 @@
-"""Fitting the predictor: training requests whose prompts are known, and what each saved at every home.
+"""Fitting the predictor: training requests with a prompt or labels, and what each saved at every home.
 
 A request is several examples: its prompt alone, with its labels, its labels alone, and pieces of its answer, whose
 tokens visit experts as those of prompts do. One ridge regression over all, so that whatever is known can be asked.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -19,34 +20,38 @@ from placement.traces.prompts import TokenLists
 
 log = logging.getLogger("placement")
 
-FEWEST_PROMPTS = 8  # with fewer nothing is learned
+FEWEST_REQUESTS = 8  # with fewer nothing is learned
 MOST_REQUESTS = 8192  # drawn where there are more
 PIECE_TOKENS = 96
-PROMPT, LABELLED, LABELS, PIECE = 1.0, 0.5, 0.2, 0.3  # what examples weigh
+PROMPT, LABELLED, LABELS, PIECE = 1.0, 0.5, 0.2, 0.3  # what examples weigh; labels as a prompt where there is none
 PENALTIES = (0.03, 0.1, 0.3, 1.0)
 FOLDS = 4
 
 Floats = npt.NDArray[np.float64]
+Features = tuple[npt.NDArray[np.int64], Floats]  # buckets, values
 Example = tuple[int, float, npt.NDArray[np.int64], Floats]  # request, weight, buckets, values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """The predictor; what it foretells of training requests from prompts that it was not fitted on.
+    """The predictor; what it foretells of training requests that it was not fitted on, from the best that is known.
 
-    score_SN   float64 [S, N]
-    error      their mean square error; `variance` is that of what all requests have in common
+    score_SN      float64 [S, N]
+    prompt_error  mean square error from prompts, `labels_error` from labels alone; `variance` is that of what all
+                  requests have in common, and stands for what no request has
     """
 
     predictor: Predictor
     score_SN: Floats
-    error: float
+    prompt_error: float
+    labels_error: float
     variance: float
 
     def with_worth(self, noise: float) -> Fitted:
         """The same where a request's own n first tokens tell what it saves with the mean square error `noise / n`."""
-        worth = [round(noise / max(error, 1e-12), 3) for error in (min(self.error, self.variance), self.variance)]
-        predictor = replace(self.predictor, worth_tokens=worth[0], least_worth_tokens=worth[1])
+        errors = [min(error, self.variance) for error in (self.prompt_error, self.labels_error, self.variance)]
+        prompt, labels, least = (round(noise / max(error, 1e-12), 3) for error in errors)
+        predictor = replace(self.predictor, worth_tokens=prompt, labels_worth_tokens=labels, least_worth_tokens=least)
         return replace(self, predictor=predictor)
 
 
@@ -59,14 +64,15 @@ def fit_predictor(
     *,
     seed: int,
 ) -> Fitted | None:
-    """The predictor of requests with tokens and a known prompt; None where these are fewer than FEWEST_PROMPTS.
+    """The predictor of requests with tokens and a prompt or labels; None where these are fewer than FEWEST_REQUESTS.
 
     saved_QN  what the requests save per token and layer at each home, beside the mean home
     tokens_Q  training tokens of each; 0: not one of training
     """
-    known_R = np.flatnonzero((tokens_Q > 0) & (prompts.length_Q > 0))
-    if len(known_R) < FEWEST_PROMPTS:
-        log.info("%d training requests have prompts: too few to foretell homes from prompts", len(known_R))
+    labelled_Q = np.array([bool(one) for one in labels])
+    known_R = np.flatnonzero((tokens_Q > 0) & ((prompts.length_Q > 0) | labelled_Q))
+    if len(known_R) < FEWEST_REQUESTS:
+        log.info("%d training requests have a prompt or labels: too few to foretell homes", len(known_R))
         return None
     rng = np.random.default_rng(np.random.SeedSequence([seed & (2**63 - 1), 0x7E11]))
     if len(known_R) > MOST_REQUESTS:
@@ -78,30 +84,48 @@ def fit_predictor(
     mean_N = (weight_Q[known_R, None] * saved_QN[known_R]).sum(axis=0) / weight_Q[known_R].sum()
     centred_QN = saved_QN - mean_N
     fold_Q = rng.integers(0, FOLDS, len(tokens_Q))
-    errors, foretold = [], []
+    from_prompt = {q: prompt_features(prompts.list_of(q), idf_F) for q in known_R.tolist() if prompts.length_Q[q]}
+    from_labels = {q: label_features(labels[q], buckets) for q in known_R.tolist() if labelled_Q[q]}
+    told = from_labels | from_prompt  # of each request what tells most
+    folds = [[one for one in examples if fold_Q[one[0]] != fold] for fold in range(FOLDS)]
+    tried = []
     for penalty in PENALTIES:
-        score_QN = np.zeros_like(saved_QN)
-        for fold in range(FOLDS):
-            mine = known_R[fold_Q[known_R] == fold]
-            others = [one for one in examples if fold_Q[one[0]] != fold]
-            weight_FN = _ridge(others, centred_QN, weight_Q, buckets, penalty)
-            for q in mine.tolist():
-                column, value = prompt_features(prompts.list_of(q), idf_F)
-                score_QN[q] = value @ weight_FN[column]
-        wrong_QN = (score_QN - centred_QN)[known_R]
-        errors.append(float((weight_Q[known_R, None] * wrong_QN**2).mean()))
-        foretold.append(score_QN[known_R] + mean_N)
-    best = int(np.argmin(errors))
-    weight_FN = _ridge(examples, centred_QN, weight_Q, buckets, PENALTIES[best])
+        weight_XFN = [_ridge(others, centred_QN, weight_Q, buckets, penalty) for others in folds]
+        tried.append((_error(_scores(told, weight_XFN, fold_Q), centred_QN, weight_Q), penalty, weight_XFN))
+    _, penalty, weight_XFN = min(tried, key=itemgetter(0))
+    weight_FN = _ridge(examples, centred_QN, weight_Q, buckets, penalty)
+    score = _scores(told, weight_XFN, fold_Q)
     predictor = Predictor(
         idf_F=idf_F.astype(np.float16),
         weight_NF=np.ascontiguousarray(weight_FN.T.astype(np.float16)),
         mean_N=mean_N.round(6),
         worth_tokens=0.0,
+        labels_worth_tokens=0.0,
         least_worth_tokens=0.0,
     )
-    variance = float((weight_Q[known_R, None] * centred_QN[known_R] ** 2).mean())
-    return Fitted(predictor=predictor, score_SN=foretold[best], error=errors[best], variance=variance)
+    return Fitted(
+        predictor=predictor,
+        score_SN=np.stack([score[q] for q in known_R.tolist()]) + mean_N,
+        prompt_error=_error(_scores(from_prompt, weight_XFN, fold_Q), centred_QN, weight_Q),
+        labels_error=_error(_scores(from_labels, weight_XFN, fold_Q), centred_QN, weight_Q),
+        variance=_error(dict.fromkeys(known_R.tolist(), np.zeros(len(mean_N))), centred_QN, weight_Q),
+    )
+
+
+def _scores(
+    told: Mapping[int, Features], weight_XFN: Sequence[Floats], fold_Q: npt.NDArray[np.int64]
+) -> dict[int, Floats]:
+    """What each request saves at every home, foretold by the fit of the other folds."""
+    return {q: value @ weight_XFN[fold_Q[q]][column] for q, (column, value) in told.items()}
+
+
+def _error(score: Mapping[int, Floats], centred_QN: Floats, weight_Q: Floats) -> float:
+    """Mean square error of what is foretold, infinite of nothing; requests weigh as their tokens."""
+    if not score:
+        return np.inf
+    mine = np.array(list(score))
+    wrong_RN = np.stack(list(score.values())) - centred_QN[mine]
+    return float((weight_Q[mine] @ (wrong_RN**2).mean(axis=1)) / weight_Q[mine].sum())
 
 
 def _rarity(known_R: npt.NDArray[np.int64], prompts: TokenLists, buckets: int) -> Floats:
@@ -118,14 +142,17 @@ def _examples(
     q: int, prompts: TokenLists, answers: TokenLists, labels: Mapping[str, str], idf_F: Floats
 ) -> list[Example]:
     prompt, label = prompt_features(prompts.list_of(q), idf_F), label_features(labels, len(idf_F))
-    found: list[Example] = [(q, PROMPT, *prompt)]
-    if labels:
+    found: list[Example] = []
+    if prompts.length_Q[q]:
+        found.append((q, PROMPT, *prompt))
+    if prompts.length_Q[q] and labels:
         both = [np.concatenate(pair) for pair in zip(prompt, label, strict=True)]
-        found += [(q, LABELLED, both[0], both[1]), (q, LABELS, *label)]
+        found.append((q, LABELLED, both[0], both[1]))
+    if labels:
+        found.append((q, LABELS if prompts.length_Q[q] else PROMPT, *label))
     answer = answers.list_of(q)
-    for first in range(0, len(answer), PIECE_TOKENS):
-        found.append((q, PIECE, *prompt_features(answer[first : first + PIECE_TOKENS], idf_F)))
-    return found
+    pieces = (answer[first : first + PIECE_TOKENS] for first in range(0, len(answer), PIECE_TOKENS))
+    return found + [(q, PIECE, *prompt_features(piece, idf_F)) for piece in pieces]
 
 
 def _ridge(examples: list[Example], centred_QN: Floats, weight_Q: Floats, buckets: int, penalty: float) -> Floats:

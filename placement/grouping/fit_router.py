@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from placement.core.choices import TOKEN_TOLERANCE
 from placement.core.cluster import Cluster
 from placement.cost.step_time import balance_in_sends
 from placement.grouping.fit_predictor import Fitted
 from placement.grouping.home_costs import HomeCosts
-from placement.grouping.prices import AHEAD_REQUESTS, HORIZON, MOST_SCORES, Prices
+from placement.grouping.prices import HORIZON, MOST_SCORES, Prices
 from placement.grouping.router import BAND, SLACK_REQUESTS, Router
 from placement.workload.workload import Workload
 
@@ -18,7 +19,12 @@ PREFIX_SHARE = 0.25
 
 
 def fit_router(
-    costs: HomeCosts, workload: Workload, cluster: Cluster, learned: Fitted | None = None
+    costs: HomeCosts,
+    workload: Workload,
+    cluster: Cluster,
+    learned: Fitted | None = None,
+    *,
+    tolerance: float = TOKEN_TOLERANCE,
 ) -> tuple[Router, float]:
     """The router, and what share of all layers' gain its layers keep.
 
@@ -50,7 +56,7 @@ def fit_router(
             score_SN=score_QN[some].round(4).astype(np.float32),
             request_tokens=float(round(busy.mean(), 1)),
             horizon=HORIZON,
-            ahead_tokens=float(round(AHEAD_REQUESTS * busy.mean(), 1)),
+            tolerance=tolerance,
         )
         if len(busy)
         else None

@@ -104,7 +104,13 @@ class GroupingFile(Document):
     balance: BalancePart
     cost: CostPart
     gains: list[GainPart]
-    sources: list[SourceGainPart] = Field(default=[], description="Where prompts were known: what each source is worth")
+    sources: list[SourceGainPart] = Field(
+        default=[], description="Where prompts or labels were known: what each source is worth"
+    )
+    session_tokens: float | None = Field(
+        default=None,
+        description="So many cached tokens of a session weigh as much as the best home saves beside the mean one",
+    )
     without_tokens: list[str] = Field(description="Requests that the trace has no tokens of, and that get no home")
     provenance: ProvenancePart
     router: RouterPart

@@ -34,6 +34,7 @@ class Predictor:
         mean_N: What requests save at each home, of which nothing is known, float64 [N].
         worth_tokens: How many observed tokens of a request tell as much as its prompt does.
         least_worth_tokens: How many tell as much as what all requests have in common.
+        labels_worth_tokens: How many tell as much as its labels do; None: as many as the least.
     """
 
     idf_F: npt.NDArray[np.float16]
@@ -41,6 +42,7 @@ class Predictor:
     mean_N: npt.NDArray[np.float64]
     worth_tokens: float
     least_worth_tokens: float
+    labels_worth_tokens: float | None = None
     _rare_F: npt.NDArray[np.float32] = field(init=False, repr=False)
     _weight_FN: npt.NDArray[np.float32] = field(init=False, repr=False)
 
@@ -56,13 +58,19 @@ class Predictor:
                 f"{buckets} buckets are"
             )
         finite = all(bool(np.isfinite(one).all()) for one in (self.idf_F, self.weight_NF, self.mean_N))
-        if not (finite and 0 <= self.least_worth_tokens <= self.worth_tokens < np.inf):
+        told = self.worth_tokens, self.worth_of(prompt=False, labels=True)
+        if not (finite and 0 <= self.least_worth_tokens <= min(told) and max(told) < np.inf):
             raise InputError(
-                f"predictor: numbers must be finite, worth_tokens={self.worth_tokens} not below "
-                f"least_worth_tokens={self.least_worth_tokens}, and that 0 or more"
+                f"predictor: numbers must be finite, worth_tokens={told[0]} not below least_worth_tokens="
+                f"{self.least_worth_tokens}, and that 0 or more; labels_worth_tokens={self.labels_worth_tokens}"
             )
         object.__setattr__(self, "_rare_F", self.idf_F.astype(np.float32))
         object.__setattr__(self, "_weight_FN", np.ascontiguousarray(self.weight_NF.T, dtype=np.float32))
+
+    def worth_of(self, *, prompt: bool, labels: bool) -> float:
+        """How many observed tokens tell as much as what is known."""
+        worth = [self.least_worth_tokens, self.worth_tokens if prompt else 0.0]
+        return max(*worth, (self.labels_worth_tokens or 0.0) if labels else 0.0)
 
     def saved(self, prompt: object = None, labels: Mapping[str, str] | None = None) -> npt.NDArray[np.float64]:
         """What each home is expected to save, float64 [N].

@@ -15,7 +15,6 @@ from placement.errors import InputError
 from placement.grouping.router_kernels import scaled_to
 
 HORIZON = 8.0
-AHEAD_REQUESTS = 0.45  # mean requests
 MOST_SCORES = 256
 SWEEPS = 24
 SOFTNESS = 0.05  # of the spread of scores: requests this near to another home are shared with it
@@ -30,23 +29,26 @@ class Prices:
 
     request_tokens  mean tokens of a request
     horizon         so many requests are to even the loads out
-    ahead_tokens    a node whose load exceeds the mean by more gets no further request
+    tolerance       a node whose load exceeds the mean by a larger share of it gets no further request
+    ahead_tokens    tokens on top of that share
     """
 
     score_SN: npt.NDArray[np.float32]
     request_tokens: float
     horizon: float
-    ahead_tokens: float
+    tolerance: float = 0.0
+    ahead_tokens: float = 0.0
     _near_SN: Floats = field(init=False, repr=False)
     _unit: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         sound = self.score_SN.ndim == 2 and 0 not in self.score_SN.shape and bool(np.isfinite(self.score_SN).all())
-        if not (sound and 0 < self.request_tokens < np.inf and 0 < self.horizon < np.inf and self.ahead_tokens >= 0):
+        ahead = min(self.tolerance, self.ahead_tokens)
+        if not (sound and 0 < self.request_tokens < np.inf and 0 < self.horizon < np.inf and ahead >= 0):
             raise InputError(
                 f"prices: scores of shape {list(self.score_SN.shape)} must be finite, one row a request; "
                 f"request_tokens={self.request_tokens} and horizon={self.horizon} above 0, "
-                f"ahead_tokens={self.ahead_tokens} 0 or more"
+                f"tolerance={self.tolerance} and ahead_tokens={self.ahead_tokens} 0 or more"
             )
         score_SN = self.score_SN.astype(np.float64)
         spread = float((score_SN - score_SN.mean(axis=1, keepdims=True)).std()) if score_SN.size else 0.0
@@ -60,8 +62,12 @@ class Prices:
         return int(self.score_SN.shape[1])
 
     def best(self, saved_N: Floats, load_N: Floats) -> int:
-        """The node that saves most after its price, of those that are not too far ahead; of equals the first."""
-        free_N = load_N <= load_N.mean() + self.ahead_tokens
+        """The node that saves most after its price, of those that are not too far ahead; of equals the first.
+
+        The least loaded node never is, so no request waits. What a request then adds is its own: no node has more
+        than 1 + tolerance of the mean beside the request that it got last, whatever the order in which they come.
+        """
+        free_N = load_N <= max(load_N.mean() * (1 + self.tolerance) + self.ahead_tokens, load_N.min())
         return int(np.where(free_N, saved_N - self.of(load_N), -np.inf).argmax())
 
     def of(self, load_N: Floats) -> Floats:

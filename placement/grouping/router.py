@@ -20,6 +20,14 @@ BAND = 0.01  # sends per token; homes that differ by less count as equal
 SLACK_REQUESTS = 1.0  # mean requests by which a node may be ahead of the least loaded and still get another
 
 Counts = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+
+
+def weighed(
+    foretold_XN: Floats, worth: float | Floats, observed_XN: Floats, tokens: float | Floats
+) -> npt.NDArray[np.float64]:
+    """What was foretold weighs as many tokens as it is worth, what was observed as many as there are."""
+    return np.asarray((foretold_XN * worth + observed_XN * tokens) / np.maximum(worth + tokens, 1e-12))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +68,8 @@ class Router:
         prices: What load costs; None, as in files of version 1: `band` and `slack_tokens` say where load decides.
         predictor: Foretells what a request saves before it has run; None: trained on no prompts.
         counts_scale: What a request saves in all layers for each send that it saves in `layers`, means.
-        prefix_sends: Sends, in all layers together, that it is worth not to compute a token of a prompt again.
+        prefix_sends: Sends, in all layers together, that it is worth not to compute a token of a prompt again: its
+            experts and its own sends. Attention is left out, whose time the cost model does not know.
     """
 
     num_layers: int
@@ -135,8 +144,13 @@ class Router:
         Raises:
             InputError: Something has a wrong shape or type, or numbers that are negative or not finite.
         """
-        counted = (np.zeros(self.num_nodes), 0.0) if counts_LE is None else self._extra(counts_LE)
-        saved_N, sources = self.blended(*counted, prompt, labels)
+        saved_N, worth, sources = self.foretold(prompt, labels)
+        extra_N, seen = (None, 0.0) if counts_LE is None else self._extra(counts_LE)
+        if extra_N is not None and seen:
+            saved_N = weighed(saved_N, worth, (extra_N.mean() - extra_N) * self.counts_scale, seen)
+            sources = [*sources, "counts"]
+        elif not sources:
+            saved_N = np.zeros(self.num_nodes)
         if cached is not None:
             cached_N = self._one_a_node(cached, "cached")
             if cached_N.any() and self.prefix_sends and self.prices is not None:
@@ -165,29 +179,22 @@ class Router:
         near_N = free_N & (extra_N <= extra_N[free_N].min() + self.band)
         return int(np.lexsort((extra_N, np.where(near_N, load_N, np.inf)))[0])
 
-    def blended(
-        self, observed_N: npt.NDArray[np.float64], tokens: float, prompt: object, labels: Mapping[str, str] | None
-    ) -> tuple[npt.NDArray[np.float64], list[str]]:
-        """What each home is expected to save per token and layer, float64 [N], and what this was told from.
+    def foretold(
+        self, prompt: object, labels: Mapping[str, str] | None
+    ) -> tuple[npt.NDArray[np.float64], float, list[str]]:
+        """What each home is expected to save per token and layer, float64 [N], of a request that has not run.
 
-        What was foretold weighs as many tokens as it is worth, what was observed as many as there are.
-
-        Args:
-            observed_N: Extra sends as `extra_sends` tells them from `tokens` observed tokens; 0 tokens: nothing is.
+        Also how many observed tokens tell as much, and the names of what this was told from: none where only what all
+        requests have in common is known.
 
         Raises:
             InputError: The prompt holds something else than ids.
         """
-        foretold_N, sources, worth = np.zeros(self.num_nodes), [], 0.0
-        if self.predictor is not None:
-            known = {"prompt": prompt is not None, "labels": bool(labels)}
-            sources = [name for name, given in known.items() if given]
-            foretold_N = self.predictor.saved(prompt, labels)
-            worth = self.predictor.worth_tokens if known["prompt"] else self.predictor.least_worth_tokens
-        if not tokens:
-            return (foretold_N if sources else np.zeros(self.num_nodes)), sources
-        saved_N = (observed_N.mean() - observed_N) * self.counts_scale
-        return (foretold_N * worth + saved_N * tokens) / (worth + tokens), [*sources, "counts"]
+        if self.predictor is None:
+            return np.zeros(self.num_nodes), 0.0, []
+        known = {"prompt": prompt is not None, "labels": bool(labels)}
+        worth = self.predictor.worth_of(**known)
+        return self.predictor.saved(prompt, labels), worth, [name for name, given in known.items() if given]
 
     def _one_a_node(self, values: object, what: str) -> npt.NDArray[np.float64]:
         try:

@@ -22,7 +22,8 @@ class PricesPart(DocumentPart):
 
     request_tokens: float = Field(description="Mean tokens of a request")
     horizon: float = Field(description="So many requests are to even the loads out")
-    ahead_tokens: float = Field(description="A node whose load exceeds the mean by more gets no further request")
+    tolerance: float = Field(default=0.0, description="A node ahead of the mean by a larger share gets no request")
+    ahead_tokens: float = Field(default=0.0, description="Tokens on top of that share; 0 in what is written now")
     scores: list[list[float]] = Field(
         description="[S][N]: what past requests save per token and layer at each home, as foretold"
     )
@@ -32,6 +33,7 @@ class PricesPart(DocumentPart):
         return PricesPart(
             request_tokens=prices.request_tokens,
             horizon=prices.horizon,
+            tolerance=prices.tolerance,
             ahead_tokens=prices.ahead_tokens,
             scores=[[round(float(x), 4) for x in row] for row in prices.score_SN],
         )
@@ -41,16 +43,20 @@ class PricesPart(DocumentPart):
             score_SN=_matrix(self.scores, "router.prices.scores"),
             request_tokens=self.request_tokens,
             horizon=self.horizon,
+            tolerance=self.tolerance,
             ahead_tokens=self.ahead_tokens,
         )
 
 
 class PredictorPart(DocumentPart):
-    """A linear model over hashed n-grams of a prompt; see `placement.grouping.predictor`."""
+    """A linear model over hashed n-grams of a prompt, and labels; see `placement.grouping.predictor`."""
 
     buckets: int = Field(description="F, a power of two", ge=1, le=MOST_BUCKETS)
     mean: list[float] = Field(description="[N]: what requests save per token and layer, of which nothing is known")
     worth_tokens: float = Field(description="So many observed tokens tell as much as the prompt")
+    labels_worth_tokens: float | None = Field(
+        default=None, description="So many tell as much as labels; null: as least"
+    )
     least_worth_tokens: float = Field(description="So many tell as much as what all requests have in common")
     tables: str = Field(description="Base64 of zlib of float16, little-endian: idf [F], then weights [N][F]")
 
@@ -61,6 +67,7 @@ class PredictorPart(DocumentPart):
             buckets=len(predictor.idf_F),
             mean=[float(x) for x in predictor.mean_N],
             worth_tokens=predictor.worth_tokens,
+            labels_worth_tokens=predictor.labels_worth_tokens,
             least_worth_tokens=predictor.least_worth_tokens,
             tables=base64.b64encode(zlib.compress(tables, 9)).decode(),
         )
@@ -83,6 +90,7 @@ class PredictorPart(DocumentPart):
             weight_NF=table_XF[1:],
             mean_N=np.array(self.mean, dtype=np.float64),
             worth_tokens=self.worth_tokens,
+            labels_worth_tokens=self.labels_worth_tokens,
             least_worth_tokens=self.least_worth_tokens,
         )
 

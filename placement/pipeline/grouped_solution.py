@@ -28,7 +28,8 @@ class Homes:
     assignment  of the training requests, from all their tokens; the others have none there
     held_out_Q  int32 [Q], homes of the held-out ones, grouped together from the first part of each; -1: none
     routed_Q    the same if the router decides one after the other as they come
-    sources     what each thing that the router may know is worth; none where no prompts were known
+    sources     what each thing that the router may know is worth; none where neither prompts nor labels were known
+    session_tokens  so many cached tokens weigh as much as the best home saves beside the mean; None: nothing held out
     """
 
     assignment: Assignment
@@ -38,6 +39,7 @@ class Homes:
     held_out_Q: npt.NDArray[np.int32] | None
     routed_Q: npt.NDArray[np.int32] | None
     sources: tuple[SourceGain, ...] = ()
+    session_tokens: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

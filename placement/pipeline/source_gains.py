@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from placement.grouping.assign import assign_homes
 from placement.grouping.fit_predictor import Fitted, fit_predictor
-from placement.grouping.held_out import extra_of_requests, route_requests
+from placement.grouping.held_out import (
+    Foretold,
+    Observed,
+    extra_of_requests,
+    foretold_of,
+    observed_of,
+    route_requests,
+)
 from placement.grouping.home_costs import HomeCosts
 from placement.grouping.requests import Requests
 from placement.grouping.router import Router
@@ -43,12 +51,12 @@ class SourceGain:
 def learn(
     requests: Requests, prompts: TokenLists, train: Trace, costs: HomeCosts, cost_of: CostOf, seed: int
 ) -> Fitted | None:
-    """The predictor from the training requests, of which `costs` are; None where too few have prompts."""
-    known = (costs.tokens_Q > 0) & (prompts.length_Q > 0)
+    """The predictor from the training requests, of which `costs` are; None where too few have prompts or labels."""
+    labels = [requests.labels_of(q) for q in range(len(requests.ids))]
+    known = (costs.tokens_Q > 0) & ((prompts.length_Q > 0) | np.array([bool(one) for one in labels]))
     if not known.any():
         return None
     answers, saved_QN = requests.lists(tokens_of(train, prefill=False)), saved_of(costs)
-    labels = [requests.labels_of(q) for q in range(len(requests.ids))]
     fitted = fit_predictor(saved_QN, costs.tokens_Q, prompts, answers, labels, seed=seed)
     if fitted is None:
         return None
@@ -78,31 +86,46 @@ def measure_sources(
 ) -> tuple[SourceGain, ...]:
     """Homes from the labels, the prompt, both, a few tokens more, and `first`, with what `rest` of them sends then.
 
-    Requests grouped together share the nodes by all their tokens.
+    What no held-out request has is left out. Requests grouped together share the nodes by all their tokens.
     """
-    early = first_tokens(held_out, EARLY_TOKENS)
-    told: list[tuple[str, Trace | None, TokenLists | None, bool]] = [
-        ("labels", None, None, True),
-        ("prompt", None, prompts, False),
-        ("prompt, labels", None, prompts, True),
-        (f"first {EARLY_TOKENS} tokens", early, None, False),
-        (f"prompt, first {EARLY_TOKENS} tokens", early, prompts, False),
-        ("first part", first, None, False),
-        ("prompt, first part", first, prompts, False),
-    ]
     layers = len(rest.cost_LQN)
     tokens_Q = rest.tokens_Q
+    asked_Q = tokens_Q > 0
+    labels = any(requests.labels_of(q) for q in np.flatnonzero(asked_Q).tolist())
+    prompted = bool(prompts.length_Q[asked_Q].any())
+    foretell = partial(foretold_of, router, requests, asked_Q)
+    nothing = foretell()
+    before = {"labels": foretell(labels=True)} if labels else {}
+    before |= {"prompt": foretell(prompts)} if prompted else {}
+    best = {name: before[name] for name in list(before)[-1:]}
+    before |= {"prompt, labels": foretell(prompts, labels=True)} if labels and prompted else {}
+    told: dict[str, tuple[Foretold, Observed | None]] = {name: (one, None) for name, one in before.items()}
+    for name, part in ((f"first {EARLY_TOKENS} tokens", first_tokens(held_out, EARLY_TOKENS)), ("first part", first)):
+        observed = observed_of(router, requests, part)
+        told[name] = (nothing, observed)
+        told |= {f"{also}, {name}": (one, observed) for also, one in best.items()}
     found = []
     random = float(rest.cost_QN.mean(axis=1).sum()) / max(int(tokens_Q.sum()) * layers, 1)
     found.append(SourceGain(name="nothing", **dict.fromkeys(FIGURES, 1.0) | dict.fromkeys(FIGURES[::2], random)))
-    for name, seen, lists, labels in told:
-        extra_QN = extra_of_requests(router, requests, seen, lists, labels=labels)
+    for name, known in told.items():
+        extra_QN = extra_of_requests(*known)
         grouped_Q = assign_homes(extra_QN * tokens_Q[:, None], tokens_Q, tolerance=tolerance).home_Q
         orders = [route_requests(router, extra_QN, tokens_Q, seed, order=order) for order in range(ORDERS)]
         routed = np.mean([_figures(rest, home_Q) for home_Q in orders], axis=0).tolist()
         figures = (*_figures(rest, grouped_Q), *routed)
         found.append(SourceGain(name=name, **dict(zip(FIGURES, figures, strict=True))))
     return tuple(found)
+
+
+def session_tokens(router: Router, extra_QN: npt.NDArray[np.float64], tokens_Q: npt.NDArray[np.int64]) -> float | None:
+    """Cached tokens that weigh as much as the best home saves beside the mean one; None where a prefix has no price.
+
+    extra_QN  what is foretold of requests of `tokens_Q` tokens, by `extra_of_requests`
+    """
+    if router.prices is None or not router.prefix_sends or not tokens_Q.any():
+        return None
+    gain = float(tokens_Q @ extra_QN.mean(axis=1)) / int(tokens_Q.sum())
+    return gain * router.prices.request_tokens * router.num_layers / router.prefix_sends
 
 
 FIGURES = ("grouped_sends", "grouped_balance", "routed_sends", "routed_balance")

@@ -18,7 +18,7 @@ from placement.cost.evaluation import Evaluation
 from placement.errors import OptionError
 from placement.grouping.assign import assign_homes, check_tolerance
 from placement.grouping.fit_router import fit_router
-from placement.grouping.held_out import extra_of_requests, route_requests
+from placement.grouping.held_out import extra_of_requests, foretold_of, observed_of, route_requests
 from placement.grouping.home_costs import home_costs
 from placement.grouping.requests import Requests, requests_of
 from placement.pipeline.grouped_solution import GROUPED, JOINT, PLACED, WITH_HOMES, Gain, GroupedSolution, Homes
@@ -27,7 +27,7 @@ from placement.pipeline.layer_answer import LayerReport
 from placement.pipeline.run import BASELINES, Run, begin
 from placement.pipeline.solution import Solution
 from placement.pipeline.source import TraceSource, source_of
-from placement.pipeline.source_gains import SourceGain, learn, measure_sources
+from placement.pipeline.source_gains import SourceGain, learn, measure_sources, session_tokens
 from placement.solvers.options import Options
 from placement.support.progress import Listener, Progress, ignore
 from placement.traces.cut import FIRST_QUARTER, PREFILL, check_cut, cut_requests
@@ -94,7 +94,7 @@ def solve_grouped(
         ways.append((f"linear{WITH_HOMES}", linear, group(linear)))
         layers: tuple[LayerReport, ...] = ()
         if placement is not None:
-            result, grouped = placement, group(placement)
+            result, grouped = placement, group(placement, sources=True)
             ways += [(PLACED, placement, None), (f"{PLACED}{WITH_HOMES}", placement, grouped)]
         else:
             joint = solve_joint(
@@ -108,7 +108,7 @@ def solve_grouped(
                 tolerance=tolerance,
                 rounds=rounds,
             )
-            result, grouped, layers = joint.placement, group(joint.placement), joint.layers
+            result, grouped, layers = joint.placement, group(joint.placement, sources=True), joint.layers
             ways += [
                 (options.solver, joint.start, None),
                 (f"{options.solver}{WITH_HOMES}", joint.start, group(joint.start)),
@@ -191,9 +191,19 @@ def _default_cut(trace: Trace) -> str:
 
 
 def _homes(
-    sides: Sides, placement: Placement, *, cluster: Cluster, options: Options, tolerance: float, executor: Executor
+    sides: Sides,
+    placement: Placement,
+    *,
+    cluster: Cluster,
+    options: Options,
+    tolerance: float,
+    executor: Executor,
+    sources: bool = False,
 ) -> Homes:
-    """Homes of the training requests at the least cost, and those that the router gives to the others."""
+    """Homes of the training requests at the least cost, and those that the router gives to the others.
+
+    sources  measure as well what each thing that the router may know is worth
+    """
     cost = partial(
         home_costs,
         requests=sides.requests,
@@ -205,18 +215,21 @@ def _homes(
     )
     costs = cost(sides.train)
     learned = learn(sides.requests, sides.prompts, sides.train, costs, cost, options.seed)
-    router, kept = fit_router(costs, sides.workload, cluster, learned)
+    router, kept = fit_router(costs, sides.workload, cluster, learned, tolerance=tolerance)
     held_out_Q = routed_Q = None
-    sources: tuple[SourceGain, ...] = ()
+    measured: tuple[SourceGain, ...] = ()
+    stays: float | None = None
     if sides.held_out is not None and sides.first is not None and sides.rest is not None:
         seen = cost(sides.first)
         tokens_Q = sides.requests.sum(sides.rest.tokens_Q())
         held_out_Q = assign_homes(seen.cost_QN, seen.tokens_Q, tolerance=tolerance).home_Q
         held_out_Q = np.where(tokens_Q + seen.tokens_Q > 0, held_out_Q, -1).astype(np.int32)
-        extra_QN = extra_of_requests(router, sides.requests, sides.first, sides.prompts)
+        foretold = foretold_of(router, sides.requests, tokens_Q > 0, sides.prompts)
+        extra_QN = extra_of_requests(foretold, observed_of(router, sides.requests, sides.first))
         routed_Q = route_requests(router, extra_QN, tokens_Q, options.seed)
-        if learned is not None:
-            sources = measure_sources(
+        stays = session_tokens(router, extra_QN, tokens_Q)
+        if sources and learned is not None:
+            measured = measure_sources(
                 router,
                 sides.requests,
                 sides.prompts,
@@ -233,7 +246,8 @@ def _homes(
         costs=costs,
         held_out_Q=held_out_Q,
         routed_Q=routed_Q,
-        sources=sources,
+        sources=measured,
+        session_tokens=stays,
     )
 
 

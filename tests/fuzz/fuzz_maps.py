@@ -68,7 +68,7 @@ TABLES = base64.b64encode(zlib.compress(np.ones((3, 4), dtype="<f2").tobytes()))
 NEW_PARTS = {
     "counts_scale": 1.0,
     "prefix_sends": 2.0,
-    "prices": {"request_tokens": 9.0, "horizon": 10.0, "ahead_tokens": 4.0, "scores": [[0.1, 0.0], [0.0, 0.2]]},
+    "prices": {"request_tokens": 9.0, "horizon": 10.0, "tolerance": 0.02, "scores": [[0.1, 0.0], [0.0, 0.2]]},
     "predictor": {
         "buckets": 4,
         "mean": [0.0, 0.1],

@@ -16,7 +16,7 @@ from placement import Cluster, Placement, count, open_trace
 from placement.errors import InputError, OptionError
 from placement.grouping import Router
 from placement.grouping.fit_router import fit_router
-from placement.grouping.held_out import extra_of_requests, route_requests
+from placement.grouping.held_out import extra_of_requests, foretold_of, observed_of, route_requests
 from placement.grouping.home_costs import home_costs
 from placement.grouping.requests import requests_of
 from placement.grouping.router_part import RouterPart
@@ -79,7 +79,9 @@ def test_extra_sends_are_per_token_and_layer(tmp_path: Path, write_trace: Any) -
     assert extra_N == pytest.approx((saved_N - saved_N.min()) / 400 / len(router.layers), abs=1e-3)
     again = RouterPart.model_validate_json(RouterPart.of(router, keeps=1.0).model_dump_json()).router()
     assert (again.top_k, again.extra_sends(costs.load_LE).tolist()) == (router.top_k, extra_N.tolist())
-    homes_Q = route_requests(router, extra_of_requests(router, requests_of(trace), trace), trace.tokens_Q(), seed=0)
+    foretold = foretold_of(router, requests_of(trace), np.ones(1, dtype=bool))
+    extra_QN = extra_of_requests(foretold, observed_of(router, requests_of(trace), trace))
+    homes_Q = route_requests(router, extra_QN, trace.tokens_Q(), seed=0)
     assert homes_Q.tolist() == [router.assign(costs.load_LE, np.zeros(4)).node]
 
 

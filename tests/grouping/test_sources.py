@@ -21,19 +21,26 @@ KINDS, EACH, TOKENS = 4, 10, 24
 CLUSTER = Cluster(num_nodes=4, gpus_per_node=1, slots_per_gpu=4)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, write_trace: Callable[..., Any]) -> Path:
-    """Requests of four kinds: a kind has experts of its own, and words of its own in its prompts."""
+def planted(path: Path, write_trace: Callable[..., Any], *, prompted: bool, labelled: bool) -> Path:
+    """Requests of four kinds: a kind has experts of its own, and words of its own in its prompts, or a domain."""
     rng = np.random.default_rng(0)
     kind_Q = np.arange(KINDS * EACH) % KINDS
     request_T = np.repeat(np.arange(len(kind_Q)), TOKENS)
     liked_LKE = np.stack([rng.permutation(16).reshape(KINDS, 4) for _ in range(2)])
     ids = np.stack([[rng.choice(liked_LKE[layer, kind_Q[q]], 2, replace=False) for q in request_T] for layer in (0, 1)])
-    path = tmp_path_factory.mktemp("trace")
     written = write_trace(path, ids_LTK=ids, num_experts=16, request_T=request_T, requests=len(kind_Q))
     prompts = [np.concatenate([rng.integers(0, 9, 8), 50 * (kind + 1) + rng.integers(0, 9, 6)]) for kind in kind_Q]
-    write_prompts(written.folder, TokenLists.of(np.concatenate(prompts).astype(np.int32), np.full(len(kind_Q), 14)))
+    if prompted:
+        write_prompts(written.folder, TokenLists.of(np.concatenate(prompts).astype(np.int32), np.full(len(kind_Q), 14)))
+    if labelled:
+        requests = [{"id": f"r{q}", "domain": f"kind {kind}"} for q, kind in enumerate(kind_Q.tolist())]
+        (path / "trace.json").write_text(json.dumps(written.manifest | {"requests": requests}))
     return Path(written.folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, write_trace: Callable[..., Any]) -> Path:
+    return planted(tmp_path_factory.mktemp("trace"), write_trace, prompted=True, labelled=False)
 
 
 @pytest.fixture(scope="module")
@@ -91,4 +98,31 @@ def test_the_command_prints_what_each_source_is_worth(
     done = run_cli("group", str(folder), *shape, "-o", out, "--placement-out", placed)
     text = done if isinstance(done, str) else getattr(done, "stdout", str(done))
     assert "homes from" in text
-    assert "prompt, labels" in text
+    assert "prompt, first 32 tokens" in text
+    assert "labels" not in text
+    assert "a session stays where" in " ".join(text.split())
+
+
+def test_labels_alone_teach_homes(tmp_path: Path, write_trace: Callable[..., Any], run_cli: Callable[..., Any]) -> None:
+    """A trace that says domains and no ids of tokens: labels are worth most of the gain, measured, and in the file."""
+    folder = planted(tmp_path / "trace", write_trace, prompted=False, labelled=True)
+    shape = ("--nodes", "4", "--gpus-per-node", "1", "--work-limit", "3000", "--token-tolerance", "0.5")
+    out, placed = str(tmp_path / "g.json"), str(tmp_path / "p.json")
+    assert run_cli("group", folder, *shape, "--home-from", "0.25", "-o", out, "--placement-out", placed).code == 0
+    file = load_grouping(out)
+    sources = {one.name: one for one in file.sources}
+    assert list(sources) == [
+        "nothing",
+        "labels",
+        "first 32 tokens",
+        "labels, first 32 tokens",
+        "first part",
+        "labels, first part",
+    ]
+    gain = sources["nothing"].grouped_sends - sources["first part"].grouped_sends
+    assert gain > 0.1
+    assert sources["nothing"].grouped_sends - sources["labels"].grouped_sends > 0.9 * gain
+    router = load_router(out)
+    assert router.prices is not None and router.prices.tolerance == 0.5
+    assert router.assign(labels={"domain": "kind 2"}).why == "labels"
+    assert file.session_tokens is not None and file.session_tokens > 0

@@ -56,6 +56,7 @@ def grouping_file(grouped: GroupedSolution) -> GroupingFile:
                 for one in grouped.gains
             ],
             "sources": [asdict(one) for one in homes.sources],
+            "session_tokens": None if homes.session_tokens is None else round(homes.session_tokens, 1),
             "without_tokens": [name for name, home in zip(requests.ids, home_Q, strict=True) if home < 0],
             "provenance": ProvenancePart.of(options, solution.cluster, solution.input_hash),
             "router": RouterPart.of(homes.router, keeps=round(homes.router_keeps, 6)),

@@ -42,6 +42,9 @@ def sources_table(grouped: GroupedSolution) -> Table:
     """What each thing that a router may know of a request is worth, on the held-out requests."""
     heads = ("grouped\nsends", "tokens\nper node", "routed\nsends", "tokens\nper node")
     caption = "held-out requests; tokens per node: most over the mean; routed one by one: mean of several orders"
+    stays = grouped.homes.session_tokens
+    if stays is not None:
+        caption += f"; a session stays where {stays:,.0f} of its tokens are cached: they weigh as much as the best home"
     table = table_of("\nhomes from", *heads, caption=caption)
     for one in grouped.homes.sources:
         figures = (one.grouped_sends, one.grouped_balance, one.routed_sends, one.routed_balance)
