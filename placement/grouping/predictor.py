@@ -50,6 +50,11 @@ class Predictor:
     def num_nodes(self) -> int:
         return len(self.mean_N)
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory that its tables take."""
+        return self.idf_F.nbytes + self.weight_NF.nbytes + self._rare_F.nbytes
+
     def __post_init__(self) -> None:
         buckets = len(self.idf_F)
         if not buckets or self.weight_NF.shape != (len(self.mean_N), buckets):

@@ -118,6 +118,11 @@ class Router:
         return int(self.saved_MEN.shape[2])
 
     @property
+    def num_bytes(self) -> int:
+        """Memory that its tables take."""
+        return 2 * self.saved_MEN.nbytes + (0 if self.predictor is None else self.predictor.num_bytes)
+
+    @property
     def num_experts(self) -> int:
         """Experts of a layer, E."""
         return int(self.saved_MEN.shape[1])

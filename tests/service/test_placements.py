@@ -175,6 +175,11 @@ def test_evaluate_diff_route_and_group_answer_what_the_library_does(
     counts = [[9, 0, 0, 0, 0, 0, 0, 7], [0, 5, 5, 0, 0, 0, 0, 0]]
     routed = client.post(f"/v1/placements/{placement_id}/route", json={"counts": counts, "load": [0, 10]}).json()
     assert routed["node"] == router.assign(counts, [0, 10]).node
+    told = {"prompt": [5, 6, 7], "labels": {"domain": "code"}, "load": [1, 1], "session": {"node": 0, "tokens": 1e6}}
+    home = router.assign(None, [1, 1], prompt=[5, 6, 7], labels={"domain": "code"}, cached=[1e6, 0])
+    routed = client.post(f"/v1/placements/{placement_id}/route", json=told).json()
+    assert routed == {"node": home.node, "why": home.why, "extra_sends": [round(one, 6) for one in home.extra_N]}
+    assert "prefix" in home.why and home.node == 0
     batch = [counts, counts[::-1], counts, counts[::-1]]
     groups = client.post(f"/v1/placements/{placement_id}/group", json={"batch": batch, "size": 2}).json()
     assert groups == [{"node": g.node, "members": list(g.members)} for g in router.group(batch, 2)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,15 +30,38 @@ router = APIRouter(prefix="/v1/placements/{placement}", tags=["placements"])
 CountsLE = list[list[float]]
 
 
-class RouteBody(Body):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"counts": [[5, 1, 0, 0]], "load": [900, 450]}]})
+ROUTE_EXAMPLES: list[Any] = [
+    {"prompt": [200006, 17360, 200008], "labels": {"domain": "code"}, "load": [900, 450]},
+    {"counts": [[5, 1, 0, 0]], "session": {"node": 1, "tokens": 1200}},
+]
 
-    counts: CountsLE = Field(description="[layers][experts]: how often the request's tokens visited each expert so far")
+
+class SessionBody(Body):
+    """Where the turns before ran: their keys and values are there."""
+
+    node: int = Field(ge=0, lt=2**31)
+    tokens: float = Field(ge=0, lt=2**53, description="Tokens of the request's prompt that the node has already")
+
+
+class RouteBody(Body):
+    """Whatever is known of a request; nothing at all is allowed, and gives the least loaded node."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": ROUTE_EXAMPLES})
+
+    counts: CountsLE | None = Field(
+        default=None, description="[layers][experts]: how often the request's tokens visited each expert so far"
+    )
     load: list[float] | None = Field(default=None, description="Tokens that each node has now; null: the best is taken")
+    prompt: list[int] | None = Field(default=None, max_length=1 << 20, description="Ids of the tokens of its prompt")
+    labels: dict[str, str] | None = Field(default=None, max_length=100, description="Such as its domain or tenant")
+    session: SessionBody | None = None
 
 
 class RouteAnswer(BaseModel):
     node: int = Field(description="Home node")
+    why: str = Field(
+        description="What the sends were told from: prompt, labels, counts and prefix, joined by +; or load"
+    )
     extra_sends: list[float] = Field(description="By node: sends per token and layer more than from the best")
 
 
@@ -83,9 +106,12 @@ async def grouping(here: Here, _: Frequent, request: Request, placement: str) ->
 
 def routed(known: Router, body: RouteBody) -> Response:
     """A `RouteAnswer`. Raises InputError."""
-    extra_N = known.extra_sends(_counts(body.counts))
-    node = known.choose(extra_N, body.load)
-    content = json.dumps({"node": node, "extra_sends": [round(one, 6) for one in extra_N.tolist()]})
+    counts = None if body.counts is None else _counts(body.counts)
+    home = known.assign(
+        counts, body.load, prompt=body.prompt, labels=body.labels, cached=_cached(known.num_nodes, body.session)
+    )
+    extra_sends = [round(one, 6) for one in home.extra_N.tolist()]
+    content = json.dumps({"node": home.node, "why": home.why, "extra_sends": extra_sends})
     return Response(content, media_type="application/json")
 
 
@@ -113,6 +139,16 @@ async def _router(here: Service, placement: str) -> Router:
     if "grouping" not in row.files:
         raise Problem(409, f"placement {row.id} has no router", 'solve with "group": {}')
     return await here.recent.router(file_of(row, "grouping"))
+
+
+def _cached(num_nodes: int, session: SessionBody | None) -> npt.NDArray[np.float64] | None:
+    if session is None:
+        return None
+    if session.node >= num_nodes:
+        raise InputError(f"session.node={session.node} is no node; nodes from 0 to {num_nodes - 1} are there")
+    cached_N = np.zeros(num_nodes)
+    cached_N[session.node] = session.tokens
+    return cached_N
 
 
 def _counts(rows: CountsLE) -> npt.NDArray[np.float64]:

@@ -77,5 +77,5 @@ class Recent:
         return await self._once.read(
             (digest, "router"),
             lambda: load_router(self.blobs.path(digest)),
-            lambda router: self._routers.put(digest, router, 2 * router.saved_MEN.nbytes),
+            lambda router: self._routers.put(digest, router, router.num_bytes),
         )
