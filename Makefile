@@ -33,7 +33,7 @@ docs: $(VENV)/docs.stamp
 test-newest: | supported-python
 	$(PYTHON) -m venv --clear $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(NEWEST)/bin/python -m pip install --quiet --editable ".[runtime,service,route]" --group test "$(TORCH)"
+	$(NEWEST)/bin/python -m pip install --quiet --editable ".[runtime,service,route,envoy]" --group test "$(TORCH)"
 	$(NEWEST)/bin/python -m pip freeze --exclude-editable
 	$(NEWEST)/bin/placement warm-up
 	$(NEWEST)/bin/python -m pytest -n auto --dist loadfile --deselect tests/test_lock.py::test_what_is_installed_is_locked
@@ -78,7 +78,7 @@ $(VENV)/core.stamp: pyproject.toml lock.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/test.stamp: pyproject.toml lock.txt | $(BIN)/python
-	$(BIN)/python $(INSTALL) --editable ".[runtime,service,route]" --group test --group docs --group lint
+	$(BIN)/python $(INSTALL) --editable ".[runtime,service,route,envoy]" --group test --group docs --group lint
 	@touch $@ $(VENV)/core.stamp
 
 $(VENV)/docs.stamp: pyproject.toml lock.txt | $(BIN)/python

@@ -1,6 +1,7 @@
 """Homes from what is known of a request: its prompt, a few tokens, a quarter. Means over splits by request.
 
-python benchmarks/homes.py TRACE [--texts TEXTS.npz] [--nodes 4] [--gpus-per-node 2] [--redundant 0 8] [--maps DIR]
+python benchmarks/homes.py TRACE [--texts TEXTS.npz] [--nodes 4] [--gpus-per-node 2] [--redundant 0 8] [--seeds 100 101]
+    [--maps DIR] [--workers 1]
 
 TEXTS.npz has the texts of a trace that has none: `token_ids`, `offsets` [Q + 1] and `prompt_tokens` [Q], in the order
 of the trace's requests. All rows of a split have the same joint placement and are measured on the same tokens, those
@@ -25,7 +26,6 @@ from placement.traces.prompts import TokenLists, write_prompts
 from placement.traces.storage.shard_writer import TokenPiece
 from placement.traces.write import write_trace
 
-SEEDS = range(100, 105)
 HOLDOUT = 0.3
 TODAY = "first quarter, as before"
 HEADER = (
@@ -47,7 +47,11 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--gpus-per-node", type=int, default=2)
     parser.add_argument("--redundant", type=int, nargs="*", default=[0, 8])
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=list(range(100, 105)), help="of the splits; two or more"
+    )
     parser.add_argument("--maps", type=output_folder)
+    parser.add_argument("--workers", type=int)
     asked = parser.parse_args()
     if not asked.trace.exists():
         raise SystemExit("skipped: give the folder of a real expert-trace/1; none is shipped with the project")
@@ -62,7 +66,7 @@ def tell(trace: Trace, asked: argparse.Namespace) -> None:
     model = trace.model
     print(f"# Homes: {model.name}, {model.num_layers} layers, {model.num_experts} experts, top-{model.top_k}\n")
     print(
-        f"{describe_machine()}; split seeds {list(SEEDS)}, {HOLDOUT:.0%} of the requests held out, {asked.nodes} nodes"
+        f"{describe_machine()}; split seeds {asked.seeds}, {HOLDOUT:.0%} of the requests held out, {asked.nodes} nodes"
     )
     print(f"x {asked.gpus_per_node} GPUs, joint placement; means over splits ± their spread.\n")
     print(
@@ -73,7 +77,7 @@ def tell(trace: Trace, asked: argparse.Namespace) -> None:
     for redundant in asked.redundant:
         rows: dict[str, list[tuple[float, ...]]] = {}
         sizes = []
-        for seed in SEEDS:
+        for seed in asked.seeds:
             grouped = solved(trace, asked, redundant, seed)
             last = grouped.gains[-1]
             router = last.homes.router
@@ -116,14 +120,16 @@ def solved(trace: Trace, asked: argparse.Namespace, redundant: int, seed: int) -
     cluster = Cluster.fit(trace.model.num_experts, redundant_experts=redundant, **shape)
     kept = None if asked.maps is None else asked.maps / f"{trace.model.name}-{redundant}-{seed}.npy"
     if kept is None or not kept.exists():
-        grouped = solve_grouped(trace, cluster, Options(seed=seed), holdout=HOLDOUT)
+        grouped = solve_grouped(trace, cluster, Options(seed=seed), holdout=HOLDOUT, workers=asked.workers)
         if kept is not None:
             kept.parent.mkdir(exist_ok=True)
             np.save(kept, grouped.solution.placement.phy2log_LP)
         return grouped
     rows = np.load(kept, allow_pickle=False)
     placement = Placement(model=trace.model, slots_per_gpu=cluster.slots_per_gpu, phy2log_LP=rows, **shape)
-    return solve_grouped(trace, cluster, Options(seed=seed), placement=placement, holdout=HOLDOUT)
+    return solve_grouped(
+        trace, cluster, Options(seed=seed), placement=placement, holdout=HOLDOUT, workers=asked.workers
+    )
 
 
 def with_tokens(trace: Trace, path: Path, folder: Path) -> Trace:

@@ -14,6 +14,7 @@ from placement.cli import (
     calibrate,
     cluster,
     diff,
+    envoy,
     evaluate,
     export,
     front,
@@ -56,6 +57,7 @@ app.command("export")(export.export_command)
 app.command("import")(export.import_command)
 app.command("warm-up")(warm_up.warm_up_command)
 app.command("route")(route.route_command)
+app.command("envoy")(envoy.envoy_command)
 app.command("serve")(serve.serve_command)
 app.add_typer(serve.token_app, name="token")
 app.add_typer(traces.app, name="traces")

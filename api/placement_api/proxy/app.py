@@ -57,13 +57,7 @@ class Proxy:
         self._make_upstream = make_upstream
         self._upstream: Upstream | None = None
         metrics.watch("placement_route_running", "Requests at this moment", lambda: self.running)
-        for node in range(self.homes.tables.router.num_nodes):
-            metrics.watch(
-                "placement_route_tokens_in_flight",
-                "Tokens of the requests at this moment, their answers as foretold",
-                lambda node=node: float(self.homes.load_N()[node]),  # type: ignore[misc]
-                node=str(node),
-            )
+        metrics.watch_loads(self.homes.tables.router.num_nodes, self.homes.load_N)
 
     @property
     def homes(self) -> Homes:

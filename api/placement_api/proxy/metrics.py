@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
+import numpy as np
+import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -38,6 +41,13 @@ class Metrics:
         gauge = self._gauges.get(name) or Gauge(name, told, list(labels), registry=self.registry)
         self._gauges[name] = gauge
         (gauge.labels(**labels) if labels else gauge).set_function(read)
+
+    def watch_loads(self, num_nodes: int, load_N: Callable[[], npt.NDArray[np.float64]]) -> None:
+        """A gauge for each node."""
+        told = "Tokens of the requests at this moment, their answers as foretold"
+        for node in range(num_nodes):
+            read = partial(lambda node: float(load_N()[node]), node)
+            self.watch("placement_route_tokens_in_flight", told, read, node=str(node))
 
     def text(self) -> bytes:
         """All series, as Prometheus reads them."""

@@ -1,23 +1,20 @@
-"""Start the proxy, follow its files, end it."""
+"""Start the proxy, end it."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import signal
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import uvicorn
 
-from placement.errors import OptionError, PlacementError
+from placement.errors import OptionError
 from placement_api.proxy.app import Proxy
-from placement_api.proxy.asked import Asked
 from placement_api.proxy.decide import Decider
 from placement_api.proxy.doors import DOORS, Door
+from placement_api.proxy.follow import Follower, warm
 from placement_api.proxy.homes import Homes
 from placement_api.proxy.limits import Limits
 from placement_api.proxy.metrics import Metrics
@@ -25,8 +22,6 @@ from placement_api.proxy.tables import Files
 from placement_api.proxy.tokens import Tokens
 from placement_api.proxy.upstream import Upstream, backend_url
 from placement_api.proxy.wire import TimedHttp
-
-LOOK_S = 2.0  # between looks whether the files have changed
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +74,7 @@ def serve(route: Route) -> None:
     tokens = None if route.tokenizer is None else Tokens(route.tokenizer)
     metrics = Metrics()
     homes = Homes(tables)
-    _warm(homes, tokens)
+    warm(homes, tokens)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("placement_api").setLevel(logging.INFO)
     proxy = Proxy(Decider(homes, tokens, door, metrics), lambda: Upstream(route.backends), route.limits, metrics)
@@ -106,48 +101,9 @@ def serve(route: Route) -> None:
         asyncio.run(_run(server, Follower(route.files, homes, metrics)))
 
 
-class Follower:
-    """Swaps the files in when they change or at SIGHUP; what is not sound is refused, and the old ones stay."""
-
-    def __init__(self, files: Files, homes: Homes, metrics: Metrics) -> None:
-        self._files, self._homes, self._metrics = files, homes, metrics
-        self._asked = asyncio.Event()
-
-    async def follow(self) -> None:
-        """Until cancelled."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._asked.set)
-        while True:
-            try:
-                async with asyncio.timeout(LOOK_S):
-                    await self._asked.wait()
-            except TimeoutError:
-                pass
-            if self._asked.is_set() or self._files.changed():
-                self._asked.clear()
-                await self._swap()
-
-    async def _swap(self) -> None:
-        try:
-            self._homes.swap(await asyncio.to_thread(self._files.load))
-        except (PlacementError, OSError, MemoryError) as error:
-            self._metrics.swaps.labels("refused").inc()
-            logger.error("the files are not taken, and the old ones stay: %s", error)
-        else:
-            self._metrics.swaps.labels("taken").inc()
-            logger.info("the files were swapped in")
-
-
 async def _run(server: uvicorn.Server, follower: Follower) -> None:
     following = asyncio.create_task(follower.follow())
     try:
         await server.serve()
     finally:
         following.cancel()
-
-
-def _warm(homes: Homes, tokens: Tokens | None) -> None:
-    """Ask once, so that nothing is loaded or compiled when the first request comes."""
-    asked = Asked(text="", ids=[], new_tokens=1, answers=1, session=None, shared=0.0, labels={})
-    homes.choose(asked, np.arange(8) if tokens is None else tokens.ids("a text of a few words"))
-    gc.collect()
-    gc.freeze()
