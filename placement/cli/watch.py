@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from placement.cli.outputs import check_apart, output_folder
+from placement.cli.outputs import check_apart, output_file, output_folder
 from placement.cli.shared import Engine, MapCluster, ReplicaChoice, Seed, Transport, Workers, print_json
 from placement.core.choices import DRIFT_LEVEL, HORIZON_STEPS, MIN_EFFECT
 from placement.errors import OptionError, PlacementError
@@ -19,6 +19,7 @@ from placement.support.atomic_files import make_folder, write_atomic
 if TYPE_CHECKING:
     from placement.analysis.watch import Decision, Planner, Window
     from placement.analysis.watch.follower import Follower
+    from placement.analysis.watch.homes import KeptHomes
     from placement.analysis.watch.planner import Solve
     from placement.analysis.watch.sglang_recorder import SGLangRecorder
     from placement.cli.watch_remote import Service
@@ -38,6 +39,12 @@ def watch_command(
     level: Annotated[float, typer.Option(help="Level of the test of drift: its false alarms a look.")] = DRIFT_LEVEL,
     min_effect: Annotated[float, typer.Option(help="Share of assignments that must have moved.")] = MIN_EFFECT,
     horizon_steps: Annotated[int, typer.Option(help="Steps in which a new map has to pay.")] = HORIZON_STEPS,
+    homes_file: Annotated[
+        Path | None,
+        output_file(
+            "--grouping", help="Grouping file to keep up to date with the map and the requests; a router takes it anew."
+        ),
+    ] = None,
     max_moves: Annotated[
         int | None, typer.Option(help="Slots whose weights may move at a time. [default: a third of all]")
     ] = None,
@@ -80,7 +87,7 @@ def watch_command(
     if not interval > 0:
         raise OptionError(f"interval={interval} must be more than 0 seconds")
     if server is None:
-        check_apart({"--output": output}, [current])
+        check_apart({"--output": output} | ({} if homes_file is None else {"--grouping": homes_file}), [current])
     service = None if server is None else Service(Client(server, token), current)
     placement, file = load_placement(current) if service is None else service.placement()
     described = file.described_cluster() or Cluster(**file.cluster.sizes())
@@ -102,8 +109,13 @@ def watch_command(
         level=level,
         min_effect=min_effect,
     )
-    watch = _Watch(planner, Window(size_tokens=window_tokens), output, workers, json_output, service)
-    follower = Follower(folder, placement.model, seed=seed)
+    kept = None
+    if homes_file is not None:
+        from placement.analysis.watch.homes import KeptHomes
+
+        kept = KeptHomes(homes_file, planner.cluster, planner.options)
+    watch = _Watch(planner, Window(size_tokens=window_tokens), output, workers, json_output, service, kept)
+    follower = Follower(folder, placement.model, seed=seed, scratch=None if kept is None else kept.newest.scratch)
     recorder = None if engine is None else SGLangRecorder(url=engine)
     if recorder is not None and not once:
         recorder.start()
@@ -133,8 +145,10 @@ class _Watch:
         workers: int | None,
         json_output: bool,
         service: Service | None,
+        homes: KeptHomes | None,
     ) -> None:
         self.planner, self.window, self.output, self.service = planner, window, output, service
+        self.homes = homes
         self.workers, self.json_output = workers, json_output
         self.since = self.tokens = self.decisions = self.proposals = 0
         self.begun = planner.reference is not None  # else the first window has to fill
@@ -151,6 +165,9 @@ class _Watch:
                 self._say({"event": "unreadable", "path": str(arrival.path), "error": arrival.error}, arrival.error)
                 continue
             self.window = self.window.push(arrival.workload)
+            if self.homes is not None and arrival.trace is not None:
+                self.homes.newest.push(arrival.trace)
+                self.homes.newest.keep(self.window.num_tokens)
             tokens = arrival.workload.num_tokens
             self.since, self.tokens = self.since + tokens, self.tokens + tokens
             event = {"event": "read", "path": str(arrival.path), "tokens": tokens, "window": self.window.num_tokens}
@@ -191,6 +208,25 @@ class _Watch:
             files = self._propose(decision)
         self.planner, self.window = self.planner.after(decision), decision.window
         self._say({"event": "decision", **decision.summary(), **files}, _words(decision, files))
+        if self.homes is not None:
+            self._regroup(decision, self.homes)
+
+    def _regroup(self, decision: Decision, homes: KeptHomes) -> None:
+        """Learn homes again where the requests or the map have changed."""
+        from placement.analysis.watch.planner import CHANGE, STEADY
+
+        homes.newest.keep(self.window.num_tokens)
+        placement = self.planner.current
+        if decision.verdict == STEADY and homes.good_for(placement):
+            return
+        copies = [self.output / f"grouping-{self.proposals}.json"] if decision.verdict == CHANGE else []
+        try:
+            homes.write(placement, *copies, workers=self.workers)
+        except PlacementError as error:  # the old file stays; the next window may be better
+            self._say({"event": "failed", "error": str(error)}, f"homes are not learned again: {error}")
+            return
+        written = [str(path) for path in (*copies, homes.path)]
+        self._say({"event": "homes", "files": written}, f"homes: wrote {' and '.join(written)}")
 
     def _solve_there(self) -> Solve | None:
         service, planner = self.service, self.planner

@@ -53,7 +53,7 @@ class Predictor:
     @property
     def num_bytes(self) -> int:
         """Memory that its tables take."""
-        return self.idf_F.nbytes + self.weight_NF.nbytes + self._rare_F.nbytes
+        return sum(one.nbytes for one in (self.idf_F, self.weight_NF, self._rare_F, self._weight_FN))
 
     def __post_init__(self) -> None:
         buckets = len(self.idf_F)

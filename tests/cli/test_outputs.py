@@ -31,6 +31,9 @@ INPUTS = {
         "map_file",
         "like",
         "model",
+        "tokenizer",
+        "backend",
+        "endpoint",
     ),
     *("current", "new", "cluster", "grouping", "token_file", "traces_folder", "scope", "traces_store"),
     "data",  # the folder of the service: read and written, made at its start

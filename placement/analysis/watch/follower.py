@@ -23,10 +23,14 @@ Signature = tuple[tuple[str, int, int], ...]  # name, bytes and time of change o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTokens:
-    """New tokens of a path, counted, or the line that says why it cannot be read; and what was left out of them."""
+    """New tokens of a path, counted, or the line that says why it cannot be read; and what was left out of them.
+
+    trace  the tokens themselves; of a recording only where the follower was told where to leave them
+    """
 
     path: Path
     workload: Workload | None = None
+    trace: Trace | None = None
     error: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -38,14 +42,17 @@ class Follower:
     shards without a manifest is still being written. Anything else is a recording of an engine; it is read once, as
     soon as two polls find it the same. Names that begin with a dot are left alone. What cannot be read is told of once,
     and tried again when it has changed. Requests of different paths are different, whatever their ids.
+
+    Recordings become traces in folders of `scratch`, which stay; without it they are removed once they are counted.
     """
 
-    def __init__(self, folder: str | Path, model: Model, *, seed: int = 0) -> None:
+    def __init__(self, folder: str | Path, model: Model, *, seed: int = 0, scratch: Path | None = None) -> None:
         self._folder = Path(folder)
         if not self._folder.is_dir():
             raise TraceError(f"{folder} is no folder; give one in which traces arrive")
         self._model = model
         self._seed = seed
+        self._scratch = scratch
         self._read: set[object] = set()  # shards
         self._done: dict[Path, Signature] = {}  # recordings that are read, and those whose fault was told
         self._seen: dict[Path, Signature] = {}
@@ -91,12 +98,19 @@ class Follower:
         if path in self._read:
             raise TraceError(f"{path} has changed after it was read; give what is new a name of its own")
         options = ReadOptions(num_experts=self._model.num_experts, top_k=self._model.top_k)
+        if self._scratch is not None:
+            done = convert(path, self._scratch / f"recording-{len(self._read)}", options=options)
+            self._read.add(path)
+            yield from self._shards(path, open_trace(done.output), done.notes)
+            return
         with tempfile.TemporaryDirectory(prefix="placement-watch-") as scratch:
             done = convert(path, Path(scratch) / "trace", options=options)
             self._read.add(path)
-            yield from self._shards(path, open_trace(done.output), done.notes)
+            yield from self._shards(path, open_trace(done.output), done.notes, stays=False)
 
-    def _shards(self, path: Path, trace: Trace, notes: tuple[str, ...] = ()) -> Iterator[NewTokens]:
+    def _shards(
+        self, path: Path, trace: Trace, notes: tuple[str, ...] = (), *, stays: bool = True
+    ) -> Iterator[NewTokens]:
         """The shards that are new; the notes go with the first."""
         if not trace.model.same_routing(self._model):
             raise TraceError(f"{path} is of another model than the map: its layers, experts or top-k differ")
@@ -107,7 +121,8 @@ class Follower:
             self._read.add(span.shard.path)
             one = replace(trace, requests=requests, spans=(span,))
             try:
-                yield NewTokens(path=path, workload=count(one, seed=self._seed), notes=notes)
+                workload = count(one, seed=self._seed)
+                yield NewTokens(path=path, workload=workload, trace=one if stays else None, notes=notes)
                 notes = ()
             except TraceError as error:
                 yield NewTokens(path=path, error=str(error))
