@@ -10,7 +10,7 @@ from placement.core.cluster import Cluster
 from placement.cost.step_time import balance_in_sends
 from placement.grouping.fit_predictor import Fitted
 from placement.grouping.home_costs import HomeCosts
-from placement.grouping.prices import HORIZON, MOST_SCORES, Prices
+from placement.grouping.prices import AHEAD_REQUESTS, HORIZON, MOST_SCORES, Prices
 from placement.grouping.router import BAND, SLACK_REQUESTS, Router
 from placement.workload.workload import Workload
 
@@ -57,6 +57,7 @@ def fit_router(
             request_tokens=float(round(busy.mean(), 1)),
             horizon=HORIZON,
             tolerance=tolerance,
+            ahead_tokens=float(round(AHEAD_REQUESTS * busy.mean(), 1)),
         )
         if len(busy)
         else None

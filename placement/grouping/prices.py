@@ -14,10 +14,11 @@ import numpy.typing as npt
 from placement.errors import InputError
 from placement.grouping.router_kernels import scaled_to
 
-HORIZON = 8.0
+HORIZON = 3.0
+AHEAD_REQUESTS = 1.0  # mean requests: loads are made of whole ones
 MOST_SCORES = 256
 SWEEPS = 24
-SOFTNESS = 0.05  # of the spread of scores: requests this near to another home are shared with it
+SOFTNESS = 0.2  # of the spread of scores: requests this near to another home are shared with it
 LEAST_SHARE = 1e-3  # of the next requests that a node gets whatever its load, for the prices
 
 Floats = npt.NDArray[np.float64]
@@ -64,8 +65,9 @@ class Prices:
     def best(self, saved_N: Floats, load_N: Floats) -> int:
         """The node that saves most after its price, of those that are not too far ahead; of equals the first.
 
-        The least loaded node never is, so no request waits. What a request then adds is its own: no node has more
-        than 1 + tolerance of the mean beside the request that it got last, whatever the order in which they come.
+        The least loaded node never is, so no request waits. What a request then adds is its own: beside the request
+        that it got last, no node has more than 1 + tolerance of the mean and `ahead_tokens`, in whatever order they
+        come.
         """
         free_N = load_N <= max(load_N.mean() * (1 + self.tolerance) + self.ahead_tokens, load_N.min())
         return int(np.where(free_N, saved_N - self.of(load_N), -np.inf).argmax())

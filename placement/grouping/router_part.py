@@ -23,7 +23,7 @@ class PricesPart(DocumentPart):
     request_tokens: float = Field(description="Mean tokens of a request")
     horizon: float = Field(description="So many requests are to even the loads out")
     tolerance: float = Field(default=0.0, description="A node ahead of the mean by a larger share gets no request")
-    ahead_tokens: float = Field(default=0.0, description="Tokens on top of that share; 0 in what is written now")
+    ahead_tokens: float = Field(default=0.0, description="Tokens on top of that share: a mean request")
     scores: list[list[float]] = Field(
         description="[S][N]: what past requests save per token and layer at each home, as foretold"
     )

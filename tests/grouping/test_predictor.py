@@ -124,19 +124,27 @@ def test_labels_teach_where_prompts_are_lacking(seed: int, prompted: int) -> Non
     sizes=st.lists(st.integers(1, 5000), min_size=1, max_size=80),
     nodes=st.integers(2, 6),
     tolerance=st.sampled_from([0.0, 0.02, 0.3]),
+    ahead=st.sampled_from([0.0, 1.0]),
     seed=st.integers(0, 10**6),
     ends=st.booleans(),
 )
 def test_no_node_is_beyond_the_tolerance_but_by_its_last_request(
-    sizes: list[int], nodes: int, tolerance: float, seed: int, ends: bool
+    sizes: list[int], nodes: int, tolerance: float, ahead: float, seed: int, ends: bool
 ) -> None:
     """At every step, for any order of arrival and any sizes, whatever is foretold; also where requests end meanwhile.
 
-    A node that gets a request had at most 1 + tolerance of the mean; what exceeds this is that request's own tokens.
+    A node that gets a request had at most 1 + tolerance of the mean and `ahead`; what exceeds this is its own tokens.
     """
     rng = np.random.default_rng(seed)
     score_SN = rng.normal(0, 0.1, (20, nodes)).astype(np.float32)
-    prices = Prices(score_SN=score_SN, request_tokens=float(np.mean(sizes)), horizon=8.0, tolerance=tolerance)
+    mean = float(np.mean(sizes))
+    given: dict[str, Any] = {
+        "request_tokens": mean,
+        "horizon": 3.0,
+        "tolerance": tolerance,
+        "ahead_tokens": ahead * mean,
+    }
+    prices = Prices(score_SN=score_SN, **given)
     router = Router(
         num_layers=1,
         top_k=1,
@@ -149,12 +157,12 @@ def test_no_node_is_beyond_the_tolerance_but_by_its_last_request(
     load_N, last_N, running = np.zeros(nodes), np.zeros(nodes), []
     for size in sizes:
         node = router.choose(rng.choice([0.0, 1.0]) * rng.random(nodes), load_N)
-        assert load_N[node] <= max(load_N.mean() * (1 + tolerance), load_N.min())
+        assert load_N[node] <= max(load_N.mean() * (1 + tolerance) + ahead * mean, load_N.min())
         load_N[node] += size
         last_N[node] = size
         running.append((node, size))
         if not ends:
-            assert (load_N - last_N <= load_N.mean() * (1 + tolerance) * (1 + 1e-12)).all()
+            assert (load_N - last_N <= (load_N.mean() * (1 + tolerance) + ahead * mean) * (1 + 1e-12)).all()
         elif rng.random() < 0.4:
             node, size = running.pop(rng.integers(len(running)))
             load_N[node] -= size
