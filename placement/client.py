@@ -7,33 +7,33 @@ import logging
 import shutil
 import tarfile
 import tempfile
-import urllib.error
-import urllib.request
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement
 from placement.documents.parts import ClusterDetail
 from placement.documents.placement import PlacementFile, load_placement
-from placement.errors import InputError, OptionError, OutputError, PlacementError, TraceError, error_of_type
+from placement.errors import InputError, OutputError, PlacementError, TraceError
 from placement.readers import AUTO
 from placement.readers.base import ReadOptions
 from placement.solvers.options import Options
+from placement.support.http_service import AwayError, HttpService, error_of
 from placement.support.progress import Listener, Progress, ignore
-from placement.support.same_origin import open_same_origin
+from placement.traces.storage.content_digest import content_digest
 from placement.traces.storage.litter import is_litter, left_out
 from placement.traces.storage.stored_path import is_url
 from placement.traces.trace import open_trace
 
+OPEN = ("queued", "running")
 log = logging.getLogger("placement")
-TIMEOUT_S = 60.0  # longest silence; a job sends an event at least every 15 s
+PATIENCE_S = 60.0  # that a busy service is asked again, and that a job whose service is away is waited for
+PAUSE_S = 1.0
 READING_S = 900.0  # longest wait until the service has read, and perhaps converted, an upload
 
 
@@ -48,27 +48,34 @@ class Client:
     Args:
         url: Address of the service.
         token: Where the service asks for one.
+        patience_s: How long a request is sent again while the service is busy (503, 429), and a job waited for whose
+            service is away.
 
     Raises:
         InputError: The service refuses a request, or does not answer.
         PlacementError: The service fails; otherwise what the library would raise, as the service words it.
     """
 
-    def __init__(self, url: str, token: str | None = None) -> None:
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-            raise OptionError(f"server {url!r} is no address; give http://HOST:PORT or https://HOST")
-        self.url = url.rstrip("/")
-        self._token = token
+    def __init__(self, url: str, token: str | None = None, patience_s: float = PATIENCE_S) -> None:
+        self._service = HttpService(url=url.rstrip("/"), token=token, patience_s=patience_s)
+
+    @property
+    def url(self) -> str:
+        """Address of the service."""
+        return self._service.url
 
     def upload(
         self, path: str | Path, top_k: int | None = None, *, reader: str = AUTO, options: ReadOptions | None = None
     ) -> str:
         """The id of what lies at `path`, after it was uploaded: a trace folder (or a folder of such), a file of counts,
-        or a file or folder that an engine recorded, which the service converts.
+        or a file or folder that an engine recorded, which the service converts. A trace that the service has is not
+        sent again.
 
         `reader` and `options` are those of `placement.readers.convert.convert`.
         """
-        self._ask("GET", "/v1/traces?limit=1")  # the service refuses a wrong token before the upload, not amid it
+        self._service.ask(
+            "GET", "/v1/traces?limit=1"
+        )  # the service refuses a wrong token before the upload, not amid it
         given = options or ReadOptions()
         fields = {
             "from": None if reader == AUTO else reader,
@@ -88,12 +95,23 @@ class Client:
                 for note in left_out([file.name for file in files if is_litter(file.name)]):
                     log.info("%s: %s", source, note)
             elif not source.is_file() or source.name == "trace.json":
+                parts = _trace_files(path)
+                known = content_digest((name, file) for file, name in parts)
+                if given == ReadOptions() and self._has(known):
+                    return known
                 packed = Path(folder) / "trace.tar"
-                _pack(_trace_files(path), packed)
+                _pack(parts, packed)
             said = {name: str(value) for name, value in fields.items() if value is not None}
             with _multipart(Path(folder) / "body", packed, said) as (body, length, media):
-                answer = self._ask("POST", "/v1/traces", body, media, length, READING_S)
+                answer = self._service.ask("POST", "/v1/traces", body, media, length, READING_S)
         return str(json.loads(answer)["id"])
+
+    def _has(self, trace: str) -> bool:
+        """The service has a trace of this content: it need not be sent."""
+        try:
+            return bool(json.loads(self._service.ask("GET", f"/v1/traces/{trace}"))["id"] == trace)
+        except InputError:
+            return False
 
     def solve(
         self,
@@ -133,11 +151,11 @@ class Client:
             "robust": robust,
             "current": current,
         }
-        return str(json.loads(self._ask("POST", "/v1/placements", json.dumps(body).encode()))["id"])
+        return str(json.loads(self._service.ask("POST", "/v1/placements", json.dumps(body).encode()))["id"])
 
     def placement(self, placement: str) -> bytes:
         """The placement file, as `placement solve -o` writes it."""
-        return self._ask("GET", f"/v1/placements/{placement}")
+        return self._service.ask("GET", f"/v1/placements/{placement}")
 
     def wait(self, job: str, listener: Listener = ignore) -> dict[str, Any]:
         """The job when it is done; its progress meanwhile.
@@ -145,80 +163,43 @@ class Client:
         Raises:
             PlacementError: The job failed or was cancelled.
         """
-        now: dict[str, Any] = {}
         told: Progress | None = None
-        with self._open("GET", f"/v1/jobs/{job}/events") as events:
-            for line in events:
-                if line.startswith(b"data: "):
-                    now = json.loads(line[6:])
-                    event = Progress(**{name: now["progress"].get(name) for name in ("stage", "done", "total", "best")})
-                    if event.stage and event != told:
-                        listener(event)
-                    told = event
-        state = now.get("state")
-        if state == "done":
-            return now
-        if state == "failed":
-            raise _error(now["error"])
-        raise PlacementError(f"job {job} is {state}: the answer was cut off or it was cancelled; ask {self.url} again")
+        last = time.monotonic()
+        while True:
+            try:
+                with self._service.open("GET", f"/v1/jobs/{job}/events") as events:
+                    for line in events:
+                        if not (line.startswith(b"data: ") and line.endswith(b"\n")):  # no event, or cut off
+                            continue
+                        last, now = time.monotonic(), json.loads(line[6:])
+                        names = ("stage", "done", "total", "best")
+                        event = Progress(**{name: now["progress"].get(name) for name in names})
+                        if event.stage and event != told:
+                            listener(event)
+                        told = event
+                        if now["state"] not in OPEN:
+                            return self._ended(now)
+            except AwayError:
+                if time.monotonic() - last > self._service.patience_s:
+                    raise
+            if time.monotonic() - last > self._service.patience_s:
+                raise PlacementError(f"job {job} goes on and there is no news of it; ask {self.url} again")
+            time.sleep(PAUSE_S)  # the service is begun again, and the job goes on
+
+    def _ended(self, job: dict[str, Any]) -> dict[str, Any]:
+        if job["state"] == "failed":
+            raise error_of(job["error"])
+        if job["state"] != "done":
+            raise PlacementError(f"job {job['id']} is {job['state']}; ask {self.url} for it again")
+        return job
 
     def report(self, placement: str) -> bytes:
         """The HTML report of a placement."""
-        return self._ask("GET", f"/v1/placements/{placement}/report")
+        return self._service.ask("GET", f"/v1/placements/{placement}/report")
 
     def cancel(self, job: str) -> None:
         """End a job that is waiting or running."""
-        self._ask("POST", f"/v1/jobs/{job}/cancel")
-
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        body: bytes | IO[bytes] | None = None,
-        media: str = "application/json",
-        length: int | None = None,
-        timeout_s: float = TIMEOUT_S,
-    ) -> bytes:
-        with self._open(method, path, body, media, length, timeout_s) as answer:
-            content: bytes = answer.read()
-            return content
-
-    @contextmanager
-    def _open(
-        self,
-        method: str,
-        path: str,
-        body: bytes | IO[bytes] | None = None,
-        media: str = "application/json",
-        length: int | None = None,
-        timeout_s: float = TIMEOUT_S,
-    ) -> Iterator[Any]:
-        headers = {"Accept": "application/json"} | ({} if body is None else {"Content-Type": media})
-        if length is not None:
-            headers["Content-Length"] = str(length)
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
-        request = urllib.request.Request(self.url + path, data=body, headers=headers, method=method)
-        try:
-            with open_same_origin(request, timeout_s) as answer:
-                yield answer
-        except urllib.error.HTTPError as error:
-            try:
-                raise _error(json.loads(error.read())) from None
-            except (ValueError, KeyError, TypeError):
-                raise InputError(f"{self.url} answers {error.code} and no reason; is it a placement service?") from None
-        except OSError as error:
-            reason = getattr(error, "reason", error)
-            raise InputError(f"{self.url} does not answer: {reason}; is the service running there?") from None
-        except HTTPException as error:
-            raise InputError(f"{self.url} broke off amid its answer: {error!r}; ask again") from None
-
-
-def _error(problem: dict[str, Any]) -> PlacementError:
-    """The error that the library would raise here; of others, whether the request or the service is at fault."""
-    known = error_of_type(problem["type"])
-    message = f"{problem['detail']}; {problem['mend']}"
-    return (known or (InputError if problem["status"] < 500 else PlacementError))(message)
+        self._service.ask("POST", f"/v1/jobs/{job}/cancel")
 
 
 def _trace_files(path: str | Path) -> list[tuple[Path, str]]:
