@@ -76,6 +76,7 @@ class JobAnswer(BaseModel):
     started: float | None
     finished: float | None
     error: dict[str, Any] | None = Field(description="Why it failed, as problem+json")
+    traces: list[str] = Field(description="Ids of what it reads")
     result: str | None = Field(description="Where the answer is, once it is done", examples=["/v1/placements/5f0a"])
 
     @staticmethod
@@ -90,6 +91,7 @@ class JobAnswer(BaseModel):
             started=row.started,
             finished=row.finished,
             error=row.error,
+            traces=row.request["traces"],
             result=where if row.state == DONE else None,
         )
 
@@ -110,4 +112,5 @@ class PlacementAnswer(BaseModel):
 def _left_s(row: JobRow) -> float | None:
     if row.state not in OPEN or row.stage_started is None or not 0 < row.done < row.total:
         return None
-    return round((time.time() - row.stage_started) * (row.total - row.done) / row.done, 1)
+    elapsed_s = max(time.time() - row.stage_started, 0.0)  # clocks are set back, and hosts have clocks of their own
+    return round(elapsed_s * (row.total - row.done) / row.done, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,14 +10,12 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from placement import __version__
-from placement.support.atomic_files import make_folder
 from placement_api import problems
 from placement_api.hits import Hits
 from placement_api.measure import Measure
 from placement_api.middleware import Guard
 from placement_api.routes import jobs, maps, operations, pages, placement_pages, placements, traces
-from placement_api.service import make_service
-from placement_api.settings import Settings
+from placement_api.service import Service
 
 ABOUT = """Places the experts of Mixture-of-Experts models on nodes and GPUs so that tokens stay local.
 
@@ -26,31 +23,23 @@ Bodies and answers are those of the command line: options and clusters have the 
 schema `expert-placement/1`. Errors are `application/problem+json`: what is wrong, and how to mend it."""
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The service as an ASGI application; one a process. It opens the store and the queue when it starts."""
+def create_app(service: Service) -> FastAPI:
+    """A service that was started as an ASGI application, which stops it; one a process."""
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = await run_in_threadpool(make_service, settings)
-        app.state.service = service
-        await run_in_threadpool(service.jobs.start)
-        # uploads are large: not in a /tmp of memory. After the start of jobs, whose sockets need short paths
-        make_folder(settings.uploads)
-        tempfile.tempdir = str(settings.uploads)
-        service.retention.start()
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         gc.freeze()  # the libraries stay: a full collection need not look at them, which would take 0.1 s
         yield
-        service.retention.stop()
-        await run_in_threadpool(service.jobs.stop)
-        service.database.close()
+        await run_in_threadpool(service.stop)
 
     app = FastAPI(
         title="placement", version=__version__, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None
     )
+    app.state.service = service
     problems.install(app)
 
     app.add_middleware(Hits)
-    app.add_middleware(Guard, limits=settings.limits, loopback=settings.loopback)
+    app.add_middleware(Guard, limits=service.settings.limits)
     app.add_middleware(Measure)
     for routes in (traces, placements, maps, jobs, operations, pages, placement_pages):
         app.include_router(routes.router)

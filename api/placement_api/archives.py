@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import re
 import struct
 import tarfile
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import IO, cast
 
 from placement.errors import printable
-from placement.support.atomic_files import sync_folder
 from placement.traces.storage.litter import DATA, is_litter, left_out
 from placement_api.problems import Problem
 from placement_api.settings import Limits
@@ -30,7 +28,7 @@ MEND = f"send a tar or zip of a trace's folder, or a file or archive of what an 
 
 
 def unpack(archive: Path, folder: Path, limits: Limits) -> list[str]:
-    """Write the files in `archive` to `folder`, each on disk, but those that hold no traffic (`is_litter`).
+    """Write the files in `archive` to `folder`, not yet on disk for sure, but those that hold no traffic (`is_litter`).
 
     Returns:
         A note on the files that were left out, if there were any. They count toward the limits as all others.
@@ -41,17 +39,18 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> list[str]:
     litter: list[str] = []
     try:
         members = _zip(archive, limits) if _is_zip(archive) else _tar(archive, limits)
-        left = limits.unpacked_bytes
+        packed = archive.stat().st_size
+        left = most = min(limits.unpacked_bytes, max(limits.unpack_free_bytes, limits.unpack_ratio * packed))
         for number, (name, size, content) in enumerate(members):
             if number >= limits.archive_members:
                 raise _too_many(limits)
             if content is not None:
-                left = _write(content, _target(folder, name), left, limits)
+                left = _write(content, _target(folder, name), left, most)
                 continue
             litter.append(name.removeprefix("./"))
             left -= size
             if left < 0:
-                raise _too_large(limits)
+                raise _too_large(most)
     except (
         tarfile.TarError,
         zipfile.BadZipFile,
@@ -66,8 +65,6 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> list[str]:
         struct.error,
     ) as error:
         raise Problem(422, f"the archive cannot be unpacked: {error or type(error).__name__}", MEND) from None
-    for inner in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
-        sync_folder(inner)
     return left_out(litter)
 
 
@@ -88,15 +85,13 @@ def _target(folder: Path, name: str) -> Path:
     return path
 
 
-def _write(content: IO[bytes], path: Path, left: int, limits: Limits) -> int:
+def _write(content: IO[bytes], path: Path, left: int, most: int) -> int:
     with path.open("xb") as file:
         while chunk := content.read(CHUNK):
             left -= len(chunk)
             if left < 0:
-                raise _too_large(limits)
+                raise _too_large(most)
             file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
     return left
 
 
@@ -148,11 +143,11 @@ def _zip(archive: Path, limits: Limits) -> Iterator[Member]:
                 yield member.filename, member.file_size, content
 
 
-def _too_large(limits: Limits) -> Problem:
+def _too_large(most: int) -> Problem:
     return Problem(
         413,
-        f"the archive unpacks to more than {limits.unpacked_bytes} bytes",
-        "send a smaller trace, or register it by path",
+        f"the archive unpacks to more than the {most} bytes that are allowed for its size",
+        "send a smaller trace, pack it less, or register it by path",
     )
 
 

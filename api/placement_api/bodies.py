@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, FailFast, Field, create_model
+from typing_extensions import TypeAliasType
 
 from placement.core.choices import REPLICA_CHOICE, TOKEN_TOLERANCE, TRANSPORT
 from placement.documents.cluster_yaml import ClusterFile
@@ -27,6 +28,11 @@ PLACEMENT_EXAMPLES: list[Any] = [
 ]
 
 
+# of a long list that is wrong the first fault is told, not each
+Rows = TypeAliasType("Rows", Annotated[list[Annotated[list[float], FailFast()]], FailFast()])
+ManyRows = TypeAliasType("ManyRows", Annotated[list[Rows], FailFast()])
+
+
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -45,7 +51,7 @@ class CountsBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [COUNTS_EXAMPLE]})
 
-    counts: list[list[float]] | list[list[list[float]]] = Field(description="[layers][experts], or that by request")
+    counts: Rows | ManyRows = Field(description="[layers][experts], or that by request")
     top_k: int = Field(ge=1, description="Experts that a token visits")
     layer_ids: list[int] | None = None
     model: str | None = Field(default=None, max_length=200)

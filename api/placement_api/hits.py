@@ -20,7 +20,7 @@ from placement_api.stored import Stored
 from placement_api.tokens import FROM_MEMORY
 
 PREFIX = "/v1/placements/"
-LONGEST_BODY = 1 << 20
+LONGEST_BODY = 1 << 18
 _FILES = {"": "placement", "/report": "report", "/grouping": "grouping"}  # by the end of the path
 
 

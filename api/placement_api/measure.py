@@ -1,19 +1,34 @@
-"""Every answer counted and timed for `/metrics`."""
+"""Every answer named, counted and timed; what changed something, or was refused, is written to the audit log."""
 
 from __future__ import annotations
 
+import logging
+import re
+import secrets
 import time
+from typing import Any
 
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from placement_api.logs import ACCESS, AUDIT, line_of
 from placement_api.metrics import Metrics
+from placement_api.tokens import Caller
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # of others there may be any number
+READS = ("GET", "HEAD", "OPTIONS")
+ASKED = ("/route", "/group")  # ends of routes that are asked by POST and change nothing
+HEALTH = ("/healthz", "/readyz", "/metrics")
+REFUSED = (401, 403)
+GIVEN = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+NAME = b"x-request-id"
 
 
 class Measure:
-    """Around everything else, so that refusals are counted too."""
+    """Around everything else, so that refusals are counted too.
+
+    An answer has the `X-Request-Id` of its request, or a new one; so has its line in the logs.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -25,19 +40,27 @@ class Measure:
             return
         began = time.perf_counter()
         status = 500
+        location = ""
+        name = next((value for key, value in scope["headers"] if key == NAME and GIVEN.fullmatch(value)), None)
+        name = name or secrets.token_hex(8).encode()
 
         async def noted_send(message: Message) -> None:
-            nonlocal status
+            nonlocal status, location
             if message["type"] == "http.response.start":
                 status = message["status"]
+                headers = message.setdefault("headers", [])
+                location = next((value.decode("latin-1") for key, value in headers if key == b"location"), "")
+                headers.append((NAME, name))
             await send(message)
 
         try:
             await self.app(scope, receive, noted_send)
         finally:
-            count, seconds = self._of(scope, status)
+            seconds = time.perf_counter() - began
+            count, histogram = self._of(scope, status)
             count.inc()
-            seconds.observe(time.perf_counter() - began)
+            histogram.observe(seconds)
+            self._note(scope, status, seconds, location, name.decode())
 
     def _of(self, scope: Scope, status: int) -> tuple[Counter, Histogram]:
         """Series of a route: to look them up by labels costs more than to count."""
@@ -49,3 +72,24 @@ class Measure:
             known = metrics.requests.labels(method, route, str(status)), metrics.seconds.labels(route)
             self._series[method, route, status] = known
         return known
+
+    def _note(self, scope: Scope, status: int, seconds: float, location: str, name: str) -> None:
+        """The line of a request: who did what to which id, and how that went."""
+        changes = scope["method"] not in READS and not scope["path"].endswith(ASKED)
+        caller: Caller | None = scope.get("state", {}).get("caller")
+        audited = status in REFUSED or (changes and caller is not None and status not in (404, 429))
+        if not audited and (not ACCESS.isEnabledFor(logging.INFO) or scope["path"] in HEALTH):
+            return
+        path = scope["path"]
+        said: dict[str, Any] = {
+            "method": scope["method"][:20],
+            "route": getattr(scope.get("route"), "path", None),
+            "status": status,
+            "id": location.rpartition("/")[2] or next(iter(scope.get("path_params", {}).values()), None),
+            "caller": caller.id if caller else None,
+            "name": caller.name if caller else None,
+            "from": (scope.get("client") or (None,))[0],
+            "request": name,
+        }
+        kind, log = ("audit", AUDIT) if audited else ("access", ACCESS)
+        log.info("%s", line_of(kind, seconds, path, **said))

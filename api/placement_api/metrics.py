@@ -1,24 +1,60 @@
-"""Prometheus series of this process, and of the jobs in the database."""
+"""Prometheus series of this process, of the jobs in the database and of the disk."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import shutil
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+JOB_BUCKETS_S = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
 class Metrics:
-    def __init__(self) -> None:
+    """`data` is the folder whose disk is told of."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self.requests = Counter(
             "placement_requests", "Answers by route and status", ["method", "route", "status"], registry=self.registry
         )
         self.seconds = Histogram("placement_request_seconds", "Seconds to answer", ["route"], registry=self.registry)
         self.jobs = Gauge("placement_jobs", "Jobs by state", ["state"], registry=self.registry)
+        self.queue_s = Gauge(
+            "placement_queue_age_seconds", "How long the oldest job that is queued has waited", registry=self.registry
+        )
+        self.job_seconds = Histogram(
+            "placement_job_seconds",
+            "Seconds that jobs ran which ended here",
+            ["kind", "state"],
+            buckets=JOB_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.failures = Counter(
+            "placement_job_failures",
+            "Jobs that failed here, by type of error",
+            ["type"],
+            registry=self.registry,
+        )
+        self.disk = Gauge("placement_disk_bytes", "Of the disk of the data folder", ["what"], registry=self.registry)
 
-    def text(self, jobs_by_state: dict[str, int]) -> bytes:
+    def job_ended(self, kind: str, state: str, seconds: float, error: dict[str, Any] | None) -> None:
+        self.job_seconds.labels(kind or "none", state).observe(seconds)
+        if error is not None:
+            self.failures.labels(str(error.get("type", "about:blank")).rpartition(":")[2]).inc()
+
+    def text(self, jobs_by_state: dict[str, int], queue_s: float) -> bytes:
+        """All series; `queue_s` is the age of the oldest job that is queued, in seconds."""
         for state, number in jobs_by_state.items():
             self.jobs.labels(state).set(number)
+        self.queue_s.set(queue_s)
+        usage = shutil.disk_usage(self.data)
+        self.disk.labels("free").set(usage.free)
+        self.disk.labels("total").set(usage.total)
         return generate_latest(self.registry)
 
 

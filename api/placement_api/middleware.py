@@ -1,4 +1,4 @@
-"""What holds for every request: size, security headers, who may ask from a browser."""
+"""What holds for every request: size, security headers, who may ask, and how often."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from placement_api.problems import Problem, from_database
+from placement_api.rates import Rates, whose
 from placement_api.settings import Limits, is_loopback
 from placement_api.store.database import AWAY
-from placement_api.tokens import COOKIE, Caller, Tokens
+from placement_api.tokens import ANYONE, COOKIE, Caller, Tokens
 
 DRAIN_S = 5.0  # how long the rest of a body is read, and thrown away, before it is refused
 UPLOADS = ("/v1/traces", "/traces")
-OPEN_PATHS = ("/healthz", "/readyz", "/docs", "/openapi.json", "/login")  # and /static/
+EITHER = "/v1/placements"  # takes a trace in the body, or the id of one
+FREE_PATHS = ("/healthz", "/readyz")  # whoever asks, and however often
+OPEN_PATHS = ("/docs", "/openapi.json", "/login")  # and /static/
+HSTS = (b"strict-transport-security", b"max-age=31536000")
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -34,17 +38,19 @@ _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADE
 class Guard:
     """Refuses bodies that are too long, and, where anyone may ask, browsers that another site sent."""
 
-    def __init__(self, app: ASGIApp, *, limits: Limits, loopback: bool) -> None:
+    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
         self.app = app
         self.limits = limits
-        self.loopback = loopback
+        self.strangers = Rates(per_s=limits.strangers_per_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        most = self.limits.upload_bytes if scope["path"] in UPLOADS else self.limits.body_bytes
+        form = headers.get("content-type", "").startswith("multipart/form-data")
+        upload = scope["path"] in UPLOADS or (form and scope["path"] == EITHER)
+        most = self.limits.upload_bytes if upload else self.limits.body_bytes
         sent = over = False
         more = True  # of the body is still to come
 
@@ -61,6 +67,8 @@ class Guard:
                 given = message.setdefault("headers", [])
                 names = {name for name, _ in given}
                 given += [header for header in _RAW_HEADERS if header[0] not in names]
+                if scope.get("scheme") == "https":
+                    given.append(HSTS)
                 if scope["path"].startswith("/v1") and b"cache-control" not in names:
                     given.append((b"cache-control", b"no-store"))
             await send(message)
@@ -87,10 +95,12 @@ class Guard:
             length = headers.get("content-length", "0")
             if length.isdecimal() and int(length) > most:
                 raise self._too_long(most)
-            if self.loopback:
-                self._check_site(headers)
-            if scope["path"] not in OPEN_PATHS and not scope["path"].startswith("/static/"):
-                # before the body is read: strangers cannot make us read it
+            # before the body is read: strangers cannot make us read it
+            if scope["path"] in OPEN_PATHS or scope["path"].startswith("/static/"):
+                self._check_stranger(scope)
+                if scope["method"] == "POST":
+                    _check_origin(headers)
+            elif scope["path"] not in FREE_PATHS:
                 scope.setdefault("state", {})["caller"] = await self._caller(scope, headers)
             await self.app(scope, counted_receive, guarded_send)
             if over and not sent:
@@ -110,25 +120,45 @@ class Guard:
         authorization = headers.get("authorization")
         cookie = Request(scope).cookies.get(COOKIE) if "cookie" in headers else None
         if authorization is None and cookie is not None:
-            origin = headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-                raise Problem(403, f"origin {origin[:100]!r} is another site", "ask from the page of this service")
+            _check_origin(headers)
             authorization = f"Bearer {cookie}"
+        stranger = (
+            None if tokens.vouches(authorization) else self._check_stranger(scope)
+        )  # before the database is asked
         caller = await tokens.caller(authorization)
+        if stranger is not None:
+            self.strangers.spend(stranger, -1.0)
+        if caller.id == ANYONE:
+            _check_site(headers)
         tokens.check(caller)
         return caller
+
+    def _check_stranger(self, scope: Scope) -> str:
+        """Count a request of an address that nobody vouches for; its name. Raises Problem (429)."""
+        address = whose((scope.get("client") or ("",))[0])
+        if self.strangers.left(address) < 0.0:
+            what = f"more than {self.strangers.per_s:g} requests a second without a token that is known"
+            raise Problem(429, what, "wait a second", Retry_After="1")
+        self.strangers.spend(address, 1.0)
+        return address
 
     def _too_long(self, most: int) -> Problem:
         return Problem(413, f"the body is longer than {most} bytes", "send less, or register a trace by path")
 
-    def _check_site(self, headers: Headers) -> None:
-        """Neither a name that leads to 127.0.0.1 nor another site's page reaches a service for this machine alone."""
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-        origin = headers.get("origin")
-        if not is_loopback(host):
-            raise Problem(421, f"host {host[:100]!r} is not this machine", "ask http://127.0.0.1 or http://localhost")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-            raise Problem(403, f"origin {origin[:100]!r} is another site", "ask from the page of this service")
+
+def _check_site(headers: Headers) -> None:
+    """Neither a name that leads to 127.0.0.1 nor another site's page reaches a service that asks nobody for a token."""
+    host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    if not is_loopback(host):
+        raise Problem(421, f"host {host[:100]!r} is not this machine", "ask http://127.0.0.1 or http://localhost")
+    _check_origin(headers)
+
+
+def _check_origin(headers: Headers) -> None:
+    """Raise Problem (403) where a browser says that the page of another site sent it."""
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        raise Problem(403, f"origin {origin[:100]!r} is another site", "ask from the page of this service")
 
 
 async def _drain(receive: Receive) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import tempfile
+from dataclasses import dataclass
 
 from alembic.util import CommandError
 from sqlalchemy import make_url
@@ -11,8 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from placement.errors import InputError
 from placement.support.atomic_files import make_folder
 from placement_api.jobs.queue import Jobs
-from placement_api.memory import Once
 from placement_api.metrics import Metrics
+from placement_api.readiness import Readiness
 from placement_api.settings import Settings
 from placement_api.store.blobs import Blobs
 from placement_api.store.database import Database
@@ -35,7 +36,25 @@ class Service:
     jobs: Jobs
     metrics: Metrics
     retention: Retention
-    looks: Once = field(default_factory=Once)  # at whether it can work
+    readiness: Readiness
+
+    def start(self) -> None:
+        """Go on with the jobs that were queued or running. Raises OptionError, InputError."""
+        try:
+            self.jobs.start()
+        except SQLAlchemyError as error:
+            raise _unusable("the queue of jobs", self.settings.queue_url, error) from None
+        self.tokens.start(loopback=self.settings.loopback)
+        # uploads are large: not in a /tmp of memory. After the start of jobs, whose sockets need short paths
+        make_folder(self.settings.uploads)
+        tempfile.tempdir = str(self.settings.uploads)
+        self.retention.start()
+
+    def stop(self) -> None:
+        """Leave what runs to the next start, or to other hosts now."""
+        self.retention.stop()
+        self.jobs.stop()
+        self.database.close()
 
 
 def open_store(settings: Settings) -> Database:
@@ -49,12 +68,14 @@ def open_store(settings: Settings) -> Database:
             f"the database is of another version of placement: {error}; use that version, or another --data"
         ) from None
     except SQLAlchemyError as error:
-        where = make_url(settings.store_url).render_as_string(hide_password=True)
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        raise InputError(
-            f"the database {where} cannot be used: {reason}; mend it, or give another --database-url or --data"
-        ) from None
+        raise _unusable("the database", settings.store_url, error) from None
     return database
+
+
+def _unusable(what: str, url: str, error: SQLAlchemyError) -> InputError:
+    where = make_url(url).render_as_string(hide_password=True)
+    reason = " ".join(str(getattr(error, "orig", None) or error).split())
+    return InputError(f"{what} {where} cannot be used: {reason}; mend it, or give another --database-url or --data")
 
 
 def make_service(settings: Settings) -> Service:
@@ -62,7 +83,6 @@ def make_service(settings: Settings) -> Service:
     files = open_files(settings, lambda: read_now(database))
     blobs = Blobs(files=files)
     tokens = Tokens(database=database, requests_per_s=settings.limits.requests_per_s)
-    tokens.start(loopback=settings.loopback)
     traces = TraceFolders(
         folder=settings.data / "traces",
         files=files,
@@ -70,6 +90,8 @@ def make_service(settings: Settings) -> Service:
         stores=tuple(Place.parse(url) for url in settings.trace_stores),
         limits=settings.limits,
     )
+    metrics = Metrics(settings.data)
+    jobs = Jobs(settings=settings, database=database, blobs=blobs, traces=traces, ended=metrics.job_ended)
     return Service(
         settings=settings,
         database=database,
@@ -77,7 +99,8 @@ def make_service(settings: Settings) -> Service:
         recent=Recent(database=database, blobs=blobs),
         traces=traces,
         tokens=tokens,
-        jobs=Jobs(settings=settings, database=database, blobs=blobs, traces=traces),
-        metrics=Metrics(),
+        jobs=jobs,
+        metrics=metrics,
         retention=Retention(settings=settings, database=database, blobs=blobs, traces=traces),
+        readiness=Readiness(database=database, blobs=blobs, alive=jobs.alive),
     )

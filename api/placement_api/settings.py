@@ -30,17 +30,22 @@ NOTICE = {
 class Limits:
     """What a request may ask for; beyond it the answer is 413 (bytes) or 422 (numbers)."""
 
-    body_bytes: int = 32 * MIB
+    body_bytes: int = 4 * MIB
     upload_bytes: int = 4 * GIB
     unpacked_bytes: int = 16 * GIB
     archive_members: int = 20_000
+    unpack_ratio: int = 100  # bytes out of an archive for each of its own; so many may anyhow:
+    unpack_free_bytes: int = 64 * MIB
     reading_bytes: int = 4 * GIB  # of memory, of the process that reads what was sent
     reading_s: float = 600.0
     layers: int = 1_024
     experts: int = 4_096
     wait_s: float = 60.0
     stall_s: float = 60.0  # a client may be silent within a body
+    head_s: float = 10.0  # and take so long for the head of a request
+    connections: int = 4_096
     requests_per_s: float = 200.0
+    strangers_per_s: float = 50.0  # requests of one address that name no token, or a wrong one
     job_time_limit_s: float = 3600.0  # of one beginning of a job
     max_queued: int = 100  # jobs of a token that wait
     work: int = 100_000_000_000  # moves of a layer: more than an hour of them
@@ -62,6 +67,7 @@ class Settings:
     trace_folders, trace_stores  folders, and places s3://bucket/folder, below which traces may be registered
     blobs          `s3://bucket/folder` for traces and results, to share among hosts; empty: files in `data`
     cache_bytes    what is read from there is kept in `data` up to so many bytes
+    access_log     log requests that only read, too
     keep_days, keep_bytes  retention of traces and results that no job uses; None: for ever, any size
     """
 
@@ -77,6 +83,7 @@ class Settings:
     cache_bytes: int = 16 * GIB
     keep_days: float | None = None
     keep_bytes: int | None = None
+    access_log: bool = False
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:

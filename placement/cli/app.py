@@ -10,6 +10,7 @@ from placement import __version__
 from placement.cli import (
     advise,
     apply,
+    backup,
     by_class,
     calibrate,
     cluster,
@@ -59,6 +60,8 @@ app.command("warm-up")(warm_up.warm_up_command)
 app.command("route")(route.route_command)
 app.command("envoy")(envoy.envoy_command)
 app.command("serve")(serve.serve_command)
+app.command("backup")(backup.backup_command)
+app.command("restore")(backup.restore_command)
 app.add_typer(serve.token_app, name="token")
 app.add_typer(traces.app, name="traces")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,15 +51,16 @@ def serve_command(
     ] = "",
     cache_mib: Annotated[int, typer.Option(min=1, help="MiB of it to keep in the data folder.")] = 16384,
     max_upload_mib: Annotated[int, typer.Option(min=1, help="Largest upload, MiB.")] = 4096,
-    max_body_mib: Annotated[int, typer.Option(min=1, help="Largest body of other requests, MiB.")] = 32,
+    max_body_mib: Annotated[int, typer.Option(min=1, help="Largest body of other requests, MiB.")] = 4,
     rate_limit: Annotated[float, typer.Option(help="Requests a second of each token.")] = 200.0,
     job_time_limit: Annotated[float, typer.Option(help="Seconds that a job may run.")] = 3600.0,
     max_queued: Annotated[int, typer.Option(min=1, help="Jobs of each token that may wait.")] = 100,
     keep_days: Annotated[float | None, typer.Option(help="Days to keep what is not used. [default: for ever]")] = None,
     keep_mib: Annotated[int | None, typer.Option(help="MiB to keep at most of it. [default: any size]")] = None,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log requests that only read, too.")] = False,
 ) -> None:
     """Start the REST service: placements over HTTP, with durable jobs."""
-    _service()
+    check_service()
     from placement_api.serve import serve
     from placement_api.settings import Limits, Settings
 
@@ -83,6 +85,7 @@ def serve_command(
             cache_bytes=cache_mib * MIB,
             keep_days=keep_days,
             keep_bytes=None if keep_mib is None else keep_mib * MIB,
+            access_log=access_log,
             limits=limits,
             **chosen,
         )
@@ -93,11 +96,13 @@ def serve_command(
 def create_command(
     name: Annotated[str, typer.Argument(help="Whose it is.")],
     scope: Annotated[
-        list[str] | None, typer.Option(help="read, solve (also reads) or admin (does all). [default: solve]")
+        list[str] | None,
+        typer.Option(help="metrics, read, solve (also reads) or admin (does all). [default: solve]"),
     ] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="Take the token in this file, as of a secret store, and print nothing.")
     ] = None,
+    days: Annotated[float | None, typer.Option(help="Days that it is valid. [default: for ever]")] = None,
     data: Data = DATA,
     database_url: DatabaseUrl = "",
 ) -> None:
@@ -105,20 +110,33 @@ def create_command(
     scopes = scope or ["solve"]
     with _tokens(data, database_url) as tokens:
         if token_file is None:
-            typer.echo(tokens.create(name, scopes))
+            typer.echo(tokens.create(name, scopes, days))
             return
         try:
-            tokens.admit(name, scopes, token_file.read_text().strip())
+            tokens.admit(name, scopes, token_file.read_text().strip(), days)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read {token_file}: {error}; give a file that holds a token") from None
 
 
 @token_app.command("list")
 def list_command(data: Data = DATA, database_url: DatabaseUrl = "") -> None:
-    """Show the tokens there are, without the tokens themselves."""
+    """Show the tokens there are, without the tokens themselves: when each was made, used last and ends, in UTC."""
     with _tokens(data, database_url) as tokens:
-        for row in tokens.list():
-            typer.echo(f"{row.id}  {','.join(row.scopes):8}  {row.name}")
+        for row in tokens.rows():
+            times = "  ".join(_day(when) for when in (row.created, row.used, row.expires))
+            typer.echo(f"{row.id}  {','.join(row.scopes):8}  {times}  {row.name}")
+
+
+@token_app.command("replace")
+def replace_command(
+    name: Annotated[str, typer.Argument(help="Name or id, as the list shows them.")],
+    overlap: Annotated[float, typer.Option(help="Seconds that the old token is valid beside the new one.")] = 0.0,
+    data: Data = DATA,
+    database_url: DatabaseUrl = "",
+) -> None:
+    """Make a new token in place of an old one and print it: what was made with the old one is its own."""
+    with _tokens(data, database_url) as tokens:
+        typer.echo(tokens.replace(name, overlap))
 
 
 @token_app.command("delete")
@@ -140,20 +158,25 @@ def delete_command(
 @contextmanager
 def _tokens(data: Path, database_url: str) -> Iterator[Any]:
     """The tokens of a store, which is closed again."""
-    _service()
+    check_service()
     from placement_api.service import open_store
     from placement_api.settings import Settings
-    from placement_api.tokens import Tokens
+    from placement_api.token_book import TokenBook
 
     settings = Settings(data=data.absolute(), database_url=database_url)
     database = open_store(settings)
     try:
-        yield Tokens(database=database, requests_per_s=settings.limits.requests_per_s)
+        yield TokenBook(database=database)
     finally:
         database.close()
 
 
-def _service() -> None:
+def _day(when: float | None) -> str:
+    return "never" + " " * 11 if when is None else datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def check_service() -> None:
+    """Raise OptionError where the service's packages are not installed."""
     absent = [name for name in ("fastapi", "uvicorn", "sqlalchemy", "alembic", "dbos") if find_spec(name) is None]
     if absent:
         raise OptionError(

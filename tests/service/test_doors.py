@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from placement_api.service import open_store
 from placement_api.settings import Settings
-from placement_api.tokens import Tokens
+from placement_api.token_book import TokenBook
 from tests_service import Server, problem_of, tar_of, wait_until
 
 from placement.errors import OptionError
@@ -141,11 +141,11 @@ def test_two_who_delete_at_once_leave_a_token(kind: str, request: pytest.Fixture
     """Each of two tokens is not the last until the other is gone."""
     url = "" if kind == "sqlite" else str(request.getfixturevalue("database_url"))
     database = open_store(Settings(data=tmp_path, database_url=url))
-    tokens = Tokens(database=database, requests_per_s=1.0)
+    tokens = TokenBook(database=database)
     try:
         for _ in range(5):
             for name in ("a", "b"):
-                if name not in [row.name for row in tokens.list()]:
+                if name not in [row.name for row in tokens.rows()]:
                     tokens.create(name, ["read"])
             refused: list[str] = []
             together = threading.Barrier(2)
@@ -154,13 +154,13 @@ def test_two_who_delete_at_once_leave_a_token(kind: str, request: pytest.Fixture
                 thread.start()
             for thread in threads:
                 thread.join()
-            assert [row.name for row in tokens.list()] == refused
+            assert [row.name for row in tokens.rows()] == refused
             assert len(refused) == 1
     finally:
         database.close()
 
 
-def _delete(tokens: Tokens, name: str, together: threading.Barrier, refused: list[str]) -> None:
+def _delete(tokens: TokenBook, name: str, together: threading.Barrier, refused: list[str]) -> None:
     together.wait()
     try:
         tokens.delete(name)

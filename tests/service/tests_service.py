@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -121,6 +123,16 @@ def problem_of(answer: httpx.Response, status: int) -> dict[str, Any]:
     assert body["detail"]
     assert body["mend"]
     return body
+
+
+def statuses(port: int, sent: bytes, number: int) -> list[bytes]:
+    """Of the answers to requests that come one after the other, without a pause."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as opened:
+        threading.Thread(target=opened.sendall, args=(sent,), daemon=True).start()
+        found = b""
+        while found.count(b"HTTP/1.1 ") < number:
+            found += opened.recv(1 << 16)
+    return re.findall(rb"HTTP/1.1 (\d+)", found)
 
 
 def answered(client: httpx.Client, path: str, body: dict[str, Any]) -> httpx.Response:

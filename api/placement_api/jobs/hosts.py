@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from dbos import DBOS
 from sqlalchemy import delete, select, update
@@ -24,6 +25,8 @@ OLDEST = 100  # queued jobs that are looked at: those that should begin next
 # What DBOS's own services call. What is public, resume_workflow, would begin a job again that another host has taken.
 RECOVER = "_recover_pending_workflows"
 ACTIVE = ("ENQUEUED", "PENDING", "DELAYED")
+ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+TRIM_EVERY_S, KEEP_S = 300.0, 3600.0
 log = logging.getLogger("placement.service")
 
 
@@ -60,6 +63,8 @@ class Hosts:
     _watched: dict[str, tuple[float | None, float]] = field(default_factory=dict)
     _doubted: set[str] = field(default_factory=set)
     _swept: float = 0.0
+    _trimmed: float = float("-inf")
+    _answered: float = float("-inf")
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -71,7 +76,12 @@ class Hosts:
         with self.database.reading() as session:
             same = set(session.scalars(select(HostRow.id).where(HostRow.name == self.name)))
         self._take_over({host for host in others if self.alone or host in same})
+        self._answered = time.monotonic()
         threading.Thread(target=self._run, name="hosts", daemon=True).start()
+
+    def alive(self) -> bool:
+        """Jobs were looked after a moment ago."""
+        return time.monotonic() - self._answered < LEASE_S
 
     def stop(self) -> None:
         """Leave what runs here to the others; call it when nothing is begun here any more."""
@@ -107,6 +117,21 @@ class Hosts:
         watched = self._watched.items()
         self._take_over({host for host, (last, since) in watched if last == LEFT or now - since >= LEASE_S})
         self._put_back()
+        if now - self._trimmed >= TRIM_EVERY_S:
+            self._trimmed = now
+            self._trim()
+        self._answered = time.monotonic()
+
+    def _trim(self) -> None:
+        """Forget what DBOS keeps of jobs that ended a while ago; what they answered is in our own rows."""
+        before = datetime.fromtimestamp(time.time() - KEEP_S, UTC).isoformat()
+        while True:
+            ended = DBOS.list_workflows(
+                completed_before=before, status=list(ENDED), limit=OLDEST, load_input=False, load_output=False
+            )
+            if not ended:
+                return
+            DBOS.delete_workflows([one.workflow_id for one in ended])
 
     def _look(self) -> dict[str, float | None]:
         """Beat, and when each other host that is known, or has begun a job, did so last."""

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -43,12 +43,16 @@ log = logging.getLogger("placement.service")
 
 @dataclass(slots=True, kw_only=True)
 class Jobs:
-    """One a process, because DBOS is."""
+    """One a process, because DBOS is.
+
+    ended  is told of each job that ends here: kind, state, seconds, and the error if there was one
+    """
 
     settings: Settings
     database: Database
     blobs: Blobs
     traces: TraceFolders
+    ended: Callable[[str, str, float, dict[str, Any] | None], None]
     _hosts: Hosts = field(init=False)
     _running: Counter[str] = field(default_factory=Counter)  # a job that was put back may run beside its shadow
     _stopping: set[str] = field(default_factory=set)
@@ -89,6 +93,10 @@ class Jobs:
         DBOS.destroy()
         self._hosts.stop()
 
+    def alive(self) -> bool:
+        """Jobs are looked after, and the database answered a moment ago."""
+        return self._hosts.alive()
+
     def submit(self, kind: str, request: dict[str, Any], *, caller: str, key: str | None = None) -> JobRow:
         """The job of this request: a new one, or the one that the same request or key got before.
 
@@ -123,12 +131,13 @@ class Jobs:
 
     def compute(self, job: str) -> dict[str, Any]:
         """Run it; what `finish` needs to know."""
-        attempt = 0
+        attempt, kind, began = 0, "", time.monotonic()
         try:
             attempt = patiently(lambda: self._begin(job))
             if not attempt:
                 return {"state": CANCELLED}
             task = patiently(lambda: self._task(job))
+            kind = task.kind
             watch = Watch(database=self.database, job=job, attempt=attempt, told_here=lambda: self.wants_stop(job))
             outcome = child.run(task, limit_s=self.settings.limits.job_time_limit_s, stop=watch.stop, tell=watch.tell)
         except Problem as error:
@@ -138,6 +147,8 @@ class Jobs:
         except Exception:
             log.exception("job %s failed", job)
             outcome = child.Outcome(error=BROKEN.body.model_dump())
+        state = DONE if outcome.answer else FAILED if outcome.error else CANCELLED
+        self.ended(kind, state, time.monotonic() - began, outcome.error)
         if outcome.answer is not None:
             return {"state": DONE, "attempts": attempt, **asdict(outcome.answer), **watch.told}
         if outcome.error is not None:

@@ -19,4 +19,5 @@ Here = Annotated[Service, Depends(service_of)]
 Reader = Annotated[Caller, Depends(allow("read"))]
 Frequent = Annotated[Caller, Depends(allow("read", price=FROM_MEMORY))]  # of what is answered from memory
 Solver = Annotated[Caller, Depends(allow("solve"))]
+Scraper = Annotated[Caller, Depends(allow("metrics"))]
 Admin = Annotated[Caller, Depends(allow("admin"))]

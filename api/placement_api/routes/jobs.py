@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from starlette.concurrency import run_in_threadpool
 
 from placement_api.answers import JobAnswer
@@ -19,7 +19,7 @@ from placement_api.problems import Problem, faults, missing
 from placement_api.routes import Here, Reader, Solver
 from placement_api.service import Service
 from placement_api.store.database import AWAY
-from placement_api.store.tables import DONE, OPEN, JobRow
+from placement_api.store.tables import DONE, OPEN, JobRow, KeyRow
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 EVENT_S, ALIVE_S = 0.25, 15.0
@@ -44,8 +44,9 @@ def get_job(here: Here, _: Reader, job: str) -> JobAnswer:
 
 
 @router.post("/{job}/cancel", responses=faults(404))
-def cancel_job(here: Here, _: Solver, job: str) -> JobAnswer:
+def cancel_job(here: Here, caller: Solver, job: str) -> JobAnswer:
     """Stop it within a second. A job that has ended stays as it is."""
+    caller.check_owns(find(here, job).caller, "job")
     return JobAnswer.of(here.jobs.cancel(job))
 
 
@@ -78,6 +79,18 @@ async def job_events(here: Here, _: Reader, job: str, request: Request) -> Strea
     return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
+@router.delete("/{job}", status_code=204, responses=faults(404, 409))
+async def delete_job(here: Here, caller: Solver, job: str) -> Response:
+    """Delete a job that has ended, and the placement that it made; retention removes the files."""
+    row = await run_in_threadpool(find, here, job)
+    caller.check_owns(row.caller, "job")
+    if row.state in OPEN:
+        raise Problem(409, f"job {row.id} is {row.state}", "cancel it first: POST /v1/jobs/{id}/cancel")
+    await run_in_threadpool(forget, here, row)
+    here.recent.forget(job)
+    return Response(status_code=204)
+
+
 @router.get("/{job}/evaluation", responses=faults(404, 409))
 def evaluation(here: Here, _: Reader, job: str) -> Response:
     """What `POST /v1/placements/{id}/evaluate` measured: `placement evaluate --json` of one map."""
@@ -97,6 +110,13 @@ def find(here: Service, job: str) -> JobRow:
     if row is None:
         raise missing("job", job)
     return row
+
+
+def forget(here: Service, row: JobRow) -> None:
+    """Delete a job that has ended, and what it is known by."""
+    with here.database.session() as session:
+        session.execute(delete(KeyRow).where(KeyRow.job == row.id))
+        session.execute(delete(JobRow).where(JobRow.id == row.id))
 
 
 def file_of(row: JobRow, name: str) -> str:

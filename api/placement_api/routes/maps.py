@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 from starlette.concurrency import run_in_threadpool
 
 from placement.core.cluster import Cluster
@@ -22,12 +22,13 @@ from placement_api.bodies import Body
 from placement_api.problems import Problem, faults
 from placement_api.routes import Frequent, Here, Reader
 from placement_api.routes.jobs import file_of
+from placement_api.routes.json_bodies import BodyRoute
 from placement_api.routes.placements import NOT_MODIFIED, find_placement, recent_placement, stored_file
 from placement_api.service import Service
 
-router = APIRouter(prefix="/v1/placements/{placement}", tags=["placements"])
+router = APIRouter(prefix="/v1/placements/{placement}", tags=["placements"], route_class=BodyRoute)
 
-CountsLE = list[list[float]]
+CountsLE = Annotated[list[Annotated[list[float], FailFast()]], FailFast()]
 
 
 ROUTE_EXAMPLES: list[Any] = [
@@ -68,7 +69,9 @@ class RouteAnswer(BaseModel):
 class GroupsBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"batch": [[[5, 1, 0, 0]], [[0, 0, 4, 2]]], "size": 1}]})
 
-    batch: list[CountsLE] = Field(max_length=10_000, description="Counts of every request, as of /route")
+    batch: Annotated[list[CountsLE], FailFast()] = Field(
+        max_length=10_000, description="Counts of every request, as of /route"
+    )
     size: int = Field(ge=1, le=1_000_000, description="Requests of a micro-batch")
 
 

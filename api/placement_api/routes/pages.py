@@ -63,7 +63,7 @@ async def upload(here: Here, solver: Solver, request: Request) -> Response:
     """
     async with request.form(max_files=1, max_fields=2) as form:
         try:
-            trace = await run_in_threadpool(_taken, here, form)
+            trace = await run_in_threadpool(_taken, here, solver, form)
         except (Problem, PlacementError) as error:
             return await run_in_threadpool(_home, here, solver, _problem(error))
     if not trace.all_notes:
@@ -72,11 +72,11 @@ async def upload(here: Here, solver: Solver, request: Request) -> Response:
 
 
 @router.post("/example")
-def example(here: Here, _: Solver) -> Response:
+def example(here: Here, solver: Solver) -> Response:
     with TemporaryDirectory(prefix="example-") as folder:
         archive = Path(folder) / "example.tar"
         write_example(archive)
-        row = traces.add(here, here.traces.take(archive, archive.name))
+        row = traces.add(here, solver, here.traces.take(archive, archive.name))
     return RedirectResponse(f"/traces/{row.id}", status_code=303)
 
 
@@ -109,8 +109,8 @@ def job_page(here: Here, _: Reader, job: str) -> Response:
 
 
 @router.post("/jobs/{job}/cancel")
-def cancel(here: Here, _: Solver, job: str) -> Response:
-    here.jobs.cancel(job)
+def cancel(here: Here, solver: Solver, job: str) -> Response:
+    jobs.cancel_job(here, solver, job)
     return RedirectResponse(f"/jobs/{job}", status_code=303)
 
 
@@ -136,11 +136,13 @@ async def login(here: Here, request: Request) -> Response:
     async with request.form(max_files=0, max_fields=2) as form:
         token = str(form.get("token", "")).strip()
     try:
-        await here.tokens.caller(f"Bearer {token}")
+        request.state.caller = await here.tokens.caller(f"Bearer {token}")
     except Problem as problem:
         return page("login", status=401, problem=problem.body)
     answer = RedirectResponse("/", status_code=303)
-    answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    # a browser says how it reached us, also where no proxy that is trusted does
+    secure = request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
+    answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)
     return answer
 
 
@@ -182,7 +184,7 @@ def _wanted(row: JobRow) -> str:
     return f"{cluster['num_nodes']} × {cluster.get('gpus_per_node') or 'any'} GPUs, {wanted(row)}"
 
 
-def _taken(here: Service, form: FormData) -> TraceAnswer:
+def _taken(here: Service, solver: Caller, form: FormData) -> TraceAnswer:
     """The trace of a form. Raises Problem, PlacementError."""
     file, top_k = form.get("file"), str(form.get("top_k") or "")
     if not isinstance(file, UploadFile) or not file.filename:
@@ -191,7 +193,7 @@ def _taken(here: Service, form: FormData) -> TraceAnswer:
         raise Problem(
             422, f"top_k={top_k[:40]!r} is no number", "give the experts that a token visits, or leave it empty"
         )
-    return traces.take(here, file, ReadAs(top_k=int(top_k) if top_k else None))
+    return traces.take(here, solver, file, ReadAs(top_k=int(top_k) if top_k else None))
 
 
 def _taken_page(here: Service, taken: TraceAnswer) -> Response:
@@ -227,7 +229,7 @@ def _solve(here: Service, solver: Caller, trace: str, values: dict[str, str]) ->
         except ValidationError as error:
             fault = error.errors()[0]
             raise Problem(422, f"{fault['loc'][-1]}: {fault['msg']}", "change this value") from None
-        job = here.jobs.submit("solve", placements.request_of(here, body), caller=solver.id)
+        job = here.jobs.submit("solve", placements.request_of(here, solver, body), caller=solver.id)
     except (Problem, PlacementError) as error:
         return _trace(here, row, values, _problem(error))
     return RedirectResponse(f"/jobs/{job.id}", status_code=303)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from placement.documents.placement import load_placement
@@ -18,13 +18,18 @@ from placement_api.bodies import EvaluateBody, PlacementBody, options_of
 from placement_api.checks import check_evaluate, check_solve
 from placement_api.problems import MEDIA_TYPE, Problem, faults, missing
 from placement_api.routes import Frequent, Here, Reader, Solver
-from placement_api.routes.jobs import file_of, wait_for
+from placement_api.routes.jobs import file_of, forget, wait_for
+from placement_api.routes.one_call import FORM, OneCallRoute
+from placement_api.routes.traces import add
 from placement_api.service import Service
-from placement_api.store.tables import DONE, FAILED, JobRow, KeyRow, TraceRow
+from placement_api.store.tables import DONE, FAILED, JobRow, TraceRow
+from placement_api.store.traces import Taken
 from placement_api.stored import Stored
+from placement_api.tokens import Caller
 
-router = APIRouter(prefix="/v1/placements", tags=["placements"])
+router = APIRouter(prefix="/v1/placements", tags=["placements"], route_class=OneCallRoute)
 
+LINKED = 20  # traces of a job: more than a header should hold
 Wait = Annotated[float, Query(ge=0, description="Seconds to wait for the answer itself", examples=[30])]
 Key = Annotated[str | None, Header(min_length=1, max_length=200, description="The same key twice is one job")]
 ACCEPTED: dict[int | str, dict[str, Any]] = {
@@ -34,13 +39,23 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "It is as `If-None-Match` has it"}}
 
 
-@router.post("", responses={**ACCEPTED, **faults(404, 409, 500)}, response_class=JSONResponse, response_model=None)
+@router.post(
+    "",
+    responses={**ACCEPTED, **faults(404, 409, 500)},
+    response_class=JSONResponse,
+    response_model=None,
+    openapi_extra={"requestBody": {"content": {"multipart/form-data": FORM}}},
+)
 async def solve(
     here: Here, caller: Solver, body: PlacementBody, wait: Wait = 0.0, idempotency_key: Key = None
 ) -> Response:
-    """Place the experts: `placement solve`. The same request twice is one job."""
+    """Place the experts: `placement solve`. The same request twice is one job.
+
+    As multipart/form-data the trace comes along: what `POST /v1/traces` takes, and this request as the part `request`.
+    `Link` leads to the trace.
+    """
     _check_wait(here, wait)
-    request = await run_in_threadpool(request_of, here, body)
+    request = await run_in_threadpool(request_of, here, caller, body)
     row = await run_in_threadpool(here.jobs.submit, "solve", request, caller=caller.id, key=idempotency_key)
     return await _answer(here, row, wait, "placement")
 
@@ -103,9 +118,11 @@ async def report(here: Here, _: Frequent, request: Request, placement: str) -> R
 
 
 @router.delete("/{placement}", status_code=204, responses=faults(404, 409))
-async def delete_placement(here: Here, _: Solver, placement: str) -> Response:
+async def delete_placement(here: Here, caller: Solver, placement: str) -> Response:
     """Delete a placement; retention removes its files."""
-    await run_in_threadpool(_delete, here, placement)
+    row = await run_in_threadpool(find_placement, here, placement)
+    caller.check_owns(row.caller, "placement")
+    await run_in_threadpool(forget, here, row)
     here.recent.forget(placement)
     return Response(status_code=204)
 
@@ -143,15 +160,14 @@ def rows(here: Service, *, limit: int, offset: int = 0) -> list[JobRow]:
         return list(session.scalars(wanted.order_by(JobRow.created.desc(), JobRow.id).limit(limit).offset(offset)))
 
 
-def request_of(here: Service, body: PlacementBody) -> dict[str, Any]:
+def request_of(here: Service, caller: Caller, body: PlacementBody) -> dict[str, Any]:
     """The body as it is kept: checked as far as can be without solving, counts made a trace. Raises Problem."""
     request = body.model_dump(exclude={"counts"})
     if (body.counts is None) == (not body.traces):
         raise Problem(422, "the body has both traces and counts, or neither", "give ids in traces, or counts")
     if body.counts is not None:
         row = here.traces.take_counts(**body.counts.model_dump())
-        with here.database.session() as session:
-            request["traces"] = [session.merge(row).id]
+        request["traces"] = [add(here, caller, Taken(row=row)).id]
     check(here, request)
     return request | {"options": asdict(options_of(request["options"]))}  # what an engine sets is told apart no more
 
@@ -181,13 +197,6 @@ def _exported(here: Service, placement: str, format: str, suffix: str) -> Respon
     return Response(export.content, media_type=media, headers=headers)
 
 
-def _delete(here: Service, placement: str) -> None:
-    row = find_placement(here, placement)
-    with here.database.session() as session:
-        session.execute(delete(KeyRow).where(KeyRow.job == row.id))
-        session.execute(delete(JobRow).where(JobRow.id == row.id))
-
-
 def _inputs(here: Service, traces: list[str]) -> list[TraceRow]:
     """The rows of traces. Raises Problem where one is missing (404), or was changed since it was registered (409)."""
     with here.database.reading() as session:
@@ -209,7 +218,8 @@ def _check_wait(here: Service, wait: float) -> None:
 
 async def _answer(here: Service, row: JobRow, wait: float, name: str) -> Response:
     row = await wait_for(here, row, wait)
-    where = {"Location": f"/v1/jobs/{row.id}"}
+    links = ", ".join(f'</v1/traces/{name}>; rel="via"' for name in row.request["traces"][:LINKED])
+    where = {"Location": f"/v1/jobs/{row.id}", "Link": links}
     if wait and row.state == DONE:
         content = await run_in_threadpool(here.blobs.get, file_of(row, name))
         return Response(

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
 from sqlalchemy import select
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 
 from placement.analysis.info import describe
 from placement.readers import READERS
@@ -23,11 +23,13 @@ from placement_api.bodies import Body
 from placement_api.problems import Problem, faults, missing
 from placement_api.reading import ReadAs
 from placement_api.routes import Here, Reader, Solver
+from placement_api.routes.json_bodies import BodyRoute
 from placement_api.service import Service
 from placement_api.store.tables import OPEN, JobRow, TraceRow
 from placement_api.store.traces import Taken, open_input
+from placement_api.tokens import Caller
 
-router = APIRouter(prefix="/v1/traces", tags=["traces"])
+router = APIRouter(prefix="/v1/traces", tags=["traces"], route_class=BodyRoute)
 
 
 UPLOAD: dict[str, Any] = {
@@ -67,25 +69,22 @@ class RegisterBody(Body):
 
 
 @router.post("", status_code=201, responses=faults(), openapi_extra={"requestBody": UPLOAD})
-async def upload(here: Here, _: Solver, request: Request) -> TraceAnswer:
+async def upload(here: Here, caller: Solver, request: Request, response: Response) -> TraceAnswer:
     """Upload a trace, counts, or what an engine recorded. The same trace again gets the same id."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise Problem(415, "the body is no multipart/form-data", "send the file or archive as the part 'file'")
     async with request.form(max_files=1, max_fields=10) as form:
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            raise Problem(422, "the part 'file' is missing", "send the archive as the part 'file', with a file name")
-        try:
-            read_as = ReadAs.model_validate({name: value for name, value in form.items() if name != "file"})
-        except ValidationError as error:
-            raise RequestValidationError(error.errors()) from None
-        return await to_thread.run_sync(take, here, file, read_as, limiter=TAKING_IN)
+        taken = await taken_from(here, caller, form)
+    response.headers["Location"] = f"/v1/traces/{taken.id}"
+    return taken
 
 
 @router.post("/register", status_code=201, responses=faults(507))
-async def register(here: Here, _: Solver, body: RegisterBody) -> TraceAnswer:
+async def register(here: Here, caller: Solver, body: RegisterBody, response: Response) -> TraceAnswer:
     """Use a trace below a folder (`--traces-folder`) where it is, or fetch one from a store (`--traces-store`)."""
-    return await to_thread.run_sync(_register, here, body, limiter=TAKING_IN)
+    taken = await to_thread.run_sync(_register, here, caller, body, limiter=TAKING_IN)
+    response.headers["Location"] = f"/v1/traces/{taken.id}"
+    return taken
 
 
 @router.get("", responses=faults())
@@ -119,9 +118,10 @@ def inspect(here: Here, _: Reader, trace: str) -> dict[str, Any]:
 
 
 @router.delete("/{trace}", status_code=204, responses=faults(404, 409))
-def delete_trace(here: Here, _: Solver, trace: str) -> Response:
+def delete_trace(here: Here, caller: Solver, trace: str) -> Response:
     """Delete a trace that no queued or running job needs; a registered one is only forgotten."""
     row = find(here, trace)
+    caller.check_owns(row.caller, "trace")
     with here.database.session() as session:
         for job in session.scalars(select(JobRow).where(JobRow.state.in_(OPEN))):
             if trace in job.request["traces"]:
@@ -146,21 +146,36 @@ def names(here: Service, traces: list[str]) -> list[tuple[str, str]]:
     return [(row.id, row.name) for row in rows if row is not None]
 
 
-def take(here: Service, file: UploadFile, read_as: ReadAs | None = None) -> TraceAnswer:
+async def taken_from(here: Service, caller: Caller, form: FormData, *others: str) -> TraceAnswer:
+    """The trace in the part `file`, read as the other parts but `others` say. Raises what `upload` answers."""
+    file = form.get("file")
+    if not isinstance(file, UploadFile):
+        raise Problem(422, "the part 'file' is missing", "send the archive as the part 'file', with a file name")
+    try:
+        read_as = ReadAs.model_validate({name: one for name, one in form.items() if name not in ("file", *others)})
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from None
+    return await to_thread.run_sync(take, here, caller, file, read_as, limiter=TAKING_IN)
+
+
+def take(here: Service, caller: Caller, file: UploadFile, read_as: ReadAs | None = None) -> TraceAnswer:
     with tempfile.NamedTemporaryFile(prefix="upload-") as copy:
         shutil.copyfileobj(file.file, copy, 1 << 20)
         copy.flush()
-        return add(here, here.traces.take(Path(copy.name), file.filename or "", read_as))
+        return add(here, caller, here.traces.take(Path(copy.name), file.filename or "", read_as))
 
 
-def _register(here: Service, body: RegisterBody) -> TraceAnswer:
+def _register(here: Service, caller: Caller, body: RegisterBody) -> TraceAnswer:
     if (body.path is None) == (body.url is None):
         raise Problem(422, "the body has both path and url, or neither", "give one of them")
     if body.url is not None:
-        return add(here, here.traces.fetch(body.url, body.read_as))
-    return add(here, here.traces.register(str(body.path), body.read_as))
+        return add(here, caller, here.traces.fetch(body.url, body.read_as))
+    return add(here, caller, here.traces.register(str(body.path), body.read_as))
 
 
-def add(here: Service, taken: Taken) -> TraceAnswer:
+def add(here: Service, caller: Caller, taken: Taken) -> TraceAnswer:
+    """Keep the row of a trace; it stays with who sent it first."""
     with here.database.session() as session:
+        known = session.get(TraceRow, taken.row.id)
+        taken.row.caller = caller.id if known is None else known.caller
         return TraceAnswer.of(session.merge(taken.row), taken.converted, taken.notes)

@@ -9,9 +9,12 @@ from typing import Any
 
 import alembic.command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, text
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, select, text
+from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from placement_api.store.tables import Base
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 AWAY = (OperationalError, InterfaceError, TimeoutError)  # gone, full or overrun: it may answer later
@@ -23,6 +26,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.engine = open_engine(url)
+        self._looking = open_engine(url, looking=True)
 
     def upgrade(self) -> None:
         """Create the tables, or bring those of an earlier version up to date."""
@@ -44,12 +48,22 @@ class Database:
         with Session(self.engine.execution_options(writes=False), expire_on_commit=False) as session:
             yield session
 
-    def check(self) -> None:
-        with self.engine.connect() as connection:
-            connection.execute(text("SELECT 1"))
+    def check(self, *, whole: bool) -> None:
+        """Read of every table, past what connections remember; `whole` also checks every page of a SQLite file.
+
+        Raises SQLAlchemyError.
+        """
+        with self._looking.connect() as connection:
+            for table in Base.metadata.sorted_tables:
+                connection.execute(select(table).limit(1)).all()
+            if whole and connection.dialect.name == "sqlite":
+                found = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
+                if found != "ok":
+                    raise DatabaseError("PRAGMA quick_check", None, Exception(" ".join(found.split())[:200]))
 
     def close(self) -> None:
         self.engine.dispose()
+        self._looking.dispose()
 
     def _lock(self, connection: Connection) -> None:
         if connection.dialect.name == "postgresql":
@@ -63,10 +77,15 @@ def on_error(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def open_engine(url: str) -> Engine:
+def open_engine(url: str, *, looking: bool = False) -> Engine:
+    """`looking`: for whoever wants to know whether the database answers, with one connection, or a new one each time.
+
+    A connection to SQLite remembers pages: what was damaged since does not show in them.
+    """
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True)
-    engine = create_engine(url, pool_size=10, max_overflow=40)
+        most = (1, 0) if looking else (10, 20)
+        return create_engine(url, pool_size=most[0], max_overflow=most[1], pool_pre_ping=True)
+    engine = create_engine(url, poolclass=NullPool) if looking else create_engine(url, pool_size=10, max_overflow=40)
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, _: Any) -> None:
@@ -80,7 +99,7 @@ def open_engine(url: str) -> Engine:
         immediate = connection.get_execution_options().get("writes", True)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
-    return engine
+    return engine.execution_options(writes=False) if looking else engine
 
 
 def quick_commits(url: str) -> None:

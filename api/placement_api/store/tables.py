@@ -16,7 +16,10 @@ class Base(DeclarativeBase):
 
 
 class TraceRow(Base):
-    """A trace or a file of counts. `id` is the digest of its content; `path` is where it lies."""
+    """A trace or a file of counts. `id` is the digest of its content; `path` is where it lies.
+
+    caller  id of the token that sent it first; empty of traces before version 0005 of the tables
+    """
 
     __tablename__ = "traces"
 
@@ -31,6 +34,7 @@ class TraceRow(Base):
     num_layers: Mapped[int]
     num_experts: Mapped[int]
     top_k: Mapped[int]
+    caller: Mapped[str] = mapped_column(String(64), default="")
     created: Mapped[float]
     used: Mapped[float]
 
@@ -85,7 +89,11 @@ class KeyRow(Base):
 
 
 class TokenRow(Base):
-    """A bearer token: only its hash is kept. `scopes` are words."""
+    """A bearer token: only its hash is kept. `scopes` are words.
+
+    expires, used          when it ends (null: never), and when it was used last, to the minute
+    old_hash, old_expires  of the token that it replaced, and until when that one is valid too
+    """
 
     __tablename__ = "tokens"
 
@@ -94,6 +102,12 @@ class TokenRow(Base):
     hash: Mapped[str] = mapped_column(String(64), unique=True)
     scopes: Mapped[list[str]]
     created: Mapped[float]
+    expires: Mapped[float | None]
+    used: Mapped[float | None]
+    old_hash: Mapped[str | None] = mapped_column(String(64), index=False)
+    old_expires: Mapped[float | None]
+
+    __table_args__ = (Index("tokens_by_old_hash", "old_hash"),)
 
 
 class HostRow(Base):

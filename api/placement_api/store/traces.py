@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from placement.support.atomic_files import make_folder, sync_folder, write_atomic
+from placement.traces.storage.content_digest import content_digest
 from placement.traces.storage.litter import is_litter, left_out
 from placement.traces.trace import Trace, open_trace
 from placement.workload.counts_file import ExpertCounts, is_counts_file, read_counts
@@ -68,8 +69,6 @@ class TraceFolders:
             if name.endswith(SUFFIXES):
                 target = sent / name
                 shutil.copyfile(upload, target)
-                with target.open("rb") as file:
-                    os.fsync(file.fileno())
             else:
                 target = sent / name.partition(".")[0]
                 target.mkdir()
@@ -194,9 +193,9 @@ class TraceFolders:
             file_name = f"counts{path.suffix}"
             (incoming / "kept").mkdir()
             path = path.rename(incoming / "kept" / file_name).parent
-        digest, num_bytes = _digest_of_content(path), size_of(path)
-        for folder in (path, *(one for one in path.rglob("*") if one.is_dir())):
-            sync_folder(folder)
+        files = [one for one in path.rglob("*") if one.is_file()]
+        digest, num_bytes = content_digest((str(one.relative_to(path)), one) for one in files), size_of(path)
+        _sync(path)
         self.files.take(FOLDER + digest, path)
         row = _row(found, digest, "upload", f"{digest}/{file_name}".rstrip("/"), num_bytes)
         return Taken(row=row, converted=found.converted, notes=tuple(notes))
@@ -253,6 +252,7 @@ def _row(found: Found, digest: str, source: str, path: str, num_bytes: int) -> T
         num_layers=found.num_layers,
         num_experts=found.num_experts,
         top_k=found.top_k,
+        caller="",
         created=time.time(),
         used=time.time(),
     )
@@ -276,10 +276,11 @@ def _innermost(path: Path) -> Path:
     return path
 
 
-def _digest_of_content(folder: Path) -> str:
-    total = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.relative_to(folder)}\n{digest}\n".encode())
-    return total.hexdigest()[:32]
+def _sync(folder: Path) -> None:
+    """Wait until the files below a folder are on disk, all of them after they were written: one wait for most."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

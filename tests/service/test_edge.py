@@ -1,0 +1,346 @@
+"""Strangers at the door: whatever they send, or do not send, others are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import os
+import resource
+import shutil
+import socket
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import uvicorn
+from placement_api.archives import unpack
+from placement_api.lobby import Lobby, most_connections
+from placement_api.problems import Problem
+from placement_api.settings import Limits
+from placement_api.wire import AT_ONCE, bounded, listen
+from placement_api.wire import Server as HttpServer
+from tests_service import Server, free_port, problem_of, statuses, tar_of
+
+from placement.errors import OptionError
+
+HALF = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
+SOON_S = 2.0
+
+
+class Behind:
+    """The application behind the doors: `/slow` is answered when `go` is set."""
+
+    def __init__(self, most: int, head_s: float) -> None:
+        self.port = free_port()
+        self.lobby = Lobby(most=most, head_s=head_s)
+        self.slow, self.go = threading.Semaphore(0), threading.Event()
+        config = uvicorn.Config(
+            self.app, interface="asgi3", http=bounded(self.lobby), backlog=AT_ONCE, log_config=None, lifespan="off"
+        )
+        self.server = HttpServer(config)
+        self.thread = threading.Thread(target=self.server.run, args=(listen("127.0.0.1", self.port),))
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/slow":
+            self.slow.release()
+            while not self.go.is_set():
+                await asyncio.sleep(0.01)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    def connect(self, sent: bytes = b"") -> socket.socket:
+        opened = socket.create_connection(("127.0.0.1", self.port), timeout=5)
+        opened.sendall(sent)
+        return opened
+
+    def __enter__(self) -> Behind:
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.go.set()
+        self.server.should_exit = True
+        self.thread.join(10)
+
+
+def closed(opened: socket.socket) -> bool:
+    """Whether the other side hangs up within five seconds."""
+    try:
+        return opened.recv(1000) == b""
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", HALF])
+def test_who_sends_no_head_is_hung_up_on(sent: bytes) -> None:
+    """After the time for it, however much of a head there is, also if a byte comes now and then."""
+    with Behind(100, 0.5) as behind, behind.connect(sent) as silent, behind.connect(HALF) as dripping:
+        began = time.monotonic()
+        while time.monotonic() - began < 5:
+            try:
+                dripping.sendall(b"x")
+            except OSError:
+                break
+            time.sleep(0.05)
+        assert 0.4 < time.monotonic() - began < 4
+        assert closed(silent)
+
+
+def test_a_second_head_has_the_same_time() -> None:
+    """A connection that was answered once and begins another request is hung up on as well."""
+    with Behind(100, 0.5) as behind, behind.connect(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") as kept:
+        assert kept.recv(1000).startswith(b"HTTP/1.1 200")
+        kept.sendall(HALF)
+        assert closed(kept)
+
+
+def test_the_next_connection_takes_the_place_of_who_waits_longest() -> None:
+    """Not of one that is being answered; where all are, the next is refused."""
+    with Behind(3, 60) as behind, ExitStack() as stack:
+        busy = [stack.enter_context(behind.connect(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")) for _ in range(2)]
+        for _ in busy:
+            assert behind.slow.acquire(timeout=5)
+        silent = [stack.enter_context(behind.connect(HALF)) for _ in range(2)]
+        assert closed(silent[0])
+        assert httpx.get(f"http://127.0.0.1:{behind.port}/", timeout=SOON_S).status_code == 200
+        assert closed(silent[1])
+        third = stack.enter_context(behind.connect(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"))
+        assert behind.slow.acquire(timeout=5)
+        assert closed(stack.enter_context(behind.connect(HALF)))
+        behind.go.set()
+        for one in (*busy, third):
+            assert one.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_half_of_the_descriptors_are_for_connections() -> None:
+    """Of those that the process may have, which it takes all."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[0], 100), before[1]))
+        assert most_connections(10) == 10
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 100
+        assert most_connections(1 << 30) <= 1 << 15
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is not installed")
+def test_half_open_heads_stop_no_health_check(tmp_path: Path, trace: Path) -> None:
+    """400 of them at 200 descriptors: health checks and uploads are answered soon, and the log stays short."""
+    server = Server(data=tmp_path / "data", prefix=("prlimit", "--nofile=200:200")).start()
+    try:
+        with ExitStack() as stack, server.client() as client:
+            client.post("/v1/traces", files={"file": ("t.tgz", tar_of(trace))}).raise_for_status()
+            for _ in range(400):
+                opened = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+                opened.sendall(HALF)
+            longest = 0.0
+            for _ in range(20):
+                began = time.monotonic()
+                assert httpx.get(f"{server.url}/healthz", timeout=10).status_code == 200
+                longest = max(longest, time.monotonic() - began)
+            assert longest < SOON_S
+            answer = client.post("/v1/traces", files={"file": ("t.tgz", tar_of(trace))})
+            assert answer.status_code == 201
+            assert psutil.Process(server.pid).num_fds() < 200
+        assert server.log.stat().st_size < 20_000
+    finally:
+        server.kill()
+
+
+BODIES = {
+    "numbers": b'{"top_k": 1, "counts": [[' + b"1," * 1_900_000 + b"1]]}",
+    "words": b'{"top_k": 1, "counts": [[' + b'"a",' * 950_000 + b'"a"]]}',
+    "rows": b'{"top_k": 1, "counts": [' + b"[]," * 1_300_000 + b"[]]}",
+    "keys": b'{"top_k": 1, "counts": [[1]], ' + b",".join(b'"k%d": 1' % n for n in range(300_000)) + b"}",
+}
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_a_large_body_holds_nobody_up(client: httpx.Client, server: Server, kind: str) -> None:
+    """Health checks are answered while the longest body that is allowed is read; it is refused, or becomes no more
+    than a few faults, and memory is given back."""
+    body = b'{"cluster": {"num_nodes": 2}, "counts": ' + BODIES[kind] + b"}"
+    assert len(body) < 4 << 20
+    before = psutil.Process(server.pid).memory_info().rss
+    slowest, over = 0.0, threading.Event()
+
+    def look() -> None:
+        nonlocal slowest
+        with httpx.Client(base_url=server.url) as other:
+            while not over.is_set():
+                began = time.monotonic()
+                other.get("/healthz").raise_for_status()
+                slowest = max(slowest, time.monotonic() - began)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        answer = client.post("/v1/placements", content=body, headers={"Content-Type": "application/json"})
+    finally:
+        over.set()
+        looking.join()
+    assert len(problem_of(answer, 422)["faults"]) <= 20
+    assert len(answer.content) < 100_000
+    assert slowest < 1.0
+    assert psutil.Process(server.pid).memory_info().rss - before < 1 << 29
+
+
+def test_a_body_beyond_the_default_limit_is_refused(client: httpx.Client) -> None:
+    """The 32 MB that once took 14 s and 3.3 GB: 413, at once."""
+    began = time.monotonic()
+    answer = client.post("/v1/placements", content=bytes(32 << 20), headers={"Content-Type": "application/json"})
+    problem_of(answer, 413)
+    assert time.monotonic() - began < 5
+
+
+def many_files(number: int) -> bytes:
+    """A tar of empty files."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
+        for one in range(number):
+            tar.addfile(tarfile.TarInfo(f"shard-{one:05d}.safetensors"))
+    return buffer.getvalue()
+
+
+def test_files_are_synced_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unpacking waits for the disk not once; only what is a trace is synced."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    (tmp_path / "a.tgz").write_bytes(many_files(500))
+    (tmp_path / "out").mkdir()
+    unpack(tmp_path / "a.tgz", tmp_path / "out", Limits())
+    assert len(list((tmp_path / "out").iterdir())) == 500
+    assert not synced
+
+
+def test_empty_files_hold_no_upload_up(client: httpx.Client, trace: Path) -> None:
+    """While archives of 19,900 empty files are sent by as many as are taken in at a time, another upload is done."""
+    packed, good = many_files(19_900), tar_of(trace)
+    answers: list[httpx.Response] = []
+
+    def send() -> None:
+        answers.append(client.post("/v1/traces", files={"file": ("a.tgz", packed)}))
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    began = time.monotonic()
+    assert client.post("/v1/traces", files={"file": ("t.tgz", good)}).status_code == 201
+    assert time.monotonic() - began < 20
+    for thread in threads:
+        thread.join()
+    for answer in answers:
+        problem_of(answer, 422)
+
+
+def zeros(kind: str, size: int) -> bytes:
+    """An archive of a file of zeros."""
+    buffer = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("a.npy", bytes(size))
+        return buffer.getvalue()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        member = tarfile.TarInfo("a.npy")
+        member.size = size
+        tar.addfile(member, io.BytesIO(bytes(size)))
+    return gzip.compress(buffer.getvalue())
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_what_becomes_much_larger_is_refused(kind: str, tmp_path: Path) -> None:
+    """413 once more than a hundred times an archive's size came out, and no more is written; a little may always."""
+    limits = Limits(unpack_free_bytes=1 << 20)
+    for number, (size, refused) in enumerate((((1 << 20) - 200, False), (20 << 20, True))):
+        (tmp_path / "a").write_bytes(zeros(kind, size))
+        folder = tmp_path / f"out{number}"
+        folder.mkdir()
+        if not refused:
+            unpack(tmp_path / "a", folder, limits)
+            assert (folder / "a.npy").stat().st_size == size
+            continue
+        with pytest.raises(Problem) as raised:
+            unpack(tmp_path / "a", folder, limits)
+        assert raised.value.status == 413
+        assert (folder / "a.npy").stat().st_size < 4 << 20
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    tmp_path_factory: pytest.TempPathFactory, make_server: Callable[..., Server], run_cli: Any
+) -> Iterator[tuple[Server, str]]:
+    data = tmp_path_factory.mktemp("edge") / "data"
+    token = run_cli("token", "create", "ci", "--data", data).stdout.strip()
+    yield make_server(data), token
+
+
+def test_who_guesses_tokens_is_slowed_down(guarded: tuple[Server, str]) -> None:
+    """429 without a look at the database, while health checks and who has a token go on."""
+    server, token = guarded
+    with server.client() as stranger, server.client(token) as known:
+        assert known.get("/v1/jobs").status_code == 200
+        asked = [f"GET /v1/jobs HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer x{n}\r\n\r\n" for n in range(2000)]
+        asked.append("GET /login HTTP/1.1\r\nHost: a\r\n\r\n")
+        codes = statuses(server.port, "".join(asked).encode(), len(asked))
+        assert set(codes) == {b"401", b"429"} and codes[-1] == b"429"
+        assert codes.count(b"401") < 1000
+        assert known.get("/v1/jobs").status_code == 200
+        assert stranger.get("/healthz").status_code == stranger.get("/readyz").status_code == 200
+        time.sleep(1.1)
+        problem_of(stranger.get("/v1/jobs"), 401)
+
+
+def test_a_login_from_another_site_is_refused(guarded: tuple[Server, str]) -> None:
+    """A page elsewhere cannot log a browser in: neither one that says where it is nor one that hides it."""
+    server, token = guarded
+    time.sleep(1.1)
+    with server.client() as client:
+        for origin in ("https://evil.example", "null"):
+            answer = client.post("/login", data={"token": token}, headers={"Origin": origin})
+            problem_of(answer, 403)
+            assert "set-cookie" not in answer.headers
+        own = client.post("/login", data={"token": token}, headers={"Origin": server.url})
+        assert own.status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("headers", "secure", "hsts"),
+    [
+        ({}, False, False),
+        ({"X-Forwarded-Proto": "https"}, True, True),
+        ({"Host": "placement.example", "Origin": "https://placement.example"}, True, False),
+        ({"Host": "placement.example", "Origin": "http://placement.example"}, False, False),
+    ],
+)
+def test_the_cookie_is_for_tls_where_there_is_tls(
+    guarded: tuple[Server, str], headers: dict[str, str], secure: bool, hsts: bool
+) -> None:
+    """As a proxy that is trusted says, which one on this machine is, or the browser itself; HSTS by the proxy alone."""
+    server, token = guarded
+    with server.client() as client:
+        answer = client.post("/login", data={"token": token}, headers=headers)
+    assert answer.status_code == 303
+    cookie = answer.headers["set-cookie"].lower()
+    assert ("secure" in cookie) == secure
+    assert "httponly" in cookie and "samesite=strict" in cookie
+    assert ("strict-transport-security" in answer.headers) == hsts
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(server: Server) -> None:
+    """What cannot be listened on, and what to do."""
+    with pytest.raises(OptionError, match=f"127.0.0.1:{server.port}: .*; give another --port"):
+        listen("127.0.0.1", server.port)
