@@ -11,9 +11,11 @@ from starlette.concurrency import run_in_threadpool
 
 from placement import __version__
 from placement_api import problems
+from placement_api.description import describe
 from placement_api.hits import Hits
 from placement_api.measure import Measure
 from placement_api.middleware import Guard
+from placement_api.pages.render import page
 from placement_api.routes import jobs, maps, operations, pages, placement_pages, placements, traces
 from placement_api.service import Service
 
@@ -36,7 +38,8 @@ def create_app(service: Service) -> FastAPI:
         title="placement", version=__version__, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.service = service
-    problems.install(app)
+    problems.install(app, lambda problem: page("error", status=problem.status, problem=problem.body))
+    describe(app)
 
     app.add_middleware(Hits)
     app.add_middleware(Guard, limits=service.settings.limits)

@@ -8,8 +8,12 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, FailFast, Field, create_model
 from typing_extensions import TypeAliasType
 
-from placement.core.choices import REPLICA_CHOICE, TOKEN_TOLERANCE, TRANSPORT
+from placement.core.choices import BOUNDS, OBJECTIVES, REPLICA_CHOICE, TOKEN_TOLERANCE, TRANSPORT
+from placement.cost.choices import REPLICA_CHOICES
+from placement.cost.transports import TRANSPORTS
 from placement.documents.cluster_yaml import ClusterFile
+from placement.exporters.engines import ENGINES
+from placement.solvers import SOLVERS
 from placement.solvers.options import Options
 
 COUNTS_EXAMPLE: Any = {"top_k": 1, "counts": [[9, 1, 4, 4], [2, 8, 6, 2]]}
@@ -37,12 +41,31 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def _one_of(*names: str | None) -> dict[str, Any]:
+    """What the document says of a field that takes one of these names; the library says so of others."""
+    return {"enum": list(names)}
+
+
+_ENUMS: dict[str, dict[str, Any]] = {
+    "solver": _one_of(*dict.fromkeys(("auto", *SOLVERS))),
+    "objective": _one_of(*OBJECTIVES),
+    "bound": _one_of(*BOUNDS),
+    "transport": _one_of("", *TRANSPORTS),
+    "replica_choice": _one_of("", *REPLICA_CHOICES),
+    "engine": _one_of(None, *ENGINES),
+}
+
+
+def _field(name: str, default: Any) -> Any:
+    return Field(default=default, json_schema_extra=_ENUMS.get(name))
+
+
 _HINTS = get_type_hints(Options)
 OptionsBody: type[BaseModel] = create_model(
     "Options",
     __config__=ConfigDict(extra="forbid", strict=True),
     __doc__=Options.__doc__,
-    **{field.name: (_HINTS[field.name], field.default) for field in fields(Options)},  # type: ignore[call-overload]
+    **{field.name: (_HINTS[field.name], _field(field.name, field.default)) for field in fields(Options)},  # type: ignore[call-overload]
 )
 
 
@@ -88,8 +111,8 @@ class EvaluateBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"traces": ["0f3c…"], "replica_choice": "min-nodes"}]})
 
     traces: list[str] = Field(min_length=1, max_length=1000)
-    replica_choice: str = Field(default=REPLICA_CHOICE, max_length=40)
-    transport: str = Field(default=TRANSPORT, max_length=40)
+    replica_choice: str = Field(default=REPLICA_CHOICE, max_length=40, json_schema_extra=_one_of(*REPLICA_CHOICES))
+    transport: str = Field(default=TRANSPORT, max_length=40, json_schema_extra=_one_of(*TRANSPORTS))
     step_tokens: list[int] | None = Field(
         default=None, min_length=1, max_length=16, description="Measure also in steps of so many tokens for each GPU"
     )

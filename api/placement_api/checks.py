@@ -24,7 +24,7 @@ from placement.pipeline.with_homes import check_grouping
 from placement.solvers import get_solver
 from placement.solvers.options import Options
 from placement.traces.parts import check_parting
-from placement_api.problems import Fault, Problem, from_library
+from placement_api.problems import Fault, Problem, from_library, in_rest_words
 from placement_api.settings import Limits
 from placement_api.store.tables import JobRow, TraceRow
 
@@ -43,7 +43,7 @@ class _Faults:
         try:
             yield
         except PlacementError as error:
-            self.found.append((Fault(where=where, what=str(error)), from_library(error)))
+            self.found.append((Fault(where=where, what=in_rest_words(str(error))), from_library(error)))
 
     def end(self) -> None:
         """Raise the first fault, with all of them in its body."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -27,6 +29,13 @@ from placement.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 MOST_FAULTS = 20
+# options of the command line that are keys of a body; those of `placement serve` are none
+OPTION = re.compile(
+    r"--(nodes|gpus-per-node|slots-per-gpu|redundant-experts|cluster|solver|objective|bound|seed|work-limit|time-limit|"
+    r"max-moves|max-moves-per-layer|max-imbalance|max-node-imbalance|balance-weight|replica-choice|transport|holdout|"
+    r"tolerance|home-from|top-k|experts|layer-ids|model|from|engine|step-tokens|keep-unwritten)(?![\w-])"
+)
+KEYS = {"nodes": "num_nodes", "time-limit": "time_limit_s"}
 log = logging.getLogger("placement.service")
 
 
@@ -71,13 +80,23 @@ class Problem(Exception):
         )
 
 
+def in_rest_words(text: str) -> str:
+    """A message of the library with keys of bodies in place of options of the command line."""
+    return OPTION.sub(lambda found: KEYS.get(found[1], found[1].replace("-", "_")), text)
+
+
 def missing(what: str, name: str) -> Problem:
     return Problem(404, f"there is no {what} {name[:80]!r}", f"list what there is with GET /v1/{what}s")
 
 
 def from_library(error: PlacementError) -> Problem:
-    """The library's messages say what is wrong and, after a semicolon, how to mend it; some say it in one sentence."""
+    """The library's messages say what is wrong and, after a semicolon, how to mend it; some say it in one sentence.
+
+    They name options of the command line: the service calls those of a body by their keys.
+    """
     problem = _worded(error)
+    for name in ("detail", "mend"):
+        setattr(problem.body, name, in_rest_words(getattr(problem.body, name)))
     problem.body.type = type_of_error(error)
     return problem
 
@@ -124,8 +143,11 @@ def faults(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def install(app: FastAPI) -> None:
-    """Every error of the application is answered in this form; what was not foreseen is logged, not shown."""
+def install(app: FastAPI, explain: Callable[[Problem], Response]) -> None:
+    """Every error of the application is answered in this form; what was not foreseen is logged, not shown.
+
+    People who ask for a page that is not there get one, of `explain`.
+    """
 
     @app.exception_handler(Problem)
     def on_problem(_: Request, error: Problem) -> JSONResponse:
@@ -147,7 +169,7 @@ def install(app: FastAPI) -> None:
         return Problem(400 if malformed else 422, what, mend, faults=found).response()
 
     @app.exception_handler(HTTPException)
-    def on_http(request: Request, error: HTTPException) -> JSONResponse:
+    def on_http(request: Request, error: HTTPException) -> Response:
         mends = {404: "see /docs for the paths there are", 405: "see /docs for the methods of this path"}
         answer = Problem(
             error.status_code,
@@ -155,7 +177,8 @@ def install(app: FastAPI) -> None:
             mends.get(error.status_code, "see /docs"),
         )
         answer.headers |= dict(error.headers or {})
-        return answer.response()
+        person = "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/v1")
+        return explain(answer) if person else answer.response()
 
     @app.exception_handler(UnicodeError)
     @app.exception_handler(DataError)

@@ -104,11 +104,17 @@ def _work(connection: Connection, task: dict[str, Any]) -> None:
     try:
         send("answer", asdict(compute(Task(**task), listener)))
     except Problem as error:
-        send("error", error.body.model_dump())
+        send("error", _told(error, task))
     except PlacementError as error:
-        send("error", from_library(error).body.model_dump())
+        send("error", _told(from_library(error), task))
     except MemoryError:
         send("error", Problem(500, "the job ran out of memory", "give a smaller problem").body.model_dump())
+
+
+def _told(problem: Problem, task: dict[str, Any]) -> dict[str, Any]:
+    """The body of a problem, without where files lie here."""
+    said = problem.body.model_dump()
+    return said | {name: said[name].replace(f"{task['data']}/", "") for name in ("detail", "mend")}
 
 
 def _die_with_the_service(connection: Connection) -> None:

@@ -19,6 +19,7 @@ from placement.documents.placement import load_placement
 from placement.errors import InputError
 from placement.grouping.router import Router
 from placement_api.bodies import Body
+from placement_api.description import answers
 from placement_api.problems import Problem, faults
 from placement_api.routes import Frequent, Here, Reader
 from placement_api.routes.jobs import file_of
@@ -80,7 +81,7 @@ class GroupAnswer(BaseModel):
     members: list[int] = Field(description="Places in the batch")
 
 
-@router.get("/diff", responses=faults(404, 409), response_class=Response)
+@router.get("/diff", responses={**answers("application/json"), **faults(404, 409)}, response_class=Response)
 def diff(
     here: Here, _: Reader, placement: str, to: Annotated[str, Query(description="Id of the placement that replaces it")]
 ) -> Response:
@@ -101,7 +102,11 @@ async def group(here: Here, _: Reader, placement: str, body: GroupsBody) -> list
     return await run_in_threadpool(lambda: grouped(known, body))
 
 
-@router.get("/grouping", responses={**NOT_MODIFIED, **faults(404, 409)}, response_class=Response)
+@router.get(
+    "/grouping",
+    responses={**answers("application/json"), **NOT_MODIFIED, **faults(404, 409)},
+    response_class=Response,
+)
 async def grouping(here: Here, _: Frequent, request: Request, placement: str) -> Response:
     """Homes of the requests of the trace, and the router: schema expert-grouping/2."""
     return await stored_file(here, request, placement, "grouping")

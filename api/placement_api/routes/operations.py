@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from sqlalchemy import func, select
 
 from placement.documents.placement import load_placement
+from placement_api.description import answers
 from placement_api.metrics import CONTENT_TYPE, layer_series
 from placement_api.problems import faults
 from placement_api.routes import Here, Scraper
@@ -37,7 +38,7 @@ async def readyz(here: Here) -> Health:
     return Health()
 
 
-@router.get("/metrics", responses=faults(404), response_class=Response)
+@router.get("/metrics", responses={**answers("text/plain"), **faults(404)}, response_class=Response)
 def metrics(
     here: Here,
     _: Scraper,

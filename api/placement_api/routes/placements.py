@@ -16,6 +16,7 @@ from placement.exporters.base import ExportOptions
 from placement_api.answers import JobAnswer, PlacementAnswer
 from placement_api.bodies import EvaluateBody, PlacementBody, options_of
 from placement_api.checks import check_evaluate, check_solve
+from placement_api.description import PLACEMENT, answers
 from placement_api.problems import MEDIA_TYPE, Problem, faults, missing
 from placement_api.routes import Frequent, Here, Reader, Solver
 from placement_api.routes.jobs import file_of, forget, wait_for
@@ -33,7 +34,7 @@ LINKED = 20  # traces of a job: more than a header should hold
 Wait = Annotated[float, Query(ge=0, description="Seconds to wait for the answer itself", examples=[30])]
 Key = Annotated[str | None, Header(min_length=1, max_length=200, description="The same key twice is one job")]
 ACCEPTED: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Done in time: the answer itself"},
+    **answers("application/json", what="Done in time: the answer itself"),
     202: {"model": JobAnswer, "description": "A job; `Location` is where it is"},
 }
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "It is as `If-None-Match` has it"}}
@@ -41,7 +42,7 @@ NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "It is as 
 
 @router.post(
     "",
-    responses={**ACCEPTED, **faults(404, 409, 500)},
+    responses={**ACCEPTED, **answers("application/json", schema=PLACEMENT), **faults(404, 409, 500)},
     response_class=JSONResponse,
     response_model=None,
     openapi_extra={"requestBody": {"content": {"multipart/form-data": FORM}}},
@@ -88,7 +89,15 @@ def list_placements(
     return [PlacementAnswer.of(row) for row in rows(here, limit=limit, offset=offset)]
 
 
-@router.get("/{placement}", responses={**NOT_MODIFIED, **faults(404, 409)}, response_class=Response)
+@router.get(
+    "/{placement}",
+    responses={
+        **answers("application/json", "application/octet-stream", schema={"anyOf": [PLACEMENT, {}]}),
+        **NOT_MODIFIED,
+        **faults(404, 409),
+    },
+    response_class=Response,
+)
 async def get_placement(
     here: Here,
     _: Frequent,
@@ -111,7 +120,11 @@ def hints(here: Here, _: Reader, placement: str, format: Annotated[str, Query(ex
     return list(get_exporter(format).export(loaded, ExportOptions()).hints)
 
 
-@router.get("/{placement}/report", responses={**NOT_MODIFIED, **faults(404, 409)}, response_class=Response)
+@router.get(
+    "/{placement}/report",
+    responses={**answers("text/html"), **NOT_MODIFIED, **faults(404, 409)},
+    response_class=Response,
+)
 async def report(here: Here, _: Frequent, request: Request, placement: str) -> Response:
     """The HTML report: self-contained, nothing fetched."""
     return await stored_file(here, request, placement, "report")
