@@ -97,7 +97,8 @@ class Guard:
                 raise self._too_long(most)
             # before the body is read: strangers cannot make us read it
             if scope["path"] in OPEN_PATHS or scope["path"].startswith("/static/"):
-                self._check_stranger(scope)
+                if not _tokens(scope).vouches(_authorization(scope, headers)):
+                    self._check_stranger(scope)
                 if scope["method"] == "POST":
                     _check_origin(headers)
             elif scope["path"] not in FREE_PATHS:
@@ -116,12 +117,9 @@ class Guard:
             await problem.response()(scope, receive, guarded_send)
 
     async def _caller(self, scope: Scope, headers: Headers) -> Caller:
-        tokens: Tokens = scope["app"].state.service.tokens
-        authorization = headers.get("authorization")
-        cookie = Request(scope).cookies.get(COOKIE) if "cookie" in headers else None
-        if authorization is None and cookie is not None:
+        tokens, authorization = _tokens(scope), _authorization(scope, headers)
+        if authorization != headers.get("authorization"):
             _check_origin(headers)
-            authorization = f"Bearer {cookie}"
         stranger = (
             None if tokens.vouches(authorization) else self._check_stranger(scope)
         )  # before the database is asked
@@ -144,6 +142,18 @@ class Guard:
 
     def _too_long(self, most: int) -> Problem:
         return Problem(413, f"the body is longer than {most} bytes", "send less, or register a trace by path")
+
+
+def _tokens(scope: Scope) -> Tokens:
+    tokens: Tokens = scope["app"].state.service.tokens
+    return tokens
+
+
+def _authorization(scope: Scope, headers: Headers) -> str | None:
+    """The header, or what it would be for the token of the page's cookie."""
+    given = headers.get("authorization")
+    cookie = Request(scope).cookies.get(COOKIE) if given is None and "cookie" in headers else None
+    return given if cookie is None else f"Bearer {cookie}"
 
 
 def _check_site(headers: Headers) -> None:

@@ -1,6 +1,6 @@
 """Requests to the service while it solves: latency and requests a second, asked by wrk (Debian: apt-get install wrk).
 
-    python benchmarks/service/load.py [TRACE] [--seconds S]
+    python benchmarks/service/load.py [TRACE] [--seconds S] [--strangers]
 
 TRACE is an expert-trace/1; without one a synthetic trace of 24 layers and 32 experts is made. wrk's connections are
 kept alive, and each asks again as soon as it is answered; client, service and solve share the machine's cores.
@@ -15,6 +15,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trace", nargs="?", type=Path)
     parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument(
+        "--strangers",
+        action="store_true",
+        help="reads alone, with 1,000 half-open connections and four hostile uploads",
+    )
     given = parser.parse_args()
     if shutil.which("wrk") is None:
         raise SystemExit("skipped: wrk is not installed; apt-get install wrk")
@@ -59,10 +67,10 @@ def main() -> None:
             quietly("traces", "synth", *SYNTH, "-o", str(trace))
         token = quietly("token", "create", "load", "--scope", "admin", "--data", str(folder / "data"))
         with served(folder / "data", token=token) as server:
-            measure(server, trace, folder, given.seconds)
+            measure(server, trace, folder, given.seconds, strangers=given.strangers)
 
 
-def measure(server: Server, trace: Path, folder: Path, seconds: int) -> None:
+def measure(server: Server, trace: Path, folder: Path, seconds: int, *, strangers: bool) -> None:
     uploaded = Client(server.url, server.token).upload(trace)
     body = {"traces": [uploaded], "cluster": CLUSTER, "options": QUICK, "report": False}
     jobs = [
@@ -100,6 +108,12 @@ def measure(server: Server, trace: Path, folder: Path, seconds: int) -> None:
         "| case | connections | solve runs | requests/s | p50 ms | p99 ms | longest ms | service us/request | errors |"
     )
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    if strangers:
+        show(cases[0], False, [wrk(server, cases[0], folder, seconds) for _ in range(RUNS)])
+        with besieged(server):
+            named = Case(title="the same beside strangers", connections=200, requests=reads)
+            show(named, False, [wrk(server, named, folder, seconds) for _ in range(RUNS)])
+        return
     for solving in (True, False):
         job = server.json("POST", "/v1/placements", body | {"options": FOREVER})["id"] if solving else None
         if job is not None:
@@ -109,6 +123,20 @@ def measure(server: Server, trace: Path, folder: Path, seconds: int) -> None:
         if job is not None:
             assert server.json("GET", f"/v1/jobs/{job}")["state"] == "running"
             server.ask("POST", f"/v1/jobs/{job}/cancel")
+
+
+@contextmanager
+def besieged(server: Server) -> Iterator[None]:
+    """While strangers are at the door."""
+    command = [sys.executable, str(Path(__file__).with_name("strangers.py")), server.url, server.token]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(5)
+            yield
+        finally:
+            process.kill()
 
 
 def route_bodies(shape: tuple[int, int], num_nodes: int) -> list[str]:
