@@ -10,6 +10,12 @@ from pydantic import BaseModel, Field
 
 from placement_api.store.tables import DONE, OPEN, JobRow, TraceRow
 
+RESULTS = {  # of a job, by its kind
+    "solve": "/v1/placements/{job}",
+    "evaluate": "/v1/jobs/{job}/evaluation",
+    "advise": "/v1/jobs/{job}/advice",
+}
+
 
 class Converted(BaseModel):
     """How a recording of an engine became a trace or counts."""
@@ -56,7 +62,7 @@ class TraceAnswer(BaseModel):
 
 class Progress(BaseModel):
     stage: str = Field(
-        description="count, solve, robust, group or evaluate; empty before the first", examples=["solve"]
+        description="count, solve, robust, group, evaluate or advise; empty before the first", examples=["solve"]
     )
     done: int = Field(description="Tokens (count), layers (solve) or rounds")
     total: int
@@ -69,7 +75,7 @@ class Progress(BaseModel):
 
 class JobAnswer(BaseModel):
     id: str
-    kind: str = Field(description="solve or evaluate", examples=["solve"])
+    kind: str = Field(description="solve, evaluate or advise", examples=["solve"])
     state: str = Field(description="queued, running, done, failed or cancelled", examples=["running"])
     progress: Progress
     created: float
@@ -81,7 +87,7 @@ class JobAnswer(BaseModel):
 
     @staticmethod
     def of(row: JobRow) -> JobAnswer:
-        where = f"/v1/placements/{row.id}" if row.kind == "solve" else f"/v1/jobs/{row.id}/evaluation"
+        where = RESULTS[row.kind].format(job=row.id)
         return JobAnswer(
             id=row.id,
             kind=row.kind,

@@ -8,7 +8,15 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, FailFast, Field, create_model
 from typing_extensions import TypeAliasType
 
-from placement.core.choices import BOUNDS, OBJECTIVES, REPLICA_CHOICE, TOKEN_TOLERANCE, TRANSPORT
+from placement.core.choices import (
+    BOUNDS,
+    HOLDOUT,
+    MOST_DROPPED,
+    OBJECTIVES,
+    REPLICA_CHOICE,
+    TOKEN_TOLERANCE,
+    TRANSPORT,
+)
 from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.transports import TRANSPORTS
 from placement.documents.cluster_yaml import ClusterFile
@@ -103,6 +111,22 @@ class PlacementBody(Body):
     current: str | None = Field(default=None, description="Id of the placement in use: the answer is a change of it")
     group: GroupBody | None = None
     report: bool = Field(default=True, description="Make the HTML report too")
+
+
+class AdviseBody(Body):
+    """What is asked of `placement advise`; the objective is the modelled step time, whatever the options say."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"traces": ["0f3c…"], "cluster": {"num_nodes": 4, "gpus_per_node": 2}}]}
+    )
+
+    traces: list[str] = Field(min_length=1, max_length=1000, description="Ids of traces, or of one file of counts")
+    cluster: ClusterFile
+    options: OptionsBody = Field(default_factory=OptionsBody)  # type: ignore[valid-type]
+    holdout: float = Field(default=HOLDOUT, ge=0, lt=1)
+    step_tokens: int | None = Field(default=None, ge=1, le=1 << 20, description="Of each GPU, for capacity factors")
+    max_dropped: float = Field(default=MOST_DROPPED, ge=0, lt=1, description="Share that a capacity factor may drop")
+    kv_cache_gb: float | None = Field(default=None, gt=0, description="KV cache of a GPU without redundant experts")
 
 
 class EvaluateBody(Body):

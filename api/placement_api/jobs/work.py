@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from placement.analysis.advise import advise
 from placement.core.choices import CAPTURES
 from placement.core.cluster import Cluster
 from placement.cost.evaluation import evaluate
@@ -20,6 +21,7 @@ from placement.pipeline.documents.grouping_document import grouping_file
 from placement.pipeline.solution import Solution, solution_document
 from placement.pipeline.solve import solve
 from placement.pipeline.with_homes import solve_grouped
+from placement.report.advice.advice_page import advice_html
 from placement.report.solution.solution_page import report_html
 from placement.solvers.options import Options
 from placement.support.parallel import make_executor
@@ -38,7 +40,7 @@ log = logging.getLogger("placement")
 class Task:
     """A job with everything that it reads resolved to paths.
 
-    kind       solve or evaluate
+    kind       solve, evaluate or advise
     request    the body of the request
     traces     where its traces lie; top_k is theirs
     data, blobs  where the store is, as of `Settings`
@@ -65,7 +67,7 @@ class Answer:
 
 def compute(task: Task, listener: Listener) -> Answer:
     """Raises PlacementError, Problem."""
-    return _evaluate(task) if task.kind == "evaluate" else _solve(task, listener)
+    return {"solve": _solve, "evaluate": _evaluate, "advise": _advise}[task.kind](task, listener)
 
 
 def _solve(task: Task, listener: Listener) -> Answer:
@@ -143,7 +145,7 @@ def _summary(solution: Solution, document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _evaluate(task: Task) -> Answer:
+def _evaluate(task: Task, _: Listener) -> Answer:
     request = task.request
     placement, file = load_placement(str(task.placement))
     trace = open_input([Path(path) for path in task.traces], task.top_k)
@@ -157,5 +159,26 @@ def _evaluate(task: Task) -> Answer:
         if (sizes := request.get("step_tokens")) is not None:
             [rows] = evaluate_steps(trace, [placement], step_tokens=sizes, cluster=cluster, **rule, executor=executor)
             document["steps"] = [row.document() for row in rows]
-    content = json.dumps(document, ensure_ascii=False).encode(errors="replace") + b"\n"
-    return Answer(files={"evaluation": _blobs(task).put(content)}, summary=answer.summary())
+    return Answer(files={"evaluation": _blobs(task).put(_json(document))}, summary=answer.summary())
+
+
+def _advise(task: Task, listener: Listener) -> Answer:
+    request, blobs = task.request, _blobs(task)
+    given = open_input([Path(path) for path in task.traces], task.top_k)
+    advice = advise(
+        given,
+        cluster_of(ClusterFile.model_validate(request["cluster"]), given.model.num_experts),
+        Options(**request["options"]),
+        holdout=request["holdout"],
+        step_tokens=request["step_tokens"],
+        most_dropped=request["max_dropped"],
+        kv_cache_bytes=None if request["kv_cache_gb"] is None else request["kv_cache_gb"] * 1e9,
+        workers=task.workers,
+        listener=listener,
+    )
+    page = blobs.put(advice_html(advice).encode())
+    return Answer(files={"advice": blobs.put(_json(advice.document())), "page": page})
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode(errors="replace") + b"\n"

@@ -16,19 +16,20 @@ from starlette.datastructures import FormData, UploadFile
 
 from placement.errors import PlacementError
 from placement_api.answers import JobAnswer, TraceAnswer
-from placement_api.bodies import PlacementBody
+from placement_api.bodies import AdviseBody, PlacementBody
 from placement_api.pages.example import write_example
 from placement_api.pages.forms import CLUSTER, GROUP, MORE, MOVES, body_of, proposal, values_of
 from placement_api.pages.looks import size, wanted
 from placement_api.pages.render import asset, page
 from placement_api.problems import Problem, from_library
 from placement_api.reading import ReadAs
-from placement_api.routes import Here, Reader, Solver, jobs, placements, traces
+from placement_api.routes import Here, Reader, Solver, advice, jobs, placements, traces
 from placement_api.service import Service
 from placement_api.store.tables import DONE, OPEN, JobRow, TraceRow
 from placement_api.tokens import COOKIE, Caller
 
 SHOWN, JOBS_SHOWN = 50, 10
+DONE_PAGES = {"solve": "/placements/{job}", "advise": "/v1/jobs/{job}/advice/page"}
 
 
 class PageRoute(APIRoute):
@@ -94,16 +95,20 @@ def trace_page(here: Here, _: Reader, trace: str, like: str | None = None, curre
 
 @router.post("/traces/{trace}/solve")
 async def solve(here: Here, solver: Solver, trace: str, request: Request) -> Response:
-    async with request.form(max_files=0, max_fields=40) as form:
-        values = {name: str(value)[:200] for name, value in form.items()}
-    return await run_in_threadpool(_solve, here, solver, trace, values)
+    return await run_in_threadpool(_begin, here, solver, trace, "solve", await _values(request))
+
+
+@router.post("/traces/{trace}/advise")
+async def advise(here: Here, solver: Solver, trace: str, request: Request) -> Response:
+    """The same form; what advice does not take is left out."""
+    return await run_in_threadpool(_begin, here, solver, trace, "advise", await _values(request))
 
 
 @router.get("/jobs/{job}")
 def job_page(here: Here, _: Reader, job: str) -> Response:
     row = jobs.find(here, job)
-    if row.state == DONE and row.kind == "solve":
-        return RedirectResponse(f"/placements/{job}", status_code=303)
+    if row.state == DONE and row.kind in DONE_PAGES:
+        return RedirectResponse(DONE_PAGES[row.kind].format(job=job), status_code=303)
     named = traces.names(here, row.request["traces"])
     return page("job", job=JobAnswer.of(row), row=row, named=named, live=row.state in OPEN, wanted=_wanted(row))
 
@@ -178,10 +183,11 @@ def _names(here: Service, row: JobRow) -> str:
 
 
 def _wanted(row: JobRow) -> str:
-    if row.kind != "solve":
+    if row.kind == "evaluate":
         return "measure a placement"
     cluster = row.request["cluster"]
-    return f"{cluster['num_nodes']} × {cluster.get('gpus_per_node') or 'any'} GPUs, {wanted(row)}"
+    sought = "advice" if row.kind == "advise" else wanted(row)
+    return f"{cluster['num_nodes']} × {cluster.get('gpus_per_node') or 'any'} GPUs, {sought}"
 
 
 def _taken(here: Service, solver: Caller, form: FormData) -> TraceAnswer:
@@ -221,15 +227,26 @@ def _trace(
     )
 
 
-def _solve(here: Service, solver: Caller, trace: str, values: dict[str, str]) -> Response:
+async def _values(request: Request) -> dict[str, str]:
+    async with request.form(max_files=0, max_fields=40) as form:
+        return {name: str(value)[:200] for name, value in form.items()}
+
+
+def _begin(here: Service, solver: Caller, trace: str, kind: str, values: dict[str, str]) -> Response:
     row = traces.find(here, trace)
     try:
         try:
-            body = PlacementBody.model_validate(body_of(trace, values))
+            given = body_of(trace, values)
+            if kind == "advise":
+                kept = {name: value for name, value in given.items() if name in AdviseBody.model_fields}
+                kept["options"].pop("max_moves", None)
+                request = advice.request_of(here, AdviseBody.model_validate(kept))
+            else:
+                request = placements.request_of(here, solver, PlacementBody.model_validate(given))
         except ValidationError as error:
             fault = error.errors()[0]
             raise Problem(422, f"{fault['loc'][-1]}: {fault['msg']}", "change this value") from None
-        job = here.jobs.submit("solve", placements.request_of(here, solver, body), caller=solver.id)
+        job = here.jobs.submit(kind, request, caller=solver.id)
     except (Problem, PlacementError) as error:
         return _trace(here, row, values, _problem(error))
     return RedirectResponse(f"/jobs/{job.id}", status_code=303)

@@ -55,10 +55,10 @@ async def solve(
     As multipart/form-data the trace comes along: what `POST /v1/traces` takes, and this request as the part `request`.
     `Link` leads to the trace.
     """
-    _check_wait(here, wait)
+    check_wait(here, wait)
     request = await run_in_threadpool(request_of, here, caller, body)
     row = await run_in_threadpool(here.jobs.submit, "solve", request, caller=caller.id, key=idempotency_key)
-    return await _answer(here, row, wait, "placement")
+    return await answer_of(here, row, wait, "placement")
 
 
 @router.post(
@@ -71,11 +71,11 @@ async def evaluate(
     here: Here, caller: Solver, placement: str, body: EvaluateBody, wait: Wait = 0.0, idempotency_key: Key = None
 ) -> Response:
     """Measure it on other traces, exactly and on every token."""
-    _check_wait(here, wait)
+    check_wait(here, wait)
     request = body.model_dump() | {"placement": placement}
     await run_in_threadpool(_check_evaluate, here, request)
     row = await run_in_threadpool(here.jobs.submit, "evaluate", request, caller=caller.id, key=idempotency_key)
-    return await _answer(here, row, wait, "evaluation")
+    return await answer_of(here, row, wait, "evaluation")
 
 
 @router.get("", responses=faults())
@@ -222,21 +222,23 @@ def _inputs(here: Service, traces: list[str]) -> list[TraceRow]:
     return [row for row in found.values() if row is not None]
 
 
-def _check_wait(here: Service, wait: float) -> None:
+def check_wait(here: Service, wait: float) -> None:
+    """Raise Problem (422) for a wait that is longer than allowed."""
     if wait > here.settings.limits.wait_s:
         raise Problem(
             422, f"wait={wait:g} is too long", f"wait at most {here.settings.limits.wait_s:g} s, then ask for the job"
         )
 
 
-async def _answer(here: Service, row: JobRow, wait: float, name: str) -> Response:
+async def answer_of(here: Service, row: JobRow, wait: float, name: str) -> Response:
+    """The file of this name if the job is done in time, its problem if it failed, else the job. Raises Problem."""
     row = await wait_for(here, row, wait)
     links = ", ".join(f'</v1/traces/{name}>; rel="via"' for name in row.request["traces"][:LINKED])
     where = {"Location": f"/v1/jobs/{row.id}", "Link": links}
     if wait and row.state == DONE:
         content = await run_in_threadpool(here.blobs.get, file_of(row, name))
         return Response(
-            content, media_type="application/json", headers={"Content-Location": f"/v1/placements/{row.id}", **where}
+            content, media_type="application/json", headers={"Content-Location": str(JobAnswer.of(row).result), **where}
         )
     if wait and row.state == FAILED and row.error is not None:
         return JSONResponse(row.error, status_code=row.error["status"], media_type=MEDIA_TYPE, headers=where)
