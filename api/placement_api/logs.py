@@ -17,6 +17,7 @@ LONGEST_PATH = 300
 def start_logs(*, access: bool = False) -> None:
     """Write logs to standard error; of requests that only read, where `access` asks for that."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it has a line for every request that is no HTTP
     lines = logging.StreamHandler()
     lines.setFormatter(logging.Formatter("%(message)s"))
     for logger in (AUDIT, ACCESS):

@@ -120,6 +120,8 @@ def test_one_call_that_cannot_be_done_is_told(
     assert said in json.dumps(problem_of(answer, answer.status_code))
     assert client.get("/v1/jobs").json() == jobs
     problem_of(client.post("/v1/placements", files={"request": (None, '{"cluster": {"num_nodes": 2}}')}), 422)
+    long = {"request": ("r.json", b" " * (5 << 20) + b"{}", "application/json"), "file": ("t.tgz", tar_of(trace))}
+    problem_of(client.post("/v1/placements", files=long), 413)
 
 
 def test_head_answers_where_get_does(client: httpx.Client, server: Server, trace_id: str) -> None:

@@ -156,6 +156,10 @@ def test_half_open_heads_stop_no_health_check(tmp_path: Path, trace: Path) -> No
             answer = client.post("/v1/traces", files={"file": ("t.tgz", tar_of(trace))})
             assert answer.status_code == 201
             assert psutil.Process(server.pid).num_fds() < 200
+            for _ in range(300):
+                with socket.create_connection(("127.0.0.1", server.port), timeout=5) as opened:
+                    opened.sendall(b"no HTTP at all\r\n\r\n")
+                    opened.recv(1000)
         assert server.log.stat().st_size < 20_000
     finally:
         server.kill()

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import Request
 from pydantic import BaseModel
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData
 
 from placement_api.bodies import PlacementBody
 from placement_api.problems import Problem
@@ -41,18 +41,23 @@ class OneCallRoute(BodyRoute):
             return await super().read(request, model)
         caller = await allow("solve", price=0.0)(request)  # before anything is taken in
         async with request.form(max_files=2, max_fields=10) as form:
-            body = model_of(PlacementBody, await _text(form), "body", "request")
+            most = request.app.state.service.settings.limits.body_bytes
+            body = model_of(PlacementBody, await _text(form, most), "body", "request")
             if body.traces or body.counts is not None:
                 raise Problem(422, "the request names traces or counts beside the file", "leave traces and counts out")
             taken = await taken_from(request.app.state.service, caller, form, "request")
         return body.model_copy(update={"traces": [taken.id]})
 
 
-async def _text(form: FormData) -> bytes | str:
+async def _text(form: FormData, most: int) -> bytes | str:
     """The part `request`, sent as a field or as a file. Raises Problem."""
     part = form.get("request")
     if part is None:
         raise Problem(
             422, "the part 'request' is missing", 'send the request as JSON, such as {"cluster": {"num_nodes": 4}}'
         )
-    return await part.read() if isinstance(part, UploadFile) else part
+    if isinstance(part, str):
+        return part
+    if (part.size or 0) > most:
+        raise Problem(413, f"the part 'request' is longer than {most} bytes", "send the trace as the part 'file'")
+    return await part.read()
