@@ -36,36 +36,44 @@ def order_keys(
 def class_of(policy: CapacityPolicy, key: Tensor) -> Tensor:
     """Index among `policy.class_factors()` of candidates with these keys."""
     *named, _ = policy.class_factors()
+    priority = key >> PRIORITY_SHIFT
     out = torch.full_like(key, len(named))
-    for index, (priority, _) in enumerate(named):
-        out[key >> PRIORITY_SHIFT == priority] = index
+    for index, (one, _) in enumerate(named):
+        out = out.masked_fill(priority == one, index)
     return out
 
 
-def admit(key_A: Tensor, unit_A: Tensor, load_A: Tensor, limit_A: Tensor, *, latest_first: bool) -> Tensor:
+def admit(key_A: Tensor, unit_A: Tensor, load_A: Tensor, limit_A: Tensor | int, *, latest_first: bool) -> Tensor:
     """True for the candidates that are admitted, bool [A].
 
     Candidates come in the order of source rank, row and column, which settles ties (`latest_first`: the other way).
 
     unit_A   slot or rank that each wants, any whole numbers
     load_A   what it takes of the unit's limit
-    limit_A  limit of the unit
+    limit_A  limit of the unit; one number if all have the same
     """
     if not key_A.is_cuda:
+        if isinstance(limit_A, int):
+            limit_A = torch.full_like(key_A, limit_A)
         key, unit, load, limit = (one.contiguous().numpy() for one in (key_A, unit_A, load_A, limit_A))
         return torch.from_numpy(cpu.admit(key, unit, load, limit, latest_first))
     return admit_on_device(key_A, unit_A, load_A, limit_A, latest_first=latest_first)
 
 
-def admit_on_device(key_A: Tensor, unit_A: Tensor, load_A: Tensor, limit_A: Tensor, *, latest_first: bool) -> Tensor:
+def admit_on_device(
+    key_A: Tensor, unit_A: Tensor, load_A: Tensor, limit_A: Tensor | int, *, latest_first: bool
+) -> Tensor:
     """The same in torch."""
     if latest_first:
-        flipped = (one.flip(0) for one in (key_A, unit_A, load_A, limit_A))
-        return admit_on_device(*flipped, latest_first=False).flip(0)
-    order = torch.argsort(key_A, descending=True, stable=True)
-    order = order[torch.argsort(unit_A[order], stable=True)]
-    unit, load = unit_A[order], load_A[order]
-    before = torch.cumsum(load, 0) - load
+        limit_A = limit_A if isinstance(limit_A, int) else limit_A.flip(0)
+        key, unit, load = (one.flip(0) for one in (key_A, unit_A, load_A))
+        return admit_on_device(key, unit, load, limit_A, latest_first=False).flip(0)
+    by_key = torch.argsort(key_A, descending=True, stable=True)
+    unit, by_unit = torch.sort(unit_A[by_key], stable=True)
+    order = by_key[by_unit]
+    load = load_A[order]
+    used = torch.cumsum(load, 0)
     start = torch.searchsorted(unit, unit)  # the first candidate of the same unit
-    fits = before - before[start] + load <= limit_A[order] if len(unit) else torch.zeros_like(unit, dtype=torch.bool)
-    return torch.zeros_like(fits).scatter_(0, order, fits)
+    limit = limit_A if isinstance(limit_A, int) else limit_A[order]
+    fits = used - (used - load)[start] <= limit
+    return torch.empty_like(fits).scatter_(0, order, fits)

@@ -15,6 +15,7 @@ from placement.errors import OptionError
 NONE, DROP, EXPANDED = "none", "drop", "expanded"
 MOST_LOAD = 1024
 LARGEST_PRIORITY = (1 << 16) - 1
+ROUNDING = 1e-9  # a capacity above a whole number by less, in parts of it, is that number
 LOAD_UNIT = 1 << 16  # loads are whole numbers of 1/65536, so that sums do not depend on their order
 
 
@@ -96,13 +97,21 @@ class CapacityPolicy:
         """Priorities that have a capacity of their own, with their factors; then all others (-1)."""
         return [*sorted((self.classes or {}).items()), (-1, 1.0)]
 
-    def limits(self, loads: list[int], units: int, layer: int) -> list[int]:
-        """C of each of `class_factors`, in units of load, for `units` slots or ranks that share their total loads."""
-        out = []
-        for load, (_, factor) in zip(loads, self.class_factors(), strict=True):
-            mean = factor * self.gamma_of(layer) * load / (LOAD_UNIT * units)
-            out.append(math.ceil(mean - 1e-9 * max(mean, 1.0)) * LOAD_UNIT)
-        return out
+    def shares(self, units: int, layer: int) -> list[float]:
+        """What one of `units` takes of the total load of each of `class_factors`, as a part of it."""
+        return [factor * self.gamma_of(layer) / units for _, factor in self.class_factors()]
+
+
+def limit_of(load: int, share: float) -> int:
+    """C in units of load, for a total load in those units: whole assignments, rounded up."""
+    mean = load * share / LOAD_UNIT
+    return math.ceil(mean - ROUNDING * max(mean, 1.0)) * LOAD_UNIT
+
+
+def limits_of(load_M: Tensor, share_M: Tensor) -> Tensor:
+    """As `limit_of`, of loads int64 [M] on a device and shares float64 [M]; the host need not wait for it."""
+    mean_M = load_M * share_M / LOAD_UNIT
+    return (mean_M - mean_M.clamp(min=1.0) * ROUNDING).ceil().long() * LOAD_UNIT
 
 
 def load_units(load_T: Tensor | None, num_tokens: int, device: torch.device) -> Tensor:

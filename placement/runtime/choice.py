@@ -20,8 +20,8 @@ from placement.support.registry import attribute
 class ReplicaChooser:
     """Slots for the tokens of one rank in one layer; remembers how many it has seen, and the load that it caused.
 
-    Ids on a GPU get their slots there where the choice can do so for the map (`ReplicaChoice.on_device`); else they are
-    drawn on the host.
+    Where every expert has one copy there is nothing to choose: slots come from a table. Else ids on a GPU get their
+    slots there where the choice can do so for the map (`ReplicaChoice.on_device`), or they are drawn on the host.
 
     Args:
         choice: Name of a replica choice.
@@ -45,14 +45,20 @@ class ReplicaChooser:
         self._draw = self._rule.drawer(layer_map.tables, rank, self._cluster)
         self._where = self._rule.on_device(layer_map.num_nodes)
         self._on_device: Callable[[Tensor], Tensor] | None = None
+        only = layer_map.tables.slot_id if layer_map.tables.one_copy else None
+        self._only_E = None if only is None else torch.tensor([*only.tolist(), -1])  # the last one is for id -1
 
     @property
     def waits_for_host(self) -> bool:
         """True if ids on a GPU have to come to the host."""
-        return self._where is None
+        return self._where is None and self._only_E is None
 
     def __call__(self, ids_TK: Tensor) -> Tensor:
         """Slot of each assignment, int64 [T, K] on the device of `ids_TK`; -1 where the id is -1."""
+        if self._only_E is not None:
+            if self._only_E.device != ids_TK.device:
+                self._only_E = self._only_E.to(ids_TK.device)
+            return self._only_E[ids_TK.long()]
         if ids_TK.is_cuda and self._where is not None:
             if self._on_device is None:
                 chooser = attribute(self._where)

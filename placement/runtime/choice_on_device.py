@@ -1,6 +1,7 @@
-"""`placement.cost.draw_slots` again in torch, for ids that are on a GPU: the same slots, without a wait for the host.
+"""`placement.cost.draw_slots` again for ids that are on a GPU: the same slots, without a wait for the host.
 
-Sets of nodes are tried all at once: a table has the 2^N subsets of the nodes, so it is for few nodes.
+One Triton kernel draws them where Triton is there; else torch does, in some hundred operations. Sets of nodes are tried
+all at once: a table has the 2^N subsets of the nodes, so it is for few nodes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import Tensor
 from placement.core.cluster import Cluster
 from placement.cost.choices.by_nodes import ByNodes
 from placement.runtime.hash64_torch import GOLDEN, bit_count, mix, mix_int, remainder
+from placement.runtime.kernels import has_triton
 from placement.runtime.layer_map import LayerMap
 
 
@@ -22,7 +24,7 @@ class DeviceChooser:
         tables = layer_map.tables
         self._by_cover, self._by_rank, self._num_nodes = choice.by_cover, choice.home_first, layer_map.num_nodes
         self._home_bit = 1 << (rank // layer_map.gpus_per_node)
-        self._salt = mix_int(rank)
+        self._salt = torch.tensor(mix_int(rank), device=device)
         slot_id, ends = (
             np.repeat(tables.slot_id, tables.slot_times),
             np.cumsum(tables.slot_times)[tables.slot_ptr_E[1:] - 1],
@@ -37,16 +39,44 @@ class DeviceChooser:
             torch.tensor(one.astype("int64").tolist(), device=device) for one in (tables.host_E, nodes_E)
         )
         self._again_EC = (torch.diff(padded, dim=1, prepend=torch.full((len(copies), 1), -1)) == 0).to(device)
-        self._single_E = torch.from_numpy(np.diff(tables.slot_ptr_E) == 1).to(device)
+        one_copy_E = torch.from_numpy(np.diff(tables.slot_ptr_E) == 1).to(device)
+        self._forced_E = self._host_E.masked_fill(~one_copy_E, 0)
         self._subset_X = torch.arange(1 << layer_map.num_nodes, device=device) if choice.by_cover else None
         self.seen = torch.zeros((), dtype=torch.int64, device=device)
 
     def __call__(self, ids_TK: Tensor) -> Tensor:
         """As `ReplicaChooser`; all on the device, so that a CUDA graph can capture it."""
+        slot_TK = self.by_kernel(ids_TK.long()) if ids_TK.is_cuda and has_triton() else self.in_torch(ids_TK)
+        self.seen += len(ids_TK)
+        return slot_TK
+
+    def by_kernel(self, ids_TK: Tensor) -> Tensor:
+        """The slots of the next tokens, by one kernel."""
+        from placement.runtime.kernels import gpu_choice
+
+        return gpu_choice.choose(
+            ids_TK,
+            self.seen,
+            self._salt,
+            (
+                self._slot_EC,
+                self._node_EC,
+                self._again_EC.view(torch.uint8),
+                self._host_E,
+                self._forced_E,
+                self._nodes_E,
+            ),
+            self._home_bit,
+            self._num_nodes,
+            by_cover=self._by_cover,
+            by_rank=self._by_rank,
+        )
+
+    def in_torch(self, ids_TK: Tensor) -> Tensor:
+        """The same in torch."""
         routed = ids_TK >= 0
         ids = ids_TK.clamp(min=0).long()
         number = torch.arange(len(ids), device=ids.device) + self.seen
-        self.seen += len(ids)
         word_T = mix(number * GOLDEN + self._salt)
         allowed = self._nodes_E[ids].masked_fill(~routed, 0)
         if self._by_cover:
@@ -75,7 +105,7 @@ class DeviceChooser:
         """Forced nodes and one of the smallest covers of the others' experts, int64 [T]."""
         assert self._subset_X is not None
         forced = torch.zeros_like(word_T)
-        for column in (host.masked_fill(~self._single_E[ids], 0)).unbind(dim=1):
+        for column in self._forced_E[ids].masked_fill(host == 0, 0).unbind(dim=1):
             forced = forced | column
         open_TK = (host != 0) & (host & (forced | self._home_bit)[:, None] == 0)
         covers = torch.ones((len(ids), len(self._subset_X)), dtype=torch.bool, device=ids.device)

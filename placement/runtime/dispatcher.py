@@ -105,8 +105,9 @@ class Dispatcher:
             )
             fault = fault_of(IDS, self.mesh.rank) if beyond else unsound * fault_of(SCORES, self.mesh.rank)
             return torch.from_numpy(checked), torch.tensor(fault)
-        wrong = (ids < -1) | (ids >= self.layer_map.num_experts)
-        bad = ~torch.isfinite(weights.masked_fill(ids < 0, 0)).all()
+        ids = ids.long()
+        wrong = ids != ids.clamp(-1, self.layer_map.num_experts - 1)
+        bad = (weights.masked_fill(ids < 0, 0) * 0).sum().isnan()  # 0 times what is no finite number is none either
         return ids.masked_fill(wrong, -1), torch.where(
             wrong.any(), fault_of(IDS, self.mesh.rank), bad * fault_of(SCORES, self.mesh.rank)
         )

@@ -85,6 +85,8 @@ def split_interleaved(gate_up: Tensor) -> Tensor:
 
 def grouped_mm(rows: Tensor, weight_SXY: Tensor, counts: Tensor) -> Tensor:
     """Rows [A, X] of each slot times that slot's matrix, [A, Y]."""
+    if not len(rows):
+        return rows.new_empty((0, weight_SXY.shape[2]))
     if _has_grouped_mm(rows, weight_SXY):
         offsets = torch.cumsum(counts, 0, dtype=torch.int32)
         return torch.nn.functional.grouped_mm(rows, weight_SXY, offs=offsets)
@@ -94,7 +96,7 @@ def grouped_mm(rows: Tensor, weight_SXY: Tensor, counts: Tensor) -> Tensor:
 
 def _has_grouped_mm(rows: Tensor, weight: Tensor) -> bool:
     """Rows must be multiples of 16 bytes; fp16 is very slow on CPUs; GPUs have it for bf16, from Hopper on."""
-    if not hasattr(torch.nn.functional, "grouped_mm") or not len(rows):
+    if not hasattr(torch.nn.functional, "grouped_mm"):
         return False
     strides = (rows.stride(0), max(weight.stride()[1:]))
     if any(stride * rows.element_size() % 16 for stride in strides) or 1 not in weight.stride()[1:]:

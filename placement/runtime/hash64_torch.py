@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_ALL = (1 << 64) - 1
+
 
 def signed(word: int) -> int:
     """The int64 with the bits of an unsigned word."""
-    word &= (1 << 64) - 1
+    word &= _ALL
     return word - (1 << 64) if word >> 63 else word
 
 
@@ -23,7 +25,11 @@ def mix(x: Tensor) -> Tensor:
 
 
 def mix_int(x: int) -> int:
-    return int(mix(torch.tensor(signed(x))))
+    """The same of one word, signed, without torch: a tensor would make a GPU wait for the host."""
+    word = signed(x) & _ALL
+    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & _ALL
+    word = (word ^ word >> 27) * 0x94D049BB133111EB & _ALL
+    return signed(word ^ word >> 31)
 
 
 def remainder(x: Tensor, by: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ for a rank that has given up, and the groups stay in step.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -68,12 +69,16 @@ def announce(
     fault                  what this rank knows already, 0 for nothing
     tokens                 this rank's tokens; the answer has the group's sum
     """
-    mine = torch.empty((len(group.ranks), len(FIELDS)), dtype=torch.int64, device=rows_X.device)
-    mine[:, 0], mine[:, 1], mine[:, 2] = rows_X, assignments_X, fault
-    fixed = (tokens, exchange.version, exchange.layer, exchange.step, exchange.row_kind)
-    mine[:, 3:] = torch.tensor(fixed, dtype=torch.int64, device=rows_X.device)
-    table = group.host(torch.cat([mine, group.all_to_all(mine)]))
-    sent, got = table[: len(group.ranks)], table[len(group.ranks) :]
+    size = len(group.ranks)
+    both = torch.empty((2 * size, len(FIELDS)), dtype=torch.int64, device=rows_X.device)
+    mine = both[:size]
+    mine[:] = _fixed_fields(exchange.version, exchange.layer, exchange.row_kind, rows_X.device)
+    said = {"rows": rows_X, "assignments": assignments_X, "fault": fault, "tokens": tokens, "step": exchange.step}
+    for field, value in said.items():
+        mine[:, FIELDS.index(field)] = value
+    group.all_to_all(mine, out=both[size:])
+    table = group.host(both)
+    sent, got = table[:size], table[size:]
     found = judge(got, group.ranks)
     return Announced(
         send_rows=[row[0] if not found else 0 for row in sent],
@@ -83,6 +88,13 @@ def announce(
         fault=found,
         headers=got,
     )
+
+
+@lru_cache(maxsize=1 << 12)
+def _fixed_fields(version: int, layer: int, row_kind: int, device: torch.device) -> Tensor:
+    """What does not change from step to step, on the device: to bring it there would make the host wait."""
+    given = {"version": version, "layer": layer, "row_kind": row_kind}
+    return torch.tensor([given.get(field, 0) for field in FIELDS], dtype=torch.int64, device=device)
 
 
 def judge(headers: list[list[int]], ranks: tuple[int, ...]) -> int:

@@ -52,12 +52,13 @@ class Hop:
         size = len(group.ranks)
         inside = [member if 0 <= member < size else size for member in member_of_slot_P]
         self._member_P = torch.tensor([*inside, size], device=device)  # the last entry is for slot -1
+        self._member_X = torch.arange(size, device=device)
 
     def send(
         self, write: Write, row_bytes: int, slot_RK: Tensor, exchange: Exchange, fault: Tensor | int, tokens: int
     ) -> tuple[Tensor, HopHandle]:
         """Rows with these slots, -1 for none; returns the rows that came. None move if there is a fault."""
-        plan = _plan(slot_RK, self._member_P, len(self.group.ranks))
+        plan = _plan(slot_RK, self._member_P, self._member_X)
         announced = announce(self.group, exchange, plan.rows_X, plan.assignments_X, fault, tokens)
         row_S = plan.rows(sum(announced.send_rows))
         handle = HopHandle(
@@ -80,27 +81,24 @@ class _Plan:
     rows_X: Tensor
     assignments_X: Tensor
     row_S: Tensor | None = None
-    hit_XR: Tensor | None = None
+    hit_RX: Tensor | None = None
 
     def rows(self, number: int) -> Tensor:
         """Which rows go, by member, [number]: the first ones of the bits; on the host the number is known already."""
-        if self.hit_XR is None:
+        if self.hit_RX is None:
             assert self.row_S is not None
             return self.row_S[:number]
-        return torch.nonzero_static(self.hit_XR, size=number)[:, 1]
+        return torch.nonzero_static(self.hit_RX.T, size=number)[:, 1].contiguous()
 
 
-def _plan(slot_RK: Tensor, member_P: Tensor, size: int) -> _Plan:
+def _plan(slot_RK: Tensor, member_P: Tensor, member_X: Tensor) -> _Plan:
     if not slot_RK.is_cuda:
-        rows_X, assignments, row_S = cpu.distinct_members(slot_RK.numpy(), member_P.numpy(), size)
+        rows_X, assignments, row_S = cpu.distinct_members(slot_RK.numpy(), member_P.numpy(), len(member_X))
         return _Plan(
             rows_X=torch.from_numpy(rows_X),
             assignments_X=torch.from_numpy(assignments),
             row_S=torch.from_numpy(row_S),
         )
-    member_RK = member_P[slot_RK]
-    hit_XR = torch.zeros((size + 1, len(slot_RK)), dtype=torch.bool, device=slot_RK.device)
-    hit_XR = hit_XR.scatter_(0, member_RK.T, True)[:size]
-    assignments_X = torch.zeros(size + 1, dtype=torch.int64, device=slot_RK.device)
-    assignments_X.scatter_add_(0, member_RK.reshape(-1), torch.ones_like(member_RK).reshape(-1))
-    return _Plan(rows_X=hit_XR.sum(dim=1), assignments_X=assignments_X[:size], hit_XR=hit_XR)
+    there_RKX = member_P[slot_RK][:, :, None] == member_X
+    hit_RX = there_RKX.any(dim=1)
+    return _Plan(rows_X=hit_RX.sum(dim=0), assignments_X=there_RKX.sum(dim=(0, 1)), hit_RX=hit_RX)

@@ -22,8 +22,8 @@ def order_rows(row_S: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     if not row_S.is_cuda:
         order_S, start = cpu.order_rows(row_S.numpy(), num_rows)
         return torch.from_numpy(order_S), torch.from_numpy(start)
-    order = torch.argsort(row_S, stable=True)
-    return order, torch.searchsorted(row_S[order], torch.arange(num_rows + 1, device=row_S.device))
+    sorted_S, order = torch.sort(row_S, stable=True)
+    return order, torch.searchsorted(sorted_S, torch.arange(num_rows + 1, device=row_S.device))
 
 
 def sum_rows(

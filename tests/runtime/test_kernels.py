@@ -1,13 +1,19 @@
-"""The Triton kernels are torch's gather and sum; without a GPU in Triton's interpreter."""
+"""The Triton kernels are torch's gather, sum and replica choice; without a GPU in Triton's interpreter."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
+import numpy as np
 import pytest
-from moe import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from moe import make_placement, torch
 
+from placement.cost.choices import REPLICA_CHOICES
+from placement.runtime.choice_on_device import DeviceChooser
+from placement.runtime.layer_map import LayerMap
 from placement.runtime.reduce import sum_rows
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -28,6 +34,8 @@ def test_rows_are_gathered(dtype: torch.dtype, columns: int) -> None:
     for part in (whole, whole[:, 8:], whole[:, 1:]):
         assert torch.equal(gpu.gather_rows(part, index), part[index])
         assert gpu.gather_rows(part, index[:0]).shape == (0, part.shape[1])
+        column = torch.stack([index, 8 - index], dim=1)[:, 0]  # as `nonzero_static` gives rows
+        assert torch.equal(gpu.gather_rows(part, column), part[index])
 
 
 def test_bytes_are_gathered() -> None:
@@ -60,3 +68,25 @@ def test_rows_are_summed(dtype: torch.dtype, weighted: bool) -> None:
     torch.testing.assert_close(out.cpu(), in_torch, rtol=bound / 2, atol=bound)
     again = torch.empty_like(out)
     assert torch.equal(gpu.sum_rows(on(values), on(order), on(start), on(weight), again), out)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shape=st.sampled_from([(1, 2, 6), (2, 2, 4), (3, 1, 6), (4, 2, 2), (8, 1, 3), (6, 2, 2)]),
+    choice=st.sampled_from(["min-nodes", "local-first", "uniform"]),
+    seed=st.integers(0, 10_000),
+    wasted=st.booleans(),
+)
+def test_replicas_are_chosen(shape: tuple[int, int, int], choice: str, seed: int, wasted: bool) -> None:
+    """As torch chooses them, which `test_choice_on_device.py` holds to the cost model: covers of two and more nodes,
+    missing ids, experts twice on a rank, no token at all."""
+    experts, top_k = 11, 5
+    layer_map = LayerMap.of(make_placement(*shape, experts, top_k, seed=seed, wasted=wasted), 0)
+    rng, rule = np.random.default_rng(seed), REPLICA_CHOICES.make(choice)
+    rank = int(rng.integers(layer_map.num_ranks))
+    chooser = DeviceChooser(layer_map, rank, rule, layer_map.cluster(), torch.device(DEVICE))
+    ids = torch.from_numpy(np.argsort(rng.random((24, experts)), axis=1)[:, :top_k])
+    ids[rng.random((24, top_k)) < 0.1] = -1
+    for part in ids.to(DEVICE).split([14, 0, 10]):
+        assert torch.equal(chooser.by_kernel(part), chooser.in_torch(part))
+        chooser.seen += len(part)

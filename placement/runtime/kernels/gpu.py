@@ -53,7 +53,7 @@ def _sum(
 
 def gather_rows(source: Tensor, index_A: Tensor, out: Tensor | None = None) -> Tensor:
     """`source[index_A]` of a matrix whose rows may be parts of longer rows; bytes go as words if they can."""
-    columns = source.shape[1]
+    columns, index_A = source.shape[1], index_A.contiguous()
     if out is None:
         out = source.new_empty((len(index_A), columns))
     wide, wide_out = _words(source), _words(out)
