@@ -19,7 +19,7 @@ def order_keys(
 
     first_row  tokens that this rank brought before, so that `random` draws anew every step
     """
-    if policy.keep == "score":
+    if policy.keep in ("score", "weight"):
         bits = (score_TK.float() + 0.0).view(torch.int32)  # adding 0.0 turns -0.0 into 0.0
         key = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() + (1 << 31)
     elif policy.keep == "random":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from placement.core.huggingface import ExpertModules, find_experts
 from placement.core.placement import Placement
 from placement.errors import MapError, OptionError
 from placement.runtime.attached_layer import AttachedLayer
-from placement.runtime.capacity import EXPANDED, CapacityPolicy
+from placement.runtime.capacity import NONE, CapacityPolicy
 from placement.runtime.dispatcher import FLAT, Dispatcher
+from placement.runtime.forward_marks import ForwardMarks
 from placement.runtime.layer import UNLIMITED, MoELayer, StepStats
 from placement.runtime.layer_map import LayerMap
 from placement.runtime.module_experts import ModuleExperts, check_module, weights_of_module
 from placement.runtime.rank_files import RankFiles
-from placement.runtime.router_scores import RouterScores
+from placement.runtime.router_scores import RouterScores, scales_weights
 from placement.runtime.slot_weights import SlotWeights
 from placement.runtime.swap import Swap
 from placement.runtime.transport.base import Mesh
@@ -60,11 +62,15 @@ def attach(
         MapError: The map is for another model or mesh.
     """
     modules = find_experts(model)
+    if capacity.mode != NONE and capacity.renormalize is None:
+        capacity = replace(capacity, renormalize=scales_weights(model))
     if any(hasattr(one.forward, "attached") for one in modules.experts_L):
         raise OptionError("the model is attached already; call detach() of what attach gave, or swap() for another map")
     _check_map(modules, placement, mesh)
     slots_L = _slots(model, modules, placement, mesh, checkpoint)
-    scores = RouterScores(model, modules) if capacity.mode == EXPANDED else None
+    scores = RouterScores(model, modules) if capacity.needs_scores else None
+    marks = ForwardMarks(modules.decoder) if capacity.mode != NONE else None
+    hooks = [one for one in (scores, marks) if one is not None]
     layers = []
     for index, (layer, module) in enumerate(zip(modules.layer_ids, modules.experts_L, strict=True)):
 
@@ -80,14 +86,15 @@ def attach(
                 make,
                 top_k=placement.model.top_k,
                 scores=None if scores is None else scores.of(index),
+                marks=marks,
                 keep_weights=keep_weights,
             )
         )
     try:
-        return Attached(placement, mesh, layers, scores)
+        return Attached(placement, mesh, layers, marks, hooks)
     except BaseException:
-        if scores is not None:
-            scores.remove()
+        for hook in hooks:
+            hook.remove()
         raise
 
 
@@ -95,9 +102,14 @@ class Attached:
     """What `attach` gives: one rank's model in the group. `placement` is the map in force."""
 
     def __init__(
-        self, placement: Placement, mesh: Mesh, layers: list[AttachedLayer], scores: RouterScores | None
+        self,
+        placement: Placement,
+        mesh: Mesh,
+        layers: list[AttachedLayer],
+        marks: ForwardMarks | None,
+        hooks: Sequence[RouterScores | ForwardMarks],
     ) -> None:
-        self.mesh, self.layers, self._scores = mesh, layers, scores
+        self.mesh, self.layers, self._marks, self._hooks = mesh, layers, marks, hooks
         self.use(placement)  # may raise: the model is changed after it
         for layer in layers:
             layer.take_over()
@@ -120,16 +132,19 @@ class Attached:
 
     @contextmanager
     def marked(self, *, priority: Tensor | None = None, load: Tensor | None = None) -> Iterator[None]:
-        """Forwards inside have tokens with these `priority` and `load`, in the order of the input; see `MoELayer`."""
-        given = {"priority": priority, "load": load}
-        marks = {name: one.reshape(-1) for name, one in given.items() if one is not None}
-        for layer in self.layers:
-            layer.marks = marks
+        """Forwards inside have tokens with these `priority` and `load`, in the order of the input; see `MoELayer`.
+
+        In `generate` they are those of the prompt: the tokens that follow it, one a row in every forward, have the
+        highest `priority` of the prompt and the load 1. Without a capacity policy there is nothing to mark.
+        """
+        if self._marks is None:
+            yield
+            return
+        self._marks.say(priority, load)
         try:
             yield
         finally:
-            for layer in self.layers:
-                layer.marks = {}
+            self._marks.say(None, None)
 
     def swap(self, new: Placement, **options: Any) -> Swap:
         """Go to another map, by `Swap`, which has the options; all ranks ask for the same."""
@@ -148,8 +163,8 @@ class Attached:
         """
         for layer in self.layers:
             layer.remove()
-        if self._scores is not None:
-            self._scores.remove()
+        for hook in self._hooks:
+            hook.remove()
 
 
 def _slots(

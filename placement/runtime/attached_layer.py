@@ -12,6 +12,7 @@ from torch import Tensor
 from placement.core.huggingface import argument_names, read_experts_call
 from placement.core.placement import Placement
 from placement.errors import OptionError
+from placement.runtime.forward_marks import NOTHING, ForwardMarks
 from placement.runtime.layer import MoELayer, StepStats
 from placement.runtime.module_experts import ModuleExperts, hidden_size
 from placement.runtime.slot_weights import SlotWeights
@@ -24,7 +25,7 @@ class AttachedLayer:
 
     make    this rank's `MoELayer` for a map
     scores  gives the gate scores of all experts [T, E] of the forward that runs; None where the policy needs none
-    marks   `priority` and `load` of the tokens of the forward that runs, [T]; see `Attached.marked`
+    marks   says what the tokens of the forward that runs are; None where there is no policy
     """
 
     def __init__(
@@ -35,16 +36,17 @@ class AttachedLayer:
         *,
         top_k: int,
         scores: Callable[[], Tensor] | None,
+        marks: ForwardMarks | None,
         keep_weights: bool,
     ) -> None:
         self.slots, self.stats = slots, None
-        self._module, self._make, self._scores, self._top_k = module, make, scores, top_k
+        self._module, self._make, self._top_k = module, make, top_k
+        self._scores, self._marks = scores, marks
         self._hidden = hidden_size(module)
         self._dtype, self._keep = module.down_proj.dtype, keep_weights
         self._kept: dict[str, Any] | None = None
         self._forward_before: Any = None
         self._own_forward, self._names = module.forward, argument_names(module.forward)
-        self.marks: dict[str, Tensor] = {}
 
     stats: StepStats | None
 
@@ -73,10 +75,13 @@ class AttachedLayer:
         hidden_states = call.hidden
         x = hidden_states.reshape(-1, hidden_states.shape[-1])
         scores = None if self._scores is None else self._scores()
-        for name, mark in self.marks.items():
-            if len(mark) != len(x):
-                raise OptionError(f"{name} has {len(mark)} values and the forward {len(x)} tokens; give one a token")
-        y, self.stats = self.layer(x, call.ids_TK, call.weights_TK, scores, **self.marks)
+        ids, told = call.ids_TK, NOTHING if self._marks is None else self._marks.of(len(x), x.device)
+        if told.padding is not None:
+            ids = ids.masked_fill(told.padding[:, None], -1)
+        spared = told.decode and self.layer.capacity.policy.spare_decode
+        y, self.stats = self.layer(
+            x, ids, call.weights_TK, scores, priority=told.priority, load=told.load, spared=spared
+        )
         return y.reshape(hidden_states.shape).to(hidden_states.dtype)
 
     def join(self) -> None:

@@ -21,24 +21,30 @@ LOAD_UNIT = 1 << 16  # loads are whole numbers of 1/65536, so that sums do not d
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityPolicy:
-    """Every slot takes at most C = ceil(gamma * mean) assignments, its mean being T * K / P over all ranks' tokens.
+    """Every slot takes at most C = ceil(gamma * T * K / E) assignments, with the tokens T of all ranks: gamma times the
+    mean of an expert, whatever the number of slots, so that gamma means the same under every map. An expert with two
+    slots takes up to 2 C.
 
     Whatever `keep` says, a token of higher priority goes before one of lower; ties go to the lower source rank, then to
-    the earlier row. Decode steps are limited as well: with few tokens C is at least 1 where anything is routed.
+    the earlier row.
 
     Attributes:
         mode: `none`; `drop`: what is over C is dropped (Token Drop); `expanded`: a token's candidates are also the
             experts on its own rank, and every slot takes the best C of its candidates (Expanded Drop).
         gamma: Capacity factor, one number or one for each layer (absolute index).
         level: `expert`: C is for a slot; `device`: C = ceil(gamma * T * K / G) is for all slots of a rank together.
+        spare_decode: Tokens of forwards with one token a row are neither limited nor counted (`attach` knows them).
+        min_tokens: Steps with fewer tokens to limit, of all ranks or with scope `source` of this rank, are not limited.
         scope: `global`: the limit is on the tokens of all ranks, exact, agreed on before any token moves (24 bytes a
             candidate there, one back); `source`: each rank limits what it sends by its own tokens, no message.
-        keep: Which assignments are kept: `score` (the highest), `first`, `last` (by rank and row) or `random`.
+        keep: Which assignments are kept: `score` (the highest of the router, before it scales those of a top-k set),
+            `weight` (the highest of what experts' outputs weigh), `first`, `last` (by rank and row) or `random`.
         classes: Capacities by modality (after MACS, arXiv 2605.05225): tokens of a priority that is named have their
             own capacity, ceil(factor * gamma * mean) with the mean of their own assignments, so that it follows what a
             batch is made of; those of all other priorities share one with factor 1.
         max_extra: `expanded`: at most so many further experts for a token; None is all on its rank.
         renormalize: Scale what is left of a token's weights to the sum that they had; else a dropped weight is lost.
+            None: as the model does with those of its top-k set, which `attach` knows; a layer alone does not scale.
         seed: Seed, where `keep` is `random`.
     """
 
@@ -47,9 +53,11 @@ class CapacityPolicy:
     level: str = "expert"
     scope: str = "global"
     keep: str = "score"
+    spare_decode: bool = True
+    min_tokens: int = 0
     classes: Mapping[int, float] | None = None
     max_extra: int | None = None
-    renormalize: bool = False
+    renormalize: bool | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -57,7 +65,7 @@ class CapacityPolicy:
             ("mode", (NONE, DROP, EXPANDED)),
             ("level", ("expert", "device")),
             ("scope", ("global", "source")),
-            ("keep", ("score", "first", "last", "random")),
+            ("keep", ("score", "weight", "first", "last", "random")),
         ):
             if getattr(self, name) not in allowed:
                 raise OptionError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}")
@@ -72,6 +80,8 @@ class CapacityPolicy:
                 )
         if self.max_extra is not None and self.max_extra < 0:
             raise OptionError(f"max_extra={self.max_extra} must be 0 or more, or None for no limit")
+        if self.min_tokens < 0:
+            raise OptionError(f"min_tokens={self.min_tokens} must be 0 or more")
 
     def gamma_of(self, layer: int) -> float:
         """Capacity factor of a layer.
@@ -85,12 +95,17 @@ class CapacityPolicy:
             raise OptionError(f"gamma has no value for layer {layer}; it has layers {sorted(self.gamma)}")
         return self.gamma[layer]
 
+    @property
+    def needs_scores(self) -> bool:
+        """True if the policy looks at what the router gives all experts."""
+        return self.mode == EXPANDED or (self.mode == DROP and self.keep == "score")
+
     def number(self) -> int:
         """A number that is the same on ranks with the same policy."""
         gamma = sorted(self.gamma.items()) if isinstance(self.gamma, Mapping) else self.gamma
         classes = sorted((self.classes or {}).items())
         limits = (self.mode, gamma, self.level, self.scope, classes, self.max_extra)
-        words = (*limits, self.keep, self.renormalize, self.seed)
+        words = (*limits, self.keep, self.renormalize, self.seed, self.spare_decode, self.min_tokens)
         return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:7], "little")
 
     def class_factors(self) -> list[tuple[int, float]]:

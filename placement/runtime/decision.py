@@ -44,7 +44,7 @@ class RankCapacity:
         self._own_logical = [layer_map.logical_P[p] for p in self._own]
         self._rows_seen = self._step = 0
         self._kind, self._tables = policy.number(), cache(self._make_tables)
-        units = layer_map.num_ranks if policy.level == "device" else layer_map.num_slots
+        units = layer_map.num_ranks if policy.level == "device" else layer_map.num_experts
         self._shares = [] if policy.mode == NONE else policy.shares(units, layer_map.layer)
 
     def decide(
@@ -56,14 +56,16 @@ class RankCapacity:
         *,
         priority: Tensor | None = None,
         load: Tensor | None = None,
+        spared: bool = False,
         fault: Tensor | int = 0,
     ) -> CapacityDecision:
         """Which of this rank's assignments are dispatched. With scope `global` every rank must call it.
 
         ids, slots, weights  [T, K] of the top-k sets
-        scores               [T, E] gate scores of all experts; needed by `expanded`. Else weights are the scores
+        scores               [T, E] gate scores of all experts; needed by `expanded`. Without, weights are the scores
         priority             [T] whole numbers, 0 to 65535: lower ones are dropped first (images before text)
         load                 [T] what a token counts for, 0 to 1024, 1 if not given (see `entropy_load`)
+        spared               these tokens are not limited, nor do they count for what others may take
         """
         weights = weights.float()
         top_k = slots.shape[1]
@@ -71,7 +73,9 @@ class RankCapacity:
             nobody = torch.zeros((), dtype=torch.int64, device=slots.device)
             return CapacityDecision(slots=slots, weights=weights, dropped=nobody, extra=nobody, fault=fault)
         fault = self._checked(scores, load, fault)
-        score = weights if scores is None else scores.gather(1, ids.clamp(min=0)).float()
+        score = weights
+        if scores is not None and self.policy.keep != "weight":
+            score = scores.gather(1, ids.clamp(min=0)).float()
         before = weights, slots
         if self.policy.mode == EXPANDED:
             slots, score, weights = self._expanded(ids, slots, weights, score, scores)
@@ -84,8 +88,11 @@ class RankCapacity:
             routed_M = routed_T.new_zeros(len(self._shares)).scatter_add_(0, class_of(self.policy, key[:, 0]), routed_T)
         else:
             routed_M = routed_T.sum(dim=0, keepdim=True)
-        chosen = self._of_all if self.policy.scope == "global" else self._of_mine
-        kept, fault = chosen(slots, key, load_T[:, None].expand_as(slots), routed_M, fault)
+        asked = _Asked(slots=slots, key=key, load=load_T[:, None].expand_as(slots), routed_M=routed_M, top_k=top_k)
+        if self.policy.scope == "global":
+            kept, fault = self._of_all(asked, 0 if spared else len(slots), fault)
+        else:
+            kept = self._of_mine(asked, 0 if spared else len(slots))
         weights = weights.masked_fill(~kept, 0.0)
         if self.policy.renormalize:
             left = weights.sum(dim=1, keepdim=True)
@@ -109,7 +116,7 @@ class RankCapacity:
             raise OptionError("mode='expanded' needs the scores of all experts; pass scores=[T, E]")
         own = self._tables(slots.device).own_logical
         own_score = scores.float()[:, own]
-        taken = (ids[:, :, None] == own).any(dim=1)
+        taken = (ids[:, :, None] == own).any(dim=1) | (ids < 0).all(dim=1, keepdim=True)  # padding gets none
         limit = len(own) if self.policy.max_extra is None else min(self.policy.max_extra, len(own))
         order = torch.argsort(own_score.masked_fill(taken, -torch.inf), dim=1, descending=True, stable=True)[:, :limit]
         extra_slot = (order + self._own[0]).masked_fill(taken.gather(1, order), -1)
@@ -134,34 +141,42 @@ class RankCapacity:
         limit_M, class_A = limits_of(routed, self._tables(key_A.device).share_M), class_of(self.policy, key_A)
         return admit(key_A, unit_A * len(limit_M) + class_A, load_A, limit_M[class_A], latest_first=last)
 
-    def _of_mine(
-        self, slots: Tensor, key: Tensor, load: Tensor, routed_M: Tensor, fault: Tensor | int
-    ) -> tuple[Tensor, Tensor | int]:
-        kept = self._admit(key.reshape(-1), slots.reshape(-1), load.reshape(-1), routed_M)
-        return kept.view_as(slots) & (slots >= 0), fault  # slot -1 is one of those that want none
+    def _of_mine(self, asked: _Asked, limited: int) -> Tensor:
+        if limited < max(self.policy.min_tokens, 1):
+            return asked.unlimited()
+        slots = asked.slots
+        kept = self._admit(asked.key.reshape(-1), slots.reshape(-1), asked.load.reshape(-1), asked.routed_M)
+        return kept.view_as(slots) & (slots >= 0)  # slot -1 is one of those that want none
 
-    def _of_all(
-        self, slots: Tensor, key: Tensor, load: Tensor, routed_M: Tensor, fault: Tensor | int
-    ) -> tuple[Tensor, Tensor | int]:
-        """Every rank decides for its own slots on the candidates of all, and tells who is admitted."""
-        size = self._map.num_ranks
+    def _of_all(self, asked: _Asked, limited: int, fault: Tensor | int) -> tuple[Tensor, Tensor | int]:
+        """Every rank decides for its own slots on the candidates of all, and tells who is admitted.
+
+        limited  tokens of this rank that have a limit: all or none of them
+        """
+        size, slots, routed_M = self._map.num_ranks, asked.slots, asked.routed_M
         tables = self._tables(slots.device)
         rank_A = tables.rank_P[slots].reshape(-1)
+        if not limited:
+            rank_A, routed_M = torch.full_like(rank_A, size), torch.zeros_like(routed_M)
         rows_G = (rank_A[:, None] == tables.rank_G).sum(dim=0)
         exchange = Exchange(version=self._map.version, layer=self._map.layer, step=self._step, row_kind=self._kind)
         self._step += 1
-        told = announce(self._world, exchange, rows_G, routed_M.sum(), fault, len(slots))
+        told = announce(self._world, exchange, rows_G, routed_M.sum(), fault, limited)
         order = torch.argsort(rank_A, stable=True)[: sum(told.send_rows)]  # by rank, then in order of rows and columns
         kept = torch.zeros(slots.numel(), dtype=torch.bool, device=slots.device)
         if told.fault:
             return kept.view_as(slots), told.fault
-        asked = torch.stack([key.reshape(-1), slots.reshape(-1), load.reshape(-1)], dim=1)[order]
-        got = self._world.all_to_all(asked, told.send_rows, told.recv_rows)
+        if told.tokens < max(self.policy.min_tokens, 1):
+            return asked.unlimited(), 0
+        rows = torch.stack([asked.key.reshape(-1), slots.reshape(-1), asked.load.reshape(-1)], dim=1)[order]
+        got = self._world.all_to_all(rows, told.send_rows, told.recv_rows)
         routed: Tensor | int = told.assignments
         if self.policy.classes:
             routed = self._world.all_to_all(routed_M.repeat(size, 1)).sum(dim=0)
         answer = self._admit(got[:, 0], got[:, 1], got[:, 2], routed)
         back = self._world.all_to_all(answer.view(torch.uint8), told.recv_rows, told.send_rows)
+        if not limited:
+            return asked.unlimited(), 0
         return kept.scatter_(0, order, back.view(torch.bool)).view_as(slots), 0
 
     def _checked(self, scores: Tensor | None, load: Tensor | None, fault: Tensor | int) -> Tensor | int:
@@ -188,6 +203,23 @@ class RankCapacity:
 def _sums(values: Tensor, slots: Tensor) -> Tensor:
     """Of each token's assignments, [T, 1]."""
     return values.masked_fill(slots < 0, 0).sum(dim=1, keepdim=True)
+
+
+class _Asked(NamedTuple):
+    """Candidates of this rank's tokens: slots, keys and loads [T, K + extra], the first `top_k` columns their own sets;
+    and the loads of each class, int64 [M]."""
+
+    slots: Tensor
+    key: Tensor
+    load: Tensor
+    routed_M: Tensor
+    top_k: int
+
+    def unlimited(self) -> Tensor:
+        """What is kept without a limit: the sets as they are."""
+        kept = self.slots >= 0
+        kept[:, self.top_k :] = False
+        return kept
 
 
 class _Tables(NamedTuple):

@@ -60,6 +60,7 @@ class MoELayer:
         *,
         priority: Tensor | None = None,
         load: Tensor | None = None,
+        spared: bool = False,
     ) -> tuple[Tensor, StepStats]:
         """Sums of the experts' outputs [T, D] for hidden states [T, D]; the rest is as in `RankCapacity.decide`.
 
@@ -69,7 +70,9 @@ class MoELayer:
         dispatcher = self.dispatcher
         checked, fault = dispatcher.checked(ids, weights)
         slots = dispatcher.choose(checked)
-        decision = self.capacity.decide(checked, slots, weights, scores, priority=priority, load=load, fault=fault)
+        decision = self.capacity.decide(
+            checked, slots, weights, scores, priority=priority, load=load, spared=spared, fault=fault
+        )
         rows, counts, handle = dispatcher.dispatch_slots(
             x, decision.slots, decision.weights, decision.fault, reuse=True
         )

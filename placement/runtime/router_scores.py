@@ -1,4 +1,4 @@
-"""Gate scores of all experts, caught where a model's routers give them; Expanded Drop needs them."""
+"""Gate scores of all experts, caught where a model's routers give them, and what the model makes weights of."""
 
 from __future__ import annotations
 
@@ -8,7 +8,22 @@ from typing import Any
 from torch import Tensor
 
 from placement.core.huggingface import ExpertModules, library
-from placement.errors import OptionError
+from placement.errors import InputError, OptionError
+
+OTHERWISE = "mode='drop' with keep='weight'"
+ALWAYS_SCALED = ("mixtral", "gpt_oss")  # weights of a top-k set add up to 1, and no flag says so
+
+
+def scales_weights(model: Any) -> bool:
+    """Whether a model scales the weights of a top-k set to one sum for all tokens. Raises OptionError if not known."""
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    scaled = getattr(config, "norm_topk_prob", config.model_type in ALWAYS_SCALED or None)
+    if scaled is None:
+        raise OptionError(
+            f"whether {config.model_type} scales the weights of its top-k sets is not known, so renormalize=None "
+            "cannot follow it; give renormalize=True or False"
+        )
+    return bool(scaled)
 
 
 class RouterScores:
@@ -26,14 +41,23 @@ class RouterScores:
             if len(routers) != 1:
                 self.remove()
                 raise OptionError(
-                    f"layer {modules.layer_ids[index]} has {len(routers)} routers beside its experts; capacity mode "
-                    "'expanded' needs the one that scores all experts; use mode='drop'"
+                    f"layer {modules.layer_ids[index]} has {len(routers)} routers beside its experts; a capacity by "
+                    f"scores needs the one that scores all experts; use {OTHERWISE}"
                 )
             self._hooks.append(routers[0].register_forward_hook(self._catch(index)))
 
     def of(self, index: int) -> Callable[[], Tensor]:
         """Scores of the layer in the forward that runs."""
-        return lambda: self._scores.pop(index)
+
+        def scores() -> Tensor:
+            if index not in self._scores:
+                raise InputError(
+                    f"experts number {index} were called without their router, whose scores the capacity goes by; call "
+                    f"the layer that both are in, or use {OTHERWISE}"
+                )
+            return self._scores.pop(index)
+
+        return scores
 
     def remove(self) -> None:
         for hook in self._hooks:
@@ -46,7 +70,7 @@ class RouterScores:
             if len(shape) != 2 or shape[1] != self._num_experts or not logits.is_floating_point():
                 raise OptionError(
                     f"{type(router).__name__} of {library()} gives {list(shape)} first, and logits of all "
-                    f"{self._num_experts} experts are needed, [T, E], for capacity mode 'expanded'; use mode='drop'"
+                    f"{self._num_experts} experts are needed, [T, E], for a capacity by scores; use {OTHERWISE}"
                 )
             logits = logits.detach().float()
             # routers with a correction bias choose by sigmoid (DeepSeek-V3), all others by softmax

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.analysis.advise.capacity_factor import FACTORS, IN_ORDER, MIXED, WHOLE, capacity
+from placement.errors import OptionError
 from placement.traces import trace as trace_module
 from placement.traces.trace import open_trace
 
@@ -80,3 +82,17 @@ def test_mixed_steps_are_more_even_than_steps_in_order(tmp_path: Path, write_tra
     overall = capacity(open_trace(written.folder), step_tokens=100, most_dropped=0.05).overall
     assert overall[WHOLE].peak < overall[MIXED].peak < overall[IN_ORDER].peak
     assert overall[MIXED].dropped[3] < overall[IN_ORDER].dropped[3]
+
+
+def test_factors_are_the_runtimes(tmp_path: Path, write_trace: Any) -> None:
+    """One for each layer, by its number in the model; the largest where none drops little enough."""
+    trace = open_trace(write_trace(tmp_path / "t", num_layers=2, num_experts=8, top_k=2, tokens=200).folder)
+    found = capacity(trace, step_tokens=20, most_dropped=0.05)
+    gamma = found.gamma(IN_ORDER)
+    assert list(gamma) == list(trace.model.layer_ids)
+    assert gamma == {layer.layer_id: layer.by[IN_ORDER].factor for layer in found.layers}
+    never = {one.layer_id: {IN_ORDER: replace(one.by[IN_ORDER], factor=None)} for one in found.layers}
+    none = replace(found, layers=tuple(replace(one, by=never[one.layer_id]) for one in found.layers))
+    assert set(none.gamma(IN_ORDER).values()) == {FACTORS[-1]}
+    with pytest.raises(OptionError, match="no loads of 'steps'; there are those of trace, mixed, in order"):
+        found.gamma("steps")

@@ -71,7 +71,7 @@ def reference(
 ) -> Kept:
     """One unit after the other, one candidate after the other, in plain Python."""
     scopes = [range(len(tokens))] if policy.scope == "global" else [[rank] for rank in range(len(tokens))]
-    num_units = placement.num_ranks if policy.level == "device" else placement.num_slots
+    num_units = placement.num_ranks if policy.level == "device" else placement.model.num_experts
     kept: Kept = set()
     for ranks in scopes:
         classes = policy.classes or {}
@@ -268,19 +268,50 @@ def test_capacity_follows_what_a_batch_is_made_of() -> None:
         kept, _ = decided(policy, tokens, text, ones, placement)
         return np.bincount([int(text[r][t]) for r, t, slot in kept if slot == hot], minlength=2).tolist()
 
-    assert served(None) == [10, 10]  # C = ceil(2 * 40 * 3 / 12) = 20: all text, then images
+    assert served(None) == [10, 10]  # C = ceil(2 * 40 * 3 / 12 experts) = 20: all text, then images
     assert served({0: 1.0, 1: 1.0}) == [15, 5]  # each its own share
     assert served({0: 0.5}) == [8, 5]
     assert served({0: 0.5, 1: 2.0}) == [8, 10]
 
 
 def test_decode_steps_are_limited() -> None:
-    """One token a rank, all to one expert: C = ceil(4 * 3 / 12) = 1."""
+    """One token a rank, all to one expert: C = ceil(4 * 3 / 10 experts) = 2, in each of its slots."""
     tokens = make_tokens([1] * 4, EXPERTS, TOP_K, hot=True)
     kept, slots = decided(CapacityPolicy(mode="drop", gamma=1.0), tokens, [torch.zeros(1)] * 4, [torch.ones(1)] * 4)
     served = np.bincount([slot for _, _, slot in kept], minlength=12)
-    assert served.max() == 1
-    assert len(kept) < sum(one.numel() for one in slots)
+    assert served.max() == 2
+    wanted = np.bincount(torch.cat(slots).flatten().numpy(), minlength=12)
+    assert (served == np.minimum(wanted, 2)).all()
+
+
+def test_spared_tokens_are_not_limited() -> None:
+    """Ranks 0 and 2 bring tokens of decode: all of them are kept, without further experts, and C is that of the others.
+    A step with fewer tokens than `min_tokens` is not limited; nor is one that is spared as a whole."""
+    tokens = make_tokens([6, 9, 1, 8], EXPERTS, TOP_K, hot=True)
+    layer_map = LayerMap.of(PLACEMENT, 0)
+
+    def program(mesh: Mesh, policy: CapacityPolicy, spared: tuple[int, ...]) -> Any:
+        mine = tokens[mesh.rank]
+        slots = Dispatcher(mesh, layer_map).choose(mine.ids)
+        decide = RankCapacity(policy, layer_map, mesh.world).decide
+        decision = decide(mine.ids, slots, mine.weights, mine.scores, spared=mesh.rank in spared)
+        return decision.slots, slots
+
+    for mode, scope in (("drop", "global"), ("expanded", "global"), ("drop", "source")):
+        policy = CapacityPolicy(mode=mode, scope=scope, gamma=1.0)
+        results = Lockstep(*SHAPE).run(lambda mesh, policy=policy: program(mesh, policy, (0, 2)))
+        for rank in (0, 2):
+            left, wanted = results[rank]
+            assert torch.equal(left[:, :TOP_K], wanted)
+            assert (left[:, TOP_K:] < 0).all()
+        served = np.bincount(torch.cat([left[left >= 0] for left, _ in (results[1], results[3])]), minlength=12)
+        assert served.max() == 6  # C = ceil(17 * 3 / 10); of each source ceil(2.7) and ceil(2.4)
+        for way, spared in ((policy, (0, 1, 2, 3)), (replace(policy, min_tokens=25), ())):
+            for left, wanted in Lockstep(*SHAPE).run(lambda mesh, w=way, s=spared: program(mesh, w, s)):
+                assert torch.equal(left[:, :TOP_K], wanted)
+                assert (left[:, TOP_K:] < 0).all()
+        limited = Lockstep(*SHAPE).run(lambda mesh, p=policy: program(mesh, replace(p, min_tokens=5), ()))
+        assert any(bool((left[:, :TOP_K] != wanted).any()) for left, wanted in limited)
 
 
 def test_entropy_load() -> None:

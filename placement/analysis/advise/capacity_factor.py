@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from placement.core.model import Model
 from placement.cost.sets import set_size
+from placement.errors import OptionError
 from placement.support.kernel import kernel
 from placement.support.parallel import run_tasks
 from placement.traces.token_order import token_batches
@@ -65,6 +66,21 @@ class CapacityFactors:
     steps: dict[str, int]
     layers: tuple[LayerCapacity, ...]
     overall: dict[str, Dropping]
+
+    def gamma(self, of: str) -> dict[int, float]:
+        """The factor of each layer as the runtime takes it, `CapacityPolicy(gamma=...)`, by layer.
+
+        Where all factors drop more than is allowed, a layer has the largest.
+
+        Args:
+            of: What loads are of, one of `steps`: `in order` for prompts, which is what the runtime limits.
+
+        Raises:
+            OptionError: There are no such loads.
+        """
+        if of not in self.steps:
+            raise OptionError(f"there are no loads of {of!r}; there are those of {', '.join(self.steps)}")
+        return {layer.layer_id: layer.by[of].factor or FACTORS[-1] for layer in self.layers}
 
 
 def capacity(
