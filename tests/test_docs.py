@@ -192,5 +192,98 @@ def test_every_command_and_option_is_documented(command: str, options: list[str]
         "placement calibrate": "cluster.md",
         "placement serve": "service.md",
         "placement token": "service.md",
+        "placement route": "proxy.md",
+        "placement envoy": "routing.md",
         "placement backup": "service.md",
         "placement restore": "service.md",
+    }
+    page = next((page for start, page in pages.items() if command.startswith(start)), "solving.md")
+    text = (REPOSITORY / "docs" / page).read_text()
+    assert command in text
+    missing = [name for name in options if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)]
+    assert not missing, f"docs/{page} says nothing about {', '.join(missing)} of {command}"
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("solving.md", SOLVERS),
+        ("solving.md", EXPORTERS),
+        ("solving.md", REPLICA_CHOICES),
+        ("metrics.md", REPLICA_CHOICES),
+        ("traces.md", PRESETS),
+        ("traces.md", READERS),
+        ("engines.md", READERS),
+    ],
+    ids=[
+        "solvers",
+        "exporters",
+        "replica choices of solving",
+        "replica choices",
+        "presets",
+        "readers",
+        "readers of engines",
+    ],
+)
+def test_every_registered_name_is_documented(page: str, names: dict[str, object]) -> None:
+    """What can be chosen by name is explained under that name."""
+    text = (REPOSITORY / "docs" / page).read_text()
+    assert not [name for name in names if f"`{name}`" not in text]
+
+
+def test_presets_are_documented_with_their_sizes() -> None:
+    """The table of presets in docs/traces.md."""
+    text = (REPOSITORY / "docs" / "traces.md").read_text()
+    for name, shape in PRESETS.items():
+        model = shape.model
+        assert f"| `{name}` | {model.num_layers} | {model.num_experts} | {model.top_k} |" in text
+
+
+def test_the_cluster_file_is_documented_with_its_defaults() -> None:
+    """Every key of cluster.yaml has a row in docs/cluster.md, whose last cell is the default that the code has."""
+    text = (REPOSITORY / "docs" / "cluster.md").read_text()
+    defaults = {field.name: field.default for field in fields(Cluster)}
+    for key in ClusterFile.model_fields:
+        row = re.search(rf"^\| `{key}` \|.*\| (.*) \|$", text, re.MULTILINE)
+        assert row is not None, key
+        default = defaults.get(key)
+        if isinstance(default, int | float):
+            assert row[1].split(" (")[0] == f"{default:,.0f}", key
+    assert (REPOSITORY / "examples" / "cluster.yaml").read_text() in [content for _, _, content in blocks(text)]
+
+
+def test_the_architecture_has_the_layers_of_the_import_contract() -> None:
+    """The picture in docs/architecture.md names the packages in the order of the contract of pyproject.toml."""
+    contract = re.search(r"^layers = \[(.*?)^\]", (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
+    assert contract is not None
+    picture = next(content for _, _, content in blocks((REPOSITORY / "docs" / "architecture.md").read_text()))
+    assert [re.split(" {2,}", line)[0] for line in picture.splitlines()] == re.findall(r'"(.*)"', contract[1])
+
+
+@pytest.mark.parametrize("path", READ, ids=name_of)
+def test_links_and_paths_of_a_document_exist(path: Path) -> None:
+    """Relative links, their anchors, and files of this repository that are named in code letters."""
+    text = prose(path)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (path.parent / name).resolve() if name else path
+        assert file.is_relative_to(REPOSITORY), f"{target} leads out of the repository"
+        assert file.exists(), f"{target} does not exist"
+        assert not anchor or anchor in anchors(file), f"{target}: no such heading"
+    for named in re.findall(rf"`((?:{'|'.join(ROOMS)})/[\w./-]*)`", text):
+        assert (REPOSITORY / named).exists(), f"{named} does not exist"
+
+
+def anchors(path: Path) -> set[str]:
+    """Anchors of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ +(.*)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", READ, ids=name_of)
+def test_a_document_names_nothing_outside_of_the_project(path: Path) -> None:
+    """The project stands alone."""
+    text = path.read_text()
+    assert not [word for word in FORBIDDEN if word in text]
