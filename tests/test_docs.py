@@ -184,8 +184,9 @@ def cli_commands(command: Any, words: tuple[str, ...] = ("placement",)) -> Itera
 
 @pytest.mark.parametrize(("command", "options"), list(cli_commands(typer.main.get_command(app))))
 def test_every_command_and_option_is_documented(command: str, options: list[str]) -> None:
-    """`placement traces ...` in docs/traces.md, the service in docs/service.md, the proxy in docs/proxy.md, what Envoy
-    asks in docs/routing.md, those of the cluster file in docs/cluster.md, the others in docs/solving.md."""
+    """`placement traces ...` in docs/traces.md, the service in docs/service.md, the proxy in docs/proxy.md, names in
+    docs/names.md, what Envoy asks in docs/routing.md, those of the cluster file in docs/cluster.md, the others in
+    docs/solving.md."""
     pages = {
         "placement traces": "traces.md",
         "placement cluster": "cluster.md",
@@ -194,6 +195,8 @@ def test_every_command_and_option_is_documented(command: str, options: list[str]
         "placement token": "service.md",
         "placement route": "proxy.md",
         "placement envoy": "routing.md",
+        "placement pull": "names.md",
+        "placement names": "names.md",
         "placement backup": "service.md",
         "placement restore": "service.md",
     }

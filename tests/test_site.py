@@ -27,6 +27,7 @@ PUBLIC = (
     "placement.analysis.advise",
     "placement.analysis.info",
     "placement.analysis.watch",
+    "placement.client",
     "placement.exporters",
     "placement.grouping",
     "placement.readers",
@@ -35,7 +36,6 @@ PUBLIC = (
     "placement.solvers",
 )
 WITHOUT_ALL = {
-    "placement.client": ["Client"],
     "placement.cost.choices.base": ["LayerCost", "LayerTokens", "ReplicaChoice"],
     "placement.cost.transports.base": ["Transport"],
     "placement.errors": ["TraceError", "MapError", "ClusterError", "OptionError", "OutputError", "RankError"],

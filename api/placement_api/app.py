@@ -16,7 +16,7 @@ from placement_api.hits import Hits
 from placement_api.measure import Measure
 from placement_api.middleware import Guard
 from placement_api.pages.render import page
-from placement_api.routes import advice, jobs, maps, operations, pages, placement_pages, placements, traces
+from placement_api.routes import advice, jobs, maps, names, operations, pages, placement_pages, placements, traces
 from placement_api.service import Service
 
 ABOUT = """Places the experts of Mixture-of-Experts models on nodes and GPUs so that tokens stay local.
@@ -44,6 +44,6 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(Hits)
     app.add_middleware(Guard, limits=service.settings.limits)
     app.add_middleware(Measure)
-    for routes in (traces, placements, maps, advice, jobs, operations, pages, placement_pages):
+    for routes in (traces, placements, maps, names, advice, jobs, operations, pages, placement_pages):
         app.include_router(routes.router)
     return app

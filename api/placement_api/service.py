@@ -17,6 +17,7 @@ from placement_api.readiness import Readiness
 from placement_api.settings import Settings
 from placement_api.store.blobs import Blobs
 from placement_api.store.database import Database
+from placement_api.store.names import Names
 from placement_api.store.opening import open_files, read_now
 from placement_api.store.recent import Recent
 from placement_api.store.retention import Retention
@@ -35,6 +36,7 @@ class Service:
     tokens: Tokens
     jobs: Jobs
     metrics: Metrics
+    names: Names
     retention: Retention
     readiness: Readiness
 
@@ -101,6 +103,7 @@ def make_service(settings: Settings) -> Service:
         tokens=tokens,
         jobs=jobs,
         metrics=metrics,
+        names=Names(database=database),
         retention=Retention(settings=settings, database=database, blobs=blobs, traces=traces),
         readiness=Readiness(database=database, blobs=blobs, alive=jobs.alive),
     )

@@ -16,7 +16,7 @@ from placement.errors import OptionError
 from placement_api.store.database import Database
 from placement_api.store.tables import TokenRow
 
-SCOPES = ("metrics", "read", "solve", "admin")  # each also allows what stands before it
+SCOPES = ("metrics", "read", "solve", "promote", "admin")  # each also allows what stands before it
 PREFIX = "plc_"
 LEAST_LETTERS = 32  # of a token that was made elsewhere
 DAY_S = 86_400.0

@@ -20,6 +20,7 @@ from placement.cli import (
     export,
     front,
     group,
+    names,
     robust,
     route,
     serve,
@@ -54,6 +55,7 @@ app.command("evaluate")(evaluate.evaluate_command)
 app.command("diff")(diff.diff_command)
 app.command("apply")(apply.apply_command)
 app.command("watch")(watch.watch_command)
+app.command("pull")(names.pull_command)
 app.command("export")(export.export_command)
 app.command("import")(export.import_command)
 app.command("warm-up")(warm_up.warm_up_command)
@@ -63,6 +65,7 @@ app.command("serve")(serve.serve_command)
 app.command("backup")(backup.backup_command)
 app.command("restore")(backup.restore_command)
 app.add_typer(serve.token_app, name="token")
+app.add_typer(names.app, name="names")
 app.add_typer(traces.app, name="traces")
 
 

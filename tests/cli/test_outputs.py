@@ -34,11 +34,12 @@ INPUTS = {
         "tokenizer",
         "backend",
         "endpoint",
+        "backup",
     ),
     *("current", "new", "cluster", "grouping", "token_file", "traces_folder", "scope", "traces_store"),
     "data",  # the folder of the service: read and written, made at its start
 }
-MADE_WITH_PARENTS = {"--front-out", "--maps-out", "apply -o", "watch -o", "traces count -o"}
+MADE_WITH_PARENTS = {"--front-out", "--maps-out", "apply -o", "watch -o", "traces count -o", "pull -o"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,8 @@ import yaml
 from typer.main import get_command
 
 from placement.cli import app
+from placement.client.pulled import CURRENT, MAP
+from placement.exporters.engines import exporter_for
 
 REPOSITORY = Path(__file__).parents[2]
 KUBERNETES = REPOSITORY / "deploy" / "kubernetes"
@@ -97,3 +99,33 @@ def test_pods_have_no_more_rights_than_they_need(folder: str) -> None:
         by_kind["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
     ):
         assert selector.items() <= labels.items()
+
+
+@pytest.mark.parametrize("name", ["vllm-statefulset", "sglang-leaderworkerset"])
+def test_engines_start_with_what_was_pulled(name: str) -> None:
+    """The init container's command is there, its folder is the engine's, and the engine is told of the file that the
+    pull writes for it; what Kubernetes knows of the manifest fits its schema."""
+    manifest = yaml.safe_load((REPOSITORY / "deploy" / "engines" / f"{name}.yaml").read_text())
+    spec = manifest["spec"]
+    template = spec["template"] if "template" in spec else spec["leaderWorkerTemplate"]["workerTemplate"]
+    (first,), (engine,) = template["spec"]["initContainers"], template["spec"]["containers"]
+    words = first["args"]
+    check_command(list(words))
+    assert words[0] == "pull" and words[words.index("--for") + 1] in name
+    folder = words[words.index("-o") + 1]
+    exporter = exporter_for(words[words.index("--for") + 1])
+    told = yaml.safe_dump(engine["args"], width=10_000) + yaml.safe_dump(engine.get("env", []))
+    assert f"{folder}/{CURRENT}/{MAP}{exporter.suffixes[0]}" in told
+    mounts = [{one["name"]: one for one in container["volumeMounts"]} for container in (first, engine)]
+    assert mounts[0]["maps"]["mountPath"] == mounts[1]["maps"]["mountPath"] == folder
+    assert mounts[1]["maps"]["readOnly"]
+    assert first["securityContext"]["readOnlyRootFilesystem"] and first["securityContext"]["capabilities"] == {
+        "drop": ["ALL"]
+    }
+    validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    known = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": template["spec"]}
+    volumes = {one["name"] for one in template["spec"]["volumes"]}
+    claimed = {one["metadata"]["name"] for one in spec.get("volumeClaimTemplates", [])}
+    assert {"maps", "tmp", "models"} == volumes | claimed
+    for one in [known, manifest] if manifest["kind"] == "StatefulSet" else [known]:
+        validate.validate(one, "1.34", strict=True)

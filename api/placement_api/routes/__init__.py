@@ -19,5 +19,6 @@ Here = Annotated[Service, Depends(service_of)]
 Reader = Annotated[Caller, Depends(allow("read"))]
 Frequent = Annotated[Caller, Depends(allow("read", price=FROM_MEMORY))]  # of what is answered from memory
 Solver = Annotated[Caller, Depends(allow("solve"))]
+Promoter = Annotated[Caller, Depends(allow("promote"))]
 Scraper = Annotated[Caller, Depends(allow("metrics"))]
 Admin = Annotated[Caller, Depends(allow("admin"))]

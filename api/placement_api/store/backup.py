@@ -124,7 +124,10 @@ def _keys(rows: Path) -> list[str]:
             raise sqlite3.DatabaseError(found)
         files = [json.loads(one) for (one,) in database.execute("SELECT files FROM jobs")]
         traces = [name for (name,) in database.execute("SELECT id FROM traces WHERE source <> 'path'")]
-    digests = sorted({digest for one in files for digest in one.values()})
+        named = "SELECT digest FROM versions UNION SELECT grouping FROM versions WHERE grouping IS NOT NULL"
+        known = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'versions'").fetchone()
+        published = [digest for (digest,) in database.execute(named)] if known else []  # else of an earlier version
+    digests = sorted({digest for one in files for digest in one.values()}.union(published))
     return [f"blobs/{digest[:2]}/{digest}" for digest in digests] + [f"traces/{name}" for name in sorted(traces)]
 
 

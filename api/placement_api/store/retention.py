@@ -16,6 +16,7 @@ from placement_api.settings import Settings
 from placement_api.store.blobs import Blobs
 from placement_api.store.database import Database
 from placement_api.store.leftovers import drop_leftovers
+from placement_api.store.names import kept_digests
 from placement_api.store.tables import OPEN, JobRow, KeyRow, TraceRow
 from placement_api.store.traces import TraceFolders
 
@@ -74,7 +75,9 @@ class Retention:
             ended = session.execute(select(JobRow.id, JobRow.finished, JobRow.files).where(JobRow.state.not_in(OPEN)))
             jobs = {name: (finished or 0.0, set(files.values())) for name, finished, files in ended}
             sent = list(session.scalars(select(TraceRow)))
-            users = Counter(digest for _, digests in jobs.values() for digest in digests)
+            users = Counter(digest for _, digests in jobs.values() for digest in digests) + Counter(
+                kept_digests(session)
+            )
             total = sum(size_of.get(digest, 0) for digest in users)
             total += sum(row.num_bytes for row in sent if row.source != "path")
             needed = _needed(session)
@@ -109,6 +112,7 @@ class Retention:
         found, folders = self.blobs.list(), self.traces.kept()  # before the rows, which are written after the files
         with self.database.reading() as session:
             named = {digest for files in session.scalars(select(JobRow.files)) for digest in files.values()}
+            named |= kept_digests(session)
             traces = set(session.scalars(select(TraceRow.id)))
             # a host that was away may have written results, and tell of them when it is back
             began = session.scalar(select(func.min(JobRow.started)).where(JobRow.state.in_(OPEN)))

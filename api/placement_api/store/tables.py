@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, Index, String
+from sqlalchemy import JSON, BigInteger, Float, Index, Integer, String, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = STATES = ("queued", "running", "done", "failed", "cancelled")
@@ -118,3 +118,48 @@ class HostRow(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     name: Mapped[str]
     seen: Mapped[float]
+
+
+class VersionRow(Base):
+    """A placement under a name: versions count from 1, and never change.
+
+    digest, grouping  of its files in the blobs; null: solved without homes
+    shape             what all versions of a name have in common: model, cluster and engine
+    placement         id of the job that made it; empty of a file that was sent
+    """
+
+    __tablename__ = "versions"
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    grouping: Mapped[str | None] = mapped_column(String(64))
+    shape: Mapped[dict[str, Any]]
+    placement: Mapped[str] = mapped_column(String(64), default="")
+    note: Mapped[str] = mapped_column(default="")
+    caller: Mapped[str] = mapped_column(String(64))
+    created: Mapped[float]
+
+
+class MoveRow(Base):
+    """An alias was pointed at a version, pointed back or removed: the last move of an alias says where it points.
+
+    before  version that the alias had; null: the alias is new
+    held    versions that the alias has by promotion, the last one now: a rollback takes the last one off. Of an alias
+            that was removed there is none
+    """
+
+    __tablename__ = "moves"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    name: Mapped[str] = mapped_column(String(200))
+    alias: Mapped[str] = mapped_column(String(60))
+    serial: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(16))
+    before: Mapped[int | None]
+    held: Mapped[list[int]] = mapped_column(JSON)
+    note: Mapped[str] = mapped_column(default="")
+    caller: Mapped[str] = mapped_column(String(64))
+    moved: Mapped[float]
+
+    __table_args__ = (UniqueConstraint("name", "alias", "serial", name="moves_in_order"),)
