@@ -80,9 +80,12 @@ class Exchange(asyncio.Protocol):
         return self.first
 
     def data_received(self, data: bytes) -> None:
-        self.first = self.first or time.perf_counter()
+        if not self.first:
+            self.first = time.perf_counter()
+            if data[9:12] != b"200":
+                raise SystemExit(f"no answer but {data[:300]!r}")
         self.end = (self.end + data)[-len(END) :]
-        if self.end == END and self.done is not None:
+        if self.end == END and self.done is not None and not self.done.done():
             self.done.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -59,7 +59,7 @@ COLUMNS = (
         "counted, MB",
         "counted / predicted",
         "of random's",
-        "tokens of a node, most of the mean",
+        "tokens of a node, most over the mean",
     ),
     *("busiest link, of random's", "comm, s", "of random's", "per token, ms", "of random's"),
 )

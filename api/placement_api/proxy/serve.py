@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from placement_api.proxy.tables import Files
 from placement_api.proxy.tokens import Tokens
 from placement_api.proxy.upstream import Upstream, backend_url
 from placement_api.proxy.wire import TimedHttp
+
+FILES = 256  # that are open besides connections, at most
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +80,7 @@ def serve(route: Route) -> None:
     warm(homes, tokens)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("placement_api").setLevel(logging.INFO)
+    _allow_connections(route.limits.requests)
     proxy = Proxy(Decider(homes, tokens, door, metrics), lambda: Upstream(route.backends), route.limits, metrics)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -90,6 +94,7 @@ def serve(route: Route) -> None:
             ws="none",
             interface="asgi3",
             proxy_headers=False,
+            timeout_keep_alive=75,  # seconds, as other proxies do
             server_header=False,
             date_header=False,
             timeout_graceful_shutdown=int(route.limits.drain_s),
@@ -107,3 +112,16 @@ async def _run(server: uvicorn.Server, follower: Follower) -> None:
         await server.serve()
     finally:
         following.cancel()
+
+
+def _allow_connections(requests: int) -> None:
+    """Raise this process's limit of open files as far as two connections for each request need, or the system lets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * requests + FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        if most < wanted:
+            logger.warning(
+                "only %d files may be open, which %d requests at a time may need; see ulimit -n", most, requests
+            )

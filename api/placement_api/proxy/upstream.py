@@ -12,7 +12,7 @@ from yarl import URL
 
 from placement.errors import OptionError
 
-CONNECT_S = 3.0
+CONNECT_S = 10.0
 KEEP_S = 2.0  # shorter than any engine keeps an idle connection, so that none closes the one that we are writing to
 HEAD_BYTES = 1 << 16
 AWAY_S = 1.0  # a backend that could not be reached is not asked again for so long
