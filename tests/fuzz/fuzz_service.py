@@ -56,7 +56,9 @@ def _application() -> Any:
     from fastapi import FastAPI
     from placement_api import problems
     from placement_api.bodies import EvaluateBody, PlacementBody, options_of
+    from placement_api.problems import Problem
     from placement_api.routes import maps
+    from placement_api.routes.json_bodies import BodyRoute
     from placement_api.settings import Limits
     from placement_api.store.files import LocalFiles
     from placement_api.store.traces import TraceFolders
@@ -67,7 +69,8 @@ def _application() -> Any:
         (base / "g.json").write_text(json.dumps(grouping_document()))
         router = load_router(base / "g.json")
     app = FastAPI()
-    problems.install(app)
+    app.router.route_class = BodyRoute
+    problems.install(app, Problem.response)
 
     async def placements(body: Any) -> None:
         request = body.model_dump(exclude={"counts"})
@@ -106,7 +109,58 @@ def _no_number(name: str) -> None:
     raise AssertionError(f"{name} is not JSON")
 
 
-async def _post(app: Any, path: str, data: bytes) -> int:
+def one_call() -> Target:
+    """A trace and a request in one body of multipart/form-data; what the trace holds is for `archive` to fuzz."""
+    made: list[Any] = []
+
+    def run(data: bytes) -> None:
+        if not made:
+            made.append(_one_call())
+        status = asyncio.run(_post(made[0], "/placements", data, b"multipart/form-data; boundary=x"))
+        if status >= 500:
+            raise AssertionError(f"answered {status}")
+
+    def seeds() -> Seeds:
+        request = json.dumps({"cluster": {"num_nodes": 2}, "options": {"seed": 3}, "holdout": 0.1})
+        head = '--x\r\nContent-Disposition: form-data; name="{}"{}\r\n\r\n{}\r\n'
+        file = head.format("file", '; filename="t.tar"\r\nContent-Type: application/x-tar', "a trace")
+        field = head.format("request", "\r\nContent-Type: application/json", request)
+        part = head.format("request", '; filename="r.json"\r\nContent-Type: application/json', request)
+        read_as = head.format("top_k", "", "2") + head.format("from", "", "vllm")
+        return {
+            name: f"{body}--x--\r\n".encode()
+            for name, body in (("field", field + file), ("file", file + part), ("recording", file + read_as + field))
+        }
+
+    return Target(run=run, seeds=seeds, kind="bytes")
+
+
+def _one_call() -> Any:
+    from types import SimpleNamespace
+
+    from fastapi import FastAPI
+    from placement_api import problems
+    from placement_api.bodies import PlacementBody
+    from placement_api.routes import one_call, traces
+    from placement_api.settings import Limits
+
+    async def placements(body: Any) -> None:
+        json.dumps(body.model_dump()).encode()
+
+    traces.take = lambda here, caller, file, read_as: SimpleNamespace(id=f"{len(file.file.read())}")
+    app = FastAPI()
+    limits, tokens = Limits(), SimpleNamespace(spend=lambda *_: None)
+    app.state.service = SimpleNamespace(settings=SimpleNamespace(limits=limits), tokens=tokens)
+    app.router.route_class = one_call.OneCallRoute
+    problems.install(app, problems.Problem.response)
+    placements.__annotations__["body"] = PlacementBody
+    app.post("/placements")(placements)
+    return app
+
+
+async def _post(app: Any, path: str, data: bytes, media: bytes = b"application/json") -> int:
+    from placement_api.tokens import Caller
+
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -115,11 +169,12 @@ async def _post(app: Any, path: str, data: bytes) -> int:
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())],
+        "headers": [(b"content-type", media), (b"content-length", str(len(data)).encode())],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 2),
         "scheme": "http",
         "root_path": "",
+        "state": {"caller": Caller(id="a", name="a", scopes=("solve",))},
     }
     said: list[Any] = []
 
