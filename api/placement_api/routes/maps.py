@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from placement.core.cluster import Cluster
@@ -18,7 +18,7 @@ from placement.documents.document import json_bytes
 from placement.documents.placement import load_placement
 from placement.errors import InputError
 from placement.grouping.router import Router
-from placement_api.bodies import Body
+from placement_api.bodies import Body, ManyRows, Rows
 from placement_api.description import answers
 from placement_api.problems import Problem, faults
 from placement_api.routes import Frequent, Here, Reader
@@ -28,8 +28,6 @@ from placement_api.routes.placements import NOT_MODIFIED, find_placement, recent
 from placement_api.service import Service
 
 router = APIRouter(prefix="/v1/placements/{placement}", tags=["placements"], route_class=BodyRoute)
-
-CountsLE = Annotated[list[Annotated[list[float], FailFast()]], FailFast()]
 
 
 ROUTE_EXAMPLES: list[Any] = [
@@ -50,7 +48,7 @@ class RouteBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": ROUTE_EXAMPLES})
 
-    counts: CountsLE | None = Field(
+    counts: Rows | None = Field(
         default=None, description="[layers][experts]: how often the request's tokens visited each expert so far"
     )
     load: list[float] | None = Field(default=None, description="Tokens that each node has now; null: the best is taken")
@@ -70,9 +68,7 @@ class RouteAnswer(BaseModel):
 class GroupsBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"batch": [[[5, 1, 0, 0]], [[0, 0, 4, 2]]], "size": 1}]})
 
-    batch: Annotated[list[CountsLE], FailFast()] = Field(
-        max_length=10_000, description="Counts of every request, as of /route"
-    )
+    batch: ManyRows = Field(max_length=10_000, description="Counts of every request, as of /route")
     size: int = Field(ge=1, le=1_000_000, description="Requests of a micro-batch")
 
 
@@ -159,7 +155,7 @@ def _cached(num_nodes: int, session: SessionBody | None) -> npt.NDArray[np.float
     return cached_N
 
 
-def _counts(rows: CountsLE) -> npt.NDArray[np.float64]:
+def _counts(rows: Rows) -> npt.NDArray[np.float64]:
     try:
         return np.array(rows, dtype=np.float64)
     except ValueError:
