@@ -6,7 +6,7 @@ choices and transports have registries of their own.
 
 OBJECTIVES = ("locality", "balance", "time")
 BALANCE_WEIGHT = 1.5  # sends per token that one unit of rank imbalance is worth
-BUSY_SHARE = 0.5  # of the sends, counted as if every node got as many as the busiest does
+BUSY_SHARE = 0.25  # of the sends, counted as if every node got as many as the busiest does
 BOUNDS = ("quick", "tight", "none")
 REPLICA_CHOICE = "min-nodes"  # of placement/cost/choices/
 TRANSPORT = "node"  # of placement/cost/transports/
