@@ -176,7 +176,7 @@ def test_who_is_silent_within_a_body_is_not_waited_for() -> None:
         async def send(message: Message) -> None:
             told.append(message)
 
-        scope = {"type": "http", "method": "POST", "path": "/login", "headers": [(b"host", b"127.0.0.1")]}
+        scope = {"type": "http", "method": "POST", "path": "/healthz", "headers": [(b"host", b"127.0.0.1")]}
         asyncio.run(Guard(app, limits=Limits(stall_s=0.1))(scope, receive, send))
         return told
 
