@@ -3,8 +3,8 @@
 python benchmarks/runtime/homes_network.py TRACE [--texts TEXTS.npz] [--mbit 200] [--redundant 0] [--seed 100]
 
 1. Placement, homes and router are solved together on the training requests and written, as `placement group` does.
-2. The prompts of the held-out requests are asked of `placement route`, some at a time, in front of a door for each node
-   that holds a request for as long as its answer has tokens; whose door a request comes to is its home.
+2. The prompts of the held-out requests are asked of `placement route` in front of a door for each node, which holds a
+   request for as long as its answer has tokens; whose door a request comes to is its home.
 3. The answers' tokens run on shaped links as in `network.py`, which needs root: the recorded experts of every generated
    token, from the request's home. All ways have the same map and the same tokens, and take turns at every step.
 
@@ -51,7 +51,7 @@ from placement.runtime.wire import Wire
 from placement.traces.prompts import prompts_of
 
 HOLDOUT = 0.3
-TOKEN_S = 2e-4  # for which a door holds a request, for each token of its answer
+TOKEN_S = 5e-3  # for which a door holds a request, for each token of its answer
 COLUMNS = (
     *(
         "way",
@@ -78,7 +78,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="the tokens of a layer are dealt out over so many steps")
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--intermediate", type=int, default=128)
-    parser.add_argument("--at-a-time", type=int, default=24, help="requests that wait for an answer at a time")
+    parser.add_argument(
+        "--at-a-time",
+        type=int,
+        default=1000,
+        help="requests that wait for an answer; default: all",
+    )
     parser.add_argument("--seed", type=int, default=100, help="of the split by request and of the search")
     parser.add_argument("--work-limit", type=int, help="of the search; default: by the size of a layer")
     args = parser.parse_args()

@@ -40,7 +40,7 @@ def route_command(
     ] = 4096,
     head_seconds: Annotated[
         float, typer.Option(min=0.1, help="Seconds in which a request's head has to come.", rich_help_panel=LIMITS)
-    ] = 10.0,
+    ] = 60.0,
     drain_seconds: Annotated[
         int, typer.Option(min=0, help="Seconds that answers may still take at the end.", rich_help_panel=LIMITS)
     ] = 300,

@@ -29,6 +29,12 @@ class Sample:
     tokenizer: Path
 
 
+def environment() -> dict[str, str]:
+    """Of a process that runs the library of this checkout."""
+    path = os.pathsep.join(filter(None, (str(REPOSITORY), str(REPOSITORY / "api"), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"PYTHONPATH": path}
+
+
 @dataclass(slots=True, kw_only=True)
 class Front:
     """`placement route` in a process of its own."""
@@ -42,12 +48,11 @@ class Front:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        path = os.pathsep.join(filter(None, (str(REPOSITORY), str(REPOSITORY / "api"), os.environ.get("PYTHONPATH"))))
         self.process = subprocess.Popen(
             [sys.executable, "-c", CLI, "route", *self.arguments, "--port", str(self.port)],
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": path},
+            env=environment(),
         )
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20, trust_env=False)
         end = time.monotonic() + 60

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import socket
@@ -19,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 from fake_engine import FakeEngine, plain, stream
-from route_front import WORDS, Front, Sample, arguments
+from route_front import WORDS, Front, Sample, arguments, environment
 
 EVENTS = [b"data: %d\n\n" % at for at in range(5)]
 
@@ -251,6 +250,13 @@ def test_a_head_that_comes_slowly_is_cut_off(narrow: Front, engine: FakeEngine) 
     assert narrow.chat("alpha").status_code == 200
 
 
+def test_a_port_in_use_is_refused_at_the_start(narrow: Front, sample: Sample, run_cli: Callable[..., Any]) -> None:
+    given = arguments(sample, "http://127.0.0.1:1", "--engine", "vllm")
+    result = run_cli("route", *given, "--port", str(narrow.port))
+    assert result.code == 2 and result.stderr.count("\n") == 1
+    assert f"cannot listen on 127.0.0.1:{narrow.port}" in result.stderr
+
+
 def test_a_head_without_end_is_refused(narrow: Front) -> None:
     with socket.create_connection(("127.0.0.1", narrow.port), timeout=10) as connection:
         with contextlib.suppress(ConnectionError):
@@ -286,6 +292,6 @@ def test_what_is_absent_is_named(sample: Sample) -> None:
         "from placement.cli import main; main()"
     )
     given = [sys.executable, "-c", code, "route", *arguments(sample, "http://127.0.0.1:1", "--engine", "vllm")]
-    result = subprocess.run(given, capture_output=True, text=True, env=os.environ, check=False)
+    result = subprocess.run(given, capture_output=True, text=True, env=environment(), check=False)
     assert result.returncode == 2
     assert "needs aiohttp" in result.stderr and "expert-placement[route]" in result.stderr

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
+import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import socket
 
 import uvicorn
 
 from placement.errors import OptionError
+from placement_api.lobby import Lobby, most_connections
 from placement_api.proxy.app import Proxy
 from placement_api.proxy.decide import Decider
 from placement_api.proxy.doors import DOORS, Door
@@ -22,9 +24,9 @@ from placement_api.proxy.metrics import Metrics
 from placement_api.proxy.tables import Files
 from placement_api.proxy.tokens import Tokens
 from placement_api.proxy.upstream import Upstream, backend_url
-from placement_api.proxy.wire import TimedHttp
+from placement_api.wire import AT_ONCE, Server, bounded, listen
 
-FILES = 256  # that are open besides connections, at most
+CONNECTIONS_A_REQUEST = 2  # clients keep some for later
 
 logger = logging.getLogger(__name__)
 
@@ -75,53 +77,38 @@ def serve(route: Route) -> None:
     door = route.door()
     tables = route.files.load()
     tokens = None if route.tokenizer is None else Tokens(route.tokenizer)
+    sockets = listen(route.host, route.port)
     metrics = Metrics()
     homes = Homes(tables)
     warm(homes, tokens)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("placement_api").setLevel(logging.INFO)
-    _allow_connections(route.limits.requests)
     proxy = Proxy(Decider(homes, tokens, door, metrics), lambda: Upstream(route.backends), route.limits, metrics)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            proxy,
-            host=route.host,
-            port=route.port,
-            log_config=None,
-            access_log=False,
-            loop="asyncio",
-            http=type("Http", (TimedHttp,), {"head_s": route.limits.head_s}),
-            ws="none",
-            interface="asgi3",
-            proxy_headers=False,
-            timeout_keep_alive=75,  # seconds, as other proxies do
-            server_header=False,
-            date_header=False,
-            timeout_graceful_shutdown=int(route.limits.drain_s),
-        )
+    lobby = Lobby(most=most_connections(CONNECTIONS_A_REQUEST * route.limits.requests), head_s=route.limits.head_s)
+    config = uvicorn.Config(
+        proxy,
+        log_config=None,
+        access_log=False,
+        loop="asyncio",
+        http=bounded(lobby),
+        backlog=AT_ONCE,
+        ws="none",
+        interface="asgi3",
+        proxy_headers=False,
+        timeout_keep_alive=math.ceil(route.limits.head_s),
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=int(route.limits.drain_s),
     )
     read = "no prompts" if tokens is None else f"prompts by {tokens.package}"
     logger.info("listening on %s:%d, %d nodes, %s", route.host, route.port, tables.router.num_nodes, read)
     with suppress(KeyboardInterrupt):
-        asyncio.run(_run(server, Follower(route.files, homes, metrics)))
+        asyncio.run(_run(Server(config), sockets, Follower(route.files, homes, metrics)))
 
 
-async def _run(server: uvicorn.Server, follower: Follower) -> None:
+async def _run(server: Server, sockets: list[socket], follower: Follower) -> None:
     following = asyncio.create_task(follower.follow())
     try:
-        await server.serve()
+        await server.serve(sockets=sockets)
     finally:
         following.cancel()
-
-
-def _allow_connections(requests: int) -> None:
-    """Raise this process's limit of open files as far as two connections for each request need, or the system lets."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * requests + FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        if most < wanted:
-            logger.warning(
-                "only %d files may be open, which %d requests at a time may need; see ulimit -n", most, requests
-            )
