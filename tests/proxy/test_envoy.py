@@ -233,6 +233,19 @@ def test_bad_options_end_the_command(
     assert told in capsys.readouterr().err
 
 
+def test_ports_in_use_end_the_command(sample: Sample, port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["envoy", "--map", str(sample.map_file), "--grouping", str(sample.grouping)]
+    words += [word for one in ENDPOINTS for word in ("--endpoint", one)]
+    for more, told in (
+        (["--port", str(port)], f"cannot listen on 127.0.0.1:{port}"),
+        (["--port", "0", "--metrics-port", str(port)], f"cannot serve series on 127.0.0.1:{port}"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, *more])
+        assert ended.value.code == 2
+        assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("mode", ["BUFFERED", "FULL_DUPLEX_STREAMED"])
 def test_a_real_envoy_sends_requests_home(sample: Sample, tmp_path: Path, mode: str) -> None:
     """Envoy's own binary, with our answers in its filter chain: requests land at their home, a picker behind us is told

@@ -79,16 +79,19 @@ def serve_envoy(route: EnvoyRoute) -> None:
     processor = Processor(Decider(homes, tokens, None, metrics), route.endpoints, route.body_bytes)
     metrics.watch_loads(tables.router.num_nodes, homes.load_N)
     if route.metrics_port is not None:
-        start_http_server(route.metrics_port, addr=route.host, registry=metrics.registry)
+        try:
+            start_http_server(route.metrics_port, addr=route.host, registry=metrics.registry)
+        except (OSError, OverflowError) as error:
+            where = f"{route.host}:{route.metrics_port}"
+            raise OptionError(f"cannot serve series on {where}: {error}; give another --metrics-port") from None
     with suppress(KeyboardInterrupt):
         asyncio.run(_run(processor, route, Follower(route.files, homes, metrics)))
 
 
 async def _run(processor: Processor, route: EnvoyRoute, follower: Follower) -> None:
     limit = route.body_bytes + MORE_BYTES
-    server = grpc.aio.server(
-        options=[("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", limit)]
-    )
+    limits = [(f"grpc.max_{way}_message_length", limit) for way in ("receive", "send")]
+    server = grpc.aio.server(options=[*limits, ("grpc.so_reuseport", 0)])  # two on one port would share requests
     process = grpc.stream_stream_rpc_method_handler(
         processor.process,
         request_deserializer=ProcessingRequest.FromString,
