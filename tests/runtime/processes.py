@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,13 +16,19 @@ import torch
 import torch.distributed as dist
 
 
-def run_processes(count: int, folder: Path, program: Callable[[int], Any], *, seconds: float = 40) -> list[Any]:
-    """What `program(rank)` returned or raised in each of `count` processes; None for one that died."""
+def run_processes(
+    count: int, folder: Path, program: Callable[[int], Any], *, seconds: float = 40, leave: bool = False
+) -> list[Any]:
+    """What `program(rank)` returned or raised in each of `count` processes; None for one that died.
+
+    With `leave` the store is in rank 0's process, and processes end when they have told their result.
+    """
+    store = f"tcp://127.0.0.1:{_free_port()}" if leave else f"file://{folder / 'store'}"
     context = multiprocessing.get_context("fork")
     processes, readers = [], []
     for rank in range(count):
         reader, writer = context.Pipe(duplex=False)
-        process = context.Process(target=_one, args=(rank, count, folder / "store", program, writer), daemon=True)
+        process = context.Process(target=_one, args=(rank, count, store, program, writer, leave), daemon=True)
         process.start()
         writer.close()  # so that the end of a process is the end of its pipe
         processes.append(process)
@@ -41,16 +48,22 @@ def run_processes(count: int, folder: Path, program: Callable[[int], Any], *, se
     return results
 
 
-def _one(rank: int, count: int, store: Path, program: Callable[[int], Any], pipe: Connection) -> None:
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _one(rank: int, count: int, store: str, program: Callable[[int], Any], pipe: Connection, leave: bool) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     try:
-        dist.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=rank, world_size=count, timeout=timedelta(seconds=30)
-        )
+        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=count, timeout=timedelta(seconds=30))
         result = program(rank)
     except Exception as error:
         result = error
     pipe.send(result)
     pipe.close()
+    if leave:
+        os._exit(0)
     time.sleep(600)  # still there, until the parent has all results and kills it

@@ -55,7 +55,7 @@ def mesh_of(device_mesh: DeviceMesh, *, timeout_s: float = TIMEOUT_S, check: boo
         )
     if device_mesh.mesh.flatten().tolist() != list(range(dist.get_world_size())):
         raise OptionError("the DeviceMesh must number its ranks node by node: 0, 1, 2, ...")
-    roll_call = RollCall(_store(), dist.get_rank(), next(_meshes), timeout_s / 2)
+    roll_call = RollCall(_store(), dist.get_rank(), dist.get_world_size(), next(_meshes), timeout_s / 2)
     groups = [dist.group.WORLD, device_mesh.get_group(0), device_mesh.get_group(1)]
     if device_mesh.device_type == "cpu" or "nccl" not in str(dist.get_backend_config()):
         groups = [_own_group(group, timeout_s / 2) for group in groups]
@@ -101,7 +101,7 @@ class TorchGroup:
         try:
             dist.all_to_all_single(recv, send.contiguous(), recv_rows, send_rows, group=self._group)
         except RuntimeError as error:
-            raise self._roll_call.error(self.ranks, str(error)) from error
+            raise self._roll_call.error(self.ranks, str(error)) from None  # not with the stack of C++ that it has
         return recv
 
     def _compare(self, send: Tensor, send_rows: list[int] | None, recv_rows: list[int] | None) -> None:
@@ -114,7 +114,7 @@ class TorchGroup:
         try:
             dist.all_to_all_single(theirs, mine, group=self._group)
         except RuntimeError as error:
-            raise self._roll_call.error(self.ranks, str(error)) from error
+            raise self._roll_call.error(self.ranks, str(error)) from None  # not with the stack of C++ that it has
         wanted = [[rows, width] for rows in recv_rows or even]
         for rank, got, want in zip(self.ranks, self.host(theirs), wanted, strict=True):
             if got != want:
