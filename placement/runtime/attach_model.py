@@ -150,6 +150,16 @@ class Attached:
         """Go to another map, by `Swap`, which has the options; all ranks ask for the same."""
         return Swap(self, new, **options)
 
+    def anyone(self, busy: bool) -> bool:
+        """Whether any rank is busy, which all ask before each forward: one that is not joins while others are.
+
+        Raises:
+            RankError: A rank fails or does not come in time.
+        """
+        world = self.mesh.world
+        told = world.all_to_all(torch.full((len(world.ranks), 1), int(busy), device=self.slots_L[0].device))
+        return any(row[0] for row in world.host(told))
+
     def join(self) -> None:
         """Take part in one forward of the other ranks without tokens."""
         for layer in self.layers:
