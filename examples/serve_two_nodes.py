@@ -190,6 +190,11 @@ def main() -> int:
     parser.add_argument("--kill", type=int, help="rank that ends itself after some tokens")
     args = parser.parse_args()
     if args.what == "prepare":
+        lowest = next(path for path in args.folder.absolute().parents if path.exists())
+        if args.folder.exists() or not lowest.is_dir() or not os.access(lowest, os.W_OK):
+            parser.error(f"cannot make {args.folder}; give a new folder in one that is writable")
+        if args.model is not None and not (args.model / "config.json").is_file():
+            parser.error(f"argument --model: {args.model} has no config.json; give a Hugging Face folder")
         prepare(args.folder, args.model)
         return 0
     return serve(args.folder, args.device, args.timeout_s, args.kill)

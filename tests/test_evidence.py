@@ -67,7 +67,7 @@ def test_many_requests_that_are_alike_are_flat_and_few_that_differ_steep(write: 
     the mean: by chance below 0 in one trace of six."""
     least = []
     for seed in range(4):
-        options = replace(QUICK, work_limit=20_000, seed=seed, balance_weight=0.1)
+        options = replace(QUICK, work_limit=20_000, seed=seed, balance_weight=0.1, busy_share=0.0)
         alike = doubling(count(write(grouped(seed, 64, single=False)), seed=seed), cluster, options, None)
         apart = doubling(count(write(grouped(seed, 16, single=True)), seed=seed), cluster, options, None)
         assert alike is not None and apart is not None and alike.sends is not None and apart.sends is not None

@@ -118,7 +118,7 @@ def test_what_no_reader_takes_is_refused_in_their_words(client: httpx.Client, se
         ("x.jsonl", b'{"type": "route", "topk_ids": [[0', {}, "x.jsonl"),
         ("x.parquet", b"PAR1" + bytes(100), {}, "cannot read x.parquet: "),
         ("x.gguf", b"GGUF_exps.weight.counts" + bytes(50), {}, "x.gguf"),
-        ("chat.json", chat, {}, "say which with --top-k"),
+        ("chat.json", chat, {}, "say which with top_k"),
         ("chat.json", chat, {"top_k": "two"}, "top_k"),
         ("chat.json", chat, {"from": "tea"}, "'tea' is unknown"),
         ("chat.json", chat, {"layers": "3"}, "layers"),

@@ -16,10 +16,12 @@ from markupsafe import Markup, escape
 
 from placement import __version__
 from placement.report.drawing.page import CHART_STYLE, FILTERS, GLOBALS, PAGE_STYLE, style
+from placement_api.pages.forms import FIELDS
 
 OF_REPORT = ("drawing/legend.html.j2", "drawing/grouping.html.j2")
 STYLES = (CHART_STYLE, PAGE_STYLE)  # of the report: same colours, same letters
 OWN = ("page.css", "page.js", "upload.js", "job.js")
+KEYS = re.compile(rf"\b(?:{'|'.join(field.name for field in FIELDS)})\b")
 
 _folder = files("placement_api.pages")
 
@@ -63,6 +65,12 @@ def codes(text: str) -> Markup:
     return Markup("".join(f"<code>{part}</code>" if odd % 2 else part for odd, part in enumerate(parts)))
 
 
+def fields_named(text: str) -> str:
+    """A message with the fields of the form in place of options and of keys of bodies."""
+    text = re.sub(r"--([a-z-]+)", lambda flag: flag[1].replace("-", " "), text)
+    return KEYS.sub(lambda key: key[0].replace("_", " "), text)
+
+
 @cache
 def _templates() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -75,9 +83,7 @@ def _templates() -> jinja2.Environment:
     environment.globals |= GLOBALS | {"address": address, "version": __version__}
     environment.filters |= FILTERS | {
         "codes": codes,
-        "flags": lambda text: re.sub(
-            r"--([a-z-]+)", lambda flag: flag[1].replace("-", " "), text
-        ),  # the form has fields
+        "flags": fields_named,
         "when": lambda seconds: time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds)),
     }
     return environment
