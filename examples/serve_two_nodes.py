@@ -1,7 +1,7 @@
 """Serve a Mixture-of-Experts model on 2 nodes of 2 ranks by a solved map: record, solve, cut, serve, swap, lose a rank.
 
     python examples/serve_two_nodes.py prepare FOLDER [--model HUGGING_FACE_FOLDER]
-    torchrun --nproc-per-node 4 --monitor-interval 90 examples/serve_two_nodes.py serve FOLDER [--kill 2]
+    torchrun --nproc-per-node 4 examples/serve_two_nodes.py serve FOLDER [--kill 2]
 
 `prepare` records prompts, solves a map and a newer one, and cuts the checkpoint by the first; without --model it makes
 a tiny random model, whose text is noise. `serve` has all prompts answered, greedily: each rank answers its own, which
@@ -11,9 +11,10 @@ between two tokens. What a rank has generated is in FOLDER/text-RANK.json; with 
 Between machines with GPUs, on each of two nodes (not run on a GPU):
 
     torchrun --nnodes 2 --node-rank NODE --nproc-per-node 2 --master-addr HOST --master-port 29500 \
-        --monitor-interval 90 examples/serve_two_nodes.py serve FOLDER --device cuda
+        examples/serve_two_nodes.py serve FOLDER --device cuda
 
-torchrun ends a node's other ranks soon after one has died: its monitor's interval is how long these have to tell.
+torchrun asks a node's other ranks to end when it sees that one has died, and kills them half a minute later: they take
+the time of --timeout-s to tell which rank is missing.
 """
 
 from __future__ import annotations
@@ -150,6 +151,8 @@ def serve(folder: Path, device: str, timeout_s: float, kill: int | None) -> int:
     tokens = tokens_of(folder / "model")
     mine = {number: prompt for number, prompt in enumerate(PROMPTS) if HOMES[number % 4] == mesh.rank}
     requests = Requests(model, tokens, mine, device)
+    # torchrun asks the others to end as soon as one has died: they tell first which one
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(int(timeout_s) + 5))
     dist.barrier()  # ranks load at their own pace; from here on they keep to `timeout_s`
     told: dict[str, Any] = {"rank": mesh.rank}
     try:
@@ -186,7 +189,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--timeout-s", type=float, default=60.0)
+    parser.add_argument("--timeout-s", type=float, default=20.0)
     parser.add_argument("--kill", type=int, help="rank that ends itself after some tokens")
     args = parser.parse_args()
     if args.what == "prepare":

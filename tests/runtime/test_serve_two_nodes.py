@@ -34,15 +34,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def torchrun(folder: Path, interval_s: float, *more: str) -> tuple[list[dict[str, Any]], str]:
-    """What ranks told, and what was printed; those that told before are forgotten.
-
-    interval_s  how often torchrun looks whether ranks have ended, which is also the least that it takes
-    """
+def torchrun(folder: Path, *more: str) -> tuple[list[dict[str, Any]], str]:
+    """What ranks told, and what was printed; those that told before are forgotten."""
     for path in folder.glob("text-*.json"):
         path.unlink()
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
-    launch += ["--monitor-interval", f"{interval_s}"]
     command = [sys.executable, *launch, str(EXAMPLE), "serve", str(folder), *more]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
@@ -52,7 +48,7 @@ def torchrun(folder: Path, interval_s: float, *more: str) -> tuple[list[dict[str
 def test_text_is_the_models_own(prepared: Path) -> None:
     """Every prompt is answered as one process answers it, across a swap between two tokens; rank 3 has no prompt."""
     example = load()
-    told, printed = torchrun(prepared, 0.2)
+    told, printed = torchrun(prepared)
     assert [one["rank"] for one in told] == [0, 1, 2, 3], printed
     texts = {int(number): text for one in told for number, text in one["texts"].items()}
     assert not told[3]["texts"]
@@ -68,7 +64,7 @@ def test_text_is_the_models_own(prepared: Path) -> None:
 
 def test_a_killed_rank_is_named_by_all(prepared: Path) -> None:
     """In the midst of the swap; what was generated before is kept."""
-    told, printed = torchrun(prepared, 25, "--kill", "2", "--timeout-s", "20")
+    told, printed = torchrun(prepared, "--kill", "2", "--timeout-s", "15")
     assert [one["rank"] for one in told] == [0, 1, 3], printed
     for one in told:
         assert one["missing"] == [2], one["message"]
