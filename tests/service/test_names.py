@@ -160,15 +160,16 @@ def test_names_that_are_none(client: httpx.Client, three: list[str], name: str) 
 
 
 def test_what_an_alias_has_cannot_be_deleted(client: httpx.Client, three: list[str]) -> None:
-    """Nor what it can be rolled back to; other versions can, and their numbers are not given again."""
+    """Nor what it can be rolled back to, nor the latest, whose number would be given again; other versions can."""
     published(client, "del", three)
     promoted(client, "del@production", 1)
     promoted(client, "del@production", 2)
-    for version in (1, 2):
+    for version in (1, 2, 3):
         problem_of(client.delete(f"/v1/names/del@{version}"), 409)
-    assert client.delete("/v1/names/del@3").status_code == 204
-    problem_of(client.get("/v1/names/del@3"), 404)
     assert client.delete("/v1/names/del@production").status_code == 204
+    assert client.delete("/v1/names/del@1").status_code == 204
+    problem_of(client.get("/v1/names/del@1"), 404)
+    problem_of(client.delete("/v1/names/del@3"), 409)
     problem_of(client.get("/v1/names/del@production"), 404)
     assert client.get("/v1/names/del").json()["history"][0]["kind"] == "removed"
 

@@ -105,7 +105,7 @@ class Names:
         self._written(write)
 
     def delete(self, name: str, version: int) -> None:
-        """Delete a version to which no alias points or can be rolled back. Raises Problem (404, 409)."""
+        """Delete a version, not the latest, that no alias has or can be rolled back to. Raises Problem (404, 409)."""
 
         def write(session: Session) -> None:
             row = _version(session, name, version)
@@ -114,6 +114,12 @@ class Names:
                     409,
                     f"version {version} of {name} is the one that {', '.join(using)} has, or had before",
                     "remove the alias first, or promote another version under a new one",
+                )
+            if version == session.scalar(select(func.max(VersionRow.version)).where(VersionRow.name == name)):
+                raise Problem(
+                    409,
+                    f"version {version} is the latest of {name}: its number would be given again",
+                    "publish another version first",
                 )
             session.delete(row)
 
@@ -179,9 +185,7 @@ def _versions(name: str) -> Any:
 def _version(session: Session, name: str, version: int) -> VersionRow:
     row = session.get(VersionRow, (name, version))
     if row is None:
-        if session.scalar(select(VersionRow.version).where(VersionRow.name == name).limit(1)) is None:
-            raise _no_name(name)
-        raise Problem(404, f"{name[:80]} has no version {version}", "see the versions at GET /v1/names/NAME")
+        raise _lacks(session, name, f"version {version}")
     return row
 
 
@@ -193,9 +197,7 @@ def _last(session: Session, name: str, alias: str) -> MoveRow | None:
 def _held(session: Session, name: str, alias: str) -> MoveRow:
     last = _last(session, name, alias)
     if last is None or not last.held:
-        if session.scalar(select(VersionRow.version).where(VersionRow.name == name).limit(1)) is None:
-            raise _no_name(name)
-        raise Problem(404, f"{name[:80]} has no alias {alias[:60]!r}", "see the aliases at GET /v1/names/NAME")
+        raise _lacks(session, name, f"alias {alias[:60]!r}")
     return last
 
 
@@ -256,6 +258,13 @@ def _check_word(pattern: re.Pattern[str], text: str, longest: int, what: str, ex
             f"{text[:80]!r} is no {what}",
             f"give letters, digits, '.', '_' and '-'{' between slashes' if '/' in example else ''}, as {example}",
         )
+
+
+def _lacks(session: Session, name: str, what: str) -> Problem:
+    """Why there is nothing: the name has no such thing, or is none itself."""
+    if session.scalar(select(VersionRow.version).where(VersionRow.name == name).limit(1)) is None:
+        return _no_name(name)
+    return Problem(404, f"{name[:80]} has no {what}", "see what there is at GET /v1/names/NAME")
 
 
 def _no_name(name: str) -> Problem:
