@@ -87,8 +87,9 @@ def restore(archive: Path, data: Path) -> Kept:
     except (OSError, tarfile.TarError, sqlite3.Error) as error:
         if isinstance(error, OSError) and not isinstance(error, tarfile.TarError) and error.errno is not None:
             raise OutputError(f"cannot restore {archive} to {data}: {error.strerror}; free space there") from None
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")  # tarfile tells what it tried
         raise InputError(
-            f"{archive} is no backup, or a broken one: {error}; give what placement backup wrote"
+            f"{archive} is no backup, or a broken one: {reason}; give what placement backup wrote"
         ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
