@@ -33,7 +33,7 @@ def exporter_for(engine: str) -> Exporter:
     from placement.exporters import get_exporter  # each exporter is loaded where it is asked for
 
     if engine not in ENGINES:
-        raise OptionError(f"engine={engine!r} is unknown; choose one of {', '.join(ENGINES)}")
+        raise OptionError(f"the engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}")
     return get_exporter(ENGINES[engine])
 
 

@@ -36,7 +36,7 @@ def test_every_exporter_of_an_engine_with_a_rule_of_its_own_can_be_solved_for() 
 
 
 def test_an_unknown_engine_is_refused_with_those_there_are() -> None:
-    with pytest.raises(OptionError, match="engine='vlm' is unknown; choose one of vllm, "):
+    with pytest.raises(OptionError, match="the engine 'vlm' is unknown; choose one of vllm, "):
         Options(engine="vlm")
 
 
