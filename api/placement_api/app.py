@@ -12,7 +12,6 @@ from starlette.concurrency import run_in_threadpool
 from placement import __version__
 from placement_api import problems
 from placement_api.description import describe
-from placement_api.hits import Hits
 from placement_api.measure import Measure
 from placement_api.middleware import Guard
 from placement_api.pages.render import page
@@ -41,7 +40,6 @@ def create_app(service: Service) -> FastAPI:
     problems.install(app, lambda problem: page("error", status=problem.status, problem=problem.body))
     describe(app)
 
-    app.add_middleware(Hits)
     app.add_middleware(Guard, limits=service.settings.limits)
     app.add_middleware(Measure)
     for routes in (traces, placements, maps, names, advice, jobs, operations, pages, placement_pages):

@@ -8,7 +8,6 @@ import secrets
 import time
 from typing import Any
 
-from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from placement_api.logs import ACCESS, AUDIT, line_of
@@ -32,7 +31,6 @@ class Measure:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,15 +41,16 @@ class Measure:
         began = time.perf_counter()
         status = 500
         location = ""
-        name = next((value for key, value in scope["headers"] if key == NAME and GIVEN.fullmatch(value)), None)
-        name = name or secrets.token_hex(8).encode()
+        name = name_of(*(value for key, value in scope["headers"] if key == NAME))
 
         async def noted_send(message: Message) -> None:
             nonlocal status, location
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = message.setdefault("headers", [])
-                location = next((value.decode("latin-1") for key, value in headers if key == b"location"), "")
+                for key, value in headers:
+                    if key == b"location":
+                        location = value.decode("latin-1")
                 headers.append((NAME, name))
             await send(message)
 
@@ -59,21 +58,11 @@ class Measure:
             await self.app(scope, receive, noted_send)
         finally:
             seconds = time.perf_counter() - began
-            count, histogram = self._of(scope, status)
-            count.inc()
-            histogram.observe(seconds)
-            self._note(scope, status, seconds, location, name.decode())
-
-    def _of(self, scope: Scope, status: int) -> tuple[Counter, Histogram]:
-        """Series of a route: to look them up by labels costs more than to count."""
-        route = getattr(scope.get("route"), "path", "none")
-        method = scope["method"] if scope["method"] in METHODS else "other"
-        known = self._series.get((method, route, status))
-        if known is None:
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            route = getattr(scope.get("route"), "path", None)
             metrics: Metrics = scope["app"].state.service.metrics
-            known = metrics.requests.labels(method, route, str(status)), metrics.seconds.labels(route)
-            self._series[method, route, status] = known
-        return known
+            metrics.answered(method, route or "none", status, seconds)
+            self._note(scope, status, seconds, location, name.decode())
 
     def _note(self, scope: Scope, status: int, seconds: float, location: str, name: str) -> None:
         """The line of a request: who did what to which id, and how that went."""
@@ -82,16 +71,32 @@ class Measure:
         audited = status in REFUSED or (changes and caller is not None and status not in (404, 429))
         if not audited and (not ACCESS.isEnabledFor(logging.INFO) or scope["path"] in HEALTH):
             return
-        path = scope["path"]
-        said: dict[str, Any] = {
-            "method": scope["method"][:20],
-            "route": getattr(scope.get("route"), "path", None),
-            "status": status,
-            "id": location.rpartition("/")[2] or next(iter(scope.get("path_params", {}).values()), None),
-            "caller": caller.id if caller else None,
-            "name": caller.name if caller else None,
-            "from": (scope.get("client") or (None,))[0],
-            "request": name,
-        }
-        kind, log = ("audit", AUDIT) if audited else ("access", ACCESS)
-        log.info("%s", line_of(kind, seconds, path, **said))
+        access_line(
+            seconds,
+            scope["path"],
+            audited=audited,
+            caller=caller,
+            client=(scope.get("client") or (None,))[0],
+            method=scope["method"][:20],
+            route=getattr(scope.get("route"), "path", None),
+            status=status,
+            id=location.rpartition("/")[2] or next(iter(scope.get("path_params", {}).values()), None),
+            request=name,
+        )
+
+
+def name_of(*given: bytes | None) -> bytes:
+    """The name of a request: the first that was given and is one, else a new one."""
+    for one in given:
+        if one is not None and GIVEN.fullmatch(one):
+            return one
+    return secrets.token_hex(8).encode()
+
+
+def access_line(
+    seconds: float, path: str, *, caller: Caller | None, client: str | None, audited: bool = False, **said: Any
+) -> None:
+    """Write the line of a request to the access log, or to the audit log."""
+    kind, log = ("audit", AUDIT) if audited else ("access", ACCESS)
+    who = {"caller": caller.id, "name": caller.name} if caller else {}
+    log.info("%s", line_of(kind, seconds, path, **said, **who, **{"from": client}))

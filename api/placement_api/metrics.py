@@ -41,6 +41,16 @@ class Metrics:
             registry=self.registry,
         )
         self.disk = Gauge("placement_disk_bytes", "Of the disk of the data folder", ["what"], registry=self.registry)
+        self._series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count an answer. To look its series up by labels costs more than to count."""
+        known = self._series.get((method, route, status))
+        if known is None:
+            known = self.requests.labels(method, route, str(status)), self.seconds.labels(route)
+            self._series[method, route, status] = known
+        known[0].inc()
+        known[1].observe(seconds)
 
     def job_ended(self, kind: str, state: str, seconds: float, error: dict[str, Any] | None) -> None:
         self.job_seconds.labels(kind or "none", state).observe(seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ UPLOADS = ("/v1/traces", "/traces")
 EITHER = "/v1/placements"  # takes a trace in the body, or the id of one
 FREE_PATHS = ("/healthz", "/readyz")  # whoever asks, and however often
 OPEN_PATHS = ("/docs", "/openapi.json", "/login")  # and /static/
+NO_STORE = (b"cache-control", b"no-store")
 HSTS = (b"strict-transport-security", b"max-age=31536000")
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -64,13 +66,8 @@ class Guard:
                         await asyncio.wait_for(_drain(receive), DRAIN_S)
                     more = False
                 sent = True
-                given = message.setdefault("headers", [])
-                names = {name for name, _ in given}
-                given += [header for header in _RAW_HEADERS if header[0] not in names]
-                if scope.get("scheme") == "https":
-                    given.append(HSTS)
-                if scope["path"].startswith("/v1") and b"cache-control" not in names:
-                    given.append((b"cache-control", b"no-store"))
+                tls, private = scope.get("scheme") == "https", scope["path"].startswith("/v1")
+                message["headers"] = secured(message.get("headers", []), tls=tls, private=private)
             await send(message)
 
         received = 0
@@ -100,7 +97,7 @@ class Guard:
                 if not _tokens(scope).vouches(_authorization(scope, headers)):
                     self._check_stranger(scope)
                 if scope["method"] == "POST":
-                    _check_origin(headers)
+                    _check_origin(headers.get("host"), headers.get("origin"))
             elif scope["path"] not in FREE_PATHS:
                 scope.setdefault("state", {})["caller"] = await self._caller(scope, headers)
             await self.app(scope, counted_receive, guarded_send)
@@ -119,7 +116,7 @@ class Guard:
     async def _caller(self, scope: Scope, headers: Headers) -> Caller:
         tokens, authorization = _tokens(scope), _authorization(scope, headers)
         if authorization != headers.get("authorization"):
-            _check_origin(headers)
+            _check_origin(headers.get("host"), headers.get("origin"))
         stranger = (
             None if tokens.vouches(authorization) else self._check_stranger(scope)
         )  # before the database is asked
@@ -127,7 +124,7 @@ class Guard:
         if stranger is not None:
             self.strangers.spend(stranger, -1.0)
         if caller.id == ANYONE:
-            _check_site(headers)
+            check_site(headers.get("host"), headers.get("origin"))
         tokens.check(caller)
         return caller
 
@@ -156,18 +153,32 @@ def _authorization(scope: Scope, headers: Headers) -> str | None:
     return given if cookie is None else f"Bearer {cookie}"
 
 
-def _check_site(headers: Headers) -> None:
-    """Neither a name that leads to 127.0.0.1 nor another site's page reaches a service that asks nobody for a token."""
-    host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-    if not is_loopback(host):
-        raise Problem(421, f"host {host[:100]!r} is not this machine", "ask http://127.0.0.1 or http://localhost")
-    _check_origin(headers)
+def secured(headers: Iterable[tuple[bytes, bytes]], *, tls: bool, private: bool) -> list[tuple[bytes, bytes]]:
+    """Headers of an answer with those that hold for all; `private`: it is kept by nobody unless it says otherwise."""
+    given = list(headers)
+    names = {name for name, _ in given}
+    given += [header for header in _RAW_HEADERS if header[0] not in names]
+    if tls:
+        given.append(HSTS)
+    if private and b"cache-control" not in names:
+        given.append(NO_STORE)
+    return given
 
 
-def _check_origin(headers: Headers) -> None:
+def check_site(host: str | None, origin: str | None) -> None:
+    """Neither a name that leads to 127.0.0.1 nor another site's page reaches a service that asks nobody for a token.
+
+    Raises Problem.
+    """
+    name = urlsplit(f"//{host or ''}").hostname or ""
+    if not is_loopback(name):
+        raise Problem(421, f"host {name[:100]!r} is not this machine", "ask http://127.0.0.1 or http://localhost")
+    _check_origin(host, origin)
+
+
+def _check_origin(host: str | None, origin: str | None) -> None:
     """Raise Problem (403) where a browser says that the page of another site sent it."""
-    origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+    if origin is not None and urlsplit(origin).netloc != host:
         raise Problem(403, f"origin {origin[:100]!r} is another site", "ask from the page of this service")
 
 

@@ -1,4 +1,4 @@
-"""What was sent, read in a process of its own with bounds on memory, time and disk: files may be anything."""
+"""What was sent, unpacked and read in a process of its own with bounds on memory, time and disk: it may be anything."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from placement.readers.base import ReadOptions, parse_ids
 from placement.readers.convert import convert_below
 from placement.traces.trace import Trace, open_trace
 from placement.workload.counts_file import ExpertCounts, is_counts_file, read_counts
-from placement_api.problems import Problem, ProblemBody, from_library
+from placement_api.archives import unpack
+from placement_api.problems import Problem, ProblemBody, from_library, full_disk, is_full
 from placement_api.settings import Limits
 
 _PROCESSES = multiprocessing.get_context("forkserver")
@@ -59,6 +61,7 @@ class Found:
     """What was sent is a trace or counts, and lies at `path`: where it was, or where it was converted to.
 
     converted  of a recording: the reader that took it, why, and notes on what was left out
+    notes      of an archive: on what it holds that is no traffic
     """
 
     path: str
@@ -70,16 +73,23 @@ class Found:
     num_experts: int
     top_k: int
     converted: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
-def read(path: Path, work: Path, read_as: ReadAs, limits: Limits) -> Found:
-    """Look at `path`; a recording of an engine is converted to a new file or folder in `work`. Raises Problem."""
+def read(path: Path, work: Path, read_as: ReadAs, limits: Limits, *, archive: Path | None = None) -> Found:
+    """Look at `path`; a recording of an engine is converted to a new file or folder in `work`.
+
+    An `archive` is unpacked to the folder `path` before; whatever packed it, with folders around its files or without.
+    Raises Problem.
+    """
     ours, theirs = _PROCESSES.Pipe(duplex=False)
-    arguments = (theirs, str(path), str(work), read_as.model_dump(), limits.reading_bytes, limits.reading_s)
+    packed = None if archive is None else str(archive)
+    arguments = (theirs, str(path), str(work), packed, read_as.model_dump(), asdict(limits))
     process = _PROCESSES.Process(target=_child, args=arguments, daemon=True)
     process.start()
     theirs.close()
     end = time.monotonic() + limits.reading_s
+    most = limits.unpacked_bytes * (1 if archive is None else 2)  # out of it, and what that becomes
     before = sum(_sizes(work))
     try:
         done, looked_s = False, 0.0
@@ -88,30 +98,38 @@ def read(path: Path, work: Path, read_as: ReadAs, limits: Limits) -> Found:
             began = time.monotonic()
             if not done and time.monotonic() > end:
                 raise Problem(422, f"it is not read in {limits.reading_s:g} s", MEND)
-            if sum(_sizes(work)) - before > limits.unpacked_bytes:
-                raise Problem(413, f"it becomes more than {limits.unpacked_bytes} bytes", MEND)
+            if sum(_sizes(work)) - before > most:
+                raise Problem(413, f"it becomes more than {most} bytes", MEND)
             looked_s = time.monotonic() - began
         name, said = json.loads(ours.recv_bytes())
     except (EOFError, OSError):
         process.join()
-        most = f"{limits.reading_bytes} bytes of memory are allowed"
-        raise Problem(422, f"reading it ended with {process.exitcode}; {most}", MEND) from None
+        allowed = f"{limits.reading_bytes} bytes of memory are allowed"
+        raise Problem(422, f"reading it ended with {process.exitcode}; {allowed}", MEND) from None
     finally:
         process.kill()
         process.join()
         process.close()
         ours.close()
     if name == "found":
-        return Found(**said)
+        return Found(**said | {"notes": tuple(said["notes"])})
     body = ProblemBody.model_validate(said)
     raise Problem(body.status, body.detail, body.mend)
 
 
-def _child(connection: Connection, path: str, work: str, read_as: dict[str, Any], memory: int, seconds: float) -> None:
+def _child(
+    connection: Connection,
+    path: str,
+    work: str,
+    archive: str | None,
+    read_as: dict[str, Any],
+    limits: dict[str, Any],
+) -> None:
     os.nice(NICE)
-    _bound(memory, int(seconds) + 1)
+    allowed = Limits(**limits)
+    _bound(allowed.reading_bytes, int(allowed.reading_s) + 1)
     try:
-        found = _look(Path(path), Path(work), ReadAs.model_validate(read_as))
+        found = _taken(Path(path), Path(work), archive, read_as, allowed)
         connection.send_bytes(json.dumps(["found", asdict(found)]).encode())
         return
     except Problem as error:
@@ -119,11 +137,25 @@ def _child(connection: Connection, path: str, work: str, read_as: dict[str, Any]
     except PlacementError as error:
         problem = from_library(error)
     except MemoryError:
-        problem = Problem(422, f"reading it needs more memory than {memory} bytes", MEND)
+        problem = Problem(422, f"reading it needs more memory than {allowed.reading_bytes} bytes", MEND)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        problem = full_disk()
+    if archive is not None:  # many files take long to remove: here nobody waits for that
+        shutil.rmtree(path, ignore_errors=True)
     said = problem.body.model_dump()
     if path.startswith(work):  # where it lies here is nobody's business
         said |= {name: said[name].replace(f"{Path(path).parent}/", "") for name in ("detail", "mend")}
     connection.send_bytes(json.dumps(["problem", said]).encode())
+
+
+def _taken(path: Path, work: Path, archive: str | None, read_as: dict[str, Any], limits: Limits) -> Found:
+    notes: list[str] = []
+    if archive is not None:
+        notes = unpack(Path(archive), path, limits)
+        path = innermost(path)
+    return replace(_look(path, work, ReadAs.model_validate(read_as)), notes=tuple(notes))
 
 
 def _bound(memory: int, seconds: int) -> None:
@@ -172,6 +204,13 @@ def found_of(path: Path, opened: Trace | ExpertCounts, converted: dict[str, Any]
         top_k=model.top_k,
         converted=converted,
     )
+
+
+def innermost(path: Path) -> Path:
+    """The folder below which something lies beside others, or which holds files."""
+    while len(inner := list(path.iterdir())) == 1 and inner[0].is_dir():
+        path = inner[0]
+    return path
 
 
 def _sizes(folder: Path) -> Iterator[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from contextlib import nullcontext
 from socket import socket
 
@@ -12,6 +13,7 @@ import uvicorn
 from placement.errors import OptionError, PlacementError
 from placement.support.atomic_files import make_folder
 from placement_api.app import create_app
+from placement_api.hits import Hits
 from placement_api.lobby import Lobby, most_connections
 from placement_api.logs import start_logs
 from placement_api.service import Service, make_service
@@ -19,6 +21,7 @@ from placement_api.settings import Settings
 from placement_api.store.locked import locked
 from placement_api.wire import AT_ONCE, Server, bounded, listen
 
+SWITCH_S = 0.0005  # how long a thread that computes may keep the event loop from what just came
 log = logging.getLogger("placement.service")
 
 
@@ -62,9 +65,10 @@ def _run(service: Service, sockets: list[socket]) -> None:
         log_config=None,
         access_log=False,
         loop="asyncio",  # uvloop answers more a second, and some connections far later than others
-        http=bounded(lobby),
         backlog=AT_ONCE,
         server_header=False,
         timeout_graceful_shutdown=5,
     )
+    config.http = bounded(lobby, Hits(service, config.forwarded_allow_ips))
+    sys.setswitchinterval(SWITCH_S)
     Server(config).run(sockets)

@@ -24,10 +24,15 @@ class Stored:
     etag: str
 
     @staticmethod
-    def of(headers: Headers, name: str, digest: str) -> Stored:
-        packed = _takes_gzip(headers.get("accept-encoding"))
+    def asked(headers: Headers, name: str, digest: str) -> Stored:
+        """As the headers of a request say."""
+        return Stored.of(headers.get("accept-encoding"), headers.get("if-none-match"), name, digest)
+
+    @staticmethod
+    def of(accepted: str | None, known: str | None, name: str, digest: str) -> Stored:
+        """As `Accept-Encoding` and `If-None-Match` say, where they were sent."""
+        packed = _takes_gzip(accepted)
         etag = f'"{digest}.gz"' if packed else f'"{digest}"'
-        known = headers.get("if-none-match")
         held = known is not None and (etag in known or known.strip() == "*")
         return Stored(digest=digest, media_type=MEDIA_TYPES[name], packed=packed, held=held, etag=etag)
 
@@ -39,10 +44,9 @@ class Stored:
             headers["Content-Encoding"] = "gzip"
         return Response(content, media_type=self.media_type, headers=headers)
 
-    def from_memory(self, recent: Recent) -> Response | None:
-        """None if it has to be read first."""
-        content = b"" if self.held else recent.known_content(self.digest, packed=self.packed)
-        return None if content is None else self.answer(content)
+    def known_content(self, recent: Recent) -> bytes | None:
+        """What to send, if it is in memory: nothing to who has it."""
+        return b"" if self.held else recent.known_content(self.digest, packed=self.packed)
 
     async def read(self, recent: Recent) -> Response:
         """Raises InputError."""

@@ -77,6 +77,14 @@ class Tokens:
         """Whether the header was right when it was asked last: it costs its address nothing to ask again."""
         return self._right.get(_given(authorization)) is not None
 
+    def known(self, authorization: str | None) -> Caller | None:
+        """Whom the header names, if that was asked less than a second ago and who it is may ask again now."""
+        given = _given(authorization)
+        if self._right.get(given) is None:
+            return None
+        found = self._callers.known(given, partial(self._look_up, given))
+        return None if found is None or self._rates.left(found.id) < 0.0 else found
+
     async def caller(self, authorization: str | None) -> Caller:
         """Whom the header names; anyone where `start` let anyone in and there is no token. Raises Problem."""
         given = _given(authorization)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -16,17 +16,35 @@ MOST_HEAD_BYTES = 1 << 16
 FRAME_BYTES = 16  # around each byte of a body that comes in the smallest of chunks
 AT_ONCE = 16  # connections that are taken in before those taken in are looked at
 WAITING = 2048  # connections that the system keeps for us meanwhile
+Asked = TypeVar("Asked")
+
+
+class AtOnce(Protocol[Asked]):
+    """Answers some requests without the application."""
+
+    def ask(self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]], client: str) -> Asked | None:
+        """The request, if it may be one of those."""
+
+    def answer(self, asked: Asked, body: bytes, date: bytes) -> bytes | None:
+        """All of the answer, with these header lines of the server; None: the application gives it."""
 
 
 class BoundedHttp(HttpToolsProtocol):
     """Nobody makes it collect a head without end, or wait for one: line, headers and trailers have `MOST_HEAD_BYTES`
-    together, and whoever sends no head stays in the lobby for a while only."""
+    together, and whoever sends no head stays in the lobby for a while only.
+
+    A request that came all at once on a connection where nothing else is under way is answered `at_once` if it can be:
+    without a task, with one write.
+    """
 
     lobby: ClassVar[Lobby]
+    at_once: ClassVar[AtOnce[Any] | None]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._left = MOST_HEAD_BYTES
+        self._asked: Any = None
+        self._body = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -48,30 +66,69 @@ class BoundedHttp(HttpToolsProtocol):
             return
         self._left -= len(data)
         super().data_received(data)
-        if self._left < 0 and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._left < 0:
             self.send_400_response(f"The head of the request is longer than {MOST_HEAD_BYTES} bytes.")
+        elif self._asked is not None:  # the rest of its body is to come
+            self._pass_on()
 
     def on_message_begin(self) -> None:
         self._left = MOST_HEAD_BYTES
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self.lobby.leave(self)
-        super().on_headers_complete()
+        if self.at_once is not None and self._quiet():
+            client = self.client[0] if self.client else ""
+            self._asked = self.at_once.ask(self.parser.get_method(), self.url, self.headers, client)
+        if self._asked is None:
+            self._begin()
 
     def on_body(self, body: bytes) -> None:
         self._left += FRAME_BYTES * len(body)
-        super().on_body(body)
+        if self._asked is None:
+            super().on_body(body)
+        else:
+            self._body += body
+
+    def on_message_complete(self) -> None:
+        if self._asked is not None and self.at_once is not None:
+            date = b"".join(b"%s: %s\r\n" % one for one in self.server_state.default_headers)
+            answer = self.at_once.answer(self._asked, self._body, date)
+            if answer is not None:
+                self._asked, self._body = None, b""
+                self.transport.write(answer)
+                self.on_response_complete()
+                return
+            self._pass_on()
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.timeout_keep_alive_task is not None:  # no request of it waits
             self.lobby.enter(self)
 
+    def _quiet(self) -> bool:
+        """Nothing is under way on this connection, which stays open, and what is written goes out at once."""
+        busy = self.cycle is not None and not self.cycle.response_complete
+        open_end = self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
+        return not busy and open_end and not self.parser.should_upgrade() and not self.flow.write_paused
 
-def bounded(lobby: Lobby) -> type[BoundedHttp]:
-    """The protocol of a server whose connections wait in this lobby."""
-    return type("BoundedHttp", (BoundedHttp,), {"lobby": lobby})
+    def _begin(self) -> None:
+        self.lobby.leave(self)
+        super().on_headers_complete()
+
+    def _pass_on(self) -> None:
+        """The application answers after all."""
+        body, self._asked, self._body = self._body, None, b""
+        self._begin()
+        if body:
+            super().on_body(body)
+
+
+def bounded(lobby: Lobby, at_once: AtOnce[Any] | None = None) -> type[BoundedHttp]:
+    """The protocol of a server whose connections wait in this lobby, and which of its requests are answered at once."""
+    return type("BoundedHttp", (BoundedHttp,), {"lobby": lobby, "at_once": at_once})
 
 
 class Server(uvicorn.Server):

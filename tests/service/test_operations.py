@@ -92,14 +92,17 @@ def test_a_metrics_token_opens_the_metrics_alone(manned: tuple[Server, dict[str,
     server, tokens = manned
     with server.client(tokens["one"]) as client:
         body = {"traces": [upload(client, trace)], "cluster": CLUSTER, "options": QUICK, "report": False}
-        assert answered(client, "/v1/placements", body).status_code == 200
+        solved = answered(client, "/v1/placements", body)
+        assert solved.status_code == 200
+        remembered = f"/v1/placements/{solved.headers['content-location'].rpartition('/')[2]}"
+        assert client.get(remembered).content == client.get(remembered).content == solved.content
         caps = body | {"options": QUICK | {"rank_cap": 0.5}}
         failed = client.post("/v1/placements", json=caps)
         if failed.status_code == 202:
             wait_until(lambda: client.get(f"/v1/jobs/{failed.json()['id']}").json()["state"] == "failed")
     with server.client(tokens["scraper"]) as scraper:
         text = scraper.get("/metrics").text
-        for path in ("/v1/jobs", "/v1/traces", "/v1/placements", "/"):
+        for path in ("/v1/jobs", "/v1/traces", "/v1/placements", "/", remembered):
             assert scraper.get(path).status_code == 403
         problem_of(scraper.post("/v1/traces", files={"file": ("t.tgz", b"")}), 403)
     assert re.search(r'placement_job_seconds_count\{kind="solve",state="done"\} [1-9]', text)

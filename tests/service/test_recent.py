@@ -23,7 +23,17 @@ COUNTS = [[9, 0, 0, 0, 0, 0, 0, 7], [0, 5, 5, 0, 0, 0, 0, 0]]
 @pytest.fixture
 def name(client: httpx.Client, trace_id: str, request: pytest.FixtureRequest) -> str:
     """A placement of the test's own."""
-    options = {"work_limit": 500, "bound": "none", "seed": sum(request.node.name.encode())}
+    return _solved(client, trace_id, sum(request.node.name.encode()))
+
+
+@pytest.fixture(scope="module")
+def placed(client: httpx.Client, trace_id: str) -> str:
+    """A placement that is only read."""
+    return _solved(client, trace_id, 0)
+
+
+def _solved(client: httpx.Client, trace_id: str, seed: int) -> str:
+    options = {"work_limit": 500, "bound": "none", "seed": seed}
     body = {"traces": [trace_id], "cluster": {"num_nodes": 2, "gpus_per_node": 2}, "options": options, "group": {}}
     answer = answered(client, "/v1/placements", body)
     assert answer.status_code == 200, answer.text
@@ -51,6 +61,35 @@ def test_a_file_is_the_same_from_memory_and_not_sent_again_to_who_has_it(
             assert same.headers["x-content-type-options"] == "nosniff"
         assert client.get(path, headers={"Accept-Encoding": coding, "If-None-Match": '"other"'}).status_code == 200
     assert "no-cache" in plain[0].headers["cache-control"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.1"}, 200),
+        ({"X-Request-Id": "mine"}, 200),
+        ({"Host": "evil.example"}, 421),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Authorization": "Bearer wrong"}, 401),
+    ],
+)
+def test_answers_from_memory_have_the_headers_of_all_answers(
+    client: httpx.Client, placed: str, headers: dict[str, str], status: int
+) -> None:
+    """Those of security, the id of the request and, behind a proxy with TLS, HSTS; who is refused stays refused."""
+    path = f"/v1/placements/{placed}"
+    client.get(path)
+    short, long = (client.get(one, headers=headers) for one in (path, f"{path}?long"))
+    assert short.status_code == long.status_code == status
+
+    def told(answer: httpx.Response) -> dict[str, str]:
+        known = {"date": "", "x-request-id": ""} if "X-Request-Id" not in headers else {"date": ""}
+        return {**answer.headers, **known}
+
+    assert told(short) == told(long)
+    assert ("strict-transport-security" in short.headers) == ("X-Forwarded-Proto" in headers)
+    assert short.headers["x-request-id"]
 
 
 def test_a_placement_that_was_deleted_is_gone_at_once(client: httpx.Client, name: str) -> None:

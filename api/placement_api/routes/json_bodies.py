@@ -16,7 +16,7 @@ from placement_api.problems import MOST_FAULTS, Problem
 
 SMALL_BYTES = 1 << 16  # is read before another thread would begin
 Model = TypeVar("Model", bound=BaseModel)
-MOST = {b"[": ("lists", 100_000), b"{": ("objects", 10_000), b'"': ("quotes", 40_000)}  # each costs more than a number
+MOST = {b"[": ("lists", 100_000), b"{": ("objects", 10_000), b'"': ("quotes", 40_000), b",": ("commas", 500_000)}
 READING = CapacityLimiter(1)  # large bodies that are read at a time
 
 

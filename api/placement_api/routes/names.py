@@ -118,7 +118,7 @@ def list_names(here: Here, _: Reader) -> list[NameAnswer]:
 async def placement_of(here: Here, _: Frequent, request: Request, name: str, word: str) -> Response:
     """The placement file of a version or of an alias, schema expert-placement/1."""
     row, _move = await run_in_threadpool(here.names.resolve, name, word)
-    return await Stored.of(request.headers, "placement", row.digest).read(here.recent)
+    return await Stored.asked(request.headers, "placement", row.digest).read(here.recent)
 
 
 @router.get(
@@ -131,7 +131,7 @@ async def grouping_of(here: Here, _: Frequent, request: Request, name: str, word
     row, _move = await run_in_threadpool(here.names.resolve, name, word)
     if row.grouping is None:
         raise Problem(404, f"version {row.version} of {name} has no homes", "publish a placement solved with `group`")
-    return await Stored.of(request.headers, "grouping", row.grouping).read(here.recent)
+    return await Stored.asked(request.headers, "grouping", row.grouping).read(here.recent)
 
 
 @router.post("/{name:path}@{alias}/rollback", responses=faults(404, 409))

@@ -147,7 +147,7 @@ def file_name(placement: str, suffix: str) -> str:
 async def stored_file(here: Service, request: Request, placement: str, name: str) -> Response:
     """A file of a placement, from memory if it was asked for before. Raises Problem (404, 409)."""
     row = await recent_placement(here, placement)
-    return await Stored.of(request.headers, name, file_of(row, name)).read(here.recent)
+    return await Stored.asked(request.headers, name, file_of(row, name)).read(here.recent)
 
 
 async def recent_placement(here: Service, placement: str) -> JobRow:

@@ -23,9 +23,9 @@ from placement.traces.storage.content_digest import content_digest
 from placement.traces.storage.litter import is_litter, left_out
 from placement.traces.trace import Trace, open_trace
 from placement.workload.counts_file import ExpertCounts, is_counts_file, read_counts
-from placement_api.archives import SUFFIXES, check_name, unpack
+from placement_api.archives import SUFFIXES, check_name
 from placement_api.problems import Problem
-from placement_api.reading import Found, ReadAs, found_of, read
+from placement_api.reading import Found, ReadAs, found_of, innermost, read
 from placement_api.settings import Limits
 from placement_api.store.files import Entry, Files
 from placement_api.store.s3 import Buckets, Place
@@ -64,17 +64,15 @@ class TraceFolders:
         with self._incoming() as incoming:
             sent = incoming / "sent"
             sent.mkdir()
-            notes: list[str] = []
-            name = _plain_name(file_name)
+            name, archive = _plain_name(file_name), None
             if name.endswith(SUFFIXES):
                 target = sent / name
                 shutil.copyfile(upload, target)
             else:
-                target = sent / name.partition(".")[0]
+                target, archive = sent / name.partition(".")[0], upload
                 target.mkdir()
-                notes = unpack(upload, target, self.limits)
-                target = _innermost(target)
-            return self._keep(read(target, incoming, read_as or ReadAs(), self.limits), incoming, notes)
+            found = read(target, incoming, read_as or ReadAs(), self.limits, archive=archive)
+            return self._keep(found, incoming, found.notes)
 
     def take_counts(self, counts: list[Any], **named: object) -> TraceRow:
         """Counts that were written in a request: [L, E], or [Q, L, E] by request."""
@@ -134,7 +132,7 @@ class TraceFolders:
             if sent.is_file():
                 return self.take(sent, place.key, read_as)
             named = sent.rename(incoming / _plain_name(place.key))
-            return self._keep(read(_innermost(named), incoming, read_as or ReadAs(), self.limits), incoming, notes)
+            return self._keep(read(innermost(named), incoming, read_as or ReadAs(), self.limits), incoming, notes)
 
     def path_of(self, row: TraceRow) -> Path:
         """Where the trace lies on this machine. Raises Problem if a registered one has changed since."""
@@ -267,13 +265,6 @@ def _plain_name(file_name: str) -> str:
 def _name_below(place: Place, entry: Entry) -> str:
     """The path of an object below the place; "" of the object that the place itself names."""
     return entry.key[len(place.key) :].lstrip("/")
-
-
-def _innermost(path: Path) -> Path:
-    """Whatever packed an archive, with folders around its files or without."""
-    while len(inner := list(path.iterdir())) == 1 and inner[0].is_dir():
-        path = inner[0]
-    return path
 
 
 def _sync(folder: Path) -> None:
