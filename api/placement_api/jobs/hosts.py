@@ -15,6 +15,7 @@ from dbos import DBOS
 from sqlalchemy import delete, select, update
 
 from placement.errors import OptionError
+from placement_api.jobs.pace import Pace
 from placement_api.store.database import AWAY, Database
 from placement_api.store.tables import QUEUED, RUNNING, HostRow, JobRow
 
@@ -51,6 +52,7 @@ class Hosts:
     queue    its name
     running  the jobs that run in this process
     enqueue  puts a job, with its turn, into the queue; again does nothing
+    pace     is told at each sweep whether any job is open
     """
 
     database: Database
@@ -59,6 +61,7 @@ class Hosts:
     queue: str
     running: Callable[[], set[str]]
     enqueue: Callable[[str, int], None]
+    pace: Pace
     id: str = ""
     _watched: dict[str, tuple[float | None, float]] = field(default_factory=dict)
     _doubted: set[str] = field(default_factory=set)
@@ -116,7 +119,7 @@ class Hosts:
         }
         watched = self._watched.items()
         self._take_over({host for host, (last, since) in watched if last == LEFT or now - since >= LEASE_S})
-        self._put_back()
+        self.pace.swept(jobs=self._put_back())
         if now - self._trimmed >= TRIM_EVERY_S:
             self._trimmed = now
             self._trim()
@@ -153,8 +156,11 @@ class Hosts:
         if taken:
             log.info("%d jobs are taken over from %s", len(taken), ", ".join(sorted(gone)))
 
-    def _put_back(self) -> None:
-        """Jobs that are open and of which no process knows, twice in a row: a disk or a database failed at the time."""
+    def _put_back(self) -> bool:
+        """Jobs that are open and of which no process knows, twice in a row: a disk or a database failed at the time.
+
+        Whether any job is open.
+        """
         with self.database.reading() as session:
             found = select(JobRow.id, JobRow.turn)
             queued = found.where(JobRow.state == QUEUED).order_by(JobRow.turn, JobRow.created).limit(OLDEST)
@@ -175,3 +181,4 @@ class Hosts:
                 DBOS.resume_workflow(job, queue_name=self.queue)
             else:
                 DBOS.rewind_workflow(job, queue_name=self.queue)
+        return bool(jobs)

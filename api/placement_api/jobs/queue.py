@@ -23,6 +23,7 @@ from placement import __version__
 from placement.errors import PlacementError
 from placement_api.jobs import child
 from placement_api.jobs.hosts import Hosts, check_dbos
+from placement_api.jobs.pace import BUSY_S, Pace
 from placement_api.jobs.turns import check_room, next_turn
 from placement_api.jobs.watch import Watch, patiently
 from placement_api.jobs.work import Task
@@ -36,7 +37,6 @@ from placement_api.store.traces import TraceFolders
 QUEUE = "placement"
 WORKFLOW_VERSION = "1"  # of the steps below: raise it when jobs that an earlier version began cannot go on
 MOST_ATTEMPTS = 25  # beginnings of a job that may be what kills the service
-POLL_S = 0.1
 BROKEN = Problem(500, "the service failed on this job", "try again; if it stays, report it")
 log = logging.getLogger("placement.service")
 
@@ -54,6 +54,7 @@ class Jobs:
     traces: TraceFolders
     ended: Callable[[str, str, float, dict[str, Any] | None], None]
     _hosts: Hosts = field(init=False)
+    _pace: Pace = field(default_factory=Pace)
     _running: Counter[str] = field(default_factory=Counter)  # a job that was put back may run beside its shadow
     _stopping: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -66,6 +67,7 @@ class Jobs:
             queue=QUEUE,
             running=self.running,
             enqueue=self._enqueue,
+            pace=self._pace,
         )
 
     def start(self) -> None:
@@ -85,7 +87,8 @@ class Jobs:
         )
         DBOS(config=config)
         DBOS.launch()
-        DBOS.register_queue(QUEUE, worker_concurrency=self.settings.max_jobs, polling_interval_sec=POLL_S)
+        at_once = self.settings.max_jobs
+        self._pace.queue = DBOS.register_queue(QUEUE, worker_concurrency=at_once, polling_interval_sec=BUSY_S)
         self._hosts.start()
 
     def stop(self) -> None:
@@ -190,12 +193,10 @@ class Jobs:
             return row.attempts
 
     def _finish(self, job: str, outcome: dict[str, Any]) -> None:
-        ended = {**outcome, "finished": time.time()}
+        ended = {**outcome, "finished": time.time()} | ({} if outcome["state"] == DONE else {"active_digest": None})
         mine = [JobRow.id == job, JobRow.state.in_(OPEN)]
         if outcome.get("attempts"):
             mine.append(JobRow.attempts == outcome["attempts"])
-        if outcome["state"] != DONE:
-            ended["active_digest"] = None
         with self.database.session() as session:
             session.execute(update(JobRow).where(*mine).values(**ended))
 
@@ -240,6 +241,7 @@ class Jobs:
         """The job's id is that of its workflow: however often it is queued, it is one. Low turns begin first."""
         with SetWorkflowID(job), SetEnqueueOptions(priority=max(turn, 1)):
             DBOS.enqueue_workflow(QUEUE, run_job, job)
+        self._pace.work_came()
 
     def _task(self, job: str) -> Task:
         with self.database.session() as session:
