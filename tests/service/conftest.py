@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,45 @@ sys.path.append(str(Path(__file__).parent))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import httpx
-from tests_service import Server, tar_of
+from tests_service import Server, tar_of, wait_until
+
+SHARED: list[Server] = []  # the server of the session, once it is asked for
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def make_server() -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
+    """Servers that end with the module: a server that nobody asks any more takes time from all other tests."""
+    with ExitStack() as stack:
 
-    def make(data: Path, *arguments: str) -> Server:
-        servers.append(Server(data=data, arguments=arguments).start())
-        return servers[-1]
+        def make(data: Path, *arguments: str) -> Server:
+            server = Server(data=data, arguments=arguments)
+            stack.callback(server.close)
+            return server.start()
 
-    yield make
-    for server in servers:
-        server.kill(signal.SIGTERM)
+        yield make
 
 
 @pytest.fixture(scope="session")
-def server(make_server: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory, trace: Path) -> Server:
+def server(tmp_path_factory: pytest.TempPathFactory, trace: Path) -> Iterator[Server]:
     """One without tokens, shared by tests that only add to it."""
-    return make_server(tmp_path_factory.mktemp("service") / "data", "--traces-folder", str(trace.parent))
+    arguments = ("--traces-folder", str(trace.parent))
+    shared = Server(data=tmp_path_factory.mktemp("service") / "data", arguments=arguments)
+    try:
+        SHARED.append(shared.start())
+        yield shared
+    finally:
+        SHARED.clear()
+        shared.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_job_is_left() -> Iterator[None]:
+    """No module leaves a job running on the shared server, which would slow all that follow."""
+    yield
+    for shared in SHARED:
+        with shared.client() as client:
+            for state in ("queued", "running"):
+                wait_until(lambda asked=state: not client.get("/v1/jobs", params={"state": asked}).json())  # type: ignore[misc]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,9 @@ def _solvers(server: Server) -> list[psutil.Process]:
 
 
 @pytest.fixture
-def shared(make_server: Callable[..., Server], run_cli: Any) -> Callable[..., tuple[Server, dict[str, str]]]:
-    """A server that solves one job at a time, with tokens a, b and c."""
+def shared(run_cli: Any) -> Iterator[Callable[..., tuple[Server, dict[str, str]]]]:
+    """A server that solves one job at a time, with tokens a, b and c; it ends with the test, and so do its jobs."""
+    made_here: list[Server] = []
 
     def make(data: Path, *arguments: str) -> tuple[Server, dict[str, str]]:
         url = arguments[arguments.index("--database-url") :][:2] if "--database-url" in arguments else ()
@@ -101,9 +102,12 @@ def shared(make_server: Callable[..., Server], run_cli: Any) -> Callable[..., tu
             made = run_cli("token", "create", name, "--data", data, *url)
             assert made.code == 0, made.stderr
             tokens[name] = made.stdout.strip()
-        return make_server(data, "--max-jobs", "1", *arguments), tokens
+        made_here.append(Server(data=data, arguments=("--max-jobs", "1", *arguments)))
+        return made_here[-1].start(), tokens
 
-    return make
+    yield make
+    for server in made_here:
+        server.close()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
@@ -193,10 +197,10 @@ def test_a_token_may_queue_so_many_jobs(
         assert int(refused.headers["retry-after"]) > 0
         assert submit(a, uploaded, FOREVER, 2) == waiting[1]
         other = submit(b, uploaded, FOREVER, 4)
-        a.post(f"/v1/jobs/{waiting[0]}/cancel")
+        assert a.post(f"/v1/jobs/{waiting[0]}/cancel").status_code == 200
         last = submit(a, uploaded, FOREVER, 3)
-        for job in (other, last, waiting[1], first):
-            a.post(f"/v1/jobs/{job}/cancel")
+        for client, job in ((b, other), (a, last), (a, waiting[1]), (a, first)):
+            assert client.post(f"/v1/jobs/{job}/cancel").status_code == 200
 
 
 WRONG: list[tuple[str, dict[str, Any]]] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import signal
 import socket
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 START_S = 60.0
+LEFT_S = 10.0  # within which all processes of a service end after it
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,6 +55,7 @@ class Server:
                 [*self.prefix, *command, "--port", str(self.port), *self.arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that all that it leaves can be found
             )
         return self
 
@@ -74,6 +78,20 @@ class Server:
             self.process.wait(30)
             self.process = None
 
+    def close(self) -> None:
+        """End it as an operator does. Raises AssertionError if a process of its own is left, which is ended too."""
+        if self.process is None:
+            return
+        group = self.process.pid
+        self.kill(signal.SIGTERM)
+        end = time.monotonic() + LEFT_S
+        while members(group) and time.monotonic() < end:
+            time.sleep(0.02)
+        left = members(group)
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+        assert not left, f"processes outlive their service: {left}"
+
     @property
     def pid(self) -> int:
         assert self.process is not None
@@ -91,6 +109,16 @@ class Server:
     def client(self, token: str | None = None) -> httpx.Client:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=90)
+
+
+def members(group: int) -> list[str]:
+    """The commands of the processes of a group."""
+    found = []
+    for one in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError, psutil.ZombieProcess):
+            if os.getpgid(one.pid) == group and one.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{one.pid} {' '.join(one.cmdline())[:200]}")
+    return found
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 60.0) -> None:
