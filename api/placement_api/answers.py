@@ -14,6 +14,8 @@ RESULTS = {  # of a job, by its kind
     "solve": "/v1/placements/{job}",
     "evaluate": "/v1/jobs/{job}/evaluation",
     "advise": "/v1/jobs/{job}/advice",
+    "study": "/v1/jobs/{job}/study",
+    "front": "/v1/jobs/{job}/front",
 }
 
 
@@ -75,7 +77,7 @@ class Progress(BaseModel):
 
 class JobAnswer(BaseModel):
     id: str
-    kind: str = Field(description="solve, evaluate or advise", examples=["solve"])
+    kind: str = Field(description=f"One of {', '.join(RESULTS)}", examples=["solve"])
     state: str = Field(description="queued, running, done, failed or cancelled", examples=["running"])
     progress: Progress
     created: float

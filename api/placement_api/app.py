@@ -15,7 +15,19 @@ from placement_api.description import describe
 from placement_api.measure import Measure
 from placement_api.middleware import Guard
 from placement_api.pages.render import page
-from placement_api.routes import advice, jobs, maps, names, operations, pages, placement_pages, placements, traces
+from placement_api.routes import (
+    advice,
+    front,
+    jobs,
+    maps,
+    names,
+    operations,
+    pages,
+    placement_pages,
+    placements,
+    study,
+    traces,
+)
 from placement_api.service import Service
 
 ABOUT = """Places the experts of Mixture-of-Experts models on nodes and GPUs so that tokens stay local.
@@ -42,6 +54,6 @@ def create_app(service: Service) -> FastAPI:
 
     app.add_middleware(Guard, limits=service.settings.limits)
     app.add_middleware(Measure)
-    for routes in (traces, placements, maps, names, advice, jobs, operations, pages, placement_pages):
+    for routes in (traces, placements, maps, names, advice, study, front, jobs, operations, pages, placement_pages):
         app.include_router(routes.router)
     return app

@@ -14,6 +14,7 @@ from placement.core.choices import (
     MOST_DROPPED,
     OBJECTIVES,
     REPLICA_CHOICE,
+    STUDIES,
     TOKEN_TOLERANCE,
     TRANSPORT,
 )
@@ -127,6 +128,36 @@ class AdviseBody(Body):
     step_tokens: int | None = Field(default=None, ge=1, le=1 << 20, description="Of each GPU, for capacity factors")
     max_dropped: float = Field(default=MOST_DROPPED, ge=0, lt=1, description="Share that a capacity factor may drop")
     kv_cache_gb: float | None = Field(default=None, gt=0, description="KV cache of a GPU without redundant experts")
+
+
+class FrontBody(Body):
+    """What is asked of `placement front`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"traces": ["0f3c…"], "cluster": {"num_nodes": 4, "gpus_per_node": 2}}]}
+    )
+
+    traces: list[str] = Field(min_length=1, max_length=1000, description="Ids of traces")
+    cluster: ClusterFile
+    options: OptionsBody = Field(default_factory=OptionsBody)  # type: ignore[valid-type]
+    holdout: float = Field(default=HOLDOUT, ge=0, lt=1, description="Share of the requests to measure on, not to fit")
+
+
+class StudyBody(Body):
+    """What is asked of `placement traces info --study`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"traces": ["0f3c…"], "by": "domain", "num_nodes": 4}]})
+
+    traces: list[str] = Field(min_length=1, max_length=1000, description="Ids of traces, or of one file of counts")
+    by: str = Field(
+        default="domain",
+        max_length=40,
+        description="What requests are told apart by",
+        json_schema_extra=_one_of(*STUDIES),
+    )
+    num_nodes: int | None = Field(default=None, description="null: 4, or as many as there are experts")
+    gpus_per_node: int = 1
+    seed: int = Field(default=0, description="Of the folds in which domains are told held out")
 
 
 class EvaluateBody(Body):

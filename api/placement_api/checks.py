@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from placement.analysis.info import StudyOptions
 from placement.core.choices import CAPTURES
 from placement.core.cluster import Cluster
 from placement.core.model import Model
@@ -19,6 +20,7 @@ from placement.cost.transports import TRANSPORTS
 from placement.documents.cluster_yaml import ClusterFile, cluster_of
 from placement.errors import MapError, OptionError, PlacementError, TraceError
 from placement.exporters.engines import check_loadable
+from placement.pipeline.front import check_front
 from placement.pipeline.solve import check_moves
 from placement.pipeline.with_homes import check_grouping
 from placement.solvers import get_solver
@@ -87,6 +89,35 @@ def check_solve(request: dict[str, Any], traces: Sequence[TraceRow], current: Jo
         with faults.at("body/group"):
             _check_group(request, options, counts, cluster)
     faults.end()
+
+
+def check_front_of(request: dict[str, Any], traces: Sequence[TraceRow], limits: Limits) -> None:
+    """Raise Problem (422) for a front that cannot be found."""
+    check_solve(request, traces, None, limits)
+    faults = _Faults()
+    with faults.at("body/traces"):
+        if any(trace.kind == COUNTS for trace in traces):
+            raise OptionError("the front needs a trace: counts do not say sends; give a trace")
+    with faults.at("body/options"):
+        check_front(Options(**request["options"]))
+    faults.end()
+
+
+def check_study(request: dict[str, Any], traces: Sequence[TraceRow]) -> None:
+    """Raise Problem (422) for a study that cannot be made."""
+    faults = _Faults()
+    with faults.at("body/traces"):
+        _check_together(traces)
+        if len(traces) > 1 and any(trace.kind == COUNTS for trace in traces):
+            raise OptionError("counts and other traces do not go together; give one file of counts, or traces alone")
+    with faults.at("body"):
+        study_of(request).checked_nodes(_model_of(traces[0]))
+    faults.end()
+
+
+def study_of(request: dict[str, Any]) -> StudyOptions:
+    """The options of a study, as its body has them."""
+    return StudyOptions(**{field.name: request[field.name] for field in fields(StudyOptions)})
 
 
 def check_evaluate(request: dict[str, Any], traces: Sequence[TraceRow], placement: JobRow) -> None:

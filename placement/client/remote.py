@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-import tarfile
 import tempfile
 import time
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from placement.client.packing import multipart, pack, trace_files
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement
 from placement.documents.parts import ClusterDetail
 from placement.documents.placement import PlacementFile, load_placement
-from placement.errors import InputError, OutputError, PlacementError, TraceError
+from placement.errors import InputError, PlacementError
 from placement.readers import AUTO
 from placement.readers.base import ReadOptions
 from placement.solvers.options import Options
@@ -27,8 +24,6 @@ from placement.support.http_service import AwayError, HttpService, error_of
 from placement.support.progress import Listener, Progress, ignore
 from placement.traces.storage.content_digest import content_digest
 from placement.traces.storage.litter import is_litter, left_out
-from placement.traces.storage.stored_path import is_url
-from placement.traces.trace import open_trace
 
 OPEN = ("queued", "running")
 log = logging.getLogger("placement")
@@ -91,18 +86,18 @@ class Client:
             if source.is_dir() and not any(found for one in ("", "*/") for found in source.glob(f"{one}trace.json")):
                 packed = Path(folder) / f"{source.resolve().name}.tar"
                 files = [file for file in sorted(source.iterdir()) if file.is_file()]
-                _pack([(file, file.name) for file in files if not is_litter(file.name)], packed)
+                pack([(file, file.name) for file in files if not is_litter(file.name)], packed)
                 for note in left_out([file.name for file in files if is_litter(file.name)]):
                     log.info("%s: %s", source, note)
             elif not source.is_file() or source.name == "trace.json":
-                parts = _trace_files(path)
+                parts = trace_files(path)
                 known = content_digest((name, file) for file, name in parts)
                 if given == ReadOptions() and self._has(known):
                     return known
                 packed = Path(folder) / "trace.tar"
-                _pack(parts, packed)
+                pack(parts, packed)
             said = {name: str(value) for name, value in fields.items() if value is not None}
-            with _multipart(Path(folder) / "body", packed, said) as (body, length, media):
+            with multipart(Path(folder) / "body", packed, said) as (body, length, media):
                 answer = self._service.ask("POST", "/v1/traces", body, media, length, READING_S)
         return str(json.loads(answer)["id"])
 
@@ -151,7 +146,45 @@ class Client:
             "robust": robust,
             "current": current,
         }
-        return str(json.loads(self._service.ask("POST", "/v1/placements", json.dumps(body).encode()))["id"])
+        return self._begin("/v1/placements", body)
+
+    def study(
+        self,
+        traces: Sequence[str],
+        *,
+        by: str = "domain",
+        num_nodes: int | None = None,
+        gpus_per_node: int = 1,
+        seed: int = 0,
+        listener: Listener = ignore,
+    ) -> dict[str, Any]:
+        """What `placement traces info --study --json` prints, of ids of traces."""
+        body = {"by": by, "num_nodes": num_nodes, "gpus_per_node": gpus_per_node, "seed": seed}
+        job = self._begin("/v1/study", body | {"traces": list(traces)})
+        self.wait(job, listener)
+        return self._document(f"/v1/jobs/{job}/study")
+
+    def front(
+        self,
+        traces: Sequence[str],
+        cluster: Cluster,
+        options: Options | None = None,
+        *,
+        holdout: float = 0.2,
+        listener: Listener = ignore,
+    ) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """What `placement front` writes: `front.json`, and the placement files that it names."""
+        body = {
+            "traces": list(traces),
+            "cluster": ClusterDetail.of(cluster).model_dump(),
+            "options": asdict(options or Options()),
+            "holdout": holdout,
+        }
+        job = self._begin("/v1/front", body)
+        self.wait(job, listener)
+        front = self._document(f"/v1/jobs/{job}/front")
+        files = [point["file"] for point in front["points"]]
+        return front, {file: self._service.ask("GET", f"/v1/jobs/{job}/front/maps/{file}") for file in files}
 
     def placement(self, placement: str) -> bytes:
         """The placement file, as `placement solve -o` writes it."""
@@ -186,6 +219,14 @@ class Client:
                 raise PlacementError(f"job {job} goes on and there is no news of it; ask {self.url} again")
             time.sleep(PAUSE_S)  # the service is begun again, and the job goes on
 
+    def _begin(self, path: str, body: dict[str, Any]) -> str:
+        """The id of the job of a request; the same request twice is one job."""
+        return str(json.loads(self._service.ask("POST", path, json.dumps(body).encode()))["id"])
+
+    def _document(self, path: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._service.ask("GET", path))
+        return found
+
     def _ended(self, job: dict[str, Any]) -> dict[str, Any]:
         if job["state"] == "failed":
             raise error_of(job["error"])
@@ -200,41 +241,3 @@ class Client:
     def cancel(self, job: str) -> None:
         """End a job that is waiting or running."""
         self._service.ask("POST", f"/v1/jobs/{job}/cancel")
-
-
-def _trace_files(path: str | Path) -> list[tuple[Path, str]]:
-    """The files of the traces at a path, and what to call them. Raises TraceError."""
-    if is_url(path):
-        raise TraceError(f"{path} is on shared storage, a service is sent files of this machine; copy it here")
-    folders = sorted({Path(str(shard.path.parent)) for shard in open_trace(path).shards})
-    return [
-        (file, file.name if len(folders) == 1 else f"{number:05d}/{file.name}")
-        for number, folder in enumerate(folders)
-        for file in [folder / "trace.json", *sorted(folder.glob("shard-*.safetensors"))]
-    ]
-
-
-def _pack(files: list[tuple[Path, str]], target: Path) -> None:
-    """A tar of files under new names. Raises OutputError."""
-    try:
-        with tarfile.open(target, "w") as tar:
-            for file, name in files:
-                tar.add(file.resolve(), name)
-    except OSError as error:
-        raise OutputError(f"cannot pack {target.name}: {error.strerror}; free space in {target.parent}") from None
-
-
-@contextmanager
-def _multipart(target: Path, file: Path, fields: dict[str, str]) -> Iterator[tuple[IO[bytes], int, str]]:
-    """A body of multipart/form-data on disk: uploads may be larger than memory."""
-    edge = uuid.uuid4().hex
-    with target.open("w+b") as body:
-        for name, value in fields.items():
-            body.write(f'--{edge}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode())
-        body.write(f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="{file.name}"\r\n\r\n'.encode())
-        with file.open("rb") as content:
-            shutil.copyfileobj(content, body, 1 << 20)
-        body.write(f"\r\n--{edge}--\r\n".encode())
-        length = body.tell()
-        body.seek(0)
-        yield body, length, f"multipart/form-data; boundary={edge}"

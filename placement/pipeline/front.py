@@ -58,7 +58,7 @@ def solve_front(
     source = source_of(trace)
     with begin(source, cluster, options, holdout, engine=engine, workers=workers, listener=listener) as run:
         holdout = run.holdout
-        _check_options(options)
+        check_front(options)
         model = source.trace("the front").model
         parts = domains_of(source) if by_domain else None
         train, held_out = source.split(holdout, options.seed)
@@ -120,7 +120,8 @@ def _solve_one(
     return rows, solve_weights(problem, workload.model.layer_ids[layer], weights)
 
 
-def _check_options(options: Options) -> None:
+def check_front(options: Options) -> None:
+    """Raise OptionError for options with which there is no front."""
     if options.objective != "locality" or not options.sends_count:
         raise OptionError(
             f"the front trades sends against imbalance at many weights, but objective={options.objective!r} with "

@@ -9,24 +9,31 @@ from pathlib import Path
 from typing import Any
 
 from placement.analysis.advise import advise
+from placement.analysis.info import describe
 from placement.core.choices import CAPTURES
 from placement.core.cluster import Cluster
 from placement.cost.evaluation import evaluate
 from placement.cost.steps.replay import evaluate_steps
 from placement.documents.cluster_yaml import ClusterFile, cluster_of
+from placement.documents.document import json_bytes
 from placement.documents.placement import PlacementFile, load_placement
 from placement.errors import OptionError
 from placement.pipeline.captures import Captures, Given, together
+from placement.pipeline.documents.front_files import front_document
 from placement.pipeline.documents.grouping_document import grouping_file
+from placement.pipeline.front import solve_front
 from placement.pipeline.solution import Solution, solution_document
 from placement.pipeline.solve import solve
 from placement.pipeline.with_homes import solve_grouped
 from placement.report.advice.advice_page import advice_html
+from placement.report.front.front_report import front_svg
 from placement.report.solution.solution_page import report_html
+from placement.report.trace.trace_page import trace_html
 from placement.solvers.options import Options
 from placement.support.parallel import make_executor
-from placement.support.progress import Listener
+from placement.support.progress import Listener, Progress
 from placement.traces.trace import Trace
+from placement_api.checks import study_of
 from placement_api.pages.figures import figures_bytes
 from placement_api.settings import Settings
 from placement_api.store.blobs import Blobs
@@ -40,7 +47,7 @@ log = logging.getLogger("placement")
 class Task:
     """A job with everything that it reads resolved to paths.
 
-    kind       solve, evaluate or advise
+    kind       one of `KINDS`
     request    the body of the request
     traces     where its traces lie; top_k is theirs
     data, blobs  where the store is, as of `Settings`
@@ -67,7 +74,7 @@ class Answer:
 
 def compute(task: Task, listener: Listener) -> Answer:
     """Raises PlacementError, Problem."""
-    return {"solve": _solve, "evaluate": _evaluate, "advise": _advise}[task.kind](task, listener)
+    return KINDS[task.kind](task, listener)
 
 
 def _solve(task: Task, listener: Listener) -> Answer:
@@ -178,6 +185,44 @@ def _advise(task: Task, listener: Listener) -> Answer:
     )
     page = blobs.put(advice_html(advice).encode())
     return Answer(files={"advice": blobs.put(_json(advice.document())), "page": page})
+
+
+def _study(task: Task, listener: Listener) -> Answer:
+    given = open_input([Path(path) for path in task.traces], task.top_k)
+    total = given.num_tokens_stored if isinstance(given, Trace) else 0
+    done = 0
+
+    def count_done(tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        listener(Progress(stage="count", done=done, total=total))
+
+    with make_executor(task.workers) as executor:
+        info = describe(given, executor, count_done, study=study_of(task.request))
+    files = {"study": _blobs(task).put(_json(info.as_dict()))}
+    if info.study is not None:
+        files["page"] = _blobs(task).put(trace_html(info).encode())
+    return Answer(files=files)
+
+
+def _front(task: Task, listener: Listener) -> Answer:
+    """`front.json`, the picture, and each map under the name that `front.json` has for its file."""
+    request, blobs = task.request, _blobs(task)
+    given = open_input([Path(path) for path in task.traces], task.top_k)
+    front = solve_front(
+        given,
+        cluster_of(ClusterFile.model_validate(request["cluster"]), given.model.num_experts),
+        Options(**request["options"]),
+        holdout=request["holdout"],
+        workers=task.workers,
+        listener=listener,
+    )
+    maps = {one.file: blobs.put(PlacementFile.encode(solution_document(one.solution))) for one in front.points}
+    document = blobs.put(json_bytes(front_document(front), "points"))
+    return Answer(files={**maps, "front": document, "plot": blobs.put(front_svg(front).encode())})
+
+
+KINDS = {"solve": _solve, "evaluate": _evaluate, "advise": _advise, "study": _study, "front": _front}
 
 
 def _json(document: dict[str, Any]) -> bytes:

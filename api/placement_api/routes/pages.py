@@ -29,7 +29,12 @@ from placement_api.store.tables import DONE, OPEN, JobRow, TraceRow
 from placement_api.tokens import COOKIE, Caller
 
 SHOWN, JOBS_SHOWN = 50, 10
-DONE_PAGES = {"solve": "/placements/{job}", "advise": "/v1/jobs/{job}/advice/page"}
+DONE_PAGES = {
+    "solve": "/placements/{job}",
+    "advise": "/v1/jobs/{job}/advice/page",
+    "study": "/v1/jobs/{job}/study/page",
+    "front": "/v1/jobs/{job}/front/plot",
+}
 
 
 class PageRoute(APIRoute):
@@ -185,8 +190,10 @@ def _names(here: Service, row: JobRow) -> str:
 def _wanted(row: JobRow) -> str:
     if row.kind == "evaluate":
         return "measure a placement"
+    if row.kind == "study":
+        return "study a trace"
     cluster = row.request["cluster"]
-    sought = "advice" if row.kind == "advise" else wanted(row)
+    sought = {"advise": "advice", "front": "sends against imbalance"}.get(row.kind) or wanted(row)
     return f"{cluster['num_nodes']} × {cluster.get('gpus_per_node') or 'any'} GPUs, {sought}"
 
 

@@ -187,13 +187,13 @@ def request_of(here: Service, caller: Caller, body: PlacementBody) -> dict[str, 
 
 def check(here: Service, request: dict[str, Any]) -> None:
     """Raise Problem (404, 409, 422) for a solve that cannot be done."""
-    traces = _inputs(here, request["traces"])
+    traces = inputs(here, request["traces"])
     current = None if request["current"] is None else find_placement(here, request["current"])
     check_solve(request, traces, current, here.settings.limits)
 
 
 def _check_evaluate(here: Service, request: dict[str, Any]) -> None:
-    traces = _inputs(here, request["traces"])
+    traces = inputs(here, request["traces"])
     check_evaluate(request, traces, find_placement(here, request["placement"]))
 
 
@@ -210,7 +210,7 @@ def _exported(here: Service, placement: str, format: str, suffix: str) -> Respon
     return Response(export.content, media_type=media, headers=headers)
 
 
-def _inputs(here: Service, traces: list[str]) -> list[TraceRow]:
+def inputs(here: Service, traces: list[str]) -> list[TraceRow]:
     """The rows of traces. Raises Problem where one is missing (404), or was changed since it was registered (409)."""
     with here.database.reading() as session:
         found = {name: session.get(TraceRow, name) for name in traces}
