@@ -5,16 +5,19 @@ The kernels run without the GIL, so threads are the default: one process, one co
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from placement.errors import OptionError
 
 A = TypeVar("A")
 B = TypeVar("B")
+CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of its cores in a period, and the period
 
 
 def run_tasks(task: Callable[[A], B], items: Iterable[A], executor: Executor | None) -> list[B]:
@@ -70,4 +73,10 @@ def shares_memory(executor: Executor) -> bool:
 
 
 def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may run on, and no more than the CPU limit of its container, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_LIMIT.read_text().split()
+        return cores if quota == "max" else max(min(cores, math.ceil(int(quota) / int(period))), 1)
+    except (OSError, ValueError, ZeroDivisionError):
+        return cores  # no container, or one that says it elsewhere
