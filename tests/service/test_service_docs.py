@@ -22,11 +22,17 @@ import pytest
 import yaml
 from tests_service import Server
 
+# pytest imports tests by their path and leaves sys.path alone; this lets them import helm.py
+sys.path += [str(Path(__file__).parents[1] / "deploy")]
+
+import helm
+
 REPOSITORY = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```([\w-]+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ADDRESS = "127.0.0.1:8000"
 SERVE = "placement serve"
 COMMAND_S = 300
+OF_MACHINES = ("docker ", "kubectl ", "helm ")
 
 
 def blocks(page: str, *languages: str) -> list[str]:
@@ -152,8 +158,8 @@ def test_the_token_of_a_deployment_opens_the_service(
 def unrun() -> list[list[str]]:
     """The words of each command of docs/deploy.md that takes an engine of containers or a cluster."""
     lines = [line for block in blocks("deploy.md", "text") for line in commands(block)]
-    found = [shlex.split(line) for line in lines if line.startswith(("docker ", "kubectl "))]
-    rest = [line for line in lines if not line.startswith(("docker ", "kubectl ", "curl ", "export "))]
+    found = [shlex.split(line) for line in lines if line.startswith(OF_MACHINES)]
+    rest = [line for line in lines if not line.startswith((*OF_MACHINES, "curl ", "export "))]
     assert not rest, "mark what can run as `console`, or say here what it must name"
     return found
 
@@ -166,15 +172,16 @@ def test_what_the_image_is_asked_to_do_works_here(bash: Callable[..., str], sand
         bash(shlex.join(["placement", *words[words.index("expert-placement") + 1 :]]))
 
 
+@pytest.mark.skipif(helm.program() is None, reason="Helm is not installed: its wheel is for Linux on x86-64")
 def test_what_is_not_run_names_what_exists() -> None:
-    """Folders to apply, secrets and their keys, services to start, variables that they need."""
+    """Charts to install with their values, secrets and their keys, services to start, variables that they need."""
     for words in unrun():
         if words[:2] == ["docker", "build"]:
             assert words[-1] == "." and (REPOSITORY / "Dockerfile").is_file()
         elif words[:2] == ["docker", "compose"]:
             assert (REPOSITORY / "compose.yaml").is_file()
-        elif words[:2] == ["kubectl", "apply"]:
-            assert (REPOSITORY / words[words.index("--kustomize") + 1] / "kustomization.yaml").is_file()
+        elif words[0] == "helm":
+            assert words[1:5] == ["upgrade", "--install", "placement", "deploy/helm"]
         elif words[:4] == ["kubectl", "create", "secret", "generic"]:
             used = secrets()
             name, keys = words[4], [word.removeprefix("--from-literal=").split("=")[0] for word in words[5:]]
@@ -196,7 +203,7 @@ def test_what_is_not_run_names_what_exists() -> None:
 
 
 def secrets() -> dict[str, set[str]]:
-    """The keys of each secret that manifests name; none where all of them are taken."""
+    """The keys of each secret that the page's charts name; none where all of them are taken."""
     found: dict[str, set[str]] = {}
 
     def look(value: Any) -> None:
@@ -206,7 +213,7 @@ def secrets() -> dict[str, set[str]]:
         if not isinstance(value, dict):
             return
         for key, one in value.items():
-            if key == "secretKeyRef":
+            if key in ("secretKeyRef", "credentials"):
                 found.setdefault(one["name"], set()).add(one["key"])
             elif key == "secretRef":
                 found.setdefault(one["name"], set())
@@ -214,10 +221,14 @@ def secrets() -> dict[str, set[str]]:
                 found.setdefault(one["secretName"], set()).update(item["key"] for item in one.get("items", []))
             look(one)
 
-    for path in sorted((REPOSITORY / "deploy" / "kubernetes").rglob("*.yaml")):
-        for document in yaml.safe_load_all(path.read_text()):
-            look(document)
+    for words in unrun():
+        if words[0] == "helm":
+            look(list(helm.render(*(path_of(word) for word in words[5:]), release=words[3]).values()))
     return found
+
+
+def path_of(word: str) -> str:
+    return str(REPOSITORY / word) if (REPOSITORY / word).is_file() else word
 
 
 def test_options_that_deploying_names_exist() -> None:
