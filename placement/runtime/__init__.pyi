@@ -12,6 +12,7 @@ from .layer import MoELayer as MoELayer
 from .layer import StepStats as StepStats
 from .layer_map import LayerMap as LayerMap
 from .layer_map import map_version as map_version
+from .load_sharded import load_sharded as load_sharded
 from .slot_weights import SlotWeights as SlotWeights
 from .static import StaticLayer as StaticLayer
 from .swap import Served as Served

@@ -62,12 +62,39 @@ def attach(
         MapError: The map is for another model or mesh.
     """
     modules = find_experts(model)
-    if capacity.mode != NONE and capacity.renormalize is None:
-        capacity = replace(capacity, renormalize=scales_weights(model))
     if any(hasattr(one.forward, "attached") for one in modules.experts_L):
         raise OptionError("the model is attached already; call detach() of what attach gave, or swap() for another map")
-    _check_map(modules, placement, mesh)
-    slots_L = _slots(model, modules, placement, mesh, checkpoint)
+    check_fits(modules, placement, mesh)
+    return attach_slots(
+        model,
+        modules,
+        placement,
+        mesh,
+        _slots(model, modules, placement, mesh, checkpoint),
+        hops=hops,
+        choice=choice,
+        cluster=cluster,
+        capacity=capacity,
+        keep_weights=keep_weights,
+    )
+
+
+def attach_slots(
+    model: Any,
+    modules: ExpertModules,
+    placement: Placement,
+    mesh: Mesh,
+    slots_L: list[SlotWeights],
+    *,
+    hops: str,
+    choice: str,
+    cluster: Cluster | None,
+    capacity: CapacityPolicy,
+    keep_weights: bool,
+) -> Attached:
+    """As `attach`, with the weights of this rank's slots in hand, and `check_fits` done."""
+    if capacity.mode != NONE and capacity.renormalize is None:
+        capacity = replace(capacity, renormalize=scales_weights(model))
     scores = RouterScores(model, modules) if capacity.needs_scores else None
     marks = ForwardMarks(modules.decoder) if capacity.mode != NONE else None
     hooks = [one for one in (scores, marks) if one is not None]
@@ -181,8 +208,6 @@ def _slots(
     model: Any, modules: ExpertModules, placement: Placement, mesh: Mesh, checkpoint: str | Path | None
 ) -> list[SlotWeights]:
     """The weights of this rank, by layer."""
-    for layer, module in zip(modules.layer_ids, modules.experts_L, strict=True):
-        check_module(module, f"layer {layer}")
     slots = slice(mesh.rank * placement.slots_per_gpu, (mesh.rank + 1) * placement.slots_per_gpu)
     if checkpoint is None:
         if any(module.down_proj.is_meta for module in modules.experts_L):
@@ -197,7 +222,8 @@ def _slots(
     ]
 
 
-def _check_map(modules: ExpertModules, placement: Placement, mesh: Mesh) -> None:
+def check_fits(modules: ExpertModules, placement: Placement, mesh: Mesh) -> None:
+    """Raise MapError unless the map is for this model and mesh, InputError for experts that are not understood."""
     model = placement.model
     if modules.layer_ids != model.layer_ids or modules.num_experts != model.num_experts:
         raise MapError(
@@ -209,3 +235,5 @@ def _check_map(modules: ExpertModules, placement: Placement, mesh: Mesh) -> None
             f"the map is for {placement.num_nodes} nodes x {placement.gpus_per_node} GPUs and the mesh has "
             f"{mesh.num_nodes} x {mesh.gpus_per_node}; solve for this mesh, or start as many ranks"
         )
+    for layer, module in zip(modules.layer_ids, modules.experts_L, strict=True):
+        check_module(module, f"layer {layer}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -21,6 +22,13 @@ def machine_bytes() -> int:
         except (OSError, ValueError):
             continue  # there is none, or it is "max"
     return min(sizes)
+
+
+def give_back_freed() -> None:
+    """Give the system the memory that was freed between what is still in use, where the C library can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def check_fits_memory(model: Model, needed_bytes: int) -> None:

@@ -31,6 +31,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     | {"num_key_value_heads": 4, "n_group": 1, "topk_group": 1, "topk_method": "greedy", "n_shared_experts": 1},
     "deepseek_v3": {"moe_intermediate_size": 16, "n_routed_experts": 8, "first_k_dense_replace": 1, **MLA}
     | {"num_key_value_heads": 4, "n_group": 2, "topk_group": 1, "n_shared_experts": 1},
+    "glm4_moe": {"moe_intermediate_size": 16, "n_routed_experts": 8, "first_k_dense_replace": 1, "head_dim": 8}
+    | {"n_group": 1, "topk_group": 1, "n_shared_experts": 1},
     "gpt_oss": {"intermediate_size": 16, "num_local_experts": 8, "head_dim": 8, "sliding_window": 8},
 }
 

@@ -22,11 +22,13 @@ SHAPE = (2, 2)
 STEPS = 3
 
 
-def make_map(ids: tuple[int, ...], *, seed: int = 0, num_nodes: int = 2, gpus: int = 2, slots: int = 3) -> Placement:
+def make_map(
+    ids: tuple[int, ...], *, seed: int = 0, num_nodes: int = 2, gpus: int = 2, slots: int = 3, experts: int = 8
+) -> Placement:
     """Eight experts in twelve slots."""
-    found = make_placement(num_nodes, gpus, slots, 8, 2, seed=seed, layers=len(ids))
+    found = make_placement(num_nodes, gpus, slots, experts, 2, seed=seed, layers=len(ids))
     return Placement(
-        model=Model(name="m", layer_ids=ids, num_experts=8, top_k=2),
+        model=Model(name="m", layer_ids=ids, num_experts=experts, top_k=2),
         num_nodes=num_nodes,
         gpus_per_node=gpus,
         slots_per_gpu=slots,

@@ -1,0 +1,161 @@
+"""A model of which no process reads more than its share gives the logits of the whole model."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import FAMILIES, layer_ids, make_model, transformers
+from moe import torch
+from processes import run_processes
+from test_attach import error, make_map, prompt, serve
+
+from placement.errors import InputError, MapError
+from placement.runtime import CapacityPolicy, Lockstep, load_sharded, torch_mesh
+from placement.support.memory import give_back_freed
+
+SHARDED = sorted(set(FAMILIES) - {"deepseek_v2"})
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
+    """Folder and model of each family, as transformers saves it."""
+    torch.set_num_threads(1)
+    folder, found = tmp_path_factory.mktemp("saved"), {}
+    for family in SHARDED:
+        found[family] = folder / family, make_model(family)
+        found[family][1].save_pretrained(folder / family)
+    return found
+
+
+def resident(what: str) -> int:
+    """Bytes of this process: VmRSS now, VmHWM at most."""
+    (kilobytes,) = re.findall(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kilobytes) * 1024
+
+
+def test_logits_of_seven_families_on_four_ranks(saved: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
+    """Prefill and decode within 1e-5, with redundant experts, after a swap too; nothing is left on meta."""
+
+    def program(rank: int) -> dict[str, list[Any]]:
+        mesh, got = torch_mesh(2, 2, timeout_s=30), {}
+        for family, (folder, whole) in saved.items():
+            model, attached = load_sharded(folder, make_map(layer_ids(whole)), mesh)
+            assert type(model) is type(whole) and not model.training
+            assert not any(one.is_meta for one in (*model.parameters(), *model.buffers()))
+            assert [slots.num_slots for slots in attached.slots_L] == [3] * len(attached.layers)
+            got[family] = [logits.numpy() for logits in serve(model, prompt(rank))]
+            if family == "mixtral":
+                attached.swap(make_map(layer_ids(whole), seed=1)).run()
+                got["mixtral, swapped"] = [logits.numpy() for logits in serve(model, prompt(rank))]
+        return got
+
+    results = run_processes(4, tmp_path, program, seconds=120)
+    for rank, got in enumerate(results):
+        assert not isinstance(got, Exception), got
+        assert len(got) == 8
+        for family, arrays in got.items():
+            whole = saved[family.partition(",")[0]][1]
+            assert error([torch.from_numpy(one) for one in arrays], serve(whole, prompt(rank))) < 1e-5, family
+
+
+def test_a_rank_holds_its_share(tmp_path: Path) -> None:
+    """Resident memory rises by the bytes that the rank keeps, and at its peak by a tenth of the whole model more."""
+    sizes = {"hidden_size": 256, "num_hidden_layers": 8, "vocab_size": 64, "num_attention_heads": 4}
+    experts = {"num_experts": 16, "intermediate_size": 256, "num_experts_per_tok": 2}
+    config = transformers.AutoConfig.for_model("olmoe", **sizes, **experts)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path / "in", max_shard_size="30MB")
+    whole = sum(one.nbytes for one in model.parameters())
+    small = make_model("olmoe")
+    small.save_pretrained(tmp_path / "small")
+
+    def program(rank: int) -> tuple[int, int]:
+        mesh = torch_mesh(1, 4, timeout_s=30)
+        load_sharded(tmp_path / "small", make_map((0, 1), num_nodes=1, gpus=4, slots=2), mesh)  # what it imports
+        placement = make_map(tuple(range(8)), num_nodes=1, gpus=4, slots=4, experts=16)
+        give_back_freed()  # what other tests left
+        Path("/proc/self/clear_refs").write_text("5")  # from now on the peak is that since now
+        before = resident("VmRSS")
+        loaded, attached = load_sharded(tmp_path / "in", placement, mesh)
+        kept = [*loaded.parameters(), *(one for slots in attached.slots_L for one in slots.tensors.values())]
+        return sum(one.nbytes for one in kept), resident("VmHWM") - before
+
+    results = run_processes(4, tmp_path, program, seconds=120)
+    assert whole > 90e6
+    for one in results:
+        assert not isinstance(one, Exception), one
+        share, peak = one
+        assert share < 0.35 * whole
+        assert share / 2 < peak < share + 0.1 * whole  # memory was measured at all, and kept to
+
+
+def test_capacity_by_scores(saved: dict[str, tuple[Path, Any]]) -> None:
+    """Policies find routers and their flags as in a model that is loaded whole."""
+    folder, model = saved["mixtral"]
+
+    def program(mesh: Any) -> int:
+        mine, attached = load_sharded(
+            folder, make_map(layer_ids(model)), mesh, capacity=CapacityPolicy(mode="drop", gamma=1.0)
+        )
+        serve(mine, prompt(mesh.rank), 0)
+        return int(attached.stats[0].dropped)
+
+    assert sum(Lockstep(2, 2).run(program)) > 0
+
+
+def test_generation_goes_by_the_checkpoint(saved: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
+    """Its small file of how to generate is read, and the type of weights can be chosen."""
+    folder, model = saved["olmoe"]
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for one in folder.iterdir():
+        (mine / one.name).symlink_to(one)
+    (mine / "generation_config.json").unlink(missing_ok=True)
+    (mine / "generation_config.json").write_text(json.dumps({"eos_token_id": 7, "max_new_tokens": 3}))
+    placement = make_map(layer_ids(model), num_nodes=1, gpus=1, slots=8)
+
+    def program(mesh: Any) -> Any:
+        return load_sharded(mine, placement, mesh, dtype=torch.bfloat16)
+
+    ((loaded, attached),) = Lockstep(1, 1).run(program)
+    assert loaded.generation_config.eos_token_id == 7
+    assert {one.dtype for one in loaded.parameters()} == {torch.bfloat16}
+    assert attached.slots_L[0].tensors["down_proj"].dtype == torch.bfloat16
+
+
+def test_checkpoints_and_maps_that_do_not_fit(saved: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
+    """One line each, before the model is there."""
+    folder, model = saved["qwen3_moe"]
+    fits = make_map(layer_ids(model), num_nodes=1, gpus=1, slots=8)
+
+    def on_one(path: Path, placement: Any = fits) -> None:
+        Lockstep(1, 1).run(lambda mesh: load_sharded(path, placement, mesh))
+
+    with pytest.raises(MapError, match=r"the map places layers \[2\]"):
+        on_one(folder, make_map((0, 2), num_nodes=1, gpus=1, slots=8))
+    with pytest.raises(MapError, match="2 nodes x 2 GPUs and the mesh has 1 x 1"):
+        on_one(folder, make_map(layer_ids(model)))
+    with pytest.raises(InputError, match=r"neither model\.safetensors nor"):
+        on_one(tmp_path)
+
+    def changed(name: str, **config: Any) -> Path:
+        into = tmp_path / name
+        into.mkdir()
+        (into / "model.safetensors").symlink_to(folder / "model.safetensors")
+        told = json.loads((folder / "config.json").read_text()) | config
+        (into / "config.json").write_text(json.dumps(told))
+        return into
+
+    with pytest.raises(InputError, match="names the architecture NobodyForCausalLM"):
+        on_one(changed("nobody", architectures=["NobodyForCausalLM"]))
+    with pytest.raises(InputError, match=r"has not all of Qwen3MoeForCausalLM: missing are model.layers.2"):
+        on_one(changed("deeper", num_hidden_layers=3))
+    with pytest.raises(InputError, match=r"Qwen3MoeForCausalLM"):
+        on_one(changed("wider", moe_intermediate_size=24))
+    (changed("torn") / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json cannot be read"):
+        on_one(tmp_path / "torn")
