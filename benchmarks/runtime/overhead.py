@@ -1,10 +1,11 @@
 """Dispatch and combine beside bare all-to-alls of the same bytes, in one run: what the runtime itself costs.
 
-python benchmarks/runtime/overhead.py [--ranks 4] [--device cuda]
+python benchmarks/runtime/overhead.py [--ranks 4] [--device cuda] [--backend gloo]
 
-Processes on this machine, gloo on the loopback interface (NCCL with `--device cuda`, one GPU a rank). Every round
-times, one after the other on all ranks, each variant and the bare exchange of exactly the rows and splits that it sends
-there and back; a round counts as its slowest rank. No experts run in between.
+Processes on this machine, gloo on the loopback interface (NCCL with `--device cuda`, one GPU a rank; with `--backend
+gloo` several ranks share a GPU, and their rows go through the host). Every round times, one after the other on all
+ranks, each variant and the bare exchange of exactly the rows and splits that it sends there and back; a round counts as
+its slowest rank. No experts run in between.
 
 copies  `send` and `give_back`: tokens packed and sent once to each destination, sums back and added up
 whole   `dispatch` and `combine`: also the replica choice, rows for every assignment in slot order, weighted sums
@@ -73,9 +74,11 @@ def worker(rank: int, args: argparse.Namespace, folder: str) -> None:
     torch.set_num_threads(1)
     cuda = args.device == "cuda"
     if cuda:
-        torch.cuda.set_device(rank)
+        torch.cuda.set_device(rank % torch.cuda.device_count())
     store = f"file://{folder}/store"
-    dist.init_process_group("nccl" if cuda else "gloo", init_method=store, rank=rank, world_size=args.ranks)
+    dist.init_process_group(
+        args.backend or ("nccl" if cuda else "gloo"), init_method=store, rank=rank, world_size=args.ranks
+    )
     nodes = 2 if args.ranks > 1 else 1
     mesh = torch_mesh(nodes, args.ranks // nodes, device=args.device)
     if not rank:
@@ -152,6 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--backend", choices=["gloo", "nccl"], help="default: nccl with CUDA, else gloo")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--experts", type=int, default=32)
     parser.add_argument("--redundant", type=int, default=8)

@@ -96,9 +96,7 @@ def main() -> None:
     sizes = f"{len(batch.ids)} tokens drawn from the trace, hidden size {args.hidden}, intermediate {args.intermediate}"
     skewed = f"largest expert load {skew:.3f} of the mean, so gamma={halving:.3f} halves it"
     print(f"# Straggler: {model.name}, layer {model.layer_ids[layer]} of {model.num_layers}\n")
-    print(
-        f"{describe_machine()}, torch {torch.__version__}, {device_words(args.device)}; {sizes}, {args.rounds} rounds; "
-    )
+    print(f"{describe_machine()}, torch {torch.__version__}, {device_words(args.device)}; ", end="")
     print(f"{sizes}, {args.rounds} rounds; {skewed}; load average {os.getloadavg()[0]:.1f}")
     for ranks in args.ranks or (model.num_experts, model.num_experts // 4):
         if model.num_experts % ranks:
@@ -204,7 +202,7 @@ def emulate(model: Model, ranks: int, batch: Batch, policy: CapacityPolicy, args
         phy2log_LP=np.tile(np.arange(model.num_experts), (model.num_layers, 1)),
     )
     layer_map = LayerMap.of(placement, model.layer_ids[0])
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device=args.device).manual_seed(0)
 
     def program(mesh: Mesh) -> Rank:
         mine = slice(mesh.rank, None, ranks)
@@ -213,7 +211,7 @@ def emulate(model: Model, ranks: int, batch: Batch, policy: CapacityPolicy, args
         dtype = torch.float32 if args.device == "cpu" else torch.bfloat16
 
         def drawn(*shape: int) -> torch.Tensor:
-            return torch.randn(*shape, generator=generator).to(args.device, dtype)
+            return torch.randn(*shape, generator=generator, device=args.device, dtype=dtype)
 
         x = drawn(len(ids), args.hidden)
         slots = dispatcher.choose(ids)

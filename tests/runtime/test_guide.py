@@ -18,11 +18,13 @@ GUIDE = (REPOSITORY / "docs" / "runtime.md").read_text()
 
 def test_what_is_to_be_measured_is_there() -> None:
     """Scripts and tests that the guide's commands name exist with these options; all of the harness are named."""
-    commands = [shlex.split(line[2:], comments=True) for line in GUIDE.splitlines() if line.startswith("$ p")]
-    scripts = {words[1] for words in commands if words[0] == "python"}
+    lines = [line for line in GUIDE.splitlines() if line.startswith(("$ p", "$ bash"))]
+    commands = [shlex.split(line[2:].partition(">")[0], comments=True) for line in lines]
+    scripts = {words[1] for words in commands if words[0] in ("python", "bash")}
     harness = {path for path in (REPOSITORY / "benchmarks" / "runtime").glob("*.py") if "argparse." in path.read_text()}
     mains = {str(path.relative_to(REPOSITORY)) for path in harness if "__main__" in path.read_text()}
-    assert scripts == mains
+    shells = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "benchmarks" / "runtime").glob("*.sh")}
+    assert scripts == mains | shells
     for program, *words in commands:
         for word in words:
             if "/" in word:
