@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import InputError
-from placement.grouping.router_kernels import hashed_grams
+from placement.grouping.gram_kernels import hashed_grams
 from placement.support.hash64 import GOLDEN, mix
 
 GRAM_WEIGHTS = (1.0, 0.7, 0.7)  # of tokens, of pairs and of triples that follow one another
@@ -33,7 +33,7 @@ def gram_counts(prompt: npt.NDArray[Any], buckets: int) -> Iterator[tuple[Column
 
 def prompt_features(prompt: npt.NDArray[Any], idf_F: npt.NDArray[Any]) -> tuple[Columns, Floats]:
     """Buckets and values: log of 1 + count, times how rare it is; each length of n-grams has the norm of its weight."""
-    return hashed_grams(prompt.astype(np.int64).astype(np.uint64), idf_F, GRAM_WEIGHTS)
+    return hashed_grams(prompt.astype(np.int64, copy=False), idf_F, GRAM_WEIGHTS)
 
 
 def label_features(labels: Mapping[str, str], buckets: int) -> tuple[Columns, Floats]:
@@ -52,4 +52,4 @@ def checked_prompt(prompt: object) -> npt.NDArray[np.int64]:
     whole = tokens.dtype.kind in "iu" or not tokens.size
     if tokens.ndim != 1 or not whole or (tokens.size and (tokens.min() < 0 or tokens.max() >= 2**31)):
         raise InputError("the prompt must be a list of the ids of its tokens: whole numbers from 0 to 2^31 - 1")
-    return tokens.astype(np.int64)
+    return tokens.astype(np.int64, copy=False)

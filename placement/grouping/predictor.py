@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from placement.errors import InputError
 from placement.grouping.features import checked_prompt, label_features, prompt_features
-from placement.grouping.router_kernels import weighed
+from placement.grouping.gram_kernels import weighed
 
 MOST_BYTES = 1_400_000  # of the tables; a file has a third more
 LEAST_BUCKETS, MOST_BUCKETS = 1 << 10, 1 << 16
@@ -89,6 +89,7 @@ class Predictor:
         """
         saved_N = self.mean_N.copy()
         known = [] if prompt is None else [prompt_features(checked_prompt(prompt), self._rare_F)]
-        for column, value in [*known, label_features(labels or {}, len(self.idf_F))]:
+        known += [label_features(labels, len(self.idf_F))] if labels else []
+        for column, value in known:
             saved_N += weighed(column, value, self._weight_FN)
         return saved_N

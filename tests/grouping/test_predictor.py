@@ -30,23 +30,33 @@ def mixed(x: int) -> int:
     return x ^ (x >> 31)
 
 
-@given(prompt=st.lists(st.integers(0, 2**31 - 1), max_size=12), seed=st.integers(0, 99))
-def test_features_are_those_of_a_plain_replay(prompt: list[int], seed: int) -> None:
+@given(prompt=st.lists(st.integers(0, 2**31 - 1), max_size=12), seed=st.integers(0, 99), buckets=st.integers(60, 64))
+def test_features_are_those_of_a_plain_replay(prompt: list[int], seed: int, buckets: int) -> None:
     """Words mixed one by one; each length of n-grams has the norm of its weight, or nothing."""
-    idf_F = np.random.default_rng(seed).uniform(0, 2, 64)
-    want = np.zeros(64)
+    idf_F = np.random.default_rng(seed).uniform(0, 2, buckets)
+    want = np.zeros(buckets)
     for size, weight in enumerate(GRAM_WEIGHTS, 1):
-        count = np.zeros(64)
+        count = np.zeros(buckets)
         for first in range(len(prompt) - size + 1):
             word = size
             for token in prompt[first : first + size]:
                 word = mixed((word * 0x9E3779B97F4A7C15 + token) % WORD)
-            count[word % 64] += 1
+            count[word % buckets] += 1
         value = np.log1p(count) * idf_F
         want += weight * value / max(np.linalg.norm(value), 1e-300)
-    found = np.zeros(64)
+    found = np.zeros(buckets)
     np.add.at(found, *prompt_features(np.array(prompt, dtype=np.int64), idf_F))
     assert found == pytest.approx(want)
+
+
+def test_a_bucket_counts_to_a_bound_and_no_further() -> None:
+    """A word repeated more often than a small number can hold is no word that never came."""
+    idf_F = np.ones(8)
+    most = prompt_features(np.zeros(70_000, dtype=np.int64), idf_F)
+    assert most[1].tolist() == pytest.approx(list(GRAM_WEIGHTS))  # a bucket each, with the norm of its weight
+    mixed_in = prompt_features(np.append(np.zeros(70_000, dtype=np.int64), 1), idf_F)
+    first = mixed_in[1][:2]
+    assert first[0] / first[1] == pytest.approx(np.log1p(65_535) / np.log1p(1))
 
 
 def texts(seed: int, requests: int = 60) -> tuple[TokenLists, TokenLists, np.ndarray, np.ndarray]:
