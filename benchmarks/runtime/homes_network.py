@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -29,7 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
-import aiohttp
+import httpx
 import numpy as np
 import torch
 from homes import with_tokens
@@ -172,14 +173,16 @@ async def homes_by_proxy(
     given += [word for one in ports for word in ("--backend", f"http://127.0.0.1:{one}")]
     proxy = await asyncio.create_subprocess_exec(sys.executable, "-c", CLI, "route", *given, env=environment())
     try:
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
+        every = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        at = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=at, limits=every, timeout=None, trust_env=False) as client:
             await until_ready(client)
             turn = asyncio.Semaphore(args.at_a_time)
 
             async def ask(q: int) -> None:
                 body: dict[str, Any] = {"prompt": prompts.list_of(entry_of[q]).tolist(), "q": q}
-                async with turn, client.post("/v1/completions", json=body) as answer:
-                    await answer.read()
+                async with turn:
+                    (await client.post("/v1/completions", json=body)).raise_for_status()
 
             order = np.random.default_rng(args.seed).permutation(asked)
             await asyncio.gather(*(ask(int(q)) for q in order))
@@ -200,14 +203,11 @@ async def head_of(reader: asyncio.StreamReader) -> dict[str, str]:
     return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-async def until_ready(client: aiohttp.ClientSession) -> None:
+async def until_ready(client: httpx.AsyncClient) -> None:
     for _ in range(600):
-        try:
-            async with client.get("/readyz") as answer:
-                if answer.status == 200:
-                    return
-        except aiohttp.ClientConnectorError:
-            pass
+        with contextlib.suppress(httpx.TransportError):
+            if (await client.get("/readyz")).status_code == 200:
+                return
         await asyncio.sleep(0.1)
     raise SystemExit("the proxy did not start")
 

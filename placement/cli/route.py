@@ -46,7 +46,7 @@ def route_command(
     ] = 300,
 ) -> None:
     """Stand in front of engines: give every request its home, and pass all else on as it comes."""
-    absent = [name for name in ("aiohttp", "uvicorn", "prometheus_client") if find_spec(name) is None]
+    absent = [name for name in ("httptools", "uvicorn", "prometheus_client") if find_spec(name) is None]
     if absent:
         raise OptionError(
             f"this needs {', '.join(absent)}, which is not installed; pip install 'expert-placement[route]'"

@@ -1,4 +1,4 @@
-"""The n-grams of a prompt, hashed into buckets and counted (numba): the features that a home is foretold from, and their weights."""
+"""The n-grams of a prompt, hashed into buckets and counted (numba): what a home is foretold from."""
 
 from __future__ import annotations
 

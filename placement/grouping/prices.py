@@ -39,7 +39,7 @@ class Prices:
     horizon: float
     tolerance: float = 0.0
     ahead_tokens: float = 0.0
-    _near_SN: Floats = field(init=False, repr=False)
+    _near_NS: Floats = field(init=False, repr=False)
     _unit: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class Prices:
         spread = float((score_SN - score_SN.mean(axis=1, keepdims=True)).std()) if score_SN.size else 0.0
         unit = max(SOFTNESS * spread, 1e-9)
         near_SN = np.exp((score_SN - score_SN.max(axis=1, keepdims=True, initial=-np.inf)) / unit)
-        object.__setattr__(self, "_near_SN", np.maximum(near_SN, 1e-30))
+        object.__setattr__(self, "_near_NS", np.ascontiguousarray(np.maximum(near_SN, 1e-30).T))
         object.__setattr__(self, "_unit", unit)
 
     @property
@@ -80,5 +80,5 @@ class Prices:
         ahead_N = (load_N - load_N.mean()) / max(self.request_tokens, 1e-9)
         share_N = np.maximum(1 / len(load_N) - ahead_N / self.horizon, LEAST_SHARE)
         share_N /= share_N.sum()
-        scale_N = scaled_to(self._near_SN, share_N, SWEEPS)
+        scale_N = scaled_to(self._near_NS, share_N, SWEEPS)
         return np.asarray(-self._unit * np.log(np.maximum(scale_N, 1e-300)))

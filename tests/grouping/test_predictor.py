@@ -361,7 +361,7 @@ def test_prices_are_those_of_a_plain_replay(seed: int) -> None:
     share_N = rng.dirichlet(np.ones(3))
     scale_N = np.ones(3)
     for _ in range(5):
-        got_N = ((prices._near_SN * scale_N) / (prices._near_SN @ scale_N)[:, None]).mean(axis=0)
+        got_N = ((prices._near_NS.T * scale_N) / (scale_N @ prices._near_NS)[:, None]).mean(axis=0)
         scale_N *= share_N / got_N
         scale_N /= scale_N.max()
-    assert scaled_to(prices._near_SN, share_N, 5) == pytest.approx(scale_N, rel=1e-9)
+    assert scaled_to(prices._near_NS, share_N, 5) == pytest.approx(scale_N, rel=1e-9)

@@ -100,7 +100,7 @@ def engine(engine_for_all: FakeEngine) -> FakeEngine:
 @pytest.fixture(scope="session")
 def fronts() -> Iterator[Callable[..., Front]]:
     """Starts proxies, one for the same arguments, and ends them."""
-    pytest.importorskip("aiohttp")
+    pytest.importorskip("httptools")
     started: dict[tuple[str, ...], Front] = {}
 
     def front(*arguments: str, shared: bool = True) -> Front:

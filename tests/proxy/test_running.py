@@ -288,10 +288,10 @@ def test_what_is_absent_is_named(sample: Sample) -> None:
     """Without the packages of the extra."""
     code = (
         "import importlib.util as u; find = u.find_spec\n"
-        "u.find_spec = lambda name, *a: None if name == 'aiohttp' else find(name, *a)\n"
+        "u.find_spec = lambda name, *a: None if name == 'httptools' else find(name, *a)\n"
         "from placement.cli import main; main()"
     )
     given = [sys.executable, "-c", code, "route", *arguments(sample, "http://127.0.0.1:1", "--engine", "vllm")]
     result = subprocess.run(given, capture_output=True, text=True, env=environment(), check=False)
     assert result.returncode == 2
-    assert "needs aiohttp" in result.stderr and "expert-placement[route]" in result.stderr
+    assert "needs httptools" in result.stderr and "expert-placement[route]" in result.stderr

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import aiohttp
-
 from placement_api.proxy.asked import PROMPT_PATHS
+from placement_api.proxy.connection import Broken
 from placement_api.proxy.decide import Decider
 from placement_api.proxy.doors import Headers
 from placement_api.proxy.homes import Homes
 from placement_api.proxy.limits import Limits
 from placement_api.proxy.metrics import CONTENT_TYPE, Metrics
-from placement_api.proxy.upstream import HOP_OF_ANSWERS, Away, Broken, Upstream, passed_on
+from placement_api.proxy.upstream import HOP_OF_ANSWERS, Away, Upstream, passed_on
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -98,18 +97,8 @@ class Proxy:
         try:
             headers = dict(scope["headers"])
             body = await self._body(receive, headers)
-            relayed = asyncio.create_task(self._relay(scope, headers, body, send))
-            gone = asyncio.create_task(_gone(receive))
-            try:
-                await asyncio.wait((relayed, gone), return_when=asyncio.FIRST_COMPLETED)
-                if not relayed.done():
-                    raise Gone
-                relayed.result()
-            finally:
-                gone.cancel()
-                if not relayed.done():
-                    relayed.cancel()
-                    await asyncio.wait((relayed,))
+            async with _while_here(receive):
+                await self._relay(scope, headers, body, send)
         finally:
             self.running -= 1
 
@@ -171,24 +160,23 @@ class Proxy:
         self, scope: Message, backend: int, headers: list[tuple[bytes, bytes]], body: bytes | None, send: Send
     ) -> None:
         """One request to one backend, and its answer to the client as it comes. Raises Away, Broken."""
-        path = scope["raw_path"].decode("latin-1")
-        query = scope["query_string"].decode("latin-1")
-        target = f"{path}?{query}" if query else path
+        path, query = scope["raw_path"], scope["query_string"]
+        target = b"%b?%b" % (path, query) if query else path
         async with self.upstream.ask(backend, scope["method"], target, headers, body) as answer:
             self.metrics.answers.labels(str(answer.status)).inc()
             await send(
                 {
                     "type": "http.response.start",
                     "status": answer.status,
-                    "headers": passed_on(answer.raw_headers, HOP_OF_ANSWERS),
+                    "headers": passed_on(answer.headers, HOP_OF_ANSWERS),
                 }
             )
             try:
-                async for part in answer.content.iter_any():
+                while part := await answer.more():
                     await send({"type": "http.response.body", "body": part, "more_body": True})
-            except (aiohttp.ClientError, OSError) as error:
+            except Broken as error:
                 # the client learns it by an end without an end: uvicorn closes its connection
-                self.metrics.failures.labels(str(backend), f"midway {type(error).__name__}").inc()
+                self.metrics.failures.labels(str(backend), f"midway {error}").inc()
                 return
             await send({"type": "http.response.body", "body": b""})
 
@@ -209,13 +197,37 @@ class Proxy:
             if message["type"] == "lifespan.startup":
                 await send({"type": "lifespan.startup.complete"})
         if self._upstream is not None:
-            await self._upstream.close()
+            self._upstream.close()
         await send({"type": "lifespan.shutdown.complete"})
 
 
 async def _rest(receive: Receive) -> None:
     while (await receive()).get("more_body", False):
         pass
+
+
+@asynccontextmanager
+async def _while_here(receive: Receive) -> AsyncIterator[None]:
+    """Ends what is within when the client goes away. Raises Gone."""
+    relaying, went, ended = asyncio.current_task(), False, False
+
+    def leave(_: asyncio.Task[None]) -> None:
+        nonlocal went
+        if not ended and relaying is not None:
+            went = True
+            relaying.cancel()
+
+    gone = asyncio.create_task(_gone(receive))
+    gone.add_done_callback(leave)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if went and relaying is not None and not relaying.uncancel():
+            raise Gone from None
+        raise
+    finally:
+        ended = True
+        gone.cancel()
 
 
 async def _gone(receive: Receive) -> None:

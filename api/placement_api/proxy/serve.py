@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from socket import socket
+from typing import cast
 
 import uvicorn
 
@@ -23,7 +26,7 @@ from placement_api.proxy.limits import Limits
 from placement_api.proxy.metrics import Metrics
 from placement_api.proxy.tables import Files
 from placement_api.proxy.tokens import Tokens
-from placement_api.proxy.upstream import Upstream, backend_url
+from placement_api.proxy.upstream import Address, Upstream
 from placement_api.wire import AT_ONCE, Server, bounded, listen
 
 CONNECTIONS_A_REQUEST = 2  # clients keep some for later
@@ -58,7 +61,7 @@ class Route:
     def door(self) -> Door | None:
         """Raises OptionError."""
         for one in self.backends:
-            backend_url(one)
+            Address.of(one)
         if len(self.backends) == 1 and self.engine not in DOORS:
             raise OptionError(f"--engine {self.engine or '(none)'}: one backend needs one of {', '.join(DOORS)}")
         if len(self.backends) > 1 and self.engine:
@@ -102,8 +105,17 @@ def serve(route: Route) -> None:
     )
     read = "no prompts" if tokens is None else f"prompts by {tokens.package}"
     logger.info("listening on %s:%d, %d nodes, %s", route.host, route.port, tables.router.num_nodes, read)
-    with suppress(KeyboardInterrupt):
-        asyncio.run(_run(Server(config), sockets, Follower(route.files, homes, metrics)))
+    with suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=fastest_loop()) as runner:
+        runner.run(_run(Server(config), sockets, Follower(route.files, homes, metrics)))
+
+
+def fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Of uvloop where it is installed; None: asyncio's own."""
+    if find_spec("uvloop") is None:
+        return None
+    import uvloop
+
+    return cast(Callable[[], asyncio.AbstractEventLoop], uvloop.new_event_loop)
 
 
 async def _run(server: Server, sockets: list[socket], follower: Follower) -> None:

@@ -1,20 +1,22 @@
-"""The backends: one pool of connections, headers as they came, bodies as they come."""
+"""The backends: a pool of connections, headers as they came, bodies as they come."""
 
 from __future__ import annotations
 
 import asyncio
+import re
+from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
 
 from placement.errors import OptionError
+from placement_api.proxy.connection import Broken, Connection
 
 CONNECT_S = 10.0
 KEEP_S = 2.0  # shorter than any engine keeps an idle connection, so that none closes the one that we are writing to
-HEAD_BYTES = 1 << 16
+NEXT_ADDRESS_S = 0.25  # a host's next address is tried too if the one before has not answered by then
 AWAY_S = 1.0  # a backend that could not be reached is not asked again for so long
 # of one connection alone (RFC 9110, 7.6.1), and what is told anew for the next one
 HOP = frozenset(
@@ -24,6 +26,8 @@ HOP = frozenset(
     )
 )
 HOP_OF_ANSWERS = HOP - {b"content-length"}
+WRITTEN = re.compile("[!-~]+")  # of what an address is written
+BODIED = frozenset(("POST", "PUT", "PATCH"))
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
@@ -32,8 +36,38 @@ class Away(Exception):
     """The backend could not be reached: nothing of the request was sent."""
 
 
-class Broken(Exception):
-    """The backend ended the connection, or did not speak HTTP."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a backend is.
+
+    Attributes:
+        host: Its name or number.
+        port: Its port.
+        tls: Whether it is spoken to in TLS.
+        authority: Host and port as the header `Host` says them.
+        prefix: What paths begin with there.
+    """
+
+    host: str
+    port: int
+    tls: bool
+    authority: bytes
+    prefix: bytes
+
+    @staticmethod
+    def of(given: str) -> Address:
+        """Of what `--backend` says, such as http://10.0.0.1:8000. Raises OptionError."""
+        try:
+            url = urlsplit(given if WRITTEN.fullmatch(given) else "")
+            host, port = url.hostname, url.port
+        except ValueError:
+            host = None
+        if host is None or url.scheme not in ("http", "https") or "@" in url.netloc or url.query or url.fragment:
+            raise OptionError(f"--backend {given} is no address of a server; give one such as http://10.0.0.1:8000")
+        tls = url.scheme == "https"
+        port = port if port is not None else 443 if tls else 80
+        authority, prefix = url.netloc.encode(), url.path.rstrip("/").encode()
+        return Address(host=host, port=port, tls=tls, authority=authority, prefix=prefix)
 
 
 class Upstream:
@@ -44,71 +78,104 @@ class Upstream:
     """
 
     def __init__(self, backends: tuple[str, ...]) -> None:
-        self.backends = tuple(backend_url(one) for one in backends)
+        self.backends = tuple(Address.of(one) for one in backends)
+        self._loop = asyncio.get_running_loop()
         self._away = [0.0] * len(backends)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S, ttl_dns_cache=60),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            auto_decompress=False,
-            trust_env=False,
-            max_line_size=HEAD_BYTES,
-            max_field_size=HEAD_BYTES,
-        )
+        self._idle: tuple[deque[Connection], ...] = tuple(deque() for _ in backends)  # the one used last is last
+        self._sweep: asyncio.TimerHandle | None = None
 
     def away(self) -> frozenset[int]:
         """The backends that could not be reached within the last second."""
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         return frozenset(at for at, until in enumerate(self._away) if until > now)
 
     @asynccontextmanager
     async def ask(
-        self, backend: int, method: str, target: str, headers: RawHeaders, body: bytes | None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer, whose body is still to come.
+        self, backend: int, method: str, target: bytes, headers: RawHeaders, body: bytes | None
+    ) -> AsyncIterator[Connection]:
+        """The head of the answer: `status`, `headers`. Its body is still to come, by `more`.
 
         Raises:
             Away: Nothing was sent: another backend may be asked.
             Broken: The connection ended before the answer began.
         """
-        url = URL(self.backends[backend] + target, encoded=True)
-        passed = passed_on(headers, HOP)
-        given = CIMultiDict((name.decode("latin-1"), value.decode("latin-1")) for name, value in passed)
+        head = self._head(backend, method, target, headers, body)
+        connection = self._taken(backend) or await self._made(backend)
         try:
-            answer = await self._session.request(method, url, headers=given, data=body, allow_redirects=False)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            self._away[backend] = asyncio.get_running_loop().time() + AWAY_S
-            raise Away(type(error).__name__) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Broken(type(error).__name__) from None
-        try:
-            yield answer
+            connection.send(head, body, bodiless=method == "HEAD")
+            await connection.head()
+            yield connection
         finally:
-            answer.close()  # a whole answer has given its connection back by now; another's is closed
+            self._put_back(backend, connection)
 
     async def healthy(self, backend: int) -> bool:
         """Whether its `/health` answers, whatever it says but an error of its own."""
         try:
-            async with asyncio.timeout(1.0), self._session.get(self.backends[backend] + "/health") as answer:
+            async with asyncio.timeout(1.0), self.ask(backend, "GET", b"/health", (), None) as answer:
+                while await answer.more():
+                    pass
                 return answer.status < 500
-        except (aiohttp.ClientError, OSError):
+        except (Away, Broken, TimeoutError):
             return False
 
-    async def close(self) -> None:
-        """End all connections."""
-        await self._session.close()
+    def close(self) -> None:
+        """End all connections that nobody uses."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for idle in self._idle:
+            for connection in idle:
+                connection.abort()
+            idle.clear()
 
+    def _head(self, backend: int, method: str, target: bytes, headers: RawHeaders, body: bytes | None) -> bytes:
+        address = self.backends[backend]
+        lines = [b"%b %b%b HTTP/1.1" % (method.encode(), address.prefix, target), b"host: " + address.authority]
+        lines += [b"%b: %b" % pair for pair in passed_on(headers, HOP)]
+        if body is not None or method in BODIED:
+            lines.append(b"content-length: %d" % len(body or b""))
+        return b"\r\n".join((*lines, b"", b""))
 
-def backend_url(given: str) -> str:
-    """The address of a backend, without a slash at its end. Raises OptionError."""
-    try:
-        url = URL(given)
-    except ValueError:
-        url = URL()
-    if url.scheme not in ("http", "https") or not url.host or url.query_string or url.fragment:
-        raise OptionError(f"--backend {given} is no address of a server; give one such as http://10.0.0.1:8000")
-    return given.rstrip("/")
+    def _taken(self, backend: int) -> Connection | None:
+        """An idle connection: the one that was used last, for the others grow old."""
+        idle = self._idle[backend]
+        while idle:
+            connection = idle.pop()
+            if connection.usable and self._loop.time() - connection.idle_since < KEEP_S:
+                return connection
+            connection.abort()
+        return None
+
+    async def _made(self, backend: int) -> Connection:
+        address = self.backends[backend]
+        # uvloop tries the addresses of a host one after the other
+        one_by_one = not isinstance(self._loop, asyncio.BaseEventLoop)
+        several: dict[str, Any] = {} if one_by_one else {"happy_eyeballs_delay": NEXT_ADDRESS_S}
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                made = await self._loop.create_connection(
+                    Connection, address.host, address.port, ssl=address.tls or None, **several
+                )
+        except (OSError, UnicodeError) as error:  # timeouts, faults of TLS, names that cannot be looked up
+            self._away[backend] = self._loop.time() + AWAY_S
+            raise Away(type(error).__name__) from None
+        return made[1]
+
+    def _put_back(self, backend: int, connection: Connection) -> None:
+        if not connection.usable:
+            connection.abort()
+            return
+        connection.idle_since = self._loop.time()
+        self._idle[backend].append(connection)
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(KEEP_S, self._end_old)
+
+    def _end_old(self) -> None:
+        """Close those that nobody has used for a while."""
+        old = self._loop.time() - KEEP_S
+        for idle in self._idle:
+            while idle and idle[0].idle_since <= old:
+                idle.popleft().abort()
+        self._sweep = self._loop.call_later(KEEP_S / 2, self._end_old) if any(self._idle) else None
 
 
 def passed_on(headers: RawHeaders, hop: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
