@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,12 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import (
 )
 from envoy_front import SERVICE, SUBSET, Picker, envoy, free_port, installed, processor
 from google.protobuf.json_format import MessageToDict
+from placement_api.proxy.decide import Decider
+from placement_api.proxy.envoy import Processor
+from placement_api.proxy.homes import Homes
+from placement_api.proxy.metrics import Metrics
+from placement_api.proxy.tables import Files
+from placement_api.proxy.tokens import Tokens
 
 ENDPOINTS = [f"10.0.0.{rank}:8000" for rank in range(8)]  # two a node
 
@@ -157,6 +164,27 @@ def test_answers_are_passed_on(port: int) -> None:
             assert passed.body_mutation.streamed_response.body == b"data: x\n\n"
         else:
             assert not passed.ByteSize()
+
+
+@pytest.mark.parametrize(("status", "learned"), [("200", 1), ("400", 0)])
+def test_the_length_of_an_answer_is_learned_where_it_passes_by(sample: Sample, status: str, learned: int) -> None:
+    """In parts; not of an error."""
+    files = Files(map_file=sample.map_file, grouping_file=sample.grouping, backends=8)
+    decider = Decider(Homes(files.load()), Tokens(sample.tokenizer), None, Metrics())
+    head = HeaderMap(headers=[HeaderValue(key=":status", raw_value=status.encode())])
+    usage = [b'{"usage": {"completion', b'_tokens": 3}}']
+    parts = [ProcessingRequest(response_body=HttpBody(body=one, end_of_stream=one is usage[1])) for one in usage]
+
+    async def requests() -> AsyncIterator[ProcessingRequest]:
+        for one in (asked(), part(chat("x")), ProcessingRequest(response_headers=HttpHeaders(headers=head)), *parts):
+            yield one
+
+    async def main() -> int:
+        return len([one async for one in Processor(decider, tuple(ENDPOINTS), 1 << 20).process(requests(), None)])
+
+    assert asyncio.run(main()) == 5
+    seen = decider.metrics.registry.get_sample_value("placement_route_lengths_total", {"told": "usage"})
+    assert (seen or 0.0) == learned
 
 
 def test_it_says_that_it_is_alive(port: int) -> None:

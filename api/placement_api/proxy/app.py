@@ -14,6 +14,7 @@ from placement_api.proxy.connection import Broken
 from placement_api.proxy.decide import Decider
 from placement_api.proxy.doors import Headers
 from placement_api.proxy.homes import Homes
+from placement_api.proxy.lengths import Usage
 from placement_api.proxy.limits import Limits
 from placement_api.proxy.metrics import CONTENT_TYPE, Metrics
 from placement_api.proxy.upstream import HOP_OF_ANSWERS, Away, Upstream, passed_on
@@ -144,7 +145,9 @@ class Proxy:
                     self.metrics.homes.labels(str(target.node), choice.why).inc()
                     self.metrics.seconds.observe(time.perf_counter() - start)
                 try:
-                    await self._exchange(scope, target.backend, [*scope["headers"], *added], sent, send)
+                    tokens = await self._exchange(scope, target.backend, [*scope["headers"], *added], sent, send)
+                    if read is not None:
+                        self.decider.learn(read, tokens)
                     return
                 except Away as error:
                     self.metrics.failures.labels(str(target.backend), str(error)).inc()
@@ -158,8 +161,11 @@ class Proxy:
 
     async def _exchange(
         self, scope: Message, backend: int, headers: list[tuple[bytes, bytes]], body: bytes | None, send: Send
-    ) -> None:
-        """One request to one backend, and its answer to the client as it comes. Raises Away, Broken."""
+    ) -> int | None:
+        """One request to one backend, and its answer to the client as it comes; the tokens that the backend counted.
+
+        Raises Away, Broken.
+        """
         path, query = scope["raw_path"], scope["query_string"]
         target = b"%b?%b" % (path, query) if query else path
         async with self.upstream.ask(backend, scope["method"], target, headers, body) as answer:
@@ -171,14 +177,17 @@ class Proxy:
                     "headers": passed_on(answer.headers, HOP_OF_ANSWERS),
                 }
             )
+            usage = Usage()
             try:
                 while part := await answer.more():
+                    usage.see(part)
                     await send({"type": "http.response.body", "body": part, "more_body": True})
             except Broken as error:
                 # the client learns it by an end without an end: uvicorn closes its connection
                 self.metrics.failures.labels(str(backend), f"midway {error}").inc()
-                return
+                return None
             await send({"type": "http.response.body", "body": b""})
+            return usage.tokens() if answer.status < 300 else None
 
     async def _health(self, send: Send) -> None:
         await _answer(send, 200, b"ok\n", b"text/plain")

@@ -93,6 +93,17 @@ class Decider:
             self.unchanged("asked")
         return body, ()
 
+    def learn(self, read: Read, tokens: int | None) -> None:
+        """An answer is whole.
+
+        Args:
+            read: What was read of its request.
+            tokens: Tokens that the backend counted; None: it said nothing, and nothing is learned.
+        """
+        self.metrics.lengths.labels("nothing" if tokens is None else "usage").inc()
+        if tokens is not None:
+            self.homes.lengths.learn(read.asked, tokens)
+
     def unchanged(self, why: str) -> None:
         self.metrics.unchanged.labels(why).inc()
 

@@ -29,7 +29,8 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import (
 from google.protobuf.struct_pb2 import Struct
 
 from placement_api.proxy.asked import PROMPT_PATHS
-from placement_api.proxy.decide import Decider
+from placement_api.proxy.decide import Decider, Read
+from placement_api.proxy.lengths import Usage
 
 NAMESPACE = "envoy.lb.subset_hint"
 SUBSET = "x-gateway-destination-endpoint-subset"
@@ -83,6 +84,9 @@ class Talk:
         self._wanted = False  # a prompt is to come, and no home is told yet
         self._mode = self._answer_mode = ProcessingMode.NONE
         self._parts: list[bytes] = []
+        self._read: Read | None = None
+        self._usage = Usage()
+        self._fine = False  # the answer is one of success
 
     async def answers(self, request: ProcessingRequest) -> list[ProcessingResponse]:
         """What to say to a message: one thing, or in full duplex none or several."""
@@ -98,8 +102,12 @@ class Talk:
                 told = [] if not self._waits else [self._told_early(await self._decided()), *self._handed_back(False)]
                 return [*told, ProcessingResponse(request_trailers=TrailersResponse())]
             case "response_headers":
+                headers = request.response_headers.headers.headers
+                status = next((one.raw_value or one.value.encode() for one in headers if one.key == ":status"), b"")
+                self._fine = status.startswith(b"2")
                 return [ProcessingResponse(response_headers=HeadersResponse())]
             case "response_body":
+                self._seen(request.response_body)
                 return [ProcessingResponse(response_body=_passed(request.response_body, self._answer_mode))]
             case _:
                 return [ProcessingResponse(response_trailers=TrailersResponse())]
@@ -129,6 +137,13 @@ class Talk:
         response = BodyResponse(response=CommonResponse(header_mutation=self._header(node)))
         return [ProcessingResponse(request_body=response, dynamic_metadata=self._metadata(node))]
 
+    def _seen(self, part: HttpBody) -> None:
+        """A part of the answer passes by."""
+        self._usage.see(part.body)
+        if part.end_of_stream and self._read is not None:
+            self._processor.decider.learn(self._read, self._usage.tokens() if self._fine else None)
+            self._read = None
+
     async def _decided(self) -> int:
         """The home node; the request is in flight from now on."""
         decider, homes = self._processor.decider, self._processor.decider.homes
@@ -137,7 +152,7 @@ class Talk:
             decider.unchanged("long")
             choice = homes.least_loaded()
         else:
-            choice, _ = await decider.choose(b"".join(self._parts), self._headers)
+            choice, self._read = await decider.choose(b"".join(self._parts), self._headers)
         at = homes.target(choice, frozenset())
         target = self._running.enter_context(homes.running(0 if at is None else at, choice.tokens))
         decider.metrics.homes.labels(str(target.node), choice.why).inc()

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from placement.errors import OptionError
 from placement.grouping.sessions import Sessions
 from placement_api.proxy.asked import Asked
+from placement_api.proxy.lengths import Lengths
 from placement_api.proxy.tables import Tables, Target
 from placement_api.proxy.tokens import Ids
 
@@ -43,6 +44,7 @@ class Homes:
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
         self.sessions = Sessions(tables.router.num_nodes)
+        self.lengths = Lengths()
         self.in_flight = [0] * len(tables.targets)  # tokens, by target
         self._of_node: list[list[int]] = [[] for _ in range(tables.router.num_nodes)]
         for at, target in enumerate(tables.targets):
@@ -71,7 +73,7 @@ class Homes:
             cached_N = np.minimum(self.sessions.cached(asked.session), asked.shared * prompt_tokens)
         prompt = None if ids is None else ids[:MOST_IDS]
         home = router.assign(load=self.load_N(), prompt=prompt, labels=asked.labels or None, cached=cached_N)
-        tokens = prompt_tokens + int(asked.answers * self.answer_tokens(asked))
+        tokens = prompt_tokens + int(asked.answers * self.lengths.expected(asked, self.tables.request_tokens))
         worse_N = home.extra_N.copy()
         worse_N[home.node] = -1.0
         if asked.session is not None:
@@ -94,11 +96,6 @@ class Homes:
             if usable:
                 return min(usable, key=self.in_flight.__getitem__) if choice.tokens else usable[0]
         return None
-
-    def answer_tokens(self, asked: Asked) -> float:
-        """Tokens that an answer is taken to have."""
-        expected = self.tables.request_tokens
-        return expected if asked.new_tokens is None else min(expected, asked.new_tokens)
 
     @contextmanager
     def running(self, target: int, tokens: int) -> Iterator[Target]:

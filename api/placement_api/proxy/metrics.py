@@ -25,6 +25,7 @@ class Metrics:
         self.failures = self._counter("placement_route_backend_failures", "By backend and kind", "backend", "kind")
         self.elsewhere = self._counter("placement_route_elsewhere", "Requests whose home's backend was away")
         self.cancelled = self._counter("placement_route_cancelled", "Requests whose client went away")
+        self.lengths = self._counter("placement_route_lengths", "Whole answers, by what told their length", "told")
         self.swaps = self._counter("placement_route_swaps", "Changes of the files while running", "result")
         self.seconds = Histogram(
             "placement_route_decision_seconds",
