@@ -19,6 +19,7 @@ from families import FAMILIES
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 from table import DEFAULT, Row, load
+from verdict import not_beaten
 
 OURS = "#0b3d91"
 COLOURS = ("#6b7280", "#b45309", "#047857", "#a21caf")
@@ -46,10 +47,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def _draw_case(rows: Sequence[Row], panel: Axes) -> None:
-    front = [row.point() for row in rows if row.ours]
+    front = not_beaten([row.point() for row in rows if row.ours])
     default = next(row.point() for row in rows if row.name == DEFAULT)
     panel.plot([p.imbalance for p in front], [p.sends for p in front], "-o", color=OURS, lw=2, ms=5, zorder=3,
-               label="ours, balance weights 0 to 10 (ring: the default)")  # fmt: skip
+               label="ours, by what is counted (ring: the default)")  # fmt: skip
     panel.plot(default.imbalance, default.sends, "o", ms=13, mfc="none", mec=OURS, mew=2, zorder=3)
     for (family, peers), colour, marker in zip(FAMILIES.items(), COLOURS, MARKERS, strict=True):
         names = {peer.name for peer in peers}

@@ -35,7 +35,14 @@ from placement.traces.split import split_requests
 from placement.traces.synth import write_synthetic
 from placement.traces.synthetic.presets import TraceShape, preset
 
-WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 4.0, 10.0)
+# what ours counts besides sends
+OUR_OPTIONS = {
+    f"ours, weight {weight:g}": {"balance_weight": weight}
+    for weight in (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 4.0, 10.0)
+} | {
+    f"ours, weight {weight:g}, all links alike": {"balance_weight": weight, "busy_share": 0.0}
+    for weight in (0.0, 0.05, 0.1)
+}
 HOLDOUT = 0.3
 LIMIT_S = 600.0
 
@@ -51,16 +58,14 @@ class Case:
     redundant: int
 
 
-def ours(problem: LayerProblem, weight: float) -> np.ndarray:
-    options = replace(problem.options, balance_weight=weight)
+def ours(problem: LayerProblem, counted: dict[str, float]) -> np.ndarray:
+    options = replace(problem.options, **counted)
     return get_solver("auto").solve_layer(replace(problem, options=options)).phy2log_P
 
 
 def methods_of(redundant: int, wanted: str) -> tuple[list[tuple[str, Place]], list[str]]:
     """Ours and the peers that can run, and why others cannot."""
-    methods: list[tuple[str, Place]] = [
-        (f"ours, weight {weight:g}", partial(ours, weight=weight)) for weight in WEIGHTS
-    ]
+    methods: list[tuple[str, Place]] = [(name, partial(ours, counted=counted)) for name, counted in OUR_OPTIONS.items()]
     skipped = []
     for peer in PEERS:
         if peer.package is not None and importlib.util.find_spec(peer.package) is None:
@@ -81,7 +86,7 @@ def measure(case: Case, seed: int, jobs: int, wanted: str) -> tuple[list[Row], l
     workload = count(train, seed=seed)
     options = Options(seed=seed, bound="none")
     problems = [layer_problem(workload, cluster, options, layer) for layer in range(model.num_layers)]
-    ours(problems[0], 0.0)  # compiles
+    ours(problems[0], OUR_OPTIONS["ours, weight 0"])  # compiles
     found = answers([place for _, place in methods], problems, jobs, LIMIT_S)
     done = {name: answer for (name, _), answer in zip(methods, found, strict=True) if answer.phy2log_LP is not None}
     skipped += [
@@ -178,7 +183,7 @@ def keep(path: Path, rows: list[Row], skipped: list[str]) -> tuple[list[Row], li
     merged = {(row.case, row.name): {one.seed: one for one in row.splits} for row in kept}
     for row in rows:
         merged.setdefault((row.case, row.name), {}).update({one.seed: one for one in row.splits})
-    order = [f"ours, weight {weight:g}" for weight in WEIGHTS]
+    order = list(OUR_OPTIONS)
     rows = [
         Row(case=case, name=name, splits=tuple(splits[seed] for seed in sorted(splits)))
         for (case, name), splits in merged.items()

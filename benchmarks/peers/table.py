@@ -60,6 +60,7 @@ Held-out requests (30%), means over layers and splits ± their spread over split
 those of `placement evaluate` under the replica choice `min-nodes`, for every row. *CPU s/layer*: every method on one
 thread, the fastest split. *Peak MB* is how far the resident memory of the method's own process rose (`getrusage`), the
 import of its package included. Ours are `auto` without its bound at several balance weights; **1.5 is the default**.
+*All links alike*: ours with `busy_share` 0, which counts sends as the peers do, and not those of the busiest link.
 
 Graph partitioners give nodes; sizes are repaired to the slots, and every node's experts go onto its GPUs by load,
 heaviest first, the same way for all. *load*: vertices weigh as much as their load where the package takes weights,

@@ -24,3 +24,9 @@ def distance(peer: Point, front: Sequence[Point]) -> float:
     Else what the nearest point lacks, relative, on the worse of its two figures.
     """
     return min(max(ours.sends / peer.sends - 1, ours.imbalance / peer.imbalance - 1, 0.0) for ours in front)
+
+
+def not_beaten(points: Sequence[Point]) -> list[Point]:
+    """Those that no other point beats on both figures, from the least imbalance on."""
+    kept = [one for one in points if not any(better_on_both(other, one) for other in points)]
+    return sorted(kept, key=lambda point: point.imbalance)

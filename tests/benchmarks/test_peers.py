@@ -36,6 +36,13 @@ def test_verdict() -> None:
     assert verdict.distance(point(1.9, 0.8), front) == pytest.approx(0.25)
 
 
+def test_points_that_none_of_ours_beats() -> None:
+    """The line that is drawn has no point that another of ours beats on both figures, and goes from left to right."""
+    point = verdict.Point
+    points = [point(1.0, 2.0), point(1.5, 2.5), point(2.0, 1.0), point(1.5, 1.5)]
+    assert verdict.not_beaten(points) == [point(2.0, 1.0), point(1.5, 1.5), point(1.0, 2.0)]
+
+
 @pytest.mark.parametrize("peer", families.PEERS, ids=lambda peer: peer.name)
 def test_peers_answer_with_valid_maps(peer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With and without redundant experts, every expert has a slot and none has two on a rank."""
