@@ -84,8 +84,13 @@ def smallest_covers(
 
 @inner_kernel
 def pivot_of(ids_K: npt.NDArray[Any], num_nodes: int) -> int:
-    """The node from which a token's ties are counted: the sum of its expert ids, modulo the nodes."""
-    total = 0
+    """The node from which a token's ties are counted: the sum of its expert ids, modulo the nodes.
+
+    0 up to `EXACT_NODES` nodes, where all covers are listed and there are no ties.
+    """
+    total = COUNT_0
+    if num_nodes <= EXACT_NODES:
+        return total
     for e in ids_K:
         total += int(e)
     return total % num_nodes

@@ -49,6 +49,10 @@ def draw_slots(
         if by_cover:
             visited = _drawn_nodes(ids_M[:size], home_bit, word, tables, scratch.open_K, scratch.covers)
         for i in range(size):
+            only = tables.slot_ptr_E[ids_M[i]]
+            if tables.slot_ptr_E[ids_M[i] + 1] - only == 1:  # nothing is left to chance
+                slot_TK[t, place_M[i]] = tables.slot_id[only]
+                continue
             allowed = nodes_E[ids_M[i]]
             if allowed & home_bit == _ZERO:
                 allowed &= visited
@@ -111,20 +115,20 @@ def _drawn_nodes(
 ) -> np.uint64:
     """Nodes that experts with one slot force, and one of the smallest covers of those that are still open."""
     forced = _ZERO
-    several = 0
+    several = COUNT_0
     for e in ids_M:
         if tables.slot_ptr_E[e + 1] - tables.slot_ptr_E[e] == 1:
             forced |= tables.host_E[e]
         else:
+            open_K[several] = tables.host_E[e]
             several += 1
-    if several == 0:
-        return forced
     num_open = COUNT_0
-    for e in ids_M:
-        host = tables.host_E[e]
-        if host & (forced | home_bit) == _ZERO:
-            open_K[num_open] = host
+    for i in range(several):
+        if open_K[i] & (forced | home_bit) == _ZERO:
+            open_K[num_open] = open_K[i]
             num_open += 1
+    if num_open == 0:
+        return forced
     found = smallest_covers(open_K, num_open, pivot_of(ids_M, tables.num_nodes), tables.num_nodes, covers)
     further: np.uint64 = covers[np.int64(word % np.uint64(found))]
     return forced | further
