@@ -1,9 +1,10 @@
 """What maps cost in steps of few tokens, beside a uniform router, and the speed of the replay.
 
-    python benchmarks/steps.py [--data FOLDER] [--only TEXT ...] [--measure table speed]
+    python benchmarks/steps.py [--data FOLDER] [--only TEXT ...] [--measure table choices speed]
 
-`table`: linear, eplb and the default solver, fitted on a part of the requests, on these and on the others. `speed`:
-assignments a second on one core, without copies and with them, by replica choice.
+`table`: linear, eplb and the default solver, fitted on a part of the requests, on these and on the others. `choices`:
+the default solver's map with redundant experts under our replica choices, on the others. `speed`: assignments a second
+on one core, without copies and with them, by replica choice.
 FOLDER holds real traces (expert-trace/1) by name; none is shipped, and rows without their trace are skipped.
 """
 
@@ -29,6 +30,8 @@ from placement.traces.storage.shard_writer import TokenPiece
 from placement.traces.write import write_trace
 
 SEED = 100
+MEASURES = ("table", "choices", "speed")
+FEW_NODES = ("min-nodes", "min-nodes-balanced", "min-nodes-step")
 SPEED_TOKENS, SPEED_LAYERS, SIZES = 1_000_000, 4, (16, 64, 256, 1024)
 
 
@@ -100,6 +103,28 @@ def table(row: Row, trace: Trace) -> None:
             print(line(side, one, "uniform router"))
 
 
+def choices(row: Row, trace: Trace) -> None:
+    """The default map with redundant experts, on held-out requests, under the choices that look for few nodes."""
+    cluster = replace(row.cluster(trace), slots_per_gpu=row.cluster(trace).slots_per_gpu + 1)
+    train, held_out = split_requests(trace, row.holdout, SEED)
+    placement = fitted(train, cluster, Options(seed=SEED, bound="none"))["auto"]
+    full = int(held_out.tokens_Q().sum()) // cluster.num_ranks
+    sizes = [size for size in row.sizes if size <= full]
+    print(f"\n### {row.name}, {placement.num_redundant} redundant experts\n")
+    print(
+        "| replica choice | tokens a GPU | steps | busiest GPU | p99 | best split | uniform router, no copies | sends |"
+    )
+    print(f"|{'---|' * 8}")
+    for name in FEW_NODES:
+        (costs,) = evaluate_steps(held_out, [placement], step_tokens=sizes, cluster=cluster, replica_choice=name)
+        for one in costs:
+            if one.figures is not None:
+                gpu, best, chance = one.figures.busiest_gpu, one.figures.best_split, one.uniform.busiest_gpu
+                cells = [f"{figure:.3f}" for figure in (gpu.mean, gpu.p99, best.mean, chance.mean)]
+                cells = [name, f"{one.tokens_per_gpu}", f"{one.steps}", *cells, f"{one.figures.sends.mean:.3f}"]
+                print(f"| {' | '.join(cells)} |", flush=True)
+
+
 def line(side: str, one: StepCost, name: str) -> str:
     figures = one.uniform if name == "uniform router" else one.figures
     assert figures is not None
@@ -155,7 +180,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=folder, help="folder of real traces")
     parser.add_argument("--only", nargs="+", default=[""], help="rows whose name has one of these texts")
-    parser.add_argument("--measure", nargs="+", choices=("table", "speed"), default=["table", "speed"])
+    parser.add_argument("--measure", nargs="+", choices=MEASURES, default=list(MEASURES))
     return parser.parse_args()
 
 
@@ -175,6 +200,10 @@ def main() -> None:
             print("\n## Maps in steps")
             for row, trace in traces.items():
                 table(row, trace)
+        if "choices" in given.measure:
+            print("\n## Replica choices in steps")
+            for row, trace in traces.items():
+                choices(row, trace)
         if "speed" in given.measure:
             speed()
 

@@ -43,11 +43,11 @@ def draw_slots(
     place_M = np.empty(top_k, dtype=np.int64)
     ids_M = np.empty(top_k, dtype=np.int64)
     for t in range(ids_TK.shape[0]):
-        size = _routed(ids_TK[t], slot_TK[t], ids_M, place_M)
+        size = routed(ids_TK[t], slot_TK[t], ids_M, place_M)
         word = mix_word(np.uint64(running.seen_1[0]) * GOLDEN + mix_word(np.uint64(rank)))
         visited = ~_ZERO
         if by_cover:
-            visited = _drawn_nodes(ids_M[:size], home_bit, word, tables, scratch.open_K, scratch.covers)
+            visited = drawn_nodes(ids_M[:size], home_bit, word, tables, scratch.open_K, scratch.covers)
         for i in range(size):
             only = tables.slot_ptr_E[ids_M[i]]
             if tables.slot_ptr_E[ids_M[i] + 1] - only == 1:  # nothing is left to chance
@@ -78,7 +78,7 @@ def draw_balanced(
     place_M = np.empty(top_k, dtype=np.int64)
     ids_M = np.empty(top_k, dtype=np.int64)
     for t in range(ids_TK.shape[0]):
-        size = _routed(ids_TK[t], slot_TK[t], ids_M, place_M)
+        size = routed(ids_TK[t], slot_TK[t], ids_M, place_M)
         balanced_copies(ids_M[:size], home, tables, running.price_G, scratch)
         for i in range(size):
             copy = scratch.best_K[i]
@@ -88,7 +88,7 @@ def draw_balanced(
 
 
 @inlined_kernel
-def _routed(
+def routed(
     ids_K: npt.NDArray[Any],
     slot_K: npt.NDArray[np.int32],
     ids_M: npt.NDArray[np.int64],
@@ -105,7 +105,7 @@ def _routed(
 
 
 @inner_kernel
-def _drawn_nodes(
+def drawn_nodes(
     ids_M: npt.NDArray[np.int64],
     home_bit: np.uint64,
     word: np.uint64,

@@ -12,6 +12,8 @@ from placement.cost.draw_slots import draw_balanced, draw_slots
 from placement.cost.kernel_homes import cost_of_covers, cost_of_single
 from placement.cost.kernel_ranks import draw_by_rank
 from placement.cost.kernel_row_hash import draw_by_row_hash
+from placement.cost.kernel_step_flow import assign_step
+from placement.cost.step_groups import ask_step, take_slots
 from placement.cost.steps.kernel_split import split_steps
 from placement.cost.steps.kernel_steps import cost_steps
 from placement.cost.steps.replay import evaluate_steps
@@ -98,8 +100,11 @@ GROUPING = CompilePiece(run=compile_grouping, kernels=(repair, cost_of_single, c
 DRAWN = {
     "min-nodes": draw_slots,
     "min-nodes-balanced": draw_balanced,
+    "min-nodes-step": ask_step,
     "vllm-hash": draw_by_row_hash,
     "sglang-dynamic": draw_by_rank,
 }
-STEPS = CompilePiece(run=compile_steps, kernels=(cost_steps, split_steps, draw_sets, *DRAWN.values()))
+STEPS = CompilePiece(
+    run=compile_steps, kernels=(cost_steps, split_steps, draw_sets, assign_step, take_slots, *DRAWN.values())
+)
 BALANCE = CompilePiece(run=compile_balance, kernels=(balanced_row,))

@@ -13,7 +13,9 @@ from placement.core.cluster import Cluster
 from placement.cost.choices import REPLICA_CHOICES
 from placement.cost.kernel_balanced import RunningLoad
 from placement.errors import OptionError
+from placement.runtime.choice_by_step import StepChooser
 from placement.runtime.layer_map import LayerMap
+from placement.runtime.transport.base import Group
 from placement.support.registry import attribute
 
 
@@ -26,10 +28,17 @@ class ReplicaChooser:
     Args:
         choice: Name of a replica choice.
         cluster: Speeds and links of ranks, for choices that look at them; None: all alike.
+        world: All ranks, for choices by the counts of a step; None: the rank draws for its own tokens alone.
     """
 
     def __init__(
-        self, layer_map: LayerMap, rank: int, choice: str = REPLICA_CHOICE, *, cluster: Cluster | None = None
+        self,
+        layer_map: LayerMap,
+        rank: int,
+        choice: str = REPLICA_CHOICE,
+        *,
+        cluster: Cluster | None = None,
+        world: Group | None = None,
     ) -> None:
         own = layer_map.cluster()
         self._cluster = cluster or own
@@ -46,6 +55,10 @@ class ReplicaChooser:
         self._where = self._rule.on_device(layer_map.num_nodes)
         self._on_device: Callable[[Tensor], Tensor] | None = None
         only = layer_map.tables.slot_id if layer_map.tables.one_copy else None
+        groups = None if world is None or only is not None else self._rule.step_groups(layer_map.tables)
+        self._by_step: StepChooser | None = None
+        if world is not None and groups is not None:
+            self._by_step = StepChooser(layer_map, groups, self._running, world)
         self._only_E = None if only is None else torch.tensor([*only.tolist(), -1])  # the last one is for id -1
 
     @property
@@ -59,6 +72,8 @@ class ReplicaChooser:
             if self._only_E.device != ids_TK.device:
                 self._only_E = self._only_E.to(ids_TK.device)
             return self._only_E[ids_TK.long()]
+        if self._by_step is not None:
+            return self._by_step(ids_TK)
         if ids_TK.is_cuda and self._where is not None:
             if self._on_device is None:
                 chooser = attribute(self._where)

@@ -58,7 +58,7 @@ class Dispatcher:
             raise OptionError(f"hops={hops!r} is unknown; choose {FLAT!r} or {HIERARCHICAL!r}")
         self.mesh, self.layer_map, self.fp8 = mesh, layer_map, fp8
         self.device = torch.device(device)
-        self.choose = ReplicaChooser(layer_map, mesh.rank, choice, cluster=cluster)
+        self.choose = ReplicaChooser(layer_map, mesh.rank, choice, cluster=cluster, world=mesh.world)
         slots, per_node = range(layer_map.num_slots), layer_map.slots_per_node
         first = layer_map.slots_of_rank(mesh.rank)[0]
         node_first = mesh.rank // mesh.gpus_per_node * per_node

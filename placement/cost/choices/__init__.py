@@ -17,6 +17,7 @@ REPLICA_CHOICES: Registry[ReplicaChoice] = Registry(
     {
         "min-nodes": "placement.cost.choices.min_nodes:MinNodes",
         "min-nodes-balanced": "placement.cost.choices.min_nodes_balanced:MinNodesBalanced",
+        "min-nodes-step": "placement.cost.choices.min_nodes_step:MinNodesStep",
         "local-first": "placement.cost.choices.local_first:LocalFirst",
         "uniform": "placement.cost.choices.uniform:Uniform",
         "vllm-hash": "placement.cost.choices.vllm_hash:VllmHash",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from placement.core.cluster import Cluster
 from placement.cost.kernel_balanced import RunningLoad
 from placement.cost.lookup_tables import LayerTables, layer_tables
+from placement.cost.step_groups import StepGroups
 from placement.cost.traffic import Traffic
 from placement.cost.transport import links_alike
 
@@ -113,6 +114,9 @@ class ReplicaChoice(Protocol):
     def on_device(self, num_nodes: int) -> str | None:
         """ "module:class" of the choice in torch, as `placement.runtime.choice_on_device:DeviceChooser`; None: the host
         draws, and the device waits for it."""
+
+    def step_groups(self, tables: LayerTables) -> StepGroups | None:
+        """How all ranks together share out the tokens of a step; None: each rank draws for its own (`drawer`)."""
 
     def home_coster(self, tables: LayerTables, cluster: Cluster, fare_HN: Floats, distinct: bool) -> HomeCoster:
         """What adds up the costs of homes, by the fares of nodes; `distinct`: a node is paid once a token."""

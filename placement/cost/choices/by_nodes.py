@@ -19,6 +19,7 @@ from placement.cost.kernel_chances import HOME_FIRST
 from placement.cost.kernel_homes import cost_of_chances
 from placement.cost.kernel_replicas import Allowed, cost_replicated
 from placement.cost.lookup_tables import LayerTables
+from placement.cost.step_groups import StepGroups
 
 Masks = npt.NDArray[np.uint64]
 
@@ -76,6 +77,9 @@ class ByNodes(ABC):
 
     def on_device(self, num_nodes: int) -> str | None:
         return "placement.runtime.choice_on_device:DeviceChooser"
+
+    def step_groups(self, tables: LayerTables) -> StepGroups | None:
+        return None
 
     def home_coster(self, tables: LayerTables, cluster: Cluster, fare_HN: Floats, distinct: bool) -> HomeCoster:
         chance_EHN = _chances(tables, self.nodes_EH(tables.host_E, cluster))

@@ -14,6 +14,7 @@ from placement.cost.choices.base import Drawer, Floats, HomeCoster, InModel, Lay
 from placement.cost.kernel_homes import cost_of_chances
 from placement.cost.kernel_ranks import cost_by_rank, draw_by_rank
 from placement.cost.lookup_tables import LayerTables
+from placement.cost.step_groups import StepGroups
 
 Ints = npt.NDArray[np.int64]
 
@@ -52,6 +53,9 @@ class ByRank(ABC):
         return partial(draw_by_rank, rank, self.chance_GC(tables, cluster)[rank], tables)
 
     def on_device(self, num_nodes: int) -> str | None:
+        return None
+
+    def step_groups(self, tables: LayerTables) -> StepGroups | None:
         return None
 
     def home_coster(self, tables: LayerTables, cluster: Cluster, fare_HN: Floats, distinct: bool) -> HomeCoster:

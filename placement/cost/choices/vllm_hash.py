@@ -25,6 +25,7 @@ from placement.cost.kernel_row_hash import (
     homes_by_row_hash,
 )
 from placement.cost.lookup_tables import LayerTables
+from placement.cost.step_groups import StepGroups
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +60,9 @@ class VllmHash:
         return partial(draw_by_row_hash, _listed(tables, cluster), tables)
 
     def on_device(self, num_nodes: int) -> str | None:
+        return None
+
+    def step_groups(self, tables: LayerTables) -> StepGroups | None:
         return None
 
     def home_coster(self, tables: LayerTables, cluster: Cluster, fare_HN: Floats, distinct: bool) -> HomeCoster:
