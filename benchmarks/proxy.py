@@ -1,6 +1,6 @@
 """What `placement route` adds to the first byte: the same requests directly and through the proxy, in turn, in one run.
 
-python benchmarks/proxy.py [--rate 500] [--prompt-tokens 2000] [--seconds 10] [--rounds 3]
+python benchmarks/proxy.py [--rate 500] [--prompt-tokens 2000] [--seconds 10] [--rounds 3] [--beside CHECKOUT]
 
 An open loop: requests leave at their times whatever the answers take. The engine is a stub that answers at once, so all
 that is measured is the way. Client, stub and proxy share the cores of this machine. Prompts are random words of the
@@ -59,12 +59,17 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--beside", type=Path, help="another checkout of the project, whose proxy takes turns with this"
+    )
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         bodies = prepare(folder, asked.prompt_tokens)
         port = serve_stub(stack)
-        proxy, proxy_port = start_proxy(stack, folder, port)
+        proxies = {"proxy": start_proxy(stack, folder, port, REPOSITORY)}
+        if asked.beside is not None:
+            proxies[f"proxy of {asked.beside.name}"] = start_proxy(stack, folder, port, asked.beside.resolve())
         print(f"# First byte through the proxy: {asked.rate:g} requests/s, {asked.prompt_tokens:,} tokens\n")
         print(f"{describe_machine()}; load average {os.getloadavg()[0]:.1f} before the run")
         print(
@@ -72,26 +77,32 @@ def main() -> None:
         )
         print("| round | way | p10 ms | median | p90 | p99 | left late, p99 | processor ms a request, of the proxy |")
         print("|---|---|---|---|---|---|---|---|")
-        asyncio.run(warm(proxy_port, bodies))
-        added: list[tuple[float, float]] = []
+        for _, at in proxies.values():
+            asyncio.run(warm(at, bodies))
+        added: dict[str, list[tuple[float, float]]] = {way: [] for way in proxies}
         for number in range(1, asked.rounds + 1):
-            ways = {}
-            for way, to in (("direct", port), ("proxy", proxy_port)):
-                one = asyncio.run(measure(to, bodies, asked.rate, asked.seconds, proxy))
-                ways[way] = one
-                cpu = f"{one.cpu_s / len(one.first_byte_ms) * 1e3:.2f}" if way == "proxy" else "-"
-                cells = (number, way, *(f"{one.at(p):.2f}" for p in (10, 50, 90, 99)), f"{one.late_ms:.2f}", cpu)
-                print(f"| {' | '.join(map(str, cells))} |", flush=True)
-            added.append(tuple(ways["proxy"].at(p) - ways["direct"].at(p) for p in (50, 99)))  # type: ignore[arg-type]
-        medians, tails = zip(*added, strict=True)
-        print(
-            f"\nAdded: median {min(medians):.2f} to {max(medians):.2f} ms, p99 {min(tails):.2f} to {max(tails):.2f} ms."
-        )
+            direct = asyncio.run(measure(port, bodies, asked.rate, asked.seconds, None))
+            print(row(number, "direct", direct), flush=True)
+            for way, (process, at) in proxies.items():
+                one = asyncio.run(measure(at, bodies, asked.rate, asked.seconds, process))
+                print(row(number, way, one), flush=True)
+                added[way].append((one.at(50) - direct.at(50), one.at(99) - direct.at(99)))
+        print()
+        for way, found in added.items():
+            medians, tails = zip(*found, strict=True)
+            told = f"median {min(medians):.2f} to {max(medians):.2f} ms, p99 {min(tails):.2f} to {max(tails):.2f} ms"
+            print(f"Added by the {way}: {told}.")
         print(f"Load average at the end {os.getloadavg()[0]:.1f}.")
-        series = httpx.get(f"http://127.0.0.1:{proxy_port}/metrics", trust_env=False).text
+        series = httpx.get(f"http://127.0.0.1:{proxies['proxy'][1]}/metrics", trust_env=False).text
         print("\n```text")
         print("\n".join(line for line in series.splitlines() if "homes_total" in line or "unchanged_total" in line))
         print("```")
+
+
+def row(number: int, way: str, one: Figures) -> str:
+    cpu = f"{one.cpu_s / len(one.first_byte_ms) * 1e3:.2f}" if one.cpu_s else "-"
+    cells = (number, way, *(f"{one.at(p):.2f}" for p in (10, 50, 90, 99)), f"{one.late_ms:.2f}", cpu)
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def prepare(folder: Path, prompt_tokens: int) -> list[bytes]:
@@ -140,14 +151,14 @@ def prepare(folder: Path, prompt_tokens: int) -> list[bytes]:
     ]
 
 
-def start_proxy(stack: contextlib.ExitStack, folder: Path, port: int) -> tuple[psutil.Process, int]:
+def start_proxy(stack: contextlib.ExitStack, folder: Path, port: int, checkout: Path) -> tuple[psutil.Process, int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         mine = free.getsockname()[1]
     given = ["--map", folder / "placement.json", "--grouping", folder / "grouping.json"]
     given += ["--tokenizer", folder / "tokenizer.json", "--engine", "vllm", "--backend", f"http://127.0.0.1:{port}"]
     command = [sys.executable, "-c", CLI, "route", *map(str, given), "--port", str(mine)]
-    process = subprocess.Popen(command, env=environment())
+    process = subprocess.Popen(command, cwd=checkout, env=environment(checkout))
     stack.callback(process.wait)
     stack.callback(process.send_signal, signal.SIGTERM)
     for _ in range(600):
@@ -165,7 +176,7 @@ async def warm(port: int, bodies: list[bytes]) -> None:
     exchange.close()
 
 
-async def measure(port: int, bodies: list[bytes], rate: float, seconds: float, proxy: psutil.Process) -> Figures:
+async def measure(port: int, bodies: list[bytes], rate: float, seconds: float, proxy: psutil.Process | None) -> Figures:
     """Requests at random times of this rate, each on a free connection; two more seconds before are not counted."""
     free = [await Exchange.open(port) for _ in range(CONNECTIONS)]
     rng = np.random.default_rng(1)
@@ -184,7 +195,7 @@ async def measure(port: int, bodies: list[bytes], rate: float, seconds: float, p
             late.append((begin - start - times[at]) * 1e3)
 
     for at, when in enumerate(times):
-        if cpu_s == 0.0 and when > 2:
+        if proxy is not None and cpu_s == 0.0 and when > 2:
             cpu_s = sum(proxy.cpu_times()[:2])
         if (wait := start + when - time.perf_counter()) > 0:
             await asyncio.sleep(wait)
@@ -192,7 +203,7 @@ async def measure(port: int, bodies: list[bytes], rate: float, seconds: float, p
         running.add(task)
         task.add_done_callback(running.discard)
     await asyncio.gather(*running)
-    cpu_s = sum(proxy.cpu_times()[:2]) - cpu_s
+    cpu_s = 0.0 if proxy is None else sum(proxy.cpu_times()[:2]) - cpu_s
     for exchange in free:
         exchange.close()
     return Figures(first_byte_ms=np.array(took), cpu_s=cpu_s, late_ms=float(np.percentile(late, 99)))

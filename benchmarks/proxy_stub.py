@@ -23,9 +23,9 @@ HEAD = (
 END = b"0\r\n\r\n"
 
 
-def environment() -> dict[str, str]:
-    """Of a command that runs the library of this checkout, with one thread."""
-    path = os.pathsep.join(filter(None, (str(REPOSITORY), str(REPOSITORY / "api"), os.environ.get("PYTHONPATH"))))
+def environment(checkout: Path = REPOSITORY) -> dict[str, str]:
+    """Of a command that runs the library of a checkout, with one thread."""
+    path = os.pathsep.join(filter(None, (str(checkout), str(checkout / "api"), os.environ.get("PYTHONPATH"))))
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 

@@ -16,7 +16,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -175,9 +175,16 @@ def perplexity(model: OlmoeForCausalLM, stream: torch.Tensor, preset: Preset, de
 
 
 def record_requests(
-    model: OlmoeForCausalLM, held_out: dict[str, torch.Tensor], path: Path, preset: Preset, seed: int, device: str
+    model: OlmoeForCausalLM,
+    held_out: dict[str, torch.Tensor],
+    path: Path,
+    preset: Preset,
+    seed: int,
+    device: str,
+    *,
+    tokens: bool = False,
 ) -> None:
-    """Prompts from held-out text, the domains mixed, each continued by sampling."""
+    """Prompts from held-out text, the domains mixed, each continued by sampling; with `tokens` their ids too."""
     rng = random.Random(seed)
     requests = []
     for domain, stream in held_out.items():
@@ -188,7 +195,7 @@ def record_requests(
     rng.shuffle(requests)
     torch.manual_seed(seed)
     model.to(device).eval()
-    with record(model, path, name="tiny-moe") as recorder:
+    with record(model, path, name="tiny-moe", tokens=tokens) as recorder:
         for start in range(0, len(requests), ROWS):
             ids, labels, prompts = zip(*requests[start : start + ROWS], strict=True)
             longest = max(len(prompt) for prompt in prompts)
@@ -212,6 +219,8 @@ def main() -> None:
     options.add_argument("--preset", choices=PRESETS, default="gpu" if torch.cuda.is_available() else "cpu")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options.add_argument("--steps", type=int, help="of training; default: those of the preset")
+    options.add_argument("--token-ids", action="store_true", help="record the ids of the tokens too: they are the text")
     options.add_argument("--record-only", action="store_true", help="record again with the model in OUT/model")
     given = options.parse_args()
     folder, trace = given.output / "model", given.output / "trace"
@@ -224,6 +233,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
     preset = PRESETS[given.preset]
+    preset = preset if given.steps is None else replace(preset, steps=given.steps)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     texts = domains(given.texts, given.seed, preset.chars)
     print(f"domains: {', '.join(texts)}; {device}", flush=True)
@@ -243,7 +253,7 @@ def main() -> None:
         (given.output / "report.json").write_text(json.dumps(report, indent=1) + "\n")
         print(json.dumps(report), flush=True)
     tokenizer, model = PreTrainedTokenizerFast.from_pretrained(folder), OlmoeForCausalLM.from_pretrained(folder)
-    record_requests(model, streams(texts, tokenizer, 1), trace, preset, given.seed, device)
+    record_requests(model, streams(texts, tokenizer, 1), trace, preset, given.seed, device, tokens=given.token_ids)
 
 
 if __name__ == "__main__":
