@@ -123,9 +123,11 @@ class FakeEngine:
                 answering = asyncio.ensure_future((self.answer if seen.target != "/health" else plain)(seen, writer))
                 while not answering.done():  # an engine looks whether somebody still listens
                     await asyncio.wait((answering,), timeout=0.02)
-                    if reader.at_eof():
+                    if reader.at_eof() or reader.exception() is not None:
                         answering.cancel()
                         seen.gone.set()
+                if not answering.cancelled() and answering.exception() is not None:  # reset while it wrote
+                    seen.gone.set()
                 if writer.transport.is_closing() or seen.gone.is_set():
                     break
         except (ConnectionError, asyncio.CancelledError):
