@@ -108,6 +108,12 @@ def test_old_answers_fade() -> None:
     assert lengths.expected(ASKED, 1000.0) < 50
 
 
+def test_long_labels_take_no_memory() -> None:
+    lengths = Lengths()
+    lengths.learn(replace(ASKED, labels={"domain": "x" * 60_000}), 50)
+    assert max(len(repr(kind)) for kind in lengths._known) < 200
+
+
 def test_conversations_do_not_fill_the_memory() -> None:
     """And what is known of all requests outlives them."""
     lengths = Lengths()
