@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import tarfile
+import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
+from doc_commands import Sandbox, documented
+from first_release import JOB, TOKEN, stored
+from placement_api.service import open_store
+from placement_api.settings import Settings
+from placement_api.store.blobs import Blobs
+from placement_api.store.opening import open_files
+from placement_api.store.tables import DONE, RUNNING, JobRow
 from tests_service import Server, answered, tar_of, wait_until
 
 BODY: dict[str, Any] = {"cluster": {"num_nodes": 2, "gpus_per_node": 2}, "options": {"solver": "linear"}}
@@ -55,6 +66,46 @@ def test_a_backup_is_restored_to_another_folder(
             wait_until(lambda: client.get(f"/v1/jobs/{job}").json()["state"] == "cancelled")
     finally:
         server.kill()
+
+
+def test_a_database_of_postgresql_is_restored_to_another(
+    postgres_server: Any, database_url: str, tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the commands of docs/service.md, while nothing runs: the token opens the door of the new service, a result is
+    read, and the job that was running is begun again and done. The old database is as it was."""
+    data = tmp_path / "placement-data"
+    data.mkdir()
+    settings = Settings(data=data, database_url=database_url)
+    name = stored(settings.store_url, trace)
+    shutil.copytree(trace, data / "traces" / name)
+    database = open_store(settings)
+    blobs = Blobs(files=open_files(settings))
+    with database.session() as session:
+        done = JobRow(id="d" * 32, kind="evaluate", state=DONE, request={"traces": [name]}, digest="e", caller="")
+        done.created = done.started = done.finished = time.time()
+        done.files = {"evaluation": blobs.put(b'{"kept": true}')}
+        session.add(done)
+    database.close()
+    new = f"d{uuid.uuid4().hex[:12]}"
+    postgres_server.psql(f"CREATE DATABASE {new};")
+    new_url = str(postgres_server.get_uri(new))
+    programs = Path(postgres_server.get_postmaster_info().process.exe()).parent  # of the version of the server
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    box = Sandbox.make(tmp_path)
+    for start in ("pg_dump", "tar -C placement-data", "pg_restore", "mkdir restored-data"):
+        box.run(documented("service.md", start), PLACEMENT_DATABASE_URL=database_url, NEW_DATABASE_URL=new_url)
+    server = Server(data=tmp_path / "restored-data", arguments=("--database-url", new_url)).start()
+    try:
+        with server.client(TOKEN) as client:
+            assert client.get(f"/v1/jobs/{'d' * 32}/evaluation").json() == {"kept": True}
+            wait_until(lambda: client.get(f"/v1/jobs/{JOB}").json()["state"] == "done", seconds=120)
+            assert client.get(f"/v1/placements/{JOB}").status_code == 200
+    finally:
+        server.close()
+    before = open_store(settings)
+    with before.reading() as session:
+        assert session.get_one(JobRow, JOB).state == RUNNING
+    before.close()
 
 
 def repacked(archive: Path, target: Path, change: Any) -> Path:

@@ -6,12 +6,10 @@ Only the port is another. What needs a container engine or a cluster is not run;
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from doc_commands import ADDRESS, BLOCK, REPOSITORY, Sandbox, blocks, commands, console
 from tests_service import Server
 
 # pytest imports tests by their path and leaves sys.path alone; this lets them import helm.py
@@ -27,63 +26,22 @@ sys.path += [str(Path(__file__).parents[1] / "deploy")]
 
 import helm
 
-REPOSITORY = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```([\w-]+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-ADDRESS = "127.0.0.1:8000"
 SERVE = "placement serve"
-COMMAND_S = 300
 OF_MACHINES = ("docker ", "kubectl ", "helm ")
-
-
-def blocks(page: str, *languages: str) -> list[str]:
-    text = (REPOSITORY / "docs" / page).read_text()
-    return [content for language, content in BLOCK.findall(text) if language in languages]
-
-
-def commands(block: str) -> list[str]:
-    """The commands of a block, each with its continued lines, without what is printed between them."""
-    lines = block.replace("\\\n", " ").splitlines()
-    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
-
-
-def console(page: str) -> list[str]:
-    """The commands of a page that can run, in order."""
-    return [line for block in blocks(page, "console") for line in commands(block)]
 
 
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that has nothing but the examples, and `placement` and `python` of this environment to be found."""
+    """A folder that has nothing but the examples."""
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(REPOSITORY / "examples", folder / "examples")
-    (folder / "bin").mkdir()
-    for name, words in (("python", ""), ("placement", "-c 'from placement.cli import main; main()'")):
-        script = folder / "bin" / name
-        script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words} "$@"\n')
-        script.chmod(0o755)
     return folder
 
 
 @pytest.fixture(scope="module")
 def bash(sandbox: Path) -> Callable[..., str]:
-    """Runs a script in the sandbox as a user would, but that it ends at the first command that fails."""
-    if shutil.which("bash") is None:
-        pytest.skip("bash is not installed")
-
-    def run(script: str, **variables: str) -> str:
-        environment = {**os.environ, "PATH": f"{sandbox / 'bin'}:{os.environ['PATH']}", **variables}
-        done = subprocess.run(
-            ["bash", "-eu", "-o", "pipefail", "-c", script],
-            cwd=sandbox,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_S,
-        )
-        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    return run
+    """Runs a script in the sandbox."""
+    return Sandbox.make(sandbox).run
 
 
 @pytest.fixture(scope="module")
