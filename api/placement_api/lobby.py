@@ -6,9 +6,11 @@ import asyncio
 import resource
 import time
 from dataclasses import dataclass, field
+from itertools import islice, takewhile
 from typing import Protocol
 
 SWEEP_S = 1.0
+AT_ONCE, NEXT_S = 50, 0.01  # guests that are hung up on before others are answered
 MOST_DESCRIPTORS = 65_536
 
 
@@ -57,12 +59,15 @@ class Lobby:
 
     def _sweep(self) -> None:
         late = time.monotonic() - self.head_s
-        for guest in [guest for guest, since in self._since.items() if since < late]:
+        waiting = takewhile(lambda entry: entry[1] < late, self._since.items())
+        gone = [guest for guest, _ in islice(waiting, AT_ONCE)]
+        for guest in gone:
             self._since.pop(guest)
             guest.hang_up()
         self._sweeps = bool(self._since)
         if self._sweeps:
-            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+            again_s = NEXT_S if len(gone) == AT_ONCE else SWEEP_S
+            asyncio.get_running_loop().call_later(again_s, self._sweep)
 
 
 def most_connections(wanted: int) -> int:

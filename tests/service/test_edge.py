@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 import uvicorn
+from placement_api.lobby import AT_ONCE as AT_ONCE_LEFT
 from placement_api.lobby import Lobby, most_connections
 from placement_api.wire import AT_ONCE, bounded, listen
 from placement_api.wire import Server as HttpServer
@@ -121,6 +122,33 @@ def test_the_next_connection_takes_the_place_of_who_waits_longest() -> None:
         behind.go.set()
         for one in (*busy, third):
             assert one.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+class Guest:
+    """Notes in which turn of the event loop it was hung up on."""
+
+    def __init__(self, turns: list[int]) -> None:
+        self.turns = turns
+
+    def hang_up(self) -> None:
+        self.turns[-1] += 1
+
+
+def test_many_who_send_no_head_are_hung_up_on_in_turns() -> None:
+    """All of them, some at a time: whoever asks is answered between."""
+    turns = [0]
+
+    async def wait() -> None:
+        lobby = Lobby(most=1000, head_s=0.0)
+        for _ in range(5 * AT_ONCE_LEFT // 2):
+            lobby.enter(Guest(turns))
+        while sum(turns) < 5 * AT_ONCE_LEFT // 2:
+            turns.append(0)
+            await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(wait(), 30))
+    assert max(turns) == AT_ONCE_LEFT
+    assert [turn for turn in turns if turn] == [AT_ONCE_LEFT, AT_ONCE_LEFT, AT_ONCE_LEFT // 2]
 
 
 class Quick:
