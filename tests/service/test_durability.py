@@ -20,7 +20,7 @@ from placement.documents.placement import PlacementFile
 JOBS = 20
 
 
-@pytest.mark.parametrize(("kind", "kills"), [("sqlite", 10), ("postgres", 3)])
+@pytest.mark.parametrize(("kind", "kills"), [("sqlite", 6), ("postgres", 3)])
 def test_every_acknowledged_job_ends_once_however_often_the_server_is_killed(
     kind: str, kills: int, request: pytest.FixtureRequest, tmp_path: Path, trace: Path
 ) -> None:

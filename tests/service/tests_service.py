@@ -22,7 +22,7 @@ import httpx
 import psutil
 
 START_S = 60.0
-LEFT_S = 30.0  # within which all processes of a service end after it
+LEFT_S = 60.0  # within which all processes of a service end after it
 
 
 @dataclass(slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from placement.traces.synth import write_synthetic
 from placement.traces.synthetic.presets import custom_shape
 from placement.traces.trace import open_trace
 from placement.workload.counts_file import ExpertCounts
+from placement_api.jobs.orphans import ends_with_parent
 
 WORK = 100
 
@@ -61,6 +62,7 @@ def _compiled(kernel: Any) -> bool:
     return any(Path(kernel.stats.cache_path).glob(f"*.{kernel.__name__}-*.nbi"))
 
 
-with suppress(Exception):  # jobs say what is wrong, and go without
+# the server of forks looks whether its service lives only once it is ready
+with suppress(Exception), ends_with_parent():  # jobs say what is wrong, and go without
     warm()
 gc.freeze()  # collections in jobs do not touch, and so not copy, what they share

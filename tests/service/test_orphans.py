@@ -1,0 +1,47 @@
+"""What a service has started ends with the service, also before it is ready."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import psutil
+from placement_api.jobs.orphans import ends_with_parent
+
+CHILD = """
+import time
+from placement_api.jobs.orphans import ends_with_parent
+with ends_with_parent():
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+print(child.pid, child.stdout.readline(), flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_child_ends_when_its_parent_is_killed() -> None:
+    """By kill -9, amid work that takes minutes."""
+    with subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        number, ready = parent.stdout.readline().split()
+        child = psutil.Process(int(number))
+        try:
+            assert ready == "ready" and child.is_running()
+            parent.kill()
+            assert not psutil.wait_procs([child], timeout=30)[1]
+        finally:
+            if child.is_running():
+                child.kill()
+
+
+def test_no_thread_is_left_in_what_is_forked_from() -> None:
+    """A thread would be missing in the forks, with whatever it had locked."""
+    before = threading.active_count()
+    with ends_with_parent():
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
