@@ -7,14 +7,14 @@ import sys
 import threading
 
 import psutil
-from placement_api.jobs.orphans import ends_with_parent
+from placement_api.jobs.orphans import ParentWatch
 
 CHILD = """
 import time
-from placement_api.jobs.orphans import ends_with_parent
-with ends_with_parent():
-    print("ready", flush=True)
-    time.sleep(600)
+from placement_api.jobs.orphans import ParentWatch
+ParentWatch().start()
+print("ready", flush=True)
+time.sleep(600)
 """
 PARENT = """
 import subprocess, sys, time
@@ -42,6 +42,7 @@ def test_a_child_ends_when_its_parent_is_killed() -> None:
 def test_no_thread_is_left_in_what_is_forked_from() -> None:
     """A thread would be missing in the forks, with whatever it had locked."""
     before = threading.active_count()
-    with ends_with_parent():
-        assert threading.active_count() == before + 1
+    watch = ParentWatch().start()
+    assert threading.active_count() == before + 1
+    watch.stop()
     assert threading.active_count() == before

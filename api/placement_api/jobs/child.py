@@ -35,7 +35,8 @@ class Outcome:
 
 def prepare() -> None:
     """Start the process from which jobs are forked, with the library and its kernels loaded."""
-    _PROCESSES.set_forkserver_preload(["__main__", "placement_api.jobs.work", "placement_api.jobs.warm"])
+    ours = [f"placement_api.jobs.{name}" for name in ("loading", "work", "warm")]
+    _PROCESSES.set_forkserver_preload(["__main__", *ours])
     forkserver.ensure_running()
 
 

@@ -23,7 +23,7 @@ from placement.traces.synth import write_synthetic
 from placement.traces.synthetic.presets import custom_shape
 from placement.traces.trace import open_trace
 from placement.workload.counts_file import ExpertCounts
-from placement_api.jobs.orphans import ends_with_parent
+from placement_api.jobs.loading import watch
 
 WORK = 100
 
@@ -62,7 +62,7 @@ def _compiled(kernel: Any) -> bool:
     return any(Path(kernel.stats.cache_path).glob(f"*.{kernel.__name__}-*.nbi"))
 
 
-# the server of forks looks whether its service lives only once it is ready
-with suppress(Exception), ends_with_parent():  # jobs say what is wrong, and go without
+with suppress(Exception):  # jobs say what is wrong, and go without
     warm()
+watch.stop()
 gc.freeze()  # collections in jobs do not touch, and so not copy, what they share
