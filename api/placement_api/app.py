@@ -21,7 +21,9 @@ from placement_api.routes import (
     jobs,
     maps,
     names,
+    names_pages,
     operations,
+    page_actions,
     pages,
     placement_pages,
     placements,
@@ -54,6 +56,8 @@ def create_app(service: Service) -> FastAPI:
 
     app.add_middleware(Guard, limits=service.settings.limits)
     app.add_middleware(Measure)
-    for routes in (traces, placements, maps, names, advice, study, front, jobs, operations, pages, placement_pages):
+    for routes in (traces, placements, maps, names, advice, study, front, jobs, operations):
+        app.include_router(routes.router)
+    for routes in (pages, placement_pages, page_actions, names_pages):
         app.include_router(routes.router)
     return app

@@ -130,6 +130,20 @@ def test_nothing_heavy_is_imported_before_a_report_is_made() -> None:
     assert answer.stdout.strip() == "set()"
 
 
+def test_the_hottest_layer_is_always_named_on_a_heatmap() -> None:
+    """In bold, wherever the layer lies, and without a number that would touch it."""
+    shape = Shape(num_nodes=1, gpus_per_node=2, slots_per_gpu=1)
+    for hottest in (0, 1, 37, 59):
+        ratio_LG = np.ones((60, 2))
+        ratio_LG[hottest, 1] = 1.9
+        svg = rank_heatmap(ratio_LG, range(3, 63), 1.0, shape, "under eplb")
+        found = re.findall(r'<text( class="strong")? x="([\d.]+)" y="[\d.]+" text-anchor="middle">(\d+)<', svg)
+        assert [int(number) for bold, _, number in found if bold] == [hottest + 3]
+        places = sorted(float(x) for _, x, _ in found)
+        assert min(np.diff(places)) > 16
+        assert f"the most in layer {hottest + 3}." in svg
+
+
 def test_heatmap_has_the_right_shades() -> None:
     """Ranks down, layers across: blue below the mean, orange above, clear at the mean; neighbours alike are one run."""
     shape = Shape(num_nodes=1, gpus_per_node=3, slots_per_gpu=1)

@@ -17,10 +17,12 @@ axe_api = pytest.importorskip("axe_playwright_python.sync_playwright", reason="a
 
 from tests_service import Server, answered, tar_of  # noqa: E402
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "readers"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"there is no Chromium: none of {', '.join(NAMES)}")
 PATIENCE_MS = 120_000
+NAME = "browser/decode"
 COUNT_CLICKS = """addEventListener("click", (event) => {
   if (event.isTrusted) sessionStorage.clicks = Number(sessionStorage.clicks ?? 0) + 1;
 }, true);"""
@@ -90,7 +92,10 @@ def other(placement: str, client: httpx.Client) -> str:
     body = {"traces": [trace], "cluster": cluster, "options": {"solver": "linear", "bound": "none"}}
     answer = answered(client, "/v1/placements", body)
     assert answer.status_code == 200, answer.text
-    return answer.headers["content-location"].rpartition("/")[2]
+    made = answer.headers["content-location"].rpartition("/")[2]
+    client.post(f"/v1/names/{NAME}", json={"placement": made}).raise_for_status()
+    client.put(f"/v1/names/{NAME}@production", json={"version": 1}).raise_for_status()
+    return made
 
 
 def test_five_clicks_from_the_service_to_a_placement(visit: Callable[..., Any]) -> None:
@@ -128,7 +133,6 @@ def test_by_keyboard_alone(visit: Callable[..., Any]) -> None:
     page.wait_for_url("**/traces/*")
     press(page, "Solve")
     page.wait_for_url("**/placements/*")
-    press(page, "Use it in an engine")
     press(page, "Show how to start it")
     page.locator("#started h3").wait_for()
     press(page, "Open the report")
@@ -238,6 +242,19 @@ def test_a_trace_is_sent_with_progress_and_a_folder_as_an_archive(visit: Callabl
     assert "no archive" in page.get_by_role("alert").inner_text()
 
 
+def test_a_recording_is_dropped_with_what_it_does_not_say(visit: Callable[..., Any]) -> None:
+    """The file is sent with the fields that are filled in, and the trace is that of the recording."""
+    page = visit("/")
+    page.get_by_text("What the file does not say").click()
+    page.get_by_label("Recorded by").select_option("vllm")
+    page.get_by_label("Name of the model").fill("dropped-model")
+    recording = GOLDEN / "vllm" / "responses" / "responses.jsonl"
+    page.get_by_label("File", exact=True).set_input_files(recording)
+    page.get_by_role("button", name="Upload").click()
+    page.wait_for_url("**/traces/*")
+    assert page.get_by_role("heading", level=1).inner_text() == "dropped-model"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_accessible_in_light_and_dark(
     visit: Callable[..., Any], placement: str, other: str, trace_id: str, scheme: str
@@ -256,7 +273,7 @@ def pages_of(placement: str, other: str, trace: str) -> list[str]:
     """Every page that stays."""
     compared = f"/compare?id={placement.rpartition('/')[2]}&id={other}"
     shown = [f"{placement}?engine=sglang", f"{placement}/moves?to={other}", compared]
-    return ["/", f"/traces/{trace}", *shown, "/docs", "/login"]
+    return ["/", f"/traces/{trace}", *shown, "/names", f"/names/{NAME}", "/docs", "/login"]
 
 
 def test_nothing_is_wider_than_a_telephone(

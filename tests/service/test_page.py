@@ -161,6 +161,9 @@ def test_two_placements_side_by_side(client: httpx.Client, first: str, second: s
     text = client.get("/compare", params={"id": ids}).text
     assert all(f'href="/placements/{one}"' in text for one in ids)
     assert "different requests" in text
+    table = text.partition("<table")[2].partition("</table>")[0]
+    assert table.count('class="part word"') == 2, "each stands in a group of its own"
+    assert "<figure" not in text, "there is no chart of figures that do not compare"
     moves = f"/placements/{ids[0]}/moves?to={ids[1]}"
     assert moves in text
     plan = client.get(f"/v1/placements/{ids[0]}/diff", params={"to": ids[1]}).json()
@@ -243,7 +246,7 @@ def test_files_of_the_page_are_kept_by_browsers_and_no_others_are_served(client:
 def test_the_page_asks_for_a_token_where_there_are_some(
     tmp_path: Path, make_server: Callable[..., Server], run_cli: Any
 ) -> None:
-    """A browser is led to /login; the cookie it gets lets it in, but no form of another site."""
+    """A browser is led to /login; the cookie it gets lets it in until it logs out, but no form of another site."""
     token = run_cli("token", "create", "me", "--data", tmp_path / "data").stdout.strip()
     server = make_server(tmp_path / "data")
     with server.client() as browser:
@@ -257,4 +260,12 @@ def test_the_page_asks_for_a_token_where_there_are_some(
         assert "samesite=strict" in cookie
         assert browser.get("/", headers=HTML).status_code == 200
         assert browser.post("/jobs/x/cancel", headers={"Origin": "https://evil.example"}).status_code == 403
+        home = browser.get("/").text
+        assert 'action="/logout"' in home and '<span class="note">me</span>' in home, "whose token it is"
+        assert browser.post("/logout", headers={"Origin": "https://evil.example"}).status_code == 403
+        gone = browser.post("/logout")
+        assert (gone.status_code, gone.headers["location"]) == (303, "/login")
+        assert browser.get("/", headers=HTML).headers["location"] == "/login"
+    with server.client(token) as script:
+        assert 'action="/logout"' not in script.get("/").text, "a program has nothing to log out of"
     server.kill()

@@ -24,6 +24,12 @@ def check_room(session: Session, caller: str, max_queued: int) -> None:
         )
 
 
+def waiting_before(session: Session, job: JobRow) -> int:
+    """How many of the jobs that wait begin before this one does, unless others come or are cancelled."""
+    earlier = (JobRow.turn < job.turn) | ((JobRow.turn == job.turn) & (JobRow.created < job.created))
+    return session.scalar(select(func.count()).where(JobRow.state == QUEUED, earlier)) or 0
+
+
 def next_turn(session: Session, caller: str) -> int:
     """The turn of a new job of a caller.
 

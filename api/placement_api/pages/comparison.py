@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from placement.report.solution.solution_charts import IMBALANCE, SENDS
 from placement_api.pages.charts import SERIES, SHAPES, LayerChart, layer_chart
@@ -27,11 +28,17 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """same_input: measured on the same requests; charts have no lines where layers or figures differ."""
+    """groups  (what they were measured on, those that were): figures of different groups do not compare
+    charts  none where there are several groups, or layers or figures differ
+    """
 
     columns: list[Column]
-    same_input: bool
+    groups: list[tuple[str, list[Column]]]
     charts: list[LayerChart]
+
+    @property
+    def same_input(self) -> bool:
+        return len(self.groups) == 1
 
 
 def compare(looks: Sequence[Look]) -> Comparison:
@@ -46,8 +53,25 @@ def compare(looks: Sequence[Look]) -> Comparison:
         )
         for number, one in enumerate(looks)
     ]
-    inputs = {measured_on(one.row) for one in looks}
-    return Comparison(columns=columns, same_input=len(inputs) == 1, charts=_charts(columns))
+    groups: dict[Any, list[Column]] = {}
+    for one in columns:
+        groups.setdefault(measured_on(one.look.row), []).append(one)
+    return Comparison(
+        columns=columns,
+        groups=[(_measured(group[0].look), group) for group in groups.values()],
+        charts=_charts(columns) if len(groups) == 1 else [],
+    )
+
+
+def _measured(look: Look) -> str:
+    """Which requests the figures are of."""
+    request, homes = look.row.request, look.row.request["group"] is not None
+    share = request["holdout"]
+    requests = (
+        f"{share:.0%} of the requests, held out with seed {request['options']['seed']}" if share else "all requests"
+    )
+    rest = ", without the parts that homes are found from" if homes else ""
+    return f"{look.summary['model']}: {requests}{rest}"
 
 
 def moves_fit(one: Look, other: Look) -> bool:

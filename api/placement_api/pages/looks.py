@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from placement.core.placement import Placement
 from placement.documents.placement import PlacementFile, load_placement
-from placement.report.drawing.numbers import NONE, percent, plural
+from placement.report.drawing.numbers import NONE, number, percent, plural
 from placement.report.solution.solution_charts import series_of, shape_of
-from placement.report.solution.summary import tiles
 from placement.solvers.options import Options
 from placement_api.pages.figures import KEPT, Figures, read_figures
+from placement_api.pages.marks import change_mark
 from placement_api.store.blobs import Blobs
 from placement_api.store.tables import JobRow
 
@@ -53,9 +54,21 @@ class Look:
         """The map that the result is set beside."""
         return "linear" if self.row.summary["result"] == REFERENCE else REFERENCE
 
-    def tiles(self) -> list[tuple[str, str, str]]:
-        """(what, value, beside what)."""
-        return [*tiles(self.result, self.maps[self.before], self.before), self._proof()]
+    def tiles(self) -> list[tuple[str, str, str, Markup]]:
+        """(what, value, beside what, better or worse)."""
+        mine, other = self.result, self.maps[self.before]
+        shown = [
+            ("Sends per token to other nodes", mine["sends_per_token"], other["sends_per_token"], ""),
+            ("Rank imbalance", mine["rank_imbalance"]["mean"], other["rank_imbalance"]["mean"], ""),
+            ("Modelled step time", mine["step_time_us"], other["step_time_us"], " µs"),
+        ]
+        found = [self._tile(*one) for one in shown]
+        return [*found, (*self._proof(), Markup())]
+
+    def _tile(self, what: str, value: float | None, other: float | None, unit: str) -> tuple[str, str, str, Markup]:
+        if value is None:
+            return what, "unknown", "the input holds counts only", Markup()
+        return what, f"{number(value)}{unit}", f"{self.before} {number(other)}{unit}", change_mark(value, other)
 
     def gap(self) -> float | None:
         """Mean over the layers that have one."""

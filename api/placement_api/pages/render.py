@@ -6,6 +6,7 @@ import hashlib
 import mimetypes
 import re
 import time
+from contextvars import ContextVar
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -17,10 +18,12 @@ from markupsafe import Markup, escape
 from placement import __version__
 from placement.report.drawing.page import CHART_STYLE, FILTERS, GLOBALS, PAGE_STYLE, style
 from placement_api.pages.forms import FIELDS
+from placement_api.pages.marks import change_mark, mean_mark
 
 OF_REPORT = ("drawing/legend.html.j2", "drawing/grouping.html.j2")
 STYLES = (CHART_STYLE, PAGE_STYLE)  # of the report: same colours, same letters
 OWN = ("page.css", "page.js", "upload.js", "job.js")
+VISITOR: ContextVar[str] = ContextVar("visitor", default="")  # name of the token that a browser logged in with
 KEYS = re.compile(rf"\b(?:{'|'.join(field.name for field in FIELDS)})\b")
 
 _folder = files("placement_api.pages")
@@ -80,7 +83,13 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= GLOBALS | {"address": address, "version": __version__}
+    environment.globals |= GLOBALS | {
+        "address": address,
+        "version": __version__,
+        "visitor": VISITOR.get,
+        "change_mark": change_mark,
+        "mean_mark": mean_mark,
+    }
     environment.filters |= FILTERS | {
         "codes": codes,
         "flags": fields_named,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from placement.exporters.engines import ENGINES
+
 OPENINGS = ("start ", "use it with")  # of the hint of an exporter that says it, before a colon
 
 
@@ -15,6 +17,15 @@ class Start:
     title: str
     command: str
     notes: list[str]
+
+
+def engine_of(names: Sequence[str | None]) -> str | None:
+    """The exporter for the first of these engines or readers of recordings that is an engine's; None if none is."""
+    for name in names:
+        engine = (name or "").removesuffix("-responses")
+        if engine in ENGINES:
+            return ENGINES[engine]
+    return None
 
 
 def start_of(hints: Sequence[str], file_name: str) -> Start:

@@ -17,16 +17,17 @@ from starlette.datastructures import FormData, UploadFile
 from placement.errors import PlacementError
 from placement_api.answers import JobAnswer, TraceAnswer
 from placement_api.bodies import AdviseBody, PlacementBody
+from placement_api.jobs.turns import waiting_before
 from placement_api.pages.example import write_example
 from placement_api.pages.forms import CLUSTER, GROUP, MORE, MOVES, body_of, proposal, values_of
 from placement_api.pages.looks import size, wanted
-from placement_api.pages.render import asset, page
+from placement_api.pages.recording_form import CHOICES, ENDINGS, READ_AS, read_as_of
+from placement_api.pages.render import VISITOR, asset, page
 from placement_api.problems import Problem, from_library
-from placement_api.reading import ReadAs
 from placement_api.routes import Here, Reader, Solver, advice, jobs, placements, traces
 from placement_api.service import Service
-from placement_api.store.tables import DONE, OPEN, JobRow, TraceRow
-from placement_api.tokens import COOKIE, Caller
+from placement_api.store.tables import DONE, OPEN, QUEUED, JobRow, TraceRow
+from placement_api.tokens import ANYONE, COOKIE, Caller
 
 SHOWN, JOBS_SHOWN = 50, 10
 DONE_PAGES = {
@@ -44,6 +45,9 @@ class PageRoute(APIRoute):
         answer = super().get_route_handler()
 
         async def answer_or_explain(request: Request) -> Response:
+            caller = getattr(request.state, "caller", None)
+            by_cookie = COOKIE in request.cookies and "authorization" not in request.headers
+            VISITOR.set(caller.name if caller is not None and caller.id != ANYONE and by_cookie else "")
             try:
                 return await answer(request)
             except (Problem, PlacementError) as error:
@@ -67,7 +71,7 @@ async def upload(here: Here, solver: Solver, request: Request) -> Response:
 
     Where something was left out, the answer is the trace's page with a note on that; else it leads to that page.
     """
-    async with request.form(max_files=1, max_fields=2) as form:
+    async with request.form(max_files=1, max_fields=10) as form:
         try:
             trace = await run_in_threadpool(_taken, here, solver, form)
         except (Problem, PlacementError) as error:
@@ -115,7 +119,12 @@ def job_page(here: Here, _: Reader, job: str) -> Response:
     if row.state == DONE and row.kind in DONE_PAGES:
         return RedirectResponse(DONE_PAGES[row.kind].format(job=job), status_code=303)
     named = traces.names(here, row.request["traces"])
-    return page("job", job=JobAnswer.of(row), row=row, named=named, live=row.state in OPEN, wanted=_wanted(row))
+    before = None
+    if row.state == QUEUED:
+        with here.database.reading() as session:
+            before = waiting_before(session, row)
+    told, live = JobAnswer.of(row), row.state in OPEN
+    return page("job", job=told, row=row, named=named, live=live, before=before, wanted=_wanted(row))
 
 
 @router.post("/jobs/{job}/cancel")
@@ -179,6 +188,9 @@ def _home(here: Service, reader: Caller, problem: Problem | None = None) -> Resp
         placements=[(row, wanted(row), size(row.summary)) for row in rows],
         jobs=[(JobAnswer.of(row), _names(here, row), _wanted(row)) for row in not_done[:JOBS_SHOWN]],
         live=any(row.state in OPEN for row in not_done),
+        read_as=READ_AS,
+        readers=CHOICES,
+        endings=ENDINGS,
         problem=None if problem is None else problem.body,
     )
 
@@ -199,14 +211,10 @@ def _wanted(row: JobRow) -> str:
 
 def _taken(here: Service, solver: Caller, form: FormData) -> TraceAnswer:
     """The trace of a form. Raises Problem, PlacementError."""
-    file, top_k = form.get("file"), str(form.get("top_k") or "")
+    file = form.get("file")
     if not isinstance(file, UploadFile) or not file.filename:
-        raise Problem(422, "no file was chosen", "choose a tar or zip of a trace folder, or .npy or .npz of counts")
-    if top_k and not (top_k.isdecimal() and len(top_k) < 5):
-        raise Problem(
-            422, f"top_k={top_k[:40]!r} is no number", "give the experts that a token visits, or leave it empty"
-        )
-    return traces.take(here, solver, file, ReadAs(top_k=int(top_k) if top_k else None))
+        raise Problem(422, "no file was chosen", "choose a tar or zip of a trace folder, counts, or a recording")
+    return traces.take(here, solver, file, read_as_of(form))
 
 
 def _taken_page(here: Service, taken: TraceAnswer) -> Response:

@@ -16,9 +16,10 @@ from placement_api.pages.comparison import MOST, compare, moves_fit
 from placement_api.pages.looks import Look, look, size, wanted
 from placement_api.pages.moves import moves_page
 from placement_api.pages.render import page
-from placement_api.pages.start import start_of
+from placement_api.pages.start import engine_of, start_of
 from placement_api.problems import Problem, from_library
 from placement_api.routes import Here, Reader, Solver, maps, placements, traces
+from placement_api.routes.names_pages import published_of
 from placement_api.routes.pages import PageRoute
 from placement_api.service import Service
 
@@ -43,6 +44,8 @@ def placement_page(
     related = front.related(here, shown.row)
     known = {row.request["options"]["balance_weight"] for row in related}
     points = front.points(related, shown.row.id)
+    from_trace = traces.readers(here, shown.row.request["traces"])
+    chosen = engine or engine_of([shown.file.engine(), *from_trace])
     return page(
         "placement",
         look=shown,
@@ -61,9 +64,13 @@ def placement_page(
         waiting=waiting,
         grouping=_grouping(here, shown),
         others=_others(here, shown),
+        published=published_of(here, placement),
+        names=[name for name, _, _ in here.names.all()],
         engines=list(EXPORTERS),
-        engine=engine,
-        **_start(here, reader, placement, engine),
+        engine=chosen,
+        asked=engine is not None,
+        from_trace=engine is None and chosen is not None and shown.file.engine() is None,
+        **_start(here, reader, placement, chosen),
     )
 
 
@@ -104,7 +111,7 @@ def comparison(here: Here, _: Reader, id: Annotated[list[str] | None, Query()] =
         compared=compared,
         points=points,
         front=front.chart(points) if points and compared.same_input else None,
-        moves=[moves_fit(looks[0], one) for one in looks],
+        moves={one.letter for one in compared.columns if moves_fit(looks[0], one.look)},
     )
 
 

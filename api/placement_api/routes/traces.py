@@ -146,6 +146,12 @@ def names(here: Service, traces: list[str]) -> list[tuple[str, str]]:
     return [(row.id, row.name) for row in rows if row is not None]
 
 
+def readers(here: Service, traces: list[str]) -> list[str]:
+    """The readers of the recordings that these traces were made of."""
+    with here.database.reading() as session:
+        return list(session.scalars(select(TraceRow.reader).where(TraceRow.id.in_(traces), TraceRow.reader != "")))
+
+
 async def taken_from(here: Service, caller: Caller, form: FormData, *others: str) -> TraceAnswer:
     """The trace in the part `file`, read as the other parts but `others` say. Raises what `upload` answers."""
     file = form.get("file")
@@ -178,4 +184,6 @@ def add(here: Service, caller: Caller, taken: Taken) -> TraceAnswer:
     with here.database.session() as session:
         known = session.get(TraceRow, taken.row.id)
         taken.row.caller = caller.id if known is None else known.caller
+        if known is not None:
+            taken.row.reader = taken.row.reader or known.reader  # the same trace, sent as it was written
         return TraceAnswer.of(session.merge(taken.row), taken.converted, taken.notes)

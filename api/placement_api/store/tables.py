@@ -19,6 +19,7 @@ class TraceRow(Base):
     """A trace or a file of counts. `id` is the digest of its content; `path` is where it lies.
 
     caller  id of the token that sent it first; empty of traces before version 0005 of the tables
+    reader  of the recording that it was made of; empty of others, and of traces before version 0007
     """
 
     __tablename__ = "traces"
@@ -35,6 +36,7 @@ class TraceRow(Base):
     num_experts: Mapped[int]
     top_k: Mapped[int]
     caller: Mapped[str] = mapped_column(String(64), default="")
+    reader: Mapped[str] = mapped_column(String(40), default="")
     created: Mapped[float]
     used: Mapped[float]
 

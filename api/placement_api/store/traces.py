@@ -251,6 +251,7 @@ def _row(found: Found, digest: str, source: str, path: str, num_bytes: int) -> T
         num_experts=found.num_experts,
         top_k=found.top_k,
         caller="",
+        reader=found.converted["reader"] if found.converted else "",
         created=time.time(),
         used=time.time(),
     )

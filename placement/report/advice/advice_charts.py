@@ -78,8 +78,12 @@ def over_windows(found: Decay) -> tuple[str, Legend] | None:
     return lines_over(lines, x_label="window of the trace", y_label="gain kept, %", title="Gain kept"), legend(lines)
 
 
-def kept_cells(found: Decay) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """(fitted on, cells of text, opacity and tooltip): the deeper, the more is kept; the last row is all."""
+def kept_cells(found: Decay) -> list[tuple[str, list[tuple[str, str, str, str]]]]:
+    """(fitted on, cells of text, kind, opacity and tooltip).
+
+    The deeper a cell, the more is kept, or, where the kind is `loses`, the more is lost against linear; the last row is
+    all.
+    """
     parts = range(len(found.names))
     rows = [(name, [found.kept(v, w) for w in parts]) for v, name in enumerate(found.names)]
     rows.append(("all of them", [found.all_kept(w) for w in parts]))
@@ -89,7 +93,8 @@ def kept_cells(found: Decay) -> list[tuple[str, list[tuple[str, str, str]]]]:
             [
                 (
                     "\N{EN DASH}" if share is None else f"{100 * share:.0f}%".replace("-", "\N{MINUS SIGN}"),
-                    f"{0.6 * min(max(share or 0.0, 0.0), 1.0):.3g}",
+                    "loses" if share is not None and share < 0 else "",
+                    f"{0.6 * min(abs(share or 0.0), 1.0):.3g}",
                     f"solved for {name}, measured on {found.names[w]}: {percent(share)} of the gain kept",
                 )
                 for w, share in enumerate(shares)

@@ -75,9 +75,9 @@ class Chart:
         css = f' class="{kind}"' if kind else ""
         self.parts.append(f'<text{css} x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(text)}</text>')
 
-    def x_tick(self, value: float, text: str = "") -> None:
+    def x_tick(self, value: float, text: str = "", kind: str = "") -> None:
         """The number, or a text in its place, below the axis."""
-        self.text(self.x(value), self.bottom + 18, text or f"{value:g}", "middle")
+        self.text(self.x(value), self.bottom + 18, text or f"{value:g}", "middle", kind)
 
     def y_tick(self, value: float, name: str | None = None) -> None:
         self.text(self.left - 8, self.y(value) + 4, f"{value:g}" if name is None else name, "end")

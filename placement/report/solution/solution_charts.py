@@ -20,6 +20,7 @@ SHAPES = {"linear": "circle", "eplb": "square", "robust": "triangle", "grouped":
 SERIES = {"linear": "s0", "eplb": "s1", "robust": "s3", "grouped": "s3"}
 RESULT_SHAPE, RESULT_SERIES = "diamond", "s2"
 NODE_LINES = 16
+TICKS_APART = 12  # of the width of a heat map, how many numbers of layers stand beside one another
 SHADES = 10  # shades of blue, and as many of orange
 OVER_MEAN = "(max / mean)"
 SENDS, IMBALANCE, LINK = "sends per token to other nodes", f"rank imbalance {OVER_MEAN}", f"busiest link {OVER_MEAN}"
@@ -115,10 +116,13 @@ def heatmaps(
 def rank_heatmap(
     ratio_LG: npt.NDArray[np.float64], layer_ids: Sequence[int], reach: float, shape: Shape, whose: str
 ) -> str:
-    """Loads over the mean rank; `whose` ends what a screen reader says first."""
+    """Loads over the mean rank, the number of the hottest layer always shown and in bold.
+
+    `whose` ends what a screen reader says first.
+    """
     columns, num_ranks = ratio_LG.shape
     names = shape.engine_rank_G().tolist()
-    shown = layer_ticks(layer_ids, 6)
+    hottest = int(ratio_LG.max(axis=1).argmax())
     chart = Chart(
         x_ticks=[],
         y_ticks=[],
@@ -129,9 +133,11 @@ def rank_heatmap(
         width=360,
         height=300,
     )
+    shown = set(layer_ticks(layer_ids, 6))
     for index, layer_id in enumerate(layer_ids):
-        if layer_id in shown:
-            chart.x_tick(index, f"{layer_id}")
+        near = abs(index - hottest) * TICKS_APART < columns  # its number would touch that of the hottest
+        if index == hottest or (layer_id in shown and not near):
+            chart.x_tick(index, f"{layer_id}", kind="strong" if index == hottest else "")
     for rank in range(0, num_ranks, max(-(-num_ranks // 8), 1)):
         chart.y_tick(rank, f"{names[rank]}")
     level_LG = np.clip((ratio_LG - 1) / reach, -1, 1)
@@ -140,8 +146,8 @@ def rank_heatmap(
         for node in range(1, shape.num_nodes):
             chart.rule(node * shape.gpus_per_node - 0.5)
     return chart.svg(
-        f"Load of {num_ranks} ranks in {columns} layers {whose}: from "
-        f"{number(float(ratio_LG.min()))} to {number(float(ratio_LG.max()))} times the mean rank."
+        f"Load of {num_ranks} ranks in {columns} layers {whose}: from {number(float(ratio_LG.min()))} to "
+        f"{number(float(ratio_LG.max()))} times the mean rank, the most in layer {layer_ids[hottest]}."
     )
 
 

@@ -5,17 +5,29 @@ const bar = document.getElementById("progress");
 const state = document.getElementById("state");
 const said = document.getElementById("said");
 const stages = [...document.querySelectorAll("#stages li")];
-const words = { count: "Counting tokens", solve: "Solving layers", robust: "Worst part", group: "Grouping requests", evaluate: "Measuring maps", advise: "Trying settings" };
-const units = { count: "tokens", solve: "layers", evaluate: "passes" };
+const COMPILING = "The solver is compiled for this processor, once; later jobs do not wait for it.";
+const words = { compile: "Compiling", count: "Counting tokens", solve: "Solving layers", robust: "Worst part", group: "Grouping requests", evaluate: "Measuring maps", advise: "Trying settings" };
+const units = { compile: "pieces", count: "tokens", solve: "layers", evaluate: "passes" };
 const elapsed = document.getElementById("elapsed");
 let spoken = "";
 let began = null;
+let stageEnds = null; // in this browser's clock; null: nobody knows
+let said_so_far = "";
 setInterval(() => {
   if (began) elapsed.textContent = `Running for ${Math.max(0, Math.round(Date.now() / 1000 - began))} s`;
+  show();
 }, 1000);
+
+// What is promised runs down between events; a stage that takes longer than its pace foretold promises nothing.
+function show() {
+  if (!said_so_far) return;
+  const left = stageEnds === null ? 0 : Math.ceil((stageEnds - Date.now()) / 1000);
+  state.textContent = said_so_far + (left > 0 ? `, about ${left} s left of this stage` : "");
+}
 
 function mark(stage) {
   const at = stages.findIndex((one) => one.dataset.stage === stage);
+  if (at >= 0) stages[at].hidden = false;
   if (at < 0) return; // a stage of its own kind, within those that are shown
   stages.forEach((one, place) => {
     one.classList.toggle("over", place < at);
@@ -29,13 +41,20 @@ function tell(now) {
   const { stage, done, total, left_s: left } = now.progress;
   if (now.state === "running" && stage) {
     mark(stage);
+    const last = stage === "evaluate" && done >= total; // what is left has no stage of its own
     bar.max = total || 1;
-    bar.value = done;
-    const pace = left ? `, about ${Math.ceil(left)} s left` : "";
-    state.textContent = `${words[stage] ?? stage}: ${done.toLocaleString("en")} of ${total.toLocaleString("en")} ${units[stage] ?? "rounds"}${pace}`;
+    if (last) bar.removeAttribute("value");
+    else bar.value = done;
+    stageEnds = left && stage !== "compile" ? Date.now() + 1000 * left : null; // pieces of the compiler are unlike
+    said_so_far = last ? "Writing the answer" : `${words[stage] ?? stage}: ${done.toLocaleString("en")} of ${total.toLocaleString("en")} ${units[stage] ?? "rounds"}`;
+    show();
   } else {
     bar.removeAttribute("value");
+    said_so_far = "";
     state.textContent = now.state === "queued" ? "Waiting for its turn" : "Starting";
+  }
+  if (now.state === "running") {
+    document.getElementById("place").textContent = stage === "compile" ? COMPILING : "";
   }
   // a screen reader hears each stage once, and every quarter of it
   const quarter = total ? Math.floor((4 * done) / total) : 0;

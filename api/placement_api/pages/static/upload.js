@@ -4,13 +4,14 @@ const form = document.getElementById("upload");
 const input = document.getElementById("file");
 const sending = document.getElementById("sending");
 const problem = document.getElementById("upload-problem");
-const TAR = /\.(tar|tgz|tar\.gz|zip|npy|npz)$/i;
+const ENDINGS = form.dataset.endings.split(" ");
+const about = [...form.querySelectorAll("details input, details select")]; // what the file does not say
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   if (input.files[0]) send(input.files[0], input.files[0].name);
 });
-input.addEventListener("change", () => input.files[0] && !form.top_k.value && send(input.files[0], input.files[0].name));
+input.addEventListener("change", () => input.files[0] && !form.querySelector("details").open && send(input.files[0], input.files[0].name));
 for (const name of ["dragenter", "dragover"]) {
   form.addEventListener(name, (event) => {
     event.preventDefault();
@@ -60,9 +61,11 @@ function tarOf(files) {
 function send(content, name) {
   const body = new FormData();
   body.append("file", content, name);
-  if (form.top_k.value) body.append("top_k", form.top_k.value);
+  for (const field of about) if (field.value) body.append(field.name, field.value);
   problem.replaceChildren();
-  if (!TAR.test(name)) return fail({ detail: `${name} is no archive and no file of counts`, mend: "give .tar, .tar.gz, .zip, .npy or .npz" });
+  if (!ENDINGS.some((ending) => name.toLowerCase().endsWith(ending))) {
+    return fail({ detail: `${name} is no archive, no file of counts and no recording`, mend: `give one that ends in ${ENDINGS.join(", ")}` });
+  }
   const request = new XMLHttpRequest();
   const bar = document.getElementById("sent");
   const words = document.getElementById("sent-words");
