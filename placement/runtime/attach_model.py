@@ -40,6 +40,7 @@ def attach(
     choice: str = REPLICA_CHOICE,
     cluster: Cluster | None = None,
     capacity: CapacityPolicy = UNLIMITED,
+    fp8: bool = False,
     keep_weights: bool = True,
 ) -> Attached:
     """From now on `model` runs its experts on all ranks of `mesh`; every rank attaches its own copy of the model.
@@ -55,6 +56,7 @@ def attach(
         choice: See `ReplicaChooser`.
         cluster: See `ReplicaChooser`.
         capacity: See `CapacityPolicy`.
+        fp8: See `Dispatcher`.
         keep_weights: Keep the model's own experts for `detach`; False frees their memory.
 
     Raises:
@@ -75,6 +77,7 @@ def attach(
         choice=choice,
         cluster=cluster,
         capacity=capacity,
+        fp8=fp8,
         keep_weights=keep_weights,
     )
 
@@ -90,6 +93,7 @@ def attach_slots(
     choice: str,
     cluster: Cluster | None,
     capacity: CapacityPolicy,
+    fp8: bool,
     keep_weights: bool,
 ) -> Attached:
     """As `attach`, with the weights of this rank's slots in hand, and `check_fits` done."""
@@ -103,7 +107,7 @@ def attach_slots(
 
         def make(placement: Placement, experts: ModuleExperts, layer: int = layer, index: int = index) -> MoELayer:
             layer_map, device = LayerMap.of(placement, layer), slots_L[index].device
-            dispatcher = Dispatcher(mesh, layer_map, hops=hops, choice=choice, cluster=cluster, device=device)
+            dispatcher = Dispatcher(mesh, layer_map, hops=hops, choice=choice, cluster=cluster, fp8=fp8, device=device)
             return MoELayer(dispatcher, experts, capacity)
 
         layers.append(

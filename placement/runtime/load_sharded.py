@@ -40,6 +40,7 @@ def load_sharded(
     choice: str = REPLICA_CHOICE,
     cluster: Cluster | None = None,
     capacity: CapacityPolicy = UNLIMITED,
+    fp8: bool = False,
 ) -> tuple[Any, Attached]:
     """The model of a checkpoint with this rank's experts, attached: what `attach` does with a model that is loaded.
 
@@ -56,6 +57,7 @@ def load_sharded(
         choice: See `ReplicaChooser`.
         cluster: See `ReplicaChooser`.
         capacity: See `CapacityPolicy`.
+        fp8: See `Dispatcher`.
 
     Returns:
         The model, and what `attach` gives; it cannot be detached, since no rank has the other experts.
@@ -83,6 +85,7 @@ def load_sharded(
         choice=choice,
         cluster=cluster,
         capacity=capacity,
+        fp8=fp8,
         keep_weights=False,
     )
     return model, attached

@@ -109,6 +109,29 @@ def test_experts_in_bf16(family: str) -> None:
         assert error([got], [wanted]) < 2e-2 * float(wanted.abs().max())
 
 
+@pytest.mark.parametrize("hops", ["flat", "hierarchical"])
+def test_experts_of_states_that_travel_as_float8(hops: str) -> None:
+    """Rows are a third as long, and outputs within a few percent of the largest; a bound of 1e-3 would not hold."""
+    model = make_model("olmoe")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 32, generator=generator)
+    weights, ids = torch.rand(40, 8, generator=generator).topk(2)
+    with torch.no_grad():
+        wanted = model.model.layers[0].mlp.experts(x, ids, weights)
+
+    def program(mesh: Mesh, fp8: bool) -> tuple[Any, int]:
+        mine = copy.deepcopy(model)
+        attached = attach(mine, make_map(layer_ids(model)), mesh, hops=hops, fp8=fp8)
+        out = mine.model.layers[0].mlp.experts(x, ids, weights)
+        assert attached.stats[0] is not None
+        return out, attached.stats[0].across_bytes
+
+    long = Lockstep(*SHAPE).run(lambda mesh: program(mesh, False))
+    for (got, sent), (_, whole) in zip(Lockstep(*SHAPE).run(lambda mesh: program(mesh, True)), long, strict=True):
+        assert 1e-3 < error([got], [wanted]) / float(wanted.abs().max()) < 0.08
+        assert sent < whole
+
+
 def test_marked_tokens() -> None:
     """Priorities and loads of a forward reach the policy: text is kept where images are dropped; afterwards none do."""
     model = make_model("olmoe")
