@@ -18,6 +18,7 @@ from placement.core.placement import Placement
 from placement.errors import InputError
 from placement.runtime.attach_model import Attached, attach_slots, check_fits
 from placement.runtime.capacity import CapacityPolicy
+from placement.runtime.dequantize import dequantize
 from placement.runtime.dispatcher import FLAT
 from placement.runtime.layer import UNLIMITED
 from placement.runtime.slot_checkpoint import SlotCheckpoint
@@ -45,7 +46,8 @@ def load_sharded(
     """The model of a checkpoint with this rank's experts, attached: what `attach` does with a model that is loaded.
 
     The model is made on the device `meta` with as many experts as the rank has slots, and transformers fills it: it
-    renames and fuses tensors as for the whole model. The host holds the rank's share, and one layer's experts twice.
+    renames and fuses tensors as for the whole model. Weights in float8 with block scales, and in MXFP4, become `dtype`
+    as they are read, one expert at a time. The host holds the rank's share, and one layer's experts twice.
 
     Args:
         checkpoint: Folder of a Hugging Face checkpoint in safetensors.
@@ -106,15 +108,19 @@ def _load(source: SlotCheckpoint, placement: Placement, dtype: torch.dtype | Non
     known = getattr(transformers, name, None)
     if known is None:
         raise InputError(f"{folder / CONFIG} names the architecture {name}, which {library()} does not have")
-    if getattr(config, "quantization_config", None) is not None:
-        raise InputError(f"{folder} is quantized, which load_sharded does not read; give one that is not")
+    dtype = dtype or getattr(config, "dtype", None) or source.dtype()
+    tensors, quantized = dict(source.tensors), getattr(config, "quantization_config", None)
+    if quantized is not None:
+        told = quantized if isinstance(quantized, dict) else quantized.to_dict()
+        tensors = dequantize(source.tensors, source.types, told, dtype, folder)
+        del config.quantization_config
     try:
         with _one_parameter_at_a_time():
             model, told = _of_slots(known, placement.slots_per_gpu).from_pretrained(
                 None,
                 config=config,
-                state_dict=dict(source.tensors),
-                dtype=dtype or getattr(config, "dtype", None) or source.dtype(),
+                state_dict=tensors,
+                dtype=dtype,
                 output_loading_info=True,
             )
     except (RuntimeError, ValueError, TypeError, KeyError) as error:

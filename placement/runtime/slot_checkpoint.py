@@ -51,9 +51,9 @@ class SlotCheckpoint:
                 self._add_part(part, held, stacked=part.name in inside)
 
     def dtype(self) -> torch.dtype:
-        """The type of the first tensor of real numbers."""
+        """The type of the first tensor of real numbers that is not quantized."""
         found = (torch_type(dtype, f"{self.folder}: {name}") for name, dtype in self.types.items())
-        return next((one for one in found if one.is_floating_point), torch.float32)
+        return next((one for one in found if one.is_floating_point and one.itemsize > 1), torch.float32)
 
     def _add_part(self, part: TensorPart, held: list[int], *, stacked: bool) -> None:
         if stacked:
