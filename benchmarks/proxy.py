@@ -63,6 +63,8 @@ def main() -> None:
         "--beside", type=Path, help="another checkout of the project, whose proxy takes turns with this"
     )
     asked = parser.parse_args()
+    if asked.beside is not None and not (asked.beside / "api" / "placement_api" / "proxy").is_dir():
+        parser.error(f"--beside {asked.beside} is no checkout of the project with a proxy")
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         bodies = prepare(folder, asked.prompt_tokens)

@@ -12,7 +12,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = [*sorted((REPOSITORY / "benchmarks").rglob("*.py")), *sorted((REPOSITORY / "examples").glob("*.py"))]
-READ = {"trace", "model", "documents", "--texts"}  # arguments that name what is read
+READ = {"trace", "model", "documents", "--texts", "--beside"}  # arguments that name what is read
 ABSENT_MODULE = "ModuleNotFoundError"
 
 
