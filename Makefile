@@ -7,7 +7,7 @@ NEWEST := .venv-newest
 # every version of every distribution that is installed below stands in lock.txt, which `make lock` writes
 INSTALL := -m pip install --quiet --disable-pip-version-check --constraint lock.txt --build-constraint lock.txt
 TORCH := torch==2.13.0
-GROUPS := test chart lint docs fuzz kernels plots peers engines build lock
+GROUPS := test chart lint docs fuzz kernels plots peers engines sbom build lock
 
 .PHONY: demo docs test test-random test-newest test-engines test-image fuzz lint lock clean supported-python
 
@@ -49,7 +49,7 @@ fuzz: $(VENV)/test.stamp
 	$(BIN)/python $(INSTALL) --group fuzz
 	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
 
-# installs what the Dockerfile installs into a clean environment and runs the service there, a minute or two
+# runs the Dockerfile's steps in a root of their own and the service there, as the image's user and without network; needs root
 test-image: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -m image -rs tests/deploy
 

@@ -21,11 +21,13 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def test_compose_names_what_exists() -> None:
-    """Services, volumes, secrets and files that are named; images have versions; ports of this machine alone."""
+    """Services, volumes, secrets and files that are named; images have versions; ports of this machine alone;
+    no service takes all memory."""
     document = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())
     services = document["services"]
     assert {"placement", "postgres", "prometheus"} <= set(services)
     for name, service in services.items():
+        assert service["deploy"]["resources"]["limits"].keys() == {"memory", "pids"}, name
         if "build" in service:
             assert service["read_only"] and service["cap_drop"] == ["ALL"] and "/tmp" in service["tmpfs"]
             check_command(service["command"])

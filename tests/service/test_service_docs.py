@@ -124,7 +124,7 @@ def unrun() -> list[list[str]]:
 
 def test_what_the_image_is_asked_to_do_works_here(bash: Callable[..., str], sandbox: Path) -> None:
     """What `docker run` gives to the image is a command of ours."""
-    runs = [words for words in unrun() if words[:2] == ["docker", "run"]]
+    runs = [words for words in unrun() if words[:2] == ["docker", "run"] and "--entrypoint" not in words]
     assert runs
     for words in runs:
         bash(shlex.join(["placement", *words[words.index("expert-placement") + 1 :]]))
