@@ -55,7 +55,7 @@ few=$([ "$device" = cuda ] && echo 31 || echo 2)
 tests="tests/runtime/test_hot_path.py tests/runtime/test_devices.py tests/runtime/test_static.py"
 tests+=" tests/runtime/test_choice_on_device.py tests/runtime/test_kernels.py"
 # shellcheck disable=SC2086 # several words
-step "Tests that need a GPU" 140 "$needs" "$python" -m pytest -q -rs -p no:cacheprovider $tests
+step "Tests that need a GPU" 140 "$needs" "$python" -m pytest -rs -p no:cacheprovider $tests
 step "Dispatch and combine, one rank on NCCL" 40 gpu "$python" benchmarks/runtime/overhead.py \
     --device cuda --ranks 1 --rounds "$few"
 step "Dispatch and combine, four processes on this GPU, on gloo through the host" 70 "$needs" \
