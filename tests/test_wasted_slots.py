@@ -55,7 +55,7 @@ def test_a_budget_of_moves_holds_and_wasted_slots_are_used_first(choice: str, ma
         assert point.moves == moved_P(IN_FORCE, point.phy2log_P, CLUSTER).sum() <= max_moves
         assert wasted_P(point.phy2log_P, 4).sum() <= 3
         assert not point.score.objective > points[0].score.objective
-    if choice != "min-nodes-balanced":  # which may fare better by chance with fewer copies
+    if choice not in ("min-nodes-balanced", "min-nodes-step"):  # which may fare better by chance with fewer copies
         assert wasted_P(points[-1].phy2log_P, 4).sum() <= max(3 - max_moves, 0)
 
 

@@ -191,12 +191,9 @@ def test_lockstep_raises_what_a_rank_raised() -> None:
 
 def test_deepep_that_is_not_there() -> None:
     """An optional backend says how to get it."""
-    from placement.runtime.transport.deepep import DeepEPDispatcher
-
-    def program(mesh: Mesh) -> None:
-        with pytest.raises(OptionError, match="DeepEP is not installed; build deep_ep from its source"):
-            DeepEPDispatcher(mesh, LayerMap.of(PLACEMENT, 0), hidden=16, top_k=3, max_tokens=8)
+    from placement.runtime.transport.deepep import DeepEPBuffer
 
     if find_spec("deep_ep") is not None:
         pytest.skip("DeepEP is installed")
-    Lockstep(*SHAPE).run(program)
+    with pytest.raises(OptionError, match="DeepEP is not installed; build deep_ep from its source"):
+        DeepEPBuffer(hidden=16, top_k=3, max_tokens=8)
