@@ -21,7 +21,7 @@ from placement.grouping.grouping_file import load_grouping
 from placement.testing.exporters import exported, small_placement
 
 
-def _map_bytes(placement: Placement | None = None) -> bytes:
+def map_bytes(placement: Placement | None = None) -> bytes:
     loose = {"version": "0", "seed": 1, "options": {}}
     return PlacementFile.of(placement or small_placement(), provenance=loose).content()
 
@@ -47,7 +47,7 @@ def placement_file() -> Target:
                     get_exporter(name).export(placement, ExportOptions())
 
     def seeds() -> Seeds:
-        whole = json.loads(_map_bytes())
+        whole = json.loads(map_bytes())
         whole["provenance"]["cluster"] = whole["cluster"] | {
             "inter_gbps": 400.0,
             "intra_gbps": 3600.0,
@@ -59,7 +59,7 @@ def placement_file() -> Target:
             "combine_bytes": 1,
         }
         whole["model"] |= {"num_groups": 2, "num_hidden_layers": 3}
-        return {"plain": _map_bytes(), "cluster": json.dumps(whole).encode()}
+        return {"plain": map_bytes(), "cluster": json.dumps(whole).encode()}
 
     return Target(run=run, seeds=seeds, kind="json")
 

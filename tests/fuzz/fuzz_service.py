@@ -25,7 +25,7 @@ def request_body(path: str) -> Target:
     def run(data: bytes) -> None:
         if not made:
             made.append(_application())
-        status = asyncio.run(_post(made[0], path, data))
+        status, _ = asyncio.run(ask(made[0], path, data))
         if status >= 500:
             raise AssertionError(f"answered {status}")
 
@@ -116,7 +116,7 @@ def one_call() -> Target:
     def run(data: bytes) -> None:
         if not made:
             made.append(_one_call())
-        status = asyncio.run(_post(made[0], "/placements", data, b"multipart/form-data; boundary=x"))
+        status, _ = asyncio.run(ask(made[0], "/placements", data, b"multipart/form-data; boundary=x"))
         if status >= 500:
             raise AssertionError(f"answered {status}")
 
@@ -158,14 +158,17 @@ def _one_call() -> Any:
     return app
 
 
-async def _post(app: Any, path: str, data: bytes, media: bytes = b"application/json") -> int:
+async def ask(
+    app: Any, path: str, data: bytes, media: bytes = b"application/json", method: str = "POST"
+) -> tuple[int, bytes]:
+    """The status and the body of an answer to who may solve and promote."""
     from placement_api.tokens import Caller
 
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
-        "method": "POST",
+        "method": method,
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
@@ -174,7 +177,7 @@ async def _post(app: Any, path: str, data: bytes, media: bytes = b"application/j
         "server": ("127.0.0.1", 2),
         "scheme": "http",
         "root_path": "",
-        "state": {"caller": Caller(id="a", name="a", scopes=("solve",))},
+        "state": {"caller": Caller(id="a", name="a", scopes=("read", "solve", "promote"))},
     }
     said: list[Any] = []
 
@@ -185,7 +188,7 @@ async def _post(app: Any, path: str, data: bytes, media: bytes = b"application/j
         said.append(message)
 
     await app(scope, receive, send)
-    return int(said[0]["status"])
+    return int(said[0]["status"]), b"".join(one.get("body", b"") for one in said[1:])
 
 
 def archive() -> Target:

@@ -12,6 +12,7 @@ from pathlib import Path
 from fuzz_base import Target
 from fuzz_checkpoints import applied_file, checkpoint_file, checkpoint_index
 from fuzz_maps import cluster_file, engine_map, grouping_file, placement_file
+from fuzz_names import registry
 from fuzz_recordings import logical_count, recorded
 from fuzz_service import archive, one_call, request_body
 from fuzz_traces import counted_file, counts_file, pair_file, trace_file
@@ -81,6 +82,7 @@ def _table() -> dict[str, Callable[[], Target]]:
         "body-route": lambda: request_body("/route"),
         "body-group": lambda: request_body("/group"),
         "body-one-call": one_call,
+        "registry": registry,
         "archive": archive,
     }
 
