@@ -69,7 +69,13 @@ class PlacementFile(Document):
         )
 
     def placement(self) -> Placement:
-        """Raises InputError, OverflowError."""
+        """Raises InputError."""
+        try:
+            return self._placement()
+        except OverflowError:
+            raise MapError("a number is beyond 64 bits; slots hold experts 0 to num_experts - 1, or -1") from None
+
+    def _placement(self) -> Placement:
         rows, cluster = self.physical_to_logical, self.cluster
         lengths = sorted({len(row) for row in rows})
         if len(lengths) > 1:
@@ -131,7 +137,7 @@ def load_placement(path: str | Path) -> tuple[Placement, PlacementFile]:
     file = PlacementFile.read(path)
     try:
         return file.placement(), file
-    except (InputError, OverflowError) as error:
+    except InputError as error:
         raise MapError(f"{path}: {error}", getattr(error, "faults", ())) from None
 
 
