@@ -47,7 +47,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def _draw_case(rows: Sequence[Row], panel: Axes) -> None:
-    front = not_beaten([row.point() for row in rows if row.ours])
+    ours = [row.point() for row in rows if row.ours]
+    front = not_beaten(ours)
+    panel.plot([p.imbalance for p in ours], [p.sends for p in ours], "o", color=OURS, ms=5, zorder=3)
     default = next(row.point() for row in rows if row.name == DEFAULT)
     panel.plot([p.imbalance for p in front], [p.sends for p in front], "-o", color=OURS, lw=2, ms=5, zorder=3,
                label="ours, by what is counted (ring: the default)")  # fmt: skip
