@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -24,6 +24,7 @@ EITHER = "/v1/placements"  # takes a trace in the body, or the id of one
 FREE_PATHS = ("/healthz", "/readyz")  # whoever asks, and however often
 OPEN_PATHS = ("/docs", "/openapi.json", "/login")  # and /static/
 NO_STORE = (b"cache-control", b"no-store")
+NOWHERE = urlsplit("")
 HSTS = (b"strict-transport-security", b"max-age=31536000")
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -170,15 +171,27 @@ def check_site(host: str | None, origin: str | None) -> None:
 
     Raises Problem.
     """
-    name = urlsplit(f"//{host or ''}").hostname or ""
-    if not is_loopback(name):
-        raise Problem(421, f"host {name[:100]!r} is not this machine", "ask http://127.0.0.1 or http://localhost")
+    name = _address(f"//{host or ''}").hostname
+    if name is None or not is_loopback(name):
+        raise Problem(
+            421, f"host {(host or '')[:100]!r} is not this machine", "ask http://127.0.0.1 or http://localhost"
+        )
     _check_origin(host, origin)
+
+
+def _address(written: str) -> SplitResult:
+    """What cannot be an address, as a bracket without an end, is one without a host."""
+    try:
+        found = urlsplit(written)
+        found.hostname  # noqa: B018 - which is looked at here first
+    except ValueError:
+        return NOWHERE
+    return found
 
 
 def _check_origin(host: str | None, origin: str | None) -> None:
     """Raise Problem (403) where a browser says that the page of another site sent it."""
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and _address(origin).netloc != host:
         raise Problem(403, f"origin {origin[:100]!r} is another site", "ask from the page of this service")
 
 

@@ -7,7 +7,7 @@ import socket
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from placement.errors import OptionError
 from placement_api.lobby import Lobby
@@ -43,8 +43,10 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._left = MOST_HEAD_BYTES
+        self._headed = False  # the head of a request is whole, and trailers may follow
         self._asked: Any = None
         self._body = b""
+        self._running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -57,6 +59,10 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lobby.leave(self)
         super().connection_lost(exc)
+        # uvicorn tells the request that came last, which may wait for the one that runs
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def hang_up(self) -> None:
         self.transport.abort()
@@ -74,10 +80,15 @@ class BoundedHttp(HttpToolsProtocol):
             self._pass_on()
 
     def on_message_begin(self) -> None:
-        self._left = MOST_HEAD_BYTES
+        self._left, self._headed = MOST_HEAD_BYTES, False
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._headed:  # what trails a body is no header (RFC 9110, 6.5.1)
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        self._headed = True
         if self.at_once is not None and self._quiet():
             client = self.client[0] if self.client else ""
             self._asked = self.at_once.ask(self.parser.get_method(), self.url, self.headers, client)
@@ -113,6 +124,14 @@ class BoundedHttp(HttpToolsProtocol):
         busy = self.cycle is not None and not self.cycle.response_complete
         open_end = self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
         return not busy and open_end and not self.parser.should_upgrade() and not self.flow.write_paused
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _should_upgrade(self) -> bool:
+        """Neither the service nor the proxy speaks anything but HTTP; a request for more is answered without."""
+        return False
 
     def _begin(self) -> None:
         self.lobby.leave(self)

@@ -253,3 +253,37 @@ def test_json_stays_as_it_was(front: Front, engine: FakeEngine) -> None:
     body = b'{ "prompt" :"alpha",\n"temperature": 1.0000000000000000001, "big": 123456789012345678901234567890 }'
     front.client.post("/v1/completions", content=body)
     assert engine.last().body == body
+
+
+def test_what_trails_a_body_is_no_header(front: Front, engine: FakeEngine) -> None:
+    """A client that may not set a header cannot set the header behind its body either (RFC 9110, 6.5.1)."""
+    head = b"POST /v1/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = raw(front, head + b"2\r\n{}\r\n0\r\nX-Data-Parallel-Rank: 7\r\nAuthorization: Bearer evil\r\n\r\n")
+    assert answer[:12] == b"HTTP/1.1 200"
+    assert engine.last().body == b"{}"
+    assert engine.last().header("x-data-parallel-rank") is None and engine.last().header("authorization") is None
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_answer_without_a_body_may_tell_a_length(front: Front, engine: FakeEngine, status: int) -> None:
+    """The answer is whole, and the connection serves the next request."""
+
+    async def answer(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 %d Odd\r\nETag: a\r\nContent-Length: 100\r\n\r\n" % status)
+        await writer.drain()
+
+    engine.answer = answer
+    request = b"GET /x HTTP/1.1\r\nHost: x\r\n%s\r\n"
+    came = raw(front, request % b"", request % b"Connection: close\r\n", pause_s=0.2)
+    assert came.count(b"HTTP/1.1 %d" % status) == 2 and b"content-length" not in came.lower()
+
+
+def test_a_client_that_asked_twice_and_goes_away_ends_its_request(front: Front, engine: FakeEngine) -> None:
+    """The request that runs is ended at the engine also where another one waits behind it; nothing is logged."""
+    engine.answer = stream(EVENTS * 50, pause_s=0.1)
+    before = front.series().get("placement_route_cancelled_total", 0)
+    with socket.create_connection(("127.0.0.1", front.port), timeout=10) as connection:
+        connection.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+        connection.recv(1 << 16)
+    assert engine.last().gone.wait(5)
+    assert front.series()["placement_route_cancelled_total"] == before + 1

@@ -152,11 +152,15 @@ def test_what_is_said_without_being_asked_is_no_answer() -> None:
         OK + b"X: " + b"x" * HEAD_BYTES + b"\r\n",
         OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         OK + b"Content-Length: five\r\n\r\n",
+        b"HTTP/1.1 600 Odd\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 099 Odd\r\nContent-Length: 0\r\n\r\n",
     ],
 )
 def test_what_is_no_answer_is_broken(said: bytes) -> None:
-    with pytest.raises(Broken):
+    """And told apart from a connection that ended."""
+    with pytest.raises(Broken) as broken:
         run(says(said), times=1)
+    assert broken.value.refused
 
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200", OK + b"Content-Length: 9\r\n\r\nhel"])
@@ -165,8 +169,9 @@ def test_an_answer_that_breaks_off_is_broken(said: bytes) -> None:
         writer.write(said)
         writer.close()
 
-    with pytest.raises(Broken):
+    with pytest.raises(Broken) as broken:
         run(script, times=1)
+    assert not broken.value.refused
 
 
 def test_the_backend_waits_for_a_client_that_takes_nothing() -> None:

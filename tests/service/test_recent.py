@@ -70,6 +70,8 @@ def test_a_file_is_the_same_from_memory_and_not_sent_again_to_who_has_it(
         ({"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.1"}, 200),
         ({"X-Request-Id": "mine"}, 200),
         ({"Host": "evil.example"}, 421),
+        ({"Host": "[::1"}, 421),
+        ({"Origin": "http://[::1"}, 403),
         ({"Origin": "https://evil.example"}, 403),
         ({"Authorization": "Bearer wrong"}, 401),
     ],

@@ -148,5 +148,8 @@ def test_other_sites_and_names_do_not_reach_a_service_without_tokens(client: htt
     """What a browser of this machine sends for another site is refused: its Host or Origin says so."""
     problem_of(client.get("/v1/jobs", headers={"Host": "evil.example"}), 421)
     problem_of(client.post("/v1/jobs/x/cancel", headers={"Origin": "https://evil.example"}), 403)
+    for odd in ("[::1", "]", "[x]"):  # which are no addresses at all
+        problem_of(client.get("/v1/jobs", headers={"Host": odd}), 421)
+        problem_of(client.post("/v1/jobs/x/cancel", headers={"Origin": f"http://{odd}"}), 403)
     own = {"Origin": server.url}
     problem_of(client.post("/v1/jobs/x/cancel", headers=own), 404)

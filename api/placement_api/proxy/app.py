@@ -17,7 +17,7 @@ from placement_api.proxy.homes import Homes
 from placement_api.proxy.lengths import Usage
 from placement_api.proxy.limits import Limits
 from placement_api.proxy.metrics import CONTENT_TYPE, Metrics
-from placement_api.proxy.upstream import HOP_OF_ANSWERS, Away, Upstream, passed_on
+from placement_api.proxy.upstream import BODILESS, HOP, HOP_OF_ANSWERS, Away, Upstream, passed_on
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -154,7 +154,12 @@ class Proxy:
                     away |= {target.backend}
                 except Broken as error:
                     self.metrics.failures.labels(str(target.backend), str(error)).inc()
-                    raise Refused(502, "the backend ended the connection before it answered") from None
+                    why = (
+                        "answered with what is no HTTP/1.1"
+                        if error.refused
+                        else "ended the connection before it answered"
+                    )
+                    raise Refused(502, f"the backend {why}") from None
                 first = False
             self.metrics.elsewhere.inc()
         raise Refused(502, "no backend can be reached")
@@ -174,7 +179,7 @@ class Proxy:
                 {
                     "type": "http.response.start",
                     "status": answer.status,
-                    "headers": passed_on(answer.headers, HOP_OF_ANSWERS),
+                    "headers": passed_on(answer.headers, HOP if answer.status in BODILESS else HOP_OF_ANSWERS),
                 }
             )
             usage = Usage()

@@ -10,11 +10,19 @@ HEAD_BYTES = 1 << 16  # of a head of an answer
 HELD_BYTES = 1 << 18  # of a body that nobody has taken yet; the backend waits then
 AT_ONCE_BYTES = 1 << 16  # a body up to here is written together with its head
 
+LONG_HEAD, ODD_STATUS = "LongHead", "OddStatus"
+
 RawHeaders = list[tuple[bytes, bytes]]
 
 
 class Broken(Exception):
     """The backend ended the connection, or did not speak HTTP."""
+
+    @property
+    def refused(self) -> bool:
+        """The backend answered with what cannot be passed on."""
+        kind = str(self)
+        return kind in (LONG_HEAD, ODD_STATUS) or kind.startswith("HttpParser")
 
 
 class Connection(asyncio.Protocol):
@@ -131,7 +139,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._reusable = False  # the answer is whole, and more than that came
         if not self._headed and self._head_left < 0:
-            self._fail("LongHead")
+            self._fail(LONG_HEAD)
         if self._held > HELD_BYTES and self._runs and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
@@ -159,7 +167,10 @@ class Connection(asyncio.Protocol):
         if not self._runs:
             return
         self.status = self._parser.get_status_code()
-        if 100 <= self.status < 200:  # another head follows
+        if not 100 <= self.status < 600:
+            self._fail(ODD_STATUS)
+            return
+        if self.status < 200:  # another head follows
             self.headers = []
             return
         self._headed = True

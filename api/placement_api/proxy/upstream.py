@@ -26,6 +26,7 @@ HOP = frozenset(
     )
 )
 HOP_OF_ANSWERS = HOP - {b"content-length"}
+BODILESS = frozenset((204, 304))  # a length that they tell is of a body which does not follow
 WRITTEN = re.compile("[!-~]+")  # of what an address is written
 BODIED = frozenset(("POST", "PUT", "PATCH"))
 
