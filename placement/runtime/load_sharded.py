@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,7 @@ from placement.core.choices import REPLICA_CHOICE
 from placement.core.cluster import Cluster
 from placement.core.huggingface import find_experts, library
 from placement.core.placement import Placement
-from placement.errors import InputError
+from placement.errors import InputError, PlacementError
 from placement.runtime.attach_model import Attached, attach_slots, check_fits
 from placement.runtime.capacity import CapacityPolicy
 from placement.runtime.dequantize import dequantize
@@ -27,6 +28,7 @@ from placement.runtime.transport.base import Mesh
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 READ_AHEAD_OFF = "HF_DEACTIVATE_ASYNC_LOAD"  # transformers' own switch
+_NUMBERS = ("max_length", "max_new_tokens", "repetition_penalty", "temperature", "top_k", "top_p")
 _SHOWN = 4
 
 
@@ -65,9 +67,11 @@ def load_sharded(
         The model, and what `attach` gives; it cannot be detached, since no rank has the other experts.
 
     Raises:
-        InputError: The checkpoint cannot be read, lacks tensors, or is of a model that is not understood.
+        InputError: The checkpoint cannot be read, lacks tensors or has others, is of a model that is not understood, or
+            the device is not there.
         MapError: The map is for another model or mesh.
     """
+    _check_device(device)
     source = SlotCheckpoint(checkpoint, placement, mesh.rank)
     model = _load(source, placement, dtype)
     modules = find_experts(model)
@@ -93,6 +97,13 @@ def load_sharded(
     return model, attached
 
 
+def _check_device(device: torch.device | str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # torch raises AssertionError, RuntimeError and others, by the device
+        raise InputError(f"device {str(device)!r} cannot be used by this torch: {_line(error)}") from None
+
+
 def _load(source: SlotCheckpoint, placement: Placement, dtype: torch.dtype | None) -> Any:
     """The model by transformers' own loader, its experts those of the slots."""
     try:
@@ -100,41 +111,83 @@ def _load(source: SlotCheckpoint, placement: Placement, dtype: torch.dtype | Non
     except ImportError:
         raise InputError("load_sharded needs transformers; install version 5 of it") from None
     folder = source.folder
-    try:
+    told = _json_object(folder / CONFIG)
+    quantized = told.get("quantization_config")
+    if quantized is not None and not isinstance(quantized, dict):
+        raise InputError(f"{folder / CONFIG} has quantization_config {quantized!r}; an object is needed, or none")
+    with _errors_as_one_line(f"{folder / CONFIG} cannot be read by {library()}"):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder / CONFIG} cannot be read by {library()}: {_line(error)}") from None
-    name = (getattr(config, "architectures", None) or ["none"])[0]
-    known = getattr(transformers, name, None)
-    if known is None:
-        raise InputError(f"{folder / CONFIG} names the architecture {name}, which {library()} does not have")
+    known = _architecture(transformers, told.get("architectures"), folder / CONFIG)
+    generation = None
+    if (folder / GENERATION).is_file() and known.can_generate():
+        generation = _generation(transformers, folder)
     dtype = dtype or getattr(config, "dtype", None) or source.dtype()
-    tensors, quantized = dict(source.tensors), getattr(config, "quantization_config", None)
-    if quantized is not None:
-        told = quantized if isinstance(quantized, dict) else quantized.to_dict()
-        tensors = dequantize(source.tensors, source.types, told, dtype, folder)
+    tensors = dequantize(source.tensors, source.types, quantized, dtype, folder)
+    if hasattr(config, "quantization_config"):
         del config.quantization_config
-    try:
-        with _one_parameter_at_a_time():
-            model, told = _of_slots(known, placement.slots_per_gpu).from_pretrained(
-                None,
-                config=config,
-                state_dict=tensors,
-                dtype=dtype,
-                output_loading_info=True,
-            )
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{library()} cannot make {name} of {folder}: {_line(error)}") from None
-    for what in ("missing_keys", "mismatched_keys"):
-        if wrong := sorted(map(str, told[what])):
-            raise InputError(
-                f"{folder} has not all of {name}: {what.partition('_')[0]} are {', '.join(wrong[:_SHOWN])} of "
-                f"{len(wrong)}; fetch all of its files"
-            )
+    with _errors_as_one_line(f"{library()} cannot make {known.__name__} of {folder}"), _one_parameter_at_a_time():
+        model, loaded = _of_slots(known, placement.slots_per_gpu).from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused by name below
+        )
+    _check_loaded(loaded, known.__name__, folder)
     model.__class__ = known
-    if (folder / GENERATION).is_file() and model.can_generate():
-        model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+    if generation is not None:
+        model.generation_config = generation
     return model
+
+
+def _check_loaded(loaded: Mapping[str, Any], name: str, folder: Path) -> None:
+    """Raises InputError unless the tensors are those of the model; transformers leaves out what its class ignores."""
+    unlike = (f"{key} {list(has)} for {list(wanted)}" for key, has, wanted in loaded["mismatched_keys"])
+    for what, wrong in (("missing", sorted(loaded["missing_keys"])), ("of another shape", sorted(unlike))):
+        if wrong:
+            raise InputError(
+                f"{folder} has not all of {name}: {what} are {', '.join(wrong[:_SHOWN])} of {len(wrong)}; fetch all of "
+                "its files"
+            )
+    if wrong := sorted(loaded["unexpected_keys"]):
+        raise InputError(
+            f"{folder} has more than {name} under {library()}: {', '.join(wrong[:_SHOWN])} of {len(wrong)} tensors "
+            f"without a place; check architectures in {CONFIG}"
+        )
+
+
+def _architecture(transformers: Any, names: Any, file: Path) -> Any:
+    """The class of the model that `file` names first. Raises InputError where transformers has none of that name."""
+    name = names[0] if isinstance(names, list) and names else None
+    if not isinstance(name, str):
+        raise InputError(f"{file} has architectures {names!r}; a list with the name of the model's class is needed")
+    with _errors_as_one_line(f"{library()} cannot import {name}, which {file} names"):
+        known = getattr(transformers, name, None)
+    if not (isinstance(known, type) and issubclass(known, transformers.PreTrainedModel)):
+        raise InputError(f"{file} names the architecture {name}, which is no model that {library()} has")
+    return known
+
+
+def _generation(transformers: Any, folder: Path) -> Any:
+    """How the checkpoint says to generate; transformers takes text for a number without a word."""
+    file = folder / GENERATION
+    told = _json_object(file)
+    for name in _NUMBERS:
+        if not isinstance(told.get(name), int | float | None):
+            raise InputError(f"{file} has {name} {told[name]!r}; a number is needed, or null")
+    with _errors_as_one_line(f"{file} cannot be read by {library()}"):
+        return transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file} cannot be read: {_line(error)}; fetch it again") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{file} cannot be read: a JSON object is needed; fetch it again")
+    return found
 
 
 def _of_slots(known: Any, slots: int) -> Any:
@@ -155,6 +208,17 @@ def _of_slots(known: Any, slots: int) -> Any:
                 module._parameters[name] = torch.nn.Parameter(empty, requires_grad=False)
 
     return type(known.__name__, (known,), {"__init__": init, "__module__": known.__module__})
+
+
+@contextmanager
+def _errors_as_one_line(what: str) -> Iterator[None]:
+    """Around calls of transformers: its code for each model takes values of files as they are, and raises anything."""
+    try:
+        yield
+    except PlacementError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what}: {type(error).__name__}: {_line(error)}") from None
 
 
 @contextmanager

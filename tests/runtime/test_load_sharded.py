@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from models import FAMILIES, layer_ids, make_model, transformers
 from moe import torch
 from processes import run_processes
+from safetensors.torch import load_file, save_file
 from test_attach import error, make_map, prompt, serve
 
 from placement.errors import InputError, MapError
@@ -154,8 +157,91 @@ def test_checkpoints_and_maps_that_do_not_fit(saved: dict[str, tuple[Path, Any]]
         on_one(changed("nobody", architectures=["NobodyForCausalLM"]))
     with pytest.raises(InputError, match=r"has not all of Qwen3MoeForCausalLM: missing are model.layers.2"):
         on_one(changed("deeper", num_hidden_layers=3))
-    with pytest.raises(InputError, match=r"Qwen3MoeForCausalLM"):
+    with pytest.raises(InputError, match=r"of another shape are model\.layers\.0\.mlp\.experts\.down_proj \["):
         on_one(changed("wider", moe_intermediate_size=24))
     (changed("torn") / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json cannot be read"):
         on_one(tmp_path / "torn")
+
+
+@pytest.fixture
+def variant(saved: dict[str, tuple[Path, Any]], tmp_path: Path) -> Callable[[str, str | dict[str, Any]], Path]:
+    """A folder of Qwen3-MoE with the file `name` as told: text, or other keys in its JSON."""
+    folder, _ = saved["qwen3_moe"]
+
+    def make(name: str, told: str | dict[str, Any]) -> Path:
+        into = tmp_path / str(len(list(tmp_path.iterdir())))
+        shutil.copytree(folder, into)
+        file = into / name
+        file.write_text(told if isinstance(told, str) else json.dumps(json.loads(file.read_text()) | told))
+        return into
+
+    return make
+
+
+def refuse(folder: Path, words: str, **options: Any) -> None:
+    """An InputError of one line that has `words`, and no other error."""
+    with pytest.raises(InputError, match=words) as caught:
+        load_sharded(folder, make_map((0, 1), num_nodes=1, gpus=1, slots=8), Lockstep(1, 1).mesh(0), **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ("null", r"config\.json cannot be read: a JSON object"),
+        ({"hidden_size": "a"}, r"config\.json cannot be read by transformers .*hidden_size"),
+        ({"dtype": "floaty"}, r"config\.json cannot be read by transformers .*floaty"),
+        ({"quantization_config": "fp8"}, "has quantization_config 'fp8'"),
+        ({"quantization_config": [1]}, r"has quantization_config \[1\]"),
+        ({"architectures": [5]}, r"has architectures \[5\]"),
+        ({"architectures": "Qwen3MoeForCausalLM"}, "has architectures 'Qwen3MoeForCausalLM'"),
+        ({"architectures": ["AutoConfig"]}, "the architecture AutoConfig, which is no model"),
+        ({"architectures": ["__version__"]}, "the architecture __version__, which is no model"),
+        ({"architectures": ["LlamaForCausalLM"]}, "cannot make LlamaForCausalLM"),
+        ({"num_hidden_layers": 0}, "no expert layers that are understood"),
+        ({"num_attention_heads": 0}, "cannot make Qwen3MoeForCausalLM.*ZeroDivisionError"),
+    ],
+)
+def test_a_configuration_that_is_wrong_is_one_line(
+    variant: Callable[[str, str | dict[str, Any]], Path], told: str | dict[str, Any], words: str
+) -> None:
+    """Whatever transformers raises for values of config.json, the caller gets one error of this library."""
+    refuse(variant("config.json", told), words)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ("{", "cannot be read: Expecting"),
+        ("[]", "cannot be read: a JSON object"),
+        ('{"max_new_tokens": -1}', "cannot be read by transformers .*max_new_tokens"),
+        ('{"temperature": "x"}', "has temperature 'x'; a number"),
+    ],
+)
+def test_a_file_of_how_to_generate_that_is_wrong_is_one_line(
+    variant: Callable[[str, str | dict[str, Any]], Path], told: str, words: str
+) -> None:
+    """generation_config.json is refused by its name before weights are read."""
+    refuse(variant("generation_config.json", told), rf"generation_config\.json {words}")
+
+
+def test_a_device_that_is_not_there_is_told_first(tmp_path: Path) -> None:
+    """The device is tried before any file: this folder is empty."""
+    refuse(tmp_path, "device 'zzz' cannot be used", device="zzz")
+    if not torch.cuda.is_available():
+        refuse(tmp_path, "device 'cuda' cannot be used", device="cuda")
+
+
+def test_tensors_that_the_model_has_no_place_for(variant: Callable[[str, str | dict[str, Any]], Path]) -> None:
+    """A model of fewer layers than the checkpoint, or a tensor of another model, is not loaded without a word."""
+    folder = variant("config.json", {})
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"foo.bar": torch.zeros(3)}, folder / "model.safetensors", metadata={"format": "pt"})
+    refuse(folder, r"has more than Qwen3MoeForCausalLM .*foo\.bar of 1 tensors")
+    refuse(variant("config.json", {"num_hidden_layers": 1}), r"has more than .*model\.layers\.1\.")
+
+
+def test_a_tensor_of_another_shape_is_named(variant: Callable[[str, str | dict[str, Any]], Path]) -> None:
+    """The message has the name and both shapes."""
+    refuse(variant("config.json", {"vocab_size": 65}), r"lm_head\.weight \[64, 32\] for \[65, 32\]")

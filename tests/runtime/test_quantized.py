@@ -26,7 +26,7 @@ def e2m1(code: int) -> float:
     return sign * (half * 0.5 if power == 0 else (1 + half / 2) * 2.0 ** (power - 1))
 
 
-def write(folder: Path, model: Any, tensors: dict[str, Any], told: dict[str, Any]) -> Path:
+def write(folder: Path, model: Any, tensors: dict[str, Any], told: dict[str, Any] | None) -> Path:
     """The checkpoint of `model` with other tensors, and what its configuration says of them."""
     model.save_pretrained(folder)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -70,6 +70,11 @@ def logits_of(folder: Path, ids: tuple[int, ...]) -> list[list[Any]]:
     return Lockstep(2, 2).run(program)
 
 
+def refuse(folder: Path, model: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        load_sharded(folder, make_map(layer_ids(model), num_nodes=1, gpus=1, slots=8), Lockstep(1, 1).mesh(0))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
@@ -88,17 +93,23 @@ def test_float8_with_block_scales(tmp_path: Path) -> None:
     for rank, got in enumerate(logits_of(folder, layer_ids(model))):
         assert error(got, serve(wanted, prompt(rank), 1)) < 1e-5
 
-    def refused(words: str, drop: str, **changed: Any) -> None:
-        fewer = {name: one for name, one in quantized.items() if name != drop}
-        odd = write(tmp_path / f"odd {len(list(tmp_path.iterdir()))}", model, fewer, told | changed)
-        with pytest.raises(InputError, match=words):
-            load_sharded(odd, make_map(layer_ids(model), num_nodes=1, gpus=1, slots=8), Lockstep(1, 1).mesh(0))
+    def refused(words: str, drop: str, others: dict[str, Any] | None = None, **changed: Any) -> None:
+        fewer = {name: one for name, one in (quantized | (others or {})).items() if name != drop}
+        refuse(write(tmp_path / f"odd {len(list(tmp_path.iterdir()))}", model, fewer, told | changed), model, words)
 
     name = "model.layers.0.self_attn.o_proj.weight"
     refused(f"{name} in F8_E4M3 without {name}_scale_inv", f"{name}_scale_inv")
     refused(f"has {name}_scale_inv without {name}", name)
     refused("is quantized by 'awq'; fp8 with scales and mxfp4 can be read", "", quant_method="awq")
     refused(r"where blocks are \[128, 128\]", "", weight_block_size=[128, 128])
+    refused("has weight_block_size ", "", weight_block_size=["16", "8"])
+    scale = quantized[f"{name}_scale_inv"]
+    refused(f"{name}_scale_inv in I32", "", {f"{name}_scale_inv": scale.int()})
+    refused(f"{name} in F32", "", {name: plain[name]})
+    for number in (float("nan"), float("inf"), 0.0, -1.0):
+        odd = scale.clone()
+        odd[-1, -1] = number
+        refused(f"{name}_scale_inv has scales that are not finite", "", {f"{name}_scale_inv": odd})
 
 
 def test_mxfp4(tmp_path: Path) -> None:
@@ -129,5 +140,34 @@ def test_mxfp4(tmp_path: Path) -> None:
     scales = [name for name in tensors if name.endswith("_scales")]
     odd = {name: one[:, :-1].contiguous() if name == scales[0] else one for name, one in tensors.items()}
     folder = write(tmp_path / "odd", model, odd, {"quant_method": "mxfp4"})
-    with pytest.raises(InputError, match=r"are needed"):
-        load_sharded(folder, make_map(layer_ids(model), num_nodes=1, gpus=1, slots=8), Lockstep(1, 1).mesh(0))
+    refuse(folder, model, "are needed")
+    bad = tensors[scales[0]].clone()
+    bad[-1, -1, -1] = 255
+    for name, one, words in (
+        ("nan", bad, "has the exponent 255"),
+        ("real", tensors[scales[0]].float(), "torch.float32; .* in torch.uint8 are needed"),
+    ):
+        refuse(write(tmp_path / name, model, tensors | {scales[0]: one}, {"quant_method": "mxfp4"}), model, words)
+    refuse(write(tmp_path / "untold", model, tensors, None), model, "_blocks in U8, .* no quantization_config")
+
+
+def test_codes_are_no_weights_unless_the_configuration_says_how(tmp_path: Path) -> None:
+    """Without quantization_config no tensor of codes, and none that scales others, is taken for weights."""
+    model = make_model("deepseek_v3")
+    model.save_pretrained(tmp_path / "plain")
+    plain = load_file(tmp_path / "plain" / "model.safetensors")
+    quantized, _ = in_fp8(plain)
+    scales = {name: one for name, one in quantized.items() if name.endswith("_scale_inv")}
+    bare = {name: one for name, one in quantized.items() if name not in scales}
+    experts = [name for name in plain if ".experts." in name]
+    assert scales and experts
+    refuse(write(tmp_path / "all", model, quantized, None), model, "has no quantization_config")
+    refuse(write(tmp_path / "bare", model, bare, None), model, "in F8_E4M3, .* has no quantization_config")
+    refuse(
+        write(tmp_path / "scales", model, plain | scales, None), model, "_scale_inv in F32, .* no quantization_config"
+    )
+    for kind, told in ((torch.int8, "I8"), (torch.uint8, "U8"), (torch.float8_e5m2, "F8_E5M2")):
+        odd = plain | {name: plain[name].to(kind) for name in experts}
+        refuse(write(tmp_path / told, model, odd, None), model, rf"\.experts\..* in {told}, .* no quantization_config")
+    odd = plain | {name: plain[name].to(torch.int8) for name in experts}
+    refuse(write(tmp_path / "other", model, odd, {"quant_method": "fp8"}), model, "in I8, and fp8 does not tell")
