@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -29,7 +31,9 @@ from placement.runtime.transport.base import Mesh
 CONFIG, GENERATION = "config.json", "generation_config.json"
 READ_AHEAD_OFF = "HF_DEACTIVATE_ASYNC_LOAD"  # transformers' own switch
 _NUMBERS = ("max_length", "max_new_tokens", "repetition_penalty", "temperature", "top_k", "top_p")
+_LAYER = re.compile(r"\.layers\.(\d{1,6})\.")
 _SHOWN = 4
+_log = logging.getLogger(__name__)
 
 
 def load_sharded(
@@ -134,14 +138,14 @@ def _load(source: SlotCheckpoint, placement: Placement, dtype: torch.dtype | Non
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused by name below
         )
-    _check_loaded(loaded, known.__name__, folder)
+    _check_loaded(loaded, known.__name__, folder, config)
     model.__class__ = known
     if generation is not None:
         model.generation_config = generation
     return model
 
 
-def _check_loaded(loaded: Mapping[str, Any], name: str, folder: Path) -> None:
+def _check_loaded(loaded: Mapping[str, Any], name: str, folder: Path, config: Any) -> None:
     """Raises InputError unless the tensors are those of the model; transformers leaves out what its class ignores."""
     unlike = (f"{key} {list(has)} for {list(wanted)}" for key, has, wanted in loaded["mismatched_keys"])
     for what, wrong in (("missing", sorted(loaded["missing_keys"])), ("of another shape", sorted(unlike))):
@@ -150,11 +154,23 @@ def _check_loaded(loaded: Mapping[str, Any], name: str, folder: Path) -> None:
                 f"{folder} has not all of {name}: {what} are {', '.join(wrong[:_SHOWN])} of {len(wrong)}; fetch all of "
                 "its files"
             )
-    if wrong := sorted(loaded["unexpected_keys"]):
+    drafting, wrong = [], []
+    for key in sorted(loaded["unexpected_keys"]):
+        (drafting if _of_drafting(key, config) else wrong).append(key)
+    if drafting:
+        _log.info("%s: left out %d tensors of layers that draft tokens (MTP)", folder, len(drafting))
+    if wrong:
         raise InputError(
             f"{folder} has more than {name} under {library()}: {', '.join(wrong[:_SHOWN])} of {len(wrong)} tensors "
             f"without a place; check architectures in {CONFIG}"
         )
+
+
+def _of_drafting(key: str, config: Any) -> bool:
+    """Whether a tensor is of the MTP layers that the configuration counts behind the decoder's."""
+    first, more = (getattr(config, name, None) or 0 for name in ("num_hidden_layers", "num_nextn_predict_layers"))
+    layer = _LAYER.search(key)
+    return layer is not None and first <= int(layer[1]) < first + more
 
 
 def _architecture(transformers: Any, names: Any, file: Path) -> Any:

@@ -242,6 +242,25 @@ def test_tensors_that_the_model_has_no_place_for(variant: Callable[[str, str | d
     refuse(variant("config.json", {"num_hidden_layers": 1}), r"has more than .*model\.layers\.1\.")
 
 
+def test_layers_that_draft_are_left_out_and_counted(
+    variant: Callable[[str, str | dict[str, Any]], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A checkpoint brings MTP layers, as its configuration says, which the model's class has no place for."""
+    folder = variant("config.json", {"num_nextn_predict_layers": 1})
+    tensors = load_file(folder / "model.safetensors")
+    more = {"model.layers.2.eh_proj.weight": torch.zeros(3), "model.layers.2.enorm.weight": torch.zeros(3)}
+    save_file(tensors | more, folder / "model.safetensors", metadata={"format": "pt"})
+    with caplog.at_level("INFO", logger="placement"):
+        load_sharded(folder, make_map((0, 1), num_nodes=1, gpus=1, slots=8), Lockstep(1, 1).mesh(0))
+    assert "left out 2 tensors" in caplog.text
+    save_file(
+        tensors | {"model.layers.3.enorm.weight": torch.zeros(3)},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    refuse(folder, r"has more than .*model\.layers\.3\.")
+
+
 def test_a_tensor_of_another_shape_is_named(variant: Callable[[str, str | dict[str, Any]], Path]) -> None:
     """The message has the name and both shapes."""
     refuse(variant("config.json", {"vocab_size": 65}), r"lm_head\.weight \[64, 32\] for \[65, 32\]")
