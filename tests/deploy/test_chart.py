@@ -110,7 +110,9 @@ def test_the_compiled_code_of_the_image_is_not_hidden() -> None:
 
 @pytest.mark.parametrize(("cpu", "jobs"), [("4", 2), ("16", 8), ("1", 1), ("1500m", 1), ("5500m", 2), ("6.5", 3)])
 def test_solves_side_by_side_follow_the_cpu_limit(cpu: str, jobs: int) -> None:
-    words = pod_of(render("--set-string", f"resources.limits.cpu={cpu}"))["containers"][0]["args"]
+    words = pod_of(render("--set-string", f"resources.limits.cpu={cpu},resources.requests.cpu=1"))["containers"][0][
+        "args"
+    ]
     assert f"--max-jobs={jobs}" in words
     assert "--max-jobs=7" in pod_of(render("--set", "maxJobs=7"))["containers"][0]["args"]
 
@@ -172,12 +174,47 @@ def test_the_monitor_has_a_token_of_its_own() -> None:
         ("resources.limits.cpu=many", "/resources/limits/cpu"),
         ("image.digest=sha256:12", "/image/digest"),
         ("networkPolicy.egressPorts={70000}", "/networkPolicy/egressPorts/0"),
+        ("volume.size=-1", "/volume/size"),
+        ("store.cache=0", "/store/cache"),
+        ("resources.limits.memory=-1", "/resources/limits/memory"),
+        ("resources.limits.cpu=0m", "/resources/limits/cpu"),
+        ("resources.requests.memory=99Gi", "resources.requests.memory=99Gi is above resources.limits.memory=16Gi"),
+        ("resources.requests.cpu=4001m", "resources.requests.cpu=4001m is above resources.limits.cpu=4"),
+        ("ingress.proxies=999.1.1.1/99", 'ingress.proxies: "999.1.1.1/99" is no address'),
+        ("ingress.proxies= ", 'ingress.proxies: " " is no address'),
+        ("ingress.host=a..b", "/ingress/host"),
+        ("image.tag=a b", "/image/tag"),
+        ("image.repository=a # b", "/image/repository"),
+        ("networkPolicy.from[0].foo=1", "/networkPolicy/from/0"),
+        ("extraArgs={--port=9000}", "extraArgs: --port=9000 is the chart's to set"),
+        ("secret=null", "secret"),
+        ("replicas=null", "replicas"),
+        ("keepDays=null", "keepDays"),
+        ("image=null", "image"),
+        ("ingress=null", "ingress"),
     ],
 )
 def test_wrong_values_are_named(values: str, said: str) -> None:
-    """By the schema of values or in words; nothing is rendered of them."""
+    """By the schema of values or in words, never by a failed template; nothing is rendered of them."""
     done = helm.run("template", "placement", str(CHART), "--set", values)
     assert done.returncode and said in done.stderr and not done.stdout
+    assert "nil pointer" not in done.stderr
+
+
+@pytest.mark.parametrize("release", ["a.b.c", "9abc"])
+def test_a_release_that_cannot_name_a_service_is_refused(release: str) -> None:
+    """Helm allows both names and Kubernetes would refuse the Service after the rest is applied."""
+    done = helm.run("template", release, str(CHART))
+    assert done.returncode and f'"{release}"' in done.stderr and not done.stdout
+
+
+def test_words_that_yaml_would_misread_stay_words() -> None:
+    """A comment sign, a colon and the word true reach Kubernetes as they are given."""
+    documents = render(*SHARED, "--set", "store.bucket=s3://a/b: c # d", "--set-string", "secret=true", release="true")
+    assert "--blobs=s3://a/b: c # d" in pod_of(documents)["containers"][0]["args"]
+    (secret,) = [one["secret"] for one in pod_of(documents)["volumes"] if "secret" in one]
+    assert secret["secretName"] == "true"
+    assert documents["Service"]["spec"]["selector"]["app.kubernetes.io/instance"] == "true"
 
 
 def test_the_chart_is_of_this_version() -> None:

@@ -5,7 +5,7 @@
 
 {{- define "placement.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ toYaml .Release.Name }}
 {{- end }}
 
 {{- define "placement.labels" -}}
@@ -36,9 +36,41 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and .Values.database.postgresql .Values.store.bucket -}}true{{- end -}}
 {{- end }}
 
+{{- /* A quantity of Kubernetes as a number: "1500m", "4Gi", 2. */ -}}
+{{- define "placement.number" -}}
+{{- $unit := regexFind "[a-zA-Z]+$" (toString .) -}}
+{{- $exponents := dict "k" 1 "M" 2 "G" 3 "T" 4 "P" 5 "E" 6 -}}
+{{- $number := float64 (trimSuffix $unit (toString .)) -}}
+{{- if eq $unit "m" }}{{ $number = divf $number 1000.0 }}{{ end -}}
+{{- $step := ternary 1024.0 1000.0 (hasSuffix "i" $unit) -}}
+{{- range until (int (get $exponents (trimSuffix "i" $unit | replace "K" "k"))) }}{{ $number = mulf $number $step }}{{ end -}}
+{{- $number -}}
+{{- end }}
+
 {{- define "placement.check" -}}
+{{- if not (regexMatch "^[a-z][-a-z0-9]*$" .Release.Name) }}
+{{- fail (printf "the release's name %q is also the Service's: small letters, digits and hyphens, a letter first" .Release.Name) }}
+{{- end }}
+{{- range $of, $asked := .Values.resources.requests }}
+{{- $limit := get $.Values.resources.limits $of }}
+{{- if and $limit (gt (float64 (include "placement.number" $asked)) (float64 (include "placement.number" $limit))) }}
+{{- fail (printf "resources.requests.%s=%v is above resources.limits.%s=%v: no pod would be made; ask for less or raise the limit" $of $asked $of $limit) }}
+{{- end }}
+{{- end }}
 {{- if and (gt (int .Values.replicas) 1) (not (include "placement.shared" .)) }}
 {{- fail (printf "replicas=%d share a queue: set database.postgresql to true and store.bucket to s3://BUCKET/FOLDER, or replicas to 1" (int .Values.replicas)) }}
+{{- end }}
+{{- range .Values.extraArgs }}
+{{- if regexMatch "^--(host|port|data)(=|$)" . }}
+{{- fail (printf "extraArgs: %s is the chart's to set, for its probes, port and volume; leave the option out" .) }}
+{{- end }}
+{{- end }}
+{{- $four := "^((25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])\\.){3}(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(/(3[0-2]|[12]?[0-9]))?$" }}
+{{- $six := "^(([0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}|([0-9a-fA-F]{1,4}(:[0-9a-fA-F]{1,4}){0,6})?::([0-9a-fA-F]{1,4}(:[0-9a-fA-F]{1,4}){0,6})?)(/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?$" }}
+{{- range ternary (splitList "," .Values.ingress.proxies) list (ne .Values.ingress.proxies "") }}
+{{- if not (or (regexMatch $four (trim .)) (regexMatch $six (trim .))) }}
+{{- fail (printf "ingress.proxies: %q is no address and no network; give such as 10.0.0.0/8, several with commas" .) }}
+{{- end }}
 {{- end }}
 {{- with .Values.ingress }}{{ if .enabled }}
 {{- if not .host }}{{ fail "ingress.enabled needs ingress.host, such as placement.example.com" }}{{ end }}
@@ -49,7 +81,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "placement.databaseEnv" -}}
 {{- if .Values.database.postgresql -}}
 - name: PLACEMENT_DATABASE_URL
-  valueFrom: {secretKeyRef: {name: {{ .Values.secret }}, key: database-url}}
+  valueFrom: {secretKeyRef: {name: {{ toYaml .Values.secret }}, key: database-url}}
 {{ end }}
 {{- end }}
 

@@ -2,7 +2,7 @@
 {{- define "placement.initContainers" -}}
 # the image's compiled code, onto a volume that takes what another processor model needs beside it
 - name: compiled
-  image: {{ include "placement.image" . }}
+  image: {{ include "placement.image" . | toYaml }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   command: [cp, -R, --preserve=timestamps, /var/cache/placement/., /compiled]
   securityContext: {{- include "placement.locked" . | nindent 4 }}
@@ -19,7 +19,7 @@
 {{- $key := index . 1 }}{{ $scope := index . 2 -}}
 {{- with first . -}}
 - name: {{ $key }}
-  image: {{ include "placement.image" . }}
+  image: {{ include "placement.image" . | toYaml }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   args: [token, create, kubernetes-{{ $scope }}, --scope={{ $scope }}, --token-file=/secrets/{{ $key }}, --data=/data]
   {{- with include "placement.databaseEnv" . }}
