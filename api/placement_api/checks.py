@@ -55,7 +55,13 @@ class _Faults:
             raise problem
 
 
-def check_solve(request: dict[str, Any], traces: Sequence[TraceRow], current: JobRow | None, limits: Limits) -> None:
+def check_solve(
+    request: dict[str, Any],
+    traces: Sequence[TraceRow],
+    current: JobRow | None,
+    limits: Limits,
+    mend_moves: str = "give its id as current",
+) -> None:
     """Raise Problem (422) for a solve that cannot be done.
 
     Args:
@@ -63,6 +69,7 @@ def check_solve(request: dict[str, Any], traces: Sequence[TraceRow], current: Jo
         traces: Their rows, one or more.
         current: The job that made the placement in use, if any.
         limits: What the service allows.
+        mend_moves: What to do about limits of moves without a current placement.
     """
     faults, options, cluster = _Faults(), None, None
     with faults.at("body/options"):
@@ -78,6 +85,8 @@ def check_solve(request: dict[str, Any], traces: Sequence[TraceRow], current: Jo
     if options is not None:
         _check_options(faults, options, counts, limits)
         with faults.at("body/options/max_moves"):
+            if options.moves_limited and current is None:
+                raise OptionError(f"max_moves says how far the answer may be from a current map; {mend_moves}")
             check_moves(options, has_current=current is not None)
     if request["robust"] is not None:
         with faults.at("body/robust"):
@@ -93,7 +102,7 @@ def check_solve(request: dict[str, Any], traces: Sequence[TraceRow], current: Jo
 
 def check_front_of(request: dict[str, Any], traces: Sequence[TraceRow], limits: Limits) -> None:
     """Raise Problem (422) for a front that cannot be found."""
-    check_solve(request, traces, None, limits)
+    check_solve(request, traces, None, limits, "the front looks for new maps: leave the limits of moves out")
     faults = _Faults()
     with faults.at("body/traces"):
         if any(trace.kind == COUNTS for trace in traces):

@@ -29,6 +29,7 @@ from placement.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 MOST_FAULTS = 20
+NOT_JSON = "the request's Content-Type is not that of JSON"
 # options of the command line that are keys of a body; those of `placement serve` are none
 OPTION = re.compile(
     r"--(nodes|gpus-per-node|slots-per-gpu|redundant-experts|cluster|solver|objective|bound|seed|work-limit|time-limit|"
@@ -131,6 +132,11 @@ def full_disk() -> Problem:
     return Problem(507, "the disk of the service is full", "free space, or let it keep less: --keep-days")
 
 
+def _unread(fault: dict[str, Any]) -> bool:
+    """Whether a body was not looked into, for it is not said to be JSON."""
+    return fault["type"] == "model_attributes_type" and tuple(fault["loc"]) == ("body",)
+
+
 def faults(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What a route documents beside its success; some may happen everywhere."""
     return {
@@ -160,12 +166,14 @@ def install(app: FastAPI, explain: Callable[[Problem], Response]) -> None:
     @app.exception_handler(RequestValidationError)
     def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         found = [
-            Fault(where="/".join(map(str, one["loc"])), what=printable(one["msg"]))
+            Fault(where="/".join(map(str, one["loc"])), what=NOT_JSON if _unread(one) else printable(one["msg"]))
             for one in error.errors()[:MOST_FAULTS]
         ]
         what = f"{found[0].where}: {found[0].what}" if found else "the request does not have the form"
         malformed = any(one["type"] == "json_invalid" for one in error.errors())
         mend = "send a JSON body" if malformed else "see /docs for the form of this request"
+        if any(map(_unread, error.errors())):
+            mend = "send JSON with the header Content-Type: application/json"
         return Problem(400 if malformed else 422, what, mend, faults=found).response()
 
     @app.exception_handler(HTTPException)

@@ -206,9 +206,10 @@ class Router:
             value_N = np.asarray(values, dtype=np.float64)
         except (ValueError, TypeError):
             value_N = np.empty(0)
-        if value_N.shape != (self.num_nodes,) or not np.isfinite(value_N).all():
+        if value_N.shape != (self.num_nodes,) or not (np.isfinite(value_N) & (value_N >= 0)).all():
             raise InputError(
-                f"{what} has shape {list(value_N.shape)}; one finite number for each of {self.num_nodes} nodes"
+                f"{what} has shape {list(value_N.shape)}; one finite number for each of {self.num_nodes} nodes "
+                f"is needed, 0 or more"
             )
         return value_N
 

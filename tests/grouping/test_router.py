@@ -139,7 +139,7 @@ def test_bad_counts(asked: object, said: str) -> None:
         make_router().assign(asked)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("load", [[1, 2], [1, 2, float("nan")], [[1, 2, 3]]])
+@pytest.mark.parametrize("load", [[1, 2], [1, 2, float("nan")], [[1, 2, 3]], [5, 1, -1]])
 def test_bad_load(load: list[float]) -> None:
     with pytest.raises(InputError, match="one finite number for each of 3 nodes"):
         make_router().assign(counts(0), load)

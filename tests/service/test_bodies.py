@@ -94,6 +94,12 @@ def test_a_large_body_is_read_beside_the_event_loop() -> None:
     assert threads[0] is threads[1] is threads[3] is not threads[2]
 
 
+def test_json_that_is_not_said_to_be_json_is_told_so(client: httpx.Client) -> None:
+    """The body may be right: the header is what is to be changed."""
+    problem = problem_of(client.post("/v1/placements", content=b'{"traces": ["a"], "cluster": {"num_nodes": 2}}'), 422)
+    assert "Content-Type" in problem["detail"] and "application/json" in problem["mend"]
+
+
 def test_a_body_beyond_the_default_limit_is_refused(client: httpx.Client) -> None:
     """The 32 MB that once took 14 s and 3.3 GB: 413, at once."""
     began = time.monotonic()

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from placement_api.bodies import PlacementBody
 from placement_api.pages.forms import FIELDS, body_of, proposal, values_of
+from placement_api.pages.recording_form import READ_AS, read_as_of
 from placement_api.pages.start import start_of
+from placement_api.problems import Problem
 from placement_api.store.tables import TraceRow
 
 from placement.core.model import Model
@@ -59,3 +61,12 @@ def test_every_engine_has_a_start_command_to_copy(engine: str) -> None:
     assert start.command
     assert ("FILE" not in start.command) and (("file.json" in start.command) == any("FILE" in hint for hint in hints))
     assert len(start.notes) == len(hints) - 1
+
+
+def test_a_list_of_layers_that_is_none_is_told_by_its_label() -> None:
+    """The page shows labels: the option of the command line, and the key of a body, say nothing to who fills it in."""
+    assert read_as_of({"layer_ids": "3-5"}).options().layer_ids == (3, 4, 5)
+    with pytest.raises(Problem) as caught:
+        read_as_of({"layer_ids": "5-"})
+    assert caught.value.body.detail.startswith(f"{READ_AS['layer_ids']}: '5-' is no list")
+    assert "layer_ids" not in caught.value.body.detail

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from tests_service import answered
+from tests_service import answered, problem_of
 
 from placement import load_placement
 from placement.exporters import EXPORTERS, get_exporter
@@ -180,6 +180,8 @@ def test_evaluate_diff_route_and_group_answer_what_the_library_does(
     routed = client.post(f"/v1/placements/{placement_id}/route", json=told).json()
     assert routed == {"node": home.node, "why": home.why, "extra_sends": [round(one, 6) for one in home.extra_N]}
     assert "prefix" in home.why and home.node == 0
+    negative = client.post(f"/v1/placements/{placement_id}/route", json=told | {"load": [-1, 1]})
+    assert "0 or more" in problem_of(negative, 422)["mend"]
     batch = [counts, counts[::-1], counts, counts[::-1]]
     groups = client.post(f"/v1/placements/{placement_id}/group", json={"batch": batch, "size": 2}).json()
     assert groups == [{"node": g.node, "members": list(g.members)} for g in router.group(batch, 2)]

@@ -59,8 +59,8 @@ class StudyOptions:
         nodes = min(NODES, model.num_experts) if self.num_nodes is None else self.num_nodes
         if nodes < 1 or self.gpus_per_node < 1 or nodes * self.gpus_per_node > model.num_experts:
             raise OptionError(
-                f"nodes={nodes} with gpus_per_node={self.gpus_per_node} cannot share the {model.num_experts} experts "
-                f"of a layer; give at least 1 of each, and no more GPUs than experts"
+                f"num_nodes={nodes} with gpus_per_node={self.gpus_per_node} cannot share the {model.num_experts} "
+                f"experts of a layer; give at least 1 of each, and no more GPUs than experts"
             )
         return nodes
 
