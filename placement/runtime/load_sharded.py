@@ -154,11 +154,10 @@ def _check_loaded(loaded: Mapping[str, Any], name: str, folder: Path, config: An
                 f"{folder} has not all of {name}: {what} are {', '.join(wrong[:_SHOWN])} of {len(wrong)}; fetch all of "
                 "its files"
             )
-    drafting, wrong = [], []
-    for key in sorted(loaded["unexpected_keys"]):
-        (drafting if _of_drafting(key, config) else wrong).append(key)
-    if drafting:
-        _log.info("%s: left out %d tensors of layers that draft tokens (MTP)", folder, len(drafting))
+    more = sorted(loaded["unexpected_keys"])
+    wrong = [key for key in more if not _of_drafting(key, config)]
+    if len(more) > len(wrong):
+        _log.info("%s: left out %d tensors of layers that draft tokens (MTP)", folder, len(more) - len(wrong))
     if wrong:
         raise InputError(
             f"{folder} has more than {name} under {library()}: {', '.join(wrong[:_SHOWN])} of {len(wrong)} tensors "
