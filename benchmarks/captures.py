@@ -2,10 +2,10 @@
 
     python benchmarks/captures.py TRACE:4x8:0,32 COUNTS.npz:4x1:0,4 --held-out TRACE:4x4:16
 
-A trace is cut into captures by domain, a file with the array `subject` by its most frequent subjects. `alone`: each
-capture on a map of its own, the worst of them. `sum`: the map of all tokens added. `solve`, `robust`: the two commands
-on the captures. `held out`: the worst domain and all requests, 30% of them held out, by the map of the exact loads and
-by the default of `--objective balance`.
+A trace is cut into captures by domain, a file with the array `subject` by its most frequent subjects. With `--pair`
+the captures of a trace are joined into two, every second one. `alone`: each capture on a map of its own, the worst of
+them. `sum`: the map of all tokens added. `solve`, `robust`: the two commands on the captures. `held out`: the worst
+domain and all requests, 30% of them held out, by the map of the exact loads and by that of `--objective balance`.
 """
 
 from __future__ import annotations
@@ -53,20 +53,29 @@ def counts_of(model: Model, load_LE: Counts) -> ExpertCounts:
     return ExpertCounts(model=model, count_QLE=load_LE[None], unit=1.0, selected=np.arange(1))
 
 
+def paired(found: dict[str, ExpertCounts]) -> dict[str, ExpertCounts]:
+    """Two captures: the totals of every second one, and of the others."""
+    names = list(found)
+    return {" + ".join(half): _summed([found[name] for name in half]) for half in (names[::2], names[1::2])}
+
+
+def _summed(captures: list[ExpertCounts]) -> ExpertCounts:
+    return counts_of(captures[0].model, sum((one.load_LE() for one in captures), start=np.int64(0)))
+
+
 def cluster_of(num_experts: int, shape: str, redundant: int) -> Cluster:
     nodes, gpus = map(int, shape.split("x"))
     return Cluster.fit(num_experts, num_nodes=nodes, gpus_per_node=gpus, redundant_experts=redundant)
 
 
-def together(path: str, shape: str, redundant: int) -> str:
+def together(path: str, shape: str, redundant: int, *, pair: bool) -> str:
     """A row of the first table."""
-    found = dict(captures_of(path))
+    found = paired(dict(captures_of(path))) if pair else dict(captures_of(path))
     model = next(iter(found.values())).model
     cluster = cluster_of(model.num_experts, shape, redundant)
     given = Captures(captures=tuple(Capture(name=name, given=one) for name, one in found.items()))
     alone = [solve(one, cluster, OPTIONS).train["auto"].rank_imbalance_L().mean() for one in found.values()]
-    summed = counts_of(model, sum((one.load_LE() for one in found.values()), start=np.int64(0)))
-    of_sum = solve(summed, cluster, OPTIONS).placement
+    of_sum = solve(_summed(list(found.values())), cluster, OPTIONS).placement
     worst_of_sum = max(
         evaluate_counts(one, [of_sum], cluster=cluster)[0].rank_imbalance_L().mean() for one in found.values()
     )
@@ -124,13 +133,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("given", nargs="+", metavar="PATH:NxG:R,R", help="captures, nodes x GPUs, redundant experts")
     parser.add_argument("--held-out", nargs="*", default=[], metavar="PATH:NxG:R,R", help="traces with domains")
+    parser.add_argument("--pair", action="store_true", help="join the captures of a trace into two")
     arguments = parser.parse_args()
     print(f"# Several captures together\n\n{describe_machine()}\n")
     print("Rank imbalance of the worst capture, mean over layers; copies serve even shares; CPU s of `robust`.\n")
     print("| captures | GPUs | redundant | alone | sum | solve | robust | no map below | CPU s |")
     print("|---|---|---|---|---|---|---|---|---|")
     for path, shape, redundant in _cases(arguments.given):
-        print(together(path, shape, redundant), flush=True)
+        print(together(path, shape, redundant, pair=arguments.pair), flush=True)
     if arguments.held_out:
         print(f"\nHeld out (30% of the requests, means over {len(SEEDS)} seeds), `--objective balance`.\n")
         print("| trace | GPUs | redundant | exact loads: all | worst domain | default: all | worst domain |")
