@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from placement.errors import OutputError, TraceError
+from placement.errors import InputError, OutputError, TraceError
 from placement.traces.storage.stored_path import is_url
 from placement.traces.trace import open_trace
 
@@ -39,15 +39,31 @@ def pack(files: list[tuple[Path, str]], target: Path) -> None:
 
 @contextmanager
 def multipart(target: Path, file: Path, fields: dict[str, str]) -> Iterator[tuple[IO[bytes], int, str]]:
-    """A body of multipart/form-data on disk: uploads may be larger than memory."""
+    """A body of multipart/form-data on disk: uploads may be larger than memory. Raises OutputError, InputError."""
     edge = uuid.uuid4().hex
-    with target.open("w+b") as body:
-        for name, value in fields.items():
-            body.write(f'--{edge}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode())
-        body.write(f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="{file.name}"\r\n\r\n'.encode())
-        with file.open("rb") as content:
-            shutil.copyfileobj(content, body, 1 << 20)
-        body.write(f"\r\n--{edge}--\r\n".encode())
-        length = body.tell()
-        body.seek(0)
-        yield body, length, f"multipart/form-data; boundary={edge}"
+    head = "".join(
+        f'--{edge}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    )
+    head += f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="{_quoted(file.name)}"\r\n\r\n'
+    try:
+        content = file.open("rb")
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from None
+    with content:
+        try:
+            with target.open("wb") as body:
+                body.write(head.encode(errors="replace"))
+                shutil.copyfileobj(content, body, 1 << 20)
+                body.write(f"\r\n--{edge}--\r\n".encode())
+        except OSError as error:
+            raise OutputError(f"cannot pack {file.name}: {error.strerror}; free space in {target.parent}") from None
+    with target.open("rb") as body:
+        yield body, target.stat().st_size, f"multipart/form-data; boundary={edge}"
+
+
+def _quoted(name: str) -> str:
+    """A file's name as browsers write it in a header of a part."""
+    for character, code in (('"', "%22"), ("\r", "%0D"), ("\n", "%0A")):
+        name = name.replace(character, code)
+    return name
