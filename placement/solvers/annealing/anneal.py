@@ -37,6 +37,7 @@ Kernel = Callable[[Row, Incidence, Costs, float, float, int, np.uint64], float]
 
 MOVES, REPLICA_MOVES = 450_000, 600_000
 MOVES_OF_EXPERT = 1750, 7000  # fewest and most moves for each expert, where none has a copy
+MOST_MOVES_OF_SLOT = 6000  # where experts have copies
 UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
 SETS_OF_MANY_NODES, MOVES_ON_MANY_NODES, SINGLE_MOVES_ON_MANY_NODES = 2048, 100_000, 60_000
 CHANCE_MOVES, CHANCE_WORK = 125_000, 1000.0  # where copies are chosen by chance: moves, and entries to change a move
@@ -250,7 +251,8 @@ def _moves_of_copies(problem: LayerProblem) -> int:
     pairs = len(problem.sets_UK) * problem.assignments**2
     update = pairs / problem.num_experts * max(1.0, problem.cluster.num_nodes / 8)
     few_copies = problem.num_experts / problem.cluster.num_slots
-    moves = max(int(REPLICA_MOVES * few_copies * min(1.0, UPDATE_WORK / max(update, 1.0))), 1)
+    most = min(REPLICA_MOVES * few_copies, MOST_MOVES_OF_SLOT * problem.cluster.num_slots)
+    moves = max(int(most * min(1.0, UPDATE_WORK / max(update, 1.0))), 1)
     return moves if problem.cluster.num_nodes <= EXACT_NODES else min(moves, MOVES_ON_MANY_NODES)
 
 
