@@ -16,16 +16,31 @@ from placement.report.solution.summary import proof
 from placement.solvers.options import Options
 
 
-@pytest.mark.parametrize("experts", [64, 65])
 @pytest.mark.parametrize("layers", [1, BOUNDED_LAYERS, BOUNDED_LAYERS + 1, 58])
-@pytest.mark.parametrize(("nodes", "slots"), [(13, 5), (13, 6), (5, 13), (5, 14)])
-def test_layers_that_are_bounded(experts: int, layers: int, nodes: int, slots: int) -> None:
-    """Few experts or few layers: all; else as many as are said, spread evenly, from the first."""
+@pytest.mark.parametrize(
+    ("experts", "nodes", "slots", "homes_given", "number"),
+    [
+        (64, 4, 16, False, 58),
+        (65, 5, 13, False, BOUNDED_LAYERS),
+        (65, 13, 5, False, BOUNDED_LAYERS),
+        (16, 4, 4, True, 58),
+        (20, 5, 4, True, BOUNDED_LAYERS),
+        (16, 5, 4, False, 58),
+        (16, 13, 2, False, 58),
+        (17, 5, 4, False, BOUNDED_LAYERS),
+        (17, 13, 2, False, BOUNDED_ON_MANY_NODES),
+        (64, 13, 5, False, BOUNDED_ON_MANY_NODES),
+    ],
+)
+def test_layers_that_are_bounded(
+    experts: int, nodes: int, slots: int, homes_given: bool, number: int, layers: int
+) -> None:
+    """Few experts, fewer where they have copies or homes are given, or few layers: all; else as many as are said,
+    spread evenly."""
     cluster = Cluster(num_nodes=nodes, gpus_per_node=1, slots_per_gpu=slots)
-    number = BOUNDED_ON_MANY_NODES if nodes == 13 and slots * nodes > experts else BOUNDED_LAYERS
     model = Model(name="m", layer_ids=tuple(range(layers)), num_experts=experts, top_k=2)
-    bounded = [layer for layer in range(layers) if is_bounded(layer, model, cluster)]
-    if experts <= 64 or layers <= number:
+    bounded = [layer for layer in range(layers) if is_bounded(layer, model, cluster, homes_given=homes_given)]
+    if layers <= number:
         assert bounded == list(range(layers))
         return
     assert len(bounded) == number and bounded[0] == 0

@@ -33,7 +33,8 @@ from placement.workload.mixed import MixedWorkload
 from placement.workload.workload import Workload
 
 T = TypeVar("T")
-BOUNDED_LAYERS, BOUNDED_ON_MANY_NODES = 8, 3  # of a model of more than QUICK_EXPERTS; with copies, beyond EXACT_NODES
+BOUNDED_LAYERS, BOUNDED_ON_MANY_NODES = 8, 3  # where a bound costs more than the search; copies beyond EXACT_NODES
+FEW_EXPERTS = 16  # with so few the bound is quick, whatever it is of
 
 
 def solve_workload(
@@ -84,11 +85,15 @@ def _objective(solved: tuple[dict[str, Row], Answer]) -> float:
     return solved[1].points[-1].score.objective
 
 
-def is_bounded(layer: int, model: Model, cluster: Cluster) -> bool:
-    """Whether the quick bound is computed: of many experts, whose bound costs more than the search, on some layers."""
-    dear = cluster.num_slots > model.num_experts and cluster.num_nodes > EXACT_NODES
-    number = BOUNDED_ON_MANY_NODES if dear else BOUNDED_LAYERS
-    if model.num_experts <= QUICK_EXPERTS or model.num_layers <= number:
+def is_bounded(layer: int, model: Model, cluster: Cluster, *, homes_given: bool) -> bool:
+    """Whether the quick bound is computed: where the bound costs more than the search, on some layers.
+
+    So it is with many experts; and with more than a few where they have copies or homes are given: each step of that
+    bound goes over all sets.
+    """
+    copies = cluster.num_slots > model.num_experts
+    number = BOUNDED_ON_MANY_NODES if copies and cluster.num_nodes > EXACT_NODES else BOUNDED_LAYERS
+    if model.num_experts <= (FEW_EXPERTS if copies or homes_given else QUICK_EXPERTS) or model.num_layers <= number:
         return True
     return layer in {i * model.num_layers // number for i in range(number)}
 
@@ -107,7 +112,8 @@ def _solve_one(
     problem = problem_of(layer)
     given = () if starts is None else (starts.phy2log_LP[layer],)
     problem = replace(problem, deadline=end_of(seconds), starts=given)
-    if problem.options.bound == "quick" and not is_bounded(layer, model, problem.cluster):
+    bounded = is_bounded(layer, model, problem.cluster, homes_given=problem.home_U is not None)
+    if problem.options.bound == "quick" and not bounded:
         problem = replace(problem, options=replace(problem.options, bound="none"))
     rows = {name: get_solver(name).solve_layer(problem).phy2log_P for name in baselines}
     now = None
