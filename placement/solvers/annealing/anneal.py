@@ -35,7 +35,7 @@ Row = npt.NDArray[np.int32]
 Run = Callable[[Row, float, float, float, int, np.uint64], None]  # row (in place), price, hot, cold, moves, seed
 Kernel = Callable[[Row, Incidence, Costs, float, float, int, np.uint64], float]
 
-MOVES, REPLICA_MOVES = 450_000, 600_000
+MOVES, REPLICA_MOVES = 450_000, 500_000
 MOVES_OF_EXPERT = 1750, 7000  # fewest and most moves for each expert, where none has a copy
 MOST_MOVES_OF_SLOT = 6000  # where experts have copies
 UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
