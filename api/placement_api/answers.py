@@ -10,12 +10,12 @@ from pydantic import BaseModel, Field
 
 from placement_api.store.tables import DONE, OPEN, JobRow, TraceRow
 
-RESULTS = {  # of a job, by its kind
-    "solve": "/v1/placements/{job}",
-    "evaluate": "/v1/jobs/{job}/evaluation",
-    "advise": "/v1/jobs/{job}/advice",
-    "study": "/v1/jobs/{job}/study",
-    "front": "/v1/jobs/{job}/front",
+ANSWERS = {  # of a job, by its kind: the file that is the answer
+    "solve": "placement",
+    "evaluate": "evaluation",
+    "advise": "advice",
+    "study": "study",
+    "front": "front",
 }
 
 
@@ -77,7 +77,7 @@ class Progress(BaseModel):
 
 class JobAnswer(BaseModel):
     id: str
-    kind: str = Field(description=f"One of {', '.join(RESULTS)}", examples=["solve"])
+    kind: str = Field(description=f"One of {', '.join(ANSWERS)}", examples=["solve"])
     state: str = Field(description="queued, running, done, failed or cancelled", examples=["running"])
     progress: Progress
     created: float
@@ -89,7 +89,7 @@ class JobAnswer(BaseModel):
 
     @staticmethod
     def of(row: JobRow) -> JobAnswer:
-        where = RESULTS[row.kind].format(job=row.id)
+        where = f"/v1/placements/{row.id}" if row.kind == "solve" else f"/v1/jobs/{row.id}/{ANSWERS[row.kind]}"
         return JobAnswer(
             id=row.id,
             kind=row.kind,

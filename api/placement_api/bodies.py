@@ -114,24 +114,8 @@ class PlacementBody(Body):
     report: bool = Field(default=True, description="Make the HTML report too")
 
 
-class AdviseBody(Body):
-    """What is asked of `placement advise`; the objective is the modelled step time, whatever the options say."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"traces": ["0f3c…"], "cluster": {"num_nodes": 4, "gpus_per_node": 2}}]}
-    )
-
-    traces: list[str] = Field(min_length=1, max_length=1000, description="Ids of traces, or of one file of counts")
-    cluster: ClusterFile
-    options: OptionsBody = Field(default_factory=OptionsBody)  # type: ignore[valid-type]
-    holdout: float = Field(default=HOLDOUT, ge=0, lt=1)
-    step_tokens: int | None = Field(default=None, ge=1, le=1 << 20, description="Of each GPU, for capacity factors")
-    max_dropped: float = Field(default=MOST_DROPPED, ge=0, lt=1, description="Share that a capacity factor may drop")
-    kv_cache_gb: float | None = Field(default=None, gt=0, description="KV cache of a GPU without redundant experts")
-
-
-class FrontBody(Body):
-    """What is asked of `placement front`."""
+class FitBody(Body):
+    """What maps are fitted to: traces, a cluster, options."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"traces": ["0f3c…"], "cluster": {"num_nodes": 4, "gpus_per_node": 2}}]}
@@ -141,6 +125,20 @@ class FrontBody(Body):
     cluster: ClusterFile
     options: OptionsBody = Field(default_factory=OptionsBody)  # type: ignore[valid-type]
     holdout: float = Field(default=HOLDOUT, ge=0, lt=1, description="Share of the requests to measure on, not to fit")
+
+
+class AdviseBody(FitBody):
+    """What is asked of `placement advise`; the objective is the modelled step time, whatever the options say."""
+
+    traces: list[str] = Field(min_length=1, max_length=1000, description="Ids of traces, or of one file of counts")
+    holdout: float = Field(default=HOLDOUT, ge=0, lt=1)
+    step_tokens: int | None = Field(default=None, ge=1, le=1 << 20, description="Of each GPU, for capacity factors")
+    max_dropped: float = Field(default=MOST_DROPPED, ge=0, lt=1, description="Share that a capacity factor may drop")
+    kv_cache_gb: float | None = Field(default=None, gt=0, description="KV cache of a GPU without redundant experts")
+
+
+class FrontBody(FitBody):
+    """What is asked of `placement front`."""
 
 
 class StudyBody(Body):

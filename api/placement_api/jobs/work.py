@@ -33,6 +33,7 @@ from placement.solvers.options import Options
 from placement.support.parallel import make_executor
 from placement.support.progress import Listener, Progress
 from placement.traces.trace import Trace
+from placement.workload.counts_file import ExpertCounts
 from placement_api.checks import study_of
 from placement_api.pages.figures import figures_bytes
 from placement_api.settings import Settings
@@ -80,8 +81,7 @@ def compute(task: Task, listener: Listener) -> Answer:
 def _solve(task: Task, listener: Listener) -> Answer:
     request, blobs = task.request, _blobs(task)
     given = _given(task)
-    cluster = cluster_of(ClusterFile.model_validate(request["cluster"]), given.model.num_experts)
-    options = Options(**request["options"])
+    cluster, options = _asked(task, given)
     files: dict[str, str] = {}
     grouped = None
     if request["group"] is None:
@@ -123,13 +123,24 @@ def _solve(task: Task, listener: Listener) -> Answer:
 
 def _given(task: Task) -> Given | Captures:
     """What a task solves: several traces are captures that weigh alike, unless they are grouped or parted otherwise."""
-    paths = [Path(path) for path in task.traces]
     if task.request["group"] is not None or task.request["robust"] not in (None, CAPTURES):
-        return open_input(paths, task.top_k)
+        return _opened(task)
+    paths = [Path(path) for path in task.traces]
     given, said = together([(path, open_input([path], task.top_k), None) for path in paths])
     if said is not None:
         log.info("%s", said)
     return given
+
+
+def _opened(task: Task) -> Trace | ExpertCounts:
+    """All of a task's traces as one, or its file of counts."""
+    return open_input([Path(path) for path in task.traces], task.top_k)
+
+
+def _asked(task: Task, given: Given | Captures) -> tuple[Cluster, Options]:
+    """The cluster and the options of a request."""
+    cluster = cluster_of(ClusterFile.model_validate(task.request["cluster"]), given.model.num_experts)
+    return cluster, Options(**task.request["options"])
 
 
 def _blobs(task: Task) -> Blobs:
@@ -155,7 +166,7 @@ def _summary(solution: Solution, document: dict[str, Any]) -> dict[str, Any]:
 def _evaluate(task: Task, _: Listener) -> Answer:
     request = task.request
     placement, file = load_placement(str(task.placement))
-    trace = open_input([Path(path) for path in task.traces], task.top_k)
+    trace = _opened(task)
     if not isinstance(trace, Trace):
         raise OptionError("a placement is measured on a trace: counts do not say sends; give a trace")
     cluster = file.described_cluster() or Cluster(**file.cluster.sizes())
@@ -170,12 +181,10 @@ def _evaluate(task: Task, _: Listener) -> Answer:
 
 
 def _advise(task: Task, listener: Listener) -> Answer:
-    request, blobs = task.request, _blobs(task)
-    given = open_input([Path(path) for path in task.traces], task.top_k)
+    request, blobs, given = task.request, _blobs(task), _opened(task)
     advice = advise(
         given,
-        cluster_of(ClusterFile.model_validate(request["cluster"]), given.model.num_experts),
-        Options(**request["options"]),
+        *_asked(task, given),
         holdout=request["holdout"],
         step_tokens=request["step_tokens"],
         most_dropped=request["max_dropped"],
@@ -188,7 +197,7 @@ def _advise(task: Task, listener: Listener) -> Answer:
 
 
 def _study(task: Task, listener: Listener) -> Answer:
-    given = open_input([Path(path) for path in task.traces], task.top_k)
+    given = _opened(task)
     total = given.num_tokens_stored if isinstance(given, Trace) else 0
     done = 0
 
@@ -207,15 +216,9 @@ def _study(task: Task, listener: Listener) -> Answer:
 
 def _front(task: Task, listener: Listener) -> Answer:
     """`front.json`, the picture, and each map under the name that `front.json` has for its file."""
-    request, blobs = task.request, _blobs(task)
-    given = open_input([Path(path) for path in task.traces], task.top_k)
+    blobs, given = _blobs(task), _opened(task)
     front = solve_front(
-        given,
-        cluster_of(ClusterFile.model_validate(request["cluster"]), given.model.num_experts),
-        Options(**request["options"]),
-        holdout=request["holdout"],
-        workers=task.workers,
-        listener=listener,
+        given, *_asked(task, given), holdout=task.request["holdout"], workers=task.workers, listener=listener
     )
     maps = {one.file: blobs.put(PlacementFile.encode(solution_document(one.solution))) for one in front.points}
     document = blobs.put(json_bytes(front_document(front), "points"))

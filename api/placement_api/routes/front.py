@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
 
-from placement_api.bodies import FrontBody, options_of
+from placement_api.bodies import FrontBody
 from placement_api.checks import check_front_of
 from placement_api.description import PLACEMENT, answers
 from placement_api.problems import Problem, faults
-from placement_api.routes import Here, Reader, Solver
+from placement_api.routes import Here, Reader
 from placement_api.routes.jobs import file_of, find
 from placement_api.routes.json_bodies import BodyRoute
-from placement_api.routes.placements import ACCEPTED, Key, Wait, answer_of, check_wait, inputs
+from placement_api.routes.submit import SUBMITS, Ask, as_solve, inputs, kept
 from placement_api.service import Service
 
 router = APIRouter(prefix="/v1", tags=["fronts"], route_class=BodyRoute)
 OTHERS = ("front", "plot")  # files of such a job that are no maps
 
 
-@router.post(
-    "/front", responses={**ACCEPTED, **faults(404, 409, 500)}, response_class=JSONResponse, response_model=None
-)
-async def front(here: Here, caller: Solver, body: FrontBody, wait: Wait = 0.0, idempotency_key: Key = None) -> Response:
+@router.post("/front", **SUBMITS)
+async def front(ask: Ask, body: FrontBody) -> Response:
     """Find the whole front of sends against imbalance: `placement front`."""
-    check_wait(here, wait)
-    request = await run_in_threadpool(_request_of, here, body)
-    row = await run_in_threadpool(here.jobs.submit, "front", request, caller=caller.id, key=idempotency_key)
-    return await answer_of(here, row, wait, "front")
+    return await ask.job("front", lambda: _request_of(ask.here, body))
 
 
 @router.get("/jobs/{job}/front", responses={**answers("application/json"), **faults(404, 409)}, response_class=Response)
@@ -70,6 +62,6 @@ def _file(here: Service, job: str, name: str) -> str:
 
 
 def _request_of(here: Service, body: FrontBody) -> dict[str, Any]:
-    request = body.model_dump() | {"robust": None, "current": None, "group": None}
+    request = as_solve(body)
     check_front_of(request, inputs(here, request["traces"]), here.settings.limits)
-    return request | {"options": asdict(options_of(request["options"]))}
+    return kept(request)

@@ -94,7 +94,7 @@ async def delete_job(here: Here, caller: Solver, job: str) -> Response:
 @router.get("/{job}/evaluation", responses=faults(404, 409))
 def evaluation(here: Here, _: Reader, job: str) -> Response:
     """What `POST /v1/placements/{id}/evaluate` measured: `placement evaluate --json` of one map."""
-    return Response(here.blobs.get(file_of(find(here, job), "evaluation")), media_type="application/json")
+    return answered_file(here, job, "evaluation")
 
 
 def rows(here: Service, state: str | None, limit: int, offset: int = 0) -> list[JobRow]:
@@ -128,6 +128,11 @@ def file_of(row: JobRow, name: str) -> str:
             404, f"job {row.id} made no {name}", f"it made {', '.join(sorted(row.files))}; ask for it when solving"
         )
     return str(row.files[name])
+
+
+def answered_file(here: Service, job: str, name: str, media_type: str = "application/json") -> Response:
+    """A file of a job's answer, as it was written. Raises Problem (404, 409)."""
+    return Response(here.blobs.get(file_of(find(here, job), name)), media_type=media_type)
 
 
 async def wait_for(here: Service, row: JobRow, seconds: float) -> JobRow:

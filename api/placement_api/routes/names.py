@@ -20,7 +20,8 @@ from placement_api.problems import Problem, faults
 from placement_api.routes import Frequent, Here, Promoter, Reader, Solver
 from placement_api.routes.jobs import file_of
 from placement_api.routes.json_bodies import BodyRoute
-from placement_api.routes.placements import NOT_MODIFIED, check_wait, find_placement
+from placement_api.routes.placements import NOT_MODIFIED, find_placement
+from placement_api.routes.submit import check_wait
 from placement_api.service import Service
 from placement_api.store.tables import MoveRow, TokenRow, VersionRow
 from placement_api.stored import Stored

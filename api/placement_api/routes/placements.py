@@ -2,80 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from placement.documents.placement import load_placement
 from placement.exporters import EXPORTERS, get_exporter
 from placement.exporters.base import ExportOptions
-from placement_api.answers import JobAnswer, PlacementAnswer
-from placement_api.bodies import EvaluateBody, PlacementBody, options_of
+from placement_api.answers import PlacementAnswer
+from placement_api.bodies import EvaluateBody, PlacementBody
 from placement_api.checks import check_evaluate, check_solve
 from placement_api.description import PLACEMENT, answers
-from placement_api.problems import MEDIA_TYPE, Problem, faults, missing
+from placement_api.problems import Problem, faults, missing
 from placement_api.routes import Frequent, Here, Reader, Solver
-from placement_api.routes.jobs import file_of, forget, wait_for
+from placement_api.routes.jobs import file_of, forget
 from placement_api.routes.one_call import FORM, OneCallRoute
+from placement_api.routes.submit import ACCEPTED, SUBMITS, Ask, inputs, kept
 from placement_api.routes.traces import add
 from placement_api.service import Service
-from placement_api.store.tables import DONE, FAILED, JobRow, TraceRow
+from placement_api.store.tables import DONE, JobRow
 from placement_api.store.traces import Taken
 from placement_api.stored import Stored
 from placement_api.tokens import Caller
 
 router = APIRouter(prefix="/v1/placements", tags=["placements"], route_class=OneCallRoute)
 
-LINKED = 20  # traces of a job: more than a header should hold
-Wait = Annotated[float, Query(ge=0, description="Seconds to wait for the answer itself", examples=[30])]
-Key = Annotated[str | None, Header(min_length=1, max_length=200, description="The same key twice is one job")]
-ACCEPTED: dict[int | str, dict[str, Any]] = {
-    **answers("application/json", what="Done in time: the answer itself"),
-    202: {"model": JobAnswer, "description": "A job; `Location` is where it is"},
-}
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "It is as `If-None-Match` has it"}}
 
 
 @router.post(
     "",
-    responses={**ACCEPTED, **answers("application/json", schema=PLACEMENT), **faults(404, 409, 500)},
-    response_class=JSONResponse,
-    response_model=None,
+    **SUBMITS | {"responses": {**ACCEPTED, **answers("application/json", schema=PLACEMENT)}},
     openapi_extra={"requestBody": {"content": {"multipart/form-data": FORM}}},
 )
-async def solve(
-    here: Here, caller: Solver, body: PlacementBody, wait: Wait = 0.0, idempotency_key: Key = None
-) -> Response:
+async def solve(ask: Ask, body: PlacementBody) -> Response:
     """Place the experts: `placement solve`. The same request twice is one job.
 
     As multipart/form-data the trace comes along: what `POST /v1/traces` takes, and this request as the part `request`.
     `Link` leads to the trace.
     """
-    check_wait(here, wait)
-    request = await run_in_threadpool(request_of, here, caller, body)
-    row = await run_in_threadpool(here.jobs.submit, "solve", request, caller=caller.id, key=idempotency_key)
-    return await answer_of(here, row, wait, "placement")
+    return await ask.job("solve", lambda: request_of(ask.here, ask.caller, body))
 
 
-@router.post(
-    "/{placement}/evaluate",
-    responses={**ACCEPTED, **faults(404, 409, 500)},
-    response_class=JSONResponse,
-    response_model=None,
-)
-async def evaluate(
-    here: Here, caller: Solver, placement: str, body: EvaluateBody, wait: Wait = 0.0, idempotency_key: Key = None
-) -> Response:
+@router.post("/{placement}/evaluate", **SUBMITS)
+async def evaluate(ask: Ask, placement: str, body: EvaluateBody) -> Response:
     """Measure it on other traces, exactly and on every token."""
-    check_wait(here, wait)
-    request = body.model_dump() | {"placement": placement}
-    await run_in_threadpool(_check_evaluate, here, request)
-    row = await run_in_threadpool(here.jobs.submit, "evaluate", request, caller=caller.id, key=idempotency_key)
-    return await answer_of(here, row, wait, "evaluation")
+    return await ask.job("evaluate", lambda: _evaluation(ask.here, placement, body))
 
 
 @router.get("", responses=faults())
@@ -182,7 +156,7 @@ def request_of(here: Service, caller: Caller, body: PlacementBody) -> dict[str, 
         row = here.traces.take_counts(**body.counts.model_dump())
         request["traces"] = [add(here, caller, Taken(row=row)).id]
     check(here, request)
-    return request | {"options": asdict(options_of(request["options"]))}  # what an engine sets is told apart no more
+    return kept(request)
 
 
 def check(here: Service, request: dict[str, Any]) -> None:
@@ -192,9 +166,12 @@ def check(here: Service, request: dict[str, Any]) -> None:
     check_solve(request, traces, current, here.settings.limits)
 
 
-def _check_evaluate(here: Service, request: dict[str, Any]) -> None:
+def _evaluation(here: Service, placement: str, body: EvaluateBody) -> dict[str, Any]:
+    """The body as it is kept, checked as far as can be without measuring. Raises Problem."""
+    request = body.model_dump() | {"placement": placement}
     traces = inputs(here, request["traces"])
-    check_evaluate(request, traces, find_placement(here, request["placement"]))
+    check_evaluate(request, traces, find_placement(here, placement))
+    return request
 
 
 def _exported(here: Service, placement: str, format: str, suffix: str) -> Response:
@@ -208,38 +185,3 @@ def _exported(here: Service, placement: str, format: str, suffix: str) -> Respon
     headers = {"Content-Disposition": f'attachment; filename="{file_name(row.id, suffix)}"'}
     media = "application/json" if suffix == ".json" else "application/octet-stream"
     return Response(export.content, media_type=media, headers=headers)
-
-
-def inputs(here: Service, traces: list[str]) -> list[TraceRow]:
-    """The rows of traces. Raises Problem where one is missing (404), or was changed since it was registered (409)."""
-    with here.database.reading() as session:
-        found = {name: session.get(TraceRow, name) for name in traces}
-    for name, row in found.items():
-        if row is None:
-            raise missing("trace", name)
-        if row.source == "path":
-            here.traces.path_of(row)
-    return [row for row in found.values() if row is not None]
-
-
-def check_wait(here: Service, wait: float) -> None:
-    """Raise Problem (422) for a wait that is longer than allowed."""
-    if wait > here.settings.limits.wait_s:
-        raise Problem(
-            422, f"wait={wait:g} is too long", f"wait at most {here.settings.limits.wait_s:g} s, then ask for the job"
-        )
-
-
-async def answer_of(here: Service, row: JobRow, wait: float, name: str) -> Response:
-    """The file of this name if the job is done in time, its problem if it failed, else the job. Raises Problem."""
-    row = await wait_for(here, row, wait)
-    links = ", ".join(f'</v1/traces/{name}>; rel="via"' for name in row.request["traces"][:LINKED])
-    where = {"Location": f"/v1/jobs/{row.id}", "Link": links}
-    if wait and row.state == DONE:
-        content = await run_in_threadpool(here.blobs.get, file_of(row, name))
-        return Response(
-            content, media_type="application/json", headers={"Content-Location": str(JobAnswer.of(row).result), **where}
-        )
-    if wait and row.state == FAILED and row.error is not None:
-        return JSONResponse(row.error, status_code=row.error["status"], media_type=MEDIA_TYPE, headers=where)
-    return JSONResponse(JobAnswer.of(row).model_dump(mode="json"), status_code=202, headers=where)
