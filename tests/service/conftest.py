@@ -17,6 +17,7 @@ sys.path.append(str(Path(__file__).parent))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import httpx
+from named import different
 from tests_service import Server, tar_of, wait_until
 
 SHARED: list[Server] = []  # the server of the session, once it is asked for
@@ -77,6 +78,12 @@ def trace_id(client: httpx.Client, trace: Path) -> str:
     answer = client.post("/v1/traces", files={"file": ("tiny.tar.gz", tar_of(trace))})
     assert answer.status_code == 201, answer.text
     return str(answer.json()["id"])
+
+
+@pytest.fixture(scope="session")
+def three(client: httpx.Client, trace_id: str) -> list[str]:
+    """Ids of three placements on the shared server."""
+    return different(client, trace_id, 3)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,8 @@
-"""Placements under names: versions that never change, aliases that move, a guard, and pulls that engines start with."""
+"""Placements under names: versions that never change, aliases that move, and a guard."""
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,41 +12,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from tests_service import Server, answered, problem_of, wait_until
+from named import CLUSTER, promoted, published, solved
+from placement_api.service import make_service
+from placement_api.settings import Settings
+from placement_api.store.backup import back_up, restore
+from tests_service import Server, problem_of, tar_of
 
 from placement import Model, Placement
 from placement.documents.placement import PlacementFile
-
-CLUSTER = {"num_nodes": 2, "gpus_per_node": 2}
-
-
-def solved(client: httpx.Client, trace_id: str, seed: int, **changes: Any) -> str:
-    """The id of a placement for SGLang."""
-    options = {"work_limit": 300, "bound": "none", "seed": seed, "engine": "sglang"}
-    body = {"traces": [trace_id], "cluster": CLUSTER, "options": options} | changes
-    answer = answered(client, "/v1/placements", body)
-    assert answer.status_code == 200, answer.text
-    return str(answer.headers["content-location"].rpartition("/")[2])
-
-
-@pytest.fixture(scope="module")
-def three(client: httpx.Client, trace_id: str) -> list[str]:
-    """Ids of placements that differ."""
-    return [solved(client, trace_id, seed, holdout=0.1 * seed) for seed in (1, 2, 3)]
-
-
-def published(client: httpx.Client, name: str, ids: list[str]) -> None:
-    for number, placement in enumerate(ids, 1):
-        answer = client.post(f"/v1/names/{name}", json={"placement": placement, "note": f"week {number}"})
-        assert answer.status_code == 201, answer.text
-        assert answer.json()["version"] == number
-        assert answer.headers["location"] == f"/v1/names/{name}@{number}"
-
-
-def promoted(client: httpx.Client, where: str, version: int, **more: Any) -> dict[str, Any]:
-    answer = client.put(f"/v1/names/{where}", json={"version": version, **more})
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json())
 
 
 def test_versions_stay_and_aliases_move(client: httpx.Client, three: list[str]) -> None:
@@ -214,19 +184,18 @@ def test_who_may(make_server: Callable[..., Server], tmp_path: Path, run_cli: An
 
 def test_files_of_versions_outlive_their_jobs(make_server: Callable[..., Server], tmp_path: Path, trace: Path) -> None:
     """Retention keeps what a version names, however old the job is that made it, and so does a backup."""
-    from placement_api.settings import Settings
-    from placement_api.store.backup import back_up, restore
-
     server = make_server(tmp_path / "data")
     with server.client() as client:
-        answer = client.post("/v1/traces", files={"file": ("t.tar.gz", _tar(trace))})
+        answer = client.post("/v1/traces", files={"file": ("t.tar.gz", tar_of(trace))})
         placement = solved(client, answer.json()["id"], 1)
         published(client, "kept", [placement])
         wanted = client.get("/v1/names/kept@1/placement").content
         digest = client.get("/v1/names/kept@1").json()["sha256"]
         assert client.delete(f"/v1/placements/{placement}").status_code == 204
     server.kill(signal.SIGTERM)
-    _sweep(Settings(data=tmp_path / "data", keep_bytes=0), time.time() + 10 * 86_400)
+    service = make_service(Settings(data=tmp_path / "data", keep_bytes=0))
+    service.retention.sweep(time.time() + 10 * 86_400)
+    service.database.close()
     server.start()
     with server.client() as client:
         assert client.get("/v1/names/kept@1/placement").content == wanted
@@ -234,161 +203,6 @@ def test_files_of_versions_outlive_their_jobs(make_server: Callable[..., Server]
     back_up(tmp_path / "data", tmp_path / "backup.tar")
     restore(tmp_path / "backup.tar", tmp_path / "restored")
     assert (tmp_path / "restored/blobs" / digest[:2] / digest).read_bytes() == wanted
-
-
-def _tar(folder: Path) -> bytes:
-    from tests_service import tar_of
-
-    return tar_of(folder)
-
-
-def _sweep(settings: Any, now: float) -> None:
-    from placement_api.service import open_store
-    from placement_api.store.blobs import Blobs
-    from placement_api.store.opening import open_files
-    from placement_api.store.retention import Retention
-    from placement_api.store.traces import TraceFolders
-
-    database = open_store(settings)
-    files = open_files(settings)
-    traces = TraceFolders(folder=settings.data / "traces", files=files, allowed=(), stores=(), limits=settings.limits)
-    Retention(settings=settings, database=database, blobs=Blobs(files=files), traces=traces).sweep(now)
-    database.close()
-
-
-class TestPull:
-    """`placement pull`, as an init container runs it: in a process of its own, on a folder that may be there."""
-
-    def test_at_every_start(
-        self, make_server: Callable[..., Server], trace: Path, tmp_path: Path, write_trace: Any
-    ) -> None:
-        """The pod that starts gets what the alias has; again, nothing is written; where the service is away the copy is
-        used, and a pod without one fails; after a move the next pod gets the new version, and the files of the old one
-        stay beside."""
-        server = make_server(tmp_path / "data")
-        with server.client() as client:
-            answer = client.post("/v1/traces", files={"file": ("t.tar.gz", _tar(trace))})
-            ids = [solved(client, answer.json()["id"], seed, holdout=0.1 * seed, group={}) for seed in (1, 2)]
-            published(client, "pod", ids)
-            promoted(client, "pod@production", 1)
-            first = pulled(server.url, tmp_path / "a")
-            assert first.returncode == 0, first.stderr
-            assert first.stdout.startswith("pulled version 1 of pod for sglang")
-            assert sorted(path.name for path in (tmp_path / "a/current").iterdir()) == [
-                *("expert_map.json", "flags.txt", "grouping.json", "placement.json", "pulled.json")
-            ]
-            whole = client.get(f"/v1/placements/{ids[0]}").content
-            assert (tmp_path / "a/current/placement.json").read_bytes() == whole
-            assert str(tmp_path / "a/current/expert_map.json") in (tmp_path / "a/current/flags.txt").read_text()
-            engine = client.get(f"/v1/placements/{ids[0]}", params={"format": "sglang"}).content
-            assert (tmp_path / "a/current/expert_map.json").read_bytes() == engine
-            before = (tmp_path / "a/current/pulled.json").stat().st_mtime_ns
-            assert pulled(server.url, tmp_path / "a").stdout.startswith("kept version 1")
-            assert (tmp_path / "a/current/pulled.json").stat().st_mtime_ns == before
-            promoted(client, "pod@production", 2)
-        server.kill()
-        away = pulled(server.url, tmp_path / "a")
-        assert away.returncode == 0
-        assert "does not answer" in away.stderr and "version 1, which is in" in away.stderr
-        assert pulled(server.url, tmp_path / "a", "--fresh").returncode == 2
-        cold = pulled(server.url, tmp_path / "b")
-        assert cold.returncode == 2 and "does not answer" in cold.stderr and not (tmp_path / "b/current").exists()
-        server.start()
-        assert pulled(server.url, tmp_path / "b").stdout.startswith("pulled version 2")
-        assert pulled(server.url, tmp_path / "a").stdout.startswith("pulled version 2")
-        assert len(list((tmp_path / "a").glob("v1-*"))) == 1
-
-    def test_a_broken_store_a_full_disk_and_a_damaged_copy(
-        self, make_server: Callable[..., Server], trace: Path, tmp_path: Path
-    ) -> None:
-        """A file of another digest is never used: the copy is, or the pod fails. A full disk leaves the copy as it was.
-        A copy that was changed is no copy."""
-        server = make_server(tmp_path / "data")
-        with server.client() as client:
-            answer = client.post("/v1/traces", files={"file": ("t.tar.gz", _tar(trace))})
-            ids = [solved(client, answer.json()["id"], seed, holdout=0.1 * seed) for seed in (1, 2)]
-            published(client, "pod", ids)
-            promoted(client, "pod@production", 1)
-            assert pulled(server.url, tmp_path / "a").returncode == 0
-            promoted(client, "pod@production", 2)
-            digest = client.get("/v1/names/pod@2").json()["sha256"]
-        full = pulled(server.url, tmp_path / "a", prefix=FULL_DISK)
-        assert full.returncode == 0, full.stderr
-        assert "File too large" in full.stderr and "version 1" in full.stderr
-        assert pulled(server.url, tmp_path / "c", prefix=FULL_DISK).returncode == 2
-        assert not list((tmp_path / "c").glob(".*"))
-        blob = tmp_path / "data/blobs" / digest[:2] / digest
-        blob.write_bytes(blob.read_bytes().replace(b"expert", b"exbert", 1))
-        server.kill(signal.SIGTERM)
-        server.start()  # which had the file in memory
-        broken = pulled(server.url, tmp_path / "a")
-        assert broken.returncode == 0 and "has the digest" in broken.stderr and "version 1" in broken.stderr
-        cold = pulled(server.url, tmp_path / "b")
-        assert cold.returncode == 2 and "has the digest" in cold.stderr and not (tmp_path / "b/current").exists()
-        copy = tmp_path / "a/current/expert_map.json"
-        copy.write_bytes(copy.read_bytes()[:-5])
-        assert pulled(server.url, tmp_path / "a").returncode == 2
-
-    def test_what_is_refused(self, client: httpx.Client, server: Server, three: list[str], tmp_path: Path) -> None:
-        """An alias that is not there, an engine that the map is not for: the pod fails with one line, copy or not."""
-        published(client, "refuse", three[:1])
-        promoted(client, "refuse@production", 1)
-        assert pulled(server.url, tmp_path / "a", where="refuse@production").returncode == 0
-        for where, engine, what in (
-            ("refuse@staging", "sglang", "no alias 'staging'"),
-            ("nobody@production", "sglang", "no name 'nobody'"),
-            ("refuse@production", "vllm", "solved for sglang, not for vllm"),
-            ("refuse@production", "what", "unknown"),
-            ("refuse", "sglang", "names no version"),
-        ):
-            done = pulled(server.url, tmp_path / "a", where=where, engine=engine)
-            assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-            assert what in done.stderr
-        assert json.loads((tmp_path / "a/current/pulled.json").read_text())["engine"] == "sglang"
-
-    def test_following(self, client: httpx.Client, server: Server, three: list[str], tmp_path: Path) -> None:
-        """A sidecar pulls again whenever the alias moves, back too."""
-        published(client, "follow", three)
-        promoted(client, "follow@production", 1)
-        process = subprocess.Popen(
-            command(server.url, tmp_path / "a", "follow@production", "sglang", "--follow"),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        told = tmp_path / "a/current/pulled.json"
-        try:
-            for version in (1, 2, 3):
-                promoted(client, "follow@production", version)
-                wait_until(lambda v=version: told.exists() and json.loads(told.read_text())["version"] == v)
-            client.post("/v1/names/follow@production/rollback", json={})
-            wait_until(lambda: json.loads(told.read_text())["version"] == 2)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
-
-
-# a process that can write no file of more than 2,000 bytes: what a full disk does to it, at any place
-FULL_DISK = (
-    "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
-)
-
-
-def command(url: str, folder: Path, where: str, engine: str, *more: str, prefix: str = "") -> list[str]:
-    script = f"{prefix}from placement.cli import main; main()"
-    return [sys.executable, "-c", script, "pull", where, "--for", engine, "-o", str(folder), "--server", url, *more]
-
-
-def pulled(
-    url: str, folder: Path, *more: str, where: str = "pod@production", engine: str = "sglang", prefix: str = ""
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(url, folder, where, engine, *more, prefix=prefix),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def test_the_commands(client: httpx.Client, server: Server, three: list[str], tmp_path: Path, run_cli: Any) -> None:
