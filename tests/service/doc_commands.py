@@ -8,8 +8,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +42,24 @@ def documented(page: str, start: str) -> str:
     found = {line for block in blocks(page, "console", "text") for line in commands(block) if line.startswith(start)}
     assert len(found) == 1, f"docs/{page} has {len(found)} commands that begin with {start!r}: {sorted(found)}"
     return found.pop()
+
+
+def restored_to_another(postgres_server: Any, url: str, folder: Path) -> str:
+    """The URL of a new database with the rows of this one, after `placement-data` in the folder was restored to
+    `restored-data` too: by the commands of docs/service.md, with the programs of the server's own version."""
+    name = f"d{uuid.uuid4().hex[:12]}"
+    postgres_server.psql(f"CREATE DATABASE {name};")
+    new = str(postgres_server.get_uri(name))
+    programs = Path(postgres_server.get_postmaster_info().process.exe()).parent
+    variables = {
+        "PLACEMENT_DATABASE_URL": url,
+        "NEW_DATABASE_URL": new,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+    }
+    box = Sandbox(folder)
+    for start in ("pg_dump", "tar -C placement-data", "pg_restore", "mkdir restored-data"):
+        box.run(documented("service.md", start), **variables)
+    return new
 
 
 @dataclass(frozen=True, slots=True)

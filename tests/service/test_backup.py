@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import tarfile
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
-from doc_commands import Sandbox, documented
+from doc_commands import restored_to_another
 from first_release import JOB, TOKEN, stored
 from placement_api.service import open_store
 from placement_api.settings import Settings
@@ -69,7 +67,7 @@ def test_a_backup_is_restored_to_another_folder(
 
 
 def test_a_database_of_postgresql_is_restored_to_another(
-    postgres_server: Any, database_url: str, tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch
+    postgres_server: Any, database_url: str, tmp_path: Path, trace: Path
 ) -> None:
     """By the commands of docs/service.md, while nothing runs: the token opens the door of the new service, a result is
     read, and the job that was running is begun again and done. The old database is as it was."""
@@ -86,14 +84,7 @@ def test_a_database_of_postgresql_is_restored_to_another(
         done.files = {"evaluation": blobs.put(b'{"kept": true}')}
         session.add(done)
     database.close()
-    new = f"d{uuid.uuid4().hex[:12]}"
-    postgres_server.psql(f"CREATE DATABASE {new};")
-    new_url = str(postgres_server.get_uri(new))
-    programs = Path(postgres_server.get_postmaster_info().process.exe()).parent  # of the version of the server
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    box = Sandbox.make(tmp_path)
-    for start in ("pg_dump", "tar -C placement-data", "pg_restore", "mkdir restored-data"):
-        box.run(documented("service.md", start), PLACEMENT_DATABASE_URL=database_url, NEW_DATABASE_URL=new_url)
+    new_url = restored_to_another(postgres_server, database_url, tmp_path)
     server = Server(data=tmp_path / "restored-data", arguments=("--database-url", new_url)).start()
     try:
         with server.client(TOKEN) as client:

@@ -11,11 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
-from doc_commands import ADDRESS, documented
+from doc_commands import ADDRESS, documented, restored_to_another
 from first_release import JOB, TOKEN, stored
 from placement_api.settings import Settings
 from tests_service import Server, problem_of, tar_of, wait_until
 
+ALIAS = "deepseek-v3/decode@production"
 NAMESPACES = (("unshare", "--mount"), ("unshare", "--user", "--map-root-user", "--mount"))
 SMALL = 'mount -t tmpfs -o size=16m tmpfs "$0" && cp -r "$0-kept/." "$0" && exec "$@"'  # a disk with what was restored
 
@@ -68,21 +69,7 @@ def test_the_first_days_of_an_operator(
         _rotated(operator, server)
         made = run_cli("token", "create", "boss", "--scope", "admin", "--data", data)
         boss = made.stdout.strip()
-        for seed in range(4):  # so that the page's versions 3 and 4 are there
-            _placed(operator, server, boss, seed)
-            shutil.copy(tmp_path / "same.json", tmp_path / "placement.json")
-            said = operator.run("names.md", "placement names publish", boss)
-        assert "version 4" in said
-        alias = "deepseek-v3/decode@production"
-        promote = f"placement names promote {alias}"
-        operator.run("names.md", promote, boss, **{"production 4 --expect 3": "production 3"})
-        operator.run("names.md", promote, boss)
-        assert _version(server, boss, alias) == 4
-        assert "pulled version 4" in operator.run("names.md", "placement pull", boss)
-        operator.run("names.md", "placement names rollback", boss)
-        assert _version(server, boss, alias) == 3
-        assert "pulled version 3" in operator.run("names.md", "placement pull", boss)
-        pulled = (tmp_path / "maps" / "current" / "placement.json").read_bytes()
+        pulled = _moved_and_back(operator, server, boss, 4)  # the versions that the page names
         operator.run("service.md", "placement backup")
         operator.run("service.md", "placement restore")
     finally:
@@ -91,9 +78,7 @@ def test_the_first_days_of_an_operator(
     restored = _restored(tmp_path / "restored-data")
     try:
         with restored.client(boss) as client:
-            assert _version(restored, boss, alias) == 3
-            assert client.get(f"/v1/names/{alias}/placement").content == pulled
-            assert first in [row["id"] for row in client.get("/v1/placements").json()]
+            _as_before(client, 3, pulled, first)
             folder = Path(f"/proc/{restored.pid}/root{restored.data}")
             _full_disk(client, folder, first, trace)
             _no_database(client, folder)
@@ -101,11 +86,81 @@ def test_the_first_days_of_an_operator(
         restored.close()
 
 
+def test_the_same_days_with_postgresql(
+    tmp_path: Path,
+    trace: Path,
+    run_cli: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    postgres_server: Any,
+    database_url: str,
+) -> None:
+    """With the database's URL in the environment the commands are the same. PostgreSQL's own tools back the rows up
+    while the service runs; the database goes and comes back."""
+    monkeypatch.setenv("PLACEMENT_DATABASE_URL", database_url)
+    operator = Operator(tmp_path, monkeypatch, run_cli)
+    shutil.copytree(trace, tmp_path / "examples" / "traces")
+    data = tmp_path / "placement-data"
+    boss = run_cli("token", "create", "boss", "--scope", "admin", "--data", data).stdout.strip()
+    server = Server(data=data).start()
+    try:
+        operator.at(server)
+        first = _placed(operator, server, boss)
+        _rotated(operator, server)
+        pulled = _moved_and_back(operator, server, boss, 2)
+        new_url = restored_to_another(postgres_server, database_url, tmp_path)
+    finally:
+        server.close()
+
+    monkeypatch.setenv("PLACEMENT_DATABASE_URL", new_url)
+    restored = Server(data=tmp_path / "restored-data").start()
+    try:
+        with restored.client(boss) as client:
+            _as_before(client, 1, pulled, first)
+            postgres_server.stop()
+            try:
+                wait_until(lambda: client.get("/readyz").status_code == 503)
+                assert client.get("/healthz").status_code == 200
+                problem_of(client.get("/v1/placements"), 503)
+            finally:
+                postgres_server.ensure_postgres_running()
+            wait_until(lambda: client.get("/readyz").status_code == 200)
+            _as_before(client, 1, pulled, first)
+    finally:
+        restored.close()
+
+
+def _moved_and_back(operator: Operator, server: Server, token: str, last: int) -> bytes:
+    """Versions up to the last are published, the alias goes to the last and is rolled back; each is pulled. The file
+    of the version before the last."""
+    for seed in range(last):
+        _placed(operator, server, token, seed)
+        shutil.copy(operator.folder / "same.json", operator.folder / "placement.json")
+        said = operator.run("names.md", "placement names publish", token)
+    assert f"version {last}" in said
+    promote, numbers = f"placement names promote {ALIAS}", "production 4 --expect 3"
+    operator.run("names.md", promote, token, **{numbers: f"production {last - 1}"})
+    operator.run("names.md", promote, token, **{numbers: f"production {last} --expect {last - 1}"})
+    assert _version(server, token) == last
+    assert f"pulled version {last}" in operator.run("names.md", "placement pull", token)
+    operator.run("names.md", "placement names rollback", token)
+    assert _version(server, token) == last - 1
+    assert f"pulled version {last - 1}" in operator.run("names.md", "placement pull", token)
+    return (operator.folder / "maps" / "current" / "placement.json").read_bytes()
+
+
+def _as_before(client: httpx.Client, version: int, file: bytes, placement: str) -> None:
+    """The alias has its version, whose file is as it was, and the placement is there."""
+    assert client.get(f"/v1/names/{ALIAS}").json()["version"] == version
+    assert client.get(f"/v1/names/{ALIAS}/placement").content == file
+    assert placement in [row["id"] for row in client.get("/v1/placements").json()]
+
+
 def _rotated(operator: Operator, server: Server) -> None:
     """A token is replaced: both are valid for a while, and the new one owns what the old one made."""
-    before = operator.run("service.md", "placement token create nightly").strip()
+    before = operator.run("service.md", "placement token create nightly", **{"demo-data": server.data.name}).strip()
     mine = _placed(operator, server, before, seed=9)
-    after = operator.run("service.md", "placement token replace").strip().splitlines()[-1]
+    replaced = operator.run("service.md", "placement token replace", **{"demo-data": server.data.name})
+    after = replaced.strip().splitlines()[-1]
     with server.client(before) as one, server.client(after) as two:
         assert one.get(f"/v1/jobs/{mine}").json()["state"] == "done"
         assert two.delete(f"/v1/placements/{mine}").status_code == 204
@@ -118,9 +173,9 @@ def _placed(operator: Operator, server: Server, token: str, seed: int = 0) -> st
         return str(client.get("/v1/placements", params={"limit": 1}).json()[0]["id"])
 
 
-def _version(server: Server, token: str, alias: str) -> int:
+def _version(server: Server, token: str) -> int:
     with server.client(token) as client:
-        return int(client.get(f"/v1/names/{alias}").json()["version"])
+        return int(client.get(f"/v1/names/{ALIAS}").json()["version"])
 
 
 def _restored(data: Path) -> Server:
