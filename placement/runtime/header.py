@@ -7,6 +7,7 @@ for a rank that has given up, and the groups stay in step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -60,10 +61,41 @@ class Announced:
     headers: list[list[int]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcing:
+    """Headers on their way: this rank's and room for the others', int64 [2 * members, fields]."""
+
+    group: Group
+    both: Tensor
+    arrive: Callable[[], None]
+
+    def read(self) -> Announced:
+        """Wait for all headers: the one wait for the device."""
+        self.arrive()
+        table, size = self.group.host(self.both), len(self.group.ranks)
+        sent, got = table[:size], table[size:]
+        found = judge(got, self.group.ranks)
+        return Announced(
+            send_rows=[row[0] if not found else 0 for row in sent],
+            recv_rows=[row[0] if not found else 0 for row in got],
+            assignments=sum(row[1] for row in got) if not found else 0,
+            tokens=sum(row[3] for row in got),
+            fault=found,
+            headers=got,
+        )
+
+
 def announce(
     group: Group, exchange: Exchange, rows_X: Tensor, assignments_X: Tensor, fault: Tensor | int, tokens: int
 ) -> Announced:
-    """Swap headers: one small all-to-all and the one wait for the device.
+    """Swap headers, and wait for them; see `start_announcing`."""
+    return start_announcing(group, exchange, rows_X, assignments_X, fault, tokens).read()
+
+
+def start_announcing(
+    group: Group, exchange: Exchange, rows_X: Tensor, assignments_X: Tensor, fault: Tensor | int, tokens: int
+) -> Announcing:
+    """Swap headers, one small all-to-all, while this rank does other things.
 
     rows_X, assignments_X  int64 [members], what this rank is about to send
     fault                  what this rank knows already, 0 for nothing
@@ -76,18 +108,7 @@ def announce(
     said = {"rows": rows_X, "assignments": assignments_X, "fault": fault, "tokens": tokens, "step": exchange.step}
     for field, value in said.items():
         mine[:, FIELDS.index(field)] = value
-    group.all_to_all(mine, out=both[size:])
-    table = group.host(both)
-    sent, got = table[:size], table[size:]
-    found = judge(got, group.ranks)
-    return Announced(
-        send_rows=[row[0] if not found else 0 for row in sent],
-        recv_rows=[row[0] if not found else 0 for row in got],
-        assignments=sum(row[1] for row in got) if not found else 0,
-        tokens=sum(row[3] for row in got),
-        fault=found,
-        headers=got,
-    )
+    return Announcing(group=group, both=both, arrive=group.start(mine, both[size:]))
 
 
 @lru_cache(maxsize=1 << 12)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from placement.runtime.header import Announced, Exchange, announce
+from placement.runtime.header import Announced, Exchange, start_announcing
 from placement.runtime.kernels import cpu
 from placement.runtime.reduce import sum_rows
 from placement.runtime.transport.base import Group
@@ -59,16 +59,21 @@ class Hop:
     ) -> tuple[Tensor, HopHandle]:
         """Rows with these slots, -1 for none; returns the rows that came. None move if there is a fault."""
         plan = _plan(slot_RK, self._member_P, self._member_X)
-        announced = announce(self.group, exchange, plan.rows_X, plan.assignments_X, fault, tokens)
+        telling = start_announcing(self.group, exchange, plan.rows_X, plan.assignments_X, fault, tokens)
+        packed = None
+        if plan.row_S is not None:  # on the host rows are packed while headers travel
+            packed = write(plan.row_S, self._room("sent", len(plan.row_S), row_bytes, slot_RK.device))
+        announced = telling.read()
         row_S = plan.rows(sum(announced.send_rows))
         handle = HopHandle(
             group=self.group, workspace=self._workspace, num_rows=len(slot_RK), row_S=row_S, announced=announced
         )
-        sent = self._room("sent", len(row_S), row_bytes, slot_RK.device)
         room = self._room("came", sum(announced.recv_rows), row_bytes, slot_RK.device)
         if announced.fault:
             return room, handle
-        return self.group.all_to_all(write(row_S, sent), announced.send_rows, announced.recv_rows, room), handle
+        if packed is None:
+            packed = write(row_S, self._room("sent", len(row_S), row_bytes, slot_RK.device))
+        return self.group.all_to_all(packed, announced.send_rows, announced.recv_rows, room), handle
 
     def _room(self, what: str, num_rows: int, row_bytes: int, device: torch.device) -> Tensor:
         return self._workspace.empty(f"{what} {self._name}", num_rows, row_bytes, torch.uint8, device)

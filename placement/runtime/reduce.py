@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from placement.runtime.kernels import cpu, has_triton
+from placement.runtime.kernels import cpu, cpu_sums, has_triton
 
 NO_WEIGHTS = np.empty(0, dtype=np.float32)
 
@@ -37,7 +37,7 @@ def sum_rows(
     order_S, start = order_rows(row_S, num_rows)
     if not values_SD.is_cuda:
         weights = NO_WEIGHTS if weight_S is None else weight_S.numpy()
-        cpu.sum_rows(_numbers(values_SD), order_S.numpy(), start.numpy(), weights, _numbers(out))
+        cpu_sums.sum_rows(_numbers(values_SD), order_S.numpy(), start.numpy(), weights, _numbers(out))
         return out
     if has_triton():
         from placement.runtime.kernels import gpu

@@ -1,21 +1,16 @@
-"""The same for CPUs in numba: one pass over the rows, one thread, a fixed order. bfloat16 comes as its bits, uint16."""
+"""The same for CPUs in numba: one pass over the rows, one thread, a fixed order."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
-from numba.extending import overload
 
 from placement.support.kernel import kernel
 
 Ints = npt.NDArray[np.int64]
 Matrix = npt.NDArray[Any]
-
-_HALF, _ONE, _SIXTEEN = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
-_SIGN_OFF, _INFINITE, _QUIET = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000), np.uint32(0x40)
 
 
 @kernel
@@ -107,51 +102,3 @@ def admit(key_A: Ints, unit_A: Ints, load_A: Ints, limit_A: Ints, latest_first: 
         used_U[unit] += load_A[a]  # of those that do not fit too: nobody after them does
         kept[a] = used_U[unit] <= limit_A[a]
     return kept
-
-
-@kernel
-def sum_rows(values_SD: Matrix, order_S: Ints, start: Ints, weight_S: Matrix, out: Matrix) -> None:
-    """See `placement.runtime.reduce.sum_rows`; no weights are all 1. Weighted values are added up in fp32."""
-    total_D = np.empty(values_SD.shape[1], dtype=np.float32)
-    for row in range(len(start) - 1):
-        total_D[:] = 0
-        for entry in range(start[row], start[row + 1]):
-            s = order_S[entry]
-            _add(total_D, values_SD[s], weight_S[s] if len(weight_S) else np.float32(1))
-        _store(out[row], total_D)
-
-
-def _add(total_D: Matrix, values_D: Matrix, weight: Any) -> None: ...
-
-
-def _store(out_D: Matrix, total_D: Matrix) -> None: ...
-
-
-@overload(_add)
-def _add_of(total_D: Any, values_D: Any, weight: Any) -> Any:
-    def of_float32(total_D: Any, values_D: Any, weight: Any) -> None:
-        for d in range(len(total_D)):
-            total_D[d] += weight * values_D[d]
-
-    def of_bfloat16(total_D: Any, values_D: Any, weight: Any) -> None:
-        for d in range(len(total_D)):
-            total_D[d] += weight * np.uint32(np.uint32(values_D[d]) << _SIXTEEN).view(np.float32)
-
-    return of_bfloat16 if values_D.dtype == nb.types.uint16 else of_float32
-
-
-@overload(_store)
-def _store_of(out_D: Any, total_D: Any) -> Any:
-    def in_float32(out_D: Any, total_D: Any) -> None:
-        for d in range(len(out_D)):
-            out_D[d] = total_D[d]
-
-    def in_bfloat16(out_D: Any, total_D: Any) -> None:  # to the nearest, ties to even
-        bits_D = total_D.view(np.uint32)
-        for d in range(len(out_D)):
-            bits = bits_D[d]
-            rounded = np.uint32(bits + _HALF + ((bits >> _SIXTEEN) & _ONE)) >> _SIXTEEN
-            no_number = np.uint32(bits & _SIGN_OFF) > _INFINITE
-            out_D[d] = np.uint16((bits >> _SIXTEEN) | _QUIET if no_number else rounded)
-
-    return in_bfloat16 if out_D.dtype == nb.types.uint16 else in_float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,6 +32,14 @@ class Group(Protocol):
         """Rows for each member, in order of members, swapped for the rows that each member has for this rank.
 
         Without counts every member gets an equal part. `out` is where the rows that come go, if given.
+
+        Raises:
+            RankError: A member fails or does not come in time.
+        """
+        ...
+
+    def start(self, send: Tensor, out: Tensor) -> Callable[[], None]:
+        """`all_to_all` of equal parts into `out` while this rank does other things; the answer waits for its end.
 
         Raises:
             RankError: A member fails or does not come in time.

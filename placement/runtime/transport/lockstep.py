@@ -153,9 +153,17 @@ class LockstepGroup:
         self._world.swap(self.ranks, self._me, None)  # all have copied: senders may write to their buffers again
         return came
 
+    def start(self, send: Tensor, out: Tensor) -> Callable[[], None]:
+        self.all_to_all(send, out=out)
+        return _nothing
+
     def host(self, tensor: Tensor) -> list[list[int]]:
         return tensor.tolist()
 
     def decide(self, proposal: str) -> str:
         self._decisions += 1
         return self._world.decided.setdefault((self.ranks, self._decisions), proposal)
+
+
+def _nothing() -> None:
+    """There is nothing to wait for."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -98,11 +100,29 @@ class TorchGroup:
         recv = send.new_empty((rows, *send.shape[1:])) if out is None else out
         if self._check:
             self._compare(send, send_rows, recv_rows)
-        try:
+        with self._named():
             dist.all_to_all_single(recv, send.contiguous(), recv_rows, send_rows, group=self._group)
-        except RuntimeError as error:
-            raise self._roll_call.error(self.ranks, str(error)) from None  # not with the stack of C++ that it has
         return recv
+
+    def start(self, send: Tensor, out: Tensor) -> Callable[[], None]:
+        if self._check:
+            self._compare(send, None, None)
+        with self._named():
+            work = dist.all_to_all_single(out, send, group=self._group, async_op=True)
+
+        def wait() -> None:
+            with self._named():
+                work.wait()
+
+        return wait
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """What fails inside is told with the rank that is missing, without the stack of C++ that torch's error has."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise self._roll_call.error(self.ranks, str(error)) from None
 
     def _compare(self, send: Tensor, send_rows: list[int] | None, recv_rows: list[int] | None) -> None:
         """Raise RankError unless every member sends what this rank expects of it."""
@@ -111,10 +131,8 @@ class TorchGroup:
         even = [len(send) // size] * size
         mine = torch.tensor([[rows, width] for rows in send_rows or even], device=send.device)
         theirs = torch.empty_like(mine)
-        try:
+        with self._named():
             dist.all_to_all_single(theirs, mine, group=self._group)
-        except RuntimeError as error:
-            raise self._roll_call.error(self.ranks, str(error)) from None  # not with the stack of C++ that it has
         wanted = [[rows, width] for rows in recv_rows or even]
         for rank, got, want in zip(self.ranks, self.host(theirs), wanted, strict=True):
             if got != want:
