@@ -30,7 +30,7 @@ class Paper:
     expanded: bool
     sigmoid: bool
     normalized: bool
-    keep: str = "score"
+    keep: str = "score"  # or "weight": of the sum, which the paper does not go by
     text: Tensor | None = None  # [rows, length] of the prompt: False for images
     dropped: list[int] = field(default_factory=list)
     shape: tuple[int, int] = (0, 0)
@@ -54,7 +54,7 @@ class Paper:
         def forward(x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
             logits = x.float() @ gate.weight.float().T
             score_TE = (logits.sigmoid() if self.sigmoid else logits.softmax(dim=1)).tolist()
-            kept = self._kept(score_TE, ids.tolist())
+            kept = self._kept(score_TE if self.keep != "weight" else _spread(weights, ids, logits), ids.tolist())
             y = torch.zeros_like(x)
             for t, (own, weight) in enumerate(zip(ids.tolist(), weights.tolist(), strict=True)):
                 ratio = sum(weight) / sum(score_TE[t][e] for e in own)
@@ -81,7 +81,7 @@ class Paper:
         kept: list[set[int]] = [set() if real else set(own) for own, real in zip(ids_TK, self.real, strict=True)]
         for e in range(len(score_TE[0])):
             wanting = [t for t in tokens if e in ids_TK[t] or (self.expanded and e in self._near(t))]
-            if self.keep == "score":
+            if self.keep in ("score", "weight"):
                 wanting.sort(key=lambda t: -score_TE[t][e])
             elif self.keep == "last":
                 wanting.reverse()
@@ -94,3 +94,8 @@ class Paper:
     def _near(self, token: int) -> list[int]:
         rows, length = self.shape
         return self.held[token // length // (rows // len(self.held))]
+
+
+def _spread(weight_TK: Tensor, ids_TK: Tensor, like_TE: Tensor) -> list[list[float]]:
+    """Weights by expert, 0 for those that are not in a token's set."""
+    return torch.zeros_like(like_TE).scatter_(1, ids_TK, weight_TK.float()).tolist()  # type: ignore[no-any-return]
