@@ -19,6 +19,7 @@ from placement.cost.choices import REPLICA_CHOICES
 from placement.documents.cluster_yaml import ClusterFile
 from placement.exporters import EXPORTERS
 from placement.readers import READERS
+from placement.runtime.transport import TRANSPORTS
 from placement.solvers import SOLVERS
 from placement.traces.synthetic.presets import PRESETS
 
@@ -217,6 +218,7 @@ def test_every_command_and_option_is_documented(command: str, options: list[str]
         ("traces.md", PRESETS),
         ("traces.md", READERS),
         ("engines.md", READERS),
+        ("runtime.md", TRANSPORTS),
     ],
     ids=[
         "solvers",
@@ -226,6 +228,7 @@ def test_every_command_and_option_is_documented(command: str, options: list[str]
         "presets",
         "readers",
         "readers of engines",
+        "transports of the runtime",
     ],
 )
 def test_every_registered_name_is_documented(page: str, names: dict[str, object]) -> None:

@@ -1,9 +1,10 @@
 """Dispatch and combine beside bare all-to-alls of the same bytes, in one run: what the runtime itself costs.
 
-python benchmarks/runtime/overhead.py [--ranks 4] [--device cuda] [--backend gloo]
+python benchmarks/runtime/overhead.py [--ranks 4] [--device cuda] [--backend gloo] [--transport symm-mem]
 
 Processes on this machine, gloo on the loopback interface (NCCL with `--device cuda`, one GPU a rank; with `--backend
-gloo` several ranks share a GPU, and their rows go through the host). Every round times, one after the other on all
+gloo` several ranks share a GPU, and their rows go through the host; with `--transport` rows go by another of the
+runtime's transports, or the exit code is 77 where it cannot be used). Every round times, one after the other on all
 ranks, each variant and the bare exchange of exactly the rows and splits that it sends there and back; a round counts as
 its slowest rank. No experts run in between.
 
@@ -33,7 +34,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from machine import describe_machine
 
 from placement import Model, Placement
-from placement.runtime import Arrival, Dispatcher, LayerMap, torch_mesh
+from placement.errors import OptionError
+from placement.runtime import Arrival, Dispatcher, LayerMap, Wire, torch_mesh, with_transport
+from placement.runtime.transport import AUTO, TRANSPORTS
+
+NOT_HERE = 77  # what test harnesses call skipped
 
 
 def make_placement(num_nodes: int, gpus_per_node: int, experts: int, redundant: int, top_k: int) -> Placement:
@@ -58,9 +63,10 @@ def bare(handle: Arrival, dtype: torch.dtype, hidden: int, device: str) -> Calla
     steps = []
     for hop in handle.hops:
         sent, got = hop.announced.send_rows, hop.announced.recv_rows
+        group = dist.distributed_c10d._resolve_process_group(hop.group.name)
         there = [torch.zeros(sum(n), handle.wire.row_bytes, dtype=torch.uint8, device=device) for n in (got, sent)]
         back = [torch.zeros(sum(n), hidden, dtype=dtype, device=device) for n in (sent, got)]
-        steps += [(there, got, sent, hop.group._group), (back, sent, got, hop.group._group)]
+        steps += [(there, got, sent, group), (back, sent, got, group)]
 
     def run() -> None:
         for (out, given), out_rows, in_rows, group in steps:
@@ -104,8 +110,16 @@ def worker(rank: int, args: argparse.Namespace, folder: str) -> None:
         x = torch.randn(tokens, hidden, generator=generator).to(args.device, dtype)
         weights, ids = torch.rand(tokens, args.experts, generator=generator).topk(args.top_k)
         weights, ids = weights.to(args.device), ids.to(args.device)
+        wire = Wire(hidden=hidden, dtype=dtype, width=args.top_k)
+        try:
+            moved = with_transport(mesh, args.transport, wire=wire, max_tokens=tokens, device=args.device)
+        except OptionError as error:
+            if not rank:
+                print(error, flush=True)
+            dist.barrier()  # the first process to end ends all
+            sys.exit(NOT_HERE)
         for hops in ("flat", "hierarchical"):
-            dispatcher = Dispatcher(mesh, layer_map, hops=hops, device=args.device)
+            dispatcher = Dispatcher(moved, layer_map, hops=hops, device=args.device)
 
             slots = dispatcher.choose(ids)
             sums = dispatcher.send(x, slots, weights).hidden.clone()
@@ -156,6 +170,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--backend", choices=["gloo", "nccl"], help="default: nccl with CUDA, else gloo")
+    parser.add_argument("--transport", default="torch", choices=[*TRANSPORTS, AUTO], help="of the runtime's rows")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--experts", type=int, default=32)
     parser.add_argument("--redundant", type=int, default=8)
@@ -169,7 +184,10 @@ def main() -> None:
         os.environ["OVERHEAD_SHAPED"] = "1"
         os.execvp("unshare", ["unshare", "--net", "sh", "-c", command])  # a network of its own; needs root
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(worker, args=(args, folder), nprocs=args.ranks)
+        try:
+            mp.spawn(worker, args=(args, folder), nprocs=args.ranks)
+        except mp.ProcessExitedException as error:
+            sys.exit(error.exit_code or 1)
 
 
 if __name__ == "__main__":

@@ -20,5 +20,7 @@ from .swap import Swap as Swap
 from .transport.base import Group as Group
 from .transport.base import Mesh as Mesh
 from .transport.lockstep import Lockstep as Lockstep
+from .transport.select import with_transport as with_transport
 from .transport.torch_dist import mesh_of as mesh_of
 from .transport.torch_dist import torch_mesh as torch_mesh
+from .wire import Wire as Wire

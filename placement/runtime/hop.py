@@ -11,7 +11,7 @@ from torch import Tensor
 from placement.runtime.header import Announced, Exchange, start_announcing
 from placement.runtime.kernels import cpu
 from placement.runtime.reduce import sum_rows
-from placement.runtime.transport.base import Group
+from placement.runtime.transport.base import Group, RowMover
 from placement.runtime.workspace import Workspace
 
 Write = Callable[[Tensor, Tensor], Tensor]  # (row numbers, buffer of bytes): the rows, written to the buffer
@@ -24,6 +24,7 @@ class HopHandle:
     num_rows   rows before the hop
     row_S      which of them each sent row is, int64 [S], by destination
     announced  rows by member
+    came_X     rows from each member, int64 [X] on the device, where they went by the group's mover
     """
 
     group: Group
@@ -31,9 +32,15 @@ class HopHandle:
     num_rows: int
     row_S: Tensor
     announced: Announced
+    came_X: Tensor | None = None
 
     def back(self, sums: Tensor) -> Tensor:
         """Partial sums of the rows that came, [R, D], to the sums of those that went, [num_rows, D]."""
+        if self.came_X is not None and self.group.mover is not None:
+            row_bytes = sums.shape[1] * sums.dtype.itemsize
+            self.group.mover.room(len(sums), row_bytes, back=True).copy_(sums.contiguous().view(torch.uint8))
+            moved, _ = self.group.mover.move(row_bytes, self.came_X)
+            return sum_rows(moved[: len(self.row_S)].view(sums.dtype), self.row_S, self.num_rows)
         room = self.workspace.empty("back", len(self.row_S), sums.shape[1], sums.dtype, sums.device)
         back = self.group.all_to_all(sums, self.announced.recv_rows, self.announced.send_rows, room)
         return sum_rows(back, self.row_S, self.num_rows)
@@ -59,6 +66,8 @@ class Hop:
     ) -> tuple[Tensor, HopHandle]:
         """Rows with these slots, -1 for none; returns the rows that came. None move if there is a fault."""
         plan = _plan(slot_RK, self._member_P, self._member_X)
+        if self.group.mover is not None:
+            return self._move(self.group.mover, plan, write, row_bytes, slot_RK, exchange, fault, tokens)
         telling = start_announcing(self.group, exchange, plan.rows_X, plan.assignments_X, fault, tokens)
         packed = None
         if plan.row_S is not None:  # on the host rows are packed while headers travel
@@ -75,6 +84,34 @@ class Hop:
             packed = write(row_S, self._room("sent", len(row_S), row_bytes, slot_RK.device))
         return self.group.all_to_all(packed, announced.send_rows, announced.recv_rows, room), handle
 
+    def _move(
+        self,
+        mover: RowMover,
+        plan: _Plan,
+        write: Write,
+        row_bytes: int,
+        slot_RK: Tensor,
+        exchange: Exchange,
+        fault: Tensor | int,
+        tokens: int,
+    ) -> tuple[Tensor, HopHandle]:
+        """As `send`; rows are under way before the host hears how many they are, and are not looked at if there is a
+        fault."""
+        row_S = plan.rows(len(slot_RK) * min(slot_RK.shape[1], len(self.group.ranks)))
+        write(row_S, mover.room(len(row_S), row_bytes))
+        telling = start_announcing(self.group, exchange, plan.rows_X, plan.assignments_X, fault, tokens)
+        moved, came_X = mover.move(row_bytes, plan.rows_X)
+        announced = telling.read()
+        handle = HopHandle(
+            group=self.group,
+            workspace=self._workspace,
+            num_rows=len(slot_RK),
+            row_S=row_S[: sum(announced.send_rows)],
+            announced=announced,
+            came_X=came_X,
+        )
+        return moved[: sum(announced.recv_rows)], handle
+
     def _room(self, what: str, num_rows: int, row_bytes: int, device: torch.device) -> Tensor:
         return self._workspace.empty(f"{what} {self._name}", num_rows, row_bytes, torch.uint8, device)
 
@@ -89,11 +126,11 @@ class _Plan:
     hit_RX: Tensor | None = None
 
     def rows(self, number: int) -> Tensor:
-        """Which rows go, by member, [number]: the first ones of the bits; on the host the number is known already."""
+        """Which rows go, by member: the first `number`, and row 0 where there are fewer; on the host they are known."""
         if self.hit_RX is None:
             assert self.row_S is not None
             return self.row_S[:number]
-        return torch.nonzero_static(self.hit_RX.T, size=number)[:, 1].contiguous()
+        return torch.nonzero_static(self.hit_RX.T, size=number, fill_value=0)[:, 1].contiguous()
 
 
 def _plan(slot_RK: Tensor, member_P: Tensor, member_X: Tensor) -> _Plan:

@@ -24,9 +24,13 @@ ALIGN = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wire:
-    """How tokens of `hidden` values of type `dtype` with up to `width` assignments travel.
+    """How tokens travel.
 
-    fp8  hidden states go as float8 (e4m3) with one fp32 scale for every 128 values; they come back as `dtype`
+    Attributes:
+        hidden: Values of a hidden state.
+        dtype: Their type: float32, bfloat16 or float16.
+        width: Most assignments of a token.
+        fp8: Hidden states go as float8 (e4m3) with one fp32 scale for every 128 values; they come back as `dtype`.
     """
 
     hidden: int
@@ -42,11 +46,12 @@ class Wire:
 
     @property
     def blocks(self) -> int:
+        """Blocks of a hidden state that have a scale each with `fp8`."""
         return -(-self.hidden // FP8_BLOCK)
 
     @property
     def kind(self) -> int:
-        """A number that differs between rows of different make."""
+        """Number that differs between rows of different make."""
         return ((self.hidden << 8 | self.width) << 4 | DTYPES.index(self.dtype)) << 1 | self.fp8
 
     @property
@@ -99,6 +104,7 @@ class Wire:
         return self._ints(rows)[:, : self.width]
 
     def weights(self, rows: Tensor) -> Tensor:
+        """Weights of rows, fp32 [R, width]."""
         return self._floats(rows)[:, self.width : 2 * self.width]
 
     def hidden_states(self, rows: Tensor) -> Tensor:

@@ -75,10 +75,19 @@ class _Waits(TorchFunctionMode):
 
 
 @contextmanager
-def _apart() -> Iterator[None]:
+def apart() -> Iterator[None]:
     """Nothing inside is counted."""
     with _disable_current_modes(), torch._C.DisableTorchFunction():
         yield
+
+
+@contextmanager
+def parked() -> Iterator[Counted | None]:
+    """Other ranks may have their turn inside: nothing is counted."""
+    counted, _now[0] = _now[0], None
+    with apart():
+        yield counted
+    _now[0] = counted
 
 
 @contextmanager
@@ -101,17 +110,15 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         def launch(*args: Any) -> Any:
             if _now[0] is not None:
                 _now[0].launched[name] += 1
-            with _apart():
+            with apart():
                 return run(*args)
 
         return launch
 
     def exchange(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
         def swap(self: Any, *args: Any, **kwargs: Any) -> Any:
-            counted, _now[0] = _now[0], None  # other ranks may have their turn
-            with _apart():
+            with parked() as counted:
                 got = run(self, *args, **kwargs)
-            _now[0] = counted
             if counted is not None and self._me == 0:
                 counted.exchanges += name == "all_to_all"
                 counted.launched[name] += name == "host"  # the copy to pinned memory
@@ -120,6 +127,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         return swap
 
     def gather(source: Any, index: Any, out: Any) -> Any:
+        assert not len(index) or int(index.min()) >= 0  # a kernel reads before the rows
         return out.copy_(source[index])
 
     def add(values: Any, order: Any, start: Any, weight: Any, out: Any) -> Any:

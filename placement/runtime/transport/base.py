@@ -6,9 +6,35 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from placement.runtime.wire import Wire
 from placement.runtime.workspace import Workspace
+
+
+class RowMover(Protocol):
+    """Moves rows whose counts the host need not know. The calls of all members alternate: `room`, then `move`."""
+
+    def room(self, num_rows: int, row_bytes: int, *, back: bool = False) -> Tensor:
+        """Where to write the rows that `move` sends, uint8 [num_rows, row_bytes], those for the first member first.
+
+        Args:
+            back: They are sums on their way back.
+
+        Raises:
+            OptionError: There is no room for so many, or for rows of this size.
+        """
+        ...
+
+    def move(self, row_bytes: int, counts_X: Tensor) -> tuple[Tensor, Tensor]:
+        """Send as many rows of the room to each member as `counts_X` says, int64 [members] on the device.
+
+        Returns:
+            Rows that came, in the order of members, with unused room at the end; valid until the next `move`. And how
+            many came from each member.
+        """
+        ...
 
 
 class Group(Protocol):
@@ -17,10 +43,14 @@ class Group(Protocol):
     Attributes:
         rank: This rank's index in the group.
         ranks: Rank in the whole EP group of each member, in the order of the group.
+        name: What the transport calls the group.
+        mover: Moves rows by counts on the device; None where the host has to know the counts.
     """
 
     rank: int
     ranks: tuple[int, ...]
+    name: str
+    mover: RowMover | None
 
     def all_to_all(
         self,
@@ -95,6 +125,18 @@ class Mesh:
     def gpus_per_node(self) -> int:
         """Ranks of each node."""
         return len(self.within.ranks)
+
+
+class RowTransport(Protocol):
+    """A way of rows between processes: what `TRANSPORTS` names."""
+
+    def refusal(self, mesh: Mesh, device: torch.device) -> str:
+        """Why rows cannot go this way here, and what would mend it; empty if they can."""
+        ...
+
+    def mesh(self, mesh: Mesh, wire: Wire, max_tokens: int, device: torch.device) -> Mesh:
+        """The groups of a mesh of torch.distributed whose rows go this way; see `with_transport`."""
+        ...
 
 
 def mesh_ranks(rank: int, num_nodes: int, gpus_per_node: int) -> tuple[range, range]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from placement.errors import OptionError, RankError
-from placement.runtime.transport.base import Mesh, mesh_ranks
+from placement.runtime.transport.base import Mesh, RowMover, mesh_ranks
 
 Result = TypeVar("Result")
 READY, WAITING, DONE = "ready", "waiting", "done"
@@ -132,8 +132,11 @@ class Lockstep:
 class LockstepGroup:
     """See `Group`."""
 
+    mover: RowMover | None = None
+
     def __init__(self, world: Lockstep, rank: int, ranks: tuple[int, ...]) -> None:
         self._world, self._me = world, rank
+        self.name = f"lockstep of {', '.join(map(str, ranks))}"
         self.rank, self.ranks = ranks.index(rank), ranks
         self._decisions = 0
 

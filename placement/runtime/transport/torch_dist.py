@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from placement.errors import OptionError, RankError
-from placement.runtime.transport.base import Mesh
+from placement.runtime.transport.base import Mesh, RowMover
 from placement.runtime.transport.roll_call import RollCall
+from placement.runtime.wire import Wire
 
 TIMEOUT_S = 60.0
 _meshes = itertools.count()
@@ -81,12 +82,24 @@ def _own_group(group: Any, timeout_s: float) -> Any:
     return dist.new_group(ranks, timeout=limit, backend="gloo", use_local_synchronization=True)
 
 
+class TorchDistributed:
+    """See `RowTransport`: a mesh as it is."""
+
+    def refusal(self, mesh: Mesh, device: torch.device) -> str:
+        return ""
+
+    def mesh(self, mesh: Mesh, wire: Wire, max_tokens: int, device: torch.device) -> Mesh:
+        return mesh
+
+
 class TorchGroup:
     """See `Group`. `timeout_s` holds for one exchange; the roll call that follows may take as long again."""
 
+    mover: RowMover | None = None
+
     def __init__(self, group: Any, roll_call: RollCall, timeout_s: float, check: bool) -> None:
         self._group, self._roll_call, self._timeout_s, self._check = group, roll_call, timeout_s, check
-        self.rank = dist.get_rank(group)
+        self.rank, self.name = dist.get_rank(group), str(group.group_name)
         self.ranks = tuple(dist.get_process_group_ranks(group))
 
     def all_to_all(
