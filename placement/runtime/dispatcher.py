@@ -16,7 +16,7 @@ from placement.runtime.header import IDS, SCORES, Exchange, fault_of, settled_er
 from placement.runtime.hop import Hop, HopHandle, Write
 from placement.runtime.kernels import cpu
 from placement.runtime.layer_map import LayerMap
-from placement.runtime.reduce import gather_rows, order_rows, sum_rows
+from placement.runtime.reduce import gather_rows, order_visits, sum_rows
 from placement.runtime.transport.base import Mesh
 from placement.runtime.wire import Wire
 from placement.runtime.workspace import Workspace
@@ -140,7 +140,7 @@ class Dispatcher:
             version=self.layer_map.version, layer=self.layer_map.layer, step=self._step, row_kind=wire.kind
         )
         self._step += 1
-        write: Write = partial(wire.write, x, slots, weights)
+        write: Write = wire.writer(x, slots, weights)
         handles: list[HopHandle] = []
         slot_RK, known, tokens = slots, fault, len(x)
         for hop in self._hops:
@@ -165,21 +165,15 @@ class Dispatcher:
     @torch.no_grad()
     def by_slot(self, arrival: Arrival, *, reuse: bool = False) -> tuple[Tensor, Tensor, DispatchHandle]:
         """Copies that came, repeated for each slot that they visit here, in the order of slots; as `dispatch`."""
-        local = arrival.local.reshape(-1)
-        order, start = order_rows(local, self.layer_map.slots_per_gpu)
-        order = order[: arrival.hops[-1].announced.assignments]
-        row_A = order // arrival.wire.width
+        most, slots = arrival.hops[-1].announced.assignments, self.layer_map.slots_per_gpu
+        counts, row_A, weight_A = order_visits(arrival.local, arrival.weights, slots, most)
         handle = DispatchHandle(
-            wire=arrival.wire,
-            hops=arrival.hops,
-            num_rows=len(arrival.hidden),
-            row_A=row_A,
-            weight_A=arrival.weights.reshape(-1)[order],
+            wire=arrival.wire, hops=arrival.hops, num_rows=len(arrival.hidden), row_A=row_A, weight_A=weight_A
         )
         hidden, shape = arrival.hidden, (len(row_A), arrival.wire.hidden)
         workspace = self.mesh.workspace if reuse else Workspace()
         rows = gather_rows(hidden, row_A, workspace.empty("rows", *shape, hidden.dtype, hidden.device))
-        return rows, start.diff(), handle
+        return rows, counts, handle
 
     @torch.no_grad()
     def combine(self, rows: Tensor, handle: DispatchHandle) -> Tensor:
@@ -189,12 +183,13 @@ class Dispatcher:
         """
         if len(rows) != len(handle.row_A):
             raise OptionError(f"rows has {len(rows)} rows; the dispatch of this handle gave {len(handle.row_A)}")
-        room = self.mesh.workspace.empty("sums", handle.num_rows, rows.shape[1], rows.dtype, rows.device)
+        room = handle.hops[-1].room_for_sums(rows.shape[1], rows.dtype, rows.device)
         return self.give_back(sum_rows(rows, handle.row_A, handle.num_rows, handle.weight_A, room), handle.hops)
 
     @torch.no_grad()
     def give_back(self, sums: Tensor, hops: tuple[HopHandle, ...]) -> Tensor:
         """The sum of each copy that came [R, D] goes back to its token, where copies are summed up [T, D]."""
-        for hop in reversed(hops):
-            sums = hop.back(sums)
+        for hop, before in zip(reversed(hops), (*reversed(hops[:-1]), None), strict=True):
+            out = None if before is None else before.room_for_sums(sums.shape[1], sums.dtype, sums.device)
+            sums = hop.back(sums, out)
         return sums

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from placement.runtime.header import Announced, Exchange, start_announcing
+from placement.runtime.header import Announced, Announcing, Exchange, start_announcing
 from placement.runtime.kernels import cpu
 from placement.runtime.reduce import sum_rows
 from placement.runtime.transport.base import Group, RowMover
@@ -24,26 +25,46 @@ class HopHandle:
     num_rows   rows before the hop
     row_S      which of them each sent row is, int64 [S], by destination
     announced  rows by member
+    own        rows that this rank has for itself, where they make no exchange: the last that go, the first that come
     came_X     rows from each member, int64 [X] on the device, where they went by the group's mover
     """
 
     group: Group
     workspace: Workspace
+    name: str
     num_rows: int
     row_S: Tensor
     announced: Announced
+    own: int = 0
     came_X: Tensor | None = None
 
-    def back(self, sums: Tensor) -> Tensor:
+    def room_for_sums(self, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Where sums of the rows that came are best written, [R, columns]: those of own rows then need no copy."""
+        came = sum(self.announced.recv_rows)
+        if not self.own:
+            return self.workspace.empty(f"sums {self.name}", came, columns, dtype, device)
+        others = len(self.row_S) - self.own
+        return self.workspace.empty(f"back {self.name}", others + came, columns, dtype, device)[others:]
+
+    def back(self, sums: Tensor, out: Tensor | None = None) -> Tensor:
         """Partial sums of the rows that came, [R, D], to the sums of those that went, [num_rows, D]."""
         if self.came_X is not None and self.group.mover is not None:
             row_bytes = sums.shape[1] * sums.dtype.itemsize
             self.group.mover.room(len(sums), row_bytes, back=True).copy_(sums.contiguous().view(torch.uint8))
             moved, _ = self.group.mover.move(row_bytes, self.came_X)
-            return sum_rows(moved[: len(self.row_S)].view(sums.dtype), self.row_S, self.num_rows)
-        room = self.workspace.empty("back", len(self.row_S), sums.shape[1], sums.dtype, sums.device)
-        back = self.group.all_to_all(sums, self.announced.recv_rows, self.announced.send_rows, room)
-        return sum_rows(back, self.row_S, self.num_rows)
+            return sum_rows(moved[: len(self.row_S)].view(sums.dtype), self.row_S, self.num_rows, out=out)
+        others = len(self.row_S) - self.own
+        size = others + (len(sums) if self.own else 0)
+        room = self.workspace.empty(f"back {self.name}", size, sums.shape[1], sums.dtype, sums.device)
+        if self.own and sums.data_ptr() != room[others:].data_ptr():
+            room[others : others + self.own] = sums[: self.own]
+        recv, send = self.exchanged(self.announced.recv_rows), self.exchanged(self.announced.send_rows)
+        self.group.all_to_all(sums[self.own :], recv, send, room[:others])
+        return sum_rows(room[: len(self.row_S)], self.row_S, self.num_rows, out=out)
+
+    def exchanged(self, rows: list[int]) -> list[int]:
+        """Rows by member, without this rank's own where they make no exchange."""
+        return [0 if self.own and member == self.group.rank else number for member, number in enumerate(rows)]
 
 
 class Hop:
@@ -65,24 +86,45 @@ class Hop:
         self, write: Write, row_bytes: int, slot_RK: Tensor, exchange: Exchange, fault: Tensor | int, tokens: int
     ) -> tuple[Tensor, HopHandle]:
         """Rows with these slots, -1 for none; returns the rows that came. None move if there is a fault."""
-        plan = _plan(slot_RK, self._member_P, self._member_X)
-        if self.group.mover is not None:
-            return self._move(self.group.mover, plan, write, row_bytes, slot_RK, exchange, fault, tokens)
-        telling = start_announcing(self.group, exchange, plan.rows_X, plan.assignments_X, fault, tokens)
-        packed = None
-        if plan.row_S is not None:  # on the host rows are packed while headers travel
-            packed = write(plan.row_S, self._room("sent", len(plan.row_S), row_bytes, slot_RK.device))
-        announced = telling.read()
+        mover, rank = self.group.mover, self.group.rank
+        plan = _plan(slot_RK, self._member_P, self._member_X, rank if mover is None else -1)
+        start = partial(start_announcing, self.group, exchange, plan.rows_X, plan.assignments_X, fault, tokens)
+        handle = partial(HopHandle, group=self.group, workspace=self._workspace, name=self._name, num_rows=len(slot_RK))
+        if mover is not None:
+            most = len(slot_RK) * min(slot_RK.shape[1], len(self.group.ranks))
+            return self._move(mover, plan, write, row_bytes, most, start, handle)
+        if plan.row_S is not None:
+            return self._send_from_host(plan.row_S, int(plan.rows_X[rank]), write, row_bytes, start, handle)
+        announced = start().read()
         row_S = plan.rows(sum(announced.send_rows))
-        handle = HopHandle(
-            group=self.group, workspace=self._workspace, num_rows=len(slot_RK), row_S=row_S, announced=announced
-        )
         room = self._room("came", sum(announced.recv_rows), row_bytes, slot_RK.device)
+        if not announced.fault:
+            sent = write(row_S, self._room("sent", len(row_S), row_bytes, slot_RK.device))
+            self.group.all_to_all(sent, announced.send_rows, announced.recv_rows, room)
+        return room, handle(row_S=row_S, announced=announced)
+
+    def _send_from_host(
+        self,
+        row_S: Tensor,
+        own: int,
+        write: Write,
+        row_bytes: int,
+        start: Callable[[], Announcing],
+        handle: Callable[..., HopHandle],
+    ) -> tuple[Tensor, HopHandle]:
+        """As `send` where the host knows the rows: others' are packed while headers travel, own ones in their place."""
+        others, headers = len(row_S) - own, start()
+        sent = write(row_S[:others], self._room("sent", others, row_bytes, row_S.device))
+        announced = headers.read()
+        room = self._room("came", sum(announced.recv_rows), row_bytes, row_S.device)
         if announced.fault:
-            return room, handle
-        if packed is None:
-            packed = write(row_S, self._room("sent", len(row_S), row_bytes, slot_RK.device))
-        return self.group.all_to_all(packed, announced.send_rows, announced.recv_rows, room), handle
+            return room, handle(row_S=row_S[:0], announced=announced)
+        gone = handle(row_S=row_S, announced=announced, own=own)
+        write(row_S[others:], room[:own])
+        self.group.all_to_all(
+            sent, gone.exchanged(announced.send_rows), gone.exchanged(announced.recv_rows), room[own:]
+        )
+        return room, gone
 
     def _move(
         self,
@@ -90,27 +132,19 @@ class Hop:
         plan: _Plan,
         write: Write,
         row_bytes: int,
-        slot_RK: Tensor,
-        exchange: Exchange,
-        fault: Tensor | int,
-        tokens: int,
+        most: int,
+        start: Callable[[], Announcing],
+        handle: Callable[..., HopHandle],
     ) -> tuple[Tensor, HopHandle]:
-        """As `send`; rows are under way before the host hears how many they are, and are not looked at if there is a
-        fault."""
-        row_S = plan.rows(len(slot_RK) * min(slot_RK.shape[1], len(self.group.ranks)))
+        """As `send` by a mover: rows are under way before the host hears how many they are; if there is a fault, nobody
+        looks at them."""
+        row_S = plan.rows(most)
         write(row_S, mover.room(len(row_S), row_bytes))
-        telling = start_announcing(self.group, exchange, plan.rows_X, plan.assignments_X, fault, tokens)
-        moved, came_X = mover.move(row_bytes, plan.rows_X)
-        announced = telling.read()
-        handle = HopHandle(
-            group=self.group,
-            workspace=self._workspace,
-            num_rows=len(slot_RK),
-            row_S=row_S[: sum(announced.send_rows)],
-            announced=announced,
-            came_X=came_X,
-        )
-        return moved[: sum(announced.recv_rows)], handle
+        headers = start()
+        came, came_X = mover.move(row_bytes, plan.rows_X)
+        announced = headers.read()
+        gone = handle(row_S=row_S[: sum(announced.send_rows)], announced=announced, came_X=came_X)
+        return came[: sum(announced.recv_rows)], gone
 
     def _room(self, what: str, num_rows: int, row_bytes: int, device: torch.device) -> Tensor:
         return self._workspace.empty(f"{what} {self._name}", num_rows, row_bytes, torch.uint8, device)
@@ -133,9 +167,10 @@ class _Plan:
         return torch.nonzero_static(self.hit_RX.T, size=number, fill_value=0)[:, 1].contiguous()
 
 
-def _plan(slot_RK: Tensor, member_P: Tensor, member_X: Tensor) -> _Plan:
+def _plan(slot_RK: Tensor, member_P: Tensor, member_X: Tensor, last: int) -> _Plan:
+    """What goes where; on the host the rows of the member `last` come after all others' (-1: none)."""
     if not slot_RK.is_cuda:
-        rows_X, assignments, row_S = cpu.distinct_members(slot_RK.numpy(), member_P.numpy(), len(member_X))
+        rows_X, assignments, row_S = cpu.distinct_members(slot_RK.numpy(), member_P.numpy(), len(member_X), last)
         return _Plan(
             rows_X=torch.from_numpy(rows_X),
             assignments_X=torch.from_numpy(assignments),

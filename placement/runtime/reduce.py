@@ -26,6 +26,20 @@ def order_rows(row_S: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     return order, torch.searchsorted(sorted_S, torch.arange(num_rows + 1, device=row_S.device))
 
 
+def order_visits(local_RK: Tensor, weight_RK: Tensor, num_slots: int, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Visits of rows to slots in the order of slots: visits of each slot [num_slots], row [A] and weight [A] of each.
+
+    Slot `num_slots` is that of those that make no visit; `most` are how many do, which the host knows.
+    """
+    if not local_RK.is_cuda:
+        found = cpu.order_visits(local_RK.numpy(), weight_RK.float().numpy(), num_slots)
+        counts, row_A, weight_A = (torch.from_numpy(one) for one in found)
+        return counts, row_A, weight_A
+    order, start = order_rows(local_RK.reshape(-1), num_slots)
+    order = order[:most]
+    return start.diff(), order // local_RK.shape[1], weight_RK.reshape(-1)[order]
+
+
 def sum_rows(
     values_SD: Tensor, row_S: Tensor, num_rows: int, weight_S: Tensor | None = None, out: Tensor | None = None
 ) -> Tensor:

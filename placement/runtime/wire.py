@@ -5,7 +5,9 @@ The row is the same for every destination; who receives it picks out its own slo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,18 +88,23 @@ class Wire:
         rows[:, self.head_bytes : self.head_bytes + self.hidden] = body.view(torch.uint8)
         return rows
 
-    def write(self, x_TD: Tensor, slot_TK: Tensor, weight_TK: Tensor, row_S: Tensor, out: Tensor) -> Tensor:
-        """Fills `out`, uint8 [S, row_bytes], with the rows of tokens `row_S`; on a CPU in one pass."""
+    def writer(self, x_TD: Tensor, slot_TK: Tensor, weight_TK: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Function of `row_S` and `out`, uint8 [S, row_bytes], that fills `out` with the rows of tokens `row_S`; on a
+        CPU in one pass."""
         if self.fp8 or x_TD.is_cuda:
             rows = torch.empty((len(x_TD), self.row_bytes), dtype=torch.uint8, device=x_TD.device)
-            return gather_rows(self.encode(x_TD, slot_TK, weight_TK, rows), row_S, out)
+            return partial(gather_rows, self.encode(x_TD, slot_TK, weight_TK, rows))
         head = np.empty((len(x_TD), 2 * self.width), dtype=np.int32)
         head[:, : self.width] = slot_TK.numpy()
         head[:, self.width :].view(np.float32)[:] = weight_TK.float().numpy()
         body = x_TD.detach().contiguous().view(torch.uint8).numpy()
         word = np.uint64 if body.shape[1] % 8 == 0 else np.uint16
-        cpu.pack_rows(head.view(word), body.view(word), row_S.numpy(), out.numpy().view(word))
-        return out
+
+        def write(row_S: Tensor, out: Tensor) -> Tensor:
+            cpu.pack_rows(head.view(word), body.view(word), row_S.numpy(), out.numpy().view(word))
+            return out
+
+        return write
 
     def slots(self, rows: Tensor) -> Tensor:
         """Slots of rows, int32 [R, width]; -1 where there is none."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from moe import torch
 
 from placement.runtime.kernels import cpu
-from placement.runtime.reduce import order_rows, sum_rows
+from placement.runtime.reduce import order_rows, order_visits, sum_rows
 from placement.runtime.wire import Wire
 
 TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -28,16 +28,30 @@ def test_rows_are_ordered(rows: list[int]) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(slots=st.lists(st.lists(st.integers(-1, 7), min_size=3, max_size=3), max_size=12))
-def test_a_row_goes_once_to_each_member(slots: list[list[int]]) -> None:
-    """By member, then by row; slots 6 and 7 and -1 are nobody's."""
+@given(slots=st.lists(st.lists(st.integers(-1, 7), min_size=3, max_size=3), max_size=12), last=st.integers(-1, 2))
+def test_a_row_goes_once_to_each_member(slots: list[list[int]], last: int) -> None:
+    """By member, one of them last, then by row; slots 6 and 7 and -1 are nobody's."""
     slot_RK = np.array(slots, dtype=np.int64).reshape(-1, 3)
     member_P = np.array([0, 0, 1, 1, 2, 2, 3, 9, 3])
-    rows_X, assignments_X, row_S = cpu.distinct_members(slot_RK, member_P, 3)
+    rows_X, assignments_X, row_S = cpu.distinct_members(slot_RK, member_P, 3, last)
     to = [[member_P[slot] for slot in row] for row in slots]
-    assert row_S.tolist() == [r for member in range(3) for r in range(len(to)) if member in to[r]]
+    order = sorted(range(3), key=lambda member: (member == last, member))
+    assert row_S.tolist() == [r for member in order for r in range(len(to)) if member in to[r]]
     assert rows_X.tolist() == [sum(member in row for row in to) for member in range(3)]
     assert assignments_X.tolist() == [sum(row.count(member) for row in to) for member in range(3)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(slots=st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=2), max_size=12))
+def test_visits_are_in_the_order_of_slots(slots: list[list[int]]) -> None:
+    """Then of rows; slot 3 is no visit. A row has its weight for each of its visits."""
+    local = torch.tensor(slots, dtype=torch.int64).reshape(-1, 2)
+    weight = torch.arange(local.numel() + 1, dtype=torch.float32)[1:].view(-1, 2)
+    counts, row_A, weight_A = order_visits(local, weight, 3, sum(slot < 3 for row in slots for slot in row))
+    want = [(r, k) for slot in range(3) for r in range(len(slots)) for k in range(2) if slots[r][k] == slot]
+    assert row_A.tolist() == [r for r, _ in want]
+    assert weight_A.tolist() == [float(weight[r, k]) for r, k in want]
+    assert counts.tolist() == [sum(row.count(slot) for row in slots) for slot in range(3)]
 
 
 @TYPES
@@ -94,7 +108,7 @@ def test_packed_rows_are_encoded_rows(dtype: torch.dtype, hidden: int, width: in
     x = torch.randn(6, hidden + 5).to(dtype)[1:, 3 : 3 + hidden]
     slots, weights = torch.randint(-1, 9, (5, width)), torch.rand(5, width)
     row_S = torch.tensor([4, 0, 0, 2])
-    out = wire.write(x, slots, weights, row_S, torch.zeros(4, wire.row_bytes, dtype=torch.uint8))
+    out = wire.writer(x, slots, weights)(row_S, torch.zeros(4, wire.row_bytes, dtype=torch.uint8))
     encoded = wire.encode(x, slots, weights, torch.zeros(5, wire.row_bytes, dtype=torch.uint8))
     assert torch.equal(out, encoded[row_S])
 

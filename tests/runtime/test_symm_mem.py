@@ -67,15 +67,12 @@ def outputs(
     return out
 
 
-@pytest.mark.parametrize("on", ["cpu", "gpu"])
 @pytest.mark.parametrize("hops", ["flat", "hierarchical"])
 @pytest.mark.parametrize(("dtype", "fp8"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)])
 def test_the_same_bits_as_by_other_transports(
-    hops: str, dtype: torch.dtype, fp8: bool, on: str, symmetric: Stand, request: pytest.FixtureRequest
+    hops: str, dtype: torch.dtype, fp8: bool, as_on_a_gpu: None, symmetric: Stand
 ) -> None:
-    """Rows in slot order, loads, bytes and sums, with the code of a CPU and that of a GPU."""
-    if on == "gpu":
-        request.getfixturevalue("as_on_a_gpu")
+    """Rows in slot order, loads, bytes and sums, with the code that a GPU runs."""
     wire = Wire(hidden=HIDDEN, dtype=dtype, width=TOP_K, fp8=fp8)
 
     def program(mesh: Mesh) -> Any:
@@ -90,7 +87,7 @@ def test_the_same_bits_as_by_other_transports(
     assert float(got[0][0].abs().sum()) > 1
 
 
-def test_a_fault_is_told_and_the_next_step_is_sound(symmetric: Stand) -> None:
+def test_a_fault_is_told_and_the_next_step_is_sound(as_on_a_gpu: None, symmetric: Stand) -> None:
     """Rows are under way when the headers tell of the fault: all ranks raise, and go on in step."""
 
     def program(mesh: Mesh) -> Any:

@@ -32,10 +32,34 @@ def order_rows(row_S: Ints, num_rows: int) -> tuple[Ints, Ints]:
 
 
 @kernel
-def distinct_members(slot_RK: Ints, member_P: Ints, size: int) -> tuple[Ints, Ints, Ints]:
+def order_visits(local_RK: Ints, weight_RK: Matrix, num_slots: int) -> tuple[Ints, Ints, Matrix]:
+    """Visits of rows to slots in the order of slots: visits of each slot, the row and the weight of each visit.
+
+    local_RK  slots, `num_slots` where there is no visit
+    """
+    counts = np.zeros(num_slots, dtype=np.int64)
+    for r in range(local_RK.shape[0]):
+        for k in range(local_RK.shape[1]):
+            if local_RK[r, k] < num_slots:
+                counts[local_RK[r, k]] += 1
+    place = np.cumsum(counts) - counts
+    row_A, weight_A = np.empty(counts.sum(), dtype=np.int64), np.empty(counts.sum(), dtype=np.float32)
+    for r in range(local_RK.shape[0]):
+        for k in range(local_RK.shape[1]):
+            slot = local_RK[r, k]
+            if slot < num_slots:
+                row_A[place[slot]] = r
+                weight_A[place[slot]] = weight_RK[r, k]
+                place[slot] += 1
+    return counts, row_A, weight_A
+
+
+@kernel
+def distinct_members(slot_RK: Ints, member_P: Ints, size: int, last: int) -> tuple[Ints, Ints, Ints]:
     """Rows once for each distinct member among their slots, by member: rows for each, slots for each, the rows.
 
     member_P  of each slot, `size` and more for nobody; its last entry is for slot -1
+    last      the member whose rows come after all others'; -1 for none
     """
     rows_X, assignments_X = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
     last_X = np.full(size, -1, dtype=np.int64)
@@ -47,6 +71,9 @@ def distinct_members(slot_RK: Ints, member_P: Ints, size: int) -> tuple[Ints, In
                 rows_X[member] += last_X[member] != r
                 last_X[member] = r
     place_X = np.cumsum(rows_X) - rows_X
+    if last >= 0:
+        place_X[last + 1 :] -= rows_X[last]
+        place_X[last] = rows_X.sum() - rows_X[last]
     row_S = np.empty(rows_X.sum(), dtype=np.int64)
     last_X[:] = -1
     for r in range(slot_RK.shape[0]):

@@ -61,7 +61,10 @@ class DeepEPHop:
     buffer: Any
     handle: Any
 
-    def back(self, sums: Tensor) -> Tensor:
+    def room_for_sums(self, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.empty((sum(self.announced.recv_rows), columns), dtype=dtype, device=device)
+
+    def back(self, sums: Tensor, _out: None = None) -> Tensor:
         combined, _, _ = self.buffer.combine(sums.contiguous(), handle=self.handle)  # an event only if asynchronous
         return combined  # type: ignore[no-any-return]
 
