@@ -126,6 +126,9 @@ def judge(headers: list[list[int]], ranks: tuple[int, ...]) -> int:
     told = [header[2] for header in headers if header[2]]
     if told:
         return min(told)
+    first = FIELDS.index("version")
+    if all(header[first:] == headers[0][first:] for header in headers):  # these must agree, and no others
+        return 0
     for field, kind in MUST_AGREE.items():
         camps = _camps(headers, ranks, field)
         if len(camps) > 1:
