@@ -11,7 +11,17 @@ from moe import dense, make_matrices, make_placement, make_tokens, run_experts, 
 from processes import run_processes
 
 from placement.errors import OptionError, RankError
-from placement.runtime import CapacityPolicy, Dispatcher, LayerMap, Lockstep, Mesh, MoELayer, torch_mesh
+from placement.runtime import (
+    CapacityPolicy,
+    Dispatcher,
+    LayerMap,
+    Lockstep,
+    Mesh,
+    MoELayer,
+    Wire,
+    torch_mesh,
+    with_transport,
+)
 from placement.runtime.transport.torch_dist import _store
 
 TIMEOUT_S = 5.0  # of which half is how far healthy ranks may be apart on a busy machine
@@ -28,15 +38,16 @@ def test_a_torch_without_its_store_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(("shape", "dtype"), [((2, 2), torch.float32), ((2, 1), torch.bfloat16)])
 def test_output_is_that_of_a_dense_layer(shape: tuple[int, int], dtype: torch.dtype, tmp_path: Path) -> None:
-    """Flat and hierarchical, an empty rank, replicas, over real sockets."""
+    """Flat and hierarchical, an empty rank, replicas, over real sockets, which is what `auto` takes on CPUs."""
     num_ranks = shape[0] * shape[1]
     placement = make_placement(*shape, 16 // num_ranks, 12, 3)
     tokens = make_tokens([0, 20, 7, 11][:num_ranks], 12, 3, dtype=dtype)
     matrices = make_matrices(12)
 
     def program(rank: int) -> list[torch.Tensor]:
-        mesh, mine, layer_map = torch_mesh(*shape, timeout_s=30), tokens[rank], LayerMap.of(placement, 0)
-        out = []
+        mine, layer_map, out = tokens[rank], LayerMap.of(placement, 0), []
+        wire = Wire(hidden=mine.x.shape[1], dtype=dtype, width=3)
+        mesh = with_transport(torch_mesh(*shape, timeout_s=30), "auto", wire=wire, max_tokens=20, device="cpu")
         for hops in ("flat", "hierarchical"):
             dispatcher = Dispatcher(mesh, layer_map, hops=hops)
             rows, counts, handle = dispatcher.dispatch(mine.x, mine.ids, mine.weights)
