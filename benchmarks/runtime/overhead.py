@@ -173,11 +173,19 @@ def main() -> None:
     parser.add_argument("--transport", default="torch", choices=[*TRANSPORTS, AUTO], help="of the runtime's rows")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--experts", type=int, default=32)
-    parser.add_argument("--redundant", type=int, default=8)
+    parser.add_argument("--redundant", type=int, help="further slots; default: 8, and none for one rank")
     parser.add_argument("--hidden", type=int, default=2880)
     parser.add_argument("--top-k", type=int, default=4)
     parser.add_argument("--gbit", type=float, help="shape the loopback: what all ranks together may send a second")
     args = parser.parse_args()
+    if args.redundant is None:
+        args.redundant = 8 if args.ranks > 1 else 0
+    slots = args.experts + args.redundant
+    if args.ranks < 1 or slots % args.ranks or slots // args.ranks > args.experts:
+        parser.error(
+            f"{args.experts} experts + {args.redundant} redundant cannot be shared by {args.ranks} ranks, each with as "
+            "many slots and no expert twice; choose another --redundant or --ranks"
+        )
     if args.gbit and "OVERHEAD_SHAPED" not in os.environ:
         shape = f"tc qdisc add dev lo root tbf rate {args.gbit}gbit burst 1mb latency 100ms"
         command = f"ip link set lo up && {shape} && exec {shlex.join([sys.executable, *sys.argv])}"
