@@ -1,5 +1,5 @@
-from .attach_model import Attached as Attached
 from .attach_model import attach as attach
+from .attached import Attached as Attached
 from .capacity import CapacityPolicy as CapacityPolicy
 from .capacity import entropy_load as entropy_load
 from .choice import ReplicaChooser as ReplicaChooser

@@ -13,7 +13,7 @@ PRIORITY_SHIFT = 32
 
 
 def order_keys(
-    policy: CapacityPolicy, score_TK: Tensor, priority_T: Tensor | None, first_row: int, rank: int
+    policy: CapacityPolicy, score_TK: Tensor, priority_T: Tensor | None, first_row: Tensor | int, rank: int
 ) -> Tensor:
     """Whole numbers [T, K] by which candidates are ordered, larger ones first: priority, then what `keep` looks at.
 

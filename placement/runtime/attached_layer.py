@@ -16,14 +16,15 @@ from placement.runtime.forward_marks import NOTHING, ForwardMarks
 from placement.runtime.layer import MoELayer, StepStats
 from placement.runtime.module_experts import ModuleExperts, hidden_size
 from placement.runtime.slot_weights import SlotWeights
+from placement.runtime.static import StaticLayer
 
-MakeLayer = Callable[[Placement, ModuleExperts], MoELayer]
+MakeLayers = Callable[[Placement, ModuleExperts], tuple[MoELayer, StaticLayer | None]]
 
 
 class AttachedLayer:
     """Takes the place of `module.forward` and of the module's weights from `take_over` until `remove`.
 
-    make    this rank's `MoELayer` for a map
+    make    this rank's `MoELayer` for a map; with it, for graphs, the layer in fixed shapes
     scores  gives the gate scores of all experts [T, E] of the forward that runs; None where the policy needs none
     marks   says what the tokens of the forward that runs are; None where there is no policy
     """
@@ -32,7 +33,7 @@ class AttachedLayer:
         self,
         module: Any,
         slots: SlotWeights,
-        make: MakeLayer,
+        make: MakeLayers,
         *,
         top_k: int,
         scores: Callable[[], Tensor] | None,
@@ -45,6 +46,8 @@ class AttachedLayer:
         self._hidden = hidden_size(module)
         self._dtype, self._keep = module.down_proj.dtype, keep_weights
         self._kept: dict[str, Any] | None = None
+        self.fixed: StaticLayer | None = None
+        self.eager = False
         self._forward_before: Any = None
         self._own_forward, self._names = module.forward, argument_names(module.forward)
 
@@ -67,7 +70,7 @@ class AttachedLayer:
 
     def use(self, placement: Placement) -> None:
         """Serve by this map, of which the slots have the weights."""
-        self.layer = self._make(placement, ModuleExperts(self._module, self.slots))
+        self.layer, self.fixed = self._make(placement, ModuleExperts(self._module, self.slots))
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """As the module's own, on all ranks at once. Raises InputError for a call that is not understood."""
@@ -79,9 +82,12 @@ class AttachedLayer:
         if told.padding is not None:
             ids = ids.masked_fill(told.padding[:, None], -1)
         spared = told.decode and self.layer.capacity.policy.spare_decode
-        y, self.stats = self.layer(
-            x, ids, call.weights_TK, scores, priority=told.priority, load=told.load, spared=spared
-        )
+        if self.fixed is not None and not self.eager:
+            y, self.stats = self.fixed(x, ids, call.weights_TK, scores, spared=spared)
+        else:
+            y, self.stats = self.layer(
+                x, ids, call.weights_TK, scores, priority=told.priority, load=told.load, spared=spared
+            )
         return y.reshape(hidden_states.shape).to(hidden_states.dtype)
 
     def join(self) -> None:
@@ -90,7 +96,8 @@ class AttachedLayer:
         nothing = torch.empty((0, self._top_k), device=device)
         x = torch.empty((0, self._hidden), dtype=self._dtype, device=device)
         scores = None if self._scores is None else torch.empty((0, layer_map.num_experts), device=device)
-        _, self.stats = self.layer(x, nothing.long(), nothing, scores)
+        layer = self.layer if self.fixed is None or self.eager else self.fixed
+        _, self.stats = layer(x, nothing.long(), nothing, scores)
 
     def remove(self) -> None:
         """The module is as it was. Raises OptionError if its weights were not kept."""

@@ -42,7 +42,8 @@ class RankCapacity:
         self.policy, self._map, self._world = policy, layer_map, world
         self._own = layer_map.slots_of_rank(world.rank)
         self._own_logical = [layer_map.logical_P[p] for p in self._own]
-        self._rows_seen = self._step = 0
+        self._rows_seen: Tensor | int = 0  # a tensor where a graph counts them
+        self._step = 0
         self._kind, self._tables = policy.number(), cache(self._make_tables)
         units = layer_map.num_ranks if policy.level == "device" else layer_map.num_experts
         self._shares = [] if policy.mode == NONE else policy.shares(units, layer_map.layer)
@@ -88,7 +89,7 @@ class RankCapacity:
             routed_M = routed_T.new_zeros(len(self._shares)).scatter_add_(0, class_of(self.policy, key[:, 0]), routed_T)
         else:
             routed_M = routed_T.sum(dim=0, keepdim=True)
-        asked = _Asked(slots=slots, key=key, load=load_T[:, None].expand_as(slots), routed_M=routed_M, top_k=top_k)
+        asked = Asked(slots=slots, key=key, load=load_T[:, None].expand_as(slots), routed_M=routed_M, top_k=top_k)
         if self.policy.scope == "global":
             kept, fault = self._of_all(asked, 0 if spared else len(slots), fault)
         else:
@@ -141,14 +142,14 @@ class RankCapacity:
         limit_M, class_A = limits_of(routed, self._tables(key_A.device).share_M), class_of(self.policy, key_A)
         return admit(key_A, unit_A * len(limit_M) + class_A, load_A, limit_M[class_A], latest_first=last)
 
-    def _of_mine(self, asked: _Asked, limited: int) -> Tensor:
+    def _of_mine(self, asked: Asked, limited: int) -> Tensor:
         if limited < max(self.policy.min_tokens, 1):
             return asked.unlimited()
         slots = asked.slots
         kept = self._admit(asked.key.reshape(-1), slots.reshape(-1), asked.load.reshape(-1), asked.routed_M)
         return kept.view_as(slots) & (slots >= 0)  # slot -1 is one of those that want none
 
-    def _of_all(self, asked: _Asked, limited: int, fault: Tensor | int) -> tuple[Tensor, Tensor | int]:
+    def _of_all(self, asked: Asked, limited: int, fault: Tensor | int) -> tuple[Tensor, Tensor | int]:
         """Every rank decides for its own slots on the candidates of all, and tells who is admitted.
 
         limited  tokens of this rank that have a limit: all or none of them
@@ -205,7 +206,7 @@ def _sums(values: Tensor, slots: Tensor) -> Tensor:
     return values.masked_fill(slots < 0, 0).sum(dim=1, keepdim=True)
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """Candidates of this rank's tokens: slots, keys and loads [T, K + extra], the first `top_k` columns their own sets;
     and the loads of each class, int64 [M]."""
 

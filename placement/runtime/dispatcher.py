@@ -56,7 +56,7 @@ class Dispatcher:
             )
         if hops not in (FLAT, HIERARCHICAL):
             raise OptionError(f"hops={hops!r} is unknown; choose {FLAT!r} or {HIERARCHICAL!r}")
-        self.mesh, self.layer_map, self.fp8 = mesh, layer_map, fp8
+        self.mesh, self.layer_map, self.hops, self.fp8 = mesh, layer_map, hops, fp8
         self.device = torch.device(device)
         self.choose = ReplicaChooser(layer_map, mesh.rank, choice, cluster=cluster, world=mesh.world)
         slots, per_node = range(layer_map.num_slots), layer_map.slots_per_node

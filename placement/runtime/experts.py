@@ -68,6 +68,11 @@ class GroupedExperts:
             out = out + _by_row(self.down_bias, counts, len(rows))
         return out
 
+    @property
+    def hidden(self) -> int:
+        """Hidden size."""
+        return self.down.shape[2]
+
     @torch.no_grad()
     def padded(self, rows_SCD: Tensor) -> Tensor:
         """Outputs where every slot has equally many rows [S, C, D], some of them blank: static shapes."""

@@ -25,7 +25,8 @@ FAULTS = {
     MAP: "uses another placement map than the others{sides}; load the same map on every rank",
     LAYER: "is at another layer or step than the others{sides} (here: layer {layer}, step {step}); every rank has to "
     "take part in every layer, without tokens too",
-    ROWS: "has tokens of another size, type, top-k or capacity policy than the others{sides}; give every rank the same",
+    ROWS: "has tokens of another size, type, top-k or capacity policy than the others{sides}, or other fixed shapes; "
+    "give every rank the same",
     WEIGHTS: "got weights of an expert whose hash is not that of what was sent; the old map stays in force",
     MEMORY: "has no memory for the weights that come; give less staging_bytes",
     SWAP: "was asked for another swap than the others: another new map or other options; ask all for the same",

@@ -19,11 +19,13 @@ from placement.core.cluster import Cluster
 from placement.core.huggingface import find_experts, library
 from placement.core.placement import Placement
 from placement.errors import InputError, PlacementError
-from placement.runtime.attach_model import Attached, attach_slots, check_fits
+from placement.runtime.attach_model import attach_slots, check_fits
+from placement.runtime.attached import Attached
 from placement.runtime.capacity import CapacityPolicy
 from placement.runtime.dequantize import dequantize
 from placement.runtime.dispatcher import FLAT
 from placement.runtime.layer import UNLIMITED
+from placement.runtime.layer_options import LayerOptions
 from placement.runtime.slot_checkpoint import SlotCheckpoint
 from placement.runtime.slot_weights import SlotWeights
 from placement.runtime.transport.base import Mesh
@@ -48,6 +50,8 @@ def load_sharded(
     cluster: Cluster | None = None,
     capacity: CapacityPolicy = UNLIMITED,
     fp8: bool = False,
+    graph: bool = False,
+    tokens: int | None = None,
 ) -> tuple[Any, Attached]:
     """The model of a checkpoint with this rank's experts, attached: what `attach` does with a model that is loaded.
 
@@ -66,6 +70,8 @@ def load_sharded(
         cluster: See `ReplicaChooser`.
         capacity: See `CapacityPolicy`.
         fp8: See `Dispatcher`.
+        graph: See `attach`.
+        tokens: See `attach`.
 
     Returns:
         The model, and what `attach` gives; it cannot be detached, since no rank has the other experts.
@@ -75,6 +81,9 @@ def load_sharded(
             the device is not there.
         MapError: The map is for another model or mesh.
     """
+    options = LayerOptions(
+        hops=hops, choice=choice, cluster=cluster, capacity=capacity, fp8=fp8, graph=graph, tokens=tokens
+    )
     _check_device(device)
     source = SlotCheckpoint(checkpoint, placement, mesh.rank)
     model = _load(source, placement, dtype)
@@ -85,20 +94,7 @@ def load_sharded(
         SlotWeights({name: one.detach() for name, one in module._parameters.items() if one is not None})
         for module in modules.experts_L
     ]
-    attached = attach_slots(
-        model,
-        modules,
-        placement,
-        mesh,
-        slots_L,
-        hops=hops,
-        choice=choice,
-        cluster=cluster,
-        capacity=capacity,
-        fp8=fp8,
-        keep_weights=False,
-    )
-    return model, attached
+    return model, attach_slots(model, modules, placement, mesh, slots_L, options, keep_weights=False)
 
 
 def _check_device(device: torch.device | str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,20 +27,49 @@ class ModuleExperts:
 
     @torch.no_grad()
     def __call__(self, rows: Tensor, counts: Tensor) -> Tensor:
+        return self._outputs(rows, partial(self._linear, counts))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._slots.device
+
+    @property
+    def hidden(self) -> int:
+        """Hidden size."""
+        return self._weight("down_proj").shape[2]
+
+    @torch.no_grad()
+    def padded(self, rows_SCD: Tensor) -> Tensor:
+        """Outputs where every slot has equally many rows [S, C, D], some of them blank: static shapes."""
+        return self._outputs(rows_SCD.flatten(0, 1), self._linear_padded).view(rows_SCD.shape)
+
+    def _outputs(self, rows: Tensor, linear: Callable[[Tensor, str], Tensor]) -> Tensor:
         module = self._module
         gated = "gate_up_proj" in self._slots.tensors
-        inner = self._linear(rows, "gate_up_proj" if gated else "up_proj", counts)
+        inner = linear(rows, "gate_up_proj" if gated else "up_proj")
         inner = module._apply_gate(inner) if gated else module.act_fn(inner)
-        out = self._linear(inner, "down_proj", counts)
+        out = linear(inner, "down_proj")
         return module.post_expert_norm(out) if getattr(module, "has_post_expert_norm", False) else out
 
-    def _linear(self, rows: Tensor, name: str, counts: Tensor) -> Tensor:
-        tensors = self._slots.tensors
-        weight = tensors[name] if self._module.is_transposed else tensors[name].transpose(1, 2)
-        out = grouped_mm(rows, weight, counts)
+    def _linear(self, counts: Tensor, rows: Tensor, name: str) -> Tensor:
+        out = grouped_mm(rows, self._weight(name), counts)
         if not self._module.has_bias:
             return out
-        return out + tensors[f"{name}_bias"].repeat_interleave(counts, dim=0, output_size=len(rows))
+        bias = self._slots.tensors[f"{name}_bias"]
+        return out + bias.repeat_interleave(counts, dim=0, output_size=len(rows))
+
+    def _linear_padded(self, rows_AX: Tensor, name: str) -> Tensor:
+        weight = self._weight(name)
+        out = torch.bmm(rows_AX.view(len(weight), -1, rows_AX.shape[1]), weight)
+        if self._module.has_bias:
+            out = out + self._slots.tensors[f"{name}_bias"][:, None]
+        return out.flatten(0, 1)  # the module's own gate is made for rows
+
+    def _weight(self, name: str) -> Tensor:
+        """Of all slots, [S, X, Y], to multiply rows [A, X] with."""
+        weight = self._slots.tensors[name]
+        return weight if self._module.is_transposed else weight.transpose(1, 2)
 
 
 def check_module(module: Any, name: str) -> None:

@@ -58,8 +58,9 @@ def sum_rows(
 
         return gpu.sum_rows(values_SD, order_S, start, weight_S, out)
     values = values_SD.float() if weight_S is None else values_SD.float() * weight_S[:, None]
-    total = torch.zeros(out.shape, dtype=torch.float32, device=out.device)
-    return out.copy_(total.index_put_((row_S,), values, accumulate=True))  # sorts; index_add_ would use atomics
+    total = torch.zeros((num_rows + 1, out.shape[1]), dtype=torch.float32, device=out.device)  # the last is nobody's
+    total.index_put_((row_S.clamp(max=num_rows),), values, accumulate=True)  # sorts; index_add_ would use atomics
+    return out.copy_(total[:num_rows])
 
 
 def gather_rows(source: Tensor, index_A: Tensor, out: Tensor) -> Tensor:

@@ -6,89 +6,107 @@ does not fit is dropped in the order of rows and counted; `check` tells, outside
 
 from __future__ import annotations
 
+import hashlib
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from placement.cost.choices import REPLICA_CHOICES
 from placement.errors import OptionError, RankError
-from placement.runtime.dispatcher import Dispatcher
-from placement.runtime.experts import GroupedExperts
+from placement.runtime.capacity import CapacityPolicy
+from placement.runtime.dispatcher import FLAT, Dispatcher
 from placement.runtime.header import Exchange, announce, fault_error
+from placement.runtime.layer import UNLIMITED, StepStats
 from placement.runtime.reduce import gather_rows, sum_rows
+from placement.runtime.static_capacity import StaticCapacity
 from placement.runtime.wire import Wire
 
 
+class PaddedExperts(Protocol):
+    """Experts that take equally many rows a slot: `GroupedExperts`, `ModuleExperts`."""
+
+    @property
+    def hidden(self) -> int: ...
+
+    def padded(self, rows_SCD: Tensor) -> Tensor: ...
+
+
 class StaticLayer:
-    """`y = layer(x, ids, weights)` for exactly `tokens` rows; fewer tokens are filled up with rows of ids -1.
+    """`y, stats = layer(x, ids, weights)` for at most `tokens` rows; every rank constructs and calls it together.
+
+    The map, the replica choice and the mesh are the dispatcher's. Its hops are not: rows go to their ranks in one.
 
     Args:
-        dispatcher: The map, replica choice and flat exchange are used; every rank must construct the layer together.
+        tokens: Most tokens of a rank in a call; every rank gives the same.
+        capacity: See `CapacityPolicy`; without classes.
         rows_per_rank: Copies that one rank may send to another; `tokens` always suffices.
-        rows_per_slot: Rows that a slot works on; `tokens` times the number of ranks always suffices.
+        rows_per_slot: Rows that a slot works on; by default as many as the policy lets a slot serve, or `tokens` times
+            the number of ranks where it limits nothing.
+
+    Raises:
+        OptionError: Something waits for the host, on any device: two hops, replicas chosen there, the transport.
+        RankError: Ranks gave different shapes, policies or maps.
     """
 
     def __init__(
         self,
         dispatcher: Dispatcher,
-        experts: GroupedExperts,
+        experts: PaddedExperts,
         *,
         tokens: int,
         top_k: int,
         dtype: torch.dtype,
+        capacity: CapacityPolicy = UNLIMITED,
         rows_per_rank: int | None = None,
         rows_per_slot: int | None = None,
     ) -> None:
+        _refuse(dispatcher, tokens)
         layer_map, world, device = dispatcher.layer_map, dispatcher.mesh.world, dispatcher.device
-        if device.type == "cuda" and dispatcher.choose.waits_for_host:
-            nodes, make = layer_map.num_nodes, REPLICA_CHOICES.make
-            others = ", ".join(name for name in REPLICA_CHOICES if make(name).on_device(nodes))
-            raise OptionError(
-                f"replica choice {dispatcher.choose.choice!r} on {nodes} nodes waits for the host; "
-                f"choose one of {others}"
-            )
-        self._dispatcher, self._experts, self._world = dispatcher, experts, world
-        self._size = len(world.ranks)
+        self.dispatcher, self._experts, self._world = dispatcher, experts, world
+        self.capacity = StaticCapacity(capacity, layer_map, world, device, tokens=tokens, top_k=top_k)
+        self._size, self._tokens = len(world.ranks), tokens
         self._per_rank = tokens if rows_per_rank is None else rows_per_rank
-        self._per_slot = tokens * self._size if rows_per_slot is None else rows_per_slot
-        self._wire = Wire(hidden=experts.down.shape[2], dtype=dtype, width=top_k, fp8=dispatcher.fp8)
+        self._per_slot = self.capacity.rows_per_slot() if rows_per_slot is None else rows_per_slot
+        self._wire = Wire(hidden=experts.hidden, dtype=dtype, width=self.capacity.width, fp8=dispatcher.fp8)
         self._rows = torch.zeros((tokens + 1, self._wire.row_bytes), dtype=torch.uint8, device=device)
-        self._wire.slots(self._rows)[-1] = -1  # the blank row
         slots = range(layer_map.num_slots)
         self._rank_P = torch.tensor([*(p // layer_map.slots_per_gpu for p in slots), self._size], device=device)
         self.lost = torch.zeros(3, dtype=torch.int64, device=device)
-        exchange = Exchange(
-            version=layer_map.version, layer=layer_map.layer, step=self._per_rank, row_kind=self._wire.kind
-        )
-        nothing = torch.zeros(self._size, dtype=torch.int64, device=device)
-        if fault := announce(world, exchange, nothing, nothing, 0, tokens).fault:
-            raise fault_error(fault, exchange, layer_map.num_experts)
+        self._agree()
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-        """Sums of the experts' outputs [T, D]. Bad ids and weights count as none; `check` tells of them."""
-        wire, layer_map = self._wire, self._dispatcher.layer_map
-        checked, fault = self._dispatcher.checked(ids, weights)
-        slots = self._dispatcher.choose(checked)
-        tokens = len(self._rows) - 1
-        wire.encode(x, slots, weights.nan_to_num(0.0, 0.0, 0.0), self._rows[:tokens])
-        hit_GT = torch.zeros((self._size + 1, tokens), dtype=torch.bool, device=x.device)
-        hit_GT.scatter_(0, self._rank_P[slots].T, True)
-        token_C, lost_rows = _places(hit_GT[: self._size], self._per_rank)
-        room = self._rows.new_empty((len(token_C), wire.row_bytes))
-        came = self._world.all_to_all(gather_rows(self._rows, token_C, room))
-        local = self._dispatcher.local_P[wire.slots(came).long()].reshape(-1)
-        own = torch.arange(layer_map.slots_per_gpu, device=x.device)
-        entry_C, lost_assignments = _places(local == own[:, None], self._per_slot)
-        blank = entry_C == local.numel()
-        entry_C = entry_C.clamp(max=local.numel() - 1)
-        row_C = entry_C // wire.width
-        hidden = wire.hidden_states(came)
-        rows = gather_rows(hidden, row_C, hidden.new_empty((len(row_C), wire.hidden)))
-        out = self._experts.padded(rows.view(len(own), self._per_slot, wire.hidden)).flatten(0, 1)
-        weight_C = wire.weights(came).reshape(-1)[entry_C]
-        sums = sum_rows(out, row_C.masked_fill(blank, len(came)), len(came), weight_C)
-        self.lost += torch.stack([lost_rows, lost_assignments, (fault != 0).long()])
-        return sum_rows(self._world.all_to_all(sums), token_C, tokens)
+    def __call__(
+        self, x: Tensor, ids: Tensor, weights: Tensor, scores: Tensor | None = None, *, spared: bool = False
+    ) -> tuple[Tensor, StepStats]:
+        """Sums of the experts' outputs [T, D], as `MoELayer`; `check` tells of bad ids and weights, which are left out.
+
+        In the stats copies and bytes are those of the exchange, blank rows included.
+
+        Raises:
+            OptionError: There are more than `tokens` rows.
+        """
+        wire, tokens, size = self._wire, len(x), self._size
+        if tokens > self._tokens:
+            raise OptionError(
+                f"the call has {tokens} tokens and the layer is made for tokens={self._tokens}; give more there, or "
+                "call it with fewer (a model: inside attached.eager())"
+            )
+        checked, fault = self.dispatcher.checked(ids, weights)
+        slots = self.dispatcher.choose(checked)
+        decision = self.capacity.decide(checked, slots, weights, scores, spared=spared, fault=fault)
+        rows = self._rows[: tokens + 1]
+        wire.slots(rows)[-1] = -1  # the blank row
+        wire.encode(x, decision.slots, decision.weights.nan_to_num(0.0, 0.0, 0.0), rows[:-1])
+        hit_GT = torch.zeros((size + 1, tokens), dtype=torch.bool, device=x.device)
+        hit_GT.scatter_(0, self._rank_P[decision.slots].T, True)
+        token_C, lost_rows = _places(hit_GT[:size], self._per_rank)
+        came = self._world.all_to_all(gather_rows(rows, token_C, rows.new_empty((len(token_C), wire.row_bytes))))
+        sums, load_P, lost_assignments = self._served(came)
+        self.lost[:2] += torch.stack([lost_rows, lost_assignments])
+        self.lost[2] += decision.fault != 0
+        y = sum_rows(self._world.all_to_all(sums), token_C, tokens)
+        return y, self._stats(load_P, decision.dropped, decision.extra)
 
     def check(self) -> None:
         """Wait for the device, and tell of rows that were lost.
@@ -99,12 +117,66 @@ class StaticLayer:
         rows, assignments, bad = self.lost.tolist()
         self.lost.zero_()
         if rows or assignments or bad:
-            rank = self._dispatcher.mesh.rank
+            rank = self.dispatcher.mesh.rank
             raise RankError(
-                f"rank {rank}: {rows} copies of tokens beyond rows_per_rank={self._per_rank} and {assignments} "
-                f"assignments beyond rows_per_slot={self._per_slot} were dropped; {bad} calls had bad ids or weights",
+                f"layer {self.dispatcher.layer_map.layer}: rank {rank}: {rows} copies of tokens beyond rows_per_rank="
+                f"{self._per_rank} and {assignments} assignments beyond rows_per_slot={self._per_slot} were dropped; "
+                f"{bad} calls had bad ids, weights or scores",
                 (rank,),
             )
+
+    def _served(self, came: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of rows that came: sums of the experts' outputs, assignments of each slot, and how many had no place."""
+        wire, slots = self._wire, self.dispatcher.layer_map.slots_per_gpu
+        local = self.dispatcher.local_P[wire.slots(came).long()].reshape(-1)
+        hit_SA = local == torch.arange(slots, device=came.device)[:, None]
+        entry_C, lost = _places(hit_SA, self._per_slot)
+        blank = entry_C == local.numel()
+        entry_C = entry_C.clamp(max=local.numel() - 1)
+        row_C = entry_C // wire.width
+        hidden = wire.hidden_states(came)
+        rows = gather_rows(hidden, row_C, hidden.new_empty((len(row_C), wire.hidden)))
+        out = self._experts.padded(rows.view(slots, self._per_slot, wire.hidden)).flatten(0, 1)
+        weight_C = wire.weights(came).reshape(-1)[entry_C]
+        sums = sum_rows(out, row_C.masked_fill(blank, len(came)), len(came), weight_C)
+        return sums, (~blank).view(slots, -1).sum(dim=1), lost
+
+    def _stats(self, load_P: Tensor, dropped: Tensor, extra: Tensor) -> StepStats:
+        mesh, copy_bytes = self.dispatcher.mesh, self._wire.row_bytes + self._wire.return_bytes
+        return StepStats(
+            load_P=load_P,
+            dropped=dropped,
+            extra=extra,
+            copies=self._size * self._per_rank,
+            across_bytes=(self._size - mesh.gpus_per_node) * self._per_rank * copy_bytes,
+            within_bytes=(mesh.gpus_per_node - 1) * self._per_rank * copy_bytes,
+        )
+
+    def _agree(self) -> None:
+        """Ranks compare their shapes once: no header travels with the rows."""
+        layer_map, device = self.dispatcher.layer_map, self.dispatcher.device
+        shape = (self._wire.kind, self._tokens, self._per_rank, self.capacity.policy.number())
+        kind = int.from_bytes(hashlib.sha256(repr(shape).encode()).digest()[:7], "little")
+        exchange = Exchange(version=layer_map.version, layer=layer_map.layer, step=0, row_kind=kind)
+        nothing = torch.zeros(self._size, dtype=torch.int64, device=device)
+        if fault := announce(self._world, exchange, nothing, nothing, 0, self._tokens).fault:
+            raise fault_error(fault, exchange, layer_map.num_experts)
+
+
+def _refuse(dispatcher: Dispatcher, tokens: int) -> None:
+    """Raise OptionError for what cannot run in fixed shapes; on every device, so that a rehearsal on CPUs tells it."""
+    if tokens < 1:
+        raise OptionError(f"tokens={tokens} must be at least 1: the most tokens of a rank in a call")
+    if dispatcher.hops != FLAT:
+        raise OptionError(f"hops={dispatcher.hops!r} needs counts on the host after the first hop; give hops={FLAT!r}")
+    if dispatcher.choose.waits_for_host:
+        nodes, make = dispatcher.layer_map.num_nodes, REPLICA_CHOICES.make
+        others = ", ".join(name for name in REPLICA_CHOICES if make(name).on_device(nodes))
+        raise OptionError(
+            f"replica choice {dispatcher.choose.choice!r} on {nodes} nodes waits for the host; choose one of {others}"
+        )
+    if reason := dispatcher.mesh.world.no_graph(dispatcher.device):
+        raise OptionError(f"the transport cannot be captured: {reason}; use NCCL without check=True")
 
 
 def _places(hit_XY: Tensor, room: int) -> tuple[Tensor, Tensor]:

@@ -84,6 +84,10 @@ class Group(Protocol):
         """
         ...
 
+    def no_graph(self, device: torch.device) -> str | None:
+        """Why a CUDA graph cannot capture exchanges of equal parts on the device, as a clause; None: it can."""
+        ...
+
     def decide(self, proposal: str) -> str:
         """What the first member proposed that asked: the same answer on all, those that failed an exchange before too.
 

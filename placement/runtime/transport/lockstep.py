@@ -163,6 +163,11 @@ class LockstepGroup:
     def host(self, tensor: Tensor) -> list[list[int]]:
         return tensor.tolist()
 
+    def no_graph(self, device: torch.device) -> str | None:
+        if device.type == "cuda" and len(self.ranks) > 1:
+            return "ranks in lockstep wait for one another on the host"
+        return None
+
     def decide(self, proposal: str) -> str:
         self._decisions += 1
         return self._world.decided.setdefault((self.ranks, self._decisions), proposal)

@@ -168,5 +168,12 @@ class TorchGroup:
                 raise self._roll_call.error(self.ranks, f"nothing came in {self._timeout_s:g} s")
         return copy.tolist()
 
+    def no_graph(self, device: torch.device) -> str | None:
+        if self._check:
+            return "check=True compares sizes on the host"
+        if device.type == "cuda" and str(dist.get_backend(self._group)) != "nccl":
+            return f"{dist.get_backend(self._group)} takes rows through the host"
+        return None
+
     def decide(self, proposal: str) -> str:
         return self._roll_call.decide(self.ranks, proposal)

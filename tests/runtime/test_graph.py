@@ -1,0 +1,291 @@
+"""A model attached for graphs: the logits of the eager one, in shapes and by decisions that no data change."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hot_path import as_on_a_gpu, counting
+from models import layer_ids, make_model
+from moe import make_placement, make_tokens, torch
+from test_attach import SHAPE, error, make_map, prompt, serve
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from placement.errors import OptionError, RankError
+from placement.runtime import (
+    CapacityPolicy,
+    Dispatcher,
+    GroupedExperts,
+    LayerMap,
+    Lockstep,
+    Mesh,
+    StaticLayer,
+    attach,
+    choice_on_device,
+    reduce,
+    torch_mesh,
+)
+
+assert as_on_a_gpu  # a fixture
+TOKENS = 16
+DROP = CapacityPolicy(mode="drop", gamma=1.0, spare_decode=False)
+EXPANDED = CapacityPolicy(mode="expanded", gamma=1.0, max_extra=1, spare_decode=False)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("slots", [2, 3], ids=["one copy", "replicas"])
+@pytest.mark.parametrize(
+    ("family", "policy"),
+    [
+        ("olmoe", CapacityPolicy()),
+        ("olmoe", DROP),
+        ("mixtral", CapacityPolicy(mode="drop", gamma=1.0)),
+        ("deepseek_v3", DROP),
+        ("deepseek_v3", EXPANDED),
+        ("gpt_oss", CapacityPolicy()),
+    ],
+    ids=lambda one: getattr(one, "mode", one),
+)
+def test_logits_are_those_of_the_eager_model(family: str, policy: CapacityPolicy, slots: int) -> None:
+    """Prefill and decode on four ranks with batches of different shapes, step by step the same drops."""
+    model = make_model(family)
+    placement = make_map(layer_ids(model), slots=slots)
+
+    def program(mesh: Mesh, **options: Any) -> tuple[list[Any], list[int]]:
+        mine, dropped = copy.deepcopy(model), []
+        attached = attach(mine, placement, mesh, capacity=policy, **options)
+        mine.register_forward_hook(lambda *_: dropped.extend(int(one.dropped) for one in attached.stats))
+        got = serve(mine, prompt(mesh.rank))
+        attached.check()
+        return got, dropped
+
+    tokens = max(prompt(rank).numel() for rank in range(4))
+    wanted = Lockstep(*SHAPE).run(program)
+    for got, want in zip(
+        Lockstep(*SHAPE).run(lambda mesh: program(mesh, graph=True, tokens=tokens)), wanted, strict=True
+    ):
+        assert error(got[0], want[0]) < 1e-5
+        assert got[1] == want[1]
+    assert any(any(dropped) for _, dropped in wanted) == (policy.mode != "none")
+
+
+def test_prompts_outside_of_the_graph() -> None:
+    """Decode in the fixed shape of one token a row, prompts as without a graph; a rank without tokens joins."""
+    model = make_model("qwen2_moe")
+    placement = make_map(layer_ids(model))
+
+    @torch.no_grad()
+    def program(mesh: Mesh) -> list[Any]:
+        mine = copy.deepcopy(model)
+        attached = attach(mine, placement, mesh, capacity=DROP, graph=True, tokens=2)
+        if mesh.rank == 3:
+            with attached.eager():
+                attached.join()
+            attached.join()
+            return []
+        with pytest.raises(OptionError, match="has 4 tokens and the layer is made for tokens=2"):
+            mine(input_ids=torch.ones((1, 4), dtype=torch.long))
+        name = "cache" if "cache" in inspect.signature(mine.forward).parameters else "past_key_values"
+        with attached.eager(), attached.marked(priority=torch.zeros(prompt(mesh.rank).shape)):
+            out = mine(input_ids=prompt(mesh.rank), use_cache=True)
+        last = out.logits[:, -1:].argmax(dim=-1)
+        return [out.logits, mine(input_ids=last, **{name: out[name]}).logits]
+
+    def eager(mesh: Mesh) -> list[Any]:
+        mine = copy.deepcopy(model)
+        attached = attach(mine, placement, mesh, capacity=DROP)
+        if mesh.rank == 3:
+            attached.join()
+            attached.join()
+            return []
+        return serve(mine, prompt(mesh.rank), 1)
+
+    for got, want in zip(Lockstep(*SHAPE).run(program)[:3], Lockstep(*SHAPE).run(eager)[:3], strict=True):
+        assert error(got, want) < 1e-5
+
+
+def test_what_cannot_run_in_fixed_shapes() -> None:
+    """Refused by name, before the model is changed; a map is not swapped under a graph."""
+    model, fits = make_model("olmoe"), make_map((0, 1), num_nodes=1, gpus=2, slots=5)
+    before = model.state_dict().keys()
+
+    def refused(words: str, **options: Any) -> None:
+        with pytest.raises(OptionError, match=words):
+            Lockstep(1, 2).run(lambda mesh: attach(model, fits, mesh, **options))
+        assert model.state_dict().keys() == before
+        assert not any(module._forward_hooks for module in model.modules())
+
+    refused("graph=True needs tokens=", graph=True)
+    refused("nothing else takes it", tokens=4)
+    refused("hops='hierarchical' needs counts", graph=True, tokens=4, hops="hierarchical")
+    refused("'vllm-hash' on 1 nodes waits for the host", graph=True, tokens=4, choice="vllm-hash")
+    refused("classes are told by marks", graph=True, tokens=4, capacity=CapacityPolicy(mode="drop", classes={0: 1.0}))
+
+    def program(mesh: Mesh) -> None:
+        attached = attach(copy.deepcopy(model), fits, mesh, graph=True, tokens=4, capacity=DROP)
+        with pytest.raises(OptionError, match="would go on by the old map"):
+            attached.swap(fits)
+        words = r"mark tokens inside attached\.eager"
+        with pytest.raises(OptionError, match=words), attached.marked(load=torch.ones(4)):
+            pass
+
+    Lockstep(1, 2).run(program)
+
+
+def test_transports_that_ask_the_host(tmp_path: Any) -> None:
+    """One that compares sizes before each exchange on every device; gloo, and ranks in lockstep, on a GPU."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        model, fits = make_model("olmoe"), make_map((0, 1), num_nodes=1, gpus=1, slots=8)
+        with pytest.raises(OptionError, match="check=True compares sizes on the host; use NCCL"):
+            attach(model, fits, torch_mesh(1, 1, check=True), graph=True, tokens=4)
+        assert torch_mesh(1, 1).world.no_graph(torch.device("cpu")) is None
+        assert torch_mesh(1, 1).world.no_graph(torch.device("cuda")) == "gloo takes rows through the host"
+    finally:
+        torch.distributed.destroy_process_group()
+    lockstep = Lockstep(2, 2).mesh(0).world
+    assert lockstep.no_graph(torch.device("cuda")) == "ranks in lockstep wait for one another on the host"
+    assert lockstep.no_graph(torch.device("cpu")) is None
+
+
+def test_ranks_with_other_shapes() -> None:
+    """Told while they attach: no header travels later."""
+    model, fits = make_model("olmoe"), make_map((0, 1))
+
+    def program(mesh: Mesh) -> None:
+        attach(copy.deepcopy(model), fits, mesh, graph=True, tokens=5 if mesh.rank == 3 else 4)
+
+    outcomes = Lockstep(*SHAPE).try_run(program)
+    assert all(isinstance(one, RankError) and one.ranks == (3,) for one in outcomes), outcomes
+    assert "rank 3 has tokens of another size" in str(outcomes[0])
+
+
+EXPERTS, TOP_K, HIDDEN, INNER = 16, 4, 32, 16
+
+
+def layer_of(mesh: Mesh, slots: int, policy: CapacityPolicy) -> StaticLayer:
+    layer_map = LayerMap.of(make_placement(2, 2, slots, EXPERTS, TOP_K), 0)
+    generator = torch.Generator().manual_seed(0)
+    gate_up = torch.randn(EXPERTS, HIDDEN, 2 * INNER, generator=generator) / 4
+    down = torch.randn(EXPERTS, INNER, HIDDEN, generator=generator) / 4
+    held = [layer_map.logical_P[slot] for slot in layer_map.slots_of_rank(mesh.rank)]
+    experts = GroupedExperts(gate_up=gate_up[held], down=down[held])
+    dispatcher = Dispatcher(mesh, layer_map)
+    return StaticLayer(dispatcher, experts, tokens=TOKENS, top_k=TOP_K, dtype=torch.float32, capacity=policy)
+
+
+def given_of(seed: int, sizes: list[int]) -> list[tuple[Any, ...]]:
+    found = make_tokens(sizes, EXPERTS, TOP_K, hidden=HIDDEN, seed=seed)
+    return [(one.x, one.ids, one.weights, one.scores) for one in found]
+
+
+@pytest.mark.parametrize(
+    ("slots", "policy", "most"),
+    [(4, CapacityPolicy(), 90), (5, CapacityPolicy(), 90), (5, DROP, 162), (5, EXPANDED, 190)],  # 86 to 184
+    ids=["one copy", "replicas", "drop", "expanded"],
+)
+def test_nothing_waits_for_the_host(as_on_a_gpu: None, slots: int, policy: CapacityPolicy, most: int) -> None:
+    """Of what a GPU would run: no operation synchronises, and exchanges ask the host for nothing."""
+
+    def program(mesh: Mesh) -> Any:
+        layer, mine = layer_of(mesh, slots, policy), given_of(0, [TOKENS, 7, 0, 11])[mesh.rank]
+        layer(*mine)
+        if mesh.rank:
+            return layer(*mine)
+        with counting() as counted:
+            layer(*mine)
+        return counted
+
+    counted = Lockstep(2, 2).run(program)[0]
+    assert not counted.waits
+    assert counted.launched["host"] == 0
+    assert counted.exchanges == 2 + (policy.mode != "none")
+    assert counted.total <= most, counted.launched
+
+
+class Alone:
+    """Rank 0 of four, which gets back what it sends: an exchange that can be traced."""
+
+    rank, ranks = 0, (0, 1, 2, 3)
+
+    def all_to_all(self, send: Any, send_rows: Any = None, recv_rows: Any = None, out: Any = None) -> Any:
+        assert send_rows is None and recv_rows is None
+        return send.clone() if out is None else out.copy_(send)
+
+    def host(self, tensor: Any) -> list[list[int]]:
+        return tensor.tolist()
+
+    def no_graph(self, device: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("slots", "policy"),
+    [(4, CapacityPolicy()), (5, CapacityPolicy()), (5, DROP), (5, EXPANDED)],
+    ids=["one copy", "replicas", "drop", "expanded"],
+)
+def test_what_was_traced_serves_other_tokens(
+    as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch, slots: int, policy: CapacityPolicy
+) -> None:
+    """Traced on tensors without data, in which whatever asks for data is an error; then run on data, as a graph is."""
+    for module in (reduce, choice_on_device):
+        monkeypatch.setattr(module, "has_triton", lambda: False)
+    monkeypatch.setattr(choice_on_device.DeviceChooser, "by_kernel", None)
+    groups: Any = {"world": Alone(), "across": Alone(), "within": Alone()}
+    groups["across"].ranks = groups["within"].ranks = (0, 1)
+
+    def made() -> StaticLayer:
+        return layer_of(Mesh(**groups), slots, policy)
+
+    layer, replay = made(), made()
+    first, *others = (given_of(seed, [TOKENS])[0] for seed in range(3))
+    layer(*first), replay(*first)  # as before a capture: tables come to the device
+    traced = make_fx(lambda *given: replay(*given)[0], tracing_mode="fake", _allow_non_fake_inputs=True)(*first)
+    for given in (first, *others):
+        want, _ = layer(*given)
+        torch.testing.assert_close(traced(*given), want, rtol=0, atol=1e-5)
+        assert float(want.std()) > 0.01
+
+
+def test_a_trace_sees_data(as_on_a_gpu: None) -> None:
+    """Protects the test above: a shape that depends on data cannot be traced."""
+    call: Callable[[Any], Any] = lambda x: x[: int(x.sum())]  # noqa: E731
+    with pytest.raises(Exception, match=r"_local_scalar_dense|data-dependent"):
+        make_fx(call, tracing_mode="fake")(torch.ones(3))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("policy", [CapacityPolicy(), DROP], ids=lambda one: one.mode)
+def test_a_cuda_graph_captures_a_layer_of_a_model(policy: CapacityPolicy) -> None:
+    """Router, dispatch, drop, experts and combine of one rank; replays serve other tokens as the eager layer does."""
+    model = make_model("olmoe")
+
+    @torch.no_grad()
+    def program(mesh: Mesh) -> None:
+        mine = copy.deepcopy(model).cuda()
+        placement = make_map(layer_ids(model), num_nodes=1, gpus=1, slots=8)
+        attached = attach(mine, placement, mesh, capacity=policy, graph=True, tokens=TOKENS)
+        block = mine.model.layers[0].mlp
+        first, second = (torch.randn(2, TOKENS // 2, 32, device="cuda") for _ in range(2))
+        given = first.clone()
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            block(given)  # tables come to the device
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = block(given)
+        for tokens in (second, first):
+            given.copy_(tokens)
+            graph.replay()
+            with attached.eager():
+                torch.testing.assert_close(y, block(tokens), rtol=0, atol=1e-4)
+        attached.check()
+
+    Lockstep(1, 1).run(program)
