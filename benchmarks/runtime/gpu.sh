@@ -62,6 +62,8 @@ step "Dispatch and combine by symmetric memory, one rank" 25 gpu "$python" bench
     --device cuda --ranks 1 --rounds "$few" --transport symm-mem
 step "Dispatch and combine, four processes on this GPU, on gloo through the host" 65 "$needs" \
     "$python" benchmarks/runtime/overhead.py --device "$device" --backend gloo --ranks 4 --rounds "$few"
+step "A shared expert beside the dispatch, four processes on this GPU" 40 "$needs" \
+    "$python" benchmarks/runtime/overhead.py --overlap --device "$device" --backend gloo --ranks 4 --rounds "$few"
 step "Slowest rank by policy and gamma" 115 "$needs" "$python" benchmarks/runtime/straggler.py "$trace" \
     --device "$device" --rounds "$few" --tokens "$([ "$device" = cuda ] && echo 4096 || echo 256)" \
     --hidden "$([ "$device" = cuda ] && echo 2880 || echo 64)" \

@@ -1,6 +1,6 @@
 """Dispatch and combine beside bare all-to-alls of the same bytes, in one run: what the runtime itself costs.
 
-python benchmarks/runtime/overhead.py [--ranks 4] [--device cuda] [--backend gloo] [--transport symm-mem]
+python benchmarks/runtime/overhead.py [--ranks 4] [--device cuda] [--backend gloo] [--transport symm-mem] [--overlap]
 
 Processes on this machine, gloo on the loopback interface (NCCL with `--device cuda`, one GPU a rank; with `--backend
 gloo` several ranks share a GPU, and their rows go through the host; with `--transport` rows go by another of the
@@ -11,6 +11,9 @@ its slowest rank. No experts run in between.
 copies  `send` and `give_back`: tokens packed and sent once to each destination, sums back and added up
 whole   `dispatch` and `combine`: also the replica choice, rows for every assignment in slot order, weighted sums
 CPU     milliseconds of processor time, mean over ranks: what other work on the machine does not change
+
+With `--overlap` another table: dispatch and combine of `whole`, a shared expert (two products with `--intermediate`
+columns), one after the other, and the shared expert while rows of the dispatch travel.
 """
 
 from __future__ import annotations
@@ -58,6 +61,17 @@ def make_placement(num_nodes: int, gpus_per_node: int, experts: int, redundant: 
     )
 
 
+HEAD = (
+    "| hops | tokens a rank | hidden | type | MB a rank | bare, ms | CPU | copies, ms | ratio | CPU "
+    "| whole, ms | ratio | CPU |\n" + "|---" * 13 + "|"
+)
+OVERLAP_HEAD = (
+    "| hops | tokens a rank | hidden | type | whole, ms | CPU | shared expert, ms | CPU | in turn, ms | CPU "
+    "| overlapped, ms | CPU |\n" + "|---" * 12 + "|"
+)
+Calls = dict[str, Callable[[], object]]
+
+
 def bare(handle: Arrival, dtype: torch.dtype, hidden: int, device: str) -> Callable[[], None]:
     """The exchanges of that dispatch and its combine, on buffers that are there already."""
     steps = []
@@ -73,6 +87,52 @@ def bare(handle: Arrival, dtype: torch.dtype, hidden: int, device: str) -> Calla
             dist.all_to_all_single(out, given, out_rows, in_rows, group=group)
 
     return run
+
+
+def overlapped(dispatcher: Dispatcher, x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, inner: int) -> Calls:
+    """Dispatch and combine, a shared expert, both in turn, and the expert while rows travel."""
+    up = torch.randn(x.shape[1], inner, device=x.device).to(x.dtype) / x.shape[1] ** 0.5
+    down = torch.randn(inner, x.shape[1], device=x.device).to(x.dtype) / inner**0.5
+
+    def shared() -> None:
+        torch.nn.functional.silu(x @ up) @ down
+
+    def whole(meanwhile: Callable[[], None] | None = None) -> None:
+        slots = dispatcher.choose(ids)
+        rows, _, handle = dispatcher.dispatch_slots(x, slots, weights, reuse=True, meanwhile=meanwhile)
+        dispatcher.combine(rows, handle)
+
+    def in_turn() -> None:
+        whole()
+        shared()
+
+    return {"whole": whole, "shared": shared, "in turn": in_turn, "overlapped": lambda: whole(shared)}
+
+
+def timed(calls: Calls, args: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Milliseconds of the slowest rank, and of processor time a rank, by round; two rounds to warm up are left out."""
+    took: dict[str, list[float]] = {what: [] for what in calls}
+    cpu: dict[str, list[float]] = {what: [] for what in calls}
+    for _ in range(args.rounds + 2):
+        for what, call in calls.items():
+            dist.barrier()
+            start, worked = time.perf_counter(), time.process_time()
+            call()
+            if args.device == "cuda":
+                torch.cuda.synchronize()
+            slowest = torch.tensor([time.perf_counter() - start], device=args.device)
+            busy = torch.tensor([time.process_time() - worked], device=args.device)
+            dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
+            dist.all_reduce(busy)
+            took[what].append(float(slowest) * 1e3)
+            cpu[what].append(float(busy) / args.ranks * 1e3)
+    return {what: times[2:] for what, times in took.items()}, {what: times[2:] for what, times in cpu.items()}
+
+
+def said(times: list[float]) -> str:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(times, n=4)
+    return f"{middle:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def worker(rank: int, args: argparse.Namespace, folder: str) -> None:
@@ -95,9 +155,7 @@ def worker(rank: int, args: argparse.Namespace, folder: str) -> None:
         )
         link = f"shared {args.gbit:g} Gbit/s" if args.gbit else "unshaped loopback"
         print(f"{link}, {args.rounds} rounds; medians, in brackets the quartiles\n")
-        print("| hops | tokens a rank | hidden | type | MB a rank | bare, ms | CPU | copies, ms | ratio | CPU ", end="")
-        print("| whole, ms | ratio | CPU |")
-        print("|---" * 13 + "|")
+        print(OVERLAP_HEAD if args.overlap else HEAD)
     placement = make_placement(nodes, args.ranks // nodes, args.experts, args.redundant, args.top_k)
     layer_map = LayerMap.of(placement, 0)
     for tokens, hidden, name in (
@@ -121,6 +179,13 @@ def worker(rank: int, args: argparse.Namespace, folder: str) -> None:
         for hops in ("flat", "hierarchical"):
             dispatcher = Dispatcher(moved, layer_map, hops=hops, device=args.device)
 
+            if args.overlap:
+                calls = overlapped(dispatcher, x, ids, weights, args.intermediate)
+                took, cpu = timed(calls, args)
+                if not rank:
+                    cells = [f"{said(took[what])} | {statistics.median(cpu[what]):.1f}" for what in calls]
+                    print(f"| {hops} | {tokens} | {hidden} | {name} | {' | '.join(cells)} |")
+                continue
             slots = dispatcher.choose(ids)
             sums = dispatcher.send(x, slots, weights).hidden.clone()
 
@@ -135,32 +200,17 @@ def worker(rank: int, args: argparse.Namespace, folder: str) -> None:
 
             arrival = hops_alone()
             calls = {"bare": bare(arrival, dtype, hidden, args.device), "hops": hops_alone, "whole": whole}
-            took: dict[str, list[float]] = {what: [] for what in calls}
-            cpu: dict[str, list[float]] = {what: [] for what in calls}
-            for _ in range(args.rounds + 2):
-                for what, call in calls.items():
-                    dist.barrier()
-                    start, worked = time.perf_counter(), time.process_time()
-                    call()
-                    if cuda:
-                        torch.cuda.synchronize()
-                    slowest = torch.tensor([time.perf_counter() - start], device=args.device)
-                    busy = torch.tensor([time.process_time() - worked], device=args.device)
-                    dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
-                    dist.all_reduce(busy)
-                    took[what].append(float(slowest) * 1e3)
-                    cpu[what].append(float(busy) / args.ranks * 1e3)
+            took, cpu = timed(calls, args)
             if not rank:
                 wire, sent = arrival.wire, sum(sum(hop.announced.send_rows) for hop in arrival.hops)
                 size = sent * (wire.row_bytes + wire.return_bytes) / 1e6
-                middle = {what: statistics.median(times[2:]) for what, times in took.items()}
+                middle = {what: statistics.median(times) for what, times in took.items()}
                 cells = []
                 for what, times in took.items():
-                    low, _, high = statistics.quantiles(times[2:], n=4)
-                    cells.append(f"{middle[what]:.1f} [{low:.1f}, {high:.1f}]")
+                    cells.append(said(times))
                     if what != "bare":
                         cells.append(f"{middle[what] / middle['bare']:.2f}")
-                    cells.append(f"{statistics.median(cpu[what][2:]):.1f}")
+                    cells.append(f"{statistics.median(cpu[what]):.1f}")
                 print(f"| {hops} | {tokens} | {hidden} | {name} | {size:.1f} | {' | '.join(cells)} |")
     dist.destroy_process_group()
 
@@ -176,6 +226,8 @@ def main() -> None:
     parser.add_argument("--redundant", type=int, help="further slots; default: 8, and none for one rank")
     parser.add_argument("--hidden", type=int, default=2880)
     parser.add_argument("--top-k", type=int, default=4)
+    parser.add_argument("--overlap", action="store_true", help="time a shared expert beside the dispatch")
+    parser.add_argument("--intermediate", type=int, default=1408, help="of the shared expert")
     parser.add_argument("--gbit", type=float, help="shape the loopback: what all ranks together may send a second")
     args = parser.parse_args()
     if args.redundant is None:

@@ -14,7 +14,7 @@ from placement.core.cluster import Cluster
 from placement.core.huggingface import ExpertModules, find_experts
 from placement.core.placement import Placement
 from placement.errors import MapError, OptionError
-from placement.runtime.attached import Attached
+from placement.runtime.attached import Attached, Hook
 from placement.runtime.attached_layer import AttachedLayer
 from placement.runtime.capacity import NONE, CapacityPolicy
 from placement.runtime.dispatcher import FLAT
@@ -24,8 +24,10 @@ from placement.runtime.layer_options import LayerOptions
 from placement.runtime.module_experts import check_module, weights_of_module
 from placement.runtime.rank_files import RankFiles
 from placement.runtime.router_scores import RouterScores, scales_weights
+from placement.runtime.shared_expert import shared_experts
 from placement.runtime.slot_weights import SlotWeights
 from placement.runtime.transport.base import Mesh
+from placement.runtime.turns import Turns
 
 
 def attach(
@@ -41,6 +43,7 @@ def attach(
     fp8: bool = False,
     graph: bool = False,
     tokens: int | None = None,
+    overlap: bool = False,
     keep_weights: bool = True,
 ) -> Attached:
     """From now on `model` runs its experts on all ranks of `mesh`; every rank attaches its own copy of the model.
@@ -60,6 +63,7 @@ def attach(
         graph: Forwards have fixed shapes and nothing in them waits for the host, so that a CUDA graph can capture them:
             see `StaticLayer`, and `Attached.eager` for forwards that are not to.
         tokens: With `graph`: the most tokens of a rank in a forward; all ranks give the same.
+        overlap: The shared expert of each layer is computed while tokens travel to the others.
         keep_weights: Keep the model's own experts for `detach`; False frees their memory.
 
     Raises:
@@ -68,7 +72,14 @@ def attach(
         OptionError: An option is not allowed, or cannot run in fixed shapes.
     """
     options = LayerOptions(
-        hops=hops, choice=choice, cluster=cluster, capacity=capacity, fp8=fp8, graph=graph, tokens=tokens
+        hops=hops,
+        choice=choice,
+        cluster=cluster,
+        capacity=capacity,
+        fp8=fp8,
+        graph=graph,
+        tokens=tokens,
+        overlap=overlap,
     )
     modules = find_experts(model)
     if any(hasattr(one.forward, "attached") for one in modules.experts_L):
@@ -93,25 +104,31 @@ def attach_slots(
     if capacity.mode != NONE and capacity.renormalize is None:
         capacity = replace(capacity, renormalize=scales_weights(model))
         options = replace(options, capacity=capacity)
-    scores = RouterScores(model, modules) if capacity.needs_scores else None
-    marks = ForwardMarks(modules.decoder) if capacity.mode != NONE else None
-    hooks = [one for one in (scores, marks) if one is not None]
-    layers = []
-    for index, (layer, module) in enumerate(zip(modules.layer_ids, modules.experts_L, strict=True)):
-        dtype = module.down_proj.dtype
-        layers.append(
+    hooks: list[Hook] = []
+    try:
+        scores = marks = None
+        if capacity.needs_scores:
+            hooks.append(scores := RouterScores(model, modules))
+        if capacity.mode != NONE:
+            hooks.append(marks := ForwardMarks(modules.decoder))
+        shared = shared_experts(model, modules) if options.overlap else []
+        hooks += shared
+        turns = Turns()
+        layers = [
             AttachedLayer(
                 module,
                 slots_L[index],
-                partial(options.layers, mesh, layer=layer, dtype=dtype),
+                partial(options.layers, mesh, layer=layer, dtype=module.down_proj.dtype),
                 top_k=placement.model.top_k,
                 scores=None if scores is None else scores.of(index),
                 marks=marks,
+                shared=shared[index] if shared else None,
+                turns=turns,
                 keep_weights=keep_weights,
             )
-        )
-    try:
-        return Attached(placement, mesh, layers, marks, hooks)
+            for index, (layer, module) in enumerate(zip(modules.layer_ids, modules.experts_L, strict=True))
+        ]
+        return Attached(placement, mesh, layers, marks, hooks, turns)
     except BaseException:
         for hook in hooks:
             hook.remove()

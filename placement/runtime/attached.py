@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,10 +14,18 @@ from placement.errors import OptionError
 from placement.runtime.attached_layer import AttachedLayer
 from placement.runtime.forward_marks import ForwardMarks
 from placement.runtime.layer import StepStats
-from placement.runtime.router_scores import RouterScores
 from placement.runtime.slot_weights import SlotWeights
 from placement.runtime.swap import Swap
 from placement.runtime.transport.base import Mesh
+from placement.runtime.turns import Turns
+
+Result = TypeVar("Result")
+
+
+class Hook(Protocol):
+    """What was put into a model: `remove` takes it out."""
+
+    def remove(self) -> None: ...
 
 
 class Attached:
@@ -29,9 +37,10 @@ class Attached:
         mesh: Mesh,
         layers: list[AttachedLayer],
         marks: ForwardMarks | None,
-        hooks: Sequence[RouterScores | ForwardMarks],
+        hooks: Sequence[Hook],
+        turns: Turns,
     ) -> None:
-        self.mesh, self.layers, self._marks, self._hooks = mesh, layers, marks, hooks
+        self.mesh, self.layers, self._marks, self._hooks, self._turns = mesh, layers, marks, hooks, turns
         self.use(placement)  # may raise: the model is changed after it
         for layer in layers:
             layer.take_over()
@@ -109,6 +118,15 @@ class Attached:
                 "new map and capture again"
             )
         return Swap(self, new, **options)
+
+    def interleave(self, *calls: Callable[[], Result]) -> list[Result]:
+        """What the calls return, each of which runs the model on a part of the tokens (or `join`): while rows of one
+        travel, another computes. All ranks give equally many; each runs in a thread of its own, one at a time.
+
+        Raises:
+            RankError: A rank fails or does not come in time.
+        """
+        return self._turns.run(calls, self.slots_L[0].device)
 
     def anyone(self, busy: bool) -> bool:
         """Whether any rank is busy, which all ask before each forward: one that is not joins while others are.

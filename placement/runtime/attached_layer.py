@@ -15,8 +15,11 @@ from placement.errors import OptionError
 from placement.runtime.forward_marks import NOTHING, ForwardMarks
 from placement.runtime.layer import MoELayer, StepStats
 from placement.runtime.module_experts import ModuleExperts, hidden_size
+from placement.runtime.overlap import Meanwhile
+from placement.runtime.shared_expert import SharedExpert
 from placement.runtime.slot_weights import SlotWeights
 from placement.runtime.static import StaticLayer
+from placement.runtime.turns import Turns
 
 MakeLayers = Callable[[Placement, ModuleExperts], tuple[MoELayer, StaticLayer | None]]
 
@@ -27,6 +30,8 @@ class AttachedLayer:
     make    this rank's `MoELayer` for a map; with it, for graphs, the layer in fixed shapes
     scores  gives the gate scores of all experts [T, E] of the forward that runs; None where the policy needs none
     marks   says what the tokens of the forward that runs are; None where there is no policy
+    shared  the shared expert to compute while tokens travel; None: in its own time
+    turns   of forwards that run beside one another
     """
 
     def __init__(
@@ -38,11 +43,13 @@ class AttachedLayer:
         top_k: int,
         scores: Callable[[], Tensor] | None,
         marks: ForwardMarks | None,
+        shared: SharedExpert | None,
+        turns: Turns,
         keep_weights: bool,
     ) -> None:
         self.slots, self.stats = slots, None
         self._module, self._make, self._top_k = module, make, top_k
-        self._scores, self._marks = scores, marks
+        self._scores, self._marks, self._shared, self._turns = scores, marks, shared, turns
         self._hidden = hidden_size(module)
         self._dtype, self._keep = module.down_proj.dtype, keep_weights
         self._kept: dict[str, Any] | None = None
@@ -82,11 +89,12 @@ class AttachedLayer:
         if told.padding is not None:
             ids = ids.masked_fill(told.padding[:, None], -1)
         spared = told.decode and self.layer.capacity.policy.spare_decode
+        given, meanwhile = (x, ids, call.weights_TK, scores), self._meanwhile()
         if self.fixed is not None and not self.eager:
-            y, self.stats = self.fixed(x, ids, call.weights_TK, scores, spared=spared)
+            y, self.stats = self.fixed(*given, spared=spared, meanwhile=meanwhile)
         else:
             y, self.stats = self.layer(
-                x, ids, call.weights_TK, scores, priority=told.priority, load=told.load, spared=spared
+                *given, priority=told.priority, load=told.load, spared=spared, meanwhile=meanwhile
             )
         return y.reshape(hidden_states.shape).to(hidden_states.dtype)
 
@@ -97,7 +105,18 @@ class AttachedLayer:
         x = torch.empty((0, self._hidden), dtype=self._dtype, device=device)
         scores = None if self._scores is None else torch.empty((0, layer_map.num_experts), device=device)
         layer = self.layer if self.fixed is None or self.eager else self.fixed
-        _, self.stats = layer(x, nothing.long(), nothing, scores)
+        _, self.stats = layer(x, nothing.long(), nothing, scores, meanwhile=self._meanwhile())
+
+    def _meanwhile(self) -> Meanwhile | None:
+        """What to do while rows travel; None: wait."""
+        if not self._turns.taken:
+            return None if self._shared is None else self._shared.run
+        return self._others_go_on
+
+    def _others_go_on(self) -> None:
+        if self._shared is not None:
+            self._shared.run()
+        self._turns.pass_on()
 
     def remove(self) -> None:
         """The module is as it was. Raises OptionError if its weights were not kept."""

@@ -16,6 +16,7 @@ from placement.runtime.header import IDS, SCORES, Exchange, fault_of, settled_er
 from placement.runtime.hop import Hop, HopHandle, Write
 from placement.runtime.kernels import cpu
 from placement.runtime.layer_map import LayerMap
+from placement.runtime.overlap import Meanwhile
 from placement.runtime.reduce import gather_rows, order_visits, sum_rows
 from placement.runtime.transport.base import Mesh
 from placement.runtime.wire import Wire
@@ -114,17 +115,32 @@ class Dispatcher:
 
     @torch.no_grad()
     def dispatch_slots(
-        self, x: Tensor, slots: Tensor, weights: Tensor, fault: Tensor | int = 0, *, reuse: bool = False
+        self,
+        x: Tensor,
+        slots: Tensor,
+        weights: Tensor,
+        fault: Tensor | int = 0,
+        *,
+        reuse: bool = False,
+        meanwhile: Meanwhile | None = None,
     ) -> tuple[Tensor, Tensor, DispatchHandle]:
         """As `dispatch`, with the slot that serves each assignment [T, K] already chosen; -1 for none.
 
         Args:
             fault: What `checked` found, for all ranks to hear.
+            meanwhile: Called while rows of the first hop travel.
         """
-        return self.by_slot(self.send(x, slots, weights, fault), reuse=reuse)
+        return self.by_slot(self.send(x, slots, weights, fault, meanwhile), reuse=reuse)
 
     @torch.no_grad()
-    def send(self, x: Tensor, slots: Tensor, weights: Tensor, fault: Tensor | int = 0) -> Arrival:
+    def send(
+        self,
+        x: Tensor,
+        slots: Tensor,
+        weights: Tensor,
+        fault: Tensor | int = 0,
+        meanwhile: Meanwhile | None = None,
+    ) -> Arrival:
         """The hops alone: copies of tokens as they came, not yet in the order of slots (as DeepEP returns them)."""
         if slots.shape != weights.shape or slots.ndim != 2 or x.ndim != 2 or len(x) != len(slots):
             raise OptionError(
@@ -144,7 +160,8 @@ class Dispatcher:
         handles: list[HopHandle] = []
         slot_RK, known, tokens = slots, fault, len(x)
         for hop in self._hops:
-            rows, handle = hop.send(write, wire.row_bytes, slot_RK, exchange, known, tokens)
+            first = None if handles else meanwhile  # between nodes, where it takes longest
+            rows, handle = hop.send(write, wire.row_bytes, slot_RK, exchange, known, tokens, first)
             handles.append(handle)
             write = partial(gather_rows, rows)
             slot_RK, tokens = wire.slots(rows).long(), handle.announced.tokens
@@ -176,20 +193,22 @@ class Dispatcher:
         return rows, counts, handle
 
     @torch.no_grad()
-    def combine(self, rows: Tensor, handle: DispatchHandle) -> Tensor:
+    def combine(self, rows: Tensor, handle: DispatchHandle, meanwhile: Meanwhile | None = None) -> Tensor:
         """Weighted sums of the experts' outputs, [T, D]; `rows` [A, D] are in the order that `dispatch` gave.
 
-        Sums are made in fp32; between hops they travel in the type of the rows.
+        Sums are made in fp32; between hops they travel in the type of the rows. `meanwhile` is called while those of
+        the first hop travel.
         """
         if len(rows) != len(handle.row_A):
             raise OptionError(f"rows has {len(rows)} rows; the dispatch of this handle gave {len(handle.row_A)}")
         room = handle.hops[-1].room_for_sums(rows.shape[1], rows.dtype, rows.device)
-        return self.give_back(sum_rows(rows, handle.row_A, handle.num_rows, handle.weight_A, room), handle.hops)
+        sums = sum_rows(rows, handle.row_A, handle.num_rows, handle.weight_A, room)
+        return self.give_back(sums, handle.hops, meanwhile)
 
     @torch.no_grad()
-    def give_back(self, sums: Tensor, hops: tuple[HopHandle, ...]) -> Tensor:
+    def give_back(self, sums: Tensor, hops: tuple[HopHandle, ...], meanwhile: Meanwhile | None = None) -> Tensor:
         """The sum of each copy that came [R, D] goes back to its token, where copies are summed up [T, D]."""
         for hop, before in zip(reversed(hops), (*reversed(hops[:-1]), None), strict=True):
             out = None if before is None else before.room_for_sums(sums.shape[1], sums.dtype, sums.device)
-            sums = hop.back(sums, out)
+            sums = hop.back(sums, out, meanwhile if before is None else None)
         return sums

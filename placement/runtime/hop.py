@@ -11,6 +11,7 @@ from torch import Tensor
 
 from placement.runtime.header import Announced, Announcing, Exchange, start_announcing
 from placement.runtime.kernels import cpu
+from placement.runtime.overlap import Meanwhile, exchange_while
 from placement.runtime.reduce import sum_rows
 from placement.runtime.transport.base import Group, RowMover
 from placement.runtime.workspace import Workspace
@@ -46,12 +47,14 @@ class HopHandle:
         others = len(self.row_S) - self.own
         return self.workspace.empty(f"back {self.name}", others + came, columns, dtype, device)[others:]
 
-    def back(self, sums: Tensor, out: Tensor | None = None) -> Tensor:
+    def back(self, sums: Tensor, out: Tensor | None = None, meanwhile: Meanwhile | None = None) -> Tensor:
         """Partial sums of the rows that came, [R, D], to the sums of those that went, [num_rows, D]."""
         if self.came_X is not None and self.group.mover is not None:
             row_bytes = sums.shape[1] * sums.dtype.itemsize
             self.group.mover.room(len(sums), row_bytes, back=True).copy_(sums.contiguous().view(torch.uint8))
             moved, _ = self.group.mover.move(row_bytes, self.came_X)
+            if meanwhile is not None:
+                meanwhile()
             return sum_rows(moved[: len(self.row_S)].view(sums.dtype), self.row_S, self.num_rows, out=out)
         others = len(self.row_S) - self.own
         size = others + (len(sums) if self.own else 0)
@@ -59,7 +62,7 @@ class HopHandle:
         if self.own and sums.data_ptr() != room[others:].data_ptr():
             room[others : others + self.own] = sums[: self.own]
         recv, send = self.exchanged(self.announced.recv_rows), self.exchanged(self.announced.send_rows)
-        self.group.all_to_all(sums[self.own :], recv, send, room[:others])
+        exchange_while(self.group, sums[self.own :], room[:others], recv, send, meanwhile=meanwhile)
         return sum_rows(room[: len(self.row_S)], self.row_S, self.num_rows, out=out)
 
     def exchanged(self, rows: list[int]) -> list[int]:
@@ -83,7 +86,14 @@ class Hop:
         self._member_X = torch.arange(size, device=device)
 
     def send(
-        self, write: Write, row_bytes: int, slot_RK: Tensor, exchange: Exchange, fault: Tensor | int, tokens: int
+        self,
+        write: Write,
+        row_bytes: int,
+        slot_RK: Tensor,
+        exchange: Exchange,
+        fault: Tensor | int,
+        tokens: int,
+        meanwhile: Meanwhile | None = None,
     ) -> tuple[Tensor, HopHandle]:
         """Rows with these slots, -1 for none; returns the rows that came. None move if there is a fault."""
         mover, rank = self.group.mover, self.group.rank
@@ -92,15 +102,15 @@ class Hop:
         handle = partial(HopHandle, group=self.group, workspace=self._workspace, name=self._name, num_rows=len(slot_RK))
         if mover is not None:
             most = len(slot_RK) * min(slot_RK.shape[1], len(self.group.ranks))
-            return self._move(mover, plan, write, row_bytes, most, start, handle)
+            return self._move(mover, plan, write, row_bytes, most, start, handle, meanwhile)
         if plan.row_S is not None:
-            return self._send_from_host(plan.row_S, int(plan.rows_X[rank]), write, row_bytes, start, handle)
+            return self._send_from_host(plan.row_S, int(plan.rows_X[rank]), write, row_bytes, start, handle, meanwhile)
         announced = start().read()
         row_S = plan.rows(sum(announced.send_rows))
         room = self._room("came", sum(announced.recv_rows), row_bytes, slot_RK.device)
         if not announced.fault:
             sent = write(row_S, self._room("sent", len(row_S), row_bytes, slot_RK.device))
-            self.group.all_to_all(sent, announced.send_rows, announced.recv_rows, room)
+            exchange_while(self.group, sent, room, announced.send_rows, announced.recv_rows, meanwhile=meanwhile)
         return room, handle(row_S=row_S, announced=announced)
 
     def _send_from_host(
@@ -111,6 +121,7 @@ class Hop:
         row_bytes: int,
         start: Callable[[], Announcing],
         handle: Callable[..., HopHandle],
+        meanwhile: Meanwhile | None,
     ) -> tuple[Tensor, HopHandle]:
         """As `send` where the host knows the rows: others' are packed while headers travel, own ones in their place."""
         others, headers = len(row_S) - own, start()
@@ -121,9 +132,8 @@ class Hop:
             return room, handle(row_S=row_S[:0], announced=announced)
         gone = handle(row_S=row_S, announced=announced, own=own)
         write(row_S[others:], room[:own])
-        self.group.all_to_all(
-            sent, gone.exchanged(announced.send_rows), gone.exchanged(announced.recv_rows), room[own:]
-        )
+        told = (gone.exchanged(announced.send_rows), gone.exchanged(announced.recv_rows))
+        exchange_while(self.group, sent, room[own:], *told, meanwhile=meanwhile)
         return room, gone
 
     def _move(
@@ -135,6 +145,7 @@ class Hop:
         most: int,
         start: Callable[[], Announcing],
         handle: Callable[..., HopHandle],
+        meanwhile: Meanwhile | None,
     ) -> tuple[Tensor, HopHandle]:
         """As `send` by a mover: rows are under way before the host hears how many they are; if there is a fault, nobody
         looks at them."""
@@ -142,6 +153,8 @@ class Hop:
         write(row_S, mover.room(len(row_S), row_bytes))
         headers = start()
         came, came_X = mover.move(row_bytes, plan.rows_X)
+        if meanwhile is not None:
+            meanwhile()
         announced = headers.read()
         gone = handle(row_S=row_S[: sum(announced.send_rows)], announced=announced, came_X=came_X)
         return came[: sum(announced.recv_rows)], gone

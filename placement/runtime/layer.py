@@ -11,6 +11,7 @@ from torch import Tensor
 from placement.runtime.capacity import CapacityPolicy
 from placement.runtime.decision import RankCapacity
 from placement.runtime.dispatcher import Dispatcher
+from placement.runtime.overlap import Meanwhile
 
 Experts = Callable[[Tensor, Tensor], Tensor]
 UNLIMITED = CapacityPolicy()
@@ -61,8 +62,11 @@ class MoELayer:
         priority: Tensor | None = None,
         load: Tensor | None = None,
         spared: bool = False,
+        meanwhile: Meanwhile | None = None,
     ) -> tuple[Tensor, StepStats]:
         """Sums of the experts' outputs [T, D] for hidden states [T, D]; the rest is as in `RankCapacity.decide`.
+
+        `meanwhile` is called twice: while tokens travel to the experts, and while sums travel back.
 
         Raises:
             RankError: On every rank, if a rank gave bad ids or weights, has another map or is at another layer.
@@ -74,9 +78,9 @@ class MoELayer:
             checked, slots, weights, scores, priority=priority, load=load, spared=spared, fault=fault
         )
         rows, counts, handle = dispatcher.dispatch_slots(
-            x, decision.slots, decision.weights, decision.fault, reuse=True
+            x, decision.slots, decision.weights, decision.fault, reuse=True, meanwhile=meanwhile
         )
-        y = dispatcher.combine(self.experts(rows, counts), handle)
+        y = dispatcher.combine(self.experts(rows, counts), handle, meanwhile)
         across, within = handle.sent_bytes(dispatcher.mesh.gpus_per_node, dispatcher.mesh.rank)
         stats = StepStats(
             load_P=counts,

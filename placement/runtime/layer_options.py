@@ -30,6 +30,7 @@ class LayerOptions:
     fp8: bool = False
     graph: bool = False
     tokens: int | None = None
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         if self.graph != (self.tokens is not None):

@@ -52,6 +52,7 @@ def load_sharded(
     fp8: bool = False,
     graph: bool = False,
     tokens: int | None = None,
+    overlap: bool = False,
 ) -> tuple[Any, Attached]:
     """The model of a checkpoint with this rank's experts, attached: what `attach` does with a model that is loaded.
 
@@ -72,6 +73,7 @@ def load_sharded(
         fp8: See `Dispatcher`.
         graph: See `attach`.
         tokens: See `attach`.
+        overlap: See `attach`.
 
     Returns:
         The model, and what `attach` gives; it cannot be detached, since no rank has the other experts.
@@ -82,7 +84,14 @@ def load_sharded(
         MapError: The map is for another model or mesh.
     """
     options = LayerOptions(
-        hops=hops, choice=choice, cluster=cluster, capacity=capacity, fp8=fp8, graph=graph, tokens=tokens
+        hops=hops,
+        choice=choice,
+        cluster=cluster,
+        capacity=capacity,
+        fp8=fp8,
+        graph=graph,
+        tokens=tokens,
+        overlap=overlap,
     )
     _check_device(device)
     source = SlotCheckpoint(checkpoint, placement, mesh.rank)

@@ -18,6 +18,7 @@ from placement.runtime.capacity import CapacityPolicy
 from placement.runtime.dispatcher import FLAT, Dispatcher
 from placement.runtime.header import Exchange, announce, fault_error
 from placement.runtime.layer import UNLIMITED, StepStats
+from placement.runtime.overlap import Meanwhile, exchange_while
 from placement.runtime.reduce import gather_rows, sum_rows
 from placement.runtime.static_capacity import StaticCapacity
 from placement.runtime.wire import Wire
@@ -77,7 +78,14 @@ class StaticLayer:
 
     @torch.no_grad()
     def __call__(
-        self, x: Tensor, ids: Tensor, weights: Tensor, scores: Tensor | None = None, *, spared: bool = False
+        self,
+        x: Tensor,
+        ids: Tensor,
+        weights: Tensor,
+        scores: Tensor | None = None,
+        *,
+        spared: bool = False,
+        meanwhile: Meanwhile | None = None,
     ) -> tuple[Tensor, StepStats]:
         """Sums of the experts' outputs [T, D], as `MoELayer`; `check` tells of bad ids and weights, which are left out.
 
@@ -101,12 +109,13 @@ class StaticLayer:
         hit_GT = torch.zeros((size + 1, tokens), dtype=torch.bool, device=x.device)
         hit_GT.scatter_(0, self._rank_P[decision.slots].T, True)
         token_C, lost_rows = _places(hit_GT[:size], self._per_rank)
-        came = self._world.all_to_all(gather_rows(rows, token_C, rows.new_empty((len(token_C), wire.row_bytes))))
+        sent, came = rows.new_empty((2, len(token_C), wire.row_bytes)).unbind()
+        exchange_while(self._world, gather_rows(rows, token_C, sent), came, meanwhile=meanwhile)
         sums, load_P, lost_assignments = self._served(came)
         self.lost[:2] += torch.stack([lost_rows, lost_assignments])
         self.lost[2] += decision.fault != 0
-        y = sum_rows(self._world.all_to_all(sums), token_C, tokens)
-        return y, self._stats(load_P, decision.dropped, decision.extra)
+        back = exchange_while(self._world, sums, torch.empty_like(sums), meanwhile=meanwhile)
+        return sum_rows(back, token_C, tokens), self._stats(load_P, decision.dropped, decision.extra)
 
     def check(self) -> None:
         """Wait for the device, and tell of rows that were lost.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import torch
 from torch import Tensor
 
 
-class Workspace:
-    """Buffers by name, each as large as the largest that was asked for. On a GPU torch's own cache does this."""
+class Workspace(threading.local):
+    """Buffers by name, each as large as the largest that was asked for. On a GPU torch's own cache does this.
+
+    Each thread has its own, so that calls that take turns do not write to one another's.
+    """
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}

@@ -219,6 +219,10 @@ class Alone:
         assert send_rows is None and recv_rows is None
         return send.clone() if out is None else out.copy_(send)
 
+    def start(self, send: Any, out: Any, send_rows: Any = None, recv_rows: Any = None) -> Any:
+        self.all_to_all(send, send_rows, recv_rows, out)
+        return lambda: None
+
     def host(self, tensor: Any) -> list[list[int]]:
         return tensor.tolist()
 

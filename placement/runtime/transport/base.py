@@ -68,8 +68,10 @@ class Group(Protocol):
         """
         ...
 
-    def start(self, send: Tensor, out: Tensor) -> Callable[[], None]:
-        """`all_to_all` of equal parts into `out` while this rank does other things; the answer waits for its end.
+    def start(
+        self, send: Tensor, out: Tensor, send_rows: list[int] | None = None, recv_rows: list[int] | None = None
+    ) -> Callable[[], None]:
+        """`all_to_all` into `out` while this rank does other things; the answer waits for its end.
 
         Raises:
             RankError: A member fails or does not come in time.

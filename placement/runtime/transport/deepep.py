@@ -21,6 +21,7 @@ from placement.runtime.dispatcher import Dispatcher
 from placement.runtime.handle import Arrival
 from placement.runtime.header import Announced, Exchange, announce, fault_error
 from placement.runtime.layer_map import LayerMap
+from placement.runtime.overlap import Meanwhile
 from placement.runtime.transport.base import Group, Mesh
 from placement.runtime.wire import Wire
 
@@ -64,7 +65,9 @@ class DeepEPHop:
     def room_for_sums(self, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.empty((sum(self.announced.recv_rows), columns), dtype=dtype, device=device)
 
-    def back(self, sums: Tensor, _out: None = None) -> Tensor:
+    def back(self, sums: Tensor, _out: None = None, meanwhile: Meanwhile | None = None) -> Tensor:
+        if meanwhile is not None:
+            meanwhile()
         combined, _, _ = self.buffer.combine(sums.contiguous(), handle=self.handle)  # an event only if asynchronous
         return combined  # type: ignore[no-any-return]
 
@@ -100,8 +103,15 @@ class DeepEPDispatcher(Dispatcher):
             raise fault_error(fault, exchange, layer_map.num_experts)
 
     @torch.no_grad()
-    def send(self, x: Tensor, slots: Tensor, weights: Tensor, fault: Tensor | int = 0) -> Arrival:
-        """See `Dispatcher.send`."""
+    def send(
+        self,
+        x: Tensor,
+        slots: Tensor,
+        weights: Tensor,
+        fault: Tensor | int = 0,
+        meanwhile: Meanwhile | None = None,
+    ) -> Arrival:
+        """See `Dispatcher.send`; `meanwhile` is called after the dispatch, which the adaptor waits for."""
         most, hidden = self._buffer.max_tokens, self._buffer.hidden
         if x.dtype != torch.bfloat16 or x.ndim != 2 or len(x) > most or x.shape[1] != hidden:
             raise OptionError(f"x is {x.dtype} {list(x.shape)}; bfloat16 and at most [{most}, {hidden}] are allowed")
@@ -114,6 +124,8 @@ class DeepEPDispatcher(Dispatcher):
             num_experts=self.layer_map.num_slots,
             num_max_tokens_per_rank=most,
         )
+        if meanwhile is not None:
+            meanwhile()
         if found:
             exchange = Exchange(version=0, layer=self.layer_map.layer, step=0, row_kind=0)
             raise fault_error(found, exchange, self.layer_map.num_experts)

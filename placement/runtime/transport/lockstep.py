@@ -156,8 +156,10 @@ class LockstepGroup:
         self._world.swap(self.ranks, self._me, None)  # all have copied: senders may write to their buffers again
         return came
 
-    def start(self, send: Tensor, out: Tensor) -> Callable[[], None]:
-        self.all_to_all(send, out=out)
+    def start(
+        self, send: Tensor, out: Tensor, send_rows: list[int] | None = None, recv_rows: list[int] | None = None
+    ) -> Callable[[], None]:
+        self.all_to_all(send, send_rows, recv_rows, out)
         return _nothing
 
     def host(self, tensor: Tensor) -> list[list[int]]:

@@ -112,6 +112,7 @@ class MovedGroup:
         self.rank, self.ranks, self.name = group.rank, group.ranks, group.name
         self.mover: RowMover | None = mover
         self.all_to_all, self.start, self.host, self.decide = group.all_to_all, group.start, group.host, group.decide
+        self.no_graph = group.no_graph
 
 
 def _symmetric(group: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -117,11 +117,15 @@ class TorchGroup:
             dist.all_to_all_single(recv, send.contiguous(), recv_rows, send_rows, group=self._group)
         return recv
 
-    def start(self, send: Tensor, out: Tensor) -> Callable[[], None]:
+    def start(
+        self, send: Tensor, out: Tensor, send_rows: list[int] | None = None, recv_rows: list[int] | None = None
+    ) -> Callable[[], None]:
         if self._check:
-            self._compare(send, None, None)
+            self._compare(send, send_rows, recv_rows)
         with self._named():
-            work = dist.all_to_all_single(out, send, group=self._group, async_op=True)
+            work = dist.all_to_all_single(
+                out, send.contiguous(), recv_rows, send_rows, group=self._group, async_op=True
+            )
 
         def wait() -> None:
             with self._named():
