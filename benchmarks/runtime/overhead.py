@@ -13,7 +13,8 @@ whole   `dispatch` and `combine`: also the replica choice, rows for every assign
 CPU     milliseconds of processor time, mean over ranks: what other work on the machine does not change
 
 With `--overlap` another table: dispatch and combine of `whole`, a shared expert (two products with `--intermediate`
-columns), one after the other, and the shared expert while rows of the dispatch travel.
+columns), one after the other, and the shared expert while rows of the dispatch travel; then four layers of that for two
+halves of the tokens, one half after the other, and in turns, where one computes while rows of the other travel.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,7 @@ from placement import Model, Placement
 from placement.errors import OptionError
 from placement.runtime import Arrival, Dispatcher, LayerMap, Wire, torch_mesh, with_transport
 from placement.runtime.transport import AUTO, TRANSPORTS
+from placement.runtime.turns import Turns
 
 NOT_HERE = 77  # what test harnesses call skipped
 
@@ -67,9 +70,10 @@ HEAD = (
 )
 OVERLAP_HEAD = (
     "| hops | tokens a rank | hidden | type | whole, ms | CPU | shared expert, ms | CPU | in turn, ms | CPU "
-    "| overlapped, ms | CPU |\n" + "|---" * 12 + "|"
+    "| overlapped, ms | CPU | two halves, ms | CPU | in turns, ms | CPU |\n" + "|---" * 16 + "|"
 )
 Calls = dict[str, Callable[[], object]]
+LAYERS = 4
 
 
 def bare(handle: Arrival, dtype: torch.dtype, hidden: int, device: str) -> Callable[[], None]:
@@ -90,23 +94,33 @@ def bare(handle: Arrival, dtype: torch.dtype, hidden: int, device: str) -> Calla
 
 
 def overlapped(dispatcher: Dispatcher, x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, inner: int) -> Calls:
-    """Dispatch and combine, a shared expert, both in turn, and the expert while rows travel."""
+    """What the table of `--overlap` has, by its columns."""
     up = torch.randn(x.shape[1], inner, device=x.device).to(x.dtype) / x.shape[1] ** 0.5
     down = torch.randn(inner, x.shape[1], device=x.device).to(x.dtype) / inner**0.5
+    turns, everything = Turns(), slice(None)
+    halves = (slice(0, len(x) // 2), slice(len(x) // 2, None))
 
-    def shared() -> None:
-        torch.nn.functional.silu(x @ up) @ down
+    def shared(part: slice = everything) -> None:
+        torch.nn.functional.silu(x[part] @ up) @ down
 
-    def whole(meanwhile: Callable[[], None] | None = None) -> None:
-        slots = dispatcher.choose(ids)
-        rows, _, handle = dispatcher.dispatch_slots(x, slots, weights, reuse=True, meanwhile=meanwhile)
-        dispatcher.combine(rows, handle)
+    def whole(part: slice = everything, meanwhile: Callable[[], None] | None = None) -> None:
+        slots = dispatcher.choose(ids[part])
+        rows, _, handle = dispatcher.dispatch_slots(x[part], slots, weights[part], reuse=True, meanwhile=meanwhile)
+        dispatcher.combine(rows, handle, meanwhile if meanwhile == turns.pass_on else None)
 
-    def in_turn() -> None:
-        whole()
-        shared()
+    def layers(part: slice) -> None:
+        for _ in range(LAYERS):
+            shared(part)
+            whole(part, turns.pass_on if turns.taken else None)
 
-    return {"whole": whole, "shared": shared, "in turn": in_turn, "overlapped": lambda: whole(shared)}
+    return {
+        "whole": whole,
+        "shared": shared,
+        "in turn": lambda: (whole(), shared()),
+        "overlapped": lambda: whole(meanwhile=shared),
+        "two halves": lambda: [layers(part) for part in halves],
+        "in turns": lambda: turns.run([partial(layers, part) for part in halves], x.device),
+    }
 
 
 def timed(calls: Calls, args: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
