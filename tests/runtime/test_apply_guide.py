@@ -26,7 +26,7 @@ def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli
     model.save_pretrained("olmoe")
     for name, seed in (("placement.json", 0), ("newer.json", 1)):
         save_placement(name, PlacementFile.of(make_map((0, 1), seed=seed)).document())
-    (block,) = re.findall(r"^```text\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+    (block,) = re.findall(r"^```text\n(\$.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
     for line in block.splitlines():
         done = run_cli(*shlex.split(line.removeprefix("$ placement")))
         assert done.code == 0, done.stderr
