@@ -28,6 +28,7 @@ from placement_api.routes import (
     placement_pages,
     placements,
     study,
+    trace_pages,
     traces,
 )
 from placement_api.service import Service
@@ -58,6 +59,6 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(Measure)
     for routes in (traces, placements, maps, names, advice, study, front, jobs, operations):
         app.include_router(routes.router)
-    for routes in (pages, placement_pages, page_actions, names_pages):
+    for routes in (pages, trace_pages, placement_pages, page_actions, names_pages):
         app.include_router(routes.router)
     return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -113,23 +114,23 @@ def test_the_page_lists_such_jobs(client: httpx.Client, trace_id: str) -> None:
         client.post(f"/v1/jobs/{job}/cancel")
 
 
-def test_the_page_of_a_trace_asks_for_advice(client: httpx.Client, trace_id: str) -> None:
-    """The button beside Solve sends the same form; the job's page leads to the advice."""
-    assert f'formaction="/traces/{trace_id}/advise"' in client.get(f"/traces/{trace_id}").text
-    form = {
-        "num_nodes": "2",
-        "gpus_per_node": "2",
-        "redundant_experts": "0",
-        "work_limit": "200",
-        "robust": "",
-        "holdout": "0.2",
-    }
-    begun = client.post(f"/traces/{trace_id}/advise", data=form)
+@pytest.mark.parametrize(("asked", "shown"), [("advise", "advice"), ("front", "against imbalance"), ("study", "study")])
+def test_the_page_of_a_trace_asks_for_more_than_a_solve(
+    client: httpx.Client, trace_id: str, asked: str, shown: str
+) -> None:
+    """A button beside Solve sends the same form; the job's page leads to the answer, and so does the trace's page."""
+    where = f"/traces/{trace_id}"
+    assert f'formaction="{where}/{asked}"' in client.get(where).text
+    form = CLUSTER | {"redundant_experts": 0, "bound": "none", "robust": "", "holdout": "0.25"}
+    begun = client.post(f"{where}/{asked}", data=form)
     assert begun.status_code == 303, begun.text
-    where = begun.headers["location"]
-    assert "advice" in client.get("/").text or client.get(where).status_code == 303
-    wait_until(lambda: client.get(where).status_code == 303, seconds=120)
-    page = client.get(client.get(where).headers["location"])
+    job = begun.headers["location"]
+    assert shown in client.get("/").text or client.get(job).status_code == 303
+    wait_until(lambda: client.get(job).status_code == 303, seconds=120)
+    page = client.get(client.get(job).headers["location"])
     assert page.status_code == 200 and "<h1>" in page.text
-    wrong = client.post(f"/traces/{trace_id}/advise", data=form | {"num_nodes": "3", "gpus_per_node": "1"})
-    assert wrong.status_code == 422 and "<form" in wrong.text
+    for link in re.findall(r'(?:href|src)="(/v1/[^"]+)"', page.text):
+        assert client.get(link).status_code == 200, link
+    assert f'<a href="{job}">' in client.get(where).text.partition("Other answers")[2]
+    wrong = client.post(f"{where}/{asked}", data=form | {"num_nodes": "99"})
+    assert wrong.status_code == 422 and "<form" in wrong.text and 'role="alert"' in wrong.text

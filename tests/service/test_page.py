@@ -252,7 +252,8 @@ def test_the_page_asks_for_a_token_where_there_are_some(
     with server.client() as browser:
         refused = browser.get("/", headers=HTML)
         assert (refused.status_code, refused.headers["location"]) == (303, "/login")
-        assert browser.post("/login", data={"token": "plc_wrong"}).status_code == 401
+        wrong = browser.post("/login", data={"token": "plc_wrong"})
+        assert wrong.status_code == 401 and "paste it whole" in wrong.text, "what to do, in words of a form"
         entered = browser.post("/login", data={"token": token})
         assert entered.status_code == 303
         cookie = entered.headers["set-cookie"].lower()

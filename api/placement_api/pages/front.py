@@ -147,3 +147,21 @@ def _marked(point: Point, all_points: Sequence[Point]) -> Point:
         for other in all_points
     )
     return replace(point, best=not beaten)
+
+
+def front_rows(document: dict[str, Any]) -> dict[str, Any]:
+    """What the page of a front shows of `front.json`: its rows, and which requests were measured.
+
+    A row has a name, sends, mean and largest rank imbalance, the file of its map ("" of a baseline), and whether it was
+    chosen for the price that was asked for.
+    """
+    side = "train" if document["points"][0]["held_out"] is None else "held_out"
+    rows = []
+    for one in (*document["baselines"], *document["points"]):
+        weight = one.get("weight", document["balance_weight"])
+        name = one.get("name") or (f"cap {document['max_imbalance']:g}" if weight is None else f"{weight:g}")
+        figures, file = one[side], one.get("file", "")
+        imbalance = figures["rank_imbalance"]
+        chosen = bool(file) and file == document["chosen"]
+        rows.append((name, figures["sends_per_token"], imbalance["mean"], imbalance["max"], file, chosen))
+    return {"rows": rows, "held_out": side == "held_out"}

@@ -120,3 +120,14 @@ def wanted(row: JobRow) -> str:
 def size(summary: dict[str, Any]) -> str:
     slots = plural(summary["slots_per_gpu"], "slot")
     return f"{summary['num_nodes']} × {summary['gpus_per_node']} GPUs × {slots}"
+
+
+def sought(row: JobRow) -> str:
+    """What a job of any kind was asked for."""
+    if row.kind == "evaluate":
+        return "measure a placement"
+    if row.kind == "study":
+        return "study a trace"
+    cluster = row.request["cluster"]
+    sought = {"advise": "advice", "front": "sends against imbalance"}.get(row.kind) or wanted(row)
+    return f"{cluster['num_nodes']} × {cluster.get('gpus_per_node') or 'any'} GPUs, {sought}"

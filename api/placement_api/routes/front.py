@@ -15,6 +15,7 @@ from placement_api.routes.jobs import file_of, find
 from placement_api.routes.json_bodies import BodyRoute
 from placement_api.routes.submit import SUBMITS, Ask, as_solve, inputs, kept
 from placement_api.service import Service
+from placement_api.store.tables import JobRow
 
 router = APIRouter(prefix="/v1", tags=["fronts"], route_class=BodyRoute)
 OTHERS = ("front", "plot")  # files of such a job that are no maps
@@ -23,7 +24,7 @@ OTHERS = ("front", "plot")  # files of such a job that are no maps
 @router.post("/front", **SUBMITS)
 async def front(ask: Ask, body: FrontBody) -> Response:
     """Find the whole front of sends against imbalance: `placement front`."""
-    return await ask.job("front", lambda: _request_of(ask.here, body))
+    return await ask.job("front", lambda: request_of(ask.here, body))
 
 
 @router.get("/jobs/{job}/front", responses={**answers("application/json"), **faults(404, 409)}, response_class=Response)
@@ -55,13 +56,18 @@ def one_map(here: Here, _: Reader, job: str, file: str) -> Response:
 
 def _file(here: Service, job: str, name: str) -> str:
     """The digest of a file of a front. Raises Problem (404, 409)."""
+    return file_of(find_front(here, job), name)
+
+
+def find_front(here: Service, job: str) -> JobRow:
+    """The job of a front. Raises Problem (404)."""
     row = find(here, job)
     if row.kind != "front":
         raise Problem(404, f"job {row.id} made no front", "ask for one with POST /v1/front")
-    return file_of(row, name)
+    return row
 
 
-def _request_of(here: Service, body: FrontBody) -> dict[str, Any]:
+def request_of(here: Service, body: FrontBody) -> dict[str, Any]:
     request = as_solve(body)
     check_front_of(request, inputs(here, request["traces"]), here.settings.limits)
     return kept(request)

@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from placement_api.pages.render import page
 from placement_api.routes import Here, Reader, names
-from placement_api.routes.pages import PageRoute
+from placement_api.routes.page_route import PageRoute
 from placement_api.service import Service
 from placement_api.store.tables import DONE, JobRow, VersionRow
 

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from placement_api.problems import Problem
 from placement_api.routes import Here, Promoter, Solver, jobs, names, placements, traces
-from placement_api.routes.pages import PageRoute
+from placement_api.routes.page_route import PageRoute
 from placement_api.tokens import COOKIE
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)

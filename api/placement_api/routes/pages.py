@@ -1,62 +1,38 @@
-"""`/`, `/traces/{id}`, `/jobs/{id}`, `/docs`, `/login`: what people look at. They call the same functions as `/v1`."""
+"""`/`, `/jobs/{id}`, `/docs`, `/login`: what people look at. They call the same functions as `/v1`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
-from fastapi.routing import APIRoute
-from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from placement.errors import PlacementError
 from placement_api.answers import JobAnswer, TraceAnswer
-from placement_api.bodies import AdviseBody, PlacementBody
 from placement_api.jobs.turns import waiting_before
 from placement_api.pages.example import write_example
-from placement_api.pages.forms import CLUSTER, GROUP, MORE, MOVES, body_of, proposal, values_of
-from placement_api.pages.looks import size, wanted
+from placement_api.pages.looks import size, sought, wanted
 from placement_api.pages.recording_form import CHOICES, ENDINGS, READ_AS, read_as_of
-from placement_api.pages.render import VISITOR, asset, page
-from placement_api.problems import Problem, from_library
-from placement_api.routes import Here, Reader, Solver, advice, jobs, placements, traces
+from placement_api.pages.render import asset, page
+from placement_api.problems import Problem
+from placement_api.routes import Here, Reader, Solver, jobs, placements, traces
+from placement_api.routes.page_route import PageRoute, as_problem
+from placement_api.routes.trace_pages import taken_page
 from placement_api.service import Service
-from placement_api.store.tables import DONE, OPEN, QUEUED, JobRow, TraceRow
-from placement_api.tokens import ANYONE, COOKIE, Caller
+from placement_api.store.tables import DONE, OPEN, QUEUED, JobRow
+from placement_api.tokens import COOKIE, Caller
 
 SHOWN, JOBS_SHOWN = 50, 10
 DONE_PAGES = {
     "solve": "/placements/{job}",
     "advise": "/v1/jobs/{job}/advice/page",
     "study": "/v1/jobs/{job}/study/page",
-    "front": "/v1/jobs/{job}/front/plot",
+    "front": "/fronts/{job}",
 }
-
-
-class PageRoute(APIRoute):
-    """What goes wrong is said on a page."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        answer = super().get_route_handler()
-
-        async def answer_or_explain(request: Request) -> Response:
-            caller = getattr(request.state, "caller", None)
-            by_cookie = COOKIE in request.cookies and "authorization" not in request.headers
-            VISITOR.set(caller.name if caller is not None and caller.id != ANYONE and by_cookie else "")
-            try:
-                return await answer(request)
-            except (Problem, PlacementError) as error:
-                body = _problem(error).body
-                return page("error", status=body.status, problem=body)
-
-        return answer_or_explain
-
-
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
@@ -75,10 +51,10 @@ async def upload(here: Here, solver: Solver, request: Request) -> Response:
         try:
             trace = await run_in_threadpool(_taken, here, solver, form)
         except (Problem, PlacementError) as error:
-            return await run_in_threadpool(_home, here, solver, _problem(error))
+            return await run_in_threadpool(_home, here, solver, as_problem(error))
     if not trace.all_notes:
         return RedirectResponse(f"/traces/{trace.id}", status_code=303)
-    return await run_in_threadpool(_taken_page, here, trace)
+    return await run_in_threadpool(taken_page, here, trace)
 
 
 @router.post("/example")
@@ -88,29 +64,6 @@ def example(here: Here, solver: Solver) -> Response:
         write_example(archive)
         row = traces.add(here, solver, here.traces.take(archive, archive.name))
     return RedirectResponse(f"/traces/{row.id}", status_code=303)
-
-
-@router.get("/traces/{trace}")
-def trace_page(here: Here, _: Reader, trace: str, like: str | None = None, current: str | None = None) -> Response:
-    row = traces.find(here, trace)
-    values = proposal(row)
-    if like is not None:
-        job = jobs.find(here, like)
-        values |= values_of(job.request, row.num_experts) if job.kind == "solve" else {}
-    if current is not None:
-        values |= {"current": placements.find_placement(here, current).id, "group": ""}
-    return _trace(here, row, values)
-
-
-@router.post("/traces/{trace}/solve")
-async def solve(here: Here, solver: Solver, trace: str, request: Request) -> Response:
-    return await run_in_threadpool(_begin, here, solver, trace, "solve", await _values(request))
-
-
-@router.post("/traces/{trace}/advise")
-async def advise(here: Here, solver: Solver, trace: str, request: Request) -> Response:
-    """The same form; what advice does not take is left out."""
-    return await run_in_threadpool(_begin, here, solver, trace, "advise", await _values(request))
 
 
 @router.get("/jobs/{job}")
@@ -124,7 +77,7 @@ def job_page(here: Here, _: Reader, job: str) -> Response:
         with here.database.reading() as session:
             before = waiting_before(session, row)
     told, live = JobAnswer.of(row), row.state in OPEN
-    return page("job", job=told, row=row, named=named, live=live, before=before, wanted=_wanted(row))
+    return page("job", job=told, row=row, named=named, live=live, before=before, wanted=sought(row))
 
 
 @router.post("/jobs/{job}/cancel")
@@ -157,7 +110,10 @@ async def login(here: Here, request: Request) -> Response:
     try:
         request.state.caller = await here.tokens.caller(f"Bearer {token}")
     except Problem as problem:
-        return page("login", status=401, problem=problem.body)
+        body = problem.body
+        if problem.status == 401:  # else the database is away, or too many were wrong
+            body = body.model_copy(update={"mend": "paste it whole, as it was printed when it was made"})
+        return page("login", status=problem.status, problem=body)
     answer = RedirectResponse("/", status_code=303)
     # a browser says how it reached us, also where no proxy that is trusted does
     secure = request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
@@ -174,10 +130,6 @@ def static(name: str, v: str = "") -> Response:
     return Response(found[0], media_type=found[1], headers=kept)
 
 
-def _problem(error: Problem | PlacementError) -> Problem:
-    return error if isinstance(error, Problem) else from_library(error)
-
-
 def _home(here: Service, reader: Caller, problem: Problem | None = None) -> Response:
     rows = placements.rows(here, limit=SHOWN)
     not_done = [row for state in ("running", "queued", "failed") for row in jobs.rows(here, state, JOBS_SHOWN)]
@@ -186,7 +138,7 @@ def _home(here: Service, reader: Caller, problem: Problem | None = None) -> Resp
         status=200 if problem is None else problem.status,
         traces=traces.list_traces(here, reader, limit=SHOWN),
         placements=[(row, wanted(row), size(row.summary)) for row in rows],
-        jobs=[(JobAnswer.of(row), _names(here, row), _wanted(row)) for row in not_done[:JOBS_SHOWN]],
+        jobs=[(JobAnswer.of(row), _names(here, row), sought(row)) for row in not_done[:JOBS_SHOWN]],
         live=any(row.state in OPEN for row in not_done),
         read_as=READ_AS,
         readers=CHOICES,
@@ -199,69 +151,9 @@ def _names(here: Service, row: JobRow) -> str:
     return ", ".join(name for _, name in traces.names(here, row.request["traces"])) or "a trace that was deleted"
 
 
-def _wanted(row: JobRow) -> str:
-    if row.kind == "evaluate":
-        return "measure a placement"
-    if row.kind == "study":
-        return "study a trace"
-    cluster = row.request["cluster"]
-    sought = {"advise": "advice", "front": "sends against imbalance"}.get(row.kind) or wanted(row)
-    return f"{cluster['num_nodes']} × {cluster.get('gpus_per_node') or 'any'} GPUs, {sought}"
-
-
 def _taken(here: Service, solver: Caller, form: FormData) -> TraceAnswer:
     """The trace of a form. Raises Problem, PlacementError."""
     file = form.get("file")
     if not isinstance(file, UploadFile) or not file.filename:
         raise Problem(422, "no file was chosen", "choose a tar or zip of a trace folder, counts, or a recording")
     return traces.take(here, solver, file, read_as_of(form))
-
-
-def _taken_page(here: Service, taken: TraceAnswer) -> Response:
-    row = traces.find(here, taken.id)
-    return _trace(here, row, proposal(row), notes=taken.all_notes)
-
-
-def _trace(
-    here: Service, row: TraceRow, values: dict[str, str], problem: Problem | None = None, notes: Sequence[str] = ()
-) -> Response:
-    solved = [one for one in placements.rows(here, limit=1000) if row.id in one.request["traces"]]
-    return page(
-        "trace",
-        status=200 if problem is None else problem.status,
-        trace=row,
-        notes=notes,
-        cluster=CLUSTER,
-        more=MORE,
-        group=GROUP,
-        moves=MOVES,
-        values=values,
-        changed=any(values.get(field.name, "") != proposal(row).get(field.name, "") for field in MORE),
-        placements=[(one, wanted(one), size(one.summary)) for one in solved[:SHOWN]],
-        problem=None if problem is None else problem.body,
-    )
-
-
-async def _values(request: Request) -> dict[str, str]:
-    async with request.form(max_files=0, max_fields=40) as form:
-        return {name: str(value)[:200] for name, value in form.items()}
-
-
-def _begin(here: Service, solver: Caller, trace: str, kind: str, values: dict[str, str]) -> Response:
-    row = traces.find(here, trace)
-    try:
-        try:
-            given = body_of(trace, values)
-            if kind == "advise":
-                kept = {name: value for name, value in given.items() if name in AdviseBody.model_fields}
-                kept["options"].pop("max_moves", None)
-                request = advice.request_of(here, AdviseBody.model_validate(kept))
-            else:
-                request = placements.request_of(here, solver, PlacementBody.model_validate(given))
-        except ValidationError as error:
-            fault = error.errors()[0]
-            raise Problem(422, f"{fault['loc'][-1]}: {fault['msg']}", "change this value") from None
-        job = here.jobs.submit(kind, request, caller=solver.id)
-    except (Problem, PlacementError) as error:
-        return _trace(here, row, values, _problem(error))
-    return RedirectResponse(f"/jobs/{job.id}", status_code=303)

@@ -20,7 +20,7 @@ from placement_api.pages.start import engine_of, start_of
 from placement_api.problems import Problem, from_library
 from placement_api.routes import Here, Reader, Solver, maps, placements, traces
 from placement_api.routes.names_pages import published_of
-from placement_api.routes.pages import PageRoute
+from placement_api.routes.page_route import PageRoute
 from placement_api.service import Service
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)

@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1", tags=["studies"], route_class=BodyRoute)
 @router.post("/study", **SUBMITS)
 async def study(ask: Ask, body: StudyBody) -> Response:
     """Study the traces: `placement traces info --study --json`."""
-    return await ask.job("study", lambda: _request_of(ask.here, body))
+    return await ask.job("study", lambda: request_of(ask.here, body))
 
 
 @router.get("/jobs/{job}/study", responses={**answers("application/json"), **faults(404, 409)}, response_class=Response)
@@ -37,7 +37,7 @@ def study_page(here: Here, _: Reader, job: str) -> Response:
     return answered_file(here, job, "page", "text/html; charset=utf-8")
 
 
-def _request_of(here: Service, body: StudyBody) -> dict[str, Any]:
+def request_of(here: Service, body: StudyBody) -> dict[str, Any]:
     request = body.model_dump()
     check_study(request, inputs(here, request["traces"]))
     return request
