@@ -25,8 +25,8 @@ QUESTIONS = {
 }
 VIEWS = {WHOLE: "all tokens at once", MIXED: "steps, requests mixed", IN_ORDER: "steps, request after request"}
 SIZES = (
-    "Bytes, bandwidths and speeds are the defaults (experts of DeepSeek-V3 in bf16, 400 Gbit/s): describe yours with "
-    "--cluster."
+    "Bytes, bandwidths and speeds are the defaults (experts of DeepSeek-V3 in bf16, 400 Gbit/s): describe yours in the "
+    "cluster, with --cluster FILE or in a request."
 )
 
 

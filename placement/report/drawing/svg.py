@@ -109,11 +109,18 @@ class Chart:
         end = f"><title>{escape(tip)}</title></path>" if tip else "/>"
         self.parts.append(f'<path class="{css}"{data} d="{_outline(shape, self.x(x), self.y(y), radius)}"{end}')
 
-    def legend(self, entries: Sequence[tuple[str, str, str]]) -> None:
-        """Names beside their marks, (name, series, shape) each, in the upper right corner of the plot."""
-        x = self.right - 8 - 6.2 * max(len(name) for name, _, _ in entries)
+    def legend(self, entries: Sequence[tuple[str, str, str]], marks: Sequence[tuple[float, float]] = ()) -> None:
+        """Names beside their marks, (name, series, shape) each, in the corner of the plot that has fewest of the marks;
+        of several the upper right one."""
+        wide, high = 26 + 6.2 * max(len(name) for name, _, _ in entries), 17 * len(entries) + 6
+        at = [(self.x(x), self.y(y)) for x, y in marks]
+        corners = [(x, y) for x in (self.right - wide, self.left + 8) for y in (self.top, self.bottom - high - 4)]
+        left, top = min(
+            corners, key=lambda corner: sum(0 <= x - corner[0] <= wide and 0 <= y - corner[1] <= high for x, y in at)
+        )
+        x = left + 18
         for row, (name, series, shape) in enumerate(entries):
-            y = self.top + 10 + 17 * row
+            y = top + 10 + 17 * row
             self.parts.append(f'<path class="mark {series}" d="{_outline(shape, x - 10, y, 4)}"/>')
             self.text(x, y + 4, name, "start")
 

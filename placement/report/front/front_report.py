@@ -78,7 +78,8 @@ def front_svg(front: Front) -> str:
     _label(chart, front, sides[0])
     faint = f", {sides[-1]} faint" if len(sides) > 1 else ""
     marks = [(f"{name}{faint}", series_of(name), shape_of(name)) for name in baselines]
-    chart.legend([*((f"front, {side}", SERIES[side], "circle") for side in sides), *marks])
+    entries = [*((f"front, {side}", SERIES[side], "circle") for side in sides), *marks]
+    chart.legend(entries, [(spot.sends, spot.imbalance) for spot in spots])
     said = ", ".join(
         f"{_name(p)}: {number(_mean(p, sides[0])[0])} at {number(_mean(p, sides[0])[1])}" for p in front.points
     )
