@@ -103,7 +103,7 @@ def solve(
         domain_QD = None
         if domains is not None and isinstance(workload, Workload):
             domain_QD = source.parts_of_profiles(domains, workload)
-        known = {"current": start, "held_LGE": held_LGE, "domain_QD": domain_QD}
+        known = {"current": start, "held_LGE": held_LGE, "domain_QD": domain_QD, "shows_parts": parts is not None}
         maps, layers = run.fit(workload, cluster, first, baselines=BASELINES, **known)
         maps = maps if start is None else {CURRENT if held_LGE is None else FEWEST_COPIES: start} | maps
         name, objective_W, worst_bound = options.solver if robust is None else ROBUST, {}, None

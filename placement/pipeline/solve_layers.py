@@ -48,6 +48,7 @@ def solve_workload(
     starts: Placement | None = None,
     home_S: npt.NDArray[np.int32] | None = None,
     domain_QD: npt.NDArray[np.bool_] | None = None,
+    shows_parts: bool = False,
     executor: Executor,
     workers: int | None = None,
     listener: Listener = ignore,
@@ -61,13 +62,14 @@ def solve_workload(
     starts: maps that searches also start from.
     home_S: home node of each sampled token, int32 [S], -1: uniformly random; None: all are.
     domain_QD: which request profiles are of which domain, bool [Q, D]; None: domains are unknown.
+    shows_parts: parts of the traffic will be told of, whose kernels are compiled beside the others.
 
     Raises InfeasibleError, LimitError, OptionError; of several failures the first layer's, however the threads ran.
     """
     model = workload.model
     cluster.check_fits(model.num_experts)
     if shares_memory(executor):
-        needed = pieces_of(model.num_experts, cluster, options)
+        needed = pieces_of(model.num_experts, cluster, options, shows_parts=shows_parts)
         compile_pieces(needed, workers=width(executor), listener=listener)
     deadlines = Deadlines(options.time_limit_s, model.num_layers, workers or width(executor))
     known = partial(layer_problem, workload, cluster, options, home_S=home_S, domain_QD=domain_QD)

@@ -65,8 +65,9 @@ def balanced_packing(weight_X: Floats, num_packs: int) -> tuple[Ints, Ints]:
     """Heaviest first into the lightest pack with room: (pack, place in the pack) of every item; equal pack sizes."""
     num_items = len(weight_X)
     size = num_items // num_packs
-    pack_X = np.arange(num_items)
-    place_X = np.zeros(num_items, dtype=np.int64)
+    pack_X, place_X = np.empty(num_items, dtype=np.int64), np.empty(num_items, dtype=np.int64)
+    for item in range(num_items):
+        pack_X[item], place_X[item] = item, 0
     if size == 1:
         return pack_X, place_X
     total, held = np.zeros(num_packs), np.zeros(num_packs, dtype=np.int64)
@@ -85,7 +86,9 @@ def balanced_packing(weight_X: Floats, num_packs: int) -> tuple[Ints, Ints]:
 def falling_order(weight_X: Floats) -> Ints:
     """The stable `np.argsort(-weight_X)` by merges of sorted runs: numba's own takes a second or two to compile."""
     size, width = len(weight_X), 1
-    order, merged = np.arange(size), np.empty(size, dtype=np.int64)
+    order, merged = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
+    for x in range(size):
+        order[x] = x
     while width < size:
         for start in range(0, size, 2 * width):
             middle, stop = min(start + width, size), min(start + 2 * width, size)
@@ -102,14 +105,17 @@ def falling_order(weight_X: Floats) -> Ints:
     return order
 
 
-@kernel
+@inner_kernel
 def replicate_experts(weight_E: Floats, num_slots: int) -> tuple[Ints, Ints]:
     """One more copy for the expert with the highest load per copy, until the slots are full: (phy2log, copies)."""
-    count = np.ones(len(weight_E), dtype=np.int64)
-    phy2log = np.arange(num_slots)
-    each_E = weight_E.copy()
+    count, each_E = np.empty(len(weight_E), dtype=np.int64), np.empty(len(weight_E))
+    phy2log = np.empty(num_slots, dtype=np.int64)
+    for e in range(len(weight_E)):
+        count[e], each_E[e], phy2log[e] = 1, weight_E[e], e
     for slot in range(len(weight_E), num_slots):
-        hottest = np.argmax(each_E)
+        hottest = 0
+        for e in range(1, len(each_E)):
+            hottest = e if each_E[e] > each_E[hottest] else hottest
         phy2log[slot] = hottest
         count[hottest] += 1
         each_E[hottest] = weight_E[hottest] / count[hottest]

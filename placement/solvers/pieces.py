@@ -25,6 +25,7 @@ from placement.solvers.annealing.anneal_common import costs_of, incidence
 from placement.solvers.annealing.anneal_copies import anneal_copies, copies_kernel
 from placement.solvers.annealing.anneal_single import anneal_single, single_kernel
 from placement.solvers.annealing.copy_books import books_class
+from placement.solvers.balancing.even_rows import anneal_rows, even_row, pack
 from placement.solvers.eplb import Eplb, eplb_row
 from placement.solvers.moves import separate
 from placement.solvers.options import Options
@@ -39,14 +40,15 @@ NEEDED_BY = ("auto", "anneal")
 MOVES, SEED = 4, np.uint64(0)
 
 
-def pieces_of(num_experts: int, cluster: Cluster, options: Options) -> list[CompilePiece]:
-    """What layers of such a problem need, the largest first."""
+def pieces_of(num_experts: int, cluster: Cluster, options: Options, *, shows_parts: bool = False) -> list[CompilePiece]:
+    """What layers of such a problem need, the largest first; with `shows_parts` also what tells of parts of traffic."""
+    even = [EVEN_ROWS] if shows_parts else []
     if options.solver not in NEEDED_BY or not options.sends_count:
-        return []
+        return even
     wide = num_experts > 256
     if cluster.num_slots == num_experts:
         bound = [_bound_of(num_experts)] if options.bound != "none" else []
-        return [SINGLE, STARTS, WIDE_COST if wide else COST, *bound]
+        return [SINGLE, STARTS, *even, WIDE_COST if wide else COST, *bound]
     by_chance = [CHANCE] if REPLICA_CHOICES.make(options.replica_choice).chances is not None else []
     bounds = [COPIES_BOUND, *([MANY_BOUND] if num_experts > QUICK_EXPERTS else [])]
     bound = bounds if options.bound != "none" else []
@@ -56,6 +58,7 @@ def pieces_of(num_experts: int, cluster: Cluster, options: Options) -> list[Comp
         *by_chance,
         _cost_of_copies(options.replica_choice, cluster.num_nodes),
         STARTS,
+        *even,
         *bound,
     ]
 
@@ -86,6 +89,7 @@ def all_pieces() -> list[CompilePiece]:
         COPIES_BOUND,
         COST,
         WIDE_COST,
+        EVEN_ROWS,
         MANY_BOUND,
         BOUND,
     ]
@@ -177,6 +181,11 @@ def compile_copies_bound() -> None:
     prove(_layer(copies=COPIES))
 
 
+def compile_even_rows() -> None:
+    problem = _layer()
+    even_row(problem.load_BE, problem.cluster, power=1, moves=MOVES, seed=0)
+
+
 SINGLE = CompilePiece(run=compile_single, kernels=(single_kernel,))
 COPIES_BY_BOOKS = {
     books_class(nodes): CompilePiece(
@@ -188,6 +197,7 @@ CHANCE = CompilePiece(run=compile_chance, kernels=(anneal_chance,))
 STARTS = CompilePiece(run=compile_starts, kernels=(eplb_row, separate))
 COST = CompilePiece(run=compile_cost, kernels=(cost_single,), types="uint8")
 WIDE_COST = CompilePiece(run=compile_wide_cost, kernels=(cost_single,), types="uint16")
+EVEN_ROWS = CompilePiece(run=compile_even_rows, kernels=(anneal_rows, pack))
 BOUND = CompilePiece(run=compile_bound, kernels=(add_lines,))
 MANY_BOUND = CompilePiece(run=compile_many_bound, kernels=(ascend_batches,))
 COPIES_BOUND = CompilePiece(run=compile_copies_bound, kernels=(ascend_sets,))

@@ -16,13 +16,14 @@ from placement.solvers.annealing.anneal_common import (
     Floats,
     Ids,
     Ints,
+    Masks,
     allowance,
     cooling_of,
     copy_row,
     random_below,
     random_unit,
 )
-from placement.support.kernel import inlined_kernel, inner_kernel, kernel
+from placement.support.kernel import inlined_kernel, inner_search_kernel, search_kernel
 
 MOVES = 100_000
 HOT, COLD = 0.02, 0.0005  # first and last temperature, in imbalance
@@ -44,91 +45,111 @@ def even_row(load_BE: Floats, cluster: Cluster, *, power: int, moves: int, seed:
     """
     load_EB = np.ascontiguousarray(load_BE.T) * cluster.num_ranks
     slowness_G = 1.0 / cluster.speed_G()
-    copies_E = _copies(load_EB, cluster.num_slots, cluster.num_ranks)
-    row = _packed(load_EB, copies_E, slowness_G, cluster.slots_per_gpu)
-    _anneal(row, load_EB, slowness_G, power, moves, np.uint64(seed % 2**64))
+    copies_E = _copies(load_EB.max(axis=1), cluster.num_slots, cluster.num_ranks)
+    order_E = np.argsort(-load_EB.max(axis=1) / copies_E, kind="stable")
+    load_GB, row = np.zeros((cluster.num_ranks, load_EB.shape[1])), np.empty(cluster.num_slots, dtype=np.int32)
+    pack(row, order_E, load_EB, copies_E, slowness_G, np.zeros(cluster.num_ranks, dtype=np.int64), load_GB)
+    holds_EG = np.zeros((len(load_EB), cluster.num_ranks), dtype=np.bool_)
+    holds_EG[row, np.arange(cluster.num_slots) // cluster.slots_per_gpu] = True
+    books = (copies_E, holds_EG, np.empty_like(load_EB), load_GB, np.empty((TOP, load_EB.shape[1]), dtype=np.int64))
+    anneal_rows(row, row.copy(), load_EB, slowness_G, *books, power, moves, np.array([seed % 2**64], dtype=np.uint64))
     return row
 
 
-@kernel
-def _copies(load_EB: Floats, num_slots: int, most: int) -> Ints:
+def _copies(hottest_E: Floats, num_slots: int, most: int) -> Ints:
     """Copies of every expert, 1 to `most`: slot by slot to the one whose hottest row has most a copy."""
-    copies_E = np.ones(load_EB.shape[0], dtype=np.int64)
-    for _ in range(num_slots - load_EB.shape[0]):
-        best, highest = 0, -1.0
-        for e in range(load_EB.shape[0]):
-            each = load_EB[e].max() / copies_E[e]
-            if copies_E[e] < most and each > highest:
-                best, highest = e, each
-        copies_E[best] += 1
+    copies_E = np.ones(len(hottest_E), dtype=np.int64)
+    for _ in range(num_slots - len(hottest_E)):
+        copies_E[np.where(copies_E < most, hottest_E / copies_E, -1.0).argmax()] += 1
     return copies_E
 
 
-@kernel
-def _packed(load_EB: Floats, copies_E: Ints, slowness_G: Floats, slots: int) -> Ids:
-    """Heaviest copy first, to the rank that has room, lacks the expert, and whose worst row is then least loaded."""
-    ranks = slowness_G.shape[0]
-    row_GS = np.empty((ranks, slots), dtype=np.int32)
-    held_G = np.zeros(ranks, dtype=np.int64)
-    load_GB = np.zeros((ranks, load_EB.shape[1]))
-    weight_E = np.empty(load_EB.shape[0])
-    for e in range(load_EB.shape[0]):
-        weight_E[e] = load_EB[e].max() / copies_E[e]
-    for e in np.argsort(-weight_E, kind="mergesort"):
-        each_B = load_EB[e] / copies_E[e]
+# What follows makes no array and has loops in place of numpy's functions: both take numba seconds to compile.
+
+
+@search_kernel
+def pack(
+    row: Ids, order_E: Ints, load_EB: Floats, copies_E: Ints, slowness_G: Floats, held_G: Ints, load_GB: Floats
+) -> None:
+    """Heaviest copy first, to the rank that has room, lacks the expert, and whose worst row is then least loaded.
+
+    held_G, load_GB: slots that are filled and loads of the ranks, 0 at first.
+    """
+    ranks, boots = load_GB.shape
+    slots = row.shape[0] // ranks
+    for x in range(order_E.shape[0]):
+        e = order_E[x]
         for _ in range(copies_E[e]):
             best, least = -1, np.inf
             for g in range(ranks):
-                if held_G[g] == slots or _holds(row_GS[g], held_G[g], e):
+                if held_G[g] == slots or _holds(row, g * slots, held_G[g], e):
                     continue
-                worst = (load_GB[g] + each_B).max() * slowness_G[g]
-                if worst < least:
-                    best, least = g, worst
+                worst = load_GB[g, 0] + load_EB[e, 0] / copies_E[e]
+                for b in range(1, boots):
+                    worst = max(worst, load_GB[g, b] + load_EB[e, b] / copies_E[e])
+                if worst * slowness_G[g] < least:
+                    best, least = g, worst * slowness_G[g]
             expert = e
             if best < 0:  # all ranks with room hold the expert: a full one takes it for one that the other lacks
-                best, full = int(np.argmin(held_G)), 0
-                while _holds(row_GS[full], held_G[full], e):
+                best, full = 0, 0
+                for g in range(ranks):
+                    best = g if held_G[g] < held_G[best] else best
+                while _holds(row, full * slots, held_G[full], e):
                     full += 1
-                s = 0
-                while _holds(row_GS[best], held_G[best], row_GS[full, s]):
-                    s += 1
-                expert = row_GS[full, s]
-                row_GS[full, s] = e
-                load_GB[full] += each_B - load_EB[expert] / copies_E[expert]
-            row_GS[best, held_G[best]] = expert
+                p = full * slots
+                while _holds(row, best * slots, held_G[best], row[p]):
+                    p += 1
+                expert = np.int64(row[p])
+                row[p] = e
+                for b in range(boots):
+                    load_GB[full, b] += load_EB[e, b] / copies_E[e] - load_EB[expert, b] / copies_E[expert]
+            row[best * slots + held_G[best]] = expert
             held_G[best] += 1
-            load_GB[best] += load_EB[expert] / copies_E[expert]
-    return row_GS.ravel()
+            for b in range(boots):
+                load_GB[best, b] += load_EB[expert, b] / copies_E[expert]
 
 
 @inlined_kernel
-def _holds(row_S: Ids, held: int, expert: int) -> bool:
+def _holds(row: Ids, start: int, held: int, expert: int) -> bool:
     found = False
-    for s in range(held):
-        found |= row_S[s] == expert
+    for p in range(start, start + held):
+        found |= row[p] == expert
     return found
 
 
-@kernel
-def _anneal(row: Ids, load_EB: Floats, slowness_G: Floats, power: int, moves: int, seed: np.uint64) -> None:
-    """Anneal the map in place; ends with the best map seen."""
-    ranks, num_slots, boots = slowness_G.shape[0], row.shape[0], load_EB.shape[1]
-    slots, experts = num_slots // ranks, load_EB.shape[0]
-    copies_E = np.bincount(row, minlength=experts)
-    each_EB, load_GB = np.empty_like(load_EB), np.empty((ranks, boots))
-    top_TB = np.empty((TOP, boots), dtype=np.int64)
-    holds_EG = np.zeros((experts, ranks), dtype=np.bool_)
-    for p in range(num_slots):
-        holds_EG[row[p], p // slots] = True
+@search_kernel
+def anneal_rows(
+    row: Ids,
+    best_row: Ids,
+    load_EB: Floats,
+    slowness_G: Floats,
+    copies_E: Ints,
+    holds_EG: npt.NDArray[np.bool_],
+    each_EB: Floats,
+    load_GB: Floats,
+    top_TB: Ints,
+    power: int,
+    moves: int,
+    state: Masks,
+) -> None:
+    """Anneal the map in place; ends with the best map seen.
+
+    Args:
+        row: the map; best_row: a copy.
+        load_EB, slowness_G: what the map is judged by.
+        copies_E, holds_EG: of the map.
+        each_EB, load_GB, top_TB: loads of copies and ranks, and the ranks with most load, which are counted here.
+        power, moves, state: of the mean over rows; that are proposed; of their random numbers.
+    """
+    num_slots, boots = row.shape[0], load_EB.shape[1]
+    slots, experts = num_slots // slowness_G.shape[0], load_EB.shape[0]
     _rebuild(row, load_EB, slowness_G, copies_E, each_EB, load_GB, top_TB)
-    best_row = row.copy()
     cost = 0.0
     for b in range(boots):
         cost += _raised(load_GB[top_TB[0, b], b] * slowness_G[top_TB[0, b]], power)
     cost = (cost / boots) ** (1.0 / power)
     best, temperature = cost, max(HOT, HOT_OF_FEW / slots**2)
     cooling = cooling_of(temperature, COLD, moves)
-    state = np.array([seed], dtype=np.uint64)
     for _ in range(moves):
         temperature *= cooling
         p = random_below(state, num_slots)
@@ -169,7 +190,7 @@ def _anneal(row: Ids, load_EB: Floats, slowness_G: Floats, power: int, moves: in
     copy_row(best_row, row)
 
 
-@inner_kernel
+@inner_search_kernel
 def _rebuild(
     row: Ids,
     load_EB: Floats,
@@ -184,14 +205,16 @@ def _rebuild(
     for e in range(load_EB.shape[0]):
         for b in range(load_EB.shape[1]):
             each_EB[e, b] = load_EB[e, b] / copies_E[e]
-    load_GB[:] = 0.0
+    for g in range(load_GB.shape[0]):
+        for b in range(load_GB.shape[1]):
+            load_GB[g, b] = 0.0
     for p in range(row.shape[0]):
         for b in range(load_EB.shape[1]):
             load_GB[p // slots, b] += each_EB[row[p], b]
     _find_tops(load_GB, slowness_G, top_TB)
 
 
-@inner_kernel
+@inner_search_kernel
 def _find_tops(load_GB: Floats, slowness_G: Floats, top_TB: Ints) -> None:
     """The most loaded ranks of every row; where there are fewer than TOP, the last again."""
     for b in range(load_GB.shape[1]):
@@ -208,7 +231,7 @@ def _find_tops(load_GB: Floats, slowness_G: Floats, top_TB: Ints) -> None:
         top_TB[0, b], top_TB[1, b], top_TB[2, b] = first, second, second if third < 0 else third
 
 
-@inner_kernel
+@inner_search_kernel
 def _sum_with_swap(
     u: int,
     v: int,
@@ -237,7 +260,7 @@ def _sum_with_swap(
     return total
 
 
-@inner_kernel
+@inner_search_kernel
 def _sum_with_copy(
     u: int,
     v: int,
@@ -267,7 +290,7 @@ def _sum_with_copy(
     return total
 
 
-@inlined_kernel
+@inner_search_kernel
 def _raised(value: float, power: int) -> float:
     """`value ** power`, the same to the last bit on every machine."""
     raised = value
