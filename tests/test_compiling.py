@@ -6,13 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from placement.pipeline.warm_up import TOP_KS, warm_up
 from placement.support.compiling import CompilePiece, compile_pieces
+from placement.support.file_lock import file_lock
 from placement.support.progress import Progress
 
 REPOSITORY = Path(__file__).parents[1]
@@ -119,3 +123,39 @@ def test_a_number_of_workers_that_is_none_is_refused(workers: int, run_cli: Any)
     result = run_cli("warm-up", "--workers", workers)
     assert result.code == 2
     assert result.stderr == f"placement: error: workers={workers} must be at least 1\n"
+class Kept:
+    """A kernel whose cache lies in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.signatures: list[str] = []
+        self.stats = SimpleNamespace(cache_path=str(folder))
+
+
+def test_a_piece_that_another_process_compiles_is_waited_for(tmp_path: Path) -> None:
+    """Others are compiled first; then it is there, and is compiled no second time."""
+    theirs, ours = Kept(tmp_path / "theirs"), Kept(tmp_path / "ours")
+    first = CompilePiece(run=fails, kernels=(theirs,))
+    second = CompilePiece(run=ours.signatures.append, kernels=(ours,), arguments=("compiled here",))
+    answers: list[int] = []
+    with file_lock(first.lock) as held:
+        assert held and first.is_taken() and not second.is_taken()
+        thread = threading.Thread(target=lambda: answers.append(compile_pieces([first, second], workers=1)))
+        thread.start()
+        while not ours.signatures:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        assert not answers
+        theirs.signatures.append("compiled elsewhere")
+    thread.join(30)
+    assert answers == [2]
+    assert ours.signatures == ["compiled here"]
+
+
+def test_a_lock_is_no_condition(tmp_path: Path) -> None:
+    """Where no file can be, whoever asks has the lock: the work is done, if twice."""
+    (tmp_path / "file").write_text("")
+    for path in (None, tmp_path / "file" / "below.lock"):
+        with file_lock(path) as one, file_lock(path, wait=False) as other:
+            assert one and other
+
+

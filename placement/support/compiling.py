@@ -1,8 +1,9 @@
 """Kernels compiled before they are needed, side by side.
 
 numba compiles one kernel at a time in a process, so further processes take part beside this one: what they compile lies
-in numba's cache on disk, where this one finds it. Compiled code changes no result, so whatever fails here is left for
-the first call to compile, as numba does.
+in numba's cache on disk, where this one finds it. Two commands that begin at once share the work: a piece has a lock
+beside its compiled code, and who finds a piece locked takes another first. Compiled code changes no result, so whatever
+fails here is left for the first call to compile, as numba does.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from placement.support.file_lock import file_lock
 from placement.support.parallel import check_workers
 from placement.support.progress import Listener, Progress, ignore
 
@@ -45,6 +49,49 @@ class CompilePiece:
     def is_compiled(self) -> bool:
         return all(is_compiled(kernel, self.types) for kernel in self.kernels)
 
+    @property
+    def lock(self) -> Path | None:
+        """Held by who compiles it; None: its kernels have no cache."""
+        try:
+            folder = Path(self.kernels[0].stats.cache_path)
+        except (AttributeError, TypeError):
+            return None
+        return folder / f"{'-'.join((self.run.__name__, *self.arguments))}.lock"
+
+    def is_taken(self) -> bool:
+        """True while somebody compiles it."""
+        with file_lock(self.lock, wait=False) as free:
+            return not free
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """Pieces to compile. Each goes to one who asks, here or in another process, and is locked until the next is asked.
+
+    told  gets True for a piece that somebody else has compiled meanwhile
+    """
+
+    pieces: list[CompilePiece]
+    told: SimpleQueue[bool]
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self) -> Iterator[CompilePiece]:
+        while (piece := self._next()) is not None:
+            with file_lock(piece.lock):
+                if not piece.is_compiled():
+                    yield piece
+                    continue
+            self.told.put(True)
+
+    def _next(self) -> CompilePiece | None:
+        """The first that nobody compiles; else the first, which is to be waited for."""
+        with self._lock:
+            if not self.pieces:
+                return None
+            piece = next((one for one in self.pieces if not one.is_taken()), self.pieces[0])
+            self.pieces.remove(piece)
+            return piece
+
 
 def compile_pieces(pieces: Sequence[CompilePiece], *, workers: int | None = None, listener: Listener = ignore) -> int:
     """Compile those of the pieces, the largest first, that numba's cache lacks.
@@ -65,15 +112,14 @@ def compile_pieces(pieces: Sequence[CompilePiece], *, workers: int | None = None
     if not missing:
         return 0
     listener(Progress(stage="compile", done=0, total=len(missing)))
-    width, done = min(most, len(missing)), 0
-    waiting: SimpleQueue[CompilePiece | None] = SimpleQueue()
-    for item in (*missing, *[None] * width):
-        waiting.put(item)
+    others, done = sum(piece.is_taken() for piece in missing), 0
+    width = max(min(most, len(missing)) - others, 1)
     told: SimpleQueue[bool] = SimpleQueue()  # True: a piece is done; False: a helping process has ended
+    shared = _Missing(list(missing), told)
     with ThreadPoolExecutor(width) as threads:
-        threads.submit(_run_here, iter(waiting.get, None), told)  # first: the largest need not be read from the cache
+        threads.submit(_run_here, shared.take(), told)  # first: the largest need not be read from the cache
         for _ in range(width - 1):
-            threads.submit(_feed, iter(waiting.get, None), told)
+            threads.submit(_feed, shared.take(), told)
         while width:
             if told.get():
                 done += 1
