@@ -99,6 +99,28 @@ def test_after_a_warm_up_nothing_is_compiled() -> None:
     assert done.stderr == ""
 
 
+FIRST = """
+from placement.pipeline.warm_up import FIRST_TRACE
+from placement.report.solution.solution_page import report_html
+from placement.solvers.pieces import EXPERTS, pieces_of
+
+small = Cluster.fit(EXPERTS, num_nodes=2, gpus_per_node=2)
+for piece in [FIRST_TRACE, *pieces_of(EXPERTS, small, Options(), shows_parts=True)]:
+    piece.run(*piece.arguments)
+types = lambda kernel: [str(signature) for signature in kernel.signatures]
+kernels = [value for name, module in list(sys.modules.items()) if name.startswith("placement.")
+           for value in vars(module).values() if hasattr(value, "py_func")]
+before = [types(kernel) for kernel in kernels]
+report_html(solve(trace, cluster, Options(), by_domain=True))
+stages = [kernel.py_func.__name__ for kernel, known in zip(kernels, before) if types(kernel) != known]
+"""
+
+
+def test_what_is_compiled_ahead_is_what_a_first_solve_needs() -> None:
+    """Every kernel of a solve of the example with its report, with its types: a service begins with these pieces."""
+    assert set(ran(FIRST, 0, None)["stages"]) <= {"balanced_packing"}  # compiled, and cached, with `eplb_row`
+
+
 class Never:
     """A kernel that no cache holds."""
 
@@ -113,16 +135,6 @@ def test_pieces_that_fail_are_left_to_their_first_call() -> None:
     assert told == [Progress(stage="compile", done=0, total=2)]
 
 
-def fails() -> None:
-    raise RuntimeError
-
-
-@pytest.mark.parametrize("workers", [0, -1])
-def test_a_number_of_workers_that_is_none_is_refused(workers: int, run_cli: Any) -> None:
-    """Whether there is something to compile or not, in one line."""
-    result = run_cli("warm-up", "--workers", workers)
-    assert result.code == 2
-    assert result.stderr == f"placement: error: workers={workers} must be at least 1\n"
 class Kept:
     """A kernel whose cache lies in a folder."""
 
@@ -159,3 +171,13 @@ def test_a_lock_is_no_condition(tmp_path: Path) -> None:
             assert one and other
 
 
+def fails() -> None:
+    raise RuntimeError
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_a_number_of_workers_that_is_none_is_refused(workers: int, run_cli: Any) -> None:
+    """Whether there is something to compile or not, in one line."""
+    result = run_cli("warm-up", "--workers", workers)
+    assert result.code == 2
+    assert result.stderr == f"placement: error: workers={workers} must be at least 1\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -23,10 +22,10 @@ from placement.readers.convert import convert_below
 from placement.traces.trace import Trace, open_trace
 from placement.workload.counts_file import ExpertCounts, is_counts_file, read_counts
 from placement_api.archives import unpack
+from placement_api.jobs.forks import PROCESSES
 from placement_api.problems import Problem, ProblemBody, from_library, full_disk, is_full
 from placement_api.settings import Limits
 
-_PROCESSES = multiprocessing.get_context("forkserver")
 LOOK_S, SELDOM = 0.2, 20  # how often it is asked how much was written: less often where there are many files
 NICE = 5
 MEND = "send a part of it, or convert it with placement traces convert and send what that writes"
@@ -82,10 +81,10 @@ def read(path: Path, work: Path, read_as: ReadAs, limits: Limits, *, archive: Pa
     An `archive` is unpacked to the folder `path` before; whatever packed it, with folders around its files or without.
     Raises Problem.
     """
-    ours, theirs = _PROCESSES.Pipe(duplex=False)
+    ours, theirs = PROCESSES.Pipe(duplex=False)
     packed = None if archive is None else str(archive)
     arguments = (theirs, str(path), str(work), packed, read_as.model_dump(), asdict(limits))
-    process = _PROCESSES.Process(target=_child, args=arguments, daemon=True)
+    process = PROCESSES.Process(target=_child, args=arguments, daemon=True)
     process.start()
     theirs.close()
     end = time.monotonic() + limits.reading_s

@@ -61,6 +61,11 @@ def serve_command(
 ) -> None:
     """Start the REST service: placements over HTTP, with durable jobs."""
     check_service()
+    from placement_api.jobs.ahead import compile_ahead
+    from placement_api.jobs.forks import start_forks
+
+    start_forks()  # another process loads the library while this one loads the service
+    compile_ahead()
     from placement_api.serve import serve
     from placement_api.settings import Limits, Settings
 

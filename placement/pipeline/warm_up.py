@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from placement.core.cluster import Cluster
 from placement.cost.draw_slots import draw_balanced, draw_slots
 from placement.cost.kernel_homes import cost_of_covers, cost_of_single
@@ -19,11 +21,12 @@ from placement.cost.steps.kernel_steps import cost_steps
 from placement.cost.steps.replay import evaluate_steps
 from placement.cost.steps.uniform import draw_sets
 from placement.grouping.assign_kernels import repair
-from placement.pipeline.solve import solve
+from placement.pipeline.captures_source import any_source
+from placement.pipeline.solve import domains_of, solve
 from placement.pipeline.with_homes import solve_grouped
 from placement.solvers.balancing.balance_kernels import balanced_row
 from placement.solvers.options import Options
-from placement.solvers.pieces import COPIES, EXPERTS, TOP_K, WIDE_EXPERTS, all_pieces
+from placement.solvers.pieces import COPIES, EXPERTS, TOP_K, WIDE_EXPERTS, all_pieces, pieces_of
 from placement.support.compiling import CompilePiece, compile_pieces
 from placement.support.parallel import make_executor
 from placement.support.progress import Listener, ignore
@@ -32,8 +35,10 @@ from placement.traces.synth import write_synthetic
 from placement.traces.synthetic.presets import custom_shape
 from placement.traces.trace import Trace, open_trace
 from placement.workload.counting import set_counter, token_keys
+from placement.workload.workload import Workload
 
 TOP_KS = (1, 2, 4, 6, 8)  # each top-k has a counting kernel; another top-k compiles its own at its first trace
+FIRST_TOP_K = 4  # that of the example
 QUICK = Options(work_limit=10, bound="none")
 
 
@@ -53,6 +58,14 @@ def warm_up(*, workers: int | None = None, listener: Listener = ignore) -> int:
     return sum(compile_pieces(pieces, workers=workers, listener=listener) for pieces in (solving, further))
 
 
+def warm_up_first() -> None:
+    """Have numba's cache hold what the first solve of a service waits for: of a trace of up to 256 experts without
+    redundant ones. Several processes that call this share the work."""
+    cluster = Cluster.fit(EXPERTS, num_nodes=2, gpus_per_node=2)
+    largest, *others = pieces_of(EXPERTS, cluster, Options(), shows_parts=True)
+    compile_pieces([largest, FIRST_TRACE, *others], workers=1)
+
+
 @contextmanager
 def _trace(num_experts: int, top_k: int) -> Iterator[Trace]:
     with tempfile.TemporaryDirectory() as folder, make_executor(1) as executor:
@@ -69,6 +82,17 @@ def compile_counting() -> None:
             with _trace(num_experts, top_k) as trace:
                 cluster = Cluster.fit(num_experts, num_nodes=2, gpus_per_node=2)
                 solve(trace, cluster, Options(solver="linear", bound="none"), workers=1)
+
+
+def compile_first_trace() -> None:
+    """Counted and parted, as a solve does before its search, and read again to be measured."""
+    check_ids(np.arange(FIRST_TOP_K, dtype=np.uint8)[None], FIRST_TOP_K)
+    with _trace(EXPERTS, FIRST_TOP_K) as trace, make_executor(1) as executor:
+        source = any_source(trace)
+        train, _ = source.split(0.5, 0)
+        workload, domains = train.count(0, executor, ignore), domains_of(source)
+        if domains is not None and isinstance(workload, Workload):
+            source.parts_of_profiles(domains, workload)
 
 
 def compile_grouping() -> None:
@@ -95,6 +119,9 @@ def compile_steps() -> None:
 
 COUNTING = CompilePiece(
     run=compile_counting, kernels=(token_keys, check_ids, *(set_counter(top_k) for top_k in TOP_KS)), types="uint16"
+)
+FIRST_TRACE = CompilePiece(
+    run=compile_first_trace, kernels=(token_keys, check_ids, set_counter(FIRST_TOP_K)), types="uint8"
 )
 GROUPING = CompilePiece(run=compile_grouping, kernels=(repair, cost_of_single, cost_of_covers))
 DRAWN = {

@@ -15,8 +15,9 @@ import httpx
 import psutil
 import pytest
 from placement_api.bodies import PlacementBody
+from placement_api.jobs.task import Task
 from placement_api.jobs.turns import next_turn
-from placement_api.jobs.work import Task, compute
+from placement_api.jobs.work import compute
 from placement_api.service import open_store
 from placement_api.settings import Settings
 from placement_api.store.tables import DONE, QUEUED, RUNNING, JobRow

@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import psutil
+import pytest
 from placement_api.jobs.orphans import ParentWatch
+from tests_service import Server, wait_until
 
 CHILD = """
 import time
@@ -46,3 +49,14 @@ def test_no_thread_is_left_in_what_is_forked_from() -> None:
     assert threading.active_count() == before + 1
     watch.stop()
     assert threading.active_count() == before
+
+
+def test_what_compiles_ahead_ends_with_its_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without compiled kernels processes begin to compile before any job: they outlive no service."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kernels"))
+    server = Server(data=tmp_path / "data").start()
+    try:
+        forked_from = psutil.Process(server.pid).children
+        wait_until(lambda: [one for child in forked_from() for one in child.children()])
+    finally:
+        server.close()  # which looks for processes that are left

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from placement_api.jobs import child
+from placement_api.jobs.forks import start_forks
 from placement_api.service import Service, make_service, open_store
 from placement_api.settings import Settings
 from placement_api.store.database import Database
@@ -23,7 +23,7 @@ from tests_service import tar_of
 @pytest.fixture(scope="module", autouse=True)
 def prepared() -> None:
     """Uploads are read in processes that are forked with the library loaded, as in the service."""
-    child.prepare()
+    start_forks()
 
 
 @pytest.fixture(params=["folder", "bucket"])

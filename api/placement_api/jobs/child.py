@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
 from placement.errors import PlacementError, TimeLimitError
 from placement.support.progress import Progress
-from placement_api.jobs.work import Answer, Task, compute
+from placement_api.jobs.forks import PROCESSES, die_with_the_service
+from placement_api.jobs.task import Answer, Task
 from placement_api.problems import Problem, from_library
 
-_PROCESSES = multiprocessing.get_context("forkserver")
 LOOK_S = 0.1  # how often it is asked whether to stop
 TELL_S = 0.1  # how often the child tells of its progress
 NICE = 10  # answers come before solving, which still gets a tenth of a busy core
@@ -33,17 +31,10 @@ class Outcome:
     error: dict[str, Any] | None = None
 
 
-def prepare() -> None:
-    """Start the process from which jobs are forked, with the library and its kernels loaded."""
-    ours = [f"placement_api.jobs.{name}" for name in ("loading", "work", "warm")]
-    _PROCESSES.set_forkserver_preload(["__main__", *ours])
-    forkserver.ensure_running()
-
-
 def run(task: Task, *, limit_s: float, stop: Callable[[], bool], tell: Callable[[Progress], None]) -> Outcome:
     """Compute `task` for at most `limit_s`; `stop` is asked all the while, `tell` gets the progress."""
-    ours, theirs = _PROCESSES.Pipe()
-    process = _PROCESSES.Process(target=_work, args=(theirs, asdict(task)), daemon=True)
+    ours, theirs = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=_work, args=(theirs, asdict(task)), daemon=True)
     process.start()
     end = time.monotonic() + limit_s
     theirs.close()
@@ -86,7 +77,9 @@ def _died(code: int | None) -> dict[str, Any]:
 def _work(connection: Connection, task: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service decides when a job ends
     os.nice(NICE)
-    threading.Thread(target=_die_with_the_service, args=(connection,), daemon=True).start()
+    threading.Thread(target=die_with_the_service, args=(connection,), daemon=True).start()
+    from placement_api.jobs.work import compute  # loaded there already, and never in the service
+
     say = threading.Lock()
 
     def send(name: str, said: object) -> None:
@@ -116,11 +109,3 @@ def _told(problem: Problem, task: dict[str, Any]) -> dict[str, Any]:
     """The body of a problem, without where files lie here."""
     said = problem.body.model_dump()
     return said | {name: said[name].replace(f"{task['data']}/", "") for name in ("detail", "mend")}
-
-
-def _die_with_the_service(connection: Connection) -> None:
-    """Nothing is ever sent to a job: its end of the pipe becomes readable when the service is gone."""
-    try:
-        connection.recv_bytes()
-    except (EOFError, OSError):
-        os._exit(1)

@@ -22,11 +22,12 @@ from sqlalchemy.exc import IntegrityError
 from placement import __version__
 from placement.errors import PlacementError
 from placement_api.jobs import child
+from placement_api.jobs.forks import start_forks
 from placement_api.jobs.hosts import Hosts, check_dbos
 from placement_api.jobs.pace import BUSY_S, Pace
+from placement_api.jobs.task import Task
 from placement_api.jobs.turns import check_room, next_turn
 from placement_api.jobs.watch import Watch, patiently
-from placement_api.jobs.work import Task
 from placement_api.problems import Problem, from_library, missing
 from placement_api.settings import Settings
 from placement_api.store.blobs import Blobs
@@ -75,7 +76,7 @@ class Jobs:
         check_dbos()
         global _jobs
         _jobs = self
-        child.prepare()
+        start_forks()
         quick_commits(self.settings.queue_url)
         config = DBOSConfig(
             name="placement",

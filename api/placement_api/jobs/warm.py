@@ -17,6 +17,7 @@ from placement.report.solution.solution_page import report_html
 from placement.solvers.annealing.anneal_copies import copies_kernel
 from placement.solvers.annealing.anneal_single import single_kernel
 from placement.solvers.balancing.balance_kernels import balanced_row
+from placement.solvers.balancing.even_rows import anneal_rows
 from placement.solvers.options import Options
 from placement.support.parallel import make_executor
 from placement.traces.synth import write_synthetic
@@ -54,7 +55,8 @@ def _place(redundant: list[int]) -> None:
         trace = open_trace(Path(folder) / "trace")
         for number in redundant:
             cluster = Cluster.fit(8, num_nodes=2, gpus_per_node=2, redundant_experts=number)
-            report_html(solve(trace, cluster, Options(work_limit=WORK), workers=1))
+            options, parts = Options(work_limit=WORK), _compiled(anneal_rows)
+            report_html(solve(trace, cluster, options, workers=1, by_domain=parts))
 
 
 def _compiled(kernel: Any) -> bool:

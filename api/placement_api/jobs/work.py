@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from placement.support.progress import Listener, Progress
 from placement.traces.trace import Trace
 from placement.workload.counts_file import ExpertCounts
 from placement_api.checks import study_of
+from placement_api.jobs.task import Answer, Task
 from placement_api.pages.figures import figures_bytes
 from placement_api.settings import Settings
 from placement_api.store.blobs import Blobs
@@ -42,35 +42,6 @@ from placement_api.store.opening import open_files
 from placement_api.store.traces import open_input
 
 log = logging.getLogger("placement")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """A job with everything that it reads resolved to paths.
-
-    kind       one of `KINDS`
-    request    the body of the request
-    traces     where its traces lie; top_k is theirs
-    data, blobs  where the store is, as of `Settings`
-    placement  file of the current map (solve) or of the one to measure (evaluate)
-    """
-
-    kind: str
-    request: dict[str, Any]
-    traces: list[str]
-    top_k: int
-    data: str
-    blobs: str
-    workers: int
-    placement: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """Digests of the files that were written, by name, and figures for lists."""
-
-    files: dict[str, str]
-    summary: dict[str, Any] = field(default_factory=dict)
 
 
 def compute(task: Task, listener: Listener) -> Answer:
