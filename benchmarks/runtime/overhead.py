@@ -106,7 +106,11 @@ def overlapped(dispatcher: Dispatcher, x: torch.Tensor, ids: torch.Tensor, weigh
     def whole(part: slice = everything, meanwhile: Callable[[], None] | None = None) -> None:
         slots = dispatcher.choose(ids[part])
         rows, _, handle = dispatcher.dispatch_slots(x[part], slots, weights[part], reuse=True, meanwhile=meanwhile)
-        dispatcher.combine(rows, handle, meanwhile if meanwhile == turns.pass_on else None)
+        dispatcher.combine(rows, handle, turns.pass_on if turns.taken else None)
+
+    def overlapped_expert() -> None:
+        to_do = [shared]  # on the first hop
+        whole(meanwhile=lambda: to_do.pop()() if to_do else None)
 
     def layers(part: slice) -> None:
         for _ in range(LAYERS):
@@ -117,7 +121,7 @@ def overlapped(dispatcher: Dispatcher, x: torch.Tensor, ids: torch.Tensor, weigh
         "whole": whole,
         "shared": shared,
         "in turn": lambda: (whole(), shared()),
-        "overlapped": lambda: whole(meanwhile=shared),
+        "overlapped": overlapped_expert,
         "two halves": lambda: [layers(part) for part in halves],
         "in turns": lambda: turns.run([partial(layers, part) for part in halves], x.device),
     }

@@ -128,7 +128,7 @@ class Dispatcher:
 
         Args:
             fault: What `checked` found, for all ranks to hear.
-            meanwhile: Called while rows of the first hop travel.
+            meanwhile: Called once a hop, while its rows travel.
         """
         return self.by_slot(self.send(x, slots, weights, fault, meanwhile), reuse=reuse)
 
@@ -160,8 +160,7 @@ class Dispatcher:
         handles: list[HopHandle] = []
         slot_RK, known, tokens = slots, fault, len(x)
         for hop in self._hops:
-            first = None if handles else meanwhile  # between nodes, where it takes longest
-            rows, handle = hop.send(write, wire.row_bytes, slot_RK, exchange, known, tokens, first)
+            rows, handle = hop.send(write, wire.row_bytes, slot_RK, exchange, known, tokens, meanwhile)
             handles.append(handle)
             write = partial(gather_rows, rows)
             slot_RK, tokens = wire.slots(rows).long(), handle.announced.tokens
@@ -196,8 +195,8 @@ class Dispatcher:
     def combine(self, rows: Tensor, handle: DispatchHandle, meanwhile: Meanwhile | None = None) -> Tensor:
         """Weighted sums of the experts' outputs, [T, D]; `rows` [A, D] are in the order that `dispatch` gave.
 
-        Sums are made in fp32; between hops they travel in the type of the rows. `meanwhile` is called while those of
-        the first hop travel.
+        Sums are made in fp32; between hops they travel in the type of the rows. `meanwhile` is called once a hop, while
+        its sums travel.
         """
         if len(rows) != len(handle.row_A):
             raise OptionError(f"rows has {len(rows)} rows; the dispatch of this handle gave {len(handle.row_A)}")
@@ -210,5 +209,5 @@ class Dispatcher:
         """The sum of each copy that came [R, D] goes back to its token, where copies are summed up [T, D]."""
         for hop, before in zip(reversed(hops), (*reversed(hops[:-1]), None), strict=True):
             out = None if before is None else before.room_for_sums(sums.shape[1], sums.dtype, sums.device)
-            sums = hop.back(sums, out, meanwhile if before is None else None)
+            sums = hop.back(sums, out, meanwhile)
         return sums

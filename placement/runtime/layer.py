@@ -66,7 +66,7 @@ class MoELayer:
     ) -> tuple[Tensor, StepStats]:
         """Sums of the experts' outputs [T, D] for hidden states [T, D]; the rest is as in `RankCapacity.decide`.
 
-        `meanwhile` is called twice: while tokens travel to the experts, and while sums travel back.
+        `meanwhile` is called whenever rows travel: on each hop once as tokens go and once as sums come back.
 
         Raises:
             RankError: On every rank, if a rank gave bad ids or weights, has another map or is at another layer.

@@ -150,14 +150,13 @@ def test_two_micro_batches_between_processes(family: str, overlap: bool, tmp_pat
     model = make_model(family)
 
     def program(rank: int) -> list[bool]:
-        mesh, found = torch_mesh(*SHAPE, timeout_s=20), []
+        mesh, found, hops = torch_mesh(*SHAPE, timeout_s=20), [], "hierarchical" if overlap else "flat"
         for slots, steps in ((3, 0), (2, 2)):
             for capacity in (CapacityPolicy(), DROP):
                 answers = []
                 for together in (False, True):
-                    attached = attach(
-                        model, make_map(layer_ids(model), slots=slots), mesh, capacity=capacity, overlap=overlap
-                    )
+                    placement = make_map(layer_ids(model), slots=slots)
+                    attached = attach(model, placement, mesh, hops=hops, capacity=capacity, overlap=overlap)
 
                     def join(attached: Any = attached, times: int = 1 + steps) -> list[Any]:
                         return [attached.join() for _ in range(times)]
