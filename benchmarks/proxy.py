@@ -184,8 +184,7 @@ async def measure(port: int, bodies: list[bytes], rate: float, seconds: float, p
     rng = np.random.default_rng(1)
     times = np.cumsum(rng.exponential(1 / rate, int(rate * (seconds + 2))))
     took, late, running = [], [], set()
-    start = time.perf_counter()
-    cpu_s = 0.0
+    start = cpu_s = 0.0
 
     async def one(at: int) -> None:
         exchange = free.pop() if free else await Exchange.open(port)
@@ -196,14 +195,24 @@ async def measure(port: int, bodies: list[bytes], rate: float, seconds: float, p
             took.append((first - begin) * 1e3)
             late.append((begin - start - times[at]) * 1e3)
 
-    for at, when in enumerate(times):
-        if proxy is not None and cpu_s == 0.0 and when > 2:
+    def begin_one(at: int) -> None:
+        nonlocal cpu_s
+        if proxy is not None and cpu_s == 0.0 and times[at] > 2:
             cpu_s = sum(proxy.cpu_times()[:2])
-        if (wait := start + when - time.perf_counter()) > 0:
-            await asyncio.sleep(wait)
         task = asyncio.create_task(one(at))
         running.add(task)
         task.add_done_callback(running.discard)
+
+    def leave() -> None:
+        """Of a thread: the waits of the loop end at whole milliseconds, so that requests would leave in bunches."""
+        for at, when in enumerate(times):
+            if (wait := start + when - time.perf_counter()) > 0:
+                time.sleep(wait)
+            loop.call_soon_threadsafe(begin_one, at)
+
+    loop = asyncio.get_running_loop()
+    start = time.perf_counter()
+    await asyncio.to_thread(leave)
     await asyncio.gather(*running)
     cpu_s = 0.0 if proxy is None else sum(proxy.cpu_times()[:2]) - cpu_s
     for exchange in free:
