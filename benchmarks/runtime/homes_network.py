@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import json
 import os
 import signal
 import sys
@@ -30,29 +28,23 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
-import httpx
 import numpy as np
 import torch
 from homes import with_tokens
+from homes_asked import homes_by_proxy
 from machine import describe_machine
 from network import links, run, spans_ms
 from network_plan import TRANSPORT, Way, deal, replay
-from proxy_stub import CLI, environment
 from shaped_network import why_not
 
 from placement import Cluster, Options, Trace, open_trace
-from placement.documents.placement import save_placement
 from placement.grouping.assign import assign_homes
 from placement.grouping.home_costs import home_costs
-from placement.pipeline.documents.grouping_document import grouping_file
-from placement.pipeline.grouped_solution import GroupedSolution
-from placement.pipeline.solution import solution_document
 from placement.pipeline.with_homes import solve_grouped
 from placement.runtime.wire import Wire
 from placement.traces.prompts import prompts_of
 
 HOLDOUT = 0.3
-TOKEN_S = 5e-3  # for which a door holds a request, for each token of its answer
 COLUMNS = (
     *(
         "way",
@@ -120,7 +112,13 @@ def ways_of(trace: Trace, args: argparse.Namespace, folder: Path) -> tuple[dict[
     requests, placement = grouped.requests, grouped.solution.placement
     costs = home_costs(held_out, requests, placement, cluster, transport=TRANSPORT[args.hops])
     asked = np.flatnonzero(grouped.held_out_Q & (costs.tokens_Q > 0))
-    home_Q = asyncio.run(homes_by_proxy(trace, grouped, costs.tokens_Q, asked, args, folder))
+    entry_of = {int(q): at for at, q in reversed(list(enumerate(requests.request_E)))}
+    known = prompts_of(trace)
+    prompts = [known.list_of(entry_of[int(q)]).tolist() for q in asked]
+    home_Q = np.full(len(requests.ids), -1)
+    home_Q[asked] = asyncio.run(
+        homes_by_proxy(grouped, prompts, costs.tokens_Q[asked], folder, at_a_time=args.at_a_time, seed=args.seed)
+    )
     best = assign_homes(costs.cost_QN[asked], costs.tokens_Q[asked], tolerance=grouped.tolerance)
     oracle_Q = np.full(len(requests.ids), -1)
     oracle_Q[asked] = best.home_Q
@@ -133,83 +131,6 @@ def ways_of(trace: Trace, args: argparse.Namespace, folder: Path) -> tuple[dict[
         f"{len(asked)} held-out prompts, {int(costs.tokens_Q[asked].sum())} generated tokens in {args.steps} steps, "
         f"{args.layers} of {trace.model.num_layers} layers, hidden size {args.hidden} in bf16."
     )
-
-
-async def homes_by_proxy(
-    trace: Trace,
-    grouped: GroupedSolution,
-    tokens_Q: np.ndarray,
-    asked: np.ndarray,
-    args: argparse.Namespace,
-    folder: Path,
-) -> np.ndarray:
-    """The node whose door each held-out request came to, [Q]; -1 for the others."""
-    save_placement(folder / "placement.json", solution_document(grouped.solution))
-    grouping_file(grouped).write(folder / "grouping.json")
-    home_Q = np.full(len(tokens_Q), -1)
-    prompts = prompts_of(trace)
-    entry_of = {int(q): at for at, q in reversed(list(enumerate(grouped.requests.request_E)))}
-
-    async def door(node: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while head := await head_of(reader):
-            body = await reader.readexactly(int(head.get("content-length", "0")))
-            if body:
-                q = json.loads(body)["q"]
-                home_Q[q] = node
-                await asyncio.sleep(int(tokens_Q[q]) * TOKEN_S)
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-            await writer.drain()
-        writer.close()
-
-    servers = [
-        await asyncio.start_server(lambda r, w, node=node: door(node, r, w), "127.0.0.1", 0, limit=1 << 20)
-        for node in range(args.nodes)
-    ]
-    ports = [server.sockets[0].getsockname()[1] for server in servers]
-    spare = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
-    port = spare.sockets[0].getsockname()[1]
-    spare.close()
-    given = ["--map", str(folder / "placement.json"), "--grouping", str(folder / "grouping.json"), "--port", str(port)]
-    given += [word for one in ports for word in ("--backend", f"http://127.0.0.1:{one}")]
-    proxy = await asyncio.create_subprocess_exec(sys.executable, "-c", CLI, "route", *given, env=environment())
-    try:
-        every = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        at = f"http://127.0.0.1:{port}"
-        async with httpx.AsyncClient(base_url=at, limits=every, timeout=None, trust_env=False) as client:
-            await until_ready(client)
-            turn = asyncio.Semaphore(args.at_a_time)
-
-            async def ask(q: int) -> None:
-                body: dict[str, Any] = {"prompt": prompts.list_of(entry_of[q]).tolist(), "q": q}
-                async with turn:
-                    (await client.post("/v1/completions", json=body)).raise_for_status()
-
-            order = np.random.default_rng(args.seed).permutation(asked)
-            await asyncio.gather(*(ask(int(q)) for q in order))
-    finally:
-        proxy.terminate()
-        await proxy.wait()
-        for server in servers:
-            server.close()
-    return home_Q
-
-
-async def head_of(reader: asyncio.StreamReader) -> dict[str, str]:
-    """The headers of the next request, names in small letters; empty at the end of the connection."""
-    try:
-        lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return {}
-    return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-async def until_ready(client: httpx.AsyncClient) -> None:
-    for _ in range(600):
-        with contextlib.suppress(httpx.TransportError):
-            if (await client.get("/readyz")).status_code == 200:
-                return
-        await asyncio.sleep(0.1)
-    raise SystemExit("the proxy did not start")
 
 
 def table(ways: dict[str, Way], measured: list[dict[str, Any]], per_node: int) -> list[str]:

@@ -116,16 +116,28 @@ def run(folder: Path, ways: dict[str, Way], args: argparse.Namespace, mbit: floa
             for name, way in ways.items()
         },
     }
+    return run_ranks(folder, job, Path(__file__).with_name("network_rank.py"), mbit)
+
+
+def run_ranks(folder: Path, job: dict[str, Any], script: Path, mbit: float) -> list[dict[str, Any]]:
+    """What the ranks of a job wrote, each in a process in the namespace of its node.
+
+    Args:
+        folder: Where the script finds `job.json`, and writes `rank0.json` and so on.
+        job: What to do, `nodes` and `gpus_per_node` among it.
+        script: What every rank runs.
+        mbit: Mbit/s of every node's link; 0: unshaped.
+    """
     (folder / "job.json").write_text(json.dumps(job))
     (folder / "store").unlink(missing_ok=True)
-    ranks = range(args.nodes * args.gpus_per_node)
-    worker = [sys.executable, str(Path(__file__).with_name("network_rank.py")), str(folder)]
-    with shaped_network(args.nodes, mbit) as network:
+    ranks = range(job["nodes"] * job["gpus_per_node"])
+    worker = [sys.executable, str(script), str(folder)]
+    with shaped_network(job["nodes"], mbit) as network:
         processes = []
         try:
             for rank in ranks:
                 env = {"RANK": str(rank), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-                processes.append(network.start(rank // args.gpus_per_node, worker, env))
+                processes.append(network.start(rank // job["gpus_per_node"], worker, env))
             waiting = dict(enumerate(processes))
             while waiting:
                 for rank, process in list(waiting.items()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,37 @@ def test_quality_without_a_limit_is_the_models_own() -> None:
     policy = quality.CapacityPolicy(gamma=0.5, **quality.NAMES["Score"])
     assert not torch.allclose(limited.losses(batches, policy)["a"], own, atol=1e-3)
     assert 0.4 < limited.dropped / limited.routed < 0.8
+
+
+def test_ranks_write_what_one_process_writes() -> None:
+    """Prompts of unequal length, read by length and continued together, without padding, get the answers of
+    `generate`; the noise of a row is its own, and no answer ends early."""
+    transformers = pytest.importorskip("transformers", minversion="5", reason="transformers 5 is not installed")
+    alike: Any = import_module("alike_answers")
+    homes_model: Any = import_module("homes_model")
+    torch.manual_seed(0)
+    config = transformers.OlmoeConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, num_experts=EXPERTS, num_experts_per_tok=2, norm_topk_prob=True, pad_token_id=0,
+        eos_token_id=0, bos_token_id=None,
+    )  # fmt: skip
+    model = transformers.OlmoeForCausalLM(config).eval()
+    prompts = [torch.randint(1, 50, (size,)).tolist() for size in (9, 3, 6, 9)]
+    sampling = alike.Sampling(new_tokens=7, temperature=0.8, seed=3)
+    with tempfile.TemporaryDirectory() as folder:
+        own = homes_model.own_answers(model, prompts, sampling, Path(folder) / "trace", "m")
+        assert open_trace(Path(folder) / "trace").tokens_Q().sum() == 27 + 4 * 6
+    assert all(len(one) == 7 and 0 not in one for one in own)
+    joined: list[int] = []
+    mine = [0, 2, 3]
+    assert alike.forwards([len(prompts[q]) for q in mine]) == 2
+    answers = alike.answer(
+        model, [prompts[q] for q in mine], sampling.noise(mine, 50), sampling,
+        most=4, join=lambda: joined.append(1), read=lambda: joined.append(0),
+    )  # fmt: skip
+    assert answers == [own[q] for q in mine]
+    assert joined == [1, 1, 0]
+    nothing = alike.answer(
+        model, [], sampling.noise([], 50), sampling, most=2, join=lambda: joined.append(1), read=lambda: None
+    )
+    assert nothing == [] and joined[3:] == [1] * (2 + 6)
