@@ -99,11 +99,15 @@ def test_sglang_knows_the_fields_of_native_requests(engine_source: Callable[[str
     assert set(body) <= known
 
 
-def test_vllm_reads_the_header_and_sends_the_request_to_the_rank(import_engine: Callable[..., Load]) -> None:
+def test_vllm_reads_the_header_and_sends_the_request_to_the_rank(
+    import_engine: Callable[..., Load], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its serving reads the rank of the header, its client of engine cores takes the core of this rank.
 
     The body is the client's own, which its request classes read as without us.
     """
+    for name in ("zmq", "zmq.asyncio"):
+        monkeypatch.setitem(sys.modules, name, StandIn(name))
     load = import_engine("vllm", VLLM_SERVING, VLLM_ENGINES)
     for module, name in (
         ("vllm.entrypoints.generate.beam_search.online", "BeamSearchOnlineMixin"),
