@@ -56,19 +56,19 @@ tests="tests/runtime/test_hot_path.py tests/runtime/test_devices.py tests/runtim
 tests+=" tests/runtime/test_graph.py tests/runtime/test_choice_on_device.py tests/runtime/test_kernels.py"
 # shellcheck disable=SC2086 # several words
 step "Tests that need a GPU" 140 "$needs" "$python" -m pytest -rs -p no:cacheprovider $tests
-step "Dispatch and combine, one rank on NCCL" 30 gpu "$python" benchmarks/runtime/overhead.py \
+step "Dispatch and combine, one rank on NCCL" 25 gpu "$python" benchmarks/runtime/overhead.py \
     --device cuda --ranks 1 --rounds "$few"
-step "Dispatch and combine by symmetric memory, one rank" 25 gpu "$python" benchmarks/runtime/overhead.py \
+step "Dispatch and combine by symmetric memory, one rank" 20 gpu "$python" benchmarks/runtime/overhead.py \
     --device cuda --ranks 1 --rounds "$few" --transport symm-mem
-step "Dispatch and combine, four processes on this GPU, on gloo through the host" 65 "$needs" \
+step "Dispatch and combine, four processes on this GPU, on gloo through the host" 50 "$needs" \
     "$python" benchmarks/runtime/overhead.py --device "$device" --backend gloo --ranks 4 --rounds "$few"
-step "A shared expert beside the dispatch, four processes on this GPU" 40 "$needs" \
+step "A shared expert beside the dispatch, four processes on this GPU" 35 "$needs" \
     "$python" benchmarks/runtime/overhead.py --overlap --device "$device" --backend gloo --ranks 4 --rounds "$few"
-step "Slowest rank by policy and gamma" 115 "$needs" "$python" benchmarks/runtime/straggler.py "$trace" \
+step "Slowest rank by policy and gamma" 105 "$needs" "$python" benchmarks/runtime/straggler.py "$trace" \
     --device "$device" --rounds "$few" --tokens "$([ "$device" = cuda ] && echo 4096 || echo 256)" \
     --hidden "$([ "$device" = cuda ] && echo 2880 || echo 64)" \
     --intermediate "$([ "$device" = cuda ] && echo 2880 || echo 64)"
-step "Kernels beside torch" 55 "$needs" "$python" benchmarks/runtime/kernels.py --device "$device" --rounds "$few" \
+step "Kernels beside torch" 50 "$needs" "$python" benchmarks/runtime/kernels.py --device "$device" --rounds "$few" \
     --tokens $([ "$device" = cuda ] && echo 64 1024 8192 || echo 8)
 
 printf '\n## Steps\n\n| step | what became of it | seconds | at most |\n|---|---|---|---|\n%s' "$rows"

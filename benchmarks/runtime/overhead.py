@@ -44,6 +44,7 @@ from placement.runtime import Arrival, Dispatcher, LayerMap, Wire, torch_mesh, w
 from placement.runtime.transport import AUTO, TRANSPORTS
 from placement.runtime.turns import Turns
 
+WAYS = (*TRANSPORTS, AUTO)
 NOT_HERE = 77  # what test harnesses call skipped
 
 
@@ -238,7 +239,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--backend", choices=["gloo", "nccl"], help="default: nccl with CUDA, else gloo")
-    parser.add_argument("--transport", default="torch", choices=[*TRANSPORTS, AUTO], help="of the runtime's rows")
+    parser.add_argument("--transport", default="torch", choices=WAYS, help="of the runtime's rows")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--experts", type=int, default=32)
     parser.add_argument("--redundant", type=int, help="further slots; default: 8, and none for one rank")
