@@ -14,6 +14,7 @@ from placement.errors import OptionError, PlacementError
 from placement.support.atomic_files import make_folder
 from placement_api.app import create_app
 from placement_api.hits import Hits
+from placement_api.jobs.ahead import compile_ahead
 from placement_api.lobby import Lobby, most_connections
 from placement_api.logs import start_logs
 from placement_api.service import Service, make_service
@@ -40,6 +41,7 @@ def serve(settings: Settings) -> None:
             _check_door(service)
             sockets = listen(settings.host, settings.port)
             start_logs(access=settings.access_log)
+            compile_ahead()
             service.start()
         except PlacementError:
             service.database.close()

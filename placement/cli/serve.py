@@ -61,12 +61,7 @@ def serve_command(
 ) -> None:
     """Start the REST service: placements over HTTP, with durable jobs."""
     check_service()
-    from placement_api.jobs.ahead import compile_ahead
     from placement_api.jobs.forks import start_forks
-
-    start_forks()  # another process loads the library while this one loads the service
-    compile_ahead()
-    from placement_api.serve import serve
     from placement_api.settings import Limits, Settings
 
     given = {"max_jobs": max_jobs, "executor": executor}
@@ -78,23 +73,25 @@ def serve_command(
         job_time_limit_s=job_time_limit,
         max_queued=max_queued,
     )
-    serve(
-        Settings(
-            data=data.absolute(),
-            database_url=database_url,
-            host=host,
-            port=port,
-            trace_folders=tuple(folder.absolute() for folder in traces_folder or ()),
-            trace_stores=tuple(traces_store or ()),
-            blobs=blobs,
-            cache_bytes=cache_mib * MIB,
-            keep_days=keep_days,
-            keep_bytes=None if keep_mib is None else keep_mib * MIB,
-            access_log=access_log,
-            limits=limits,
-            **chosen,
-        )
+    settings = Settings(
+        data=data.absolute(),
+        database_url=database_url,
+        host=host,
+        port=port,
+        trace_folders=tuple(folder.absolute() for folder in traces_folder or ()),
+        trace_stores=tuple(traces_store or ()),
+        blobs=blobs,
+        cache_bytes=cache_mib * MIB,
+        keep_days=keep_days,
+        keep_bytes=None if keep_mib is None else keep_mib * MIB,
+        access_log=access_log,
+        limits=limits,
+        **chosen,
     )
+    start_forks()  # another process loads the library while this one loads the service
+    from placement_api.serve import serve
+
+    serve(settings)
 
 
 @token_app.command("create")
