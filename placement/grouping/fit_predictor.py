@@ -37,12 +37,14 @@ class Fitted:
     """The predictor; what it foretells of training requests that it was not fitted on, from the best that is known.
 
     score_SN      float64 [S, N]
+    tokens_S      int64 [S], of these requests
     prompt_error  mean square error from prompts, `labels_error` from labels alone; `variance` is that of what all
                   requests have in common, and stands for what no request has
     """
 
     predictor: Predictor
     score_SN: Floats
+    tokens_S: npt.NDArray[np.int64]
     prompt_error: float
     labels_error: float
     variance: float
@@ -106,6 +108,7 @@ def fit_predictor(
     return Fitted(
         predictor=predictor,
         score_SN=np.stack([score[q] for q in known_R.tolist()]) + mean_N,
+        tokens_S=tokens_Q[known_R],
         prompt_error=_error(_scores(from_prompt, weight_XFN, fold_Q), centred_QN, weight_Q),
         labels_error=_error(_scores(from_labels, weight_XFN, fold_Q), centred_QN, weight_Q),
         variance=_error(dict.fromkeys(known_R.tolist(), np.zeros(len(mean_N))), centred_QN, weight_Q),

@@ -10,7 +10,7 @@ from placement.core.cluster import Cluster
 from placement.cost.step_time import balance_in_sends
 from placement.grouping.fit_predictor import Fitted
 from placement.grouping.home_costs import HomeCosts
-from placement.grouping.prices import AHEAD_REQUESTS, HORIZON, MOST_SCORES, Prices
+from placement.grouping.prices import AHEAD_REQUESTS, HORIZON, MOST_SCORES, Prices, rows_by_tokens
 from placement.grouping.router import BAND, SLACK_REQUESTS, Router
 from placement.workload.workload import Workload
 
@@ -47,13 +47,13 @@ def fit_router(
     drawn_QN = _beside_mean(drawn_LQN[layers].sum(axis=0) / seen_Q[:, None])
     all_Q = np.maximum(workload.profile_QLE.sum(axis=(1, 2)) / max(visited, 1e-9), 1e-9)
     scale = float((drawn_QN * _beside_mean(whole_QN / all_Q[:, None])).sum() / max(float((drawn_QN**2).sum()), 1e-12))
-    score_QN = drawn_QN * max(scale, 0.0) if learned is None else learned.score_SN
-    some = np.sort(rng.permutation(len(score_QN))[:MOST_SCORES])
+    score_SN = drawn_QN * max(scale, 0.0) if learned is None else learned.score_SN
+    rows = rows_by_tokens(all_Q if learned is None else learned.tokens_S, MOST_SCORES)
     sends = float(costs.cost_LQN.mean(axis=2).sum() / max(int(busy.sum()), 1))
     computed = workload.model.num_layers * balance_in_sends(cluster, visited)
     prices = (
         Prices(
-            score_SN=score_QN[some].round(4).astype(np.float32),
+            score_SN=score_SN[rows].round(4).astype(np.float32),
             request_tokens=float(round(busy.mean(), 1)),
             horizon=HORIZON,
             tolerance=tolerance,

@@ -18,7 +18,7 @@ HORIZON = 3.0
 AHEAD_REQUESTS = 1.0  # mean requests: loads are made of whole ones
 MOST_SCORES = 256
 SWEEPS = 24
-SOFTNESS = 0.2  # of the spread of scores: requests this near to another home are shared with it
+SOFTNESS = 0.6  # of the spread of scores: requests this near to another home are shared with it
 LEAST_SHARE = 1e-3  # of the next requests that a node gets whatever its load, for the prices
 
 Floats = npt.NDArray[np.float64]
@@ -82,3 +82,12 @@ class Prices:
         share_N /= share_N.sum()
         scale_N = scaled_to(self._near_NS, share_N, SWEEPS)
         return np.asarray(-self._unit * np.log(np.maximum(scale_N, 1e-300)))
+
+
+def rows_by_tokens(tokens_S: npt.NDArray[np.number], most: int) -> npt.NDArray[np.int64]:
+    """Which past requests stand for those to come, int64 [`most`]: of every stretch of tokens one, a long one twice.
+
+    Loads are made of tokens: prices at which every node got as many requests would load those that long ones prefer.
+    """
+    end_S = np.cumsum(tokens_S, dtype=np.float64)
+    return np.searchsorted(end_S, (np.arange(most) + 0.5) * (end_S[-1] / most)).astype(np.int64)

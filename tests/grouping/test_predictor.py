@@ -13,7 +13,7 @@ from placement.errors import InputError
 from placement.grouping.features import GRAM_WEIGHTS, LABEL_WEIGHT, gram_counts, label_features, prompt_features
 from placement.grouping.fit_predictor import Fitted, fit_predictor
 from placement.grouping.predictor import MOST_BYTES, Predictor, buckets_for
-from placement.grouping.prices import Prices
+from placement.grouping.prices import Prices, rows_by_tokens
 from placement.grouping.router import Router
 from placement.grouping.router_kernels import scaled_to
 from placement.grouping.router_part import PredictorPart, RouterPart
@@ -210,6 +210,16 @@ def test_prices_even_out_a_node_that_everybody_wants(seed: int) -> None:
     for _ in range(300):
         load_N[prices.best(score_SN[rng.integers(64)], load_N)] += 10
     assert load_N.max() / load_N.mean() < 1.1
+
+
+@given(tokens=st.lists(st.integers(0, 5000), min_size=1, max_size=400).filter(any), most=st.integers(1, 256))
+def test_past_requests_stand_for_the_next_by_their_tokens(tokens: list[int], most: int) -> None:
+    """As often as their share of the tokens says, up to one; a request without tokens stands for none."""
+    rows = rows_by_tokens(np.array(tokens), most)
+    often_S = np.bincount(rows, minlength=len(tokens))
+    assert len(often_S) == len(tokens) and len(rows) == most
+    assert (np.abs(often_S - np.array(tokens) * most / sum(tokens)) < 1 + 1e-9).all()
+    assert not often_S[np.array(tokens) == 0].any()
 
 
 def make_router(**more: Any) -> Router:
