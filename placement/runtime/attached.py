@@ -124,8 +124,14 @@ class Attached:
         travel, another computes. All ranks give equally many; each runs in a thread of its own, one at a time.
 
         Raises:
+            OptionError: Rows go by a mover, whose room all calls would write to.
             RankError: A rank fails or does not come in time.
         """
+        if any(group.mover is not None for group in (self.mesh.world, self.mesh.across, self.mesh.within)):
+            raise OptionError(
+                "symmetric memory has one room for rows, and calls in turns would write over those of others; give "
+                "attach a mesh of torch.distributed as it is"
+            )
         return self._turns.run(calls, self.slots_L[0].device)
 
     def anyone(self, busy: bool) -> bool:

@@ -248,6 +248,9 @@ def test_a_call_that_fails() -> None:
         with pytest.raises(ValueError, match="a call of the user's"):
             attached.interleave(whole, broken, whole)
         assert attached.interleave() == []
+        mesh.world.mover = mesh  # any at all
+        with pytest.raises(OptionError, match="symmetric memory has one room for rows"):
+            attached.interleave(whole)
 
     Lockstep(1, 1).run(program)
     assert ends == [4, 4]
