@@ -67,7 +67,7 @@ def measure(tree: Path, data: Path, cache: Path) -> tuple[float, float, float, f
                 data=sent,
                 headers={"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"},
             )
-            with urllib.request.urlopen(request, timeout=120) as answer:
+            with urllib.request.urlopen(request, timeout=600) as answer:
                 content = answer.read()
                 if answer.status == 200:
                     break
