@@ -90,4 +90,5 @@ def rows_by_tokens(tokens_S: npt.NDArray[np.number], most: int) -> npt.NDArray[n
     Loads are made of tokens: prices at which every node got as many requests would load those that long ones prefer.
     """
     end_S = np.cumsum(tokens_S, dtype=np.float64)
-    return np.searchsorted(end_S, (np.arange(most) + 0.5) * (end_S[-1] / most)).astype(np.int64)
+    row_R: npt.NDArray[np.int64] = np.searchsorted(end_S, (np.arange(most) + 0.5) * (end_S[-1] / most))
+    return row_R
