@@ -38,7 +38,7 @@ def test_shared_experts_between_processes(hops: str, tmp_path: Path) -> None:
     models = {family: make_model(family) for family in FAMILIES}
 
     def program(rank: int) -> list[tuple[bool, int]]:
-        mesh, found = torch_mesh(*SHAPE, timeout_s=20), []
+        mesh, found = torch_mesh(*SHAPE, timeout_s=60), []
         for model in models.values():
             placement, plain = make_map(layer_ids(model)), serve(model, prompt(rank))
             attached = attach(model, placement, mesh, hops=hops, capacity=DROP)
@@ -150,7 +150,7 @@ def test_two_micro_batches_between_processes(family: str, overlap: bool, tmp_pat
     model = make_model(family)
 
     def program(rank: int) -> list[bool]:
-        mesh, found, hops = torch_mesh(*SHAPE, timeout_s=20), [], "hierarchical" if overlap else "flat"
+        mesh, found, hops = torch_mesh(*SHAPE, timeout_s=60), [], "hierarchical" if overlap else "flat"
         for slots, steps in ((3, 0), (2, 2)):
             for capacity in (CapacityPolicy(), DROP):
                 answers = []
