@@ -128,7 +128,7 @@ def choices(row: Row, trace: Trace) -> None:
 def line(side: str, one: StepCost, name: str) -> str:
     figures = one.uniform if name == "uniform router" else one.figures
     assert figures is not None
-    gpu, link, _, sends, step = figures[:5]
+    gpu, link, sends, step = figures.busiest_gpu, figures.busiest_link, figures.sends, figures.step_us
     pairs = f"{gpu.mean:.3f} | {gpu.p99:.3f} | {link.mean:.3f} | {link.p99:.3f}"
     where = f"{side} | {one.tokens_per_gpu} | {one.steps} | {name}"
     return f"| {where} | {pairs} | {sends.mean:.3f} | {step.mean:,.0f} | {step.p99:,.0f} |"
