@@ -17,7 +17,6 @@ from placement_api.proxy.homes import Homes
 from placement_api.proxy.lengths import Usage
 from placement_api.proxy.limits import Limits
 from placement_api.proxy.metrics import CONTENT_TYPE, Metrics
-from placement_api.proxy.turns import Turns
 from placement_api.proxy.upstream import BODILESS, HOP, HOP_OF_ANSWERS, Away, Upstream, passed_on
 
 Message = MutableMapping[str, Any]
@@ -55,7 +54,6 @@ class Proxy:
     ) -> None:
         self.decider, self.limits, self.metrics = decider, limits, metrics
         self.running = 0
-        self._turns = Turns()
         self._make_upstream = make_upstream
         self._upstream: Upstream | None = None
         metrics.watch("placement_route_running", "Requests at this moment", lambda: self.running)
@@ -132,7 +130,6 @@ class Proxy:
         start = time.perf_counter()
         choice, read = self.homes.anywhere(), None
         if scope["method"] == "POST" and scope["path"] in PROMPT_PATHS and body is not None:
-            await self._turns.next()
             choice, read = await self.decider.choose(body, headers)
         away = self.upstream.away()
         if len(away) == len(self.upstream.backends):
