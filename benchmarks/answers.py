@@ -229,7 +229,10 @@ def command_line() -> None:
     parser.add_argument("--only", default="", help="answers whose name has this text")
     given = parser.parse_args()
     file: Path = given.file.absolute()
-    known: Answers = json.loads(file.read_text()) if given.what == "compare" else {}
+    try:
+        known: Answers = json.loads(file.read_text()) if given.what == "compare" else {}
+    except (OSError, ValueError) as error:
+        parser.error(f"{given.file} holds no answers: {error}; record some first")
     found: Answers = {}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 from statistics import mean
 
-from machine import describe_machine
-from production import FIVE, HOLDOUT, THIS, Row, checkout, folder, run
+from machine import checkout, describe_machine, input_folder, run_script
+from production import FIVE, HOLDOUT, THIS, Row, run
 
 ROWS = (
     Row(trace="gptoss20b", nodes=4, gpus=2, redundant=0, seeds=FIVE),
@@ -48,7 +48,7 @@ def figures_of(row: Row, tree: Path, seed: int, room: str, data: Path) -> list[f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=folder, required=True, help="folder of real traces")
+    parser.add_argument("--data", type=input_folder, required=True, help="folder of real traces")
     parser.add_argument("--only", nargs="+", default=[""], help="rows whose name has one of these texts")
     parser.add_argument("--vs", type=checkout, help="checkout of an older state, measured in turn")
     given = parser.parse_args()
@@ -74,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

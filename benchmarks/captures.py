@@ -11,13 +11,15 @@ domain and all requests, 30% of them held out, by the map of the exact loads and
 from __future__ import annotations
 
 import argparse
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from machine import describe_machine
+from machine import describe_machine, input_arrays, input_trace, run_script
 
 from placement import Cluster, Options, count, open_trace, solve
 from placement.core.model import Model
@@ -30,6 +32,7 @@ from placement.workload.counts_file import ExpertCounts
 OPTIONS = Options(objective="balance", replica_choice="uniform")
 SUBJECTS, TOP_K, SEEDS = 4, 2, range(5)
 Counts = npt.NDArray[np.int64]
+Case = tuple[str, str, int]  # path, nodes x GPUs, redundant experts
 
 
 def captures_of(path: str) -> Iterator[tuple[str, ExpertCounts]]:
@@ -131,30 +134,49 @@ def held_out(path: str, shape: str, redundant: int) -> str:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("given", nargs="+", metavar="PATH:NxG:R,R", help="captures, nodes x GPUs, redundant experts")
-    parser.add_argument("--held-out", nargs="*", default=[], metavar="PATH:NxG:R,R", help="traces with domains")
+    shape = "PATH:NxG:R,R"
+    parser.add_argument(
+        "given", type=input_case, nargs="+", metavar=shape, help="captures, nodes x GPUs, redundant experts"
+    )
+    parser.add_argument(
+        "--held-out", type=input_trace_case, nargs="*", default=[], metavar=shape, help="traces with domains"
+    )
     parser.add_argument("--pair", action="store_true", help="join the captures of a trace into two")
     arguments = parser.parse_args()
     print(f"# Several captures together\n\n{describe_machine()}\n")
     print("Rank imbalance of the worst capture, mean over layers; copies serve even shares; CPU s of `robust`.\n")
     print("| captures | GPUs | redundant | alone | sum | solve | robust | no map below | CPU s |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for path, shape, redundant in _cases(arguments.given):
+    for path, shape, redundant in chain(*arguments.given):
         print(together(path, shape, redundant, pair=arguments.pair), flush=True)
     if arguments.held_out:
         print(f"\nHeld out (30% of the requests, means over {len(SEEDS)} seeds), `--objective balance`.\n")
         print("| trace | GPUs | redundant | exact loads: all | worst domain | default: all | worst domain |")
         print("|---|---|---|---|---|---|---|")
-    for path, shape, redundant in _cases(arguments.held_out):
+    for path, shape, redundant in chain(*arguments.held_out):
         print(held_out(path, shape, redundant), flush=True)
 
 
-def _cases(given: list[str]) -> Iterator[tuple[str, str, int]]:
-    for text in given:
-        path, shape, numbers = text.rsplit(":", 2)
-        for number in numbers.split(","):
-            yield path, shape, int(number)
+def input_case(text: str) -> list[Case]:
+    """The type of captures, the shape of a cluster and numbers of redundant experts."""
+    return _cases(
+        text, lambda path: input_arrays(path, "subject", "frac") if path.endswith(".npz") else input_trace(path)
+    )
+
+
+def input_trace_case(text: str) -> list[Case]:
+    """The same of a trace."""
+    return _cases(text, input_trace)
+
+
+def _cases(text: str, read: Callable[[str], Path]) -> list[Case]:
+    found = re.fullmatch(r"(.+):([1-9]\d*x[1-9]\d*):(\d+(?:,\d+)*)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text} is not PATH:NxG:R,R; give one such as TRACE:4x8:0,32")
+    path, shape, numbers = found.groups()
+    read(path)
+    return [(path, shape, int(number)) for number in numbers.split(",")]
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -6,15 +6,14 @@ re-placement without a limit is 100%; shown is what is left of it under a budget
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import mean
 
 import numpy as np
 import numpy.typing as npt
-from machine import describe_machine
+from machine import describe_machine, input_trace, run_script
 
 from placement import Cluster, Options, Trace, count, evaluate, open_trace, solve
 from placement.pipeline.layer_answer import solve_layer
@@ -32,9 +31,9 @@ RUNS = ((0, 1.5), (8, 1.5), (0, 0.0))  # redundant experts, balance weight
 
 
 def main() -> None:
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).exists():
-        raise SystemExit("skipped: give the folder of a real expert-trace/1 with domains; none is shipped")
-    trace = open_trace(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trace", type=input_trace, help="folder of a real expert-trace/1 with domains; none is shipped")
+    trace = open_trace(parser.parse_args().trace)
     print(f"# {trace.model.name}: what few moves keep of a full re-placement\n")
     print(f"{describe_machine()}; {NODES} nodes x {GPUS} GPUs, {HOLDOUT:.0%} of the new requests held out\n")
     print(
@@ -104,4 +103,4 @@ def shares(held_out: float, training: float) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

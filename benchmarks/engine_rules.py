@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
-from machine import describe_machine
+from machine import describe_machine, input_trace, run_script
 
 from placement import Cluster, Options, Placement, evaluate, open_trace, solve
 from placement.core.choices import BALANCE_WEIGHT
@@ -24,7 +23,7 @@ SEED, HOLDOUT, PEER = 100, 0.3, "eplb"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trace", type=Path, help="folder of a real trace")
+    parser.add_argument("trace", type=input_trace, help="folder of a real trace")
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--gpus-per-node", type=int, default=2)
     parser.add_argument("--redundant-experts", type=int, default=8)
@@ -58,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -7,7 +7,7 @@ balance weights. `curve` fits each number and twice as many at the default weigh
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from machine import describe_machine
+from machine import describe_machine, input_trace, run_script
 
 from placement import Cluster, Options, Trace, open_trace
 from placement.core.choices import BALANCE_WEIGHT
@@ -122,26 +122,30 @@ def curve(few: Trace, whole: Trace, cluster: Cluster, redundant: int, executor: 
 
 
 def main() -> None:
-    if len(sys.argv) < 5 or sys.argv[1] not in ("weights", "curve"):
-        raise SystemExit(__doc__)
-    whole = open_trace(sys.argv[2])
-    nodes, gpus = int(sys.argv[3]), int(sys.argv[4])
-    print(f"# {whole.model.name} on {nodes} nodes x {gpus} GPUs\n\n{describe_machine()}, seeds {SEEDS}\n")
-    if sys.argv[1] == "weights":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("weights", "curve"))
+    parser.add_argument("trace", type=input_trace, help="folder of a real expert-trace/1")
+    parser.add_argument("nodes", type=int)
+    parser.add_argument("gpus", type=int, help="of a node")
+    parser.add_argument("redundant", type=int, nargs="*", default=[0], help="redundant experts of a layer")
+    given = parser.parse_args()
+    whole = open_trace(given.trace)
+    print(f"# {whole.model.name} on {given.nodes} nodes x {given.gpus} GPUs\n\n{describe_machine()}, seeds {SEEDS}\n")
+    if given.what == "weights":
         heads = ("redundant", "requests", "weight", "sends", "imbalance", "sends + 1.5 x imbalance")
     else:
         heads = ("redundant", "requests", "twice as many: fewer sends", "said", "less imbalance", "said")
     print(f"| {' | '.join(heads)} |\n" + "|---" * len(heads) + "|")
     with tempfile.TemporaryDirectory() as folder, make_executor(None) as executor:
         few = of_few_layers(whole, Path(folder))
-        for redundant in map(int, sys.argv[5:] or ["0"]):
-            shape = {"num_nodes": nodes, "gpus_per_node": gpus, "redundant_experts": redundant}
+        for redundant in given.redundant:
+            shape = {"num_nodes": given.nodes, "gpus_per_node": given.gpus, "redundant_experts": redundant}
             cluster = Cluster.fit(whole.model.num_experts, **shape)
-            if sys.argv[1] == "weights":
+            if given.what == "weights":
                 weights(few, cluster, redundant, executor)
             else:
                 curve(few, whole, cluster, redundant, executor)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

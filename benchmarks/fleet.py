@@ -1,19 +1,17 @@
 """A fleet simulated: how many tokens a map needs, and whether EP groups of one fleet need maps of their own.
 
-`fleet.py TRACE [SEEDS]`. Half of the requests are what the fleet will serve; of the others a growing share is
+`fleet.py TRACE [SEED ...]`. Half of the requests are what the fleet will serve; of the others a growing share is
 recorded. Then the fleet's EP groups get their requests at random, or each a mix of domains of its own, and the map
 that was fitted to all of them is measured on each beside one that was fitted to its own recorded requests.
 """
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import numpy.typing as npt
-from machine import describe_machine
+from machine import describe_machine, run_script, trace_and_seeds
 
-from placement import Cluster, Options, Placement, Trace, open_trace
+from placement import Cluster, Options, Placement, Trace
 from placement.cost.evaluation import evaluate
 from placement.pipeline.solve_layers import solve_workload
 from placement.support.parallel import make_executor
@@ -23,6 +21,7 @@ from placement.workload.count import count
 CLUSTER = {"num_nodes": 4, "gpus_per_node": 2}
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 GROUPS = 8
+SEEDS = range(100, 103)
 CONCENTRATION = 0.5  # of the Dirichlet mixes of domains: most of a group's traffic is of a few of them
 
 
@@ -101,8 +100,7 @@ def selected(trace: Trace) -> npt.NDArray[np.bool_]:
 
 
 def main() -> None:
-    trace = open_trace(sys.argv[1])
-    seeds = [int(word) for word in sys.argv[2:]] or [100, 101, 102]
+    trace, seeds = trace_and_seeds(__doc__, SEEDS)
     cluster = Cluster.fit(trace.model.num_experts, **CLUSTER)
     print(f"# A fleet, simulated\n\n{describe_machine()}, seeds {seeds}; {trace.model.name} on 4 nodes x 2 GPUs\n")
     sides = {seed: split_requests(trace, 0.5, seed) for seed in seeds}
@@ -117,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

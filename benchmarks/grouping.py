@@ -8,15 +8,13 @@ splits and the same evaluator, and the baselines decide from the same counts.
 
 from __future__ import annotations
 
-import sys
 import time
-from pathlib import Path
 from statistics import mean, stdev
 
-from machine import describe_machine
+from machine import describe_machine, run_script, trace_and_seeds
 from other_groupings import counts_of, group_by_kmeans
 
-from placement import Cluster, Evaluation, Options, Placement, Trace, evaluate, open_trace
+from placement import Cluster, Evaluation, Options, Placement, Trace, evaluate
 from placement.pipeline.grouped_solution import GroupedSolution
 from placement.pipeline.with_homes import solve_grouped
 from placement.solvers.linear import linear_map
@@ -32,10 +30,7 @@ Row = tuple[float, float, float, float]
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or not Path(sys.argv[1]).exists():
-        raise SystemExit("skipped: give the folder of a real expert-trace/1; none is shipped with the project")
-    trace = open_trace(sys.argv[1])
-    seeds = [int(seed) for seed in sys.argv[2:]] or list(SEEDS)
+    trace, seeds = trace_and_seeds(__doc__, SEEDS)
     model = trace.model
     print(f"# Grouping: {model.name}, {model.num_layers} layers, {model.num_experts} experts, top-{model.top_k}\n")
     print(f"{describe_machine()}; split seeds {seeds}, {HOLDOUT:.0%} of the requests held out, ", end="")
@@ -103,4 +98,4 @@ def measure(trace: Trace, grouped: GroupedSolution, local: GroupedSolution, seed
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
-from machine import describe_machine, output_folder
+from machine import describe_machine, input_texts, input_trace, output_folder
 
 from placement import Cluster, Options, Placement, Trace, open_trace
 from placement.grouping.router_part import RouterPart
@@ -42,8 +42,8 @@ HEADER = (
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("trace", type=Path)
-    parser.add_argument("--texts", type=Path)
+    parser.add_argument("trace", type=input_trace)
+    parser.add_argument("--texts", type=input_texts)
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--gpus-per-node", type=int, default=2)
     parser.add_argument("--redundant", type=int, nargs="*", default=[0, 8])

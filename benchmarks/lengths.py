@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from machine import input_texts, input_trace, run_script
 
 sys.path.append(str(Path(__file__).parents[1] / "api"))
 from placement_api.proxy.asked import Asked
@@ -27,12 +28,10 @@ ASKED = Asked(text="", ids=[], new_tokens=None, answers=1, session=None, shared=
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("trace", type=Path)
-    parser.add_argument("--texts", type=Path, required=True)
+    parser.add_argument("trace", type=input_trace)
+    parser.add_argument("--texts", type=input_texts, required=True)
     parser.add_argument("--orders", type=int, default=20)
     args = parser.parse_args()
-    if not args.trace.exists():
-        raise SystemExit("skipped: give the folder of a real expert-trace/1; none is shipped with the project")
     trace = open_trace(args.trace)
     texts = np.load(args.texts, allow_pickle=False)
     tokens_Q = np.diff(texts["offsets"])
@@ -60,4 +59,4 @@ def off(asked: list[Asked], answer_Q: np.ndarray, first: float, orders: int) -> 
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

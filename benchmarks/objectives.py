@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import describe_machine
-from production import folder
+from machine import describe_machine, input_folder, run_script
 from steps import some_layers
 
 from placement import Cluster, Options, Placement, Trace, evaluate, evaluate_steps, open_trace, solve
@@ -97,7 +96,7 @@ def figures_of(row: Row, trace: Trace, seed: int) -> dict[tuple[float, str], lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=folder, required=True, help="folder of real traces")
+    parser.add_argument("--data", type=input_folder, required=True, help="folder of real traces")
     parser.add_argument("--only", nargs="+", default=[""], help="rows whose name has one of these texts")
     parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102], help="of the splits and searches")
     given = parser.parse_args()
@@ -119,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from machine import describe_machine, output_file, placement
+from machine import checkout, describe_machine, input_folder, output_file, placement, run_script
 
 THIS = Path(__file__).resolve().parents[1]
 HOLDOUT, BALANCE_WEIGHT, FEW_MOVES, FIVE = 0.3, 1.5, 100, range(100, 105)
@@ -73,21 +73,6 @@ ROWS = (
     Row(trace="esft_dsv2lite", nodes=4, gpus=4, redundant=0, seeds=FIVE),
     Row(trace="esft_dsv2lite", nodes=4, gpus=4, redundant=16, seeds=FIVE),
 )
-
-
-def folder(text: str) -> Path:
-    path = Path(text).resolve()
-    if not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is no folder")
-    return path
-
-
-def checkout(text: str) -> Path:
-    """A folder without the package is refused: an installed one would be measured in its place."""
-    path = folder(text)
-    if not (path / "placement" / "__init__.py").exists():
-        raise argparse.ArgumentTypeError(f"{text} holds no package placement; give a checkout")
-    return path
 
 
 def run(tree: Path, *words: str) -> tuple[str, float, float, int]:
@@ -158,7 +143,7 @@ def line(name: str, sides: list[Figures]) -> str:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=folder, help="folder of real traces")
+    parser.add_argument("--data", type=input_folder, help="folder of real traces")
     parser.add_argument("--only", nargs="+", default=[""], help="rows whose name has one of these texts")
     parser.add_argument("--vs", type=checkout, help="checkout of an older state, measured in turn")
     parser.add_argument("--measure", nargs="+", choices=("time", "quality"), default=["time", "quality"])
@@ -211,4 +196,4 @@ def gather(side: Figures, figures: Figures) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

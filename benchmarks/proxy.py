@@ -26,7 +26,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import psutil
-from machine import describe_machine
+from machine import checkout, describe_machine
 from proxy_stub import CLI, REPOSITORY, Exchange, environment, serve_stub
 
 from placement import Cluster, Options, open_trace
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--beside", type=Path, help="another checkout of the project, whose proxy takes turns with this"
+        "--beside", type=checkout, help="another checkout of the project, whose proxy takes turns with this"
     )
     asked = parser.parse_args()
     if asked.beside is not None and not (asked.beside / "api" / "placement_api" / "proxy").is_dir():
@@ -71,7 +71,7 @@ def main() -> None:
         port = serve_stub(stack)
         proxies = {"proxy": start_proxy(stack, folder, port, REPOSITORY)}
         if asked.beside is not None:
-            proxies[f"proxy of {asked.beside.name}"] = start_proxy(stack, folder, port, asked.beside.resolve())
+            proxies[f"proxy of {asked.beside.name}"] = start_proxy(stack, folder, port, asked.beside)
         print(f"# First byte through the proxy: {asked.rate:g} requests/s, {asked.prompt_tokens:,} tokens\n")
         print(f"{describe_machine()}; load average {os.getloadavg()[0]:.1f} before the run")
         print(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 from dataclasses import dataclass, replace
 
@@ -81,7 +81,17 @@ def row(point: Point) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def axis(text: str) -> str:
+    """The type of an argument that names one of AXES."""
+    if text not in AXES:
+        raise argparse.ArgumentTypeError(f"unknown axis {text}; give some of {', '.join(AXES)}")
+    return text
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("axes", type=axis, nargs="*", default=list(AXES), help=f"of {', '.join(AXES)}; default: all")
+    axes: list[str] = parser.parse_args().axes
     print(f"# Time and memory of a solve\n\n{describe_machine()}, seed {SEED}, synthetic traces of 400 requests\n")
     print(
         "`placement traces synth ... -o TRACE; placement solve TRACE ...`: wall and CPU seconds of the solve alone, all"
@@ -90,12 +100,12 @@ def main() -> None:
         "of it: counting, solving, measuring three maps on all tokens; sends held out against eplb's. Then one map is"
     )
     print("measured by `placement evaluate` on all tokens, and exported.")
-    for axis in sys.argv[1:] or AXES:
-        print(f"\n## {axis}\n")
+    for name in axes:
+        print(f"\n## {name}\n")
         heads = ["tokens", "layers", "experts", "top-k", "nodes", "GPUs a node", "redundant", "workers"]
         print("| " + " | ".join([*heads, "wall s", "CPU s", "evaluate CPU s", "peak MB", "sends"]) + " |")
         print("|---" * 13 + "|")
-        for point in AXES[axis]:
+        for point in AXES[name]:
             print(row(point), flush=True)
 
 

@@ -8,7 +8,6 @@ and to the full one, with the same requests held out, and measured on the held-o
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 
 import numpy as np
-from machine import describe_machine
+from machine import describe_machine, run_script, trace_and_seeds
 
 from placement import Cluster, Options, Trace, evaluate, open_trace, solve
 from placement.traces.format import id_dtype
@@ -83,10 +82,7 @@ def compare(full: Trace, short: Trace, redundant: int, choice: str, seed: int) -
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or not Path(sys.argv[1]).exists():
-        raise SystemExit("skipped: give the folder of a real expert-trace/1; none is shipped with the project")
-    full = open_trace(sys.argv[1])
-    seeds = [int(seed) for seed in sys.argv[2:]] or list(SEEDS)
+    full, seeds = trace_and_seeds(__doc__, SEEDS)
     model = full.model
     print(f"# {model.name} without {REMOVED:.0%} of its places\n")
     print(f"{describe_machine()}; split seeds {seeds}, {HOLDOUT:.0%} of the requests held out, {NODES} nodes x {GPUS} ")
@@ -108,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

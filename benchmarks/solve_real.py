@@ -5,14 +5,12 @@ python benchmarks/solve_real.py TRACE [SEED ...]
 
 from __future__ import annotations
 
-import sys
 import time
-from pathlib import Path
 from statistics import mean, stdev
 
-from machine import describe_machine
+from machine import describe_machine, run_script, trace_and_seeds
 
-from placement import Cluster, Options, open_trace, solve
+from placement import Cluster, Options, solve
 
 SEEDS = range(100, 105)
 HOLDOUT = 0.3
@@ -25,10 +23,7 @@ HEADER = (
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or not Path(sys.argv[1]).exists():
-        raise SystemExit("skipped: give the folder of a real expert-trace/1; none is shipped with the project")
-    trace = open_trace(sys.argv[1])
-    seeds = [int(seed) for seed in sys.argv[2:]] or list(SEEDS)
+    trace, seeds = trace_and_seeds(__doc__, SEEDS)
     model = trace.model
     print(f"# {model.name}: {model.num_layers} layers, {model.num_experts} experts, top-{model.top_k}\n")
     print(f"{describe_machine()}; split seeds {seeds}, {HOLDOUT:.0%} of the requests held out, ", end="")
@@ -46,9 +41,10 @@ def main() -> None:
             uneven = [float(one.mean()) for one in (eplb_L, auto_L)]
             worst = float(auto_L.max() - eplb_L.max())
             rows.append((*sends, sends[2] / sends[1], *uneven, uneven[1] - uneven[0], worst, seconds))
-        cells = [f"{mean(column):.3f} ± {stdev(column):.3f}" for column in zip(*rows, strict=True)]
+        spread = stdev if len(rows) > 1 else lambda _: 0.0
+        cells = [f"{mean(column):.3f} ± {spread(column):.3f}" for column in zip(*rows, strict=True)]
         print(f"| {redundant} | {choice} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -18,8 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from machine import describe_machine
-from production import folder
+from machine import describe_machine, input_folder, run_script
 
 from placement import Cluster, Model, Options, Placement, StepCost, Trace, evaluate_steps, open_trace, solve
 from placement.core.choices import REPLICA_CHOICE
@@ -178,7 +177,7 @@ def random_trace(rng: np.random.Generator, folder: Path) -> Trace:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=folder, help="folder of real traces")
+    parser.add_argument("--data", type=input_folder, help="folder of real traces")
     parser.add_argument("--only", nargs="+", default=[""], help="rows whose name has one of these texts")
     parser.add_argument("--measure", nargs="+", choices=MEASURES, default=list(MEASURES))
     return parser.parse_args()
@@ -209,4 +208,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -9,15 +9,15 @@ the share of the load that is on other experts, and the correlation of the count
 
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-from machine import describe_machine
+from machine import describe_machine, run_script
 
-from placement import count, open_trace
+from placement import Trace, count, open_trace
 from placement.documents.pair_file import read_pairs
+from placement.errors import InputError
 from placement.support.parallel import make_executor
 from placement.traces.synth import synthesize
 from placement.traces.synthetic.likeness import Likeness, StrongPairs, strong_pairs_L
@@ -28,15 +28,15 @@ TOKENS_OF_A_REQUEST, MOST_LAYERS, SEED = 250, 12, 0
 
 
 def main() -> None:
-    paths = [Path(word) for word in sys.argv[1:] if Path(word).exists()]
-    if not paths:
-        raise SystemExit("skipped: give recordings, traces of expert-trace/1 or pair files; none is shipped")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recordings", type=input_recording, nargs="+", help="none is shipped")
+    recordings: list[Likeness | Trace] = parser.parse_args().recordings
     print(f"# Synthetic traces beside recordings\n\n{describe_machine()}, seed {SEED}\n")
     print(f"Means over {MOST_LAYERS} layers, evenly spaced; requests of {TOKENS_OF_A_REQUEST} tokens.\n")
     print("| | tokens | max / mean | CV | Gini | share of strong pairs | their lift | same: load elsewhere | pairs |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for path in paths:
-        real = Likeness.of(read_pairs(path)) if path.suffix == ".json" else likeness_of(count(open_trace(path)))
+    for recording in recordings:
+        real = likeness_of(count(recording)) if isinstance(recording, Trace) else recording
         real = of_layers(real, some(real.model.num_layers))
         print(row(real.model.name, real))
         like = TraceShape(model=real.model, strengths=QWEN3_30B)
@@ -47,6 +47,14 @@ def main() -> None:
                 layer_ids = tuple(shape.model.layer_ids[layer] for layer in some(shape.model.num_layers))
                 few = replace(shape, model=replace(shape.model, layer_ids=layer_ids))
                 print(row(f"`--preset {name}`", measured(few, real.num_tokens, None)[0]), flush=True)
+
+
+def input_recording(text: str) -> Likeness | Trace:
+    """The type of an argument that names a trace, or a pair file."""
+    try:
+        return Likeness.of(read_pairs(text)) if text.endswith(".json") else open_trace(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def some(num_layers: int) -> list[int]:
@@ -119,4 +127,4 @@ def row(name: str, like: Likeness, compared: tuple[float, float] | None = None) 
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

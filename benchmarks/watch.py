@@ -17,16 +17,14 @@ Gain: modelled step time less than with never, summed over steps. Moves: copies 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from machine import describe_machine
+from machine import describe_machine, run_script, trace_and_seeds
 
-from placement import Cluster, Options, Placement, Trace, Workload, count, evaluate, migration_plan, open_trace
+from placement import Cluster, Options, Placement, Trace, Workload, count, evaluate, migration_plan
 from placement.analysis.watch import Planner, Window
 from placement.core.choices import HORIZON_STEPS
 from placement.pipeline.solve_layers import solve_workload
@@ -58,9 +56,7 @@ class Policy:
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or not Path(sys.argv[1]).exists():
-        raise SystemExit("skipped: give the folder of a real expert-trace/1 with domains; none is shipped")
-    trace = open_trace(sys.argv[1])
+    trace, seeds = trace_and_seeds(__doc__, SEEDS)
     cluster = Cluster.fit(trace.model.num_experts, num_nodes=NODES, gpus_per_node=GPUS)
     print(f"# {trace.model.name}: following domains that arrive in turn\n")
     print(
@@ -72,7 +68,7 @@ def main() -> None:
     print("| seed | order | policy | gain, us a step | of the oracle's | moves | of always' | of a window's ", end="")
     print("| changes | copies, ms |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for seed in map(int, sys.argv[2:] or SEEDS):
+    for seed in seeds:
         for line in simulate(trace, cluster, seed):
             print(line, flush=True)
 
@@ -188,4 +184,4 @@ def _gains(
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

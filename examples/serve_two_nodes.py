@@ -200,6 +200,8 @@ def main() -> int:
             parser.error(f"argument --model: {args.model} has no config.json; give a Hugging Face folder")
         prepare(args.folder, args.model)
         return 0
+    if not (args.folder / "placement.json").is_file():
+        parser.error(f"{args.folder} has no placement.json; run `prepare {args.folder}` first")
     return serve(args.folder, args.device, args.timeout_s, args.kill)
 
 

@@ -230,6 +230,10 @@ def main() -> None:
         check_free(trace)
     except OutputError as error:
         options.error(str(error))
+    if not given.texts.is_dir():
+        options.error(f"argument --texts: {given.texts} is no folder; examples/README.md says how to make one")
+    if given.record_only and not (folder / "config.json").is_file():
+        options.error(f"argument --record-only: {folder} holds no model; train one first, without --record-only")
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
     preset = PRESETS[given.preset]

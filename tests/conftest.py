@@ -22,7 +22,12 @@ from placement.cli import main
 from placement.testing.problems import short_sets
 
 # pytest imports tests by their path and leaves sys.path alone; this lets them import reference.py and its like
-FOLDERS = ("cost", "solvers", "report", "runtime", "advise", "checkpoint", "watch")
+FOLDERS = (
+    *("cost", "solvers", "report", "runtime", "advise", "checkpoint", "watch", "benchmarks", "exporters", "traces"),
+    "grouping",
+    *("cli/bad_input", "cli/end_to_end", "exporters/vllm_plugin", "placement_file", "rank_hosts", "ray", "workload"),
+    *("traces/counts_folder", "traces/readers", "traces/recorder"),
+)
 sys.path += [str(Path(__file__).parent / folder) for folder in FOLDERS]
 
 # Machines that run tests are slow at times: an example may take as long as it needs. A test draws the same examples in

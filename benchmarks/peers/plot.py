@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import matplotlib.pyplot as plt
 from families import FAMILIES
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
-from table import DEFAULT, Row, load
+from table import DEFAULT, Row, input_result, load
 from verdict import not_beaten
 
 OURS = "#0b3d91"
@@ -131,5 +132,7 @@ def draw_all(rows: Sequence[Row], stem: Path) -> None:
 
 
 if __name__ == "__main__":
-    result = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("result", type=input_result, help="JSON file of run.py")
+    result: Path = parser.parse_args().result
     draw_all(load(result)[0], result.with_suffix(""))

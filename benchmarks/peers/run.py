@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from apart import Place, answers
 from families import PEERS
-from machine import output_folder
+from machine import input_trace, output_folder, run_script
 from plot import draw_all
 from table import Measured, Row, load, report
 
@@ -155,7 +155,7 @@ def cases(given: argparse.Namespace, folder: str) -> Iterator[Case]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("traces", nargs="*", help="folders of expert-trace/1; synthetic ones are made")
+    parser.add_argument("traces", nargs="*", type=input_trace, help="folders of expert-trace/1, beside synthetic ones")
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--gpus-per-node", type=int, default=2)
     parser.add_argument("--redundant-experts", type=int, nargs="+", default=[0, 8])
@@ -195,4 +195,4 @@ def keep(path: Path, rows: list[Row], skipped: list[str]) -> tuple[list[Row], li
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from machine import describe_machine
+from machine import describe_machine, input_file
 from verdict import Point, better_on_both, distance
 
 DEFAULT = "ours, weight 1.5"
@@ -50,6 +51,16 @@ def load(path: Path) -> tuple[list[Row], list[str]]:
         for row in document["rows"]
     ]
     return rows, document["skipped"]
+
+
+def input_result(text: str) -> Path:
+    """The type of an argument that names a file which `load` reads."""
+    path = input_file(text)
+    try:
+        load(path)
+    except (ValueError, KeyError, TypeError) as error:
+        raise argparse.ArgumentTypeError(f"{text} is no result of run.py: {error!r}; give a DATE-peers.json") from None
+    return path
 
 
 HEAD = """# Peers: the same traces, splits and evaluator

@@ -39,7 +39,7 @@ import numpy.typing as npt
 import torch
 from alike_answers import Noise, Sampling
 from homes_asked import homes_by_proxy
-from machine import describe_machine
+from machine import describe_machine, input_model, input_trace
 from network import run_ranks
 from network_plan import HOLDOUT, TRANSPORT, deal
 from shaped_network import why_not
@@ -63,8 +63,8 @@ COLUMNS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="Hugging Face folder")
-    parser.add_argument("trace", type=Path, help="folder of an expert-trace/1 of this model, with ids of tokens")
+    parser.add_argument("model", type=input_model, help="Hugging Face folder")
+    parser.add_argument("trace", type=input_trace, help="folder of an expert-trace/1 of this model, with ids of tokens")
     parser.add_argument("--mbit", type=float, default=200.0, help="Mbit/s of every node's link; 0: unshaped")
     parser.add_argument("--hops", choices=TRANSPORT, default="hierarchical")
     parser.add_argument("--redundant", type=int, default=0, help="redundant experts of a layer")

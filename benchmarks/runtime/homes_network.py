@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from homes import with_tokens
 from homes_asked import homes_by_proxy
-from machine import describe_machine
+from machine import describe_machine, input_texts, input_trace
 from network import links, run, spans_ms
 from network_plan import TRANSPORT, Way, deal, replay
 from shaped_network import why_not
@@ -60,8 +60,8 @@ COLUMNS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trace", type=Path, help="folder of an expert-trace/1")
-    parser.add_argument("--texts", type=Path, help="texts of a trace that has none, as of benchmarks/homes.py")
+    parser.add_argument("trace", type=input_trace, help="folder of an expert-trace/1")
+    parser.add_argument("--texts", type=input_texts, help="texts of a trace that has none, as of benchmarks/homes.py")
     parser.add_argument("--mbit", type=float, default=200.0, help="Mbit/s of every node's link; 0: unshaped")
     parser.add_argument("--hops", choices=TRANSPORT, default="hierarchical")
     parser.add_argument("--redundant", type=int, default=0, help="redundant experts of a layer")

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import torch
-from machine import describe_machine
+from machine import describe_machine, input_trace
 from network_model import model_lines
 from network_plan import TRANSPORT, Way, plan
 from shaped_network import shaped_network, why_not
@@ -45,7 +45,7 @@ from placement.core.choices import BUSY_SHARE
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trace", type=Path, help="folder of an expert-trace/1")
+    parser.add_argument("trace", type=input_trace, help="folder of an expert-trace/1")
     parser.add_argument(
         "--mbit", type=float, nargs="+", default=[200.0], help="Mbit/s of every node's link; 0: unshaped"
     )

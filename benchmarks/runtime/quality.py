@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from machine import describe_machine, output_file
+from machine import describe_machine, input_file, input_model, output_file
 
 from placement import Model, Placement
 from placement.errors import OptionError
@@ -153,8 +153,8 @@ def perplexity(losses: Loss) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("documents", type=Path)
+    parser.add_argument("model", type=input_model)
+    parser.add_argument("documents", type=input_file)
     parser.add_argument("--gamma", type=float, nargs="+", default=[1.0, 1.25, 1.5, 2.0])
     parser.add_argument("--batches", nargs="+", choices=["mixed", "one-domain"], default=["mixed", "one-domain"])
     parser.add_argument("--windows", type=int, default=4, help="windows of each domain")

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from machine import describe_machine
+from machine import describe_machine, input_trace
 
 from placement import Model, Placement, Trace, open_trace
 from placement.errors import OptionError
@@ -75,7 +75,7 @@ class Rank:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trace", type=Path, help="folder of an expert-trace/1 with router weights")
+    parser.add_argument("trace", type=input_trace, help="folder of an expert-trace/1 with router weights")
     parser.add_argument("--ranks", type=int, nargs="+", help="default: one expert a rank, then four")
     parser.add_argument("--layer", type=int, help="position among the MoE layers; default: the one of median skew")
     parser.add_argument("--tokens", type=int, default=2048)

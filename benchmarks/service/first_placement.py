@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from machine import describe_machine
+from machine import checkout, describe_machine
 from server import served
 
 HERE = Path(__file__).parents[2]
@@ -36,9 +36,9 @@ REQUEST = {"cluster": {"num_nodes": 4, "gpus_per_node": 2}}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--beside", type=Path)
+    parser.add_argument("--beside", type=checkout)
     given = parser.parse_args()
-    trees = {"this": HERE} | ({} if given.beside is None else {"other": given.beside.resolve()})
+    trees = {"this": HERE} | ({} if given.beside is None else {"other": given.beside})
     print(f"# First placement of a fresh service, `examples/traces`\n\n{describe_machine()}.\n")
     print("| tree | kernels | load before | service answers, s | placement, s | seconds of all cores |")
     print("|---|---|---|---|---|---|")

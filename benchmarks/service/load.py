@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from machine import describe_machine
+from machine import describe_machine, input_trace, run_script
 from server import Server, served
 
 from placement.client import Client
@@ -49,7 +49,7 @@ class Case:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trace", nargs="?", type=Path)
+    parser.add_argument("trace", nargs="?", type=input_trace)
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument(
         "--strangers",
@@ -185,4 +185,4 @@ def quietly(*arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
