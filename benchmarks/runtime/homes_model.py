@@ -41,7 +41,7 @@ from alike_answers import Noise, Sampling
 from homes_asked import homes_by_proxy
 from machine import describe_machine, input_model, input_trace
 from network import run_ranks
-from network_plan import HOLDOUT, TRANSPORT, deal
+from network_plan import HOLDOUT, TRANSPORT, add_mesh_options, deal
 from shaped_network import why_not
 from transformers import AutoModelForCausalLM, LogitsProcessorList
 
@@ -66,15 +66,13 @@ def main() -> None:
     parser.add_argument("model", type=input_model, help="Hugging Face folder")
     parser.add_argument("trace", type=input_trace, help="folder of an expert-trace/1 of this model, with ids of tokens")
     parser.add_argument("--mbit", type=float, default=200.0, help="Mbit/s of every node's link; 0: unshaped")
-    parser.add_argument("--hops", choices=TRANSPORT, default="hierarchical")
     parser.add_argument("--redundant", type=int, default=0, help="redundant experts of a layer")
-    parser.add_argument("--nodes", type=int, default=4)
-    parser.add_argument("--gpus-per-node", type=int, default=1)
     parser.add_argument("--answers", type=int, default=2, help="to each held-out prompt, each a request of its own")
     parser.add_argument("--new-tokens", type=int, default=48, help="of each answer")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--rounds", type=int, default=2, help="in which all ways take turns")
     parser.add_argument("--seed", type=int, default=100, help="of the split by request, the search and the answers")
+    add_mesh_options(parser, gpus_per_node=1)
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     if reason := why_not():

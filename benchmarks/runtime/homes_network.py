@@ -34,7 +34,7 @@ from homes import with_tokens
 from homes_asked import homes_by_proxy
 from machine import describe_machine, input_texts, input_trace
 from network import links, run, spans_ms
-from network_plan import TRANSPORT, Way, deal, replay
+from network_plan import HOLDOUT, TRANSPORT, Way, add_mesh_options, add_replay_options, deal, replay
 from shaped_network import why_not
 
 from placement import Cluster, Options, Trace, open_trace
@@ -44,16 +44,9 @@ from placement.pipeline.with_homes import solve_grouped
 from placement.runtime.wire import Wire
 from placement.traces.prompts import prompts_of
 
-HOLDOUT = 0.3
 COLUMNS = (
-    *(
-        "way",
-        "predicted, MB",
-        "counted, MB",
-        "counted / predicted",
-        "of random's",
-        "tokens of a node, most over the mean",
-    ),
+    *("way", "predicted, MB", "counted, MB", "counted / predicted", "of random's"),
+    "tokens of a node, most over the mean",
     *("busiest link, of random's", "comm, s", "of random's", "per token, ms", "of random's"),
 )
 
@@ -63,22 +56,10 @@ def main() -> None:
     parser.add_argument("trace", type=input_trace, help="folder of an expert-trace/1")
     parser.add_argument("--texts", type=input_texts, help="texts of a trace that has none, as of benchmarks/homes.py")
     parser.add_argument("--mbit", type=float, default=200.0, help="Mbit/s of every node's link; 0: unshaped")
-    parser.add_argument("--hops", choices=TRANSPORT, default="hierarchical")
     parser.add_argument("--redundant", type=int, default=0, help="redundant experts of a layer")
-    parser.add_argument("--nodes", type=int, default=4)
-    parser.add_argument("--gpus-per-node", type=int, default=1)
-    parser.add_argument("--layers", type=int, default=6, help="so many of the layers run, evenly spread")
-    parser.add_argument("--steps", type=int, default=8, help="the tokens of a layer are dealt out over so many steps")
-    parser.add_argument("--hidden", type=int, default=1024)
-    parser.add_argument("--intermediate", type=int, default=128)
-    parser.add_argument(
-        "--at-a-time",
-        type=int,
-        default=1000,
-        help="requests that wait for an answer; default: all",
-    )
-    parser.add_argument("--seed", type=int, default=100, help="of the split by request and of the search")
-    parser.add_argument("--work-limit", type=int, help="of the search; default: by the size of a layer")
+    parser.add_argument("--at-a-time", type=int, default=1000, help="most requests that wait for an answer")
+    add_mesh_options(parser, gpus_per_node=1)
+    add_replay_options(parser)
     args = parser.parse_args()
     args.with_experts = True
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))

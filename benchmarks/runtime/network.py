@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from machine import describe_machine, input_trace
 from network_model import model_lines
-from network_plan import TRANSPORT, Way, plan
+from network_plan import Way, add_mesh_options, add_replay_options, plan
 from shaped_network import shaped_network, why_not
 
 from placement import open_trace
@@ -49,20 +49,13 @@ def main() -> None:
     parser.add_argument(
         "--mbit", type=float, nargs="+", default=[200.0], help="Mbit/s of every node's link; 0: unshaped"
     )
-    parser.add_argument("--hops", choices=TRANSPORT, default="hierarchical")
     parser.add_argument("--redundant", type=int, nargs="+", default=[0, 8], help="redundant experts of a layer")
     parser.add_argument(
         "--busy-share", type=float, nargs="+", default=[BUSY_SHARE], help="of the search; see Options.busy_share"
     )
-    parser.add_argument("--nodes", type=int, default=4)
-    parser.add_argument("--gpus-per-node", type=int, default=2)
-    parser.add_argument("--layers", type=int, default=6, help="so many of the layers are replayed, evenly spread")
-    parser.add_argument("--steps", type=int, default=8, help="the tokens of a layer are dealt out over so many steps")
-    parser.add_argument("--hidden", type=int, default=1024)
-    parser.add_argument("--intermediate", type=int, default=128)
     parser.add_argument("--no-experts", dest="with_experts", action="store_false", help="leave out step times")
-    parser.add_argument("--seed", type=int, default=100, help="of the split by request and of the search")
-    parser.add_argument("--work-limit", type=int, help="of the search; default: by the size of a layer")
+    add_mesh_options(parser, gpus_per_node=2)
+    add_replay_options(parser)
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that what was started is ended
     if reason := why_not():

@@ -22,6 +22,23 @@ HOLDOUT = 0.3
 TRANSPORT = {"hierarchical": "node", "flat": "rank"}
 
 
+def add_mesh_options(parser: argparse.ArgumentParser, *, gpus_per_node: int) -> None:
+    """Options of the ranks, and how rows go between them."""
+    parser.add_argument("--hops", choices=TRANSPORT, default="hierarchical")
+    parser.add_argument("--nodes", type=int, default=4)
+    parser.add_argument("--gpus-per-node", type=int, default=gpus_per_node)
+
+
+def add_replay_options(parser: argparse.ArgumentParser) -> None:
+    """Options of what is solved, and of the tokens and layers that are replayed."""
+    parser.add_argument("--layers", type=int, default=6, help="so many of the layers are replayed, evenly spread")
+    parser.add_argument("--steps", type=int, default=8, help="the tokens of a layer are dealt out over so many steps")
+    parser.add_argument("--hidden", type=int, default=1024)
+    parser.add_argument("--intermediate", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=100, help="of the split by request and of the search")
+    parser.add_argument("--work-limit", type=int, help="of the search; default: by the size of a layer")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
     """A map and the tokens of every rank: the trace's request `s * G + g` is what rank `g` brings to step `s`.
