@@ -109,14 +109,8 @@ class Attached:
     def swap(self, new: Placement, **options: Any) -> Swap:
         """Go to another map, by `Swap`, which has the options; all ranks ask for the same.
 
-        Raises:
-            OptionError: The model is attached for graphs, which would go on by the old map.
+        With `graph`, captured graphs serve by the map in force from their next replay on: nothing is captured again.
         """
-        if any(layer.fixed is not None for layer in self.layers):
-            raise OptionError(
-                "graph=True: a captured graph would go on by the old map with the new weights; detach, attach with the "
-                "new map and capture again"
-            )
         return Swap(self, new, **options)
 
     def interleave(self, *calls: Callable[[], Result]) -> list[Result]:

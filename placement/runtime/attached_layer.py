@@ -21,13 +21,13 @@ from placement.runtime.slot_weights import SlotWeights
 from placement.runtime.static import StaticLayer
 from placement.runtime.turns import Turns
 
-MakeLayers = Callable[[Placement, ModuleExperts], tuple[MoELayer, StaticLayer | None]]
+MakeLayers = Callable[[Placement, ModuleExperts, StaticLayer | None], tuple[MoELayer, StaticLayer | None]]
 
 
 class AttachedLayer:
     """Takes the place of `module.forward` and of the module's weights from `take_over` until `remove`.
 
-    make    this rank's `MoELayer` for a map; with it, for graphs, the layer in fixed shapes
+    make    this rank's `MoELayer` for a map; with it, for graphs, the layer in fixed shapes, from the one before
     scores  gives the gate scores of all experts [T, E] of the forward that runs; None where the policy needs none
     marks   says what the tokens of the forward that runs are; None where there is no policy
     shared  the shared expert to compute while tokens travel; None: in its own time
@@ -77,7 +77,7 @@ class AttachedLayer:
 
     def use(self, placement: Placement) -> None:
         """Serve by this map, of which the slots have the weights."""
-        self.layer, self.fixed = self._make(placement, ModuleExperts(self._module, self.slots))
+        self.layer, self.fixed = self._make(placement, ModuleExperts(self._module, self.slots), self.fixed)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """As the module's own, on all ranks at once. Raises InputError for a call that is not understood."""

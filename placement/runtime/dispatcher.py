@@ -37,6 +37,7 @@ class Dispatcher:
             each distinct rank of the node.
         choice: Replica choice, see `ReplicaChooser`.
         fp8: Hidden states travel as float8 with scales.
+        any_map: See `ReplicaChooser`.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Dispatcher:
         cluster: Cluster | None = None,
         fp8: bool = False,
         device: torch.device | str = "cpu",
+        any_map: bool = False,
     ) -> None:
         if (mesh.num_nodes, mesh.gpus_per_node) != (layer_map.num_nodes, layer_map.gpus_per_node):
             raise MapError(
@@ -59,7 +61,7 @@ class Dispatcher:
             raise OptionError(f"hops={hops!r} is unknown; choose {FLAT!r} or {HIERARCHICAL!r}")
         self.mesh, self.layer_map, self.hops, self.fp8 = mesh, layer_map, hops, fp8
         self.device = torch.device(device)
-        self.choose = ReplicaChooser(layer_map, mesh.rank, choice, cluster=cluster, world=mesh.world)
+        self.choose = ReplicaChooser(layer_map, mesh.rank, choice, cluster=cluster, world=mesh.world, any_map=any_map)
         slots, per_node = range(layer_map.num_slots), layer_map.slots_per_node
         first = layer_map.slots_of_rank(mesh.rank)[0]
         node_first = mesh.rank // mesh.gpus_per_node * per_node

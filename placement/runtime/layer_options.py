@@ -40,9 +40,19 @@ class LayerOptions:
             )
 
     def layers(
-        self, mesh: Mesh, placement: Placement, experts: ModuleExperts, *, layer: int, dtype: torch.dtype
+        self,
+        mesh: Mesh,
+        placement: Placement,
+        experts: ModuleExperts,
+        fixed: StaticLayer | None,
+        *,
+        layer: int,
+        dtype: torch.dtype,
     ) -> tuple[MoELayer, StaticLayer | None]:
-        """A layer by this map, and with `graph` the same in fixed shapes; all ranks make it together."""
+        """A layer by this map, and with `graph` the same in fixed shapes; all ranks make it together.
+
+        fixed  the one in fixed shapes for the map before: it goes over to this one, with the graphs that captured it
+        """
         dispatcher = Dispatcher(
             mesh,
             LayerMap.of(placement, layer),
@@ -51,10 +61,14 @@ class LayerOptions:
             cluster=self.cluster,
             fp8=self.fp8,
             device=experts.device,
+            any_map=self.graph,
         )
         eager = MoELayer(dispatcher, experts, self.capacity)
         if self.tokens is None:
             return eager, None
+        if fixed is not None:
+            fixed.use(dispatcher)
+            return eager, fixed
         top_k = placement.model.top_k
         return eager, StaticLayer(
             dispatcher, experts, tokens=self.tokens, top_k=top_k, dtype=dtype, capacity=self.capacity

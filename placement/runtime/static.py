@@ -70,6 +70,7 @@ class StaticLayer:
         self._per_rank = tokens if rows_per_rank is None else rows_per_rank
         self._per_slot = self.capacity.rows_per_slot() if rows_per_slot is None else rows_per_slot
         self._wire = Wire(hidden=experts.hidden, dtype=dtype, width=self.capacity.width, fp8=dispatcher.fp8)
+        self._local_P = dispatcher.local_P  # the same under every map
         self._rows = torch.zeros((tokens + 1, self._wire.row_bytes), dtype=torch.uint8, device=device)
         slots = range(layer_map.num_slots)
         self._rank_P = torch.tensor([*(p // layer_map.slots_per_gpu for p in slots), self._size], device=device)
@@ -117,6 +118,13 @@ class StaticLayer:
         back = exchange_while(self._world, sums, torch.empty_like(sums), meanwhile=meanwhile)
         return sum_rows(back, token_C, tokens), self._stats(load_P, decision.dropped, decision.extra)
 
+    def use(self, dispatcher: Dispatcher) -> None:
+        """Serve by the map of another dispatcher; both were made with `any_map`. A captured graph does so from its next
+        replay on, since tables are written where it reads them. Choices and decisions begin anew."""
+        dispatcher.choose.take_over(self.dispatcher.choose)
+        self.capacity.use(dispatcher.layer_map)
+        self.dispatcher = dispatcher
+
     def check(self) -> None:
         """Wait for the device, and tell of rows that were lost.
 
@@ -137,7 +145,7 @@ class StaticLayer:
     def _served(self, came: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of rows that came: sums of the experts' outputs, assignments of each slot, and how many had no place."""
         wire, slots = self._wire, self.dispatcher.layer_map.slots_per_gpu
-        local = self.dispatcher.local_P[wire.slots(came).long()].reshape(-1)
+        local = self._local_P[wire.slots(came).long()].reshape(-1)
         hit_SA = local == torch.arange(slots, device=came.device)[:, None]
         entry_C, lost = _places(hit_SA, self._per_slot)
         blank = entry_C == local.numel()

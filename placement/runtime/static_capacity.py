@@ -21,6 +21,8 @@ class StaticCapacity(RankCapacity):
         top_k: Assignments of a token.
     """
 
+    _rows_seen: Tensor
+
     def __init__(
         self,
         policy: CapacityPolicy,
@@ -39,6 +41,12 @@ class StaticCapacity(RankCapacity):
         super().__init__(policy, layer_map, world)
         self._tokens, self._top_k = tokens, top_k
         self._rows_seen = torch.zeros((), dtype=torch.int64, device=device)
+
+    def use(self, layer_map: LayerMap) -> None:
+        """Decide by another map, as from the start; its table is written where a captured graph reads it."""
+        self._map, self._own_logical = layer_map, [layer_map.logical_P[p] for p in self._own]
+        self._tables(self._rows_seen.device).own_logical.copy_(torch.tensor(self._own_logical))
+        self._rows_seen.zero_()
 
     @property
     def width(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,6 +37,28 @@ def test_slots_are_the_same(shape: tuple[int, int, int], choice: str, seed: int,
     on_host = ReplicaChooser(layer_map, rank, choice)
     for part in ids.split([25, 0, 35]):
         assert torch.equal(on_device(part), on_host(part))
+
+
+@pytest.mark.parametrize("choice", ["min-nodes", "local-first", "uniform"])
+def test_another_map_in_the_same_memory(choice: str) -> None:
+    """What a captured graph reads: after `use` the slots are those of a chooser made for the map, from its first token
+    on, and no table has moved, whether an expert has two or three slots or all that are to spare."""
+    few = make_placement(4, 2, 3, 11, 5)
+    few, many = (
+        replace(few, phy2log_LP=np.array([[*range(11), *further]])) for further in ([*range(11), 0, 1], [0] * 13)
+    )
+    first, *others = (LayerMap.of(one, 0) for one in (few, many, few))
+    rule, ids = REPLICA_CHOICES.make(choice), torch.from_numpy(np.argsort(np.random.default_rng(0).random((40, 11))))
+    chooser = DeviceChooser(first, 1, rule, first.cluster(), torch.device("cpu"), any_map=True)
+    places = [one.data_ptr() for one in chooser._tables]
+    slots = [chooser(ids[:, :5])]
+    for layer_map in others:
+        chooser.use(layer_map)
+        slots.append(chooser(ids[:, :5]))
+    assert [one.data_ptr() for one in chooser._tables] == places
+    for got, layer_map in zip(slots, (first, *others), strict=True):
+        assert torch.equal(got, ReplicaChooser(layer_map, 1, choice)(ids[:, :5]))
+    assert not torch.equal(slots[0], slots[1])
 
 
 def test_many_covers_are_seen() -> None:
