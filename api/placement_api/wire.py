@@ -13,6 +13,8 @@ from placement.errors import OptionError
 from placement_api.lobby import Lobby
 
 MOST_HEAD_BYTES = 1 << 16
+HEADER_BYTES = 4  # around the name and the value of a header
+TOO_LONG = f"The head of the request is longer than {MOST_HEAD_BYTES} bytes."
 FRAME_BYTES = 16  # around each byte of a body that comes in the smallest of chunks
 AT_ONCE = 16  # connections that are taken in before those taken in are looked at
 WAITING = 2048  # connections that the system keeps for us meanwhile
@@ -43,6 +45,7 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._left = MOST_HEAD_BYTES
+        self._head = 0  # bytes of the head that comes, so far
         self._headed = False  # the head of a request is whole, and trailers may follow
         self._asked: Any = None
         self._body = b""
@@ -60,12 +63,18 @@ class BoundedHttp(HttpToolsProtocol):
         self.lobby.leave(self)
         super().connection_lost(exc)
         # uvicorn tells the request that came last, which may wait for the one that runs
-        if self._running is not None and not self._running.response_complete:
-            self._running.disconnected = True
-            self._running.message_event.set()
+        self._give_up()
 
     def hang_up(self) -> None:
         self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        """The last that is written: nothing of an answer that is under way comes before or behind it."""
+        running = self._give_up()
+        if running is not None and running.response_started:
+            self.transport.close()
+            return
+        super().send_400_response(TOO_LONG if self._head > MOST_HEAD_BYTES else msg)
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():  # hung up on, with this on the way
@@ -75,19 +84,23 @@ class BoundedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._left < 0:
-            self.send_400_response(f"The head of the request is longer than {MOST_HEAD_BYTES} bytes.")
+            self.send_400_response(TOO_LONG)
         elif self._asked is not None:  # the rest of its body is to come
             self._pass_on()
 
     def on_message_begin(self) -> None:
-        self._left, self._headed = MOST_HEAD_BYTES, False
+        self._left, self._head, self._headed = MOST_HEAD_BYTES, 0, False
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._headed:  # what trails a body is no header (RFC 9110, 6.5.1)
+            self._head += len(name) + len(value) + HEADER_BYTES
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        self._head += len(self.url)
+        if self._head > MOST_HEAD_BYTES:  # of one that came within one reading
+            raise ValueError(TOO_LONG)  # which the parser makes an error of its own
         self._headed = True
         if self.at_once is not None and self._quiet():
             client = self.client[0] if self.client else ""
@@ -128,6 +141,15 @@ class BoundedHttp(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
+
+    def _give_up(self) -> RequestResponseCycle | None:
+        """Tell the request that is being answered, if one is, that nobody listens any more."""
+        running = self._running
+        if running is None or running.response_complete:
+            return None
+        running.disconnected = True
+        running.message_event.set()
+        return running
 
     def _should_upgrade(self) -> bool:
         """Neither the service nor the proxy speaks anything but HTTP; a request for more is answered without."""

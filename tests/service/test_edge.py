@@ -6,7 +6,6 @@ import asyncio
 import resource
 import shutil
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,71 +15,15 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-import uvicorn
-from placement_api.lobby import AT_ONCE as AT_ONCE_LEFT
-from placement_api.lobby import Lobby, most_connections
-from placement_api.wire import AT_ONCE, bounded, listen
-from placement_api.wire import Server as HttpServer
-from tests_service import Server, free_port, problem_of, statuses, tar_of
+from behind import Behind, closed
+from placement_api.lobby import AT_ONCE, Lobby, most_connections
+from placement_api.wire import listen
+from tests_service import Server, problem_of, statuses, tar_of
 
 from placement.errors import OptionError
 
 HALF = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
 SOON_S = 2.0
-
-
-class Behind:
-    """The application behind the doors answers the body that came; `/slow` when `go` is set."""
-
-    def __init__(self, most: int, head_s: float, at_once: Any = None) -> None:
-        self.port = free_port()
-        self.lobby = Lobby(most=most, head_s=head_s)
-        protocol = bounded(self.lobby, at_once)
-        self.slow, self.go = threading.Semaphore(0), threading.Event()
-        config = uvicorn.Config(
-            self.app, interface="asgi3", http=protocol, backlog=AT_ONCE, log_config=None, lifespan="off"
-        )
-        self.server = HttpServer(config)
-        self.thread = threading.Thread(target=self.server.run, args=(listen("127.0.0.1", self.port),))
-
-    async def app(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["path"] == "/slow":
-            self.slow.release()
-            while not self.go.is_set():
-                await asyncio.sleep(0.01)
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body, more = body + message.get("body", b""), message.get("more_body", False)
-        length = str(len(body)).encode()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
-        await send({"type": "http.response.body", "body": body})
-
-    def connect(self, sent: bytes = b"") -> socket.socket:
-        opened = socket.create_connection(("127.0.0.1", self.port), timeout=5)
-        opened.sendall(sent)
-        return opened
-
-    def __enter__(self) -> Behind:
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.go.set()
-        self.server.should_exit = True
-        self.thread.join(10)
-
-
-def closed(opened: socket.socket) -> bool:
-    """Whether the other side hangs up within five seconds."""
-    try:
-        return opened.recv(1000) == b""
-    except ConnectionError:
-        return True
-    except TimeoutError:
-        return False
 
 
 @pytest.mark.parametrize("sent", [b"", b"G", HALF])
@@ -140,64 +83,15 @@ def test_many_who_send_no_head_are_hung_up_on_in_turns() -> None:
 
     async def wait() -> None:
         lobby = Lobby(most=1000, head_s=0.0)
-        for _ in range(5 * AT_ONCE_LEFT // 2):
+        for _ in range(5 * AT_ONCE // 2):
             lobby.enter(Guest(turns))
-        while sum(turns) < 5 * AT_ONCE_LEFT // 2:
+        while sum(turns) < 5 * AT_ONCE // 2:
             turns.append(0)
             await asyncio.sleep(0)
 
     asyncio.run(asyncio.wait_for(wait(), 30))
-    assert max(turns) == AT_ONCE_LEFT
-    assert [turn for turn in turns if turn] == [AT_ONCE_LEFT, AT_ONCE_LEFT, AT_ONCE_LEFT // 2]
-
-
-class Quick:
-    """Answers `/quick` at once with the body that came, unless that is `no`."""
-
-    def ask(self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]], client: str) -> bytes | None:
-        assert client == "127.0.0.1"
-        return url if url == b"/quick" else None
-
-    def answer(self, asked: bytes, body: bytes, date: bytes) -> bytes | None:
-        assert asked == b"/quick"
-        if body == b"no":
-            return None
-        head = b"HTTP/1.1 200 OK\r\n%scontent-length: %d\r\n\r\n" % (date, len(body) + 1)
-        return head + b"!" + body
-
-
-def _post(path: str, body: str) -> bytes:
-    return f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-
-
-def test_what_is_answered_at_once_keeps_its_place_and_its_body() -> None:
-    """Behind a request that takes longer it waits for that one's answer; in pieces, or where it is not known after
-    all, the application has the whole of it; the connection goes on."""
-    with Behind(10, 60, Quick()) as behind, behind.connect() as opened:
-        answers = opened.makefile("rb")
-
-        def answer() -> bytes:
-            head = iter(answers.readline, b"\r\n")
-            lengths = [line.split()[1] for line in head if line.lower().startswith(b"content-length")]
-            return answers.read(int(lengths[0]))
-
-        opened.sendall(_post("/quick", "one") + _post("/quick", "two"))
-        assert [answer(), answer()] == [b"!one", b"!two"]
-        opened.sendall(_post("/quick", "no") + _post("/quick", "three"))
-        assert [answer(), answer()] == [b"no", b"three"]  # the second came while the first was answered
-        whole = _post("/quick", "in pieces")
-        opened.sendall(whole[:-3])
-        time.sleep(0.1)
-        opened.sendall(whole[-3:])
-        assert answer() == b"in pieces"
-        opened.sendall(_post("/slow", "") + _post("/quick", "last"))
-        assert behind.slow.acquire(timeout=5)
-        behind.go.set()
-        assert [answer(), answer()] == [b"", b"last"]
-        opened.sendall(_post("/quick", "again"))
-        assert answer() == b"!again"
-        opened.sendall(b"POST /quick HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx")
-        assert answer() == b"x" and answers.read() == b""
+    assert max(turns) == AT_ONCE
+    assert [turn for turn in turns if turn] == [AT_ONCE, AT_ONCE, AT_ONCE // 2]
 
 
 def test_half_of_the_descriptors_are_for_connections() -> None:
