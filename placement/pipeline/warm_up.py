@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from placement.core.cluster import Cluster
+from placement.core.model import Model
 from placement.cost.draw_slots import draw_balanced, draw_slots
 from placement.cost.kernel_homes import cost_of_covers, cost_of_single
 from placement.cost.kernel_ranks import draw_by_rank
@@ -31,14 +32,16 @@ from placement.support.compiling import CompilePiece, compile_pieces
 from placement.support.parallel import make_executor
 from placement.support.progress import Listener, ignore
 from placement.traces.checked import check_ids
-from placement.traces.synth import write_synthetic
-from placement.traces.synthetic.presets import custom_shape
+from placement.traces.format import RequestEntry, id_dtype
+from placement.traces.storage.shard_writer import TokenPiece
 from placement.traces.trace import Trace, open_trace
+from placement.traces.write import write_trace
 from placement.workload.counting import set_counter, token_keys
 from placement.workload.workload import Workload
 
 TOP_KS = (1, 2, 4, 6, 8)  # each top-k has a counting kernel; another top-k compiles its own at its first trace
 FIRST_TOP_K = 4  # that of the example
+LAYERS, TOKENS, REQUESTS = 2, 256, 8  # of a trace that kernels are compiled on
 QUICK = Options(work_limit=10, bound="none")
 
 
@@ -67,19 +70,30 @@ def warm_up_first() -> None:
 
 
 @contextmanager
-def _trace(num_experts: int, top_k: int) -> Iterator[Trace]:
-    with tempfile.TemporaryDirectory() as folder, make_executor(1) as executor:
-        path = Path(folder) / "trace"
-        shape = custom_shape(2, num_experts, top_k)
-        write_synthetic(path, shape, num_tokens=256, num_requests=8, seed=0, executor=executor)
-        yield open_trace(path)
+def tiny_trace(num_experts: int, top_k: int) -> Iterator[Trace]:
+    """A random trace of two layers, half of it prefill. The generator of synthetic traces has kernels of its own, which
+    nobody waits for here."""
+    random = np.random.default_rng(0)
+    ids_LTK = random.random((LAYERS, TOKENS, num_experts)).argsort(axis=2)[:, :, :top_k]
+    first_T, place_T = np.divmod(np.arange(TOKENS, dtype=np.int32), TOKENS // REQUESTS)
+    piece = TokenPiece(
+        ids_LTK=ids_LTK.astype(id_dtype(num_experts)),
+        request_T=first_T,
+        position_T=place_T,
+        phase_T=(place_T * 2 >= TOKENS // REQUESTS).astype(np.uint8),
+    )
+    model = Model(name="tiny", layer_ids=tuple(range(LAYERS)), num_experts=num_experts, top_k=top_k)
+    requests = [RequestEntry(id=f"request-{number}") for number in range(REQUESTS)]
+    with tempfile.TemporaryDirectory() as folder:
+        write_trace(Path(folder), iter([piece]), model=model, requests=requests)
+        yield open_trace(Path(folder))
 
 
 def compile_counting() -> None:
     """Solved, without a search, since a solve also reads the trace to measure on it."""
     for num_experts in (2 * EXPERTS, WIDE_EXPERTS):
         for top_k in TOP_KS:
-            with _trace(num_experts, top_k) as trace:
+            with tiny_trace(num_experts, top_k) as trace:
                 cluster = Cluster.fit(num_experts, num_nodes=2, gpus_per_node=2)
                 solve(trace, cluster, Options(solver="linear", bound="none"), workers=1)
 
@@ -87,7 +101,7 @@ def compile_counting() -> None:
 def compile_first_trace() -> None:
     """Counted and parted, as a solve does before its search, and read again to be measured."""
     check_ids(np.arange(FIRST_TOP_K, dtype=np.uint8)[None], FIRST_TOP_K)
-    with _trace(EXPERTS, FIRST_TOP_K) as trace, make_executor(1) as executor:
+    with tiny_trace(EXPERTS, FIRST_TOP_K) as trace, make_executor(1) as executor:
         source = any_source(trace)
         train, _ = source.split(0.5, 0)
         workload, domains = train.count(0, executor, ignore), domains_of(source)
@@ -97,20 +111,20 @@ def compile_first_trace() -> None:
 
 def compile_grouping() -> None:
     for copies in (0, COPIES):
-        with _trace(EXPERTS, TOP_K) as trace:
+        with tiny_trace(EXPERTS, TOP_K) as trace:
             cluster = Cluster.fit(EXPERTS, num_nodes=2, gpus_per_node=2, redundant_experts=copies)
             solve_grouped(trace, cluster, QUICK, workers=1)
 
 
 def compile_balance() -> None:
-    with _trace(EXPERTS, TOP_K) as trace:
+    with tiny_trace(EXPERTS, TOP_K) as trace:
         cluster = Cluster.fit(EXPERTS, num_nodes=2, gpus_per_node=2, redundant_experts=COPIES)
         solve(trace, cluster, Options(solver="balance", objective="balance", work_limit=10), workers=1)
 
 
 def compile_steps() -> None:
     """A rule for each kernel that draws slots."""
-    with _trace(EXPERTS, TOP_K) as trace:
+    with tiny_trace(EXPERTS, TOP_K) as trace:
         cluster = Cluster.fit(EXPERTS, num_nodes=2, gpus_per_node=2, redundant_experts=COPIES)
         solution = solve(trace, cluster, Options(solver="linear", bound="none"), workers=1)
         for rule in DRAWN:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import gc
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numba as nb
 import numpy as np
 
 from placement.core.cluster import Cluster
 from placement.core.model import Model
 from placement.pipeline.solve import solve
+from placement.pipeline.warm_up import FIRST_TOP_K, tiny_trace
 from placement.report.solution.solution_page import report_html
 from placement.solvers.annealing.anneal_copies import copies_kernel
 from placement.solvers.annealing.anneal_single import single_kernel
 from placement.solvers.balancing.balance_kernels import balanced_row
 from placement.solvers.balancing.even_rows import anneal_rows
 from placement.solvers.options import Options
-from placement.support.parallel import make_executor
-from placement.traces.synth import write_synthetic
-from placement.traces.synthetic.presets import custom_shape
-from placement.traces.trace import open_trace
+from placement.solvers.pieces import EXPERTS
 from placement.workload.counts_file import ExpertCounts
 from placement_api.jobs.loading import watch
 
@@ -32,11 +30,18 @@ WORK = 100
 def warm() -> None:
     """Solve a tiny problem of each kind whose kernels were compiled before. Those of a new installation are compiled by
     the first jobs that need them: no other job is to wait for that."""
-    if _compiled(balanced_row):
-        _balance()
+    balance = _compiled(balanced_row)
     redundant = [number for number, kernel in ((0, single_kernel), (4, copies_kernel)) if _compiled(kernel)]
+    if balance:
+        _balance()
     if redundant:
         _place(redundant)
+    if not balance and not redundant:
+        nb.njit(_first)(0)  # numba gets ready in a quarter of a second, which every process forked from here is spared
+
+
+def _first(value: int) -> int:
+    return value
 
 
 def _balance() -> None:
@@ -49,12 +54,9 @@ def _balance() -> None:
 
 
 def _place(redundant: list[int]) -> None:
-    with tempfile.TemporaryDirectory() as folder, make_executor(1) as executor:
-        shape = custom_shape(2, 8, 2)
-        write_synthetic(Path(folder) / "trace", shape, num_tokens=256, num_requests=8, seed=0, executor=executor)
-        trace = open_trace(Path(folder) / "trace")
+    with tiny_trace(EXPERTS, FIRST_TOP_K) as trace:
         for number in redundant:
-            cluster = Cluster.fit(8, num_nodes=2, gpus_per_node=2, redundant_experts=number)
+            cluster = Cluster.fit(EXPERTS, num_nodes=2, gpus_per_node=2, redundant_experts=number)
             options, parts = Options(work_limit=WORK), _compiled(anneal_rows)
             report_html(solve(trace, cluster, options, workers=1, by_domain=parts))
 
