@@ -35,8 +35,9 @@ Row = npt.NDArray[np.int32]
 Run = Callable[[Row, float, float, float, int, np.uint64], None]  # row (in place), price, hot, cold, moves, seed
 Kernel = Callable[[Row, Incidence, Costs, float, float, int, np.uint64], float]
 
-MOVES, REPLICA_MOVES = 450_000, 500_000
-MOVES_OF_EXPERT = 1750, 7000  # fewest and most moves for each expert, where none has a copy
+MOVES, REPLICA_MOVES = 435_000, 480_000
+MOVES_OF_EXPERT = 1700, 7000  # fewest and most moves for each expert, where none has a copy
+SHARE_ON_TWO_NODES = 0.8  # of these moves: a move costs twice what it does on four nodes, and fewer are enough
 MOST_MOVES_OF_SLOT = 6000  # where experts have copies
 UPDATE_WORK = 2400.0  # entries that an accepted move of a copy may change before there are fewer moves
 SETS_OF_MANY_NODES, MOVES_ON_MANY_NODES, SINGLE_MOVES_ON_MANY_NODES = 2048, 100_000, 60_000
@@ -119,7 +120,8 @@ class _Search:
     def _single(self) -> Row:
         problem, slots = self.problem, self.problem.cluster.num_slots
         fewest, most = MOVES_OF_EXPERT
-        moves = problem.options.work_limit or min(max(MOVES, fewest * slots), most * slots)
+        share = SHARE_ON_TWO_NODES if problem.cluster.num_nodes == 2 else 1
+        moves = problem.options.work_limit or int(share * min(max(MOVES, fewest * slots), most * slots))
         shuffled = np.random.default_rng(problem.seed).permutation(slots).astype(np.int32)
         starts = [
             spectral_map(problem.coact_EE, problem.load_E, problem.cluster),
