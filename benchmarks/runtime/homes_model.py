@@ -12,6 +12,9 @@ MODEL and TRACE are what `examples/train_tiny_moe.py --token-ids` writes. Root i
 4. Every rank loads its experts by the map and answers the prompts of its requests with all others; what the links of
    the nodes send is counted. The same noise picks the same tokens, so that all ways write the same text.
 
+rows        what `evaluate` says: copies of tokens and sums that come back
+exchanges   what forwards send in which no rank has tokens, as counted before the first way: headers of hops and what
+            gloo and TCP add to a message, whatever its size
 random      homes by length alone, so that every rank has as many tokens
 proxy       as above: from the prompt and the load that the proxy saw
 oracle      the best homes within the tolerance, from the very experts that follow
@@ -39,6 +42,7 @@ import numpy.typing as npt
 import torch
 from alike_answers import Noise, Sampling
 from homes_asked import homes_by_proxy
+from homes_model_rank import EMPTY
 from machine import describe_machine, input_model, input_trace
 from network import run_ranks
 from network_plan import HOLDOUT, TRANSPORT, add_mesh_options, deal
@@ -56,7 +60,8 @@ from placement.traces.recorder import record
 
 ROWS = 16  # answered together by the one process
 COLUMNS = (
-    *("way", "predicted, MB", "counted, MB", "counted / predicted", "of random's", "tokens of a node, most over mean"),
+    *("way", "rows predicted, MB", "with exchanges, MB", "counted, MB", "counted / rows", "counted / with exchanges"),
+    *("of random's", "tokens of a node, most over mean"),
     *("busiest direction, of random's", "per token, ms", "of random's", "a step, ms", "of random's", "answers alike"),
 )
 
@@ -194,14 +199,18 @@ def table(
         written = [answer for one in rounds for rank in one for answer in rank["answers"].items()]
         alike = sum(own[int(q)] == answer for q, answer in written)
         load_N = np.bincount(rank_Q // args.gpus_per_node, tokens_Q, args.nodes)
+        exchanges = rounds[0][0]["forwards"] * sum(rank[EMPTY][0]["sent"] for rank in measured[:: args.gpus_per_node])
+        with_exchanges = predicted[name] + exchanges
         values = [sent, busiest, whole, steps]
         first = first or values
         share = [f"{one / plain:.3f}" for one, plain in zip(values, first, strict=True)]
         cells = [
             name,
             f"{predicted[name] / 1e6:.2f}",
+            f"{with_exchanges / 1e6:.2f}",
             f"{sent / 1e6:.2f}",
             f"{sent / predicted[name]:.4f}",
+            f"{sent / with_exchanges:.4f}",
             share[0],
             f"{load_N.max() / load_N.mean():.3f}",
             share[1],

@@ -22,6 +22,7 @@ from placement.runtime import Attached, load_sharded, torch_mesh
 
 RECEIVED = COUNTER.with_name("rx_bytes")
 WARM = 4  # prompts, answered before anything is measured: what compiles does so, and connections are open
+EMPTY, EMPTY_FORWARDS = "empty", 25  # forwards that no rank has tokens for: what exchanges send without rows
 
 
 def main() -> None:
@@ -37,6 +38,7 @@ def main() -> None:
     sampling, prompts = Sampling(**job["sampling"]), job["prompts"]
     measured: dict[str, list[dict[str, Any]]] = {name: [] for name in job["ways"]}
     share(model, attached, sampling, prompts, list(range(WARM)), forwards([len(one) for one in prompts[:WARM]]))
+    measured[EMPTY] = [{"sent": empty(attached)}]
     for _ in range(job["rounds"]):
         for name, rank_Q in job["ways"].items():
             mine = [q for q, one in enumerate(rank_Q) if one == rank]
@@ -48,6 +50,16 @@ def main() -> None:
     (folder / f"rank{rank}.json").write_text(json.dumps(measured))
     dist.barrier()  # nobody leaves while others still talk
     dist.destroy_process_group()
+
+
+def empty(attached: Attached) -> float:
+    """Bytes that this rank's node sends in a forward in which nobody has tokens: headers of hops, gloo's and TCP's."""
+    dist.barrier()
+    before = int(COUNTER.read_text())
+    for _ in range(EMPTY_FORWARDS):
+        attached.join()
+    dist.barrier()
+    return (int(COUNTER.read_text()) - before) / EMPTY_FORWARDS
 
 
 def share(
@@ -75,7 +87,15 @@ def share(
     dist.barrier()
     sent, came = (int(one.read_text()) - was for one, was in zip((COUNTER, RECEIVED), before, strict=True))
     answered = dict(zip(map(str, mine), answers, strict=True))
-    return {"start": start, "read": read_at[0], "end": end, "sent": sent, "came": came, "answers": answered}
+    return {
+        "start": start,
+        "read": read_at[0],
+        "end": end,
+        "sent": sent,
+        "came": came,
+        "answers": answered,
+        "forwards": most + sampling.new_tokens - 1,
+    }
 
 
 if __name__ == "__main__":
