@@ -100,13 +100,13 @@ def route_requests(
     tokens_Q  all tokens of each request: what its node then has to carry
 
     Requests come in a random order that depends on the seed and the number of the order alone; the load of a node is
-    the tokens of the requests that it was given before.
+    the tokens of the requests that it was given before, and prices follow the requests that came.
     """
     home_Q = np.full(len(tokens_Q), -1, dtype=np.int32)
-    load_N = np.zeros(router.num_nodes)
+    load_N, recent = np.zeros(router.num_nodes), router.recent()
     salt = [seed, 0xA221, order] if order else [seed, 0xA221]
     order_Q = np.random.default_rng(np.random.SeedSequence(salt)).permutation(len(home_Q))
     for q in order_Q[tokens_Q[order_Q] > 0]:
-        home_Q[q] = router.choose(extra_QN[q], load_N)
+        home_Q[q] = router.choose(extra_QN[q], load_N, recent)
         load_N[home_Q[q]] += tokens_Q[q]
     return home_Q

@@ -14,7 +14,7 @@ from placement.core.model import MOST_LAYERS
 from placement.errors import InputError, OptionError
 from placement.grouping.assign import cheapest_flow
 from placement.grouping.predictor import Predictor
-from placement.grouping.prices import Prices
+from placement.grouping.prices import Prices, Recent
 
 BAND = 0.01  # sends per token; homes that differ by less count as equal
 SLACK_REQUESTS = 1.0  # mean requests by which a node may be ahead of the least loaded and still get another
@@ -56,7 +56,8 @@ class Home:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Router:
-    """Holds no state but its tables, so threads may share it; the same question always gets the same answer.
+    """Holds no state but its tables, so threads may share it; the same question always gets the same answer, beside the
+    same load and the same requests before (`recent`).
 
     Attributes:
         layers: Positions of the layers that it looks at, ascending.
@@ -135,6 +136,7 @@ class Router:
         prompt: object = None,
         labels: Mapping[str, str] | None = None,
         cached: Sequence[float] | npt.NDArray[Any] | None = None,
+        recent: Recent | None = None,
     ) -> Home:
         """The home of a request, from whatever of this is known.
 
@@ -145,6 +147,7 @@ class Router:
             prompt: Ids of the tokens of its prompt.
             labels: Labels by name that training requests had too, such as {"domain": "code"}.
             cached: Tokens of its prompt whose keys and values a node has already, [N]: see `Sessions`.
+            recent: The requests before, of this router's `recent`, to which this one is added; None: of training.
 
         Raises:
             InputError: Something has a wrong shape or type, or numbers that are negative or not finite.
@@ -162,9 +165,18 @@ class Router:
                 saved_N = saved_N + cached_N * self.prefix_sends / (self.prices.request_tokens * self.num_layers)
                 sources = [*sources, "prefix"]
         extra_N = saved_N.max() - saved_N
-        return Home(node=self.choose(extra_N, load), why="+".join(sources) or "load", extra_N=extra_N)
+        return Home(node=self.choose(extra_N, load, recent), why="+".join(sources) or "load", extra_N=extra_N)
 
-    def choose(self, extra_N: npt.NDArray[np.float64], load: Sequence[float] | npt.NDArray[Any] | None = None) -> int:
+    def recent(self) -> Recent | None:
+        """Requests that have come, none as yet, for `assign`; None where load has no prices."""
+        return None if self.prices is None else Recent(self.prices)
+
+    def choose(
+        self,
+        extra_N: npt.NDArray[np.float64],
+        load: Sequence[float] | npt.NDArray[Any] | None = None,
+        recent: Recent | None = None,
+    ) -> int:
         """The node for these extra sends: the least after the prices of load; all alike, the least loaded.
 
         Without prices, of the nodes that are not ahead of the least loaded by more than `slack_tokens`, those whose
@@ -179,7 +191,10 @@ class Router:
         if not extra_N.any():
             return int(load_N.argmin())
         if self.prices is not None:
-            return self.prices.best(-extra_N, load_N)
+            node = self.prices.best(-extra_N, load_N, recent)
+            if recent is not None:
+                recent.add(-extra_N)
+            return node
         free_N = load_N <= load_N.min() + self.slack_tokens
         near_N = free_N & (extra_N <= extra_N[free_N].min() + self.band)
         return int(np.lexsort((extra_N, np.where(near_N, load_N, np.inf)))[0])

@@ -13,9 +13,9 @@ LANES = 4  # sums that a processor takes forward at once
 
 
 @kernel
-def scaled_to(near_NS: Floats, share_N: Floats, sweeps: int) -> Floats:
-    """Sinkhorn's factors of the nodes, float64 [N]: with them each node gets its share of the columns."""
-    num_nodes, num_columns = near_NS.shape
+def scaled_to(near_NS: Floats, num_columns: int, share_N: Floats, sweeps: int) -> Floats:
+    """Sinkhorn's factors of the nodes, float64 [N]: with them each node gets its share of the first columns."""
+    num_nodes = near_NS.shape[0]
     scale_N = np.ones(num_nodes)
     each_S = np.empty(num_columns)
     whole = num_columns - num_columns % LANES

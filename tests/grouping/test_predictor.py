@@ -13,7 +13,7 @@ from placement.errors import InputError
 from placement.grouping.features import GRAM_WEIGHTS, LABEL_WEIGHT, gram_counts, label_features, prompt_features
 from placement.grouping.fit_predictor import Fitted, fit_predictor
 from placement.grouping.predictor import MOST_BYTES, Predictor, buckets_for
-from placement.grouping.prices import Prices, rows_by_tokens
+from placement.grouping.prices import MOST_RECENT, Prices, Recent, rows_by_tokens
 from placement.grouping.router import Router
 from placement.grouping.router_kernels import scaled_to
 from placement.grouping.router_part import PredictorPart, RouterPart
@@ -212,6 +212,44 @@ def test_prices_even_out_a_node_that_everybody_wants(seed: int) -> None:
     assert load_N.max() / load_N.mean() < 1.1
 
 
+def test_prices_follow_the_requests_that_come() -> None:
+    """Training had requests of all nodes alike; those that come all want node 0. Prices of training let it run ahead,
+    those of the requests before do not; and of each router's own requests alone."""
+    rng = np.random.default_rng(3)
+    score_SN = rng.normal(0, 0.1, (256, NODES))
+    prices = Prices(score_SN=score_SN.astype(np.float32), request_tokens=10.0, horizon=10.0, tolerance=1e9)
+
+    def ahead(recent: Recent | None) -> float:
+        load_N = np.zeros(NODES)
+        for _ in range(300):
+            saved_N = rng.normal(0, 0.1, NODES) + np.array([0.3, 0, 0])
+            load_N[prices.best(saved_N, load_N, recent)] += 10
+            if recent is not None:
+                recent.add(saved_N)
+        return float((load_N.max() - load_N.mean()) / 10)
+
+    follows, other = Recent(prices), Recent(prices)
+    assert ahead(follows) < 0.6 * ahead(None)
+    even_N = np.zeros(NODES)
+    assert prices.of(even_N, follows).argmax() == 0
+    assert np.ptp(prices.of(even_N, other)) < 0.5 * np.ptp(prices.of(even_N, follows))
+
+
+@pytest.mark.parametrize("trained", [1, 100, 256])
+def test_the_oldest_requests_make_room(trained: int) -> None:
+    """After many requests those of training are forgotten, and then the first that came."""
+    rng = np.random.default_rng(trained)
+    prices = Prices(score_SN=rng.normal(size=(trained, NODES)).astype(np.float32), request_tokens=1.0, horizon=3.0)
+    recent = Recent(prices)
+    assert recent.requests == min(trained, 64)
+    saved_XN = rng.normal(size=(700, NODES))
+    for saved_N in saved_XN:
+        recent.add(saved_N)
+    assert recent.requests == MOST_RECENT
+    want = {tuple(row) for row in prices.nearness(saved_XN[-MOST_RECENT:]).tolist()}
+    assert {tuple(row) for row in recent.near_NS.T.tolist()} == want
+
+
 @given(tokens=st.lists(st.integers(0, 5000), min_size=1, max_size=400).filter(any), most=st.integers(1, 256))
 def test_past_requests_stand_for_the_next_by_their_tokens(tokens: list[int], most: int) -> None:
     """As often as their share of the tokens says, up to one; a request without tokens stands for none."""
@@ -374,4 +412,4 @@ def test_prices_are_those_of_a_plain_replay(seed: int) -> None:
         got_N = ((prices._near_NS.T * scale_N) / (scale_N @ prices._near_NS)[:, None]).mean(axis=0)
         scale_N *= share_N / got_N
         scale_N /= scale_N.max()
-    assert scaled_to(prices._near_NS, share_N, 5) == pytest.approx(scale_N, rel=1e-9)
+    assert scaled_to(prices._near_NS, len(score_SN), share_N, 5) == pytest.approx(scale_N, rel=1e-9)

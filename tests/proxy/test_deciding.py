@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,6 +103,26 @@ def test_the_least_loaded_rank_of_the_home_is_taken(decider: Decider) -> None:
         with homes.running(5, 11):
             assert homes.target(choice, frozenset()) == 4
     assert homes.load_N().tolist() == [0, 0, 0, 0]
+
+
+def test_prompts_that_the_trace_left_out_are_no_load_that_drives_requests_away(sample: Sample) -> None:
+    """The trace has requests of 100 tokens without prompts. Those that come have ten times as many with theirs: a node
+    still gets a second one while it has one, as it does where requests are as the trace has them, and no fifth."""
+    homes = Homes(files(sample).load())
+    assert homes.tables.router.prices is not None
+    prices = replace(homes.tables.router.prices, ahead_tokens=100.0)
+    homes.tables = replace(homes.tables, router=replace(homes.tables.router, prices=prices))
+    ids = Tokens(sample.tokenizer).ids("beta " * 450)
+    asked = read_asked({"prompt": "beta"}, {})
+    for _ in range(100):
+        choice = homes.choose(asked, ids)
+    home = homes.target(choice, frozenset())
+    assert home is not None and homes.tables.targets[home].node == 1
+    with homes.running(home, choice.tokens):
+        assert choice.tokens > 500
+        assert homes.choose(asked, ids).worse_N[1] == -1.0
+        with homes.running(home, 3 * choice.tokens):
+            assert homes.choose(asked, ids).worse_N[1] != -1.0
 
 
 def test_targets_follow_the_hosts_of_ranks() -> None:

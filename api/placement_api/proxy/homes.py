@@ -17,6 +17,7 @@ from placement_api.proxy.tables import Tables, Target
 from placement_api.proxy.tokens import Ids
 
 MOST_IDS = 1 << 16  # of a prompt, that a home is told from: what takes longer would hold up other requests
+FIRST, MEMORY = 8, 1000  # requests that the mean of training counts as, and that the mean of requests goes back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +44,11 @@ class Homes:
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
+        self.recent = tables.router.recent()
         self.sessions = Sessions(tables.router.num_nodes)
         self.lengths = Lengths()
         self.in_flight = [0] * len(tables.targets)  # tokens, by target
+        self._requests, self._mean_tokens = FIRST, max(tables.request_tokens, 1.0)
         self._of_node: list[list[int]] = [[] for _ in range(tables.router.num_nodes)]
         for at, target in enumerate(tables.targets):
             self._of_node[target.node].append(at)
@@ -58,7 +61,7 @@ class Homes:
         """
         if tables.targets != self.tables.targets:
             raise OptionError("the files are for other nodes or ranks than those at the start; start anew for these")
-        self.tables = tables
+        self.tables, self.recent = tables, tables.router.recent()
 
     def load_N(self) -> npt.NDArray[np.float64]:
         """Tokens in flight at each node, float64 [N]."""
@@ -72,8 +75,14 @@ class Homes:
         if asked.session is not None:
             cached_N = np.minimum(self.sessions.cached(asked.session), asked.shared * prompt_tokens)
         prompt = None if ids is None else ids[:MOST_IDS]
-        home = router.assign(load=self.load_N(), prompt=prompt, labels=asked.labels or None, cached=cached_N)
+        # prices know requests as the trace has them, which may be without prompts: loads are told in such requests
+        load_N = self.load_N() * (self.tables.request_tokens / self._mean_tokens)
+        home = router.assign(
+            load=load_N, prompt=prompt, labels=asked.labels or None, cached=cached_N, recent=self.recent
+        )
         tokens = prompt_tokens + int(asked.answers * self.lengths.expected(asked, self.tables.request_tokens))
+        self._requests = min(self._requests + 1, MEMORY)
+        self._mean_tokens = max(self._mean_tokens + (tokens - self._mean_tokens) / self._requests, 1.0)
         worse_N = home.extra_N.copy()
         worse_N[home.node] = -1.0
         if asked.session is not None:
