@@ -24,6 +24,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
+WATCH_S = 0.01  # from when on somebody looks whether the client is there: most of a task for answers that take less
 DRAIN_S = 5.0  # how long the rest of a body that is too long is read, and thrown away
 
 
@@ -182,16 +183,17 @@ class Proxy:
                     "headers": passed_on(answer.headers, HOP if answer.status in BODILESS else HOP_OF_ANSWERS),
                 }
             )
-            usage = Usage()
+            usage, whole = Usage(), False
             try:
-                while part := await answer.more():
+                while not whole:
+                    part = await answer.more()
+                    whole = answer.whole  # the end goes with the last part where both came together: in one write
                     usage.see(part)
-                    await send({"type": "http.response.body", "body": part, "more_body": True})
+                    await send({"type": "http.response.body", "body": part, "more_body": not whole})
             except Broken as error:
                 # the client learns it by an end without an end: uvicorn closes its connection
                 self.metrics.failures.labels(str(backend), f"midway {error}").inc()
                 return None
-            await send({"type": "http.response.body", "body": b""})
             return usage.tokens() if answer.status < 300 else None
 
     async def _health(self, send: Send) -> None:
@@ -231,8 +233,14 @@ async def _while_here(receive: Receive) -> AsyncIterator[None]:
             went = True
             relaying.cancel()
 
-    gone = asyncio.create_task(_gone(receive))
-    gone.add_done_callback(leave)
+    gone: asyncio.Task[None] | None = None
+
+    def look() -> None:
+        nonlocal gone
+        gone = asyncio.create_task(_gone(receive))
+        gone.add_done_callback(leave)
+
+    later = asyncio.get_running_loop().call_later(WATCH_S, look)
     try:
         yield
     except asyncio.CancelledError:
@@ -241,7 +249,9 @@ async def _while_here(receive: Receive) -> AsyncIterator[None]:
         raise
     finally:
         ended = True
-        gone.cancel()
+        later.cancel()
+        if gone is not None:
+            gone.cancel()
 
 
 async def _gone(receive: Receive) -> None:

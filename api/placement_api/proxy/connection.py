@@ -84,6 +84,11 @@ class Connection(asyncio.Protocol):
         return came
 
     @property
+    def whole(self) -> bool:
+        """Whether the answer has ended, and all of its body was taken."""
+        return not self._runs and not self._parts
+
+    @property
     def usable(self) -> bool:
         """Whether another request may go out."""
         transport = self._transport
