@@ -27,7 +27,7 @@ import httpx
 import numpy as np
 import psutil
 from machine import checkout, describe_machine
-from proxy_stub import CLI, REPOSITORY, Exchange, environment, serve_stub
+from proxy_stub import CLI, REPOSITORY, Exchange, environment, run, serve_stub
 
 from placement import Cluster, Options, open_trace
 from placement.documents.placement import save_placement
@@ -80,13 +80,13 @@ def main() -> None:
         print("| round | way | p10 ms | median | p90 | p99 | left late, p99 | processor ms a request, of the proxy |")
         print("|---|---|---|---|---|---|---|---|")
         for _, at in proxies.values():
-            asyncio.run(warm(at, bodies))
+            run(warm(at, bodies))
         added: dict[str, list[tuple[float, float]]] = {way: [] for way in proxies}
         for number in range(1, asked.rounds + 1):
-            direct = asyncio.run(measure(port, bodies, asked.rate, asked.seconds, None))
+            direct = run(measure(port, bodies, asked.rate, asked.seconds, None))
             print(row(number, "direct", direct), flush=True)
             for way, (process, at) in proxies.items():
-                one = asyncio.run(measure(at, bodies, asked.rate, asked.seconds, process))
+                one = run(measure(at, bodies, asked.rate, asked.seconds, process))
                 print(row(number, way, one), flush=True)
                 added[way].append((one.at(50) - direct.at(50), one.at(99) - direct.at(99)))
         print()
