@@ -37,7 +37,8 @@ def warm() -> None:
     if redundant:
         _place(redundant)
     if not balance and not redundant:
-        nb.njit(_first)(0)  # numba gets ready in a quarter of a second, which every process forked from here is spared
+        first: Any = nb.njit(_first)
+        first(0)  # numba gets ready in a quarter of a second, which every process forked from here is spared
 
 
 def _first(value: int) -> int:
