@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -64,9 +64,12 @@ class TraceAnswer(BaseModel):
 
 class Progress(BaseModel):
     stage: str = Field(
-        description="count, solve, robust, group, evaluate or advise; empty before the first", examples=["solve"]
+        description="count, compile, solve, robust, group, evaluate or advise; empty before the first",
+        examples=["solve"],
     )
-    done: int = Field(description="Tokens (count), layers (solve) or rounds")
+    done: int = Field(
+        description="Tokens (count), layers (solve), maps (advise), pieces (compile), passes (evaluate) or rounds"
+    )
     total: int
     best: float | None = Field(
         description="Objective of the best maps so far, mean over the layers that are solved; null: none is",
@@ -115,6 +118,51 @@ class PlacementAnswer(BaseModel):
     @staticmethod
     def of(row: JobRow) -> PlacementAnswer:
         return PlacementAnswer(id=row.id, created=row.created, summary=row.summary, files=sorted(row.files))
+
+
+class VersionAnswer(BaseModel):
+    """A version: where its files are, and whether they arrived whole."""
+
+    name: str
+    version: int
+    sha256: str = Field(description="Of the placement file")
+    grouping_sha256: str | None = Field(description="Of the file of homes; null: solved without")
+    shape: dict[str, Any] = Field(description="What all versions of the name have in common")
+    placement: str | None = Field(description="Id of the placement, if this service made it")
+    note: str
+    by: str = Field(description="Name of the token that published it")
+    created: float = Field(description="Seconds since 1970")
+
+
+class MoveAnswer(BaseModel):
+    """What happened to an alias."""
+
+    move: int = Field(description="Counts up: a later move of any alias has a larger number")
+    alias: str
+    kind: Literal["promoted", "rolled back", "removed"]
+    before: int | None = Field(description="Version that the alias had; null: none")
+    version: int | None = Field(description="Version that the alias got; null: it was removed")
+    note: str
+    by: str
+    moved: float = Field(description="Seconds since 1970")
+
+
+class HeldAnswer(VersionAnswer):
+    """The version that an alias or a number names."""
+
+    move: int | None = Field(description="Last move of the alias; null: the version was asked for by its number")
+    moved: float | None
+
+
+class NameAnswer(BaseModel):
+    name: str
+    latest: int = Field(description="Latest version")
+    aliases: dict[str, int] = Field(description="The version of each alias")
+
+
+class NameDetail(NameAnswer):
+    versions: list[VersionAnswer] = Field(description="Newest first")
+    history: list[MoveAnswer] = Field(description="Newest first")
 
 
 def _left_s(row: JobRow) -> float | None:

@@ -45,6 +45,11 @@ PLACEMENT_EXAMPLES: list[Any] = [
 Rows = TypeAliasType("Rows", Annotated[list[Annotated[list[float], FailFast()]], FailFast()])
 ManyRows = TypeAliasType("ManyRows", Annotated[list[Rows], FailFast()])
 
+Note = Annotated[str, Field(default="", max_length=1000, description="Why; kept in the history")]
+Expect = Annotated[
+    int | None, Field(default=None, description="Version that the alias must have now: else nothing moves")
+]
+
 
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -169,6 +174,31 @@ class EvaluateBody(Body):
     step_tokens: list[int] | None = Field(
         default=None, min_length=1, max_length=16, description="Measure also in steps of so many tokens for each GPU"
     )
+
+
+class PublishBody(Body):
+    """A placement that this service made, or a placement file."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"placement": "5f0a…", "note": "traffic of week 48"}]})
+
+    placement: str | None = Field(default=None, max_length=64, description="Id of a placement of this service")
+    document: dict[str, Any] | None = Field(default=None, description="Instead: a file of schema expert-placement/1")
+    note: Note
+
+
+class MoveBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"version": 3, "expect": 2, "note": "soaked for a day"}]})
+
+    version: int = Field(ge=1, le=2**53)
+    expect: Expect
+    note: Note
+
+
+class RollbackBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"note": "GPU 3 of node 1 runs hot"}]})
+
+    expect: Expect
+    note: Note
 
 
 def options_of(body: dict[str, Any]) -> Options:

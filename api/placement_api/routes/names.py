@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from placement.documents.placement import PlacementFile, load_placement
-from placement_api.bodies import Body
+from placement_api.answers import HeldAnswer, MoveAnswer, NameAnswer, NameDetail, VersionAnswer
+from placement_api.bodies import MoveBody, PublishBody, RollbackBody
 from placement_api.description import PLACEMENT, answers
 from placement_api.problems import Problem, faults
 from placement_api.routes import Frequent, Here, Promoter, Reader, Solver
@@ -29,80 +29,6 @@ from placement_api.stored import Stored
 router = APIRouter(prefix="/v1/names", tags=["names"], route_class=BodyRoute)
 
 LOOK_S = 1.0  # between looks at where an alias points
-Note = Annotated[str, Field(default="", max_length=1000, description="Why; kept in the history")]
-Expect = Annotated[
-    int | None, Field(default=None, description="Version that the alias must have now: else nothing moves")
-]
-
-
-class PublishBody(Body):
-    """A placement that this service made, or a placement file."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"placement": "5f0a…", "note": "traffic of week 48"}]})
-
-    placement: str | None = Field(default=None, max_length=64, description="Id of a placement of this service")
-    document: dict[str, Any] | None = Field(default=None, description="Instead: a file of schema expert-placement/1")
-    note: Note
-
-
-class MoveBody(Body):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"version": 3, "expect": 2, "note": "soaked for a day"}]})
-
-    version: int = Field(ge=1, le=2**53)
-    expect: Expect
-    note: Note
-
-
-class RollbackBody(Body):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"note": "GPU 3 of node 1 runs hot"}]})
-
-    expect: Expect
-    note: Note
-
-
-class VersionAnswer(BaseModel):
-    """A version: where its files are, and whether they arrived whole."""
-
-    name: str
-    version: int
-    sha256: str = Field(description="Of the placement file")
-    grouping_sha256: str | None = Field(description="Of the file of homes; null: solved without")
-    shape: dict[str, Any] = Field(description="What all versions of the name have in common")
-    placement: str | None = Field(description="Id of the placement, if this service made it")
-    note: str
-    by: str = Field(description="Name of the token that published it")
-    created: float = Field(description="Seconds since 1970")
-
-
-class MoveAnswer(BaseModel):
-    """What happened to an alias."""
-
-    move: int = Field(description="Counts up: a later move of any alias has a larger number")
-    alias: str
-    kind: Literal["promoted", "rolled back", "removed"]
-    before: int | None = Field(description="Version that the alias had; null: none")
-    version: int | None = Field(description="Version that the alias got; null: it was removed")
-    note: str
-    by: str
-    moved: float = Field(description="Seconds since 1970")
-
-
-class HeldAnswer(VersionAnswer):
-    """The version that an alias or a number names."""
-
-    move: int | None = Field(description="Last move of the alias; null: the version was asked for by its number")
-    moved: float | None
-
-
-class NameAnswer(BaseModel):
-    name: str
-    latest: int = Field(description="Latest version")
-    aliases: dict[str, int] = Field(description="The version of each alias")
-
-
-class NameDetail(NameAnswer):
-    versions: list[VersionAnswer] = Field(description="Newest first")
-    history: list[MoveAnswer] = Field(description="Newest first")
 
 
 @router.get("", responses=faults())

@@ -1,17 +1,21 @@
-"""Routes of pages for people: what goes wrong is said on a page."""
+"""Routes of pages for people, and their forms: what goes wrong is said on a page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 
 from placement.errors import PlacementError
 from placement_api.pages.render import VISITOR, page
 from placement_api.problems import Problem, from_library
 from placement_api.tokens import ANYONE, COOKIE
+
+Model = TypeVar("Model", bound=BaseModel)
+MOST_FIELDS = 40
 
 
 class PageRoute(APIRoute):
@@ -35,3 +39,18 @@ class PageRoute(APIRoute):
 
 def as_problem(error: Problem | PlacementError) -> Problem:
     return error if isinstance(error, Problem) else from_library(error)
+
+
+async def form_values(request: Request, most: int | None = None) -> dict[str, str]:
+    """What a form without files was filled in with; of each value no more than `most` letters."""
+    async with request.form(max_files=0, max_fields=MOST_FIELDS) as form:
+        return {name: str(value).strip()[:most] for name, value in form.items()}
+
+
+def checked(model: type[Model], values: dict[str, Any]) -> Model:
+    """A body of a form's values. Raises Problem (422), which names the first that is wrong."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise Problem(422, f"{fault['loc'][-1]}: {fault['msg']}", "change this value") from None

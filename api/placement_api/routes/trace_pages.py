@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
-from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from placement.errors import PlacementError
@@ -20,13 +19,13 @@ from placement_api.pages.looks import size, sought, wanted
 from placement_api.pages.render import page
 from placement_api.problems import Problem
 from placement_api.routes import Here, Reader, Solver, advice, front, jobs, placements, study, traces
-from placement_api.routes.page_route import PageRoute, as_problem
+from placement_api.routes.page_route import PageRoute, as_problem, checked, form_values
 from placement_api.service import Service
 from placement_api.store.tables import JobRow, TraceRow
 from placement_api.tokens import Caller
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
-SHOWN, LOOKED_AT = 50, 1000
+SHOWN, LOOKED_AT, LETTERS = 50, 1000, 200
 
 
 @router.get("/traces/{trace}")
@@ -42,24 +41,13 @@ def trace_page(here: Here, _: Reader, trace: str, like: str | None = None, curre
 
 
 @router.post("/traces/{trace}/solve")
-async def solve(here: Here, solver: Solver, trace: str, request: Request) -> Response:
-    return await run_in_threadpool(_begin, here, solver, trace, "solve", await _values(request))
-
-
 @router.post("/traces/{trace}/advise")
-async def advise(here: Here, solver: Solver, trace: str, request: Request) -> Response:
-    """The same form; what advice does not take is left out, and so below."""
-    return await run_in_threadpool(_begin, here, solver, trace, "advise", await _values(request))
-
-
 @router.post("/traces/{trace}/front")
-async def find_front(here: Here, solver: Solver, trace: str, request: Request) -> Response:
-    return await run_in_threadpool(_begin, here, solver, trace, "front", await _values(request))
-
-
 @router.post("/traces/{trace}/study")
-async def study_trace(here: Here, solver: Solver, trace: str, request: Request) -> Response:
-    return await run_in_threadpool(_begin, here, solver, trace, "study", await _values(request))
+async def ask(here: Here, solver: Solver, trace: str, request: Request) -> Response:
+    """One form for all: what a kind of job does not take is left out, and so below."""
+    kind = request.url.path.rpartition("/")[2]
+    return await run_in_threadpool(_begin, here, solver, trace, kind, await form_values(request, LETTERS))
 
 
 @router.get("/fronts/{job}")
@@ -104,19 +92,10 @@ def _others(here: Service, trace: TraceRow) -> list[JobRow]:
     return [row for row in found if trace.id in row.request["traces"]][:SHOWN]
 
 
-async def _values(request: Request) -> dict[str, str]:
-    async with request.form(max_files=0, max_fields=40) as form:
-        return {name: str(value)[:200] for name, value in form.items()}
-
-
 def _begin(here: Service, solver: Caller, trace: str, kind: str, values: dict[str, str]) -> Response:
     row = traces.find(here, trace)
     try:
-        try:
-            request = _request(here, solver, kind, body_of(trace, values))
-        except ValidationError as error:
-            fault = error.errors()[0]
-            raise Problem(422, f"{fault['loc'][-1]}: {fault['msg']}", "change this value") from None
+        request = _request(here, solver, kind, body_of(trace, values))
         job = here.jobs.submit(kind, request, caller=solver.id)
     except (Problem, PlacementError) as error:
         return _trace(here, row, values, as_problem(error))
@@ -124,16 +103,16 @@ def _begin(here: Service, solver: Caller, trace: str, kind: str, values: dict[st
 
 
 def _request(here: Service, solver: Caller, kind: str, given: dict[str, Any]) -> dict[str, Any]:
-    """What a job of this kind keeps of the form. Raises Problem, PlacementError, ValidationError."""
+    """What a job of this kind keeps of the form. Raises Problem, PlacementError."""
     if kind == "solve":
-        return placements.request_of(here, solver, PlacementBody.model_validate(given))
+        return placements.request_of(here, solver, checked(PlacementBody, given))
     given["options"].pop("max_moves", None)
     if kind == "study":
         shape = {name: given["cluster"][name] for name in ("num_nodes", "gpus_per_node")}
-        return study.request_of(here, StudyBody.model_validate({"traces": given["traces"], **shape}))
+        return study.request_of(here, checked(StudyBody, {"traces": given["traces"], **shape}))
     if kind == "advise":
-        return advice.request_of(here, AdviseBody.model_validate(_known(given, AdviseBody)))
-    return front.request_of(here, FrontBody.model_validate(_known(given, FrontBody)))
+        return advice.request_of(here, checked(AdviseBody, _known(given, AdviseBody)))
+    return front.request_of(here, checked(FrontBody, _known(given, FrontBody)))
 
 
 def _known(given: dict[str, Any], body: type[AdviseBody | FrontBody]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ what was promoted before.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,11 +19,9 @@ from sqlalchemy.orm import Session
 from placement_api.memory import Fresh
 from placement_api.problems import Problem
 from placement_api.store.database import Database
+from placement_api.store.name_words import check_alias, check_name
 from placement_api.store.tables import MoveRow, VersionRow
 
-WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-NAME, ALIAS = re.compile(rf"{WORD}(?:/{WORD})*"), re.compile(WORD)
-LONGEST_NAME, LONGEST_ALIAS = 200, 60
 AT_ONCE = 5  # writers that collide try so often
 SURE_S, MOST_WATCHED = 0.5, 10_000  # where an alias points is looked up once for all who wait for its next move
 MOST_BACK = 100  # promotions that can be rolled back
@@ -44,7 +41,7 @@ class Names:
 
         Raises Problem (409, 422): the name is none, or its versions are of another model, shape or engine.
         """
-        _check_word(NAME, given.name, LONGEST_NAME, "name", "deepseek-v3/decode")
+        check_name(given.name)
 
         def write(session: Session) -> tuple[VersionRow, bool]:
             kept = session.scalars(_versions(given.name)).all()
@@ -66,9 +63,7 @@ class Names:
 
         Raises Problem (404, 409, 422).
         """
-        _check_word(ALIAS, alias, LONGEST_ALIAS, "alias", "production")
-        if alias.isdecimal():
-            raise Problem(422, f"the alias {alias!r} is a number, as versions are", "give it a name, as production")
+        check_alias(alias)
 
         def write(session: Session) -> MoveRow:
             _version(session, name, version)
@@ -249,15 +244,6 @@ def _check_same_shape(name: str, kept: dict[str, Any], given: dict[str, Any]) ->
                 f"the versions of {name} have {key} {value}, this placement has {given.get(key)}",
                 "publish it under another name",
             )
-
-
-def _check_word(pattern: re.Pattern[str], text: str, longest: int, what: str, example: str) -> None:
-    if len(text) > longest or not pattern.fullmatch(text):
-        raise Problem(
-            422,
-            f"{text[:80]!r} is no {what}",
-            f"give letters, digits, '.', '_' and '-'{' between slashes' if '/' in example else ''}, as {example}",
-        )
 
 
 def _lacks(session: Session, name: str, what: str) -> Problem:
