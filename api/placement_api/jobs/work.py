@@ -134,8 +134,11 @@ def _summary(solution: Solution, document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _evaluate(task: Task, _: Listener) -> Answer:
+def _evaluate(task: Task, listener: Listener) -> Answer:
     request = task.request
+    sizes = request.get("step_tokens")
+    passes = 1 if sizes is None else 2
+    listener(Progress(stage="evaluate", done=0, total=passes))
     placement, file = load_placement(str(task.placement))
     trace = _opened(task)
     if not isinstance(trace, Trace):
@@ -145,7 +148,8 @@ def _evaluate(task: Task, _: Listener) -> Answer:
     with make_executor(task.workers) as executor:
         [answer] = evaluate(trace, [placement], cluster=cluster, **rule, executor=executor)
         document: dict[str, Any] = rule | {"summary": answer.summary(), "layers": answer.layers()}
-        if (sizes := request.get("step_tokens")) is not None:
+        if sizes is not None:
+            listener(Progress(stage="evaluate", done=1, total=passes))
             [rows] = evaluate_steps(trace, [placement], step_tokens=sizes, cluster=cluster, **rule, executor=executor)
             document["steps"] = [row.document() for row in rows]
     return Answer(files={"evaluation": _blobs(task).put(_json(document))}, summary=answer.summary())

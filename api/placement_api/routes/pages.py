@@ -18,6 +18,7 @@ from placement_api.pages.example import write_example
 from placement_api.pages.looks import size, sought, wanted
 from placement_api.pages.recording_form import CHOICES, ENDINGS, READ_AS, read_as_of
 from placement_api.pages.render import asset, page
+from placement_api.pages.steps import steps_of
 from placement_api.problems import Problem
 from placement_api.routes import Here, Reader, Solver, jobs, placements, traces
 from placement_api.routes.page_route import PageRoute, as_problem
@@ -77,7 +78,7 @@ def job_page(here: Here, _: Reader, job: str) -> Response:
         with here.database.reading() as session:
             before = waiting_before(session, row)
     told, live = JobAnswer.of(row), row.state in OPEN
-    return page("job", job=told, row=row, named=named, live=live, before=before, wanted=sought(row))
+    return page("job", job=told, steps=steps_of(row), named=named, live=live, before=before, wanted=sought(row))
 
 
 @router.post("/jobs/{job}/cancel")

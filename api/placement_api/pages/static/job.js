@@ -6,8 +6,6 @@ const state = document.getElementById("state");
 const said = document.getElementById("said");
 const stages = [...document.querySelectorAll("#stages li")];
 const COMPILING = "The solver is compiled for this processor, once; later jobs do not wait for it.";
-const words = { compile: "Compiling", count: "Counting tokens", solve: "Solving layers", robust: "Worst part", group: "Grouping requests", evaluate: "Measuring maps", advise: "Trying settings" };
-const units = { compile: "pieces", count: "tokens", solve: "layers", evaluate: "passes" };
 const elapsed = document.getElementById("elapsed");
 let spoken = "";
 let began = null;
@@ -25,10 +23,9 @@ function show() {
   state.textContent = said_so_far + (left > 0 ? `, about ${left} s left of this stage` : "");
 }
 
-function mark(stage) {
-  const at = stages.findIndex((one) => one.dataset.stage === stage);
-  if (at >= 0) stages[at].hidden = false;
-  if (at < 0) return; // a stage of its own kind, within those that are shown
+function mark(at) {
+  if (at < 0) return; // of a later version of the service
+  stages[at].hidden = false;
   stages.forEach((one, place) => {
     one.classList.toggle("over", place < at);
     if (place === at) one.setAttribute("aria-current", "step");
@@ -40,13 +37,14 @@ function tell(now) {
   began = now.started;
   const { stage, done, total, left_s: left } = now.progress;
   if (now.state === "running" && stage) {
-    mark(stage);
-    const last = stage === "evaluate" && done >= total; // what is left has no stage of its own
+    const at = stages.findIndex((one) => one.dataset.stage === stage);
+    mark(at);
+    const last = at === stages.length - 1 && done >= total; // what is left has no stage of its own
     bar.max = total || 1;
     if (last) bar.removeAttribute("value");
     else bar.value = done;
     stageEnds = left && stage !== "compile" ? Date.now() + 1000 * left : null; // pieces of the compiler are unlike
-    said_so_far = last ? "Writing the answer" : `${words[stage] ?? stage}: ${done.toLocaleString("en")} of ${total.toLocaleString("en")} ${units[stage] ?? "rounds"}`;
+    said_so_far = last ? "Writing the answer" : `${stages[at]?.textContent ?? stage}: ${done.toLocaleString("en")} of ${total.toLocaleString("en")} ${stages[at]?.dataset.unit ?? "rounds"}`;
     show();
   } else {
     bar.removeAttribute("value");
