@@ -6,7 +6,7 @@ import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from starlette.concurrency import run_in_threadpool
 
 from placement import __version__
@@ -52,13 +52,19 @@ def create_app(service: Service) -> FastAPI:
         title="placement", version=__version__, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.service = service
-    problems.install(app, lambda problem: page("error", status=problem.status, problem=problem.body))
+    problems.install(app, _explain)
     describe(app)
 
-    app.add_middleware(Guard, limits=service.settings.limits)
+    app.add_middleware(Guard, limits=service.settings.limits, explain=_explain)
     app.add_middleware(Measure)
     for routes in (traces, placements, maps, names, advice, study, front, jobs, operations):
         app.include_router(routes.router)
     for routes in (pages, trace_pages, placement_pages, page_actions, names_pages):
         app.include_router(routes.router)
     return app
+
+
+def _explain(problem: problems.Problem) -> Response:
+    answer = page("error", status=problem.status, problem=problem.body)
+    answer.headers.update(problem.headers)
+    return answer

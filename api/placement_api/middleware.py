@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import RedirectResponse
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from placement_api.problems import Problem, from_database
+from placement_api.problems import Problem, for_people, from_database
 from placement_api.rates import Rates, whose
 from placement_api.settings import Limits, is_loopback
 from placement_api.store.database import AWAY
@@ -39,11 +39,15 @@ _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADE
 
 
 class Guard:
-    """Refuses bodies that are too long, and, where anyone may ask, browsers that another site sent."""
+    """Refuses bodies that are too long, and, where anyone may ask, browsers that another site sent.
 
-    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
+    People are told so on a page, of `explain`.
+    """
+
+    def __init__(self, app: ASGIApp, *, limits: Limits, explain: Callable[[Problem], Response]) -> None:
         self.app = app
         self.limits = limits
+        self.explain = explain
         self.strangers = Rates(per_s=limits.strangers_per_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,7 +116,8 @@ class Guard:
             if problem.status == 401 and "text/html" in headers.get("accept", ""):
                 await RedirectResponse("/login", status_code=303)(scope, receive, guarded_send)
                 return
-            await problem.response()(scope, receive, guarded_send)
+            answer = self.explain(problem) if for_people(headers, scope["path"]) else problem.response()
+            await answer(scope, receive, guarded_send)
 
     async def _caller(self, scope: Scope, headers: Headers) -> Caller:
         tokens, authorization = _tokens(scope), _authorization(scope, headers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -81,6 +81,11 @@ class Problem(Exception):
         )
 
 
+def for_people(headers: Mapping[str, str], path: str) -> bool:
+    """Whether a browser asks for a page; what is below /v1 is never one."""
+    return "text/html" in headers.get("accept", "") and not path.startswith("/v1")
+
+
 def in_rest_words(text: str) -> str:
     """A message of the library with keys of bodies in place of options of the command line."""
     return OPTION.sub(lambda found: KEYS.get(found[1], found[1].replace("-", "_")), text)
@@ -152,19 +157,22 @@ def faults(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def install(app: FastAPI, explain: Callable[[Problem], Response]) -> None:
     """Every error of the application is answered in this form; what was not foreseen is logged, not shown.
 
-    People who ask for a page that is not there get one, of `explain`.
+    People get a page, of `explain`.
     """
 
+    def told(request: Request, problem: Problem) -> Response:
+        return explain(problem) if for_people(request.headers, request.url.path) else problem.response()
+
     @app.exception_handler(Problem)
-    def on_problem(_: Request, error: Problem) -> JSONResponse:
-        return error.response()
+    def on_problem(request: Request, error: Problem) -> Response:
+        return told(request, error)
 
     @app.exception_handler(PlacementError)
-    def on_library_error(_: Request, error: PlacementError) -> JSONResponse:
-        return from_library(error).response()
+    def on_library_error(request: Request, error: PlacementError) -> Response:
+        return told(request, from_library(error))
 
     @app.exception_handler(RequestValidationError)
-    def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    def on_invalid(request: Request, error: RequestValidationError) -> Response:
         found = [
             Fault(where="/".join(map(str, one["loc"])), what=NOT_JSON if _unread(one) else printable(one["msg"]))
             for one in error.errors()[:MOST_FAULTS]
@@ -174,34 +182,33 @@ def install(app: FastAPI, explain: Callable[[Problem], Response]) -> None:
         mend = "send a JSON body" if malformed else "see /docs for the form of this request"
         if any(map(_unread, error.errors())):
             mend = "send JSON with the header Content-Type: application/json"
-        return Problem(400 if malformed else 422, what, mend, faults=found).response()
+        return told(request, Problem(400 if malformed else 422, what, mend, faults=found))
 
     @app.exception_handler(HTTPException)
     def on_http(request: Request, error: HTTPException) -> Response:
-        mends = {404: "see /docs for the paths there are", 405: "see /docs for the methods of this path"}
-        answer = Problem(
-            error.status_code,
-            f"{request.method} {request.url.path}: {error.detail}",
-            mends.get(error.status_code, "see /docs"),
-        )
-        answer.headers |= dict(error.headers or {})
-        person = "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/v1")
-        return explain(answer) if person else answer.response()
+        said = {
+            404: ("there is nothing at this path", "see /docs for the paths there are"),
+            405: ("this path does not take this method", "see /docs for the methods of this path"),
+        }
+        what, mend = said.get(error.status_code, (error.detail, "see /docs"))
+        problem = Problem(error.status_code, f"{request.method} {request.url.path}: {what}", mend)
+        problem.headers |= dict(error.headers or {})
+        return told(request, problem)
 
     @app.exception_handler(UnicodeError)
     @app.exception_handler(DataError)
-    def on_unstorable(_: Request, __: Exception) -> JSONResponse:
+    def on_unstorable(request: Request, _: Exception) -> Response:
         what = "the request holds characters that cannot be stored"
-        return Problem(422, what, "leave out NUL and halves of surrogate pairs").response()
+        return told(request, Problem(422, what, "leave out NUL and halves of surrogate pairs"))
 
     @app.exception_handler(DBAPIError)
     @app.exception_handler(TimeoutError)
-    def on_database(_: Request, error: DBAPIError | TimeoutError) -> JSONResponse:
-        return from_database(error).response()
+    def on_database(request: Request, error: DBAPIError | TimeoutError) -> Response:
+        return told(request, from_database(error))
 
     @app.exception_handler(OSError)
-    def on_disk(request: Request, error: OSError) -> JSONResponse:
-        return full_disk().response() if is_full(error) else on_bug(request, error)
+    def on_disk(request: Request, error: OSError) -> Response:
+        return told(request, full_disk()) if is_full(error) else on_bug(request, error)
 
     @app.exception_handler(ClientDisconnect)
     def on_gone(request: Request, _: ClientDisconnect) -> JSONResponse:
@@ -209,6 +216,6 @@ def install(app: FastAPI, explain: Callable[[Problem], Response]) -> None:
         return Problem(400, "the body ended early", "send all of it").response()
 
     @app.exception_handler(Exception)
-    def on_bug(request: Request, error: Exception) -> JSONResponse:
+    def on_bug(request: Request, error: Exception) -> Response:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return Problem(500, "the service failed on this request", "try again; if it stays, report it").response()
+        return told(request, Problem(500, "the service failed on this request", "try again; if it stays, report it"))

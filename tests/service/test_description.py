@@ -133,9 +133,16 @@ def test_head_answers_where_get_does(client: httpx.Client, server: Server, trace
 
 
 def test_people_get_a_page_where_there_is_none(client: httpx.Client) -> None:
-    """A browser gets words; who asks for JSON, or below /v1, gets a problem."""
-    page = client.get("/nowhere", headers={"Accept": "text/html"})
-    assert page.status_code == 404 and "<h1>" in page.text and "/docs" in page.text
+    """A browser gets words, whatever is wrong; who asks for JSON, or below /v1, gets a problem."""
+    browser = {"Accept": "text/html"}
+    for asked, status in (
+        (client.get("/nowhere", headers=browser), 404),
+        (client.get("/placements/x", params={"layer": "first"}, headers=browser), 422),
+        (client.get("/", headers=browser | {"Host": "elsewhere.example"}), 421),
+        (client.post("/login", headers=browser | {"Origin": "https://elsewhere.example"}), 403),
+        (client.post("/login", content=bytes(5 << 20), headers=browser), 413),
+    ):
+        assert asked.status_code == status and "<h1>" in asked.text and 'role="alert"' in asked.text
     problem_of(client.get("/nowhere"), 404)
     problem_of(client.get("/v1/nowhere", headers={"Accept": "text/html"}), 404)
 

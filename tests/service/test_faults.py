@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 from placement_api.middleware import Guard
+from placement_api.problems import Problem
 from placement_api.settings import Limits
 from starlette.requests import Request
 from starlette.responses import Response
@@ -177,7 +178,7 @@ def test_who_is_silent_within_a_body_is_not_waited_for() -> None:
             told.append(message)
 
         scope = {"type": "http", "method": "POST", "path": "/healthz", "headers": [(b"host", b"127.0.0.1")]}
-        asyncio.run(Guard(app, limits=Limits(stall_s=0.1))(scope, receive, send))
+        asyncio.run(Guard(app, limits=Limits(stall_s=0.1), explain=Problem.response)(scope, receive, send))
         return told
 
     half, rest = ({"type": "http.request", "body": b"ab", "more_body": more} for more in (True, False))
