@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from placement.errors import InputError
 from placement.support.atomic_files import make_folder
 from placement_api.jobs.queue import Jobs
+from placement_api.jobs.runs import Runs
 from placement_api.metrics import Metrics
 from placement_api.readiness import Readiness
 from placement_api.settings import Settings
@@ -93,7 +94,8 @@ def make_service(settings: Settings) -> Service:
         limits=settings.limits,
     )
     metrics = Metrics(settings.data)
-    jobs = Jobs(settings=settings, database=database, blobs=blobs, traces=traces, ended=metrics.job_ended)
+    runs = Runs(settings=settings, database=database, blobs=blobs, traces=traces, ended=metrics.job_ended)
+    jobs = Jobs(settings=settings, database=database, runs=runs)
     return Service(
         settings=settings,
         database=database,

@@ -1,1 +1,1 @@
-"""Jobs: what is computed (`work`), in a process of its own (`child`), and once (`queue`)."""
+"""Jobs: what is computed (`work`), in a process of its own (`child`), begun and ended (`runs`), and once (`queue`)."""

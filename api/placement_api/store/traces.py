@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
-import re
 import shutil
 import tempfile
 import time
@@ -18,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from placement.support.atomic_files import make_folder, sync_folder, write_atomic
+from placement.support.atomic_files import make_folder, write_atomic
 from placement.traces.storage.content_digest import content_digest
 from placement.traces.storage.litter import is_litter, left_out
 from placement.traces.trace import Trace, open_trace
@@ -30,6 +27,7 @@ from placement_api.settings import Limits
 from placement_api.store.files import Entry, Files
 from placement_api.store.s3 import Buckets, Place
 from placement_api.store.tables import TraceRow
+from placement_api.store.trace_files import digest_of_names, name_below, plain_name, size_of, sync_all
 
 CHUNK = 1 << 20
 COUNTS_FILE = "counts.npz"
@@ -64,7 +62,7 @@ class TraceFolders:
         with self._incoming() as incoming:
             sent = incoming / "sent"
             sent.mkdir()
-            name, archive = _plain_name(file_name), None
+            name, archive = plain_name(file_name), None
             if name.endswith(SUFFIXES):
                 target = sent / name
                 shutil.copyfile(upload, target)
@@ -121,7 +119,7 @@ class TraceFolders:
             raise Problem(422, f"url {url[:200]!r} is not below an allowed store", f"allowed: {where}")
         buckets = Buckets()
         found = list(islice(buckets.list(place), self.limits.archive_members + 1))
-        if all(is_litter(_name_below(place, one)) for one in found):
+        if all(is_litter(name_below(place, one)) for one in found):
             raise Problem(422, f"there is nothing at {url[:200]!r}", "give an object, or the folder of some")
         if len(found) > self.limits.archive_members:
             most = self.limits.archive_members
@@ -131,7 +129,7 @@ class TraceFolders:
             notes = self._download(buckets, place, found, sent)
             if sent.is_file():
                 return self.take(sent, place.key, read_as)
-            named = sent.rename(incoming / _plain_name(place.key))
+            named = sent.rename(incoming / plain_name(place.key))
             return self._keep(read(innermost(named), incoming, read_as or ReadAs(), self.limits), incoming, notes)
 
     def path_of(self, row: TraceRow) -> Path:
@@ -168,7 +166,7 @@ class TraceFolders:
         """Fetch what was found; the note on objects that were left out, if there were any."""
         left, litter = self.limits.unpacked_bytes, []
         for one in found:
-            name = _name_below(place, one)
+            name = name_below(place, one)
             if is_litter(name):
                 litter.append(name)
                 continue
@@ -193,7 +191,7 @@ class TraceFolders:
             path = path.rename(incoming / "kept" / file_name).parent
         files = [one for one in path.rglob("*") if one.is_file()]
         digest, num_bytes = content_digest((str(one.relative_to(path)), one) for one in files), size_of(path)
-        _sync(path)
+        sync_all(path)
         self.files.take(FOLDER + digest, path)
         row = _row(found, digest, "upload", f"{digest}/{file_name}".rstrip("/"), num_bytes)
         return Taken(row=row, converted=found.converted, notes=tuple(notes))
@@ -225,18 +223,6 @@ def open_input(paths: list[Path], top_k: int) -> Trace | ExpertCounts:
     return read_counts(paths[0], top_k)
 
 
-def size_of(path: Path) -> int:
-    files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
-    return sum(one.stat().st_size for one in files)
-
-
-def digest_of_names(path: Path) -> str:
-    """Of names, sizes and times: enough to see that a registered trace was changed, without reading it."""
-    files = [path] if path.is_file() else sorted(path.rglob("trace.json")) + sorted(path.rglob("shard-*.safetensors"))
-    lines = [f"{one}\n{one.stat().st_size}\n{one.stat().st_mtime_ns}" for one in files]
-    return hashlib.sha256("\n".join([str(path), *lines]).encode(errors="surrogateescape")).hexdigest()[:32]
-
-
 def _row(found: Found, digest: str, source: str, path: str, num_bytes: int) -> TraceRow:
     return TraceRow(
         id=digest,
@@ -255,24 +241,3 @@ def _row(found: Found, digest: str, source: str, path: str, num_bytes: int) -> T
         created=time.time(),
         used=time.time(),
     )
-
-
-def _plain_name(file_name: str) -> str:
-    """A name for a file that a stranger named: its end, without what a path could mean."""
-    name = re.sub(r"[^A-Za-z0-9._=-]", "_", file_name.rpartition("/")[2])[-100:].lstrip(".")
-    return name or "trace"
-
-
-def _name_below(place: Place, entry: Entry) -> str:
-    """The path of an object below the place; "" of the object that the place itself names."""
-    return entry.key[len(place.key) :].lstrip("/")
-
-
-def _sync(folder: Path) -> None:
-    """Wait until the files below a folder are on disk, all of them after they were written: one wait for most."""
-    for path in (folder, *folder.rglob("*")):
-        if path.is_dir():
-            sync_folder(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
