@@ -31,6 +31,12 @@ def gram_counts(prompt: npt.NDArray[Any], buckets: int) -> Iterator[tuple[Column
         yield *np.unique((hash_T % np.uint64(buckets)).astype(np.int64), return_counts=True), weight
 
 
+def token_buckets(token_T: npt.NDArray[Any], buckets: int) -> Columns:
+    """The bucket that each token fills by itself, int64 [T]."""
+    words_T = token_T.astype(np.int64).astype(np.uint64)
+    return (mix(np.uint64(1) * GOLDEN + words_T) % np.uint64(buckets)).astype(np.int64)
+
+
 def prompt_features(prompt: npt.NDArray[Any], idf_F: npt.NDArray[Any]) -> tuple[Columns, Floats]:
     """Buckets and values: log of 1 + count, times how rare it is; each length of n-grams has the norm of its weight."""
     return hashed_grams(prompt.astype(np.int64, copy=False), idf_F, GRAM_WEIGHTS)

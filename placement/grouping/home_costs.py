@@ -12,6 +12,7 @@ from placement.core.choices import REPLICA_CHOICE, TRANSPORT
 from placement.core.cluster import Cluster
 from placement.core.placement import Placement, check_same_slots
 from placement.cost.choices import REPLICA_CHOICES
+from placement.cost.choices.base import HomeCoster
 from placement.cost.cost_layer import home_coster
 from placement.cost.lookup_tables import layer_tables
 from placement.cost.sets import load_of
@@ -61,17 +62,8 @@ def home_costs(
     With several copies of experts `rank` is counted by nodes, and the fares of ranks are the mean of their node's.
     Raises OptionError for a transport that sends every token everywhere.
     """
-    carrier = TRANSPORTS.make(transport)
-    if carrier.everywhere:
-        raise OptionError(
-            f"transport={transport!r} sends every token everywhere, so homes change nothing; group for another "
-            "transport"
-        )
-    check_same_slots(placement, "grouping")
-    model, choice = trace.model, REPLICA_CHOICES.make(replica_choice)
-    fares = fare_HX(cluster, transport)
-    tables = [layer_tables(row, model.num_experts, placement) for row in placement.phy2log_LP]
-    costers = [home_coster(one, choice, cluster, fares, carrier.distinct) for one in tables]
+    model = trace.model
+    costers = home_costers(placement, cluster, replica_choice=replica_choice, transport=transport)
     cost_LQN = np.zeros((model.num_layers, len(requests.ids), cluster.num_nodes))
     saved_LEN = np.zeros((model.num_layers, model.num_experts, cluster.num_nodes))
     load_LE = np.zeros((model.num_layers, model.num_experts), dtype=np.int64)
@@ -87,3 +79,17 @@ def home_costs(
         run_tasks(book, range(model.num_layers), executor)
         tokens_Q += np.bincount(request_T, minlength=len(tokens_Q))
     return HomeCosts(cost_LQN=cost_LQN, tokens_Q=tokens_Q, saved_LEN=saved_LEN, load_LE=load_LE)
+
+
+def home_costers(placement: Placement, cluster: Cluster, *, replica_choice: str, transport: str) -> list[HomeCoster]:
+    """What adds up the costs of homes, for every layer. Raises OptionError as `home_costs`."""
+    carrier = TRANSPORTS.make(transport)
+    if carrier.everywhere:
+        raise OptionError(
+            f"transport={transport!r} sends every token everywhere, so homes change nothing; group for another "
+            "transport"
+        )
+    check_same_slots(placement, "grouping")
+    choice, fares = REPLICA_CHOICES.make(replica_choice), fare_HX(cluster, transport)
+    tables = [layer_tables(row, placement.model.num_experts, placement) for row in placement.phy2log_LP]
+    return [home_coster(one, choice, cluster, fares, carrier.distinct) for one in tables]

@@ -22,6 +22,7 @@ from placement.grouping.held_out import (
 from placement.grouping.home_costs import HomeCosts
 from placement.grouping.requests import Requests
 from placement.grouping.router import Router
+from placement.grouping.token_savings import TokenSavings
 from placement.traces.cut import first_tokens
 from placement.traces.prompts import TokenLists, tokens_of
 from placement.traces.trace import Trace
@@ -49,7 +50,13 @@ class SourceGain:
 
 
 def learn(
-    requests: Requests, prompts: TokenLists, train: Trace, costs: HomeCosts, cost_of: CostOf, seed: int
+    requests: Requests,
+    prompts: TokenLists,
+    train: Trace,
+    costs: HomeCosts,
+    cost_of: CostOf,
+    savings_of: Callable[[Trace], TokenSavings],
+    seed: int,
 ) -> Fitted | None:
     """The predictor from the training requests, of which `costs` are; None where too few have prompts or labels."""
     labels = [requests.labels_of(q) for q in range(len(requests.ids))]
@@ -57,7 +64,8 @@ def learn(
     if not known.any():
         return None
     answers, saved_QN = requests.lists(tokens_of(train, prefill=False)), saved_of(costs)
-    fitted = fit_predictor(saved_QN, costs.tokens_Q, prompts, answers, labels, seed=seed)
+    tokens = savings_of(train) if prompts.length_Q.any() else None
+    fitted = fit_predictor(saved_QN, costs.tokens_Q, prompts, answers, labels, seed=seed, tokens=tokens)
     if fitted is None:
         return None
     early = cost_of(first_tokens(train, EARLY_TOKENS))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,9 @@ from placement.errors import OptionError
 from placement.grouping.assign import assign_homes, check_tolerance
 from placement.grouping.fit_router import fit_router
 from placement.grouping.held_out import extra_of_requests, foretold_of, observed_of, route_requests
-from placement.grouping.home_costs import home_costs
+from placement.grouping.home_costs import HomeCosts, home_costs
 from placement.grouping.requests import Requests, requests_of
+from placement.grouping.token_savings import TokenSavings, token_savings
 from placement.pipeline.grouped_solution import GROUPED, JOINT, PLACED, WITH_HOMES, Gain, GroupedSolution, Homes
 from placement.pipeline.joint import ROUNDS, solve_joint
 from placement.pipeline.layer_answer import LayerReport
@@ -204,17 +206,16 @@ def _homes(
 
     sources  measure as well what each thing that the router may know is worth
     """
-    cost = partial(
-        home_costs,
-        requests=sides.requests,
-        placement=placement,
-        cluster=cluster,
-        replica_choice=options.replica_choice,
-        transport=options.transport,
-        executor=executor,
-    )
+    choices: dict[str, Any] = {"replica_choice": options.replica_choice, "transport": options.transport}
+
+    def cost(part: Trace) -> HomeCosts:
+        return home_costs(part, sides.requests, placement, cluster, executor=executor, **choices)
+
+    def savings(part: Trace) -> TokenSavings:
+        return token_savings(part, sides.requests, placement, cluster, **choices)
+
     costs = cost(sides.train)
-    learned = learn(sides.requests, sides.prompts, sides.train, costs, cost, options.seed)
+    learned = learn(sides.requests, sides.prompts, sides.train, costs, cost, savings, options.seed)
     router, kept = fit_router(costs, sides.workload, cluster, learned, tolerance=tolerance)
     held_out_Q = routed_Q = None
     measured: tuple[SourceGain, ...] = ()
