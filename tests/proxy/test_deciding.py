@@ -125,6 +125,19 @@ def test_prompts_that_the_trace_left_out_are_no_load_that_drives_requests_away(s
             assert homes.choose(asked, ids).worse_N[1] != -1.0
 
 
+def test_prices_follow_the_requests_of_the_proxy_until_the_tables_are_others(sample: Sample) -> None:
+    homes = Homes(files(sample).load())
+    asked, ids = read_asked({"prompt": "beta"}, {}), Tokens(sample.tokenizer).ids("beta")
+    assert homes.recent is not None
+    trained = homes.recent.requests
+    for _ in range(3):
+        homes.choose(asked, ids)
+    assert homes.recent.requests == trained + 3
+    assert homes.recent.near_NS[:, trained : trained + 3].argmax(axis=0).tolist() == [1, 1, 1]
+    homes.swap(files(sample).load())
+    assert homes.recent.requests == trained
+
+
 def test_targets_follow_the_hosts_of_ranks() -> None:
     """An engine that numbers its ranks across the nodes: rank 1 is on the second node."""
     from placement.core.model import Model
