@@ -51,6 +51,23 @@ one = solve(trace, cluster, Options(solver="linear", bound="none")).placement
 for rule in REPLICA_CHOICES:
     evaluate_steps(trace, [one], step_tokens=[16, 64], replica_choice=rule)
 """
+SERVE = """
+import torch
+from placement.cost.choices import REPLICA_CHOICES
+from placement.runtime import CapacityPolicy, Dispatcher, LayerMap, Lockstep, MoELayer
+placement = solve(trace, cluster, Options(solver="linear", bound="none")).placement
+layer_map = LayerMap.of(placement, placement.model.layer_ids[0])
+
+def program(mesh, dtype, hops, rule):
+    weights, ids = torch.rand(3, layer_map.num_experts).topk(placement.model.top_k)
+    dispatcher = Dispatcher(mesh, layer_map, hops=hops, choice=rule)
+    layer = MoELayer(dispatcher, lambda rows, counts: rows, CapacityPolicy(mode="drop"))
+    layer(torch.zeros(3, 16, dtype=dtype), ids, weights)
+
+for rule in REPLICA_CHOICES:
+    for dtype, hops in ((torch.float32, "flat"), (torch.bfloat16, "hierarchical")):
+        Lockstep(4, 2).run(lambda mesh: program(mesh, dtype, hops, rule))
+"""
 COUNT = """
 ours = [module for name, module in sys.modules.items() if name.startswith("placement.")]
 kernels = {id(value): value for module in ours for value in vars(module).values() if hasattr(value, "py_func")}
@@ -97,6 +114,16 @@ def test_after_a_warm_up_nothing_is_compiled() -> None:
     done = subprocess.run(again, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["pieces"] == 0
     assert done.stderr == ""
+
+
+def test_a_rank_compiles_nothing_after_a_warm_up() -> None:
+    """The others wait for it within their time limit, so its first layers must not wait for numba: under any rule, in
+    float32 and bfloat16."""
+    pytest.importorskip("torch")
+    warm_up()
+    served = ran(SERVE, 8, None)
+    assert served["compiled"] == []
+    assert served["signatures"]["placement.runtime.kernels.cpu_sums.sum_rows"] == 2
 
 
 FIRST = """

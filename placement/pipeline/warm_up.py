@@ -25,6 +25,7 @@ from placement.grouping.assign_kernels import repair
 from placement.pipeline.captures_source import any_source
 from placement.pipeline.solve import domains_of, solve
 from placement.pipeline.with_homes import solve_grouped
+from placement.runtime.kernels import cpu, cpu_sums
 from placement.solvers.balancing.balance_kernels import balanced_row
 from placement.solvers.options import Options
 from placement.solvers.pieces import COPIES, EXPERTS, TOP_K, WIDE_EXPERTS, all_pieces, pieces_of
@@ -46,7 +47,8 @@ QUICK = Options(work_limit=10, bound="none")
 
 
 def warm_up(*, workers: int | None = None, listener: Listener = ignore) -> int:
-    """Have numba's cache hold what `solve`, `evaluate` and `group` run, in steps too, and what counts traces.
+    """Have numba's cache hold what `solve`, `evaluate` and `group` run, in steps too, what counts traces, and what
+    ranks run that serve on a CPU.
 
     Args:
         workers: processes at once; None: one for each core that this process may use.
@@ -55,7 +57,7 @@ def warm_up(*, workers: int | None = None, listener: Listener = ignore) -> int:
     Returns:
         How many pieces were compiled: 0 if the cache held them all. Rare solvers and bounds are in none of them.
     """
-    solving = [*all_pieces(), COUNTING]
+    solving = [*all_pieces(), COUNTING, RUNTIME]
     # these pieces run whole solves, which find there what the others compiled
     further = [GROUPING, BALANCE, STEPS]
     return sum(compile_pieces(pieces, workers=workers, listener=listener) for pieces in (solving, further))
@@ -131,6 +133,20 @@ def compile_steps() -> None:
             evaluate_steps(trace, [solution.placement], step_tokens=[1], replica_choice=rule)
 
 
+def compile_runtime() -> None:
+    """Of tokens in float32 and bfloat16, as numpy arrays of the types that torch's tensors become."""
+    ids_TK, row_S = np.zeros((2, 2), dtype=np.int64), np.zeros(2, dtype=np.int64)
+    weight_TK, words = np.zeros((2, 4), dtype=np.float32), np.zeros((2, 2), dtype=np.uint64)
+    cpu.check_choices(ids_TK, weight_TK, 1)
+    cpu.distinct_members(ids_TK, row_S, 1, 0)
+    cpu.pack_rows(words[:, :1].copy(), words[:, 1:].copy(), row_S, words)
+    cpu.order_visits(ids_TK, weight_TK[:, :2], 1)  # a part of the rows that came
+    cpu.admit(row_S, row_S, row_S, row_S, False)
+    order_S, start = cpu.order_rows(row_S, 1)
+    for dtype in (np.float32, np.uint16):
+        cpu_sums.sum_rows(np.zeros((2, 8), dtype), order_S, start, weight_TK[0], np.zeros((1, 8), dtype))
+
+
 COUNTING = CompilePiece(
     run=compile_counting, kernels=(token_keys, check_ids, *(set_counter(top_k) for top_k in TOP_KS)), types="uint16"
 )
@@ -147,5 +163,9 @@ DRAWN = {
 }
 STEPS = CompilePiece(
     run=compile_steps, kernels=(cost_steps, split_steps, draw_sets, assign_step, take_slots, *DRAWN.values())
+)
+RUNTIME = CompilePiece(
+    run=compile_runtime,
+    kernels=(cpu_sums.sum_rows, cpu.check_choices, cpu.distinct_members, cpu.pack_rows, cpu.order_visits, cpu.admit),
 )
 BALANCE = CompilePiece(run=compile_balance, kernels=(balanced_row,))

@@ -8,12 +8,17 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from moe import make_placement
+
+from placement.pipeline.warm_up import compile_runtime
+from placement.runtime import LayerMap, ReplicaChooser
 
 
 def run_processes(
@@ -23,6 +28,7 @@ def run_processes(
 
     With `leave` the store is in rank 0's process, and processes end when they have told their result.
     """
+    compile_kernels()
     store = f"tcp://127.0.0.1:{_free_port()}" if leave else f"file://{folder / 'store'}"
     context = multiprocessing.get_context("fork")
     processes, readers = [], []
@@ -46,6 +52,16 @@ def run_processes(
             process.kill()
             process.join()
     return results
+
+
+@cache
+def compile_kernels() -> None:
+    """Of a rank's first layers, for this process, those that it forks, and numba's cache: ranks have time limits, in
+    which they are not to wait for one that compiles."""
+    compile_runtime()
+    layer_map = LayerMap.of(make_placement(2, 2, 4, 12, 3), 0)
+    for choice in ("min-nodes", "min-nodes-balanced"):
+        ReplicaChooser(layer_map, 0, choice)(torch.zeros((1, 3), dtype=torch.int64))
 
 
 def _free_port() -> int:

@@ -15,23 +15,15 @@ from moe import make_placement, make_tokens, torch
 from processes import run_processes
 
 from placement.errors import RankError
-from placement.runtime import Dispatcher, LayerMap, Lockstep, Mesh, torch_mesh
+from placement.runtime import Dispatcher, LayerMap, torch_mesh
 from placement.runtime.transport.roll_call import RollCall, plain
 
 TIMEOUT_S = 5.0
 PLACEMENT, TOKENS = make_placement(2, 2, 4, 12, 3), make_tokens([5] * 4, 12, 3)
 
 
-def layer(mesh: Mesh, hops: str) -> None:
-    mine = TOKENS[mesh.rank]
-    dispatcher = Dispatcher(mesh, LayerMap.of(PLACEMENT, 0), hops=hops)
-    rows, _, handle = dispatcher.dispatch(mine.x, mine.ids, mine.weights)
-    dispatcher.combine(rows, handle)
-
-
 def dying(killed: int, hops: str, seed: int) -> Callable[[int], Any]:
     """Layers until a rank is killed between two exchanges; ranks are up to a fifth of a second apart."""
-    Lockstep(2, 2).run(lambda mesh: layer(mesh, hops))  # kernels are loaded before the processes are made
 
     def program(rank: int) -> tuple[tuple[int, ...], str, float]:
         mesh, mine = torch_mesh(2, 2, timeout_s=TIMEOUT_S), TOKENS[rank]

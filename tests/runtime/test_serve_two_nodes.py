@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from models import transformers
 from moe import torch
+from processes import compile_kernels
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "serve_two_nodes.py"
 
@@ -27,7 +28,8 @@ def load() -> Any:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `prepare` makes."""
+    """The folder that `prepare` makes, and kernels in numba's cache, where the processes of torchrun find them."""
+    compile_kernels()
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("serve") / "served"
     load().prepare(folder, None)
