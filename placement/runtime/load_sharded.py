@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -18,7 +17,7 @@ from placement.core.choices import REPLICA_CHOICE
 from placement.core.cluster import Cluster
 from placement.core.huggingface import find_experts, library
 from placement.core.placement import Placement
-from placement.errors import InputError, PlacementError
+from placement.errors import InputError
 from placement.runtime.attach_model import attach_slots, check_fits
 from placement.runtime.attached import Attached
 from placement.runtime.capacity import CapacityPolicy
@@ -26,13 +25,20 @@ from placement.runtime.dequantize import dequantize
 from placement.runtime.dispatcher import FLAT
 from placement.runtime.layer import UNLIMITED
 from placement.runtime.layer_options import LayerOptions
+from placement.runtime.model_folder import (
+    CONFIG,
+    GENERATION,
+    architecture,
+    errors_as_one_line,
+    generation_config,
+    json_object,
+    one_line,
+)
 from placement.runtime.slot_checkpoint import SlotCheckpoint
 from placement.runtime.slot_weights import SlotWeights
 from placement.runtime.transport.base import Mesh
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
 READ_AHEAD_OFF = "HF_DEACTIVATE_ASYNC_LOAD"  # transformers' own switch
-_NUMBERS = ("max_length", "max_new_tokens", "repetition_penalty", "temperature", "top_k", "top_p")
 _LAYER = re.compile(r"\.layers\.(\d{1,6})\.")
 _SHOWN = 4
 _log = logging.getLogger(__name__)
@@ -110,7 +116,7 @@ def _check_device(device: torch.device | str) -> None:
     try:
         torch.empty(0, device=device)
     except Exception as error:  # torch raises AssertionError, RuntimeError and others, by the device
-        raise InputError(f"device {str(device)!r} cannot be used by this torch: {_line(error)}") from None
+        raise InputError(f"device {str(device)!r} cannot be used by this torch: {one_line(error)}") from None
 
 
 def _load(source: SlotCheckpoint, placement: Placement, dtype: torch.dtype | None) -> Any:
@@ -120,21 +126,21 @@ def _load(source: SlotCheckpoint, placement: Placement, dtype: torch.dtype | Non
     except ImportError:
         raise InputError("load_sharded needs transformers; install version 5 of it") from None
     folder = source.folder
-    told = _json_object(folder / CONFIG)
+    told = json_object(folder / CONFIG)
     quantized = told.get("quantization_config")
     if quantized is not None and not isinstance(quantized, dict):
         raise InputError(f"{folder / CONFIG} has quantization_config {quantized!r}; an object is needed, or none")
-    with _errors_as_one_line(f"{folder / CONFIG} cannot be read by {library()}"):
+    with errors_as_one_line(f"{folder / CONFIG} cannot be read by {library()}"):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    known = _architecture(transformers, told.get("architectures"), folder / CONFIG)
+    known = architecture(transformers, told.get("architectures"), folder / CONFIG)
     generation = None
     if (folder / GENERATION).is_file() and known.can_generate():
-        generation = _generation(transformers, folder)
+        generation = generation_config(transformers, folder)
     dtype = dtype or getattr(config, "dtype", None) or source.dtype()
     tensors = dequantize(source.tensors, source.types, quantized, dtype, folder)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    with _errors_as_one_line(f"{library()} cannot make {known.__name__} of {folder}"), _one_parameter_at_a_time():
+    with errors_as_one_line(f"{library()} cannot make {known.__name__} of {folder}"), _one_parameter_at_a_time():
         model, loaded = _of_slots(known, placement.slots_per_gpu).from_pretrained(
             None,
             config=config,
@@ -177,39 +183,6 @@ def _of_drafting(key: str, config: Any) -> bool:
     return layer is not None and first <= int(layer[1]) < first + more
 
 
-def _architecture(transformers: Any, names: Any, file: Path) -> Any:
-    """The class of the model that `file` names first. Raises InputError where transformers has none of that name."""
-    name = names[0] if isinstance(names, list) and names else None
-    if not isinstance(name, str):
-        raise InputError(f"{file} has architectures {names!r}; a list with the name of the model's class is needed")
-    with _errors_as_one_line(f"{library()} cannot import {name}, which {file} names"):
-        known = getattr(transformers, name, None)
-    if not (isinstance(known, type) and issubclass(known, transformers.PreTrainedModel)):
-        raise InputError(f"{file} names the architecture {name}, which is no model that {library()} has")
-    return known
-
-
-def _generation(transformers: Any, folder: Path) -> Any:
-    """How the checkpoint says to generate; transformers takes text for a number without a word."""
-    file = folder / GENERATION
-    told = _json_object(file)
-    for name in _NUMBERS:
-        if not isinstance(told.get(name), int | float | None):
-            raise InputError(f"{file} has {name} {told[name]!r}; a number is needed, or null")
-    with _errors_as_one_line(f"{file} cannot be read by {library()}"):
-        return transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
-
-
-def _json_object(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} cannot be read: {_line(error)}; fetch it again") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{file} cannot be read: a JSON object is needed; fetch it again")
-    return found
-
-
 def _of_slots(known: Any, slots: int) -> Any:
     """The class `known` with experts of `slots` slots; their number is told by the map, so the rest stays as it is."""
 
@@ -231,17 +204,6 @@ def _of_slots(known: Any, slots: int) -> Any:
 
 
 @contextmanager
-def _errors_as_one_line(what: str) -> Iterator[None]:
-    """Around calls of transformers: its code for each model takes values of files as they are, and raises anything."""
-    try:
-        yield
-    except PlacementError:
-        raise
-    except Exception as error:
-        raise InputError(f"{what}: {type(error).__name__}: {_line(error)}") from None
-
-
-@contextmanager
 def _one_parameter_at_a_time() -> Iterator[None]:
     """transformers reads the tensors of a parameter when it makes the parameter, not all ahead in threads."""
     before = os.environ.get(READ_AHEAD_OFF)
@@ -253,7 +215,3 @@ def _one_parameter_at_a_time() -> Iterator[None]:
             del os.environ[READ_AHEAD_OFF]
         else:
             os.environ[READ_AHEAD_OFF] = before
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
