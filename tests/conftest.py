@@ -23,9 +23,9 @@ from placement.testing.problems import short_sets
 
 # pytest imports tests by their path and leaves sys.path alone; this lets them import reference.py and its like
 FOLDERS = (
-    *("cost", "solvers", "report", "runtime", "advise", "checkpoint", "watch", "benchmarks", "exporters", "traces"),
-    "grouping",
-    *("cli/bad_input", "cli/end_to_end", "exporters/vllm_plugin", "placement_file", "rank_hosts", "ray", "workload"),
+    *("advise", "benchmarks", "checkpoint", "cost", "exporters", "grouping", "placement_file", "rank_hosts", "ray"),
+    *("report", "runtime", "solvers", "traces", "watch", "workload"),
+    *("cli/bad_input", "cli/end_to_end", "exporters/vllm_plugin"),
     *("traces/counts_folder", "traces/readers", "traces/recorder"),
 )
 sys.path += [str(Path(__file__).parent / folder) for folder in FOLDERS]
