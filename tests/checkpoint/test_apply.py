@@ -1,67 +1,21 @@
-"""A checkpoint cut by a map has the right bytes in every slot, and comes back as it was."""
+"""Every slot of a rank's file has its expert, byte for byte, and what does not fit is refused."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import EXPERTS, LAYERS, tensors_of, write_checkpoint, write_file
+from applied import KINDS, contents, expert_bytes, make_map, slots_of
+from checkpoints import LAYERS, tensors_of, write_checkpoint, write_file
 from safetensors import safe_open
 
-from placement import Model, Placement, save_placement
 from placement.core.migration import map_digest
-from placement.documents.placement import PlacementFile
-from placement.errors import InputError, MapError, OutputError
-from placement.runtime.checkpoint import apply_map, read_manifest, restore_checkpoint, verify_applied
+from placement.errors import InputError, MapError
+from placement.runtime.checkpoint import apply_map, restore_checkpoint
 from placement.support.parallel import make_executor
-from placement.support.progress import Progress
-
-KINDS = ("olmoe", "mixtral", "deepseek-fp8", "gpt-oss", "mxfp4")
-
-
-def make_map(*, layer_ids: tuple[int, ...] = LAYERS, num_experts: int = EXPERTS, seed: int = 0) -> Placement:
-    """Two ranks of four slots: two experts have two copies."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for _ in layer_ids:
-        order = rng.permutation(num_experts)
-        rows.append(np.concatenate([order, order[:2]]))
-    model = Model(name="tiny", layer_ids=layer_ids, num_experts=num_experts, top_k=2)
-    return Placement(
-        model=model, num_nodes=2, gpus_per_node=1, slots_per_gpu=(num_experts + 2) // 2, phy2log_LP=np.stack(rows)
-    )
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def slots_of(path: Path) -> dict[str, tuple[str, list[int], bytes]]:
-    """Every tensor of a file as the safetensors format has it: type, shape, bytes."""
-    data = path.read_bytes()
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    header.pop("__metadata__")
-    return {
-        name: (entry["dtype"], entry["shape"], data[8 + size :][slice(*entry["data_offsets"])])
-        for name, entry in header.items()
-    }
-
-
-def expert_bytes(layout: str, tensors: dict[str, Any], name: str, expert: int) -> bytes:
-    """What the rank file's tensor `name` holds of an expert, by the checkpoint."""
-    if layout in ("gpt-oss", "mxfp4"):
-        data: bytes = tensors[name][2]
-        size = len(data) // EXPERTS
-        return data[expert * size : (expert + 1) * size]
-    single: bytes = tensors[name.replace(".experts.", f".experts.{expert}.")][2]
-    return single
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -106,95 +60,6 @@ def test_the_answer_does_not_depend_on_the_workers(tmp_path: Path) -> None:
         restore_checkpoint(tmp_path / "four", tmp_path / "back", executor=executor)
     assert contents(tmp_path / "one") == contents(tmp_path / "four")
     assert contents(tmp_path / "back") == contents(source)
-
-
-class Stop(Exception):
-    """An interruption."""
-
-
-def interrupted(source: Path, out: Path, files: int) -> None:
-    def stop(event: Progress) -> None:
-        if event.done == files:
-            raise Stop
-
-    with pytest.raises(Stop):
-        apply_map(source, make_map(), out, listener=stop)
-
-
-@pytest.mark.parametrize("files", [0, 1, 2])
-def test_an_interrupted_run_goes_on(files: int, tmp_path: Path) -> None:
-    """Finished files are kept, the rest is written, what a killed process left half written is removed."""
-    source, out = write_checkpoint(tmp_path / "in", "olmoe"), tmp_path / "out"
-    interrupted(source, out, files)
-    (out / ".rank-00001.safetensors.abc.part").write_bytes(b"half")
-    with pytest.raises(InputError, match="not complete"):
-        restore_checkpoint(out, tmp_path / "early")
-    again = apply_map(source, make_map(), out)
-    assert (again.written, again.kept) == (3 - files, files)
-    apply_map(source, make_map(), tmp_path / "straight")
-    assert contents(out) == contents(tmp_path / "straight")
-
-
-def test_a_finished_file_that_was_damaged_is_written_again(tmp_path: Path) -> None:
-    """One bit in one slot; the check names the slot, the next run mends that file alone."""
-    source, out = write_checkpoint(tmp_path / "in", "olmoe"), tmp_path / "out"
-    apply_map(source, make_map(), out)
-    whole = contents(out)
-    damaged = bytearray(whole["rank-00001.safetensors"])
-    damaged[-1] ^= 1
-    (out / "rank-00001.safetensors").write_bytes(damaged)
-    with pytest.raises(InputError, match=r"rank-00001.safetensors is damaged \(layer 2, slot 3\)"):
-        verify_applied(out)
-    again = apply_map(source, make_map(), out)
-    assert (again.written, again.kept) == (1, 2)
-    assert contents(out) == whole
-    verify_applied(out)
-
-
-def test_a_killed_run_leaves_no_half_file(tmp_path: Path, run_python: Callable[..., Any]) -> None:
-    """SIGKILL in the middle of a rank's file: under its name there is nothing, and the next run goes on."""
-    source, out = write_checkpoint(tmp_path / "in", "olmoe"), tmp_path / "out"
-    save_placement(tmp_path / "map.json", PlacementFile.of(make_map()).document())
-    killed = run_python(
-        """
-import os, signal, sys
-from placement.runtime.checkpoint import apply_map, safetensors_file
-from placement.documents.placement import PlacementFile, load_placement
-real, count = safetensors_file.SafetensorsFile.chunks, 0
-def chunks(self, begin, end):
-    global count
-    count += 1
-    if count == 20:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(self, begin, end)
-safetensors_file.SafetensorsFile.chunks = chunks
-apply_map(sys.argv[1], load_placement(sys.argv[2])[0], sys.argv[3])
-""",
-        source,
-        tmp_path / "map.json",
-        out,
-    )
-    assert killed.code == -9
-    assert not list(out.glob("rank-*"))
-    assert list(out.glob(".rank-*.part"))
-    again = apply_map(source, make_map(), out)
-    assert (again.written, again.kept) == (2, 1)
-    assert not list(out.glob(".*"))
-
-
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
-    """Another map, another checkpoint, or files that are not ours."""
-    source, out = write_checkpoint(tmp_path / "in", "olmoe"), tmp_path / "out"
-    apply_map(source, make_map(), out)
-    with pytest.raises(OutputError, match="files of another map"):
-        apply_map(source, make_map(seed=1), out)
-    other = write_checkpoint(tmp_path / "other", "olmoe", seed=1)
-    with pytest.raises(OutputError, match="files of another checkpoint"):
-        apply_map(other, make_map(), out)
-    with pytest.raises(OutputError, match="is not empty"):
-        apply_map(source, make_map(), other)
-    with pytest.raises(OutputError, match="is not empty"):
-        restore_checkpoint(out, other)
 
 
 def test_layouts_that_are_not_known_are_named(tmp_path: Path) -> None:
@@ -273,71 +138,3 @@ def test_damaged_files(damage: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fetch it again"):
         apply_map(source, make_map(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_memory_stays_small(tmp_path: Path, run_python: Callable[..., Any]) -> None:
-    """A checkpoint of 96 MB with experts of 8 MB is cut and restored within 24 MB more than an idle process has."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "in"
-    folder.mkdir()
-    shapes = {"gate_up_proj": (EXPERTS, 1024, 4096), "down_proj": (EXPERTS, 2048, 1024)}
-    noise = rng.bytes(2 * EXPERTS * 1024 * 4096)
-    tensors = {
-        f"model.layers.1.mlp.experts.{name}": ("BF16", shape, noise[: 2 * int(np.prod(shape))])
-        for name, shape in shapes.items()
-    }
-    write_file(folder / "model.safetensors", tensors)
-    save_placement(tmp_path / "map.json", PlacementFile.of(make_map(layer_ids=(1,))).document())
-    done = run_python(
-        """
-import resource, sys
-from placement.runtime.checkpoint import apply_map, restore_checkpoint
-from placement.documents.placement import PlacementFile, load_placement
-placement = load_placement(sys.argv[2])[0]
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-apply_map(sys.argv[1], placement, sys.argv[3])
-restore_checkpoint(sys.argv[3], sys.argv[4])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-""",
-        folder,
-        tmp_path / "map.json",
-        tmp_path / "out",
-        tmp_path / "back",
-    )
-    assert done.code == 0, done.stderr
-    assert int(done.stdout) < 24 * 1024
-    assert (tmp_path / "back" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
-
-
-def test_the_command(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
-    """Both ways, and the two mistakes of options."""
-    source, out, back = write_checkpoint(tmp_path / "in", "mixtral"), tmp_path / "out", tmp_path / "back"
-    save_placement(tmp_path / "map.json", PlacementFile.of(make_map()).document())
-    done = run_cli("apply", source, "--map", tmp_path / "map.json", "-o", out, "--quiet")
-    assert done.code == 0, done.stderr
-    assert "wrote 3 files" in done.stdout
-    again = run_cli("apply", source, "--map", tmp_path / "map.json", "-o", out, "--json", "--quiet")
-    assert json.loads(again.stdout)["map"] == map_digest(make_map())
-    assert run_cli("apply", out, "--inverse", "-o", back, "--quiet").code == 0
-    assert contents(back) == contents(source)
-    for options in ((), ("--inverse", "--map", tmp_path / "map.json")):
-        wrong = run_cli("apply", source, "-o", tmp_path / "new", *options)
-        assert wrong.code == 2
-        assert "give --map placement.json" in wrong.stderr
-
-
-def test_torch_is_not_needed(tmp_path: Path, run_python: Callable[..., Any]) -> None:
-    """Cutting is for machines without it."""
-    source = write_checkpoint(tmp_path / "in", "gpt-oss")
-    save_placement(tmp_path / "map.json", PlacementFile.of(make_map()).document())
-    done = run_python(
-        "import sys; sys.modules['torch'] = None\nfrom placement.cli import main; main()",
-        "apply",
-        source,
-        "--map",
-        tmp_path / "map.json",
-        "-o",
-        tmp_path / "out",
-    )
-    assert done.code == 0, done.stderr
-    assert read_manifest(tmp_path / "out").complete
