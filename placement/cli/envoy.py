@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from placement.errors import OptionError
+from placement.cli.extras import check_extra
 
 MIB = 1 << 20
 
@@ -30,11 +29,7 @@ def envoy_command(
     drain_seconds: Annotated[int, typer.Option(min=0, help="Seconds that requests may still take at the end.")] = 300,
 ) -> None:
     """Tell Envoy or an endpoint picker, such as llm-d's, at which endpoints a request is at home."""
-    absent = [name for name in ("grpc", "xds", "prometheus_client") if find_spec(name) is None]
-    if absent:
-        raise OptionError(
-            f"this needs {', '.join(absent)}, which is not installed; pip install 'expert-placement[envoy]'"
-        )
+    check_extra("this", "envoy", "grpc", "xds", "prometheus_client")
     from placement_api.proxy.serve_envoy import EnvoyRoute, serve_envoy
     from placement_api.proxy.tables import Files
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from placement.errors import OptionError
+from placement.cli.extras import check_extra
 
 LIMITS = "Limits"
 MIB = 1 << 20
@@ -46,11 +45,7 @@ def route_command(
     ] = 300,
 ) -> None:
     """Stand in front of engines: give every request its home, and pass all else on as it comes."""
-    absent = [name for name in ("httptools", "uvicorn", "prometheus_client") if find_spec(name) is None]
-    if absent:
-        raise OptionError(
-            f"this needs {', '.join(absent)}, which is not installed; pip install 'expert-placement[route]'"
-        )
+    check_extra("this", "route", "httptools", "uvicorn", "prometheus_client")
     from placement_api.proxy.limits import Limits
     from placement_api.proxy.serve import Route, serve
     from placement_api.proxy.tables import Files

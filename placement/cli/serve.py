@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from placement.cli.extras import check_extra
 from placement.errors import InputError, OptionError
 
 Data = Annotated[Path, typer.Option(help="Folder of the database, traces and results; made if absent.")]
@@ -179,8 +179,4 @@ def _day(when: float | None) -> str:
 
 def check_service() -> None:
     """Raise OptionError where the service's packages are not installed."""
-    absent = [name for name in ("fastapi", "uvicorn", "sqlalchemy", "alembic", "dbos") if find_spec(name) is None]
-    if absent:
-        raise OptionError(
-            f"the service needs {', '.join(absent)}, which is not installed; pip install 'expert-placement[service]'"
-        )
+    check_extra("the service", "service", "fastapi", "uvicorn", "sqlalchemy", "alembic", "dbos")
