@@ -46,7 +46,7 @@ def parse_workers(text: str | None) -> tuple[int | None, str | None]:
     number = None if found is None or not (found[1] or found[3]) else int(found[1] or found[3])
     if found is None or number == 0:
         raise OptionError(
-            f"workers={text!r} names no workers; give a number of threads from 1, ray, HOST:PORT of a Ray cluster, or "
-            f"both as 8@ray"
+            f"workers={text!r} names no workers; give a number of threads from 1 to 999999, ray, HOST:PORT of a Ray "
+            f"cluster, or both as 8@ray"
         )
     return number, found[2]

@@ -148,6 +148,8 @@ def test_shapes_that_cannot_be_are_named() -> None:
         preset("gpt-5")
     with pytest.raises(InputError, match="top_k=9 is out of range"):
         custom_shape(1, 8, 9)
+    with pytest.raises(OptionError, match="num_layers=2147483648 is out of range"):  # before any list of them is made
+        custom_shape(2**31, 8, 2)
     with pytest.raises(OptionError, match="num_layers=0"):
         custom_shape(0, 8, 2)
     model = preset("deepseek-v3").model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from placement.core.model import Model
+from placement.core.model import MOST_LAYERS, Model
 from placement.errors import OptionError
 from placement.traces.synthetic.strengths import Strengths
 
@@ -99,6 +99,6 @@ def preset(name: str) -> TraceShape:
 
 def custom_shape(num_layers: int, num_experts: int, top_k: int) -> TraceShape:
     """A shape of these sizes with layers 0, 1, ... and no group limit. Raises InputError."""
-    if num_layers < 1:
-        raise OptionError(f"num_layers={num_layers} must be at least 1")
+    if not 1 <= num_layers <= MOST_LAYERS:
+        raise OptionError(f"num_layers={num_layers} is out of range: 1 to {MOST_LAYERS} are allowed")
     return _shape(f"synthetic-{num_layers}x{num_experts}-top{top_k}", range(num_layers), num_experts, top_k)
