@@ -201,7 +201,9 @@ def test_a_trace_may_be_registered_below_an_allowed_folder_only(
     name = client.post("/v1/traces/register", json={"path": str(own)}).json()["id"]
     write_trace(own, seed=5, tokens=90)
     body = {"traces": [name], "cluster": {"num_nodes": 2}, "options": {"solver": "linear"}}
-    assert "has changed" in problem_of(client.post("/v1/placements?wait=30", json=body), 409)["detail"]
+    refused = client.post("/v1/placements?wait=30", json=body)
+    assert "has changed" in problem_of(refused, 409)["detail"]
+    assert str(own) not in refused.text, "where it lies is nobody's business"
 
 
 def test_files_of_counts_may_be_uploaded_but_never_objects(client: httpx.Client) -> None:

@@ -138,7 +138,8 @@ class TraceFolders:
             return self.files.local(FOLDER + row.path)
         path = Path(row.path)
         if digest_of_names(path) != row.id:
-            raise Problem(409, f"the trace {row.path} has changed since it was registered", "register it again")
+            what = f"the trace {row.id} of {row.name} has changed since it was registered"
+            raise Problem(409, what, "register it again")
         return path
 
     def remove(self, row: TraceRow) -> None:
