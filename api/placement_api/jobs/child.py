@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from placement.errors import PlacementError, TimeLimitError
@@ -106,6 +107,11 @@ def _work(connection: Connection, task: dict[str, Any]) -> None:
 
 
 def _told(problem: Problem, task: dict[str, Any]) -> dict[str, Any]:
-    """The body of a problem, without where files lie here."""
+    """The body of a problem, without where files lie here: registered traces are called by the ends of their paths."""
     said = problem.body.model_dump()
-    return said | {name: said[name].replace(f"{task['data']}/", "") for name in ("detail", "mend")}
+    beside = [Path(trace) for trace in task["traces"] if not Path(trace).is_relative_to(task["data"])]
+    hidden = [f"{folder}/" for folder in (task["data"], *(trace.parent for trace in beside))]
+    for name in ("detail", "mend"):
+        for place in hidden:
+            said[name] = said[name].replace(place, "")
+    return said
