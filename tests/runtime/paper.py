@@ -20,8 +20,8 @@ Tensor = torch.Tensor
 class Paper:
     """Runs `model` on the tokens of all devices, a device's rows after another's; `held` are the experts of each.
 
-    order    ranks candidates of one expert: (score, token) -> what is kept first is largest
     dropped  of each forward, the assignments of the last layer that were dropped
+    kept     of each layer of each forward, the experts of every token that is no padding, and None for padding
     """
 
     model: Any
@@ -33,6 +33,7 @@ class Paper:
     keep: str = "score"  # or "weight": of the sum, which the paper does not go by
     text: Tensor | None = None  # [rows, length] of the prompt: False for images
     dropped: list[int] = field(default_factory=list)
+    kept: list[list[set[int] | None]] = field(default_factory=list)
     shape: tuple[int, int] = (0, 0)
     real: Any = None
 
@@ -55,6 +56,7 @@ class Paper:
             logits = x.float() @ gate.weight.float().T
             score_TE = (logits.sigmoid() if self.sigmoid else logits.softmax(dim=1)).tolist()
             kept = self._kept(score_TE if self.keep != "weight" else _spread(weights, ids, logits), ids.tolist())
+            self.kept.append([experts if real else None for experts, real in zip(kept, self.real, strict=True)])
             y = torch.zeros_like(x)
             for t, (own, weight) in enumerate(zip(ids.tolist(), weights.tolist(), strict=True)):
                 ratio = sum(weight) / sum(score_TE[t][e] for e in own)

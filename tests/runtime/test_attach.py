@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from processes import run_processes
 
 from placement import Model, Placement
 from placement.errors import InputError, MapError, OptionError
-from placement.runtime import Attached, CapacityPolicy, Lockstep, Mesh, attach, torch_mesh
+from placement.runtime import Attached, CapacityPolicy, Lockstep, Mesh, attach, load_sharded, torch_mesh
 from placement.runtime.checkpoint import apply_map
+from placement.runtime.layer_options import LayerOptions
 
 SHAPE = (2, 2)
 STEPS = 3
@@ -285,6 +287,15 @@ def test_models_and_maps_that_do_not_fit() -> None:
     odd.model.layers[1].mlp.experts.register_parameter("scale", torch.nn.Parameter(torch.ones(8)))
     with pytest.raises(InputError, match="load the model without quantization"):
         on_first(lambda mesh: attach(odd, fits, mesh))
+
+
+@pytest.mark.parametrize("function", [attach, load_sharded])
+def test_options_are_those_of_the_layers(function: Any) -> None:
+    """Users see each option, with its type and default, in the signature; none is missing or another than is served."""
+    parameters = inspect.signature(function).parameters
+    for option in fields(LayerOptions):
+        found = parameters[option.name]
+        assert (found.kind, found.annotation, found.default) == (found.KEYWORD_ONLY, option.type, option.default)
 
 
 def test_between_processes(tmp_path: Path) -> None:

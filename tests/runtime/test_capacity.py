@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moe import Tokens, make_matrices, make_placement, make_tokens, run_experts, torch
 
-from placement import Placement
+from placement import Placement, open_trace
+from placement.analysis.advise.capacity_factor import FACTORS, IN_ORDER, capacity
 from placement.errors import OptionError, RankError
 from placement.runtime import CapacityPolicy, Dispatcher, LayerMap, Lockstep, Mesh, MoELayer, entropy_load
 from placement.runtime.admission import admit, admit_on_device
@@ -381,3 +383,30 @@ def test_gamma_by_layer() -> None:
     dropped = np.array(Lockstep(*SHAPE).run(program))
     assert dropped[:, 0].sum() > 0
     assert dropped[:, 1].sum() == 0
+
+
+def test_factors_of_advise_drop_what_it_says(tmp_path: Path, write_trace: Any) -> None:
+    """Of each layer, when the trace is served in its steps: the advised share, less what rounding C up saves; with
+    redundant experts, where the same factor gives the same C, no more."""
+    shape = {"num_layers": 2, "num_experts": EXPERTS, "top_k": TOP_K, "tokens": 240, "spread": 2.0}
+    written, step = write_trace(tmp_path / "t", **shape), 60
+    found = capacity(open_trace(written.folder), step_tokens=step, most_dropped=0.05)
+    policy = CapacityPolicy(mode="drop", keep="first", gamma=found.gamma(IN_ORDER))
+    ids_LSGTK = torch.from_numpy(written.ids_LTK.astype(np.int64)).view(2, -1, 2, step // 2, TOP_K)
+
+    def program(mesh: Mesh, layer_map: LayerMap, ids_SGTK: Any) -> int:
+        choose, dropped = Dispatcher(mesh, layer_map).choose, 0
+        decide = RankCapacity(policy, layer_map, mesh.world).decide
+        for ids in ids_SGTK[:, mesh.rank]:
+            dropped += int(decide(ids, choose(ids), torch.ones(ids.shape), None).dropped)
+        return dropped
+
+    for index, layer in enumerate(found.layers):
+        told = layer.by[IN_ORDER].dropped[FACTORS.index(policy.gamma_of(index))]
+        shares = []
+        for slots in (5, 6):
+            layer_map = LayerMap.of(make_placement(1, 2, slots, EXPERTS, TOP_K, layers=2), index)
+            lost = Lockstep(1, 2).run(lambda mesh, m=layer_map, i=index: program(mesh, m, ids_LSGTK[i]))
+            shares.append(sum(lost) / ids_LSGTK[index].numel())
+        assert 0 < shares[0] <= told + 1e-6 < shares[0] + EXPERTS / (step * TOP_K)
+        assert shares[1] <= shares[0]

@@ -231,7 +231,9 @@ def given_of(seed: int, sizes: list[int]) -> list[tuple[Any, ...]]:
     [(4, CapacityPolicy(), 90), (5, CapacityPolicy(), 90), (5, DROP, 162), (5, EXPANDED, 190)],  # 86 to 184
     ids=["one copy", "replicas", "drop", "expanded"],
 )
-def test_nothing_waits_for_the_host(as_on_a_gpu: None, slots: int, policy: CapacityPolicy, most: int) -> None:
+def test_nothing_waits_for_the_host(
+    as_on_a_gpu: None, slots: int, policy: CapacityPolicy, most: int, record_property: Any
+) -> None:
     """Of what a GPU would run: no operation synchronises, and exchanges ask the host for nothing."""
 
     def program(mesh: Mesh) -> Any:
@@ -244,6 +246,7 @@ def test_nothing_waits_for_the_host(as_on_a_gpu: None, slots: int, policy: Capac
         return counted
 
     counted = Lockstep(2, 2).run(program)[0]
+    record_property("operations, waits", (counted.total, counted.launched["host"]))
     assert not counted.waits
     assert counted.launched["host"] == 0
     assert counted.exchanges == 2 + (policy.mode != "none")

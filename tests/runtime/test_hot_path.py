@@ -59,9 +59,12 @@ def outputs(slots: int, hops: str, policy: CapacityPolicy, choice: str = "min-no
     ],
     ids=lambda one: getattr(one, "mode", None),
 )
-def test_operations_of_a_layer(as_on_a_gpu: None, slots: int, hops: str, policy: CapacityPolicy, most: int) -> None:
+def test_operations_of_a_layer(
+    as_on_a_gpu: None, slots: int, hops: str, policy: CapacityPolicy, most: int, record_property: Any
+) -> None:
     """Few launches; the host waits once a hop, and once for a decision of all ranks."""
     counted = outputs(slots, hops, policy)[0][1]
+    record_property("operations, waits", (counted.total, counted.launched["host"]))
     assert not counted.waits
     assert counted.total <= most, counted.launched
     decides = policy.mode != "none" and policy.scope == "global"

@@ -41,7 +41,9 @@ def resident(what: str) -> int:
     return int(kilobytes) * 1024
 
 
-def test_logits_of_seven_families_on_four_ranks(saved: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
+def test_logits_of_seven_families_on_four_ranks(
+    saved: dict[str, tuple[Path, Any]], tmp_path: Path, record_property: Any
+) -> None:
     """Prefill and decode within 1e-5, with redundant experts, after a swap too; nothing is left on meta.
 
     One family in fixed shapes, one with its shared experts computed while tokens travel.
@@ -61,15 +63,19 @@ def test_logits_of_seven_families_on_four_ranks(saved: dict[str, tuple[Path, Any
         return got
 
     results = run_processes(4, tmp_path, program, seconds=120)
+    largest: dict[str, float] = {}
     for rank, got in enumerate(results):
         assert not isinstance(got, Exception), got
         assert len(got) == 8
         for family, arrays in got.items():
             whole = saved[family.partition(",")[0]][1]
-            assert error([torch.from_numpy(one) for one in arrays], serve(whole, prompt(rank))) < 1e-5, family
+            found = error([torch.from_numpy(one) for one in arrays], serve(whole, prompt(rank)))
+            largest[family] = max(largest.get(family, 0.0), found)
+    record_property("largest difference of logits", largest)
+    assert max(largest.values()) < 1e-5, largest
 
 
-def test_a_rank_holds_its_share(tmp_path: Path) -> None:
+def test_a_rank_holds_its_share(tmp_path: Path, record_property: Any) -> None:
     """Resident memory rises by the bytes that the rank keeps, and at its peak by a tenth of the whole model more."""
     sizes = {"hidden_size": 256, "num_hidden_layers": 8, "vocab_size": 64, "num_attention_heads": 4}
     experts = {"num_experts": 16, "intermediate_size": 256, "num_experts_per_tok": 2}
@@ -92,6 +98,7 @@ def test_a_rank_holds_its_share(tmp_path: Path) -> None:
         return sum(one.nbytes for one in kept), resident("VmHWM") - before
 
     results = run_processes(4, tmp_path, program, seconds=120)
+    record_property("bytes: whole, (share, peak) of each rank", (whole, results))
     assert whole > 90e6
     for one in results:
         assert not isinstance(one, Exception), one

@@ -16,6 +16,7 @@ from test_attach import SHAPE, make_map
 
 from placement.errors import OptionError
 from placement.runtime import CapacityPolicy, Lockstep, Mesh, attach
+from placement.runtime.decision import RankCapacity
 from placement.runtime.router_scores import scales_weights
 
 RANKS, ROWS, LENGTH, STEPS = 4, 2, 9, 3
@@ -59,6 +60,37 @@ def batch() -> tuple[Any, Any]:
     return tokens * mask, mask
 
 
+Kept = list[list[list[set[int]]]]  # rank, layer of a forward, token: experts
+
+
+@pytest.fixture
+def kept_G(monkeypatch: pytest.MonkeyPatch) -> Kept:
+    """What the runtime decides, on every rank."""
+    kept_G: Kept = [[] for _ in range(RANKS)]
+    decide = RankCapacity.decide
+
+    def seen(self: RankCapacity, *args: Any, **kwargs: Any) -> Any:
+        decision = decide(self, *args, **kwargs)
+        rows = decision.slots.tolist()
+        kept_G[self._world.rank].append([{self._map.logical_P[slot] for slot in row if slot >= 0} for row in rows])
+        return decision
+
+    monkeypatch.setattr(RankCapacity, "decide", seen)
+    return kept_G
+
+
+def compare(kept_G: Kept, reference: Paper) -> tuple[int, int]:
+    """(sets of experts of a token in a layer that were compared, experts that are in one set and not in the other)."""
+    found = [[token for rank in layer for token in rank] for layer in zip(*kept_G, strict=True)]
+    pairs = [
+        (mine, theirs)
+        for layer, want in zip(found, reference.kept, strict=True)
+        for mine, theirs in zip(layer, want, strict=True)
+        if theirs is not None
+    ]
+    return len(pairs), sum(len(mine ^ theirs) for mine, theirs in pairs)
+
+
 def held_of(placement: Any, layer: int = 0) -> list[list[int]]:
     return placement.phy2log_LP[layer].reshape(RANKS, -1).tolist()
 
@@ -68,9 +100,12 @@ def held_of(placement: Any, layer: int = 0) -> list[list[int]]:
     [("drop", "score", 1.0), ("drop", "first", 1.0), ("drop", "last", 1.0), ("expanded", "score", 1.0)],
 )
 @pytest.mark.parametrize("family", ["mixtral", "olmoe", "deepseek_v3", "qwen3_moe"])
-def test_logits_are_the_papers(family: str, mode: str, keep: str, gamma: float) -> None:
-    """Four ranks with two padded prompts each: the same drops, the same weights; decode is spared. Where a model scales
-    the weights of a token's set, drops by weight would give other logits on this draw."""
+def test_logits_are_the_papers(
+    family: str, mode: str, keep: str, gamma: float, kept_G: Kept, record_property: Any
+) -> None:
+    """Four ranks with two padded prompts each: the same experts of every token in every layer, the same weights; decode
+    is spared. Where a model scales the weights of a token's set, drops by weight would give other logits on this draw.
+    """
     model, (tokens, mask) = model_of(family), batch()
     placement = placement_of(model)
     placement = replace(placement, phy2log_LP=placement.phy2log_LP[:1].repeat(len(placement.phy2log_LP), axis=0))
@@ -101,12 +136,15 @@ def test_logits_are_the_papers(family: str, mode: str, keep: str, gamma: float) 
     results = Lockstep(*SHAPE).run(program)
     assert [sum(step) for step in zip(*(dropped for _, dropped in results), strict=True)] == reference.dropped
     assert reference.dropped[0] > 0 == sum(reference.dropped[1:])
+    compared, unlike = compare(kept_G, reference)
+    record_property("sets compared, differences", (compared, unlike))
+    assert compared > 4 * RANKS * ROWS and not unlike
     for rank, (got, _) in enumerate(results):
         for a, b in zip(got, wanted, strict=True):
             torch.testing.assert_close(a, b[rank * ROWS : (rank + 1) * ROWS], rtol=0, atol=2e-5)
 
 
-def test_images_go_first_in_generate() -> None:
+def test_images_go_first_in_generate(kept_G: Kept, record_property: Any) -> None:
     """A prompt of image and text embeddings, marked once around `generate`: text is dropped last, decode is spared."""
     model, (tokens, mask) = model_of("mixtral"), batch()
     placement = placement_of(model)
@@ -120,11 +158,11 @@ def test_images_go_first_in_generate() -> None:
     def scores_of(model: Any, rows: slice) -> Any:
         return torch.stack(model.generate(inputs_embeds=fed[rows], attention_mask=mask[rows], **how).scores)
 
-    def reference(marked: bool) -> Any:
+    def reference(marked: bool) -> tuple[Paper, Any]:
         held = held_of(placement)
         text_or_none = text if marked else None
         whole = Paper(copy.deepcopy(model), held, 0.75, False, False, True, text=text_or_none)
-        return scores_of(whole.model, slice(None))
+        return whole, scores_of(whole.model, slice(None))
 
     def program(mesh: Mesh) -> Any:
         mine, rows = copy.deepcopy(model), slice(mesh.rank * ROWS, (mesh.rank + 1) * ROWS)
@@ -133,10 +171,13 @@ def test_images_go_first_in_generate() -> None:
         with attached.marked(priority=text[rows]):
             return scores_of(mine, rows)
 
-    wanted = reference(True)
-    assert float((wanted - reference(False)).abs().max()) > 1e-3
+    whole, wanted = reference(True)
+    assert float((wanted - reference(False)[1]).abs().max()) > 1e-3
     got = torch.cat(Lockstep(*SHAPE).run(program), dim=1)
     torch.testing.assert_close(got, wanted, rtol=0, atol=2e-5)
+    compared, unlike = compare(kept_G, whole)
+    record_property("sets compared, differences", (compared, unlike))
+    assert compared > 4 * RANKS * ROWS and not unlike
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
