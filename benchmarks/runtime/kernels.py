@@ -92,9 +92,9 @@ def works(tokens: int, args: argparse.Namespace) -> Iterator[tuple[str, int, Wor
     yield "weighted sums", rows.nbytes + out.nbytes, summed, lambda: gpu.sum_rows(rows, order, start, weight, out)
     layer_map = a_map()
     ids = torch.rand(tokens, EXPERTS, generator=generator).topk(args.top_k).indices.to(args.device)
-    for choice in ("min-nodes", "local-first"):
-        rule = REPLICA_CHOICES.make(choice)
-        chooser = DeviceChooser(layer_map, 0, rule, layer_map.cluster(), torch.device(args.device))  # type: ignore[arg-type]
+    for choice, any_map in (("min-nodes", False), ("min-nodes", True), ("local-first", False)):
+        rule, device = REPLICA_CHOICES.make(choice), torch.device(args.device)
+        chooser = DeviceChooser(layer_map, 0, rule, layer_map.cluster(), device, any_map=any_map)  # type: ignore[arg-type]
 
         def in_torch(chooser: DeviceChooser = chooser) -> torch.Tensor:
             return chooser.in_torch(ids)
@@ -102,7 +102,7 @@ def works(tokens: int, args: argparse.Namespace) -> Iterator[tuple[str, int, Wor
         def by_kernel(chooser: DeviceChooser = chooser) -> torch.Tensor:
             return chooser.by_kernel(ids)
 
-        yield f"choose replicas, {choice}", 0, in_torch, by_kernel
+        yield f"choose replicas, {choice}{', in tables for any map' * any_map}", 0, in_torch, by_kernel
 
 
 def a_map() -> LayerMap:
