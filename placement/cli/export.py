@@ -14,7 +14,7 @@ from placement.core.model import Model
 from placement.errors import MapError, OptionError
 from placement.exporters import EXPORTERS, get_exporter, get_importer
 from placement.exporters.engines import exporter_for
-from placement.support.atomic_files import check_writable, write_atomic
+from placement.support.atomic_files import check_writable, write_together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,10 +75,9 @@ def export_command(
             f"check: the map was solved for --replica-choice {solved}, but {to} chooses copies otherwise; solve with "
             f"{' or '.join(choices)} for figures that hold"
         )
-    write_atomic(output, export.content)
+    write_together({output: export.content} | ({flags: "".join(f"{hint}\n" for hint in hints)} if hints else {}))
     typer.echo(f"wrote {output}")
     if hints:
-        write_atomic(flags, "".join(f"{hint}\n" for hint in hints))
         typer.echo(f"wrote {flags}:")
     for hint in hints:
         typer.echo(f"  {hint}")

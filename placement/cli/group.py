@@ -49,11 +49,11 @@ def group_command(
     ] = TOKEN_TOLERANCE,
 ) -> None:
     """Group the requests in TRACES by home node, with the placement of the experts or for a map that exists."""
-    from placement.documents.placement import load_placement, save_placement
+    from placement.documents.placement import PlacementFile, load_placement
     from placement.pipeline.documents.grouping_document import grouping_file
     from placement.pipeline.solution import solution_document
     from placement.pipeline.with_homes import solve_grouped
-    from placement.support.atomic_files import write_atomic
+    from placement.support.atomic_files import write_together
 
     if map_file is not None and placement_out is not None:
         raise OptionError("--placement-out writes the placement that is found, and --map gives one; leave one out")
@@ -76,14 +76,15 @@ def group_command(
             **how,
         )
     grouping = grouping_file(grouped)
-    grouping.write(output)
+    contents: dict[Path, bytes | str] = {output: grouping.content()}
     if placement is None:
         placement_out = placement_out or Path("placement.json")
-        save_placement(placement_out, solution_document(grouped.solution))
+        contents[placement_out] = PlacementFile.encode(solution_document(grouped.solution))
     if run.report is not None:
         from placement.report.solution.solution_page import report_html  # jinja2 is loaded only for a report
 
-        write_atomic(run.report, report_html(grouped.solution, grouped=grouped))
+        contents[run.report] = report_html(grouped.solution, grouped=grouped)
+    write_together(contents)
     if run.json_output:
         print_json(grouping.document())
         return

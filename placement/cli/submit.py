@@ -44,7 +44,7 @@ def submit_command(
     """Upload TRACES to a service, solve there, and write the answer here."""
     from placement.client import Client
     from placement.pipeline.captures import Captures
-    from placement.support.atomic_files import write_atomic
+    from placement.support.atomic_files import write_together
     from placement.workload.counted import CountedTrace
     from placement.workload.counts_file import is_counts_file
 
@@ -66,9 +66,7 @@ def submit_command(
             client.cancel(job)
             raise
     content = client.placement(job)
-    write_atomic(output, content)
-    if report is not None:
-        write_atomic(report, client.report(job))
+    write_together({output: content} | ({} if report is None else {report: client.report(job)}))
     document = json.loads(content)
     if json_output:
         print_json(document)

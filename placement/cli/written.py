@@ -8,12 +8,12 @@ from typing import Any
 
 from placement.cli.option_groups import RunOptions
 from placement.cli.shared import print_json, stdout_console
-from placement.documents.placement import save_placement
+from placement.documents.placement import PlacementFile
 from placement.pipeline.solution import Solution, solution_document
 from placement.report.solution.migration_table import migration_line
 from placement.report.solution.part_tables import terminal_part_table
 from placement.report.solution.solution_tables import comparison_table, headline
-from placement.support.atomic_files import write_atomic
+from placement.support.atomic_files import write_together
 
 
 def finish(
@@ -35,11 +35,12 @@ def finish(
         sections: What the report shows beside the solution, by the names of `report_html`.
     """
     document = solution_document(solution) if document is None else document
-    save_placement(output, document)
+    contents: dict[Path, bytes | str] = {output: PlacementFile.encode(document)}
     if run.report is not None:
         from placement.report.solution.solution_page import report_html  # jinja2 is loaded only for a report
 
-        write_atomic(run.report, report_html(solution, **sections))
+        contents[run.report] = report_html(solution, **sections)
+    write_together(contents)
     if run.json_output:
         print_json(document)
         return

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,9 +35,7 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
         temporary = None
         sync_folder(path.parent)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}; give a path in an existing, writable folder"
-        ) from None
+        raise OutputError(f"cannot write {path}: {error.strerror}; {_mending(error)}") from None
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
@@ -44,9 +43,23 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
     """Write `data` beside `path`, fsync, rename over it. Raises OutputError; then `path` is as it was before."""
-    payload = data.encode(errors="replace") if isinstance(data, str) else data
-    with open_atomic(path) as file:
-        file.write(payload)
+    write_together({Path(path): data})
+
+
+def write_together(contents: Mapping[Path, bytes | str]) -> None:
+    """Write several files that belong together: a full disk leaves all of them as they were before.
+
+    Args:
+        contents: What to write, by path.
+
+    Raises:
+        OutputError: One of the files cannot be written.
+    """
+    with ExitStack() as stack:
+        for path, data in contents.items():
+            file = stack.enter_context(open_atomic(path))
+            file.write(data.encode(errors="replace") if isinstance(data, str) else data)
+            file.flush()
 
 
 def plain_name(name: object) -> str:
@@ -79,9 +92,7 @@ def check_writable(path: str | Path) -> None:
         _check_name(path)
         _probe(path.parent)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}; give a path in an existing, writable folder"
-        ) from None
+        raise OutputError(f"cannot write {path}: {error.strerror}; {_mending(error)}") from None
 
 
 def check_folder(path: str | Path) -> None:
@@ -129,6 +140,12 @@ def check_free(path: str | Path) -> None:
         raise OutputError(
             f"{path} exists and is not an empty folder; nothing is overwritten: remove it or name another"
         )
+
+
+def _mending(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space, or give a path on another disk"
+    return "give a path in an existing, writable folder"
 
 
 def _check_name(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -70,4 +72,39 @@ def test_in_a_process_of_its_own(trace: Any, run_process: Any, out: Path) -> Non
     """The shell sees the same: the line, the code, no traceback, no file."""
     SHARD_FAULTS["half of it"][0](trace)
     refused(run_process("solve", trace.folder, "--nodes", 2, "-o", "p.json", cwd=out), "shard-00001")
+    assert files(out) == set()
+
+
+def full_for(monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    """The disk is full for files whose name ends so, as it is when what was written is flushed."""
+    make = tempfile.mkstemp
+
+    def mkstemp(*, dir: Path, prefix: str, suffix: str) -> tuple[int, str]:
+        if prefix.endswith(f"{ending}."):
+            return os.open("/dev/full", os.O_WRONLY), make(dir=dir, prefix=prefix, suffix=suffix)[1]
+        return make(dir=dir, prefix=prefix, suffix=suffix)
+
+    monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+@pytest.mark.parametrize("last", [".json", ".html"])
+def test_a_full_disk_leaves_placement_and_report_as_they_were(
+    last: str, trace: Any, solve: Any, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two tell of one solve: neither is replaced where the other cannot be written."""
+    for name in ("p.json", "r.html"):
+        (out / name).write_text("old")
+    full_for(monkeypatch, last)
+    refused(solve(trace.folder, "--report", out / "r.html"), "No space left on device", "free some space")
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"p.json": "old", "r.html": "old"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+@pytest.mark.parametrize("last", ["e.json", ".flags.txt"])
+def test_a_full_disk_leaves_no_map_without_its_flags(
+    last: str, sound_map: Path, run_cli: Any, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_for(monkeypatch, last)
+    refused(run_cli("export", sound_map, "--to", "sglang", "-o", out / "e.json"), "free some space")
     assert files(out) == set()
