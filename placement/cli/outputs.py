@@ -15,6 +15,8 @@ import typer
 from placement.errors import OptionError
 from placement.support.atomic_files import check_folder, check_new_folder, check_writable
 
+FILES_OF_FOLDERS = ("trace.json", "counts.json", "config.json", "manifest.json", "model.safetensors.index.json")
+
 
 def output_file(*names: str, help: str, panel: str | None = None) -> Any:
     """The option of a file to write."""
@@ -50,8 +52,8 @@ def check_apart(outputs: Mapping[str, Path], inputs: Iterable[str | Path]) -> No
         inputs: What is read; paths that do not exist are left to whoever reads them.
 
     Raises:
-        OptionError: Two outputs are the same path or lie within one another, an output is an input, or an input file
-            lies in a folder that is written to.
+        OptionError: Two outputs are the same path or lie within one another, an output is an input or a file of an
+            input folder, or an input file lies in a folder that is written to.
     """
     before: dict[str, Path] = {}
     for name, path in outputs.items():
@@ -65,6 +67,13 @@ def check_apart(outputs: Mapping[str, Path], inputs: Iterable[str | Path]) -> No
         for name, written in outputs.items():
             if path.exists() and (_same(path, written) or (path.is_file() and _within(path, written))):
                 raise OptionError(f"{name} {written} would overwrite the input {path}; give another path to {name}")
+            if path.is_dir() and written.is_file() and _within(written, path) and _is_read(written):
+                raise OptionError(f"{name} {written} is a file of the input {path}; give another path to {name}")
+
+
+def _is_read(file: Path) -> bool:
+    """Traces, counts and checkpoints have files of this name; an output of ours beside them may be replaced."""
+    return file.name in FILES_OF_FOLDERS or file.suffix == ".safetensors"
 
 
 def _same(one: Path, other: Path) -> bool:

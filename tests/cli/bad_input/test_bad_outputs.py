@@ -36,6 +36,17 @@ def test_report_over_the_placement(trace: Any, solve: Any, out: Path) -> None:
     assert files(out) == set()
 
 
+@pytest.mark.parametrize("option", ["-o", "--report"])
+@pytest.mark.parametrize("name", ["trace.json", "shard-00000.safetensors"])
+def test_files_of_a_trace_are_not_overwritten(option: str, name: str, trace: Any, solve: Any) -> None:
+    """A placement in place of the manifest would lose the trace; beside the trace's files it may stand, and again."""
+    before = {path.name: path.read_bytes() for path in trace.folder.iterdir()}
+    refused(solve(trace.folder, option, trace.folder / name), f"{name} is a file of the input")
+    assert {path.name: path.read_bytes() for path in trace.folder.iterdir()} == before
+    for _ in range(2):
+        assert solve(trace.folder, "--solver", "linear", "-o", trace.folder / "p.json").code == 0
+
+
 @pytest.mark.parametrize("bad", ["missing/p.json", "folder", "file/p.json"])
 def test_unwritable_export(bad: str, sound_map: Path, run_cli: Any, out: Path) -> None:
     (out / "folder").mkdir()
