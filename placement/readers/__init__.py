@@ -46,6 +46,8 @@ def detect(path: str | Path) -> tuple[Reader, str]:
     if not found:
         if (path / "trace.json").exists():
             raise TraceError(f"{path} is an expert-trace/1 already; every command takes it as it is")
+        if not (any(path.iterdir()) if path.is_dir() else path.stat().st_size):
+            raise TraceError(f"{path} is empty; give what an engine recorded")
         raise TraceError(f"{path} is of no known format; name it with --from: one of {', '.join(READERS)}")
     if len(found) > 1:
         raise OptionError(

@@ -72,7 +72,10 @@ class ArrayStream:
 
 def open_array(file: IO[bytes]) -> ArrayStream:
     """Read the header. Raises ValueError on what is no .npy, or holds objects."""
-    version = npy.read_magic(file)
+    try:
+        version = npy.read_magic(file)
+    except ValueError:
+        raise ValueError("it is empty or no .npy: it does not begin as one (magic string)") from None
     if version not in HEADERS:
         raise ValueError(f"it is of .npy version {version}")
     try:

@@ -220,7 +220,7 @@ def test_outputs_of_the_wrong_kind(tmp_path: Path) -> None:
 
 
 def test_what_is_of_no_format(tmp_path: Path) -> None:
-    """The error names the formats; a trace needs no conversion; a missing file is told apart."""
+    """The error names the formats; a trace needs no conversion; what is missing or empty is told apart."""
     (tmp_path / "x.txt").write_text("hello")
     with pytest.raises(TraceError, match=r"no known format; .*sglang, .*parquet"):
         convert(tmp_path / "x.txt", tmp_path / "out")
@@ -229,6 +229,11 @@ def test_what_is_of_no_format(tmp_path: Path) -> None:
         convert(tmp_path, tmp_path / "out")
     with pytest.raises(TraceError, match="does not exist"):
         convert(tmp_path / "y", tmp_path / "out")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    for name in ("folder", "file"):
+        with pytest.raises(TraceError, match=f"{name} is empty"):
+            convert(tmp_path / name, tmp_path / "out")
 
 
 @pytest.mark.parametrize(("text", "ids"), [("3-5", (3, 4, 5)), ("1, 3,5-6", (1, 3, 5, 6)), ("x", None), ("", None)])
