@@ -60,11 +60,6 @@ def error(got: list[Any], want: list[Any]) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(got, want, strict=True))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.mark.parametrize("hops", ["flat", "hierarchical"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_logits_are_those_of_the_model(family: str, hops: str) -> None:

@@ -37,11 +37,6 @@ DROP = CapacityPolicy(mode="drop", gamma=1.0, spare_decode=False)
 EXPANDED = CapacityPolicy(mode="expanded", gamma=1.0, max_extra=1, spare_decode=False)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.mark.parametrize("slots", [2, 3], ids=["one copy", "replicas"])
 @pytest.mark.parametrize(
     ("family", "policy"),

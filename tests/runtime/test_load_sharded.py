@@ -27,7 +27,6 @@ OPTIONS: dict[str, dict[str, Any]] = {"glm4_moe": {"overlap": True}, "olmoe": {"
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
     """Folder and model of each family, as transformers saves it."""
-    torch.set_num_threads(1)
     folder, found = tmp_path_factory.mktemp("saved"), {}
     for family in SHARDED:
         found[family] = folder / family, make_model(family)

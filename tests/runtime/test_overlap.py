@@ -23,11 +23,6 @@ FAMILIES = ("deepseek_v3", "qwen2_moe")  # call the shared expert after the othe
 DROP = CapacityPolicy(mode="drop", gamma=1.0)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def same(got: list[Any], want: list[Any]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 

@@ -75,11 +75,6 @@ def refuse(folder: Path, model: Any, words: str) -> None:
         load_sharded(folder, make_map(layer_ids(model), num_nodes=1, gpus=1, slots=8), Lockstep(1, 1).mesh(0))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def test_float8_with_block_scales(tmp_path: Path) -> None:
     """DeepSeek-V3 as its checkpoint is: experts, shared experts and attention; the last blocks may be cut off."""
     model = make_model("deepseek_v3")

@@ -30,7 +30,6 @@ def load() -> Any:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `prepare` makes, and kernels in numba's cache, where the processes of torchrun find them."""
     compile_kernels()
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("serve") / "served"
     load().prepare(folder, None)
     return folder
