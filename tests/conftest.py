@@ -23,7 +23,7 @@ from placement.testing.problems import short_sets
 
 # pytest imports tests by their path and leaves sys.path alone; this lets them import reference.py and its like
 FOLDERS = (
-    *("advise", "benchmarks", "checkpoint", "cost", "exporters", "grouping", "placement_file", "rank_hosts", "ray"),
+    *("advise", "benchmarks", "checkpoint", "cost", "exporters", "grouping", "placement_file", "rank_hosts"),
     *("report", "runtime", "solvers", "traces", "watch", "workload"),
     *("cli/bad_input", "cli/end_to_end", "exporters/vllm_plugin"),
     *("traces/counts_folder", "traces/readers", "traces/recorder"),
