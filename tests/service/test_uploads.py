@@ -160,7 +160,7 @@ def test_the_page_tells_of_litter(client: httpx.Client, trace: Path, trace_id: s
 
 def test_an_archive_of_litter_alone_is_no_trace(client: httpx.Client) -> None:
     told = problem_of(client.post("/v1/traces", files={"file": ("t.tar", tar_with((member("README.md"), b"")))}), 422)
-    assert "no known format" in told["detail"]
+    assert "is empty" in told["detail"]
 
 
 def test_the_same_trace_has_one_id_and_can_be_listed_inspected_and_deleted(

@@ -16,6 +16,7 @@ from placement.analysis.info import describe
 from placement.analysis.info.domains import PENALTIES, folds_of, told_labels
 from placement.analysis.info.kernels import pack_evenly
 from placement.analysis.info.study_measures import gini, group_imbalance, top_share
+from placement.errors import OptionError
 from placement.traces.trace import open_trace
 
 
@@ -173,3 +174,11 @@ def test_packing_fills_ranks_evenly(num_experts: int, num_ranks: int, seed: int)
         heaviest = np.sort(load_E)[::-1]
         pairs = heaviest[:num_ranks] + heaviest[::-1][:num_ranks]
         assert group_imbalance(load_E, rank_E, num_ranks) == pytest.approx(pairs.max() / pairs.mean())
+
+
+@pytest.mark.parametrize(
+    "options", [{"by": "size"}, {"num_nodes": 0}, {"num_nodes": 5, "gpus_per_node": 2}, {"seed": -1}]
+)
+def test_options_out_of_range_are_refused(small: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError):
+        study_of(small, **options)

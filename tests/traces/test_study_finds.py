@@ -11,7 +11,6 @@ import pytest
 from study_traces import planted, relabel, studied, study_of
 
 from placement.analysis.info.study_measures import foretelling
-from placement.errors import OptionError
 from placement.workload.counts_file import read_counts
 
 
@@ -131,14 +130,6 @@ def test_counts_without_tokens_give_what_they_can(tmp_path: Path) -> None:
     assert any("counts without tokens" in sentence for sentence in study.missing)
     np.savez(tmp_path / "f.npz", frac=counts_QLE[0] / 40, top_k=2)
     assert studied(read_counts(tmp_path / "f.npz")).request_share is None
-
-
-@pytest.mark.parametrize(
-    "options", [{"by": "size"}, {"num_nodes": 0}, {"num_nodes": 5, "gpus_per_node": 2}, {"seed": -1}]
-)
-def test_options_out_of_range_are_refused(small: Any, options: dict[str, Any]) -> None:
-    with pytest.raises(OptionError):
-        study_of(small, **options)
 
 
 def test_flat_parts_are_left_out_of_foretelling() -> None:
