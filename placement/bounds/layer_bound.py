@@ -11,7 +11,7 @@ from placement.bounds.set_sizes import by_size
 from placement.bounds.spectral_bound import MARGIN, QUICK_EXPERTS, Pieces, bound_steps, spectral_bound
 from placement.core.cluster import Cluster
 
-QUICK_ITERATIONS, QUICK_WITH_COPIES = 10, 6  # of a Lagrangian bound, with more than QUICK_EXPERTS
+QUICK_ITERATIONS, QUICK_WITH_COPIES = 10, 8  # of a Lagrangian bound, with more than QUICK_EXPERTS
 
 
 def smallest_imbalance(load_E: npt.NDArray[np.floating], cluster: Cluster, margin: float = MARGIN) -> float:
