@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from models import make_model
 from moe import torch
-from test_attach import make_map
+from served_models import make_map
 
 from placement import save_placement
 from placement.documents.placement import PlacementFile

@@ -13,7 +13,7 @@ import pytest
 from hot_path import as_on_a_gpu, counting
 from models import layer_ids, make_model
 from moe import make_placement, make_tokens, torch
-from test_attach import SHAPE, error, make_map, prompt, serve
+from served_models import SHAPE, error, make_map, prompt, serve
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from placement.errors import OptionError, RankError

@@ -14,7 +14,7 @@ from models import FAMILIES, layer_ids, make_model, transformers
 from moe import torch
 from processes import run_processes
 from safetensors.torch import load_file, save_file
-from test_attach import error, make_map, prompt, serve
+from served_models import error, make_map, prompt, serve
 
 from placement.errors import InputError, MapError
 from placement.runtime import CapacityPolicy, Lockstep, load_sharded, torch_mesh

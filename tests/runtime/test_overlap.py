@@ -12,7 +12,7 @@ import pytest
 from models import layer_ids, make_model
 from moe import torch
 from processes import run_processes
-from test_attach import SHAPE, make_map, prompt, serve
+from served_models import SHAPE, make_map, prompt, serve
 
 from placement.errors import OptionError
 from placement.runtime import CapacityPolicy, Lockstep, Mesh, attach, torch_mesh

@@ -12,7 +12,7 @@ import pytest
 from models import FAMILIES, layer_ids, make_model
 from moe import torch
 from paper import Paper
-from test_attach import SHAPE, make_map
+from served_models import SHAPE, make_map
 
 from placement.errors import OptionError
 from placement.runtime import CapacityPolicy, Lockstep, Mesh, attach

@@ -12,7 +12,7 @@ import pytest
 from models import FAMILIES, SIZES, layer_ids, make_model, transformers
 from moe import torch
 from safetensors.torch import load_file, save_file
-from test_attach import error, make_map, prompt, serve
+from served_models import error, make_map, prompt, serve
 
 from placement.errors import InputError
 from placement.runtime import Lockstep, Mesh, load_sharded

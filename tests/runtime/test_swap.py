@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from models import make_model
 from moe import make_placement, make_tokens, torch
 from processes import run_processes
-from test_attach import error, make_map, prompt, serve
+from served_models import error, make_map, prompt, serve
 
 from placement import Placement
 from placement.core.migration import map_digest

@@ -19,7 +19,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 from models import layer_ids, make_model
 from processes import run_processes
-from test_attach import error, make_map, prompt, serve
+from served_models import error, make_map, prompt, serve
 
 from placement.runtime import attach, torch_mesh
 
