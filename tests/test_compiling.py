@@ -95,7 +95,8 @@ def test_each_kernel_is_compiled_once(redundant: int, tmp_path: Path) -> None:
     assert {name: number for name, number in signatures.items() if number > 1} == {}
     told = [(done, total) for stage, done, total in cold["stages"] if stage == "compile"]
     assert told == [(done, len(told) - 1) for done in range(len(told))] and len(told) > 4
-    assert {"eplb_row", "separate", "single_kernel"} - set(cold["compiled"])  # others compiled some
+    others = {name.rpartition(".")[2] for name in signatures} - set(cold["compiled"])
+    assert others  # loaded here, and compiled by another process: which, depends on who comes first
     warm = ran(SOLVE, redundant, tmp_path)
     assert warm["compiled"] == []
     assert "compile" not in {stage for stage, _, _ in warm["stages"]}
