@@ -53,7 +53,8 @@ fi
 needs=$([ "$device" = cuda ] && echo gpu || echo no)
 few=$([ "$device" = cuda ] && echo 31 || echo 2)
 tests="tests/runtime/test_hot_path.py tests/runtime/test_devices.py tests/runtime/test_static.py"
-tests+=" tests/runtime/test_graph.py tests/runtime/test_choice_on_device.py tests/runtime/test_kernels.py"
+tests+=" tests/runtime/test_graph.py tests/runtime/test_graph_layers.py tests/runtime/test_choice_on_device.py"
+tests+=" tests/runtime/test_kernels.py"
 # shellcheck disable=SC2086 # several words
 step "Tests that need a GPU" 140 "$needs" "$python" -m pytest -rs -p no:cacheprovider $tests
 step "Dispatch and combine, one rank on NCCL" 25 gpu "$python" benchmarks/runtime/overhead.py \
