@@ -142,6 +142,13 @@ def tar_of(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
+def upload(client: httpx.Client, trace: Path) -> str:
+    """The id of the trace at the service."""
+    answer = client.post("/v1/traces", files={"file": ("t.tgz", tar_of(trace))})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
 def problem_of(answer: httpx.Response, status: int) -> dict[str, Any]:
     """The body of an error, which says what is wrong and how to mend it."""
     assert answer.status_code == status, answer.text
