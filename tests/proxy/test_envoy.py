@@ -243,24 +243,6 @@ def test_tokens_are_in_flight_while_the_stream_lasts(sample: Sample, tmp_path: P
         assert process.wait(timeout=20) == 0
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["--endpoint", "10.0.0.1:80"], "leaves nothing to choose"),
-        (["--endpoint", "a b:80", "--endpoint", "c:1"], "no HOST:PORT"),
-        (["--endpoint", "a:80", "--endpoint", "c:70000"], "no HOST:PORT"),
-        (["--endpoint", "a:80", "--endpoint", "b:80", "--endpoint", "c:80"], "3 backends"),
-    ],
-)
-def test_bad_options_end_the_command(
-    sample: Sample, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["envoy", "--map", str(sample.map_file), "--grouping", str(sample.grouping), *words])
-    assert ended.value.code == 2
-    assert told in capsys.readouterr().err
-
-
 def test_ports_in_use_end_the_command(sample: Sample, port: int, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["envoy", "--map", str(sample.map_file), "--grouping", str(sample.grouping)]
     words += [word for one in ENDPOINTS for word in ("--endpoint", one)]
